@@ -1,0 +1,51 @@
+"""Counter-based randomness: every draw is a pure function of a seed and a path of integers.
+
+Nothing is consumed, so results do not depend on how many environments run side by side nor on the order in which
+searches return. The mixer is splitmix64 (Steele, Lea and Flood, 2014), whose output is fixed by its definition:
+the same on every machine and with every version of numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MUL_1 = 0xBF58476D1CE4E5B9
+_MUL_2 = 0x94D049BB133111EB
+
+
+def mix(seed: int, *path: int) -> int:
+    """A 64-bit integer derived from `seed` and a path of integers, for example (seed, search, document)."""
+    state = seed & _MASK
+    for part in (*path, 0):
+        state = (state + _GOLDEN + (part & _MASK) * _MUL_2) & _MASK
+        state = ((state ^ (state >> 30)) * _MUL_1) & _MASK
+        state = ((state ^ (state >> 27)) * _MUL_2) & _MASK
+        state ^= state >> 31
+    return state
+
+
+def uniform(seed: int, *path: int) -> float:
+    """A float in [0, 1) with 53 random bits, derived like `mix`."""
+    return (mix(seed, *path) >> 11) * 2.0**-53
+
+
+def mix_array(seed: int, counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`mix(seed, c)` for every counter c at once; shape of `counters`, dtype uint64."""
+    state = np.full(counters.shape, seed & _MASK, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (counters.astype(np.uint64), np.zeros_like(counters, dtype=np.uint64)):
+            state = state + np.uint64(_GOLDEN) + part * np.uint64(_MUL_2)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(_MUL_1)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(_MUL_2)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def text_seed(text: str) -> int:
+    """A 64-bit integer derived from a text, the same in every process (unlike `hash`)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
