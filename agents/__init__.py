@@ -1,0 +1,1 @@
+"""Learners, players and evaluation for `zerosearch_env`; installed as `zerosearch_agents`."""

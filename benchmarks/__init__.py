@@ -1,0 +1,1 @@
+"""Benchmarks of `zerosearch_env` and `zerosearch_agents`; installed as `zerosearch_benchmarks`."""
