@@ -1,0 +1,129 @@
+"""The command `zerosearch`: finds the command's module, loads it only then, and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zerosearch_env.errors import MissingExtraError, ZeroSearchError, unknown_name
+
+_OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
+
+# Set before any library that reads them is loaded; a value that the user has set stays.
+_ENVIRONMENT = {
+    # Waiting OpenMP threads sleep instead of spinning: on cores shared with other work an eightfold difference.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # tokenizers warns about (and disables) its threads after a fork; the texts here are short.
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `zerosearch`."""
+
+    module: str
+    """Import name of the module whose `main(argv) -> int` runs it."""
+    summary: str
+    """One sentence for the help."""
+    extra: str | None = None
+    """The extra of this distribution that brings its libraries."""
+
+
+COMMANDS: dict[str, Command] = {
+    "play": Command("zerosearch_env.play", "Be the policy yourself: search and answer in the terminal."),
+    "quickstart": Command(
+        "zerosearch_agents.quickstart", "Train a small search agent, measure it, and write a report.", "train"
+    ),
+    "pretrain": Command(
+        "zerosearch_agents.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
+    ),
+    "train": Command("zerosearch_agents.train_cli", "Train a policy with reinforcement learning.", "train"),
+    "eval": Command(
+        "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
+    ),
+    "bench": Command("zerosearch_benchmarks.cli", "Measure the speed of the package beside its peers."),
+    "view": Command("zerosearch_env.view", "Turn recorded transcripts into one HTML file."),
+}
+
+
+def help_text() -> str:
+    """The text of `zerosearch --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: zerosearch COMMAND [options]",
+            "",
+            "A search environment with a controllable noise level, and a learner and a benchmark beside it.",
+            "",
+            *lines,
+            "",
+            "zerosearch COMMAND --help    says what a command takes",
+            "zerosearch --version         prints the version",
+            "ZEROSEARCH_TRACEBACK=1       shows where an error comes from",
+        ]
+    )
+
+
+def _load(name: str) -> Callable[[list[str]], int]:
+    """The `main` of the command called `name`."""
+    command = COMMANDS[name]
+    try:
+        return importlib.import_module(command.module).main  # type: ignore[no-any-return]
+    except ModuleNotFoundError as cause:
+        library = (cause.name or "").partition(".")[0]
+        if command.extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
+            raise
+        raise MissingExtraError(
+            f"`zerosearch {name}` needs {library!r}, which is not installed. "
+            f'Install it with: pip install "zerosearch-env[{command.extra}]"'
+        ) from cause
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"zerosearch-env {importlib.metadata.version('zerosearch-env')}")
+        return 0
+    if argv[0] not in COMMANDS:
+        raise unknown_name("command", argv[0], COMMANDS)
+    return _load(argv[0])(argv[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments after the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: the command's own, 2 after an error of this package (one line on stderr), 130 after Ctrl-C,
+        141 when the reader of the output has gone (as of `zerosearch ... | head`).
+    """
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    except ZeroSearchError as error:
+        if os.environ.get("ZEROSEARCH_TRACEBACK"):
+            raise
+        print(f"zerosearch: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nzerosearch: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())
