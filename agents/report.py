@@ -1,0 +1,3 @@
+"""Skeleton; filled next."""
+
+from __future__ import annotations
