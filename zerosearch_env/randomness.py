@@ -49,3 +49,15 @@ def mix_array(seed: int, counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def text_seed(text: str) -> int:
     """A 64-bit integer derived from a text, the same in every process (unlike `hash`)."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def uniform_rows(seeds: NDArray[np.uint64], counters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`uniform(seed, counter)` for every pair of two arrays of one shape; shape of `seeds`, dtype float64."""
+    state = seeds.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (counters.astype(np.uint64) * np.uint64(_MUL_2), np.uint64(0)):
+            state = state + (np.uint64(_GOLDEN) + part)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(_MUL_1)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(_MUL_2)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
