@@ -1,0 +1,24 @@
+"""Search engines: what answers the policy's queries.
+
+`make_engine` builds one from its description; `register_engine` adds a kind of one's own.
+"""
+
+from __future__ import annotations
+
+from .base import BatchedEngine, EngineFactory, SearchEngine, make_engine, register_engine
+from .corpus import CorpusEngine, corpus_engine
+from .testing import ConstantEngine, FailingEngine, check_engine
+
+register_engine("corpus", corpus_engine)
+
+__all__ = [
+    "BatchedEngine",
+    "ConstantEngine",
+    "CorpusEngine",
+    "EngineFactory",
+    "FailingEngine",
+    "SearchEngine",
+    "check_engine",
+    "make_engine",
+    "register_engine",
+]

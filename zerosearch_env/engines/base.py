@@ -1,0 +1,179 @@
+"""What every search engine is: the protocol, the base class that batches concurrent callers, and the registry.
+
+An engine answers a batch of requests in order. Whoever implements `search` gets `asearch` from `BatchedEngine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from ..errors import ConfigError, EngineError, unknown_name
+from ..types import Dataset, SearchRequest, SearchResult
+
+_Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
+
+
+@runtime_checkable
+class SearchEngine(Protocol):
+    """Anything that answers searches. Results never depend on what else is in the batch."""
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer a batch: one result per request, in order."""
+        ...
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Answer one request; concurrent callers are batched."""
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds. Calling it twice is fine; searching afterwards is an error."""
+        ...
+
+
+class BatchedEngine(ABC):
+    """Base of the engines: `search` is theirs, `asearch` and `close` come from here.
+
+    Callers that await `asearch` in the same few milliseconds of an event loop share one `search` call, which runs in
+    a worker thread so that the loop stays free.
+
+    Args:
+        max_wait_s: how long the first caller of a batch waits for company, in seconds. 0 gathers what is ready in the
+            same turn of the event loop.
+        max_batch: a batch is sent at once when it holds this many requests.
+    """
+
+    def __init__(self, *, max_wait_s: float = 0.002, max_batch: int = 1024) -> None:
+        if not max_wait_s >= 0:
+            raise ConfigError(f"max_wait_s must be at least 0 seconds, got {max_wait_s!r}")
+        if max_batch < 1:
+            raise ConfigError(f"max_batch must be at least 1, got {max_batch!r}")
+        self._max_wait_s = max_wait_s
+        self._max_batch = max_batch
+        self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @abstractmethod
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer a batch: one result per request, in order.
+
+        Raises:
+            EngineError: when the engine is closed.
+        """
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Answer one request together with those of other callers that wait in the same event loop.
+
+        An exception that `search` raises reaches every caller of the batch.
+        """
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[SearchResult] = loop.create_future()
+        with self._lock:
+            waiting = self._waiting.setdefault(loop, [])
+            waiting.append((request, future))
+            size = len(waiting)
+        if size == 1:
+            loop.call_later(self._max_wait_s, self._send, loop, waiting)
+        elif size >= self._max_batch:
+            self._send(loop, waiting)
+        return await future
+
+    def close(self) -> None:
+        """Release what the engine holds. Calling it twice is fine; searching afterwards raises EngineError."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"{type(self).__name__} is closed; build a new one to search again", attempts=0)
+
+    def _send(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
+        """Search for all who wait in `waiting`, unless a full batch has already been sent."""
+        with self._lock:
+            if self._waiting.get(loop) is not waiting:
+                return
+            del self._waiting[loop]
+        live = [(request, future) for request, future in waiting if not future.done()]
+        if live:
+            task = loop.run_in_executor(None, self.search, [request for request, _ in live])
+            task.add_done_callback(lambda done: _deliver(done, [future for _, future in live]))
+
+
+def _deliver(
+    done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio.Future[SearchResult]]
+) -> None:
+    """Hand each caller its result, or the batch's exception."""
+    error = EngineError("the search was cancelled") if done.cancelled() else done.exception()
+    for position, future in enumerate(futures):
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result()[position])
+
+
+EngineFactory = Callable[..., SearchEngine]
+"""`factory(argument, dataset, **options) -> SearchEngine`; `argument` is the text after the colon of a spec, or ""."""
+
+_FACTORIES: dict[str, EngineFactory] = {}
+
+
+def register_engine(kind: str, factory: EngineFactory) -> None:
+    """Make a kind of engine known to `make_engine`.
+
+    Args:
+        kind: the name in front of the colon of a spec, for example `"corpus"`.
+        factory: called as `factory(argument, dataset, **options)`; its keyword-only parameters are the options that
+            a mapping may give.
+
+    Raises:
+        ConfigError: when the kind is empty, holds a colon, or is taken by another factory.
+    """
+    if not kind or ":" in kind:
+        raise ConfigError(f"the kind of an engine is a non-empty name without a colon, got {kind!r}")
+    if _FACTORIES.setdefault(kind, factory) is not factory:
+        raise ConfigError(f"an engine of the kind {kind!r} is registered already")
+
+
+def make_engine(
+    spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Dataset | None = None
+) -> SearchEngine:
+    """Build a search engine from its description.
+
+    Args:
+        spec: `"KIND"`, `"KIND:ARGUMENT"`, `{"kind": KIND, "argument": ARGUMENT, **options}`, or a ready-made engine,
+            which is returned as it is.
+        dataset: the dataset whose passages an embedded engine searches.
+
+    Raises:
+        ConfigError: for an unknown kind or option (the nearest valid one is named), or an unusable value.
+    """
+    if isinstance(spec, str):
+        kind, _, argument = spec.partition(":")
+        options: dict[str, Any] = {}
+    elif isinstance(spec, Mapping):
+        options = dict(spec)
+        if "kind" not in options:
+            raise ConfigError(f"the description of a search engine needs a 'kind', got the keys {sorted(map(str, spec))}")
+        kind, argument = options.pop("kind"), options.pop("argument", "")
+    elif isinstance(spec, SearchEngine):
+        return spec
+    else:
+        raise ConfigError(
+            "a search engine is described by a text such as 'corpus', by a mapping with a 'kind', or is an object with "
+            f"search, asearch and close; got {type(spec).__name__}"
+        )
+    factory = _FACTORIES.get(kind) if isinstance(kind, str) else None
+    if factory is None:
+        raise unknown_name("search engine", kind, _FACTORIES)
+    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of the search engine {kind!r}", option, known)
+    return factory(argument, dataset, **options)
