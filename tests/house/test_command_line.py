@@ -1,0 +1,131 @@
+"""The dispatcher: help, version, near misses, errors as one line, Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from zerosearch_env import cli
+from zerosearch_env.errors import ConfigError
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], int]], None]:
+    """Registers a command called `probe` with the given main."""
+
+    def register(main: Callable[[list[str]], int]) -> None:
+        module = types.ModuleType("zerosearch_probe")
+        module.main = main  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "zerosearch_probe", module)
+        monkeypatch.setitem(cli.COMMANDS, "probe", cli.Command("zerosearch_probe", "A probe.", "train"))
+
+    return register
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in out
+        assert command.summary in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"zerosearch-env {importlib.metadata.version('zerosearch-env')}\n"
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian", "--steps", "3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("zerosearch: error: unknown command 'trian'. Did you mean 'train'?")
+    assert captured.err.count("\n") == 1
+
+
+def test_arguments_and_status_pass_through(command: Callable[..., None]) -> None:
+    seen: list[str] = []
+    command(lambda argv: seen.extend(argv) or 7)
+    assert cli.main(["probe", "--a", "1"]) == 7
+    assert seen == ["--a", "1"]
+
+
+def test_own_errors_are_one_line(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: list[str]) -> int:
+        raise ConfigError("first line\n  second line")
+
+    command(fail)
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err == "zerosearch: error: first line second line\n"
+
+
+def test_own_errors_with_traceback(command: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: list[str]) -> int:
+        raise ConfigError("wrong")
+
+    command(fail)
+    monkeypatch.setenv("ZEROSEARCH_TRACEBACK", "1")
+    with pytest.raises(ConfigError, match="wrong"):
+        cli.main(["probe"])
+
+
+def test_other_errors_keep_their_traceback(command: Callable[..., None]) -> None:
+    def fail(argv: list[str]) -> int:
+        raise RuntimeError("a bug")
+
+    command(fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["probe"])
+
+
+def test_ctrl_c(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert cli.main(["probe"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_reader_gone() -> None:
+    """`zerosearch COMMAND | head -1` ends without a traceback."""
+    code = "import sys, zerosearch_env.cli as c; c.help_text = lambda: 'x\\n' * 200_000; sys.exit(c.main(['--help']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_missing_library_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "zerosearch_broken_probe.py").write_text("import a_library_that_nobody_has.part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "probe", cli.Command("zerosearch_broken_probe", "A probe.", "train"))
+    assert cli.main(["probe"]) == 2
+    err = capsys.readouterr().err
+    assert "'a_library_that_nobody_has'" in err
+    assert 'pip install "zerosearch-env[train]"' in err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_loads(name: str) -> None:
+    """The table names real modules with a `main`."""
+    assert callable(cli._load(name))
+
+
+def test_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    cli.main(["--version"])
+    assert cli.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert cli.os.environ["TOKENIZERS_PARALLELISM"] == "true"

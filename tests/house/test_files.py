@@ -1,0 +1,67 @@
+"""The shape of the tree: sizes, docstrings, names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(
+    path for folder in ("zerosearch_env", "agents", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text("utf-8").splitlines())
+
+
+def test_no_file_is_long_without_a_reason() -> None:
+    assert SOURCES
+    for path in [*SOURCES, *TESTS]:
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        reason = re.search(r"\b(one file|this long|500 lines)\b", docstring)
+        assert _lines(path) <= 500 or reason, f"{path}: {_lines(path)} lines and its docstring does not say why"
+
+
+def test_median_file_is_short() -> None:
+    assert statistics.median(map(_lines, SOURCES)) <= 200
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+def test_public_docstrings() -> None:
+    """Ruff's docstring rules; `make lint` runs all of its rules."""
+    pytest.importorskip("ruff", reason="ruff is not installed (extra dev)")
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--select", "D", "--no-cache", "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_folder_with_code_is_a_package_that_is_installed() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    mapped = {folder: name for name, folder in config["package-dir"].items()}
+    folders = {path.parent.relative_to(ROOT).parts for path in SOURCES}
+    names = {".".join([mapped.get(top, top), *rest]) for top, *rest in folders}
+    assert names == set(config["packages"])
+
+
+def test_tests_cannot_shadow_anything() -> None:
+    """No `__init__.py` below tests/, no folder called agents there, and no basename twice."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    assert not (ROOT / "tests" / "agents").exists()
+    twice = [
+        name for name, count in Counter(path.name for path in TESTS).items() if count > 1 and name != "conftest.py"
+    ]
+    assert not twice
