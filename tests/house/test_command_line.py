@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from zerosearch_env import cli
 from zerosearch_env.errors import ConfigError
 

@@ -1,0 +1,40 @@
+"""`zerosearch bench`: runs one benchmark by name; each prints what it found and writes a JSON record."""
+
+from __future__ import annotations
+
+import importlib
+
+from zerosearch_env.errors import unknown_name
+
+BENCHMARKS = {
+    "env-overhead": ("env_overhead", "CPU time of the environment per step, beside gem-llm."),
+    "corpus-engine": ("corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
+    "world-generation": ("world_generation", "Passages per second of the synthetic world."),
+    "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
+    "import-time": ("import_time", "What `import zerosearch_env` costs."),
+}
+
+
+def help_text() -> str:
+    """The text of `zerosearch bench --help`."""
+    width = max(map(len, BENCHMARKS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in BENCHMARKS.items()]
+    return "\n".join(
+        ["usage: zerosearch bench NAME [options]", "", *lines, "", "zerosearch bench NAME --help says what it takes"]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the benchmark that the first argument names, with the rest as its arguments.
+
+    Raises:
+        ConfigError: no benchmark has that name.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text())
+        return 0
+    if argv[0] not in BENCHMARKS:
+        raise unknown_name("benchmark", argv[0], BENCHMARKS)
+    module = importlib.import_module(f".{BENCHMARKS[argv[0]][0]}", __package__)
+    status: int = module.main(argv[1:])
+    return status

@@ -1,0 +1,145 @@
+"""Alternating CPU-time measurement, and the record that each benchmark leaves behind.
+
+Cores are shared more often than not, so wall time says little: everything here is CPU time of this process, cases
+take turns inside every round, and the median over rounds is reported with its quartiles.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to measure."""
+
+    name: str
+    run: Callable[[], int]
+    """Does a small piece of the work and returns how many items (steps, queries, tokens) it was."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """CPU microseconds per item over the rounds of one case."""
+
+    name: str
+    median: float
+    low: float
+    """Lower quartile."""
+    high: float
+    """Upper quartile."""
+    rounds: int
+    items: int
+    """Items of all rounds together."""
+
+
+def measure(
+    cases: Sequence[Case],
+    *,
+    rounds: int = 7,
+    seconds: float = 0.25,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, Timing]:
+    """CPU time per item of each case, the cases taking turns.
+
+    Args:
+        cases: what to measure; each runs once untimed before.
+        rounds: how often each case has its turn.
+        seconds: the least time of one turn.
+        clock: seconds that have passed; CPU time of this process unless given.
+
+    Returns:
+        One timing a case, by name.
+    """
+    for case in cases:
+        case.run()
+    samples: dict[str, list[float]] = {case.name: [] for case in cases}
+    items: dict[str, int] = dict.fromkeys(samples, 0)
+    for turn in range(rounds):
+        # Backwards in every second round, so that no case always follows the same neighbour.
+        for case in cases if turn % 2 == 0 else reversed(cases):
+            done, start = 0, clock()
+            while (spent := clock() - start) < seconds or not done:
+                done += case.run()
+            samples[case.name].append(spent / done * 1e6)
+            items[case.name] += done
+    return {name: _timing(name, values, items[name]) for name, values in samples.items()}
+
+
+def _timing(name: str, values: Sequence[float], items: int) -> Timing:
+    ordered = sorted(values)
+    return Timing(
+        name=name,
+        median=statistics.median(ordered),
+        low=ordered[len(ordered) // 4],
+        high=ordered[(3 * len(ordered)) // 4] if len(ordered) > 3 else ordered[-1],
+        rounds=len(ordered),
+        items=items,
+    )
+
+
+def machine(libraries: Sequence[str]) -> dict[str, Any]:
+    """What a number depends on: processor, cores, load, Python, and the versions of the libraries named."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "libraries": {name: version for name in libraries if (version := _version(name)) is not None},
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def default_output(name: str) -> Path:
+    """`benchmarks/results/NAME.json` of a checkout; `NAME.json` in the working directory of an installed package."""
+    return (RESULTS if RESULTS.is_dir() else Path()) / f"{name}.json"
+
+
+def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None:
+    """Writes the timings and everything else of one run as JSON.
+
+    Args:
+        path: the file; its folder is made.
+        timings: by case.
+        more: further entries, such as `ratios` and `machine`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"unit": "CPU microseconds per item, median and quartiles of rounds", **more}
+    record["timings"] = {name: asdict(timing) for name, timing in timings.items()}
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def print_timings(timings: Mapping[str, Timing], item: str) -> None:
+    """Prints one line a case: median, quartiles, items per CPU second."""
+    width = max(map(len, timings))
+    print(f"{'':<{width}}  CPU us/{item} (quartiles)    {item}s per CPU second")
+    for timing in timings.values():
+        spread = f"({timing.low:.2f}-{timing.high:.2f})"
+        print(f"{timing.name:<{width}}  {timing.median:8.2f} {spread:<18} {1e6 / timing.median:12,.0f}")
