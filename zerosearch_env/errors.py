@@ -35,8 +35,16 @@ class EngineError(ZeroSearchError, RuntimeError):
         return str(self.args[0])
 
 
+class EpisodeError(ZeroSearchError, RuntimeError):
+    """The halves of an episode were called out of order: before its search came back, or after its end."""
+
+
 class CheckpointError(ZeroSearchError, RuntimeError):
     """A checkpoint is missing, half written, or belongs to another configuration."""
+
+
+class AgentError(ZeroSearchError, RuntimeError):
+    """A third party's agent raised, or returned something that is not a text; the message names question and turn."""
 
 
 class MissingExtraError(ZeroSearchError, ImportError):

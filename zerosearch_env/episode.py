@@ -1,0 +1,338 @@
+"""The rules of the game as a state machine without any input or output.
+
+    episode = Episode(question, rules, noise_level=0.25, seed=7)
+    episode.prompt                              # text for the policy
+    outcome = episode.advance(action_text)      # a SearchRequest, or the Step of a turn that needs no search
+    step = episode.observe(search_result)       # after a SearchRequest
+
+Whoever drives it does the searching, one at a time or in batches, on whatever clock: the environment, the vector
+environment, the learner's rollouts and the evaluation all drive these two halves, and no rule is written twice.
+
+All randomness is a function of (seed, search, document), so it depends neither on other episodes nor on the order in
+which searches return, and the same seed at a higher noise level has a superset of noisy searches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from zerosearch_env.errors import ConfigError, DataError, EpisodeError, unknown_name
+from zerosearch_env.noise import check_level
+from zerosearch_env.prompts import PLACEHOLDER, load_prompt_template
+from zerosearch_env.protocols import Protocol, get_protocol
+from zerosearch_env.randomness import mix, uniform
+from zerosearch_env.rewards import contains_answer, exact_match, get_reward, score
+from zerosearch_env.types import (
+    ActionKind,
+    Document,
+    Question,
+    Scores,
+    SearchRequest,
+    SearchResult,
+    Step,
+    StopReason,
+    Turn,
+)
+
+NoiseUnit = Literal["search", "document"]
+
+_REQUEST_SEED = 1 << 32
+"""Keeps the request's own seed apart from the draws of its documents, which are numbered from 0."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all episodes of an environment share. Make it with `make_rules`, which checks every value."""
+
+    protocol: Protocol
+    prompt_template: str
+    """The instruction; contains `{question}`."""
+    max_turns: int = 5
+    """Turns that may search; invalid turns count. One last turn that may only answer follows them."""
+    top_k: int = 5
+    """Documents a search."""
+    reward: Callable[[str | None, Sequence[str]], float] = exact_match
+    """(prediction or None, gold answers) to a finite number; paid once, at the end."""
+    noise_unit: NoiseUnit = "search"
+    """What one draw decides: a whole search (the paper) or each document."""
+    max_action_chars: int = 65_536
+    """Longer texts of one turn end the episode (`TOO_LONG`)."""
+    max_query_chars: int = 512
+    """Longer queries are cut."""
+
+
+def make_rules(
+    *,
+    protocol: str | Protocol = "zerosearch",
+    prompt_template: str | os.PathLike[str] | None = None,
+    max_turns: int | None = None,
+    top_k: int | None = None,
+    reward: str | Callable[[str | None, Sequence[str]], float] = "em",
+    noise_unit: str = "search",
+    max_action_chars: int = 65_536,
+    max_query_chars: int = 512,
+) -> Rules:
+    """Check every value and put the rules together.
+
+    Args:
+        protocol: a registered name or a `Protocol`.
+        prompt_template: text or file with `{question}`; None is the protocol's own.
+        max_turns: turns that may search, 1 or more; None is the protocol's own.
+        top_k: documents a search, 1 or more; None is the protocol's own.
+        reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, answers) -> finite number.
+        noise_unit: `"search"` or `"document"`.
+        max_action_chars: longest accepted text of one turn, in characters.
+        max_query_chars: where queries are cut, in characters.
+
+    Raises:
+        ConfigError: for a value that cannot be used; names the nearest valid one where there is one.
+    """
+    chosen = get_protocol(protocol)
+    if noise_unit not in get_args(NoiseUnit):
+        raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
+    template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
+    return Rules(
+        protocol=chosen,
+        prompt_template=template,
+        max_turns=_positive("max_turns", chosen.max_turns if max_turns is None else max_turns),
+        top_k=_positive("top_k", chosen.top_k if top_k is None else top_k),
+        reward=get_reward(reward),
+        noise_unit=noise_unit,  # type: ignore[arg-type]
+        max_action_chars=_positive("max_action_chars", max_action_chars),
+        max_query_chars=_positive("max_query_chars", max_query_chars),
+    )
+
+
+def _positive(name: str, value: object) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else value.__index__()  # type: ignore[attr-defined]
+    except AttributeError:
+        number = -1
+    if number < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return int(number)
+
+
+class Episode:
+    """One question played by one policy. See the module's docstring for how it is driven.
+
+    Attributes:
+        question: what is asked.
+        rules: shared by all episodes of an environment.
+        noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
+        seed: 64-bit integer from which every draw of this episode is derived.
+        prompt: the first text for the policy.
+        searches: searches made so far.
+        stop_reason: why the episode ended; None while it runs.
+    """
+
+    __slots__ = ("_pending", "_turns", "noise_level", "prompt", "question", "rules", "searches", "seed", "stop_reason")
+
+    def __init__(self, question: Question, rules: Rules, *, noise_level: float = 0.0, seed: int = 0) -> None:
+        """Start an episode.
+
+        Raises:
+            DataError: when the question has no answers.
+            ConfigError: when the noise level is no number in [0, 1].
+        """
+        if not question.answers:
+            raise DataError(f"question {question.id!r} has no answers; every question needs at least one.")
+        self.question = question
+        self.rules = rules
+        self.noise_level = check_level(noise_level)
+        self.seed = seed
+        self.prompt = rules.prompt_template.replace(PLACEHOLDER, question.text)
+        self.searches = 0
+        self.stop_reason: StopReason | None = None
+        self._turns: list[Turn] = []
+        self._pending: tuple[str, SearchRequest] | None = None
+
+    @property
+    def done(self) -> bool:
+        """True when the episode is over."""
+        return self.stop_reason is not None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns so far, in order; the one whose search is pending is not among them."""
+        return tuple(self._turns)
+
+    @property
+    def last_turn(self) -> bool:
+        """True when only an answer is allowed now."""
+        return self.stop_reason is None and len(self._turns) >= self.rules.max_turns
+
+    @property
+    def text(self) -> str:
+        """The whole transcript: the prompt, then each turn's text and what came back."""
+        parts = [self.prompt]
+        for turn in self._turns:
+            parts += (turn.action_text, turn.step.observation)
+        return "".join(parts)
+
+    def advance(self, action_text: str) -> SearchRequest | Step:
+        """Take the policy's text of one turn.
+
+        Returns:
+            The search to make (then call `observe`), or the `Step` of a turn that needs none.
+
+        Raises:
+            EpisodeError: after the end, or while a search is pending.
+            ConfigError: when the action is no text.
+        """
+        if self.stop_reason is not None:
+            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
+        if self._pending is not None:
+            raise EpisodeError("a search is pending; call observe(result) before the next advance.")
+        if not isinstance(action_text, str):
+            raise ConfigError(f"an action must be a text (str), got {type(action_text).__name__}.")
+        rules = self.rules
+        if len(action_text) > rules.max_action_chars:
+            return self._end(StopReason.TOO_LONG, action_text, "invalid")
+        action = rules.protocol.parse(action_text)
+        kind = action.kind
+        if kind == "answer":
+            return self._end(StopReason.ANSWER, action_text, kind, prediction=action.content)
+        turns = len(self._turns)
+        query = action.content[: rules.max_query_chars].rstrip() if kind == "search" else None
+        if turns >= rules.max_turns:
+            return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
+        if query is not None:
+            request = self._request(query)
+            self._pending = (action_text, request)
+            return request
+        notice = rules.protocol.invalid_notice
+        if notice is None:
+            return self._end(StopReason.NO_ACTION, action_text, kind)
+        if turns + 1 == rules.max_turns:
+            notice += rules.protocol.last_turn_notice
+        step = Step(notice, "invalid", turns + 1, self.noise_level)
+        self._turns.append(Turn(action_text, step))
+        return step
+
+    def observe(self, result: SearchResult) -> Step:
+        """Take the result of the pending search; a failed one ends the episode (`ENGINE_ERROR`).
+
+        Raises:
+            EpisodeError: when no search is pending.
+        """
+        if self._pending is None:
+            raise EpisodeError("no search is pending; call advance(action_text) first.")
+        action_text, request = self._pending
+        self._pending = None
+        if result.failure is not None:
+            return self._end(
+                StopReason.ENGINE_ERROR,
+                action_text,
+                "search",
+                query=request.query,
+                noisy=request.noisy,
+                error=result.failure,
+            )
+        rules = self.rules
+        documents = result.documents[: request.top_k]
+        observation = rules.protocol.render_documents(documents, request.query)
+        turns = len(self._turns) + 1
+        if turns == rules.max_turns:
+            observation += rules.protocol.last_turn_notice
+        step = Step(
+            observation,
+            "search",
+            turns,
+            self.noise_level,
+            request.query,
+            documents,
+            request.noisy,
+            answer_in_documents(documents, request.answers),
+        )
+        self._turns.append(Turn(action_text, step))
+        return step
+
+    def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
+        """End the episode from outside, for example when the policy's token budget ran out.
+
+        Args:
+            reason: one that truncates (an answer can only come from the policy).
+            action_text: what the policy had written of this turn; that of a pending search is known already.
+            error: what went wrong, where something did.
+
+        Raises:
+            EpisodeError: after the end, or for a reason that terminates.
+        """
+        if self.stop_reason is not None:
+            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); it cannot be stopped again.")
+        if reason.terminates:
+            raise EpisodeError(f"{reason!r} is not for drivers: only the policy's own turn terminates an episode.")
+        if self._pending is None:
+            return self._end(reason, action_text, "invalid", error=error)
+        pending_text, request = self._pending
+        self._pending = None
+        return self._end(reason, pending_text, "search", query=request.query, noisy=request.noisy, error=error)
+
+    def _request(self, query: str) -> SearchRequest:
+        rules, level, seed, search = self.rules, self.noise_level, self.seed, self.searches
+        self.searches = search + 1
+        noisy: bool | tuple[bool, ...]
+        if rules.noise_unit == "search":
+            # u is in [0, 1): the ends of the scale need no draw.
+            noisy = level > 0.0 and (level >= 1.0 or uniform(seed, search, 0) < level)
+        else:
+            noisy = tuple([level > 0.0 and uniform(seed, search, j) < level for j in range(rules.top_k)])
+        question = self.question
+        return SearchRequest(
+            query,
+            question.text,
+            question.answers,
+            noisy,
+            rules.top_k,
+            mix(seed, search, _REQUEST_SEED),
+            question.paragraphs,
+        )
+
+    def _end(
+        self,
+        reason: StopReason,
+        action_text: str,
+        action: ActionKind,
+        *,
+        prediction: str | None = None,
+        query: str | None = None,
+        noisy: bool | tuple[bool, ...] | None = None,
+        error: str | None = None,
+    ) -> Step:
+        answers, reward = self.question.answers, self.rules.reward
+        em, f1, subem = score(prediction, answers)
+        step = Step(
+            observation="",
+            action=action,
+            turn=len(self._turns) + 1,
+            noise_level=self.noise_level,
+            query=query,
+            noisy=noisy,
+            stop_reason=reason,
+            scores=Scores(
+                prediction,
+                answers,
+                em,
+                f1,
+                subem,
+                em if reward is exact_match else reward(prediction, answers),
+                self.searches,
+            ),
+            error=error,
+        )
+        self.stop_reason = reason
+        self._turns.append(Turn(action_text, step))
+        return step
+
+
+def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
+    """Whether a gold answer stands in a document's title or text (normalised, on token boundaries)."""
+    parts = []
+    for document in documents:
+        parts += (document.title, document.text)
+    # The control character is a token of its own, so no answer is found across a border.
+    return contains_answer(" \x01 ".join(parts), answers)

@@ -1,0 +1,148 @@
+r"""The tag grammars: which element of a turn decides, and what it says.
+
+The rules, for every protocol:
+
+- Tags are matched exactly as the protocol spells them; `<Search>` or `< search >` is ordinary text. (A sampler stops
+  at the exact string too; what it would run past cannot be an action.)
+- `<think>` to the next `</think>` is a thought: nothing in it acts, thoughts do not nest, and a `</think>` that closes
+  nothing is ignored. A thought that is never closed reaches to the end of the turn.
+- The first *complete* element outside thoughts decides: the earliest closing tag whose opening tag came before it,
+  together with the nearest such opening tag. So text after the deciding element never changes the decision, and a
+  sampler that stops at the closing tag and one that runs on give the same action.
+- When the element that decides is empty, the turn is invalid; later elements are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from zerosearch_env.protocols.base import INVALID, ParsedAction
+from zerosearch_env.protocols.hygiene import clean_query, visible
+
+THINK, THINK_END = "<think>", "</think>"
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The elements of one protocol, compiled."""
+
+    pattern: re.Pattern[str]
+    """Finds the next tag, `<think>` included."""
+    tags: Mapping[str, tuple[str, bool]]
+    """Tag to (element name, True for its opening tag)."""
+    open_thought_acts: bool
+    """True where the protocol's own prompt opens the thought and searches happen inside it (r1-searcher): a
+    `<think>` that is never closed then hides nothing."""
+
+
+def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: bool = False) -> Grammar:
+    """Compile a grammar from element names and their (opening, closing) tags."""
+    tags = {tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)}
+    return Grammar(re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, open_thought_acts)
+
+
+def first_element(grammar: Grammar, text: str) -> tuple[str, str] | None:
+    """Name and raw content of the element that decides, or None when no complete one stands outside thoughts."""
+    search, tags = grammar.pattern.search, grammar.tags
+    opened: dict[str, int] = {}
+    closable = True
+    position = 0
+    while found := search(text, position):
+        position = found.end()
+        tag = found[0]
+        if tag == THINK:
+            end = text.find(THINK_END, position) if closable else -1
+            if end >= 0:
+                position = end + len(THINK_END)
+            elif grammar.open_thought_acts:
+                closable = False
+            else:
+                return None
+            continue
+        name, opening = tags[tag]
+        if opening:
+            opened[name] = position
+        elif name in opened:
+            content = text[opened[name] : found.start()]
+            return name, _THOUGHT.sub("", content) if THINK in content else content
+    return None
+
+
+def without_thoughts(text: str) -> str:
+    """`text` without its thoughts; one that is never closed reaches to the end."""
+    return _THOUGHT.sub("", text).partition(THINK)[0] if THINK in text else text
+
+
+def query_action(content: str) -> ParsedAction:
+    """A search for the cleaned content, or an invalid turn when nothing is left of it."""
+    query = clean_query(content)
+    return ParsedAction("search", query) if query else INVALID
+
+
+def answer_action(content: str) -> ParsedAction:
+    """An answer with the stripped content, or an invalid turn when nothing visible is in it."""
+    answer = content.strip()
+    return ParsedAction("answer", answer) if answer and visible(answer).strip() else INVALID
+
+
+def boxed_action(content: str) -> ParsedAction:
+    r"""An answer with the last `\boxed{}` of the content, or an invalid turn when there is none."""
+    return answer_action(last_boxed(content) or "")
+
+
+def parse_tags(
+    grammar: Grammar,
+    actions: Mapping[str, Callable[[str], ParsedAction]],
+    text: str,
+) -> ParsedAction:
+    """Parse one turn: the action that its deciding element names, applied to the element's content."""
+    element = first_element(grammar, text)
+    return INVALID if element is None else actions[element[0]](element[1])
+
+
+_BRACE = re.compile(r"\\boxed\s{0,8}\{|\\[{}]|[{}]")
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s{0,8}\{([^{}]*)\}")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` with balanced braces, or None.
+
+    The last by its beginning, so the inner one of two that are nested. `\{` and `\}` are no braces. A content that is
+    `\text{...}` (or `\textbf`, `\mathrm`, `\mathbf`) as a whole is unwrapped.
+    """
+    stack: list[int] = []
+    best_start, best = -1, None
+    for found in _BRACE.finditer(text):
+        token = found[0]
+        if token == "}":
+            start = stack.pop() if stack else -1
+            if start > best_start:
+                best_start, best = start, text[start : found.start()]
+        elif token == "{":
+            stack.append(-1)
+        elif len(token) > 2:
+            stack.append(found.end())
+    if best is None:
+        return None
+    wrapped = _LATEX_TEXT.fullmatch(best.strip())
+    return wrapped[1] if wrapped else best
+
+
+def render_element(opening: str, closing: str, content: str) -> str:
+    """A well-formed action text around cleaned content."""
+    return f"{opening}{clean_query(content)}{closing}"
+
+
+def render_boxed(content: str) -> str:
+    r"""`\boxed{content}` with cleaned content; braces that do not balance are left out."""
+    content = clean_query(content).replace("\\", "")
+    depth = lowest = 0
+    for mark in content:
+        depth += (mark == "{") - (mark == "}")
+        lowest = min(lowest, depth)
+    if depth or lowest < 0:
+        content = content.replace("{", "").replace("}", "")
+    return f"\\boxed{{{content}}}"
