@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.episode import Episode, Rules
-from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.errors import AgentError, ConfigError, DataError
 from zerosearch_env.noise import check_level
 from zerosearch_env.randomness import mix
 from zerosearch_env.transcripts import TranscriptWriter, transcript_record
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRANSCRIPTS_FOLDER = "transcripts"
 
+OnProgress = Callable[["Progress"], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -41,6 +43,19 @@ class Item:
 
     index: int
     question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a cell has come, as reported after each finished episode."""
+
+    agent: str
+    engine: str
+    noise_level: float
+    done: int
+    planned: int
+    em: float
+    """Running mean of EM over the episodes finished so far, engine failures left out; 0.0 before the first."""
 
 
 def select_questions(
@@ -118,7 +133,7 @@ class Store:
 
 def evaluate(
     agent: Player,
-    questions: Sequence[Question] | Sequence[Item],
+    questions: Sequence[Question | Item],
     engine: SearchEngine,
     rules: Rules,
     noise_levels: Sequence[float] = NOISE_LEVELS,
@@ -126,7 +141,7 @@ def evaluate(
     *,
     engine_name: str = "engine",
     store: Store | None = None,
-    on_progress: Callable[[Cell], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Play every question at every noise level.
 
@@ -139,7 +154,7 @@ def evaluate(
         seed: seed of the evaluation; see the module docstring.
         engine_name: how the engine is called in the results.
         store: where results and transcripts go as they are measured; None keeps them in memory only.
-        on_progress: called after each finished episode with the cell as far as it has come.
+        on_progress: called after each finished episode, and once for a cell that need not be played.
 
     Returns:
         One cell for each noise level.
@@ -163,7 +178,7 @@ def evaluate(
             with _recording(store, key) as write:
                 cell = _play_cell(agent, items, engine, rules, key, seed, write, on_progress, store)
         elif on_progress:
-            on_progress(cell)
+            on_progress(Progress(*key, done=cell.planned, planned=cell.planned, em=cell.summary().em.mean))
         cells.append(cell)
         if store:
             store.add([cell])
@@ -178,7 +193,7 @@ def _play_cell(
     key: tuple[str, str, float],
     seed: int,
     write: Callable[[Episode, int], None],
-    on_progress: Callable[[Cell], None] | None,
+    on_progress: OnProgress | None,
     store: Store | None,
 ) -> Cell:
     """Play one cell; what is finished is kept whatever happens."""
@@ -186,6 +201,7 @@ def _play_cell(
     episodes = [Episode(item.question, own_rules, noise_level=key[2], seed=mix(seed, item.index)) for item in items]
     index_of = {id(episode): item.index for episode, item in zip(episodes, items, strict=True)}
     done: dict[int, EpisodeResult] = {}
+    right, valid = 0.0, 0
     started = time.perf_counter()
 
     def cell() -> Cell:
@@ -193,15 +209,21 @@ def _play_cell(
         return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
 
     def record(episode: Episode) -> None:
+        nonlocal right, valid
         index = index_of[id(episode)]
-        if index not in done:
-            done[index] = episode_result(episode, index)
-            write(episode, index)
-            if on_progress:
-                on_progress(cell())
+        if index in done:
+            return
+        result = done[index] = episode_result(episode, index)
+        write(episode, index)
+        if not result.failed:
+            right, valid = right + result.em, valid + 1
+        if on_progress:
+            on_progress(Progress(*key, done=len(done), planned=len(items), em=right / valid if valid else 0.0))
 
     try:
         agent.play(episodes, engine, record)
+        if left := [e.question.id for e in episodes if not e.done]:
+            raise AgentError(f"agent {agent.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
     finally:
         for episode in episodes:
             if episode.done:
@@ -213,7 +235,7 @@ def _play_cell(
 
 @contextlib.contextmanager
 def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Callable[[Episode, int], None]]:
-    """A function that appends an episode to the cell's transcript file (a partial one of an earlier run is replaced)."""
+    """A function that appends an episode to the cell's transcript file; what a partial run left there is replaced."""
     if store is None:
         yield lambda episode, index: None
         return

@@ -243,13 +243,20 @@ class Evaluation:
         return None
 
     def difference(
-        self, first: str, second: str, noise_level: float, *, engine: str | None = None, metric: str = "em",
+        self,
+        first: str,
+        second: str,
+        noise_level: float,
+        *,
+        engine: str | None = None,
+        metric: str = "em",
         group: str | None = None,
-    ) -> Interval:  # fmt: skip
+    ) -> Interval:
         """The paired difference `first - second` of a metric on the questions that both finished.
 
         Args:
-            first, second: agent names.
+            first: an agent.
+            second: the agent it is compared with.
             noise_level: the level at which they are compared.
             engine: engine name; None takes the first engine that has the cell.
             metric: `"em"`, `"f1"`, `"subem"` or `"searches"`.

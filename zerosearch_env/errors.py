@@ -47,6 +47,10 @@ class AgentError(ZeroSearchError, RuntimeError):
     """A third party's agent raised, or returned something that is not a text; the message names question and turn."""
 
 
+class TrainingError(ZeroSearchError, RuntimeError):
+    """A training run cannot go on: a worker process died, every search failed, or the gradients are not finite."""
+
+
 class MissingExtraError(ZeroSearchError, ImportError):
     """An optional library is needed and not installed; the message names the pip line that brings it."""
 

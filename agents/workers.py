@@ -1,0 +1,225 @@
+"""Worker processes that play episodes: more than one core, the same results.
+
+A worker is told the player's options, the engine and the bare start of each episode; it plays, and sends back what
+was written and what was found. The parent replays these turns on its own episodes, so the rules are applied and the
+scores computed in one place, and a replay that differs anywhere is an error.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, cast
+
+from zerosearch_env.episode import Episode
+from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
+from zerosearch_env.rewards import exact_match
+from zerosearch_env.types import SearchRequest, SearchResult, StopReason, Turn
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+    from .players import OnDone, PolicyOptions
+
+
+class WorkerPool:
+    """A few processes that play with policies; started at first use, ended by `close` or with this process.
+
+    The processes are started fresh ("spawn"), so a script that uses this needs the usual
+    `if __name__ == "__main__":` guard.
+
+    Args:
+        count: number of processes, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ConfigError(f"workers: expected at least 1, got {count}")
+        self.count = count
+        self._connections: list[Connection] = []
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._engine: SearchEngine | None = None
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the processes now, so that their start-up overlaps with other work."""
+        if self._processes:
+            return
+        context = multiprocessing.get_context("spawn")
+        before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        os.environ.update(_ENVIRONMENT)  # read by OpenMP when the child loads torch
+        try:
+            for _ in range(self.count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs,), daemon=True, name="zerosearch-player")
+                process.start()
+                theirs.close()
+                self._connections.append(ours)
+                self._processes.append(process)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def close(self) -> None:
+        """End the processes."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.terminate()
+            process.join()
+            process.close()
+        self._connections, self._processes, self._engine = [], [], None
+
+    def play(
+        self,
+        kind: str,
+        options: PolicyOptions,
+        episodes: Sequence[Episode],
+        engine: SearchEngine,
+        on_done: OnDone | None = None,
+    ) -> None:
+        """Play fresh episodes to their end; they end up as if they had been played here.
+
+        Args:
+            kind: which player, see `players.player_kinds`.
+            options: of its policy.
+            episodes: fresh episodes.
+            engine: the search engine; sent to each worker once.
+            on_done: called with each episode as soon as it is over.
+
+        Raises:
+            ConfigError: when the engine or the rules cannot be sent to another process.
+            AgentError: when a worker died.
+            ZeroSearchError: what a worker raised.
+        """
+        self.start()
+        try:
+            if engine is not self._engine:
+                self._send_all("engine", _packed(engine, "the search engine"))
+                self._engine = engine
+            for number, connection in enumerate(self._connections):
+                share = range(number, len(episodes), self.count)
+                starts = [(i, *_start(episodes[i])) for i in share]
+                connection.send_bytes(_packed(("play", (kind, options, starts)), "the episodes' rules"))
+            self._collect(episodes, on_done)
+        except BaseException:
+            # A worker in the middle of a job would answer it later, in the middle of another.
+            self.close()
+            raise
+
+    def _send_all(self, what: str, packed: bytes) -> None:
+        for connection in self._connections:
+            connection.send_bytes(pickle.dumps((what, packed)))
+
+    def _collect(self, episodes: Sequence[Episode], on_done: OnDone | None) -> None:
+        busy = list(self._connections)
+        while busy:
+            for ready in wait(busy):
+                connection = cast("Connection", ready)
+                try:
+                    what, value = pickle.loads(connection.recv_bytes())
+                except EOFError as cause:
+                    process = self._processes[self._connections.index(connection)]
+                    process.join(5)
+                    raise AgentError(f"a worker process died (exit code {process.exitcode})") from cause
+                if what == "episode":
+                    index, turns = value
+                    replay(episodes[index], turns)
+                    if on_done:
+                        on_done(episodes[index])
+                elif what == "done":
+                    busy.remove(connection)
+                elif isinstance(value, ZeroSearchError):
+                    raise value
+                else:
+                    raise AgentError(f"a worker process failed:\n{value}")
+
+
+def replay(episode: Episode, turns: Sequence[Turn]) -> None:
+    """Take a fresh episode through turns that were played elsewhere.
+
+    Raises:
+        RuntimeError: when a step comes out differently from the one that was recorded.
+    """
+    for turn in turns:
+        step = turn.step
+        if step.stop_reason is StopReason.CONTEXT_LIMIT:
+            outcome: Any = episode.stop(StopReason.CONTEXT_LIMIT, turn.action_text)
+        else:
+            outcome = episode.advance(turn.action_text)
+            if isinstance(outcome, SearchRequest):
+                outcome = episode.observe(SearchResult(step.documents, failure=step.error))
+        if (outcome.action, outcome.stop_reason, outcome.noisy) != (step.action, step.stop_reason, step.noisy):
+            raise RuntimeError(f"question {episode.question.id!r}: replayed to {outcome}, recorded was {step}")
+
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _start(episode: Episode) -> tuple[Any, ...]:
+    """What builds the episode again; the reward is the parent's business and need not be sent."""
+    return episode.question, replace(episode.rules, reward=exact_match), episode.noise_level, episode.seed
+
+
+def _packed(value: Any, what: str) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception as cause:
+        raise ConfigError(f"{what} cannot be sent to worker processes ({cause}); use workers=1") from cause
+
+
+def _serve(connection: Connection) -> None:
+    """The loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    engine: Any = None
+    players: dict[Any, Any] = {}
+    while True:
+        try:
+            what, value = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        try:
+            if what == "engine":
+                engine = pickle.loads(value)
+                continue
+            kind, options, starts = value
+            key = (kind, options, _stamp(options.path))
+            if key not in players:
+                from .players import player_kinds
+
+                players.clear()
+                players[key] = player_kinds()[kind](options)
+            episodes = {i: Episode(q, rules, noise_level=p, seed=seed) for i, q, rules, p, seed in starts}
+            index_of = {id(episode): i for i, episode in episodes.items()}
+
+            def send(episode: Episode, index_of: dict[int, int] = index_of) -> None:
+                connection.send_bytes(pickle.dumps(("episode", (index_of[id(episode)], tuple(episode.turns)))))
+
+            players[key].play_here(list(episodes.values()), engine, send)
+            connection.send_bytes(pickle.dumps(("done", None)))
+        except ZeroSearchError as error:
+            connection.send_bytes(pickle.dumps(("error", error)))
+        except Exception:
+            connection.send_bytes(pickle.dumps(("error", traceback.format_exc())))
+
+
+def _stamp(path: str) -> int:
+    """Changes when a policy is written anew under the same name."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
