@@ -2,9 +2,10 @@
 
 Episodes: `E4` is three searches and an answer; `E5` is a search, an invalid turn, two searches and an answer. Every
 action is a thought of 49 words and a tag, about 360 characters; every search returns the same five documents, about
-970 characters; three gold answers, and the answer given is right after normalisation. Reset, parsing, noise draws,
-the test for gold answers in the documents and scoring are all inside the measured time. GEM has no E5: an action
-without a tag raises UnboundLocalError in its version 0.1.0.
+970 characters (in the case `new documents` they differ from search to search); three gold answers, and the answer
+given is right after normalisation. Reset, parsing, noise draws, the test for gold answers in the documents and
+scoring are all inside the measured time. GEM has no E5: an action without a tag raises UnboundLocalError in its
+version 0.1.0.
 
 The GEM rows need, in a virtual environment that may be thrown away (its own pins are older than these):
 `pip install --no-deps gem-llm==0.1.0` and `pip install msgspec nltk reasoning-gym datasets requests`.
@@ -14,31 +15,37 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, Rules, make_rules
+from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult
 
 from .measure import Case, Timing, default_output, machine, measure, print_timings, write_record
 
 ENVIRONMENTS = 256
-THOUGHT = " ".join(["I still need to find which city it was"] * 6 + ["maybe"])
+THOUGHT = " ".join(["Now find where both sides signed papers"] * 7)
 ANSWERS = ("Geneva", "Geneva, Switzerland", "city of Geneva")
-DOCUMENTS = tuple(
-    Document(
-        f"Passage number {number}",
+DIFFERENT = 4096
+
+
+def _documents(copy: int) -> tuple[Document, ...]:
+    text = (
         "The treaty was signed in the town hall after long talks between the two sides, who met there every spring "
-        "for a week, and the papers of the day describe the rooms as cold.",
-        f"p{number}",
-        1.0 / number,
+        "for a week, and the papers of the day describe the rooms as cold."
     )
-    for number in range(1, 6)
-)
+    return tuple(
+        Document(f"Passage {copy} number {number}", text, f"p{copy}-{number}", 1.0 / number) for number in range(1, 6)
+    )
+
+
+DOCUMENTS = _documents(0)
 
 
 def _action(tag: str) -> str:
@@ -58,12 +65,19 @@ def questions(count: int = 1024) -> list[Question]:
 
 
 def core_episodes(
-    actions: Sequence[str], side_by_side: int, noise_level: float, rules: Rules | None = None
+    actions: Sequence[str], side_by_side: int, noise_level: float, *, results: int = 1
 ) -> Callable[[], int]:
-    """The sans-IO core alone: `Episode` objects stepped in turn; one call plays each of them once."""
-    rules = make_rules() if rules is None else rules
+    """The sans-IO core alone: `Episode` objects stepped in turn; one call plays each of them once.
+
+    Args:
+        actions: one episode.
+        side_by_side: episodes that take turns.
+        noise_level: of every episode.
+        results: how many different search results there are; with many nothing can be remembered about one.
+    """
+    rules = make_rules()
     pool = questions()
-    result = SearchResult(DOCUMENTS, engine="constant")
+    cycle = itertools.cycle([SearchResult(_documents(copy), engine="constant") for copy in range(results)])
 
     def run() -> int:
         episodes = [Episode(pool[i], rules, noise_level=noise_level, seed=i) for i in range(side_by_side)]
@@ -71,7 +85,7 @@ def core_episodes(
             for episode in episodes:
                 outcome = episode.advance(action)
                 if isinstance(outcome, SearchRequest):
-                    outcome = episode.observe(result)
+                    outcome = episode.observe(next(cycle))
         if outcome.scores is None or outcome.scores.em != 1.0:
             raise AssertionError(f"the last action must answer correctly, got {outcome}")
         return len(actions) * side_by_side
@@ -79,7 +93,7 @@ def core_episodes(
     return run
 
 
-def _options(noise_level: float) -> dict[str, object]:
+def _options(noise_level: float) -> dict[str, Any]:
     data = Dataset("bench", "train", questions())
     return {"dataset": data, "search_engine": ConstantEngine(DOCUMENTS), "noise_level": noise_level}
 
@@ -88,11 +102,8 @@ def single_environment(actions: Sequence[str], noise_level: float, *, made: bool
     """`ZeroSearchEnv` directly, or as `gym.make` wraps it (`made`); one call is one episode with its reset."""
     from zerosearch_env.env import ZeroSearchEnv
 
-    env: gymnasium.Env[str, str]
-    if made:
-        env = gymnasium.make("ZeroSearch-v0", **_options(noise_level))
-    else:
-        env = ZeroSearchEnv(**_options(noise_level))  # type: ignore[arg-type]
+    options = _options(noise_level)
+    env = gymnasium.make("ZeroSearch-v0", **options) if made else ZeroSearchEnv(**options)
     env.reset(seed=0)
 
     def run() -> int:
@@ -111,8 +122,7 @@ def vector_environment(actions: Sequence[str], noise_level: float) -> Callable[[
     env = gymnasium.make_vec(
         "ZeroSearch-v0",
         num_envs=ENVIRONMENTS,
-        vectorization_mode="vector_entry_point",
-        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+        autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
         **_options(noise_level),
     )
     env.reset(seed=0)
@@ -134,6 +144,7 @@ def our_cases(noise_level: float) -> list[Case]:
         Case("core, 1, E5", core_episodes(E5, 1, noise_level)),
         Case("core, 256, E4", core_episodes(E4, ENVIRONMENTS, noise_level)),
         Case("core, 256, E5", core_episodes(E5, ENVIRONMENTS, noise_level)),
+        Case("core, 256, E4, new documents", core_episodes(E4, ENVIRONMENTS, noise_level, results=DIFFERENT)),
         Case("ZeroSearchEnv, 1, E4", single_environment(E4, noise_level, made=False)),
         Case("gym.make, 1, E4", single_environment(E4, noise_level, made=True)),
         Case("vector, 256, E4", vector_environment(E4, noise_level)),

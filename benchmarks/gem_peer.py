@@ -51,7 +51,7 @@ def gem_cases(
     single = make()
     rows_in_list = ToolEnvWrapper(RowsInList(), tools=[FreeSearch(search_url="http://unused")])
     loop = [make() for _ in range(environments)]
-    vector = SyncVectorEnv([make for _ in range(environments)], autoreset_mode=AutoresetMode.SAME_STEP)
+    vector = SyncVectorEnv(["qa"] * environments, [make] * environments, autoreset_mode=AutoresetMode.SAME_STEP)
     vector.reset()
 
     def run_vector() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +21,8 @@ STATEMENTS = {
 
 def _children_cpu() -> float:
     """CPU seconds of all children that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _start(statement: str) -> Callable[[], int]:

@@ -23,7 +23,7 @@ LAYERS = [
     {"types", "errors", "randomness"},
     {"protocols", "prompts", "noise", "rewards", "spaces"},
     {"episode", "engines", "datasets"},
-    {"transcripts", "render", "shell"},
+    {"transcripts", "render", "render_html", "shell"},
     {"env", "vector_env"},
     {"wrappers", "play", "view", "cli"},
 ]

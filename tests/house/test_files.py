@@ -44,9 +44,10 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 def test_public_docstrings() -> None:
     """Ruff's docstring rules; `make lint` runs all of its rules."""
     pytest.importorskip("ruff", reason="ruff is not installed (extra dev)")
-    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--select", "D", "--no-cache", "."]
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode in (0, 1), done.stderr
+    assert not re.findall(r"^.*: D1\d\d .*$", done.stdout, re.MULTILINE)
 
 
 def test_every_folder_with_code_is_a_package_that_is_installed() -> None:

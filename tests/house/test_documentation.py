@@ -1,0 +1,71 @@
+"""README and docs/: their Python blocks run, their commands and links exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zerosearch_env.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# A block that a reader completes (a model, a server) stands under the comment `<!-- not run: reason -->`.
+BLOCK = re.compile(r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+MAKE = re.compile(r"\bmake (?P<name>[a-z]+)\b(?!-)")
+COMMAND = re.compile(r"^(?:\$ )?zerosearch (?P<name>[a-z-]+)", re.MULTILINE)
+LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)|src=\"(?P<image>[^\"]+)\"")
+
+
+def _blocks(*languages: str) -> Iterator[tuple[Path, int, str]]:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in BLOCK.finditer(text):
+            if match["language"] in languages and not match["skip"]:
+                yield page, text.count("\n", 0, match.start("code")) + 1, match["code"]
+
+
+def _python() -> list[object]:
+    """One test a page: its blocks run one after the other, as a reader would type them."""
+    pages: dict[Path, list[tuple[int, str]]] = {}
+    for page, line, code in _blocks("python"):
+        pages.setdefault(page, []).append((line, code))
+    return [pytest.param(page, blocks, id=page.name) for page, blocks in pages.items()]
+
+
+@pytest.mark.parametrize(("page", "blocks"), _python())
+def test_python_blocks_run(
+    page: Path, blocks: list[tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line, code in blocks:
+        # Line numbers of the page, so that a failure points into it.
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+def test_the_readme_has_runnable_code() -> None:
+    assert sum(page.name == "README.md" for page, _, _ in _blocks("python")) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    blocks = [code for owner, _, code in _blocks("sh", "console", "bash") if owner == page]
+    inline = re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))
+    for code in [*blocks, *inline]:
+        for match in MAKE.finditer(code):
+            assert re.search(rf"^{match['name']}:", makefile, re.MULTILINE), f"{page.name}: make {match['name']}"
+        for match in COMMAND.finditer(code):
+            assert match["name"] in COMMANDS, f"{page.name}: zerosearch {match['name']}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page: Path) -> None:
+    for match in LINK.finditer(page.read_text("utf-8")):
+        target = match["target"] or match["image"]
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
