@@ -93,18 +93,20 @@ def select_questions(
 class Store:
     """The output folder of an evaluation: `results.json`, and one transcript file a cell.
 
-    A store that is opened on an existing folder takes over the complete cells measured with the same settings, so
-    that an interrupted evaluation goes on where it stopped.
+    A store that is opened on an existing folder takes over the complete cells measured with the same settings by the
+    same agents, so that an interrupted evaluation goes on where it stopped.
     """
 
     folder: Path
     settings: Mapping[str, Any]
-    """What must agree for an earlier cell to be taken over; kept in the file."""
+    """What must agree for earlier cells to be taken over; kept in the file."""
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """Agent name -> fingerprint of what it is; cells of an agent that has changed since are measured anew."""
     evaluation: Evaluation = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.evaluation = Evaluation((), self.settings)
+        self.evaluation = Evaluation((), {**self.settings, "agents": dict(self.agents)})
         if (self.folder / RESULTS_FILE).exists():
             earlier = load_evaluation(self.folder)
             if {k: earlier.settings.get(k) for k in self.settings} != dict(self.settings):
@@ -113,7 +115,10 @@ class Store:
                     f"{self.folder} holds an evaluation with other settings ({', '.join(changed)} differ); "
                     "choose another --output, or remove that folder"
                 )
-            self.evaluation = earlier
+            known = {**earlier.settings.get("agents", {})}
+            stale = {name for name, value in self.agents.items() if known.get(name) != value}
+            kept = tuple(cell for cell in earlier.cells if cell.agent not in stale)
+            self.evaluation = Evaluation(kept, {**earlier.settings, "agents": known | dict(self.agents)})
 
     def finished(self, key: tuple[str, str, float]) -> Cell | None:
         """The complete cell with this key, if an earlier run left one."""
@@ -123,6 +128,10 @@ class Store:
         """Take the cells over and write the file."""
         self.evaluation = self.evaluation.merged(cells, **settings)
         save_evaluation(self.evaluation, self.folder)
+
+    def note(self, **settings: Any) -> None:
+        """Keep more about the evaluation (command, versions) without making it a condition."""
+        self.add((), **settings)
 
     def transcript_path(self, key: tuple[str, str, float]) -> Path:
         """Where the transcripts of a cell lie."""
@@ -142,6 +151,7 @@ def evaluate(
     engine_name: str = "engine",
     store: Store | None = None,
     on_progress: OnProgress | None = None,
+    on_cell: Callable[[Cell], None] | None = None,
 ) -> Evaluation:
     """Play every question at every noise level.
 
@@ -154,7 +164,8 @@ def evaluate(
         seed: seed of the evaluation; see the module docstring.
         engine_name: how the engine is called in the results.
         store: where results and transcripts go as they are measured; None keeps them in memory only.
-        on_progress: called after each finished episode, and once for a cell that need not be played.
+        on_progress: called after each finished episode.
+        on_cell: called with each cell when it is complete, also with one that an earlier run left in the store.
 
     Returns:
         One cell for each noise level.
@@ -177,11 +188,11 @@ def evaluate(
         if cell is None:
             with _recording(store, key) as write:
                 cell = _play_cell(agent, items, engine, rules, key, seed, write, on_progress, store)
-        elif on_progress:
-            on_progress(Progress(*key, done=cell.planned, planned=cell.planned, em=cell.summary().em.mean))
         cells.append(cell)
         if store:
             store.add([cell])
+        if on_cell:
+            on_cell(cell)
     return Evaluation(tuple(cells), store.settings if store else {"seed": seed})
 
 

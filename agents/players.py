@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +30,17 @@ if TYPE_CHECKING:
     from .sampler import Sampler
     from .workers import WorkerPool
 
-__all__ = ["CallablePlayer", "OnDone", "Player", "PolicyOptions", "PolicyPlayer", "card_rules", "make_player"]
+__all__ = [
+    "CallablePlayer",
+    "OnDone",
+    "Player",
+    "PolicyOptions",
+    "PolicyPlayer",
+    "card_rules",
+    "fingerprint",
+    "make_player",
+    "player_kinds",
+]
 
 OnDone = Callable[[Episode], None]
 
@@ -238,10 +250,24 @@ def make_player(
     )
 
 
+def fingerprint(player: Player) -> str:
+    """A text that changes when the player does: with a policy's files, or with the source of a third party's agent."""
+    digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
+    files: list[Path] = []
+    if isinstance(player, PolicyPlayer):
+        digest.update(repr(replace(player.options, slots=1, device="")).encode())
+        files = sorted(f for f in Path(player.options.path).glob("*") if f.suffix in (".json", ".safetensors", ".bin"))
+    elif isinstance(player, CallablePlayer) and player.source is not None:
+        files = [player.source]
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()
+
+
 def _near_directory(spec: str) -> str:
     """Which directory was probably meant, as a clause of a sentence."""
-    import difflib
-
     path = Path(spec)
     existing = next((parent for parent in path.parents if parent.is_dir()), None)
     if existing is None:

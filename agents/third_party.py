@@ -61,6 +61,18 @@ class CallablePlayer:
         self._engine_lock = threading.Lock()
         self._done_lock = threading.Lock()
 
+    @property
+    def source(self) -> Path | None:
+        """The file that the agent is written in, where there is one."""
+        try:
+            target = (
+                self._agent if inspect.isroutine(self._agent) or inspect.isclass(self._agent) else type(self._agent)
+            )
+            file = inspect.getsourcefile(target)
+        except TypeError:
+            return None
+        return Path(file) if file and Path(file).is_file() else None
+
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, unchanged."""
         return rules

@@ -1,0 +1,222 @@
+"""What an evaluation prints: a line for every finished cell, a progress bar, and the tables at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .results import Cell, Evaluation
+from .statistics import Interval
+
+if TYPE_CHECKING:
+    from .evaluate import Progress as CellProgress
+
+
+def percent(interval: Interval) -> str:
+    """`81.3 [76.5, 85.3]`: a share with its 95 % interval, in percent."""
+    if math.isnan(interval.mean):
+        return "-"
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def signed_percent(interval: Interval) -> str:
+    """`+12.0 [+7.3, +16.7]`: a difference of two shares, in points."""
+    if math.isnan(interval.mean):
+        return "-"
+    return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def share(value: float) -> str:
+    """`12.5` for an eighth, or `-` for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def titles(group: str | None) -> str:
+    """How a group of questions is called in headings."""
+    return f"{group} questions" if group else "all questions"
+
+
+def em_rows(evaluation: Evaluation, group: str | None, engine: str, metric: str = "em") -> list[list[str]]:
+    """A row for each agent: its name, then the metric at every noise level."""
+    rows = []
+    for agent in evaluation.agents:
+        cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
+        if any(cells):
+            figures = [percent(getattr(c.summary(group), metric)) if c else "" for c in cells]
+            rows.append([agent + ("" if all(c is None or c.complete for c in cells) else " (incomplete)"), *figures])
+    return rows
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is aligned left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """Every EM table of an evaluation as Markdown, one for each engine and group of questions."""
+    parts = []
+    for engine in evaluation.engines:
+        for group in evaluation.groups or (None,):
+            rows = em_rows(evaluation, group, engine)
+            header = [f"EM %, {titles(group)}, {engine}", *(f"noise {level:g}" for level in evaluation.noise_levels)]
+            parts.append(markdown_table(header, rows))
+    return "\n".join(parts)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print EM at every noise level for every group of questions, then how the agents behaved."""
+    groups: tuple[str | None, ...] = evaluation.groups or (None,)
+    for engine in evaluation.engines:
+        where = f", engine {engine}" if len(evaluation.engines) > 1 else ""
+        for group in groups:
+            counts = {
+                c.summary(group).em.n
+                for c in evaluation.cells
+                if c.engine == engine and (group is None or group in c.groups)
+            }
+            table = Table(
+                title=f"EM in %, {titles(group)}{where} (95 % interval; {_span(counts)})", title_justify="left"
+            )
+            table.add_column("agent", no_wrap=True)
+            levels = [
+                lvl
+                for lvl in evaluation.noise_levels
+                if any(evaluation.find(a, lvl, engine) for a in evaluation.agents)
+            ]
+            for level in levels:
+                table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
+            for agent in evaluation.agents:
+                cells = [evaluation.find(agent, level, engine) for level in levels]
+                if any(cells):
+                    table.add_row(agent, *(_em(c, group) for c in cells))
+            console.print(table)
+        if differences := _differences(evaluation, engine):
+            console.print(differences)
+    console.print(_behaviour(evaluation))
+
+
+def _em(cell: Cell | None, group: str | None) -> str:
+    if cell is None:
+        return ""
+    mark = "" if cell.complete else " (incomplete)"
+    return percent(cell.summary(group).em) + mark
+
+
+def _span(counts: set[int]) -> str:
+    """How many questions stand behind the figures of a table."""
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{high} questions" if low == high else f"{low} to {high} questions"
+
+
+def _behaviour(evaluation: Evaluation) -> Table:
+    """One line a cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
+    table = Table(title="all questions together (ends of episodes in full: results.json)", title_justify="left")
+    several = len(evaluation.engines) > 1
+    for name in ("agent", *(("engine",) if several else ())):
+        table.add_column(name)
+    for name in ("noise", "F1 %", "subEM %", "searches", "invalid %", "noisy %", "answered %", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in evaluation.cells:
+        s = cell.summary()
+        played = len(cell.episodes)
+        answered = s.stop_reasons.get("answer", 0) / played if played else math.nan
+        figures = (s.f1.mean, s.subem.mean), (s.invalid_rate, s.realised_noise, answered)
+        table.add_row(
+            cell.agent,
+            *((cell.engine,) if several else ()),
+            f"{cell.noise_level:g}",
+            *map(share, figures[0]),
+            "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
+            *map(share, figures[1]),
+            str(s.engine_failures),
+        )
+    return table
+
+
+def _differences(evaluation: Evaluation, engine: str) -> Table | None:
+    """The first agent's EM minus each other agent's, on the same questions."""
+    if len(evaluation.agents) < 2:
+        return None
+    first, *others = evaluation.agents
+    table = Table(title=f"EM of {first} minus EM of ..., in points, paired, {engine}", title_justify="left")
+    table.add_column("agent", no_wrap=True)
+    for level in evaluation.noise_levels:
+        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
+    for other in others:
+        table.add_row(
+            other,
+            *(
+                signed_percent(evaluation.difference(first, other, lvl, engine=engine))
+                for lvl in evaluation.noise_levels
+            ),
+        )
+    return table
+
+
+@dataclass
+class EvaluationDisplay:
+    """A progress bar over all cells, and a line for each one that is finished. A context manager.
+
+    Args:
+        console: where to print; without a terminal only the lines appear.
+        episodes: episodes of all cells together.
+    """
+
+    console: Console
+    episodes: int
+
+    def __post_init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("evaluating", total=self.episodes)
+        self._finished = 0
+
+    def __enter__(self) -> EvaluationDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def update(self, cell: CellProgress) -> None:
+        """Show how far a cell has come."""
+        self._progress.update(
+            self._task,
+            completed=self._finished + cell.done,
+            description=f"{cell.agent}, {cell.engine}, noise {cell.noise_level:g}: EM {100 * cell.em:.0f} %",
+        )
+
+    def finished(self, cell: Cell, *, note: str = "") -> None:
+        """Print the line of a finished cell."""
+        self._finished += cell.planned
+        self._progress.update(self._task, completed=self._finished)
+        s = cell.summary()
+        parts = [
+            f"EM {percent(s.em)} %",
+            *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
+            f"{s.searches.mean:.2f} searches" if s.searches.n else "",
+            f"{s.engine_failures} engine failures" if s.engine_failures else "",
+            note or f"{cell.seconds:.1f} s",
+        ]
+        self.console.print(
+            f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}",
+            highlight=False,
+            markup=False,
+        )
