@@ -1,0 +1,146 @@
+"""From rollouts to tensors: micro-batches of similar length, and log-probabilities only where a token was sampled.
+
+Rows are padded on the right. A causal model needs no attention mask for that: a real position never sees the padding behind
+it, and the padding's own outputs are never read. So attention runs its causal kernel without a mask tensor.
+Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .rollout import Rollout
+
+HEAD_CHUNK = 4096
+"""Sampled tokens whose logits are alive at once; more are computed chunk by chunk and again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rollout as the loss sees it."""
+
+    rollout: Rollout
+    advantage: float
+    weight: float
+    """Weight of each of its sampled tokens in the loss (`losses.token_weights`)."""
+    old_logprobs: NDArray[np.float32] | None = None
+    """Learner's log-probabilities before this step's updates, one a sampled token; None: take the sampler's."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model together, and the sampled tokens in them as flat vectors."""
+
+    ids_BT: Tensor
+    """Token ids, padded on the right with id 0."""
+    rows_N: Tensor
+    """Row of each sampled token."""
+    positions_N: Tensor
+    """Position *before* each sampled token: the one whose output predicts it."""
+    targets_N: Tensor
+    sampler_logprobs_N: Tensor
+    old_logprobs_N: Tensor
+    advantages_N: Tensor
+    weights_N: Tensor
+    counts_B: tuple[int, ...]
+    """Sampled tokens of each row: how to split a vector over N back into rows."""
+    tokens: int
+    """Real tokens, padding left out."""
+
+
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of rows grouped so that rows times the longest stays within `max_tokens` (one longer row goes alone).
+
+    Rows are sorted by length, longest first, so that a group holds little padding.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
+    """Indices of rows for each worker: sorted by length and dealt back and forth, so that the shares cost about the same."""
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
+        turn, seat = divmod(place, workers)
+        shares[seat if turn % 2 == 0 else workers - 1 - seat].append(index)
+    return shares
+
+
+def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cpu") -> MicroBatch:
+    """Pads and flattens samples; the shapes are in `MicroBatch`."""
+    lengths = [len(sample.rollout.token_ids) for sample in samples]
+    ids_BT = np.zeros((len(samples), max(lengths)), dtype=np.int64)
+    masks = [np.flatnonzero(sample.rollout.loss_mask) for sample in samples]
+    for row, sample in enumerate(samples):
+        ids_BT[row, : lengths[row]] = sample.rollout.token_ids
+    counts = [len(mask) for mask in masks]
+    sampler = [sample.rollout.logprobs[mask] for sample, mask in zip(samples, masks, strict=True)]
+    old = [s if sample.old_logprobs is None else sample.old_logprobs for sample, s in zip(samples, sampler, strict=True)]
+
+    def put(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+    rows_N = np.repeat(np.arange(len(samples)), counts)
+    places_N = np.concatenate(masks)
+    return MicroBatch(
+        ids_BT=put(ids_BT, torch.int64),
+        rows_N=put(rows_N, torch.int64),
+        positions_N=put(places_N - 1, torch.int64),
+        targets_N=put(ids_BT[rows_N, places_N], torch.int64),
+        sampler_logprobs_N=put(np.concatenate(sampler), torch.float32),
+        old_logprobs_N=put(np.concatenate(old), torch.float32),
+        advantages_N=put(np.repeat([s.advantage for s in samples], counts), torch.float32),
+        weights_N=put(np.repeat([s.weight for s in samples], counts), torch.float32),
+        counts_B=tuple(counts),
+        tokens=sum(lengths),
+    )
+
+
+def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
+
+    The body of the model runs over everything; the vocabulary head only over the hidden states that predict a sampled token,
+    so documents and prompts cost no vocabulary work.
+
+    Args:
+        model: a Transformers causal language model.
+        batch: the micro-batch.
+        temperature: what the sampler divided its logits by.
+
+    Returns:
+        Log-probabilities with gradient (where gradients are on), and entropies in nats without.
+    """
+    hidden_BTD = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+    hidden_ND = hidden_BTD[batch.rows_N, batch.positions_N]
+    head = model.get_output_embeddings()
+    if len(batch.targets_N) <= HEAD_CHUNK:
+        return _score(hidden_ND, batch.targets_N, head, temperature)
+    parts = [
+        checkpoint(_score, hidden, targets, head, temperature, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(HEAD_CHUNK), batch.targets_N.split(HEAD_CHUNK), strict=True)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _score(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of targets and entropies (without gradient) from hidden states."""
+    logits_NV = head(hidden_ND).float() / temperature
+    normaliser_N = torch.logsumexp(logits_NV, dim=-1)
+    logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
+    with torch.no_grad():
+        probabilities_NV = torch.exp(logits_NV - normaliser_N[:, None])
+        entropy_N = normaliser_N - (probabilities_NV * logits_NV).sum(-1)
+    return logprobs_N, entropy_N

@@ -1,0 +1,150 @@
+"""What a step reports: the metrics, their formulas, and where they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zerosearch_env.errors import require
+
+from .rollout import Rollout
+
+GLOSSARY: dict[str, str] = {
+    "step": "Steps finished, this one included.",
+    "reward": "Mean reward over episodes.",
+    "reward_std": "Standard deviation of the reward over episodes.",
+    "em": "Mean exact match over episodes.",
+    "f1": "Mean token F1 over episodes.",
+    "subem": "Mean sub-string exact match over episodes.",
+    "searches": "Searches an episode: sum of searches / episodes.",
+    "turns": "Turns an episode, the answering one included.",
+    "invalid_rate": "Turns without a valid action / turns.",
+    "answered": "Episodes that ended with an answer / episodes.",
+    "out_of_turns": "Episodes that ended without an answer on their last turn / episodes.",
+    "context_limit": "Episodes that outgrew the token budget / episodes.",
+    "engine_failures": "Episodes that ended because the search engine failed; they are in no mean and in no loss.",
+    "noise_level": "Probability of a noisy search at this step.",
+    "noisy": "Noisy searches / searches.",
+    "answer_in_documents": "Searches whose documents held a gold answer / searches.",
+    "search_again": "Noisy searches after which the episode searched again / noisy searches.",
+    "groups_without_signal": "Groups in which every reward is the same / groups.",
+    "episode_tokens": "Tokens an episode: prompt, sampled and environment tokens.",
+    "sampled_tokens": "Tokens an episode that the policy sampled.",
+    "loss": "Mean over updates of: policy loss + kl_coefficient * KL.",
+    "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
+    "clip_fraction": "Trained tokens whose gradient the clip cut off / trained tokens.",
+    "entropy": "Mean entropy, in nats, of the distributions that trained tokens were drawn from.",
+    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained tokens "
+    "with recompute_logprobs, else over those of the first update.",
+    "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
+    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap); with recompute_logprobs.",
+    "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
+    "kl_k1": "Mean over trained tokens of log p - log p (reference); with kl_coefficient > 0.",
+    "gradient_norm": "Mean over updates of the gradient's L2 norm before it is cut.",
+    "updates": "Optimizer updates made.",
+    "skipped_updates": "Updates left out because the gradient was not finite.",
+    "trained_rollouts": "Rollouts that went through the loss (advantage or KL not zero) / episodes.",
+    "learning_rate": "Learning rate of the step.",
+    "tokens_per_second": "Tokens of all episodes / seconds of the step.",
+    "rollout_seconds": "Wall time of sampling and searching.",
+    "update_seconds": "Wall time of the updates.",
+    "seconds": "Wall time of the step.",
+}
+"""Every metric with its formula. `docs/metrics.md` shows the same; a metric that is undefined at a step is left out there."""
+
+
+def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
+    """The metrics of a step that come from its episodes; those whose search engine failed count only as failures."""
+    everything = [rollout for group in groups for rollout in group]
+    kept = [rollout for rollout in everything if rollout.stop_reason != "engine_error"]
+    metrics = {"engine_failures": float(len(everything) - len(kept))}
+    if not kept:
+        return metrics
+    rewards = np.array([rollout.scores.reward for rollout in kept])
+    turns = sum(rollout.turns for rollout in kept)
+    searches = sum(rollout.scores.searches for rollout in kept)
+    noisy = sum(rollout.noisy_searches for rollout in kept)
+    metrics |= {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        "em": _mean([rollout.scores.em for rollout in kept]),
+        "f1": _mean([rollout.scores.f1 for rollout in kept]),
+        "subem": _mean([rollout.scores.subem for rollout in kept]),
+        "searches": searches / len(kept),
+        "turns": turns / len(kept),
+        "invalid_rate": sum(rollout.invalid_turns for rollout in kept) / max(turns, 1),
+        "answered": _mean([rollout.stop_reason == "answer" for rollout in kept]),
+        "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in kept]),
+        "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in kept]),
+        "groups_without_signal": _mean([len({rollout.scores.reward for rollout in group}) < 2 for group in groups]),
+        "episode_tokens": _mean([len(rollout.token_ids) for rollout in kept]),
+        "sampled_tokens": _mean([rollout.sampled_tokens for rollout in kept]),
+    }
+    if searches:
+        metrics["noisy"] = noisy / searches
+        metrics["answer_in_documents"] = sum(rollout.answered_searches for rollout in kept) / searches
+    if noisy:
+        metrics["search_again"] = sum(rollout.searches_after_noise for rollout in kept) / noisy
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+class MetricsLog:
+    """Appends one JSON object a step to `metrics.jsonl`, and scalars to TensorBoard when asked.
+
+    Args:
+        path: the JSONL file.
+        tensorboard: folder of event files; None writes none.
+        keep: bytes of an existing file that stay; what follows belongs to steps that are done again.
+        step: steps finished before this log begins.
+    """
+
+    def __init__(self, path: Path, *, tensorboard: Path | None = None, keep: int = 0, step: int = 0) -> None:
+        path.touch()
+        os.truncate(path, min(keep, path.stat().st_size))
+        self._file = path.open("a", encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard is not None:
+            require("tensorboard", "train")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a finished step (1-based)."""
+        record = {"step": step, **{name: round(value, 6) for name, value in metrics.items()}}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+
+    def sync(self) -> int:
+        """Makes everything written durable; returns the size of the file in bytes."""
+        os.fsync(self._file.fileno())
+        if self._writer is not None:
+            self._writer.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """The records of a `metrics.jsonl`; a last line that is cut off is left out."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records

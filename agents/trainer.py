@@ -1,0 +1,283 @@
+"""Training: `train_step` is one step of reinforcement learning on one screen, `train` runs them.
+
+    questions -> groups of episodes -> rollouts -> advantages -> mini-batches -> loss -> optimizer updates
+
+Deviations from the paper's released code, each on purpose: the KL is added to the loss, not subtracted; sampled ids are
+trained on as they are; the noise of a search and the choice of questions are functions of (seed, step); a failed search
+takes its episode out of the loss; mini-batches hold whole groups and are normalised by what is in all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.engines import SearchEngine, make_engine
+from zerosearch_env.episode import make_rules
+from zerosearch_env.types import Dataset
+
+from .config import TrainConfig, policy_path
+from .curriculum import choose_questions, make_group_episodes, make_schedule, noise_level, split_groups
+from .learner import (
+    Learner,
+    UpdateStats,
+    add_old_logprobs,
+    flat_gradient,
+    learning_rate,
+    make_optimizer,
+    make_reference,
+    sample_groups,
+    update,
+    update_metrics,
+    weigh,
+)
+from .metrics import rollout_metrics
+from .model import Policy, load_policy, save_policy
+from .rollout import Rollout
+from .run_files import RunFiles, prepare_output, restore_learner
+from .sampler import Sampler
+from .team import Team, default_workers, start_team
+
+StopCause = Literal["finished", "time", "interrupt"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a callback of `train` gets after every step."""
+
+    step: int
+    """Steps finished."""
+    steps: int
+    """Steps of the whole run."""
+    metrics: dict[str, float]
+    """The step's metrics (`metrics.GLOSSARY`)."""
+    seconds: float
+    """Wall time of the run so far, resumed parts included, in seconds."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with."""
+
+    output: Path
+    """The run directory."""
+    policy: Policy
+    """The trained policy; also on disk in `output / "policy"`."""
+    step: int
+    """Steps finished."""
+    stopped: StopCause
+    """Why it ended: all steps done, the time limit, or Ctrl-C."""
+    seconds: float
+    """Wall time of the run, resumed parts included, in seconds."""
+
+
+def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list[Rollout]]]:
+    """One step: sample groups of rollouts, turn rewards into advantages, update the policy once for each mini-batch.
+
+    Args:
+        learner: its policy, optimizer and sampler change.
+        step: the 0-based step; with the seed it decides everything that is random.
+
+    Returns:
+        The step's metrics, and its rollouts by group.
+    """
+    config, algorithm = learner.config, learner.config.algorithm
+    began = time.perf_counter()
+    level = noise_level(learner.schedule, step, config.steps)
+    chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, step)
+    episodes = make_group_episodes(
+        [learner.questions[index] for index in chosen],
+        learner.rules,
+        noise=level,
+        group_size=config.rollout.group_size,
+        seed=config.seed,
+        step=step,
+        draws=config.curriculum.noise_draws,
+    )
+    groups = sample_groups(learner, episodes, step)
+    sampled = time.perf_counter()
+
+    samples = weigh(learner, groups)
+    if algorithm.recompute_logprobs:
+        samples = add_old_logprobs(learner, samples)
+    rate = learning_rate(config, step)
+    stats: list[UpdateStats] = []
+    for epoch in range(algorithm.epochs):
+        for members in split_groups(len(samples), algorithm.minibatches, config.seed, step, epoch):
+            one = update(learner, [sample for group in members for sample in samples[group]], rate)
+            stats += [] if one is None else [one]
+    learner.sampler.refresh()
+
+    ended = time.perf_counter()
+    tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    metrics = rollout_metrics(groups) | update_metrics(learner, stats, rate)
+    metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
+    return metrics | {"rollout_seconds": sampled - began, "update_seconds": ended - sampled}, groups
+
+
+def train(
+    config: TrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    engine: SearchEngine | None = None,
+    callback: Callable[[StepReport], None] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Trains a policy and writes the run directory `config.output`.
+
+    Ctrl-C once ends the run after the current step, with everything saved; twice ends it at once (`KeyboardInterrupt`).
+
+    Args:
+        config: everything that decides the run.
+        dataset: questions and passages instead of `config.data`. A resumed run must be given the same.
+        engine: a search engine instead of `config.environment.search_engine`; must be picklable with several workers.
+        callback: called after every step, in the calling process.
+        resume: go on from the newest valid checkpoint in `config.output`.
+        force: resume although the configuration differs from the saved one.
+        overwrite: start anew in a directory that holds a run, which is removed.
+
+    Raises:
+        ConfigError: for a configuration that cannot be used, or an output directory that already holds a run.
+        CheckpointError: when there is nothing valid to resume, or the saved run had another configuration.
+        TrainingError: when the run cannot go on.
+    """
+    began = time.perf_counter()
+    output = Path(config.output)
+    prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
+    count = config.workers or default_workers(policy_path(config.policy), config.device)
+    with interrupt_flag() as interrupted, start_team(count, run_worker, config, dataset, engine) as team:
+        learner = build_learner(config, team, dataset, engine)
+        with RunFiles(output, learner, began) as files:
+            step = files.restore()
+            cause: StopCause | None = None
+            while (cause := _decide(learner, step, interrupted, files)) is None:
+                metrics, groups = train_step(learner, step)
+                step += 1
+                files.record(step, metrics, groups)
+                if callback is not None:
+                    callback(StepReport(step, config.steps, metrics, files.seconds))
+            files.checkpoint(step)
+            seconds = files.seconds
+        policy = finished_policy(learner)
+        save_policy(policy, output / "policy")
+    return TrainResult(output, policy, step, cause, seconds)
+
+
+def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
+    """What the workers beside the calling process do: the same steps, and no writing."""
+    learner = build_learner(config, team, dataset, engine)
+    step = restore_learner(learner, Path(config.output)).step
+    while _decide(learner, step, None, None) is None:
+        train_step(learner, step)
+        step += 1
+
+
+_CAUSES: tuple[StopCause | None, ...] = (None, "finished", "time", "interrupt")
+
+
+def _decide(
+    learner: Learner, step: int, interrupted: threading.Event | None, files: RunFiles | None
+) -> StopCause | None:
+    """Why to stop before this step, or None: worker 0 decides, so that all stop at the same step."""
+    limit = learner.config.max_seconds
+    cause: StopCause | None = None
+    if step >= learner.config.steps:
+        cause = "finished"
+    elif interrupted is not None and interrupted.is_set():
+        cause = "interrupt"
+    elif limit is not None and files is not None and files.session_seconds >= limit:
+        cause = "time"
+    return _CAUSES[learner.team.agree(_CAUSES.index(cause))]
+
+
+def build_learner(
+    config: TrainConfig, team: Team, dataset: Dataset | None = None, engine: SearchEngine | None = None
+) -> Learner:
+    """Loads the policy and the data and puts everything together that a step needs.
+
+    Args:
+        config: the run's configuration.
+        team: this worker's view of all workers; `Team()` for a single one.
+        dataset: replaces `config.data`.
+        engine: replaces `config.environment.search_engine`.
+    """
+    environment, settings = config.environment, config.rollout
+    policy = load_policy(policy_path(config.policy), device=config.device)
+    card = replace(
+        policy.card,
+        turn_tokens=settings.turn_tokens or policy.card.turn_tokens,
+        context_tokens=settings.context_tokens or policy.card.context_tokens,
+    )
+    policy = replace(policy, card=card)
+    if dataset is None:
+        data = config.data
+        dataset = load_dataset(data.dataset, data.split, limit=data.limit, world=data.world)
+    rules = make_rules(
+        protocol=card.protocol,
+        prompt_template=card.prompt_template,
+        max_turns=environment.max_turns,
+        top_k=environment.top_k,
+        reward=environment.reward,
+        noise_unit=environment.noise_unit,
+    )
+    sampler = Sampler(
+        policy.model,
+        policy.tokenizer,
+        slots=min(settings.slots, -(-settings.prompts // team.size) * settings.group_size),
+        context_tokens=card.context_tokens,
+        stop_strings=rules.protocol.stop_strings,
+        temperature=settings.temperature,
+        turn_tokens=card.turn_tokens,
+    )
+    return Learner(
+        config=config,
+        policy=policy,
+        reference=make_reference(policy) if config.algorithm.kl_coefficient > 0 else None,
+        optimizer=make_optimizer(policy.model, config),
+        gradient=flat_gradient(policy.model),
+        sampler=sampler,
+        engine=make_engine(environment.search_engine if engine is None else engine, dataset=dataset),
+        questions=dataset.questions,
+        rules=rules,
+        schedule=make_schedule(config.curriculum),
+        team=team,
+    )
+
+
+def finished_policy(learner: Learner) -> Policy:
+    """The trained policy, free of the learner's gradient memory."""
+    learner.policy.model.zero_grad(set_to_none=True)
+    return learner.policy
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts as usual. Only in the main thread, else never set."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+        # os.write, since a handler may run in the middle of a print
+        os.write(2, b"\nstopping after this step, with everything saved (Ctrl-C again stops at once)\n")
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,64 @@
+"""Small policies and data for the tests of the learner: made in milliseconds, and able to earn a reward by luck."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from zerosearch_agents.config import AlgorithmConfig, OutputConfig, RolloutConfig, TrainConfig
+from zerosearch_agents.model import AgentCard, Policy, new_model, save_policy, tiny_config
+from zerosearch_agents.tokenizer import build_tokenizer
+
+from zerosearch_env.types import Dataset, Document, Question
+
+LIKELY = ("<search>", "</search>", "<answer>", "</answer>", "a", "b")
+
+
+@lru_cache
+def tiny_tokenizer(vocab_size: int = 320):
+    """A byte-level tokenizer with the tags and a few merges."""
+    return build_tokenizer(["the author of a book is a person", "Doc 1: the town of a person"] * 4, vocab_size)
+
+
+def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 160) -> Policy:
+    """A random model that favours the tags and the letters a and b, so that it searches and answers now and then.
+
+    All embeddings share one component, which the head reads as a bias.
+    """
+    tokenizer = tiny_tokenizer()
+    model = new_model(
+        tiny_config(len(tokenizer), hidden=32, layers=2, heads=2, mlp=48, context_tokens=512, tied=False), seed=seed
+    )
+    likely = [tokenizer.convert_tokens_to_ids(token) for token in LIKELY]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 0.5
+        model.get_output_embeddings().weight[likely, 0] = 0.7
+    card = AgentCard(prompt_template="{question}\n", turn_tokens=turn_tokens, context_tokens=context_tokens)
+    return Policy(model, tokenizer, card)
+
+
+def tiny_dataset() -> Dataset:
+    """Eight questions whose answers are single letters, and passages that hold them."""
+    letters = "abababab"
+    questions = [Question(f"q{i}", f"letter {i}", (letter,)) for i, letter in enumerate(letters)]
+    passages = [Document(f"Letter {i}", f"the letter {i} is {letter}") for i, letter in enumerate(letters)]
+    passages += [Document(f"Other {i}", f"a word on {word}") for i, word in enumerate(["letter", "town", "book"] * 4)]
+    return Dataset("tiny", "train", questions, passages)
+
+
+def tiny_train_config(folder: Path, **changes) -> TrainConfig:
+    """A configuration of a few steps, with its initial policy saved under `folder`."""
+    path = folder / "initial"
+    if not path.exists():
+        save_policy(tiny_policy(), path)
+    values = {
+        "policy": str(path),
+        "output": str(folder / "run"),
+        "steps": 3,
+        "workers": 1,
+        "rollout": RolloutConfig(prompts=4, group_size=4, slots=16),
+        "algorithm": AlgorithmConfig(minibatches=2),
+        "files": OutputConfig(checkpoint_every=1, transcripts_every=2, transcripts=3),
+    }
+    return TrainConfig(**(values | changes))
