@@ -369,7 +369,7 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
             for key in keys:
                 if key not in gathered:
                     dtype = _DTYPES.get(key, object)
-                    gathered[key] = np.full(self.num_envs, None, object) if dtype is object else np.zeros(self.num_envs, dtype)
+                    gathered[key] = np.empty(self.num_envs, object) if dtype is object else np.zeros(self.num_envs, dtype)
                     gathered[f"_{key}"] = np.zeros(self.num_envs, np.bool_)
                 array = gathered[key]
                 array[where] = np.fromiter([info[key] for info in members], dtype=array.dtype, count=len(members))
