@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from zerosearch_env.cli import COMMANDS
+from zerosearch_env.engines import ConstantEngine
+from zerosearch_env.env import ZeroSearchEnv
+from zerosearch_env.types import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A block that a reader completes (a model, a server) stands under the comment `<!-- not run: reason -->`.
-BLOCK = re.compile(r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 MAKE = re.compile(r"\bmake (?P<name>[a-z]+)\b(?!-)")
 COMMAND = re.compile(r"^(?:\$ )?zerosearch (?P<name>[a-z-]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)|src=\"(?P<image>[^\"]+)\"")
@@ -69,3 +75,18 @@ def test_local_links_lead_somewhere(page: Path) -> None:
         target = match["target"] or match["image"]
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_environment_page_names_every_argument_and_info_key() -> None:
+    """What a user can pass or read is on the page, and the class's own docstring agrees with it."""
+    page = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    arguments = list(inspect.signature(ZeroSearchEnv.__init__).parameters)[1:]
+    described = set(re.findall(r"`(\w+)`", page))
+    assert set(arguments) <= described
+    assert {reason.value for reason in StopReason} - {"context_limit"} <= described
+    env = ZeroSearchEnv([{"question": "Q?", "answers": ["A"]}], search_engine=ConstantEngine())
+    _, info = env.reset(seed=0)
+    assert set(info) <= described
+    for action in ("<search>a</search>", "<answer>A</answer>"):
+        assert set(env.step(action)[4]) <= described
+    env.close()
