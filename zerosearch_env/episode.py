@@ -14,16 +14,18 @@ which searches return, and the same seed at a higher noise level has a superset 
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from zerosearch_env.drafts import draft_of
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError, unknown_name
 from zerosearch_env.noise import check_level
-from zerosearch_env.prompts import PLACEHOLDER, load_prompt_template
+from zerosearch_env.prompts import fill, load_prompt_template
 from zerosearch_env.protocols import Protocol, get_protocol
-from zerosearch_env.randomness import mix, uniform
+from zerosearch_env.randomness import mix2, uniform2
 from zerosearch_env.rewards import contains_answer, exact_match, get_reward, score
 from zerosearch_env.types import (
     ActionKind,
@@ -38,6 +40,8 @@ from zerosearch_env.types import (
 )
 
 NoiseUnit = Literal["search", "document"]
+
+StepDraft, RequestDraft, ScoresDraft = draft_of(Step), draft_of(SearchRequest), draft_of(Scores)
 
 _REQUEST_SEED = 1 << 32
 """Keeps the request's own seed apart from the draws of its documents, which are numbered from 0."""
@@ -108,9 +112,9 @@ def make_rules(
 
 def _positive(name: str, value: object) -> int:
     try:
-        number = -1 if isinstance(value, bool) else value.__index__()  # type: ignore[attr-defined]
-    except AttributeError:
-        number = -1
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[call-overload]
+    except TypeError:
+        number = 0
     if number < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
     return int(number)
@@ -144,10 +148,10 @@ class Episode:
         self.rules = rules
         self.noise_level = check_level(noise_level)
         self.seed = seed
-        self.prompt = rules.prompt_template.replace(PLACEHOLDER, question.text)
+        self.prompt = fill(rules.prompt_template, question.text)
         self.searches = 0
         self.stop_reason: StopReason | None = None
-        self._turns: list[Turn] = []
+        self._turns: list[tuple[str, Step]] = []
         self._pending: tuple[str, SearchRequest] | None = None
 
     @property
@@ -158,7 +162,7 @@ class Episode:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far, in order; the one whose search is pending is not among them."""
-        return tuple(self._turns)
+        return tuple([Turn(action_text, step) for action_text, step in self._turns])
 
     @property
     def last_turn(self) -> bool:
@@ -169,8 +173,8 @@ class Episode:
     def text(self) -> str:
         """The whole transcript: the prompt, then each turn's text and what came back."""
         parts = [self.prompt]
-        for turn in self._turns:
-            parts += (turn.action_text, turn.step.observation)
+        for action_text, step in self._turns:
+            parts += (action_text, step.observation)
         return "".join(parts)
 
     def advance(self, action_text: str) -> SearchRequest | Step:
@@ -209,8 +213,9 @@ class Episode:
             return self._end(StopReason.NO_ACTION, action_text, kind)
         if turns + 1 == rules.max_turns:
             notice += rules.protocol.last_turn_notice
-        step = Step(notice, "invalid", turns + 1, self.noise_level)
-        self._turns.append(Turn(action_text, step))
+        step = StepDraft(notice, "invalid", turns + 1, self.noise_level)
+        step.__class__ = Step
+        self._turns.append((action_text, step))
         return step
 
     def observe(self, result: SearchResult) -> Step:
@@ -233,12 +238,12 @@ class Episode:
                 error=result.failure,
             )
         rules = self.rules
-        documents = result.documents[: request.top_k]
-        observation = rules.protocol.render_documents(documents, request.query)
+        documents = tuple(result.documents[: request.top_k])
+        observation, answered = _read(rules.protocol, documents, request.query, request.answers)
         turns = len(self._turns) + 1
         if turns == rules.max_turns:
             observation += rules.protocol.last_turn_notice
-        step = Step(
+        step = StepDraft(
             observation,
             "search",
             turns,
@@ -246,9 +251,10 @@ class Episode:
             request.query,
             documents,
             request.noisy,
-            answer_in_documents(documents, request.answers),
+            answered,
         )
-        self._turns.append(Turn(action_text, step))
+        step.__class__ = Step
+        self._turns.append((action_text, step))
         return step
 
     def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
@@ -278,19 +284,21 @@ class Episode:
         noisy: bool | tuple[bool, ...]
         if rules.noise_unit == "search":
             # u is in [0, 1): the ends of the scale need no draw.
-            noisy = level > 0.0 and (level >= 1.0 or uniform(seed, search, 0) < level)
+            noisy = level > 0.0 and (level >= 1.0 or uniform2(seed, search, 0) < level)
         else:
-            noisy = tuple([level > 0.0 and uniform(seed, search, j) < level for j in range(rules.top_k)])
+            noisy = tuple([level > 0.0 and uniform2(seed, search, j) < level for j in range(rules.top_k)])
         question = self.question
-        return SearchRequest(
+        request = RequestDraft(
             query,
             question.text,
             question.answers,
             noisy,
             rules.top_k,
-            mix(seed, search, _REQUEST_SEED),
+            mix2(seed, search, _REQUEST_SEED),
             question.paragraphs,
         )
+        request.__class__ = SearchRequest
+        return request
 
     def _end(
         self,
@@ -305,27 +313,14 @@ class Episode:
     ) -> Step:
         answers, reward = self.question.answers, self.rules.reward
         em, f1, subem = score(prediction, answers)
-        step = Step(
-            observation="",
-            action=action,
-            turn=len(self._turns) + 1,
-            noise_level=self.noise_level,
-            query=query,
-            noisy=noisy,
-            stop_reason=reason,
-            scores=Scores(
-                prediction,
-                answers,
-                em,
-                f1,
-                subem,
-                em if reward is exact_match else reward(prediction, answers),
-                self.searches,
-            ),
-            error=error,
-        )
+        paid = em if reward is exact_match else reward(prediction, answers)
+        scores = ScoresDraft(prediction, answers, em, f1, subem, paid, self.searches)
+        scores.__class__ = Scores
+        turn, level = len(self._turns) + 1, self.noise_level
+        step = StepDraft("", action, turn, level, query, (), noisy, None, reason, scores, error)
+        step.__class__ = Step
         self.stop_reason = reason
-        self._turns.append(Turn(action_text, step))
+        self._turns.append((action_text, step))
         return step
 
 
@@ -336,3 +331,31 @@ def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -
         parts += (document.title, document.text)
     # The control character is a token of its own, so no answer is found across a border.
     return contains_answer(" \x01 ".join(parts), answers)
+
+
+_Reading = tuple[Protocol, tuple[Document, ...], tuple[str, ...], str, bool]
+_readings: dict[tuple[object, ...], _Reading] = {}
+_MAX_READINGS = 1024
+_MAX_READING_CHARS = 16_384
+
+
+def _read(
+    protocol: Protocol, documents: tuple[Document, ...], query: str, answers: tuple[str, ...]
+) -> tuple[str, bool]:
+    """The information block, and whether a gold answer stands in it.
+
+    Engines hand out the same `Document` objects again and again (to the episodes of one group, from a corpus, from a
+    cache), and hashing their texts would cost as much as reading them. So results are remembered by the identity of
+    these immutable objects; each entry holds them, hence no identity in a key can be taken over by another object.
+    """
+    key = (id(protocol), id(answers), query, *map(id, documents))
+    reading = _readings.get(key)
+    if reading is not None:
+        return reading[3], reading[4]
+    observation = protocol.render_documents(documents, query)
+    answered = answer_in_documents(documents, answers)
+    if len(observation) <= _MAX_READING_CHARS:
+        if len(_readings) >= _MAX_READINGS:
+            _readings.clear()
+        _readings[key] = (protocol, documents, answers, observation, answered)
+    return observation, answered

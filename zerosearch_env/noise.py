@@ -20,7 +20,10 @@ def _number(value: object, what: str, way_out: str) -> float:
     # bool is an int in Python, and True as a probability is nearly always a slip.
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{what} must be a number, got {value!r} ({type(value).__name__}). {way_out}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf
     if not math.isfinite(number):
         raise ConfigError(f"{what} must be finite, got {value!r}. {way_out}")
     return number
@@ -36,6 +39,8 @@ def check_level(level: object, what: str = "noise level") -> float:
     Raises:
         ConfigError: for anything but a number in [0, 1]; booleans and NaN included.
     """
+    if type(level) is float and 0.0 <= level <= 1.0:
+        return level
     way_out = "Give the probability of a noisy search: 0.0 (never) to 1.0 (always)."
     number = _number(level, what, way_out)
     if not 0.0 <= number <= 1.0:

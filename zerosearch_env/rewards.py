@@ -36,6 +36,10 @@ def _key(text: str) -> str:
     return normalize_answer(text) or " ".join(text.casefold().split())
 
 
+_short_key = lru_cache(maxsize=8192)(_key)
+"""Policies give the same answers again and again; long texts are not kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Gold:
     key: str
@@ -57,12 +61,18 @@ def _golds(answers: tuple[str, ...]) -> tuple[_Gold, ...]:
     return tuple(golds)
 
 
+def _tuple(answers: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(answers, str):
+        raise ConfigError(f"gold answers must be a sequence of texts, got one text: {answers!r}. Put it in a tuple.")
+    return tuple(answers)
+
+
 def score(prediction: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
     """Exact match, F1 and subEM of one prediction, in one pass; each is the best over `answers`, in [0, 1]."""
-    key = _key(prediction) if prediction else ""
+    key = "" if not prediction else _short_key(prediction) if len(prediction) <= 256 else _key(prediction)
     if not key:
         return 0.0, 0.0, 0.0
-    golds = _golds(tuple(answers))
+    golds = _golds(_tuple(answers))
     for gold in golds:
         if gold.key == key:
             return 1.0, 1.0, 1.0
@@ -102,7 +112,7 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     This is called for every document of every search, so the text is normalised fully only when cheaper tests
     cannot decide.
     """
-    golds = _golds(tuple(answers))
+    golds = _golds(_tuple(answers))
     bare = text.lower().translate(_PUNCTUATION)
     near = [gold for gold in golds if gold.padded and gold.probe in bare]
     if near:
@@ -128,13 +138,17 @@ class CheckedReward:
             ConfigError: when the function returns anything but a finite number.
         """
         value = self.function(prediction, answers)
-        if not isinstance(value, Real) or not math.isfinite(value):
+        try:
+            number = float(value) if isinstance(value, Real) else math.nan
+        except OverflowError:  # an integer beyond every float
+            number = math.inf
+        if not math.isfinite(number):
             name = getattr(self.function, "__qualname__", repr(self.function))
             raise ConfigError(
                 f"the reward {name} must return a finite number, got {value!r} for prediction {prediction!r}. "
                 "Return a float; the prediction is None when the episode ended without an answer."
             )
-        return float(value)
+        return number
 
 
 REWARDS: dict[str, Reward] = {"em": exact_match, "f1": f1_score, "subem": sub_exact_match}
@@ -156,4 +170,6 @@ def get_reward(reward: str | Reward) -> Reward:
         return REWARDS[reward]
     if not callable(reward):
         raise ConfigError(f"reward must be a name or a callable, got {reward!r}. Names: {', '.join(REWARDS)}.")
-    return reward if reward in REWARDS.values() or isinstance(reward, CheckedReward) else CheckedReward(reward)
+    if isinstance(reward, CheckedReward) or any(reward is own for own in REWARDS.values()):
+        return reward
+    return CheckedReward(reward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 from zerosearch_env.types import ActionKind, Document
 
@@ -55,10 +55,10 @@ class Protocol:
     render_answer: Callable[[str], str]
     """An answer to a well-formed turn that gives it."""
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce_ex__(self, version: SupportsIndex) -> str | tuple[Any, ...]:
         """Registered protocols are pickled and copied by name, so that they stay identical to the registered object."""
         from zerosearch_env.protocols.registry import PROTOCOLS, get_protocol
 
         if PROTOCOLS.get(self.name) is self:
             return get_protocol, (self.name,)
-        return object.__reduce_ex__(self, 2)
+        return object.__reduce_ex__(self, version)

@@ -40,6 +40,8 @@ def clean_query(text: str) -> str:
     text = text[:MAX_QUERY_SCAN]
     if not text.isprintable():
         text = visible(text)
+    elif "<" not in text and "  " not in text:
+        return text.strip()  # the usual query: a blank is the only white space that is printable
     if "<" in text:
         for _ in range(4):
             text, found = _ANY_TAG.subn(" ", text)

@@ -18,11 +18,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from zerosearch_env.drafts import draft_of
 from zerosearch_env.protocols.base import INVALID, ParsedAction
 from zerosearch_env.protocols.hygiene import clean_query, visible
 
+ActionDraft = draft_of(ParsedAction)
 THINK, THINK_END = "<think>", "</think>"
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Grammar:
     """Finds the next tag, `<think>` included."""
     tags: Mapping[str, tuple[str, bool]]
     """Tag to (element name, True for its opening tag)."""
+    usual: re.Pattern[str]
+    """Matches, in one go, the turns that are an optional thought and one element with no other `<` before its end."""
+    names: tuple[str, ...]
+    """The element of each group of `usual`."""
     open_thought_acts: bool
     """True where the protocol's own prompt opens the thought and searches happen inside it (r1-searcher): a
     `<think>` that is never closed then hides nothing."""
@@ -41,10 +46,14 @@ class Grammar:
 def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: bool = False) -> Grammar:
     """Compile a grammar from element names and their (opening, closing) tags."""
     tags = {tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)}
-    return Grammar(re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, open_thought_acts)
+    pairs = "|".join(f"{re.escape(opening)}([^<]*+){re.escape(closing)}" for opening, closing in elements.values())
+    usual = re.compile(rf"[^<]*+(?:<think>[^<]*+</think>[^<]*+)?+(?:{pairs})")
+    return Grammar(
+        re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, usual, tuple(elements), open_thought_acts
+    )
 
 
-def first_element(grammar: Grammar, text: str) -> tuple[str, str] | None:
+def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
     """Name and raw content of the element that decides, or None when no complete one stands outside thoughts."""
     search, tags = grammar.pattern.search, grammar.tags
     opened: dict[str, int] = {}
@@ -67,19 +76,30 @@ def first_element(grammar: Grammar, text: str) -> tuple[str, str] | None:
             opened[name] = position
         elif name in opened:
             content = text[opened[name] : found.start()]
-            return name, _THOUGHT.sub("", content) if THINK in content else content
+            return name, without_thoughts(content, keep_open=True)
     return None
 
 
-def without_thoughts(text: str) -> str:
-    """`text` without its thoughts; one that is never closed reaches to the end."""
-    return _THOUGHT.sub("", text).partition(THINK)[0] if THINK in text else text
+def without_thoughts(text: str, *, keep_open: bool = False) -> str:
+    """`text` without its thoughts; one that is never closed reaches to the end, or stays as text (`keep_open`)."""
+    parts, position = [], 0
+    while (start := text.find(THINK, position)) >= 0:
+        end = text.find(THINK_END, start)
+        if end < 0:
+            return "".join([*parts, text[position:] if keep_open else text[position:start]])
+        parts.append(text[position:start])
+        position = end + len(THINK_END)
+    return "".join([*parts, text[position:]])
 
 
 def query_action(content: str) -> ParsedAction:
     """A search for the cleaned content, or an invalid turn when nothing is left of it."""
     query = clean_query(content)
-    return ParsedAction("search", query) if query else INVALID
+    if not query:
+        return INVALID
+    action = ActionDraft("search", query)
+    action.__class__ = ParsedAction
+    return action
 
 
 def answer_action(content: str) -> ParsedAction:
@@ -99,7 +119,11 @@ def parse_tags(
     text: str,
 ) -> ParsedAction:
     """Parse one turn: the action that its deciding element names, applied to the element's content."""
-    element = first_element(grammar, text)
+    usual = grammar.usual.match(text)
+    if usual:
+        group = usual.lastindex or 0
+        return actions[grammar.names[group - 1]](usual[group])
+    element = scan_elements(grammar, text)
     return INVALID if element is None else actions[element[0]](element[1])
 
 

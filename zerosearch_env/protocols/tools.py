@@ -7,7 +7,7 @@ from typing import Any
 
 from zerosearch_env.protocols.base import INVALID, ParsedAction
 from zerosearch_env.protocols.hygiene import clean_query
-from zerosearch_env.protocols.tags import Grammar, boxed_action, first_element, query_action, without_thoughts
+from zerosearch_env.protocols.tags import Grammar, boxed_action, query_action, scan_elements, without_thoughts
 
 _QUERY_KEYS = ("query", "queries", "query_list", "q")
 _NESTED = 2
@@ -51,7 +51,7 @@ def parse_calls_or_final(grammar: Grammar, text: str) -> ParsedAction:
     The first complete call outside thoughts decides. Without one, the prediction is the last `\boxed{}` outside
     thoughts, where everything up to the last `</think>` counts as thought (the prompt may have opened it).
     """
-    element = first_element(grammar, text)
+    element = scan_elements(grammar, text)
     if element is not None:
         return call_action(element[1])
     return boxed_action(without_thoughts(text).rpartition("</think>")[2])
