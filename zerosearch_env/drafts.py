@@ -27,6 +27,6 @@ def draft_of(record: type[Record]) -> type[Record]:
         raise TypeError(f"{record.__name__} has a __post_init__, which a draft would skip.")
     columns: list[Any] = [(f.name, f.type, f) for f in fields(cast(Any, record))]
     draft = make_dataclass(f"{record.__name__}Draft", columns, slots=True, eq=False)
-    probe = object.__new__(draft)
+    probe: Any = object.__new__(draft)
     probe.__class__ = record
     return cast("type[Record]", draft)

@@ -82,7 +82,8 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
 
 def without_thoughts(text: str, *, keep_open: bool = False) -> str:
     """`text` without its thoughts; one that is never closed reaches to the end, or stays as text (`keep_open`)."""
-    parts, position = [], 0
+    parts: list[str] = []
+    position = 0
     while (start := text.find(THINK, position)) >= 0:
         end = text.find(THINK_END, start)
         if end < 0:
