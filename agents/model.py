@@ -80,7 +80,9 @@ def tiny_config(
         context_tokens: longest sequence the model declares (`max_position_embeddings`).
         rope_theta: base of the rotary frequencies.
         tied: whether input embedding and output head share their weights.
-        bos_token_id, eos_token_id, pad_token_id: ids of the special tokens, where there are any.
+        bos_token_id: id of the token that begins a text, if there is one.
+        eos_token_id: id of the token that ends a text, if there is one.
+        pad_token_id: id of the padding token, if there is one.
 
     Raises:
         ConfigError: when a size is not positive or the heads do not divide.
@@ -127,8 +129,9 @@ def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrain
     transformers = require("transformers", "train")
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    return model.to(_torch_dtype(dtype)).eval()
+        model: Any = transformers.AutoModelForCausalLM.from_config(config)
+    new: PreTrainedModel = model.to(_torch_dtype(dtype)).eval()
+    return new
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Finish = Literal["stop", "eos", "length", "context"]
+_PREFILL_TOKENS = 256
+"""Pending tokens that are worth a prefill at once."""
+_PATIENCE = 4
+"""Decoding steps for which fewer pending tokens wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +45,16 @@ class TurnSample:
 
 
 class _Row:
-    """A row: its tokens, where they are cached, and the turn in progress."""
+    """A row: its tokens up to the current turn, and where it is cached."""
 
-    __slots__ = ("cached", "ids", "key", "logprobs", "seed", "slot", "turn_start", "waiting")
+    __slots__ = ("cached", "ids", "key", "seed", "slot", "waiting")
 
     def __init__(self, key: Hashable, ids: list[int], seed: int) -> None:
         self.key = key
         self.ids = ids
         self.seed = seed & ((1 << 64) - 1)
-        self.logprobs: list[float] = []
-        self.slot: int | None = None
+        self.slot = -1
         self.cached = 0
-        self.turn_start = len(ids)
         self.waiting = False
 
 
@@ -91,7 +93,7 @@ class Sampler:
         for name, value in {"slots": slots, "context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
-        if not temperature >= 0 or temperature == float("inf"):
+        if not 0 <= temperature < float("inf"):
             raise ConfigError(f"temperature must be a finite number of at least 0, got {temperature}.")
         self.tokenizer = tokenizer
         self.temperature = float(temperature)
@@ -101,19 +103,32 @@ class Sampler:
         self._decoder = make_decoder(model, slots, context_tokens)
         self._stops = StopFinder(tokenizer, stop_strings, self._decoder.vocab_size)
         self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
-        self._eos[sorted(eos_ids(model, tokenizer))] = True
-        self._free = list(range(slots))[::-1]
+        self._eos[sorted(eos_ids(model, tokenizer, self._decoder.vocab_size))] = True
+        self._ends = self._eos | self._stops.candidates
         self._rows: dict[Hashable, _Row] = {}
         self._pending: deque[_Row] = deque()
-        self._active: list[_Row] = []
+        self._postponed = 0
+        self._free = list(range(slots))[::-1]
+        # One entry a slot: the row that holds it and its turn in progress.
+        self._holder: list[_Row | None] = [None] * slots
+        self._seeds: NDArray[np.uint64] = np.zeros(slots, dtype=np.uint64)
+        self._lengths: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of the whole row
+        self._counts: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn
+        self._tokens: NDArray[np.int64] = np.zeros((slots, turn_tokens), dtype=np.int64)
+        self._logprobs: NDArray[np.float32] = np.zeros((slots, turn_tokens), dtype=np.float32)
+        self._active: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # slots that are decoding
 
     def start(self, key: Hashable, ids: Sequence[int], seed: int) -> None:
         """Add a row.
 
         Args:
             key: names the row; unused so far, or finished.
-            ids: its prompt, at least one token.
+            ids: its prompt, at least one token. A prompt that fills the context ends its first turn at once, without
+                a token, with `"context"`.
             seed: 64-bit seed of everything the row samples.
+
+        Raises:
+            ConfigError: when the key is in use, or the ids are none or not in the vocabulary.
         """
         if key in self._rows:
             raise ConfigError(f"row {key!r} is in use already; finish it first.")
@@ -122,120 +137,158 @@ class Sampler:
         self._pending.append(row)
 
     def extend(self, key: Hashable, ids: Sequence[int]) -> None:
-        """Append environment text to a row whose turn is finished, and begin its next turn."""
+        """Append environment text to a row whose turn is finished, and begin its next turn.
+
+        Raises:
+            ConfigError: when there is no such row, its turn is not finished, or the ids cannot be used.
+        """
         row = self._row(key)
         if not row.waiting:
             raise ConfigError(f"row {key!r} has not finished its turn.")
         row.ids += self._checked(ids)
-        row.turn_start = len(row.ids)
-        row.logprobs = []
         row.waiting = False
         self._pending.append(row)
 
     def finish(self, key: Hashable) -> None:
-        """Forget a row and free its slot."""
+        """Forget a row, whatever it is doing, and free its slot."""
         row = self._row(key)
         del self._rows[key]
-        if row in self._active:
-            self._active.remove(row)
         if row in self._pending:
             self._pending.remove(row)
         self._release(row)
 
     def refresh(self) -> None:
-        """Take over changed weights: what is cached is dropped and computed anew when a row goes on."""
+        """Take over changed weights: what is cached is dropped and computed anew when a row goes on.
+
+        A turn in progress keeps the tokens that it has; the rest is sampled with the new weights.
+        """
         self._decoder.refresh()
         for row in self._rows.values():
             row.cached = 0
-        self._pending.extendleft(reversed(self._active))
-        self._active.clear()
+            if row.slot >= 0:
+                self._decoder.release(row.slot)
+        self._pending.extendleft(row for slot in self._active if (row := self._holder[slot]) is not None)
+        self._active = self._active[:0]
 
-    @torch.inference_mode()
-    def run(self) -> list[TurnSample]:
-        """Decode until at least one row has finished its turn.
+    def run(self, minimum: int = 1) -> list[TurnSample]:
+        """Decode until rows have finished their turns.
+
+        Args:
+            minimum: how many rows to wait for. Fewer are returned only when no other row is being sampled.
 
         Returns:
-            The rows that finished; empty when no row is waiting to be sampled.
+            The rows that finished, in the order in which they did; none when no row has a turn to sample.
         """
         finished: list[TurnSample] = []
-        while not finished and (self._pending or self._active):
+        while len(finished) < minimum and (self._pending or len(self._active)):
             rows = self._admit(finished)
             if rows:
-                logits = self._decoder.prefill(
-                    [row.slot for row in rows if row.slot is not None],
-                    [row.cached for row in rows],
-                    [row.ids[row.cached :] for row in rows],
-                )
-                self._active += rows
-            elif self._active:
-                rows = list(self._active)
-                logits = self._decoder.step(
-                    torch.tensor([row.slot for row in rows]),
-                    torch.tensor([row.cached for row in rows]),
-                    torch.tensor([row.ids[-1] for row in rows]),
-                )
-            else:
-                continue
-            self._accept(rows, logits, finished)
+                self._prefill(rows, finished)
+            elif len(self._active):
+                slots = self._active
+                lengths = self._lengths[slots]
+                lasts = self._tokens[slots, self._counts[slots] - 1]
+                self._accept(slots, self._decoder.step(slots, lengths - 1, lasts), finished)
         return finished
 
     def _admit(self, finished: list[TurnSample]) -> list[_Row]:
-        """Pending rows that have, or get, a slot; those that are too long finish at once."""
+        """Pending rows to prefill now, each with a slot; those that are too long finish at once.
+
+        Prefilling is postponed for a few steps while there is little of it, because large batches of it are efficient.
+        """
+        if not self._pending:
+            return []
+        if len(self._active) and self._postponed < _PATIENCE:
+            ready = sum(len(row.ids) - row.cached for row in self._pending if row.slot >= 0 or self._free)
+            if ready < _PREFILL_TOKENS and len(self._pending) * 4 < len(self._active):
+                self._postponed += 1
+                return []
+        self._postponed = 0
         rows: list[_Row] = []
         for _ in range(len(self._pending)):
             row = self._pending.popleft()
             if len(row.ids) >= self.context_tokens:
-                self._end(row, "context", finished)
-                continue
-            if row.slot is None and not self._free:
-                self._evict()
-            if row.slot is None and not self._free:
+                row.waiting = True
+                finished.append(TurnSample(row.key, (), (), "", "context"))
+            elif row.slot >= 0 or self._take_slot(row, idle=not rows and not len(self._active)):
+                rows.append(row)
+            else:
                 self._pending.append(row)
-                continue
-            if row.slot is None:
-                row.slot = self._free.pop()
-            rows.append(row)
         return rows
 
-    def _evict(self) -> None:
-        """Take the slot of a row that waits for the environment, when nothing else can go on."""
-        if self._active:
-            return
-        for row in self._rows.values():
-            if row.waiting and row.slot is not None:
-                self._release(row)
-                return
+    def _take_slot(self, row: _Row, idle: bool) -> bool:
+        """Give a row a free slot; when nothing else can go on, that of a row which waits for the environment."""
+        if not self._free and idle:
+            holders = (other for other in self._holder if other is not None and other.waiting)
+            if (other := next(holders, None)) is not None:
+                self._release(other)
+        if not self._free:
+            return False
+        row.slot = self._free.pop()
+        self._holder[row.slot] = row
+        self._seeds[row.slot] = row.seed
+        self._counts[row.slot] = 0
+        return True
 
-    def _accept(self, rows: list[_Row], logits: Tensor, finished: list[TurnSample]) -> None:
-        positions = np.array([len(row.ids) for row in rows])
-        seeds: NDArray[np.uint64] = np.array([row.seed for row in rows], dtype=np.uint64)
-        tokens, logprobs = draw(logits, torch.from_numpy(uniform_rows(seeds, positions)), self.temperature)
-        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
-            row.cached = len(row.ids)
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            turn = row.ids[row.turn_start :]
-            if self._eos[token]:
-                self._end(row, "eos", finished)
-            elif self._stops.candidates[token] and self._stops.completed(turn):
-                self._end(row, "stop", finished)
-            elif len(row.ids) >= self.context_tokens:
-                self._end(row, "context", finished)
-            elif len(turn) >= self.turn_tokens:
-                self._end(row, "length", finished)
+    def _prefill(self, rows: list[_Row], finished: list[TurnSample]) -> None:
+        slots = np.array([row.slot for row in rows])
+        chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
+        logits = self._decoder.prefill(slots.tolist(), [row.cached for row in rows], chunks)
+        self._lengths[slots] = [row.cached + len(chunk) for row, chunk in zip(rows, chunks, strict=True)]
+        self._active = np.concatenate([self._active, slots])
+        self._accept(slots, logits, finished)
 
-    def _end(self, row: _Row, finish: Finish, finished: list[TurnSample]) -> None:
-        if row in self._active:
-            self._active.remove(row)
+    @torch.inference_mode()
+    def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
+        """Draw the next token of these slots and end the turns that it completes."""
+        uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
+        drawn, drawn_logprobs = draw(logits, uniforms, self.temperature)
+        tokens = drawn.cpu().numpy()
+        counts = self._counts[slots]
+        self._tokens[slots, counts] = tokens
+        self._logprobs[slots, counts] = drawn_logprobs.cpu().numpy()
+        self._counts[slots] = counts + 1
+        self._lengths[slots] += 1
+        full = self._lengths[slots] >= self.context_tokens
+        ended: list[int] = []
+        for index in np.flatnonzero(self._ends[tokens] | full | (counts + 1 >= self.turn_tokens)).tolist():
+            slot = int(slots[index])
+            if (finish := self._finish_reason(slot, int(tokens[index]), bool(full[index]))) is not None:
+                finished.append(self._end(slot, finish))
+                ended.append(slot)
+        if ended:
+            self._active = self._active[~np.isin(self._active, ended)]
+
+    def _finish_reason(self, slot: int, token: int, full: bool) -> Finish | None:
+        count = self._counts[slot]
+        if self._eos[token]:
+            return "eos"
+        if self._stops.candidates[token] and self._stops.completed(self._tokens[slot, :count]):
+            return "stop"
+        if full:
+            return "context"
+        return "length" if count >= self.turn_tokens else None
+
+    def _end(self, slot: int, finish: Finish) -> TurnSample:
+        row = self._holder[slot]
+        assert row is not None
+        count = self._counts[slot]
+        ids = self._tokens[slot, :count].tolist()
+        row.ids += ids
+        row.cached = len(row.ids) - 1  # the last token has not been through the model
         row.waiting = True
-        ids = row.ids[row.turn_start :]
+        self._counts[slot] = 0
         text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
-        finished.append(TurnSample(row.key, tuple(ids), tuple(row.logprobs), text, finish))
+        return TurnSample(row.key, tuple(ids), tuple(self._logprobs[slot, :count].tolist()), text, finish)
 
     def _release(self, row: _Row) -> None:
-        if row.slot is not None:
-            self._free.append(row.slot)
-        row.slot, row.cached = None, 0
+        if row.slot < 0:
+            return
+        self._decoder.release(row.slot)
+        self._active = self._active[self._active != row.slot]
+        self._holder[row.slot] = None
+        self._free.append(row.slot)
+        row.slot, row.cached = -1, 0
 
     def _row(self, key: Hashable) -> _Row:
         if key not in self._rows:
@@ -251,10 +304,13 @@ class Sampler:
         return ids
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The ids that end a sequence: those of the generation configuration, the configuration and the tokenizer."""
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> set[int]:
+    """The ids that end a sequence: those of the generation configuration, the configuration and the tokenizer.
+
+    There may be none: then only stop strings and lengths end a turn.
+    """
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, tokenizer):
         value = getattr(source, "eos_token_id", None)
         found |= {value} if isinstance(value, int) else set(value or ())
-    return {token for token in found if 0 <= token < model.config.vocab_size}
+    return {token for token in found if 0 <= token < vocab_size}

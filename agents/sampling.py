@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+_BLOCK = 64
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Sample one token a row by inverting the cumulative distribution.
 
+    The distribution is summed over blocks of the vocabulary first; only the block that the uniform number falls into
+    is summed token by token, since a running sum is the pass that does not vectorise. A token of probability 0 is
+    never drawn.
+
     Args:
-        logits: shape `(rows, vocab)`.
+        logits: shape `(rows, vocab)`, float32.
         uniforms: shape `(rows,)`, float64 in [0, 1); unused when greedy.
-        temperature: divides the logits; 0 takes the most likely token.
+        temperature: divides the logits; 0 takes the most likely token (the first of equals).
 
     Returns:
         Token ids, shape `(rows,)`, int64, and their log-probabilities, shape `(rows,)`, float32: under the sampling
-        temperature, or under temperature 1 when greedy.
+        temperature, or under temperature 1 when greedy. Logits that are not numbers give log-probabilities that are
+        not numbers, and valid ids.
     """
-    scaled = logits.float() if temperature in (0, 1) else logits.float() / temperature
-    logprobs = scaled.log_softmax(-1)
+    probabilities = (logits if temperature in (0, 1) else logits / temperature).softmax(-1)
     if temperature == 0:
-        tokens = scaled.argmax(-1)
+        block = _by_block(logits, Tensor.amax).argmax(-1)
+        inside = _one_block(logits, block, float("-inf")).argmax(-1)
     else:
-        cumulative = logprobs.exp().cumsum(-1)
-        target = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
-    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+        sums = _by_block(probabilities, Tensor.sum).double().cumsum(-1)
+        target = uniforms[:, None] * sums[:, -1:]
+        block = _first_above(sums, target)
+        before = torch.where(block > 0, sums.gather(1, (block - 1).clamp_(min=0)[:, None])[:, 0], 0.0)
+        inner = _one_block(probabilities, block, 0.0).double().cumsum(-1)
+        inside = _first_above(inner, target - before[:, None])
+    tokens = (block * _BLOCK + inside).clamp_(max=logits.shape[1] - 1)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+
+def _first_above(sums: Tensor, target: Tensor) -> Tensor:
+    """Index of the first running sum above the target; rounding never leads past the last non-zero summand."""
+    return torch.minimum((sums <= target).sum(-1), (sums < sums[:, -1:]).sum(-1))
+
+
+def _by_block(values: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduce blocks of the vocabulary, shape `(rows, blocks)`; the last block may be shorter."""
+    vocab = values.shape[1]
+    whole = vocab - vocab % _BLOCK
+    blocks = reduce(values[:, :whole].unflatten(1, (-1, _BLOCK)), -1) if whole else values[:, :0]
+    return blocks if whole == vocab else torch.cat([blocks, reduce(values[:, whole:], -1)[:, None]], 1)
+
+
+def _one_block(values: Tensor, block: Tensor, fill: float) -> Tensor:
+    """Each row's values in one block of its own, shape `(rows, _BLOCK)`; `fill` beyond the vocabulary."""
+    vocab = values.shape[1]
+    index = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=values.device)
+    found = values.gather(1, index.clamp(max=vocab - 1))
+    return found if vocab % _BLOCK == 0 else found.masked_fill_(index >= vocab, fill)

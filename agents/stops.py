@@ -43,7 +43,7 @@ class StopFinder:
         for token, piece in enumerate(_pieces(tokenizer, count)):
             self.candidates[token] = any(char in piece for char in finals) or (wide and _REPLACEMENT in piece)
 
-    def completed(self, turn_ids: Sequence[int]) -> bool:
+    def completed(self, turn_ids: Sequence[int] | NDArray[np.int64]) -> bool:
         """True when the text of the turn's last tokens contains a stop string.
 
         Args:
@@ -53,7 +53,7 @@ class StopFinder:
         return any(stop in text for stop in self.stop_strings)
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | NDArray[np.int64]) -> str:
     """The text of token ids, special tokens included, without any cleaning up."""
     text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
@@ -65,5 +65,5 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     singles = tokenizer.batch_decode(
         [[token] for token in range(count)], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
-    raw = tokenizer.convert_ids_to_tokens(range(count))
+    raw = tokenizer.convert_ids_to_tokens(list(range(count)))
     return [single + " " * ((token or "")[:1] in ("▁", " ")) for single, token in zip(singles, raw, strict=True)]

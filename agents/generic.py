@@ -1,0 +1,187 @@
+"""Decoders for any causal language model: one with a cache through Transformers' own forward, one without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_WINDOW_KINDS = {"full_attention", "sliding_attention"}
+
+
+class _Window:
+    """Where the tokens of the current forward go and how much of the cache it sees, shared by all layers."""
+
+    slots: Tensor
+    columns: Tensor
+    width: int
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, shape `(slots, heads, columns, head_dim)`; a token's column is its position."""
+
+    is_sliding = False
+
+    def __init__(self, window: _Window, slots: int, columns: int) -> None:
+        super().__init__()
+        self._window, self._slots, self._columns = window, slots, columns
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate once the shapes of keys and values are known."""
+        for name, states in (("keys", key_states), ("values", value_states)):
+            shape = (self._slots, states.shape[1], self._columns, states.shape[3])
+            setattr(self, name, torch.zeros(shape, dtype=states.dtype, device=states.device))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store the new states of the rows in this forward; return all that these rows hold, left-aligned."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self._window
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[window.slots[:, None], :, window.columns] = key_states.transpose(1, 2)
+        self.values[window.slots[:, None], :, window.columns] = value_states.transpose(1, 2)
+        return self.keys[window.slots, :, : window.width], self.values[window.slots, :, : window.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what `update` returns."""
+        return self._window.width, 0
+
+    def get_seq_length(self) -> int:
+        """Rows differ in length; positions are always given explicitly."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Most tokens of a row."""
+        return self._columns - 1
+
+
+class CachedDecoder:
+    """See `Decoder`. Works for attention-only models that take position ids, 4D masks and a `Cache`.
+
+    Padded queries of ragged chunks write into one column that is never read.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
+        config = model.config.get_text_config()
+        self._model = model
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self._device = model.get_input_embeddings().weight.device
+        self._dtype = next(model.parameters()).dtype
+        self._kinds = set(getattr(config, "layer_types", None) or ())
+        self._sliding = getattr(config, "sliding_window", None)
+        self._window = _Window()
+        self._scratch = context_tokens
+        self._cache = Cache(
+            layers=[_SlotLayer(self._window, slots, context_tokens + 1) for _ in range(config.num_hidden_layers)]
+        )
+
+    def refresh(self) -> None:
+        """See `Decoder.refresh`: the model itself is used."""
+
+    def release(self, slot: int) -> None:
+        """See `Decoder.release`: a slot's old columns are never read again."""
+
+    @torch.inference_mode()
+    def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """See `Decoder.prefill`. Rows of similar chunk length go through the model together."""
+        order = sorted(range(len(slots)), key=lambda index: len(chunks[index]))
+        logits = torch.empty(len(slots), self.vocab_size, device=self._device)
+        group: list[int] = []
+        for index in order:
+            if group and len(chunks[index]) > 1.25 * len(chunks[group[0]]) + 8:
+                self._forward(group, slots, starts, chunks, logits)
+                group = []
+            group.append(index)
+        self._forward(group, slots, starts, chunks, logits)
+        return logits
+
+    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
+        """See `Decoder.step`."""
+        return self.prefill(slots.tolist(), positions.tolist(), tokens[:, None].tolist())
+
+    def _forward(
+        self,
+        group: list[int],
+        slots: Sequence[int],
+        starts: Sequence[int],
+        chunks: Sequence[Sequence[int]],
+        logits: Tensor,
+    ) -> None:
+        counts = torch.tensor([len(chunks[index]) for index in group])
+        longest = int(counts.max())
+        begins = torch.tensor([starts[index] for index in group])
+        ids = torch.tensor([[*chunks[index], *[0] * (longest - len(chunks[index]))] for index in group])
+        steps = torch.arange(longest)[None]
+        positions = begins[:, None] + torch.minimum(steps, counts[:, None] - 1)
+        columns = torch.where(steps < counts[:, None], positions, self._scratch)
+        window = self._window
+        window.slots = torch.tensor([slots[index] for index in group], device=self._device)
+        window.columns = columns.to(self._device)
+        window.width = int((begins + counts).max())
+        output = self._model(
+            input_ids=ids.to(self._device),
+            position_ids=positions.to(self._device),
+            attention_mask=self._masks(positions, window.width),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits
+        logits[group] = output[torch.arange(len(group)), counts - 1].float()
+
+    def _masks(self, positions: Tensor, width: int) -> Tensor | dict[str, Tensor]:
+        """Additive masks, shape `(rows, 1, queries, width)`; one for every kind of layer where there are several."""
+        columns = torch.arange(width)
+        seen = columns <= positions[..., None]
+        near = seen if self._sliding is None else seen & (columns > positions[..., None] - self._sliding)
+        if "sliding_attention" in self._kinds and "full_attention" in self._kinds:
+            return {"full_attention": self._additive(seen), "sliding_attention": self._additive(near)}
+        return self._additive(seen if self._kinds == {"full_attention"} else near)
+
+    def _additive(self, seen: Tensor) -> Tensor:
+        mask = torch.zeros(seen.shape, dtype=self._dtype)
+        return mask.masked_fill_(~seen, torch.finfo(self._dtype).min)[:, None].to(self._device)
+
+
+class PlainDecoder:
+    """The slow reference: no cache at all, the model's own forward over whole right-padded rows.
+
+    Padding on the right changes nothing to its left in any causal model, recurrent ones included.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
+        self._model = model
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self._device = model.get_input_embeddings().weight.device
+        self._rows: list[list[int]] = [[] for _ in range(slots)]
+
+    def refresh(self) -> None:
+        """See `Decoder.refresh`: nothing is kept."""
+
+    def release(self, slot: int) -> None:
+        """See `Decoder.release`."""
+        self._rows[slot] = []
+
+    @torch.inference_mode()
+    def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """See `Decoder.prefill`."""
+        for slot, start, chunk in zip(slots, starts, chunks, strict=True):
+            self._rows[slot][start:] = chunk
+        rows = [self._rows[slot] for slot in slots]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self._device)
+        logits: Tensor = self._model(ids, use_cache=False).logits
+        return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
+
+    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
+        """See `Decoder.step`."""
+        return self.prefill(slots.tolist(), positions.tolist(), tokens[:, None].tolist())
