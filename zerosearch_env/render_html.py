@@ -45,7 +45,7 @@ _CSS = """
 .zs-policy { background: var(--zs-card); border-radius: 8px; padding: .6rem .75rem; }
 .zs-thought { color: var(--zs-soft); }
 .zs-query { margin: .6rem 0 .4rem !important; font-weight: 600; color: var(--zs-accent); }
-.zs-query::before { content: "\1F50D\00A0"; font-size: .85em; }
+.zs-query::before { content: "→ "; }
 .zs-documents { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
 .zs-document { border: 1px solid var(--zs-line); border-radius: 8px; padding: .55rem .7rem; font-size: .88rem; }
 .zs-document h4 { font-size: .88rem; font-weight: 650; }

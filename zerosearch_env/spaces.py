@@ -146,13 +146,9 @@ class UnicodeText(Text):
         return _ALL
 
     @property
-    def characters(self) -> str:
-        """Refused: a text of every character would be over a million characters long.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("UnicodeText.characters is not available: use `character_set`, which stores nothing.")
+    def characters(self) -> Any:
+        """All characters in order, as a sequence that stores nothing (`Text` has one long `str` here)."""
+        return _ALL
 
     def character_index(self, char: str) -> np.int32:
         """The code point of a character."""
@@ -219,15 +215,48 @@ def _create_shared(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -
     return ctx.Array("B", n * _slot(space))
 
 
+class SharedTexts(Sequence[str]):
+    """The texts that lie in shared memory now, read whenever they are looked at.
+
+    `AsyncVectorEnv` reads shared memory once, when it is made, and from then on returns deep copies of what it got: right
+    for arrays, which are views, and stale for texts. So this is a view, and its deep copy is a tuple of texts.
+    """
+
+    def __init__(self, space: UnicodeText, memory: Any, count: int) -> None:
+        self._slot = _slot(space)
+        self._memory = memory
+        self._count = count
+
+    def __len__(self) -> int:
+        """Number of texts, one for each sub-environment."""
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """One text, or a tuple of them for a slice."""
+        if isinstance(index, slice):
+            return tuple(self._read(one) for one in range(*index.indices(self._count)))
+        return self._read(range(self._count)[index])
+
+    def _read(self, index: int) -> str:
+        view = memoryview(self._memory.get_obj()).cast("B")
+        body = index * self._slot + _LENGTH_BYTES
+        size = int.from_bytes(view[index * self._slot : body], "little")
+        return bytes(view[body : body + size]).decode("utf-8", "surrogatepass")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        """The texts as they are now."""
+        return tuple(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Compares the texts as they are now with those of any tuple or view."""
+        return isinstance(other, (tuple, SharedTexts)) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @read_from_shared_memory.register(UnicodeText)
-def _read_shared(space: UnicodeText, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
-    view = memoryview(shared_memory.get_obj()).cast("B")
-    texts = []
-    for start in range(0, n * _slot(space), _slot(space)):
-        body = start + _LENGTH_BYTES
-        size = int.from_bytes(view[start:body], "little")
-        texts.append(bytes(view[body : body + size]).decode("utf-8", "surrogatepass"))
-    return tuple(texts)
+def _read_shared(space: UnicodeText, shared_memory: Any, n: int = 1) -> SharedTexts:
+    return SharedTexts(space, shared_memory, n)
 
 
 @write_to_shared_memory.register(UnicodeText)

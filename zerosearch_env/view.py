@@ -37,6 +37,7 @@ form output { flex-basis: 100%; color: var(--soft); font-size: .85rem; }
 .item > summary span { font-size: .8rem; font-weight: 650; white-space: nowrap; color: var(--soft); }
 .item > summary span.good { color: var(--good); } .item > summary span.bad { color: var(--bad); }
 .item > summary span.noise { color: var(--noise); }
+.item .zs-question { display: none; }
 .item .zs-transcript { border: 0; border-top: 1px solid var(--line); border-radius: 0; margin: 0; }
 [hidden] { display: none !important; }
 """
