@@ -20,9 +20,9 @@ ALLOWED = {
 
 # A module of zerosearch_env may import modules of its own line and of the lines above it.
 LAYERS = [
-    {"types", "errors", "randomness"},
+    {"types", "errors", "randomness", "drafts"},
     {"protocols", "prompts", "noise", "rewards", "spaces"},
-    {"episode", "engines", "datasets"},
+    {"rules", "episode", "engines", "datasets"},
     {"transcripts", "render", "render_html", "shell"},
     {"env", "vector_env"},
     {"wrappers", "play", "view", "cli"},
