@@ -10,11 +10,7 @@ started again with the same options and the same `--output`.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import os
-import platform
 import shlex
-import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +25,10 @@ from zerosearch_env.episode import make_rules
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.noise import check_level
 
-from .evaluate import NOISE_LEVELS, Store, evaluate, select_questions
+from .config import policy_path
+from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 from .players import Player, PolicyOptions, fingerprint, make_player
+from .workers import WorkerPool, default_workers
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class EvalConfig:
     """Measure agents at fixed noise levels: EM, F1 and subEM with 95 % intervals, searches, invalid actions."""
 
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who is measured; may be repeated. A policy directory, a third party's module:callable, or one of
+    """Who is measured; may be repeated. A policy directory ("tiny": the shipped base model), a third party's
+    module:callable, or one of
     baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle. LABEL=... sets its name."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Probabilities that a search is noisy, each in [0, 1]."""
@@ -58,8 +57,8 @@ class EvalConfig:
     """Forget what an earlier run left in the output folder."""
     seed: int = 0
     """Decides the choice of questions, every draw of noise and every sampled token."""
-    policy: str | None = None
-    """Policy directory under baseline:direct and baseline:rag; unset: the base model shipped with the package."""
+    policy: str = "tiny"
+    """Policy directory under baseline:direct, baseline:rag and baseline:rag-own; "tiny": the shipped base model."""
     protocol: str = "zerosearch"
     """Tag grammar of agents that bring none; a policy directory's card says its own."""
     max_turns: int = 5
@@ -124,7 +123,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
         for _, engine in engines:
             stack.callback(engine.close)
         if config.fresh and config.output.exists():
-            _forget(config.output)
+            forget(config.output)
         store = Store(config.output, _settings(config, len(items)), {p.name: fingerprint(p) for p in players})
         store.note(command=command, versions=versions())
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
@@ -159,21 +158,14 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
 
 def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
     """The agents, with worker processes where they play with policies."""
-    from .workers import WorkerPool
-
     options = PolicyOptions(
-        path=config.policy or "",
+        path=str(policy_path(config.policy)),
         temperature=config.temperature,
         slots=config.slots,
         turn_tokens=config.turn_tokens,
         device=config.device,
         dtype=config.dtype,
     )
-    needs_base = any(spec.partition("baseline:")[2] in ("direct", "rag", "rag-own") for spec in config.agent)
-    if needs_base and config.policy is None:
-        from .assets import base_path
-
-        options = PolicyOptions(**{**asdict(options), "path": str(base_path())})
     workers = default_workers(config.device) if config.workers is None else config.workers
     pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
     players = [
@@ -184,14 +176,6 @@ def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two agents are called {min(twice)!r}; name one of them by --agent LABEL=...")
     return players
-
-
-def default_workers(device: str = "cpu") -> int:
-    """How many processes play by default: the cores that this process may use, at most 2; 1 on a GPU."""
-    if device != "cpu":
-        return 1
-    affinity = getattr(os, "sched_getaffinity", None)
-    return max(1, min(2, len(affinity(0)) if affinity else os.cpu_count() or 1))
 
 
 def _settings(config: EvalConfig, asked: int) -> dict[str, Any]:
@@ -214,18 +198,3 @@ def _settings(config: EvalConfig, asked: int) -> dict[str, Any]:
     if config.dataset == "world":
         settings["world"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config.world).items()}
     return settings
-
-
-def _forget(folder: Path) -> None:
-    """Remove what an earlier evaluation wrote, and nothing else."""
-    (folder / "results.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "transcripts", ignore_errors=True)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
-    found = {"python": platform.python_version()}
-    for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -73,34 +73,33 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print EM at every noise level for every group of questions, then how the agents behaved."""
-    groups: tuple[str | None, ...] = evaluation.groups or (None,)
     for engine in evaluation.engines:
-        where = f", engine {engine}" if len(evaluation.engines) > 1 else ""
-        for group in groups:
-            counts = {
-                c.summary(group).em.n
-                for c in evaluation.cells
-                if c.engine == engine and (group is None or group in c.groups)
-            }
-            table = Table(
-                title=f"EM in %, {titles(group)}{where} (95 % interval; {_span(counts)})", title_justify="left"
-            )
-            table.add_column("agent", no_wrap=True)
-            levels = [
-                lvl
-                for lvl in evaluation.noise_levels
-                if any(evaluation.find(a, lvl, engine) for a in evaluation.agents)
-            ]
-            for level in levels:
-                table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
-            for agent in evaluation.agents:
-                cells = [evaluation.find(agent, level, engine) for level in levels]
-                if any(cells):
-                    table.add_row(agent, *(_em(c, group) for c in cells))
-            console.print(table)
+        for group in evaluation.groups or (None,):
+            console.print(em_table(evaluation, group, engine))
         if differences := _differences(evaluation, engine):
             console.print(differences)
     console.print(_behaviour(evaluation))
+
+
+def em_table(evaluation: Evaluation, group: str | None, engine: str) -> Table:
+    """EM of every agent at every noise level.
+
+    Args:
+        evaluation: what was measured.
+        group: `"1-hop"`, ...; None takes all questions.
+        engine: the engine's name.
+    """
+    cells = [c for c in evaluation.cells if c.engine == engine and (group is None or group in c.groups)]
+    levels = sorted({cell.noise_level for cell in cells})
+    where = f", {engine}" if len(evaluation.engines) > 1 else ""
+    counts = _span({cell.summary(group).em.n for cell in cells})
+    table = Table(title=f"EM in %, {titles(group)}{where} (95 % interval; {counts})", title_justify="left")
+    table.add_column("agent", no_wrap=True)
+    for level in levels:
+        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
+    for agent in dict.fromkeys(cell.agent for cell in cells):
+        table.add_row(agent, *(_em(evaluation.find(agent, level, engine), group) for level in levels))
+    return table
 
 
 def _em(cell: Cell | None, group: str | None) -> str:

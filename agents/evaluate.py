@@ -10,6 +10,8 @@ An episode that the *engine* failed is counted, reported, and left out of the me
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,9 +137,14 @@ class Store:
 
     def transcript_path(self, key: tuple[str, str, float]) -> Path:
         """Where the transcripts of a cell lie."""
-        agent, engine, level = key
-        name = "__".join((_slug(agent), _slug(engine), f"noise-{level:.2f}"))
-        return self.folder / TRANSCRIPTS_FOLDER / f"{name}.jsonl"
+        return transcript_path(self.folder, key)
+
+
+def transcript_path(folder: Path, key: tuple[str, str, float]) -> Path:
+    """Where the transcripts of a cell lie in the output folder of an evaluation."""
+    agent, engine, level = key
+    name = "__".join((_slug(agent), _slug(engine), f"noise-{level:.4g}"))
+    return folder / TRANSCRIPTS_FOLDER / f"{name}.jsonl"
 
 
 def evaluate(
@@ -255,7 +262,28 @@ def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Cal
     path.unlink(missing_ok=True)
     agent, engine, _ = key
     with TranscriptWriter(path) as writer:
-        yield lambda episode, index: writer.write(transcript_record(episode, agent=agent, engine=engine, index=index))
+
+        def write(episode: Episode, index: int) -> None:
+            hops = (episode.question.metadata or {}).get("hops")
+            writer.write(transcript_record(episode, agent=agent, engine=engine, index=index, hops=hops))
+
+        yield write
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier evaluation wrote into a folder, and nothing else."""
+    (folder / RESULTS_FILE).unlink(missing_ok=True)
+    for file in (folder / TRANSCRIPTS_FOLDER).glob("*.jsonl"):
+        file.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures."""
+    found = {"python": platform.python_version()}
+    for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _slug(name: str) -> str:

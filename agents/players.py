@@ -21,6 +21,7 @@ from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import SearchRequest, SearchResult
 
+from .config import policy_path
 from .third_party import CallablePlayer
 
 if TYPE_CHECKING:
@@ -210,8 +211,8 @@ def make_player(
     """A player from its description.
 
     Args:
-        spec: a policy directory, `"module:callable"`, or `"baseline:NAME"`; with `"LABEL="` before it the player is
-            called LABEL in results.
+        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`; with
+            `"LABEL="` before it the player is called LABEL in results.
         policy: options of policies; its path is the model under `direct` and `rag`.
         pool: worker processes for players that are built on a policy.
         concurrency: episodes that a third party's agent plays at the same time.
@@ -227,6 +228,8 @@ def make_player(
         name, spec = label, rest
     else:
         name = spec
+    if spec == "tiny":
+        return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
     if Path(spec).is_dir():
         return PolicyPlayer(replace(policy, path=spec), name=name, pool=pool)
     head, colon, tail = spec.partition(":")

@@ -1,8 +1,327 @@
-"""Skeleton; filled next."""
+"""`zerosearch quickstart`: a small language model learns to search, and is measured before and after.
+
+    1. measure the shipped base model on questions about entities it has never seen, at five noise levels
+    2. train it with reinforcement learning, by the preset `quickstart`
+    3. measure the trained model, baselines on the same model, and the trained model on a larger real BM25 index
+    4. write report.html
+
+Everything lands in one run directory. Two idle CPU cores need about five minutes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
+from zerosearch_env.episode import Rules, make_rules
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.noise import check_level
+from zerosearch_env.types import Dataset
+
+from .config import TrainConfig, load_preset, policy_path
+from .evaluate import NOISE_LEVELS, Item, Store, evaluate, forget, select_questions, versions
+from .players import Player, PolicyOptions, PolicyPlayer, fingerprint, make_player
+from .report import EVALUATION_FOLDER, write_report
+from .workers import WorkerPool, default_workers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .trainer import TrainResult
+
+BASELINES = ("rag", "rag-own", "direct", "random", "oracle")
+LARGE_ENGINE = "bm25, train and test passages"
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Train a small search agent on two CPU cores, measure it before and after, and write a report."""
+
+    output: Path = Path("runs/quickstart")
+    """The run directory; an earlier run in it is replaced."""
+    preset: str = "quickstart"
+    """Configuration of the training: a shipped preset, or a TOML file of your own."""
+    base: str | None = None
+    """Policy directory to start from; unset: the preset's, which is the shipped base model."""
+    steps: int | None = None
+    """Training steps; unset: the preset's."""
+    questions: int = 100
+    """Test questions of each number of hops, at each noise level, for each agent."""
+    noise: tuple[float, ...] = NOISE_LEVELS
+    """Noise levels at which agents are measured, each in [0, 1]."""
+    seed: int = 0
+    """Decides everything random in training and evaluation."""
+    workers: int | None = None
+    """Processes; unset: the machine's cores, at most 2."""
+    smoke: bool = False
+    """Run every stage with tiny amounts, to see that it works; the figures mean nothing."""
+
+
+@dataclass
+class Stopwatch:
+    """Announces each stage and remembers how long it took."""
+
+    console: Console
+    count: int
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """Announce a stage; its wall time counts when it ends."""
+        self.console.print(
+            f"\n[{len(self.stages) + 1}/{self.count}] {what}", markup=False, highlight=False, style="bold"
+        )
+        began = time.perf_counter()
+        yield
+        self.stages.append((what, time.perf_counter() - began))
+        self.console.print(f"  took {self.stages[-1][1]:.1f} s", highlight=False)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every evaluation of the quickstart shares."""
+
+    items: list[Item]
+    engine: SearchEngine
+    rules: Rules
+    levels: tuple[float, ...]
+    seed: int
+    store: Store
+    console: Console
+
+    def measure(self, players: list[Player], *, engine: SearchEngine | None = None, name: str = "corpus") -> None:
+        """Play every question with every player at every noise level; another engine only without noise."""
+        from .eval_display import EvaluationDisplay
+
+        levels = self.levels if engine is None else (0.0,)
+        self.store.agents = {**self.store.agents, **{player.name: fingerprint(player) for player in players}}
+        display = EvaluationDisplay(self.console, len(self.items) * len(players) * len(levels))
+        with display:
+            for player in players:
+                evaluate(
+                    player,
+                    self.items,
+                    engine or self.engine,
+                    self.rules,
+                    levels,
+                    self.seed,
+                    engine_name=name,
+                    store=self.store,
+                    on_progress=display.update,
+                    on_cell=display.finished,
+                )
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Not yet written."""
-    raise NotImplementedError
+    """Read the options and run; returns 0, or 130 when training was interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    config = tyro.cli(QuickstartConfig, args=argv, prog="zerosearch quickstart", description=__doc__)
+    return run_quickstart(config, command=shlex.join(["zerosearch", "quickstart", *argv]))
+
+
+def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quickstart") -> int:
+    """Measure, train, measure, report.
+
+    Args:
+        config: see its fields.
+        command: shown in the report.
+
+    Returns:
+        0, or 130 when training was interrupted: then nothing is measured after it.
+
+    Raises:
+        ConfigError: for an option that cannot be used; nothing has been written then.
+        CheckpointError: when the base model cannot be loaded.
+    """
+    from rich.console import Console
+
+    training = training_config(config)
+    questions, levels = (4, (0.0, 0.5)) if config.smoke else (config.questions, config.noise)
+    levels = tuple(check_level(level) for level in levels)
+    if questions < 1:
+        raise ConfigError(f"questions: expected at least 1, got {questions}")
+    console = Console()
+    watch = Stopwatch(console, 4)
+    base = PolicyPlayer(PolicyOptions(str(policy_path(training.policy))), name="before")
+    parameters = _parameters(base)
+    workers = default_workers() if config.workers is None else config.workers
+    console.print(
+        f"A language model of {parameters / 1e6:.1f} M parameters learns to search, on {workers} CPU "
+        f"{'process' if workers == 1 else 'processes'}. Everything is written to {config.output}.",
+        highlight=False,
+    )
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(WorkerPool(workers)) if workers > 1 else None
+        if pool:
+            pool.start()
+        base.pool = pool
+        with watch.stage("the base model, before training"):
+            bench, test = _bench(config, training, questions, levels, console, stack)
+            bench.measure([base])
+        with watch.stage(f"training, {training.steps} steps"):
+            result = _train(training)
+        if result.stopped == "interrupt":
+            console.print(f"\nstopped after step {result.step}; go on with: zerosearch train --resume {config.output}")
+            return 130
+        with watch.stage("the trained model, and baselines built on it"):
+            _measure_trained(bench, training, test, pool)
+    with watch.stage("report"):
+        facts = _facts(config, training, command, parameters)
+        report = write_report(
+            config.output,
+            title="A small language model learns to search",
+            lead=_lead(training, result.step, parameters, questions),
+            stages=watch.stages,
+            facts=facts,
+        )
+    _print_results(bench, config, watch, report)
+    return 0
+
+
+def training_config(config: QuickstartConfig) -> TrainConfig:
+    """The training run's configuration: the preset with the quickstart's own options put in."""
+    training = load_preset(config.preset)
+    training = replace(
+        training,
+        output=str(config.output),
+        seed=config.seed,
+        policy=config.base or training.policy,
+        steps=config.steps or training.steps,
+        workers=training.workers if config.workers is None else config.workers,
+    )
+    if not config.smoke:
+        return training
+    return replace(
+        training,
+        steps=config.steps or 2,
+        data=replace(training.data, world=replace(training.data.world, passages=400, questions=100)),
+        rollout=replace(training.rollout, prompts=2, group_size=2),
+        optimizer=replace(training.optimizer, warmup_steps=1),
+    )
+
+
+def _bench(
+    config: QuickstartConfig,
+    training: TrainConfig,
+    questions: int,
+    levels: tuple[float, ...],
+    console: Console,
+    stack: contextlib.ExitStack,
+) -> tuple[Bench, Dataset]:
+    """The test questions, their engine and the place for results."""
+    test = _load(training, "test")
+    environment = training.environment
+    engine = make_engine(environment.search_engine, dataset=test)
+    stack.callback(engine.close)
+    folder = config.output / EVALUATION_FOLDER
+    forget(folder)
+    settings: dict[str, Any] = {
+        "dataset": test.name,
+        "split": "test",
+        "seed": config.seed,
+        "questions_per_hop": questions,
+    }
+    store = Store(folder, settings | {"versions": versions()})
+    rules = make_rules(
+        max_turns=environment.max_turns,
+        top_k=environment.top_k,
+        reward=environment.reward,
+        noise_unit=environment.noise_unit,
+    )
+    items = select_questions(test.questions, questions, seed=config.seed, per_hop=True)
+    return Bench(items, engine, rules, levels, config.seed, store, console), test
+
+
+def _load(training: TrainConfig, split: str) -> Dataset:
+    world = training.data.world if training.data.dataset == "world" else None
+    return load_dataset(training.data.dataset, split, world=world)
+
+
+def _train(training: TrainConfig) -> TrainResult:
+    from .progress import TrainProgress
+    from .trainer import train
+
+    with TrainProgress(training.steps, max_seconds=training.max_seconds) as progress:
+        return train(training, callback=progress, overwrite=True)
+
+
+def _measure_trained(bench: Bench, training: TrainConfig, test: Dataset, pool: WorkerPool | None) -> None:
+    """The trained policy, every baseline on the same policy, and the trained policy on more than its own passages."""
+    options = PolicyOptions(str(Path(training.output) / "policy"))
+    after = PolicyPlayer(options, name="after", pool=pool)
+    baselines = [make_player(f"{name}=baseline:{name}", policy=options, pool=pool) for name in BASELINES]
+    bench.measure([after, *baselines])
+    train_split = _load(training, training.data.split)
+    if test.passages is not None and train_split.passages is not None:
+        large = CorpusEngine([*test.passages, *train_split.passages])
+        bench.measure([after], engine=large, name=LARGE_ENGINE)
+
+
+def _parameters(player: PolicyPlayer) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in player.policy.model.parameters())
+
+
+def _lead(training: TrainConfig, steps: int, parameters: int, questions: int) -> str:
+    unseen = " about entities that occur in no training text" if training.data.dataset == "world" else ""
+    return (
+        f"A language model of {parameters / 1e6:.1f} million parameters was trained with reinforcement learning "
+        f"({training.algorithm.advantage.upper()}, {steps} steps of {training.rollout.prompts} questions, "
+        f"{training.rollout.group_size} episodes each) to answer questions by searching. The only reward is an exactly "
+        f"right answer. Every figure below is over {questions} test questions of each kind{unseen}, decoded greedily."
+    )
+
+
+def _facts(config: QuickstartConfig, training: TrainConfig, command: str, parameters: int) -> dict[str, str]:
+    base = "shipped with the package" if training.policy == "tiny" else training.policy
+    return {
+        "command": command,
+        "seed": str(config.seed),
+        "base model": f"{base}, {parameters:,} parameters",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores",
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _print_results(bench: Bench, config: QuickstartConfig, watch: Stopwatch, report: Path) -> None:
+    """The tables, what was written where, and how long each stage took."""
+    from .eval_display import em_table, percent
+
+    evaluation, console = bench.store.evaluation, bench.console
+    console.print()
+    for group in evaluation.groups or (None,):
+        console.print(em_table(evaluation, group, "corpus"))
+    if large := evaluation.find("after", 0.0, LARGE_ENGINE):
+        figures = ", ".join(f"{group} {percent(large.summary(group).em)}" for group in evaluation.groups)
+        console.print(f"after training on {LARGE_ENGINE}, no noise: EM in % {figures}", highlight=False)
+    console.print()
+    for name, path in (
+        ("report", report),
+        ("trained policy", config.output / "policy"),
+        ("configuration", config.output / "config.toml"),
+        ("metrics", config.output / "metrics.jsonl"),
+        ("results", config.output / EVALUATION_FOLDER / "results.json"),
+        ("transcripts", config.output / EVALUATION_FOLDER / "transcripts"),
+    ):
+        console.print(f"{name + ':':<16}{path}", highlight=False, soft_wrap=True)
+    total = sum(seconds for _, seconds in watch.stages)
+    console.print(
+        f"{'time:':<16}{total:.0f} s = "
+        + " + ".join(f"{s:.0f} s {what.partition(',')[0]}" for what, s in watch.stages),
+        highlight=False,
+    )
+    if config.smoke:
+        console.print("This was a smoke run: the figures mean nothing.", style="yellow")

@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,12 +155,22 @@ class Cell:
         """The groups of questions in it, sorted; `("",)` where questions carry none."""
         return tuple(sorted({result.group for result in self.episodes}))
 
+    @cached_property
+    def _summaries(self) -> dict[str | None, Summary]:
+        """Summaries computed so far: the bootstrap behind them is the dear part of saving and printing."""
+        return {}
+
     def summary(self, group: str | None = None) -> Summary:
         """Means with 95 % intervals.
 
         Args:
             group: `"1-hop"`, ...; None takes every episode.
         """
+        if group not in self._summaries:
+            self._summaries[group] = self._summarise(group)
+        return self._summaries[group]
+
+    def _summarise(self, group: str | None) -> Summary:
         chosen = [r for r in self.episodes if group is None or r.group == group]
         valid = [r for r in chosen if not r.failed]
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)

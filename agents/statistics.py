@@ -103,12 +103,13 @@ def bootstrap_mean(
     if np.all(array == array[0]):
         return Interval(float(array[0]), float(array[0]), float(array[0]), n)
     rng = np.random.default_rng(seed)
+    # Drawing n of n values with replacement is one multinomial draw over the distinct values, of which scores have few.
+    distinct, counts = np.unique(array, return_counts=True)
     means = np.empty(resamples)
-    # In slices of about a million draws: memory stays flat for large n.
-    step = max(1, 1_000_000 // n)
+    step = max(1, 1_000_000 // distinct.size)  # in slices: memory stays flat
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        means[start : start + rows] = array[rng.integers(n, size=(rows, n))].mean(axis=1)
+        means[start : start + rows] = rng.multinomial(n, counts / n, size=rows) @ distinct / n
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(array.mean()), float(low), float(high), n)

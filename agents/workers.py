@@ -149,6 +149,14 @@ class WorkerPool:
                     raise AgentError(f"a worker process failed:\n{value}")
 
 
+def default_workers(device: str = "cpu") -> int:
+    """How many processes play by default: the cores that this process may use, at most 2; 1 on a GPU."""
+    if device != "cpu":
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, min(2, len(affinity(0)) if affinity else os.cpu_count() or 1))
+
+
 def replay(episode: Episode, turns: Sequence[Turn]) -> None:
     """Take a fresh episode through turns that were played elsewhere.
 
