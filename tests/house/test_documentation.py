@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_env.cli import COMMANDS
+from zerosearch_env.cli import COMMANDS, main
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.env import ZeroSearchEnv
 from zerosearch_env.types import StopReason
@@ -67,6 +67,28 @@ def test_commands_exist(page: Path) -> None:
             assert re.search(rf"^{match['name']}:", makefile, re.MULTILINE), f"{page.name}: make {match['name']}"
         for match in COMMAND.finditer(code):
             assert match["name"] in COMMANDS, f"{page.name}: zerosearch {match['name']}"
+
+
+def _flags() -> list[object]:
+    """(command, flags that a page gives it) for every command line in README and docs/."""
+    used: dict[str, set[str]] = {}
+    for _, _, code in _blocks("sh", "console", "bash"):
+        for line in code.replace("\\\n", " ").splitlines():
+            if match := COMMAND.match(line):
+                used.setdefault(match["name"], set()).update(re.findall(r" (--[a-z][\w.-]*)", line))
+    return [pytest.param(name, flags - {"--help"}, id=name) for name, flags in used.items() if flags - {"--help"}]
+
+
+@pytest.mark.parametrize(("name", "flags"), _flags())
+def test_commands_take_the_flags_they_are_given(
+    name: str, flags: set[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert not [flag for flag in flags if not re.search(rf"{flag}\b", out)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
