@@ -1,0 +1,314 @@
+"""`zerosearch pretrain`: the tiny model that stands in for a pretrained language model, made from generated text alone.
+
+Two stages, one token budget each:
+
+1. base: notes on documents (`reading.py`), from one short document to five similar ones, and what to look up first for a question;
+2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`) mixed with base text, which keeps the reading alive.
+
+Both use train worlds only, other than the built-in dataset's own. The result is an ordinary policy directory.
+
+    zerosearch pretrain --output runs/tiny            # reproduces the shipped model
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zerosearch_env.datasets.world import WorldConfig, make_questions
+from zerosearch_env.datasets.world_text import BY_NAME
+from zerosearch_env.engines.corpus import CorpusEngine
+from zerosearch_env.episode import Episode
+from zerosearch_env.randomness import mix
+from zerosearch_env.rules import make_rules
+
+from .demonstrations import Habits, demonstrate
+from .reading import Library, Segment, need_text, notes_text, open_library
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROMPT = "Question: {question}\n"
+"""The tiny policy's whole instruction: it was made for nothing else."""
+
+FIRST_WORLD = 1_000_000
+"""Seeds of pretraining worlds start here, far from those that users choose."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What `zerosearch pretrain` does; the defaults make the shipped model."""
+
+    output: str = "runs/tiny"
+    """Directory of the resulting policy."""
+    start: str | None = None
+    """A policy directory to start from instead of a new model (its tokenizer is kept)."""
+    seed: int = 0
+    """Of the weights, the worlds and every draw."""
+    hidden: int = 128
+    """Width of the model."""
+    layers: int = 4
+    """Decoder layers."""
+    heads: int = 4
+    """Attention heads (query, key and value alike)."""
+    mlp: int = 384
+    """Width of the gated MLP."""
+    vocab_size: int = 3328
+    """Tokens of the tokenizer, tags included."""
+    base_tokens: float = 24e6
+    """Tokens of the first stage, context included; 0 skips it."""
+    warm_tokens: float = 4e6
+    """Tokens of the second stage; 0 skips it."""
+    batch_tokens: int = 3000
+    """Tokens of one optimizer step (about; whole texts)."""
+    learning_rate: float = 1e-3
+    """Peak AdamW learning rate of the base stage; it falls to a tenth by a half cosine."""
+    warm_learning_rate: float = 5e-4
+    """Peak of the second stage; it falls to zero."""
+    demonstration_share: float = 0.5
+    """Share of the second stage's rows that are demonstrations; the rest is base text."""
+    habits: Habits = field(default_factory=Habits)
+    """How imperfect the demonstrations are."""
+    save_every_minutes: float = 5.0
+    """How often the unfinished model is saved to `OUTPUT-base`, in minutes."""
+    dtype: str = "bfloat16"
+    """Of the matrix products while training; weights and optimizer are fp32."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training text: token ids and which of them are trained on, same length."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+class Writer:
+    """Turns seeded draws into rows; opens a new world every `texts_per_world` texts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PretrainConfig, texts_per_world: int = 4000) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.texts_per_world = texts_per_world
+        self.world = 0
+        self.texts = texts_per_world
+        self.library: Library
+        self.rules = make_rules(prompt_template=PROMPT)
+        self.rng = np.random.default_rng(mix(config.seed, 1))
+
+    def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
+        """`count` rows; `progress` in [0, 1] of the base stage decides how many documents the notes are about."""
+        if self.texts >= self.texts_per_world:
+            self._open_world()
+        self.texts += count
+        played = int(self.rng.binomial(count, demonstrations))
+        texts = self._demonstrations(played)
+        for _ in range(count - played):
+            if self.rng.random() < 0.12:
+                texts.append(self._needs(10))
+            else:
+                documents = int(self.rng.choice(5, p=_document_shares(progress))) + 1
+                texts.append(notes_text(self.library, self.rng, documents=documents, notes=4 + 3 * documents))
+        return self._encode(texts)
+
+    def _open_world(self) -> None:
+        seed = FIRST_WORLD + mix(self.config.seed, self.world) % FIRST_WORLD
+        passages = (2000, 6000, 12000)[self.world % 3]  # names are rarer or denser, as in users' worlds
+        self.library = open_library(seed, passages)
+        config = WorldConfig(seed=seed, passages=passages, questions=passages)
+        self.questions = list(make_questions(self.library.facts, config, "train", seed))
+        self.engine = CorpusEngine(self.library.passages)
+        self.world, self.texts = self.world + 1, 0
+
+    def _demonstrations(self, count: int) -> list[list[Segment]]:
+        picks = self.rng.integers(len(self.questions), size=count)
+        levels = self.rng.choice([0.0, 0.25, 0.5, 0.75], size=count)
+        seeds = self.rng.integers(2**62, size=count)
+        episodes = [
+            Episode(self.questions[int(i)], self.rules, noise_level=float(p), seed=int(s))
+            for i, p, s in zip(picks, levels, seeds, strict=True)
+        ]
+        return demonstrate(self.library, self.engine, episodes, self.config.habits, self.rng)
+
+    def _needs(self, count: int) -> list[Segment]:
+        segments: list[Segment] = []
+        for i in self.rng.integers(len(self.questions), size=count):
+            question = self.questions[int(i)]
+            metadata = question.metadata or {}
+            segments += need_text(question.text, BY_NAME[metadata["relations"][0]], metadata["subject"])
+        return segments
+
+    def _encode(self, texts: list[list[Segment]]) -> list[Row]:
+        pieces = [segment for text in texts for segment in text]
+        ids = iter(self.tokenizer([piece for piece, _ in pieces], add_special_tokens=False)["input_ids"])
+        rows = []
+        for text in texts:
+            row = Row([], [])
+            for _, trained in text:
+                piece = next(ids)
+                row.ids.extend(piece)
+                row.trained.extend([trained] * len(piece))
+            rows.append(row)
+        return rows
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Make a tiny policy and save it.
+
+    Returns:
+        The policy's directory.
+    """
+    import torch
+
+    from .attention import use_block_attention
+    from .model import AgentCard, Policy, load_policy, new_model, save_policy, tiny_config
+    from .tiny_init import ROPE_THETA, induction_init
+
+    card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    if config.start is None:
+        tokenizer = _learn_tokenizer(config)
+        model = new_model(
+            tiny_config(
+                config.vocab_size,
+                hidden=config.hidden,
+                layers=config.layers,
+                heads=config.heads,
+                mlp=config.mlp,
+                rope_theta=ROPE_THETA,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            seed=config.seed,
+        )
+        induction_init(model, seed=config.seed)
+    else:
+        policy = load_policy(config.start)
+        model, tokenizer = policy.model, policy.tokenizer
+    use_block_attention(model)
+    model.train()
+    writer = Writer(tokenizer, config)
+    output = Path(config.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+
+    def save(path: Path) -> None:
+        save_policy(Policy(model, tokenizer, card), path, dtype="bfloat16")
+
+    if config.base_tokens:
+        base = output.with_name(output.name + "-base")
+        last_save = time.monotonic()
+        for done in _train(model, writer, config, int(config.base_tokens), config.learning_rate, 0.1, 0.0):
+            if time.monotonic() - last_save > 60 * config.save_every_minutes or done:
+                save(base)
+                last_save = time.monotonic()
+    if config.warm_tokens:
+        for _ in _train(
+            model, writer, config, int(config.warm_tokens), config.warm_learning_rate, 0.0, config.demonstration_share
+        ):
+            pass
+    save(output)
+    print(f"wrote {output}", flush=True)
+    return output
+
+
+def _train(
+    model: PreTrainedModel,
+    writer: Writer,
+    config: PretrainConfig,
+    tokens: int,
+    peak: float,
+    floor: float,
+    demonstrations: float,
+) -> Iterator[bool]:
+    """One stage; yields after every step whether it was the last."""
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    seen, step, rows, began, losses = 0, 0, 8, time.monotonic(), []
+    while seen < tokens:
+        progress = seen / tokens
+        decay = 0.5 * (1.0 + math.cos(math.pi * progress))
+        rate = peak * min(1.0, (step + 1) / 50) * (floor + (1.0 - floor) * decay)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = writer.rows(rows, progress=1.0 if demonstrations else progress, demonstrations=demonstrations)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss = _loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        size = sum(len(row.ids) for row in batch)
+        seen, step = seen + size, step + 1
+        rows = max(2, round(rows * (0.9 + 0.1 * config.batch_tokens / size)))
+        losses.append(float(loss.detach()))
+        if step % 100 == 0:
+            speed = seen / (time.monotonic() - began)
+            print(
+                f"{'warm' if demonstrations else 'base'} {seen / 1e6:6.2f}M tokens  loss {sum(losses) / len(losses):.4f}  "
+                f"rate {rate:.1e}  {speed:,.0f} tokens/s",
+                flush=True,
+            )
+            losses = []
+        yield seen >= tokens
+
+
+def _loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
+    """Mean cross-entropy of the trained tokens; the head runs on these alone."""
+    import torch
+
+    length = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    trained = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        trained[i, : len(row.ids)] = torch.tensor(row.trained)
+    body: Any = model.model  # type: ignore[union-attr]
+    hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    chosen = trained[:, 1:]
+    logits = torch.nn.functional.linear(hidden[chosen], model.get_output_embeddings().weight)
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen])
+
+
+def _document_shares(progress: float) -> list[float]:
+    """How likely notes are about 1, 2, ... 5 documents: few at first, mostly five later."""
+    if progress < 0.05:
+        return [0.5, 0.3, 0.2, 0.0, 0.0]
+    return [0.2] * 5 if progress < 0.2 else [0.08, 0.08, 0.14, 0.2, 0.5]
+
+
+def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
+    from .tokenizer import build_tokenizer
+
+    def texts() -> Iterator[str]:
+        for world in range(6):
+            library = open_library(FIRST_WORLD + mix(config.seed, world, 2) % FIRST_WORLD, 20_000)
+            for i, passage in enumerate(library.passages):
+                yield f"Doc {i % 5 + 1}: {passage.title}: {passage.text}\n"
+            for stated in library.stated[::4]:
+                for relation, subject, object_ in stated:
+                    need = f"{relation.noun} of {subject}"
+                    yield f"Find the {need}.</think><search>{need}</search><think>The {need} is {object_}.</think>"
+                    yield f"<answer>{object_}</answer>\nFind the {need}.\nThe {need} is not here.\nJust guess.\n"
+                    for question in relation.questions:
+                        yield f"Question: {question % {'s': subject}}\n"
+
+    return build_tokenizer(texts(), config.vocab_size)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `zerosearch pretrain`."""
+    import tyro
+
+    pretrain(tyro.cli(PretrainConfig, args=argv, prog="zerosearch pretrain", description=__doc__))
+    return 0

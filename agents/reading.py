@@ -1,0 +1,116 @@
+"""Base text for the tiny models: documents followed by notes on what they state, made from synthetic train worlds.
+
+It teaches what a pretrained language model brings along: to copy the object of a stated fact out of context, and to see that a fact is
+not there. Nothing of the test split enters: the worlds are train worlds, whose names no test world has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zerosearch_env.datasets.world import WorldConfig, WorldFacts, make_facts, make_passages, passage_facts
+from zerosearch_env.datasets.world_text import BY_NAME, RELATIONS, Relation
+from zerosearch_env.protocols import get_protocol
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Document
+
+Segment = tuple[str, bool]
+"""A piece of text, and whether the model is trained on it."""
+
+Fact = tuple[Relation, str, str]
+"""Relation, subject, object."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A train world opened for reading: its passages, what each of them states, and which passages share a word in their titles."""
+
+    facts: WorldFacts
+    passages: list[Document]
+    stated: list[tuple[Fact, ...]]
+    numbers: dict[str, int]
+    """Source of a passage -> its number."""
+    by_word: dict[str, list[int]] = field(repr=False)
+    by_relation: dict[str, list[int]] = field(repr=False)
+    """Relation of a passage's first fact -> passages."""
+
+    def stated_by(self, documents: Sequence[Document]) -> dict[tuple[str, str], str]:
+        """(relation name, subject) -> object, for everything that these documents state."""
+        return {(r.name, s): o for d in documents for r, s, o in self.stated[self.numbers[d.source]]}
+
+
+def open_library(seed: int, passages: int = 6000) -> Library:
+    """The train world of a seed, opened for reading."""
+    facts = make_facts(WorldConfig(seed=seed, passages=passages), "train")
+    texts = list(make_passages(facts, mix(seed, 0, 7)))
+    stated = passage_facts(facts)
+    by_word: dict[str, list[int]] = {}
+    by_relation: dict[str, list[int]] = {}
+    for number, passage in enumerate(texts):
+        for word in title_words(passage.title):
+            by_word.setdefault(word, []).append(number)
+        by_relation.setdefault(stated[number][0][0].name, []).append(number)
+    return Library(facts, texts, stated, {p.source: n for n, p in enumerate(texts)}, by_word, by_relation)
+
+
+def title_words(title: str) -> list[str]:
+    """The words of a name that tell it apart."""
+    return [word for word in title.split() if word != "The"]
+
+
+def notes_text(library: Library, rng: np.random.Generator, *, documents: int, notes: int) -> list[Segment]:
+    """Some documents, half of them with similar titles, then notes: "The author of X is Y." or "... is not here."
+
+    Only what follows "is" is trained on: which fact a note is about cannot be known.
+    """
+    chosen = _similar_passages(library, rng, documents)
+    texts = [library.passages[i] for i in chosen]
+    segments: list[Segment] = [(get_protocol("zerosearch").render_documents(texts, ""), False)]
+    present = library.stated_by(texts)
+    keys = list(present)
+    for _ in range(notes):
+        if rng.random() < 0.7:
+            relation, subject = keys[int(rng.integers(len(keys)))]
+        else:
+            relation, subject = _near_miss(library, rng, chosen)
+        segments.append((f"The {BY_NAME[relation].noun} of {subject} is", False))
+        segments.append((f" {present.get((relation, subject), 'not here')}.\n", True))
+    return segments
+
+
+def need_text(question: str, relation: Relation, subject: str) -> list[Segment]:
+    """A question and what to look up first."""
+    return [(f"Question: {question}\n", False), (f"Find the {relation.noun} of {subject}.\n", True)]
+
+
+def _similar_passages(library: Library, rng: np.random.Generator, count: int) -> list[int]:
+    first = int(rng.integers(len(library.passages)))
+    chosen = [first]
+    while len(chosen) < count:
+        draw = rng.random()
+        if draw < 0.5:
+            words = title_words(library.passages[first].title)
+            pool: Sequence[int] = library.by_word[words[int(rng.integers(len(words)))]]
+        elif draw < 0.85:
+            pool = library.by_relation[library.stated[first][0][0].name]
+        else:
+            pool = range(len(library.passages))
+        candidate = pool[int(rng.integers(len(pool)))]
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return [chosen[i] for i in rng.permutation(count)]
+
+
+def _near_miss(library: Library, rng: np.random.Generator, chosen: Sequence[int]) -> tuple[str, str]:
+    """A relation and a subject that these passages may well say nothing about: a similar name, or another fact of a present one."""
+    at = int(chosen[int(rng.integers(len(chosen)))])
+    words = title_words(library.passages[at].title)
+    if rng.random() < 0.5:
+        pool = library.by_word[words[int(rng.integers(len(words)))]]
+        at = pool[int(rng.integers(len(pool)))]
+    kind = library.stated[at][0][0].subject
+    relations = [relation.name for relation in RELATIONS if relation.subject == kind]
+    return relations[int(rng.integers(len(relations)))], library.passages[at].title

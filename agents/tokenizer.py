@@ -1,0 +1,42 @@
+"""The tokenizer of the tiny models: byte-level BPE learnt from the synthetic world, with every protocol tag as one token.
+
+Byte-level means that any Unicode text can be encoded and decodes to itself; tags as tokens means that a tiny model spends one step on a tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, EOS = "<|pad|>", "<|eos|>"
+TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/"))
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: tuple[str, ...] = TAGS) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE.
+
+    Args:
+        texts: what to learn the merges from.
+        vocab_size: number of tokens in all: pad, end of sequence, the tags, 256 bytes and the merges.
+        tags: texts that are one token each and are kept when decoding.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(tags),
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,175 @@
+"""The synthetic world: identical for a seed, disjoint splits, answers that stand in its passages."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from zerosearch_env.datasets.world import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
+from zerosearch_env.datasets.world_names import GRAMMARS, aliases, draw_names
+from zerosearch_env.datasets.world_text import RELATIONS
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.types import Dataset
+
+SMALL = WorldConfig(seed=3, passages=600)
+
+DIGEST = """
+import hashlib
+from zerosearch_env.datasets.world import WorldConfig, make_world
+world = make_world(WorldConfig(seed=3, passages=600), "train")
+print(hashlib.sha256(repr((list(world.passages), list(world.questions))).encode()).hexdigest())
+"""
+
+
+def digest(world: Dataset) -> str:
+    return hashlib.sha256(repr((list(world.passages or ()), list(world.questions))).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def world() -> Dataset:
+    return make_world(SMALL, "train")
+
+
+def test_the_same_seed_gives_identical_data_in_every_process(world: Dataset) -> None:
+    other = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == digest(world)
+    assert (
+        digest(world) == "42cd033e719e9ef8dfd2e73e046f0243204878f9e8031300643047ee97dac9dd"
+    )  # on every machine, for ever
+
+
+def test_seeds_and_splits_differ(world: Dataset) -> None:
+    assert digest(make_world(WorldConfig(seed=4, passages=600), "train")) != digest(world)
+    assert digest(make_world(SMALL, "test")) != digest(world)
+
+
+def test_train_and_test_share_no_entity_whatever_the_seed() -> None:
+    train = {
+        p.title for seed in range(3) for p in make_world(WorldConfig(seed=seed, passages=8000), "train").passages or ()
+    }
+    test = {
+        p.title
+        for seed in range(3, 6)
+        for p in make_world(WorldConfig(seed=seed, passages=8000), "test").passages or ()
+    }
+    assert len(train) > 5000 and len(test) > 5000
+    assert not train & test
+
+
+def test_long_names_keep_the_splits_apart() -> None:
+    train, test = (set(draw_names("town", 4000, split, 5)) for split in ("train", "test"))
+    assert len(train) == len(test) == 4000
+    assert not train & test
+
+
+def test_every_relation_has_its_share_of_questions_and_passages(world: Dataset) -> None:
+    assert len(RELATIONS) >= 12
+    assert len({relation.name for relation in RELATIONS}) == len(RELATIONS)
+    asked = {name for question in world.questions for name in question.metadata["relations"]}
+    assert asked == {relation.name for relation in RELATIONS}
+    assert sum(q.metadata["hops"] == 1 for q in world.questions) == sum(
+        q.metadata["hops"] == 2 for q in world.questions
+    )
+
+
+def test_passages_have_about_thirty_words(world: Dataset) -> None:
+    words = [len(f"{p.title} {p.text}".split()) for p in world.passages or ()]
+    assert 24 <= sum(words) / len(words) <= 34
+    assert max(words) <= 48
+
+
+def test_every_hop_of_every_question_is_stated_once(world: Dataset) -> None:
+    facts = make_facts(SMALL, "train")
+    stated: dict[tuple[str, str], list[str]] = {}
+    passages = list(world.passages or ())
+    for passage, triples in zip(passages, passage_facts(facts), strict=True):
+        for relation, subject, object_ in triples:
+            assert subject == passage.title
+            assert object_ in passage.text
+            stated.setdefault((relation.name, subject), []).append(object_)
+    for question in world.questions:
+        subject = question.metadata["subject"]
+        for relation, object_ in zip(question.metadata["relations"], question.metadata["chain"], strict=True):
+            assert stated[relation, subject] == [object_]
+            subject = object_
+        assert question.answers[0] == question.metadata["chain"][-1]
+        assert question.answers[0] != question.metadata["subject"]
+        assert question.metadata["subject"] in question.text
+        assert question.answers[0] not in question.text
+
+
+def test_questions_are_distinct_and_named_for_their_split(world: Dataset) -> None:
+    assert len({q.id for q in world.questions}) == len(world.questions)
+    assert len({(q.metadata["subject"], q.metadata["relations"]) for q in world.questions}) == len(world.questions)
+    assert {q.split for q in world.questions} == {"train"}
+
+
+def test_aliases_are_accepted_answers() -> None:
+    assert aliases("person", "Corin Ashby") == ("C. Ashby",)
+    assert aliases("work", "The Amber Lantern") == ("Amber Lantern",)
+    assert aliases("town", "Arva Bay") == ()
+
+
+def test_spouses_and_twin_towns_are_mutual(world: Dataset) -> None:
+    facts = make_facts(SMALL, "train")
+    for name in ("spouse", "twin_town"):
+        partner = facts.objects[name]
+        mutual = (partner[partner] == range(len(partner))).mean()
+        assert mutual > 0.98  # all, but for a ring of three where the number is odd
+        assert (partner != range(len(partner))).all()
+
+
+def test_years_follow_each_other() -> None:
+    facts = make_facts(SMALL, "train")
+    born = facts.objects["birth_year"]
+    assert (facts.objects["publication_year"] > born[facts.objects["author"]]).all()
+    assert (facts.objects["founding_year"] > born[facts.objects["founder"]]).all()
+
+
+@pytest.mark.parametrize("passages", [200, 3000])
+def test_sizes(passages: int) -> None:
+    world = make_world(WorldConfig(passages=passages, questions=50, hops=(2,)), "test")
+    assert len(world.passages or ()) == passages
+    assert [q.metadata["hops"] for q in world.questions] == [2] * 50
+
+
+def test_a_large_world_draws_distinct_names() -> None:
+    facts = make_facts(WorldConfig(passages=200_000), "train")
+    for kind, names in facts.names.items():
+        assert len(set(names)) == len(names), kind
+    assert sum(len(names) for kind, names in facts.names.items() if kind != "region") == 100_000
+
+
+def test_there_are_more_kinds_of_two_hop_questions() -> None:
+    assert len(PATHS[2]) == sum(a.object == b.subject for a in RELATIONS for b in RELATIONS) > 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"passages": 100}, "from 200 to 1000000, got 100"),
+        ({"questions": 0}, "at least 1, got 0"),
+        ({"hops": (3,)}, r"\(1,\), \(2,\) or \(1, 2\), got \(3,\)"),
+    ],
+)
+def test_bad_sizes(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        WorldConfig(**options)  # type: ignore[arg-type]
+
+
+def test_too_many_questions() -> None:
+    with pytest.raises(ConfigError, match="Ask for fewer, or for more passages"):
+        make_world(WorldConfig(passages=200, questions=5000), "train")
+
+
+def test_unknown_split_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'train'"):
+        make_world(SMALL, "trian")
+
+
+def test_every_kind_of_subject_has_a_name_grammar() -> None:
+    assert {relation.subject for relation in RELATIONS} <= set(GRAMMARS)
+    assert next(make_passages(make_facts(SMALL, "train"), 0)).source == "world-0"
