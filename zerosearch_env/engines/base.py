@@ -104,9 +104,7 @@ class BatchedEngine(ABC):
             task.add_done_callback(lambda done: _deliver(done, [future for _, future in live]))
 
 
-def _deliver(
-    done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio.Future[SearchResult]]
-) -> None:
+def _deliver(done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio.Future[SearchResult]]) -> None:
     """Hand each caller its result, or the batch's exception."""
     error = EngineError("the search was cancelled") if done.cancelled() else done.exception()
     for position, future in enumerate(futures):
@@ -141,9 +139,7 @@ def register_engine(kind: str, factory: EngineFactory) -> None:
         raise ConfigError(f"an engine of the kind {kind!r} is registered already")
 
 
-def make_engine(
-    spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Dataset | None = None
-) -> SearchEngine:
+def make_engine(spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Dataset | None = None) -> SearchEngine:
     """Build a search engine from its description.
 
     Args:
@@ -160,7 +156,7 @@ def make_engine(
     elif isinstance(spec, Mapping):
         options = dict(spec)
         if "kind" not in options:
-            raise ConfigError(f"the description of a search engine needs a 'kind', got the keys {sorted(map(str, spec))}")
+            raise ConfigError(f"a search engine's description needs a 'kind', got the keys {sorted(map(str, spec))}")
         kind, argument = options.pop("kind"), options.pop("argument", "")
     elif isinstance(spec, SearchEngine):
         return spec

@@ -1,0 +1,161 @@
+"""Passages with a search index that is built when it is first needed, and shared by all engines of a process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ..errors import ConfigError
+from ..types import Dataset, Document, Paragraph
+from .bm25 import Bm25Index, Ranking, build_index
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+CACHED_QUERIES = 8192
+"""Rankings kept by an index: searches repeat inside a group of episodes with the same question."""
+
+
+class BoundedCache(Generic[Key, Value]):
+    """The most recently used entries, at most `size` of them. Safe to use from several threads."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        """The value under a key, or None."""
+        with self._lock:
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+            return value
+
+    def put(self, key: Key, value: Value) -> None:
+        """Keep a value; the entry not used for the longest time makes room for it."""
+        with self._lock:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class PassageIndex:
+    """Passages, their BM25 index, and the rankings of the latest queries.
+
+    Args:
+        passages: what is searched; title and text count alike.
+        k1: saturation of repeated words.
+        b: how far long passages are penalised, in [0, 1].
+    """
+
+    def __init__(self, passages: Sequence[Document], *, k1: float = 1.5, b: float = 0.75) -> None:
+        self.passages = passages
+        self._k1, self._b = k1, b
+        self._index: Bm25Index | None = None
+        self._lock = threading.Lock()
+        self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(CACHED_QUERIES)
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    @property
+    def bm25(self) -> Bm25Index:
+        """The index; built at first use, by one thread."""
+        with self._lock:
+            if self._index is None:
+                texts = [full_text(passage) for passage in self.passages]
+                self._index = build_index(texts, k1=self._k1, b=self._b)
+            return self._index
+
+    def rank(self, queries: Sequence[str], depths: Sequence[int]) -> list[Ranking]:
+        """At least the `depths[i]` best passages for `queries[i]`, best first; each query is ranked once.
+
+        The ranking may be deeper than asked for: its head does not depend on the depth.
+        """
+        wanted: dict[str, int] = {}
+        for query, depth in zip(queries, depths, strict=True):
+            if wanted.get(query, 0) < depth:
+                wanted[query] = depth
+        found: dict[str, Ranking] = {}
+        missing: dict[int, list[str]] = {}
+        for query, depth in wanted.items():
+            known = self._rankings.get(query)
+            if known is not None and known[0] >= depth:
+                found[query] = known[1]
+            else:
+                missing.setdefault(depth, []).append(query)
+        for depth, texts in missing.items():
+            for query, ranking in zip(texts, self.bm25.rank(texts, depth), strict=True):
+                found[query] = ranking
+                self._rankings.put(query, (depth, ranking))
+        return [found[query] for query in queries]
+
+    def rank_all(self, query: str) -> Ranking:
+        """Every passage that shares a word with the query, best first; not kept."""
+        return self.bm25.rank([query], len(self.passages))[0]
+
+
+def full_text(document: Document | Paragraph) -> str:
+    """Title and text, as they are indexed and searched for answers."""
+    return f"{document.title} {document.text}" if document.title else document.text
+
+
+_SHARED: dict[tuple[object, ...], PassageIndex] = {}
+_SHARED_LOCK = threading.Lock()
+
+
+def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
+    """The index over a dataset's passages, or else over every distinct paragraph that its questions bring along.
+
+    One index serves all engines of this process, for as long as the dataset object lives.
+
+    Raises:
+        ConfigError: the dataset has neither passages nor paragraphs.
+    """
+    key = (id(dataset), k1, b)
+    with _SHARED_LOCK:
+        index = _SHARED.get(key)
+        if index is None:
+            index = _SHARED[key] = PassageIndex(dataset.passages or _paragraphs_of(dataset), k1=k1, b=b)
+            weakref.finalize(dataset, _SHARED.pop, key, None)
+        return index
+
+
+def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
+    """The index over a corpus file. One index serves all engines of this process while the file stays as it is.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    from ..datasets import load_corpus
+
+    file = Path(path).expanduser().resolve()
+    stat = file.stat() if file.is_file() else None
+    key = (str(file), stat and (stat.st_mtime_ns, stat.st_size), k1, b)
+    with _SHARED_LOCK:
+        index = _SHARED.get(key)
+        if index is None:
+            for old in [other for other in _SHARED if other[0] == str(file) and other[1] != key[1]]:
+                del _SHARED[old]
+            index = _SHARED[key] = PassageIndex(load_corpus(path), k1=k1, b=b)
+        return index
+
+
+def _paragraphs_of(dataset: Dataset) -> Sequence[Document]:
+    own = (paragraph for question in dataset.questions for paragraph in question.paragraphs or ())
+    unique = dict.fromkeys((paragraph.title, paragraph.text) for paragraph in own)
+    if not unique:
+        raise ConfigError(
+            f"the dataset {dataset.name!r} has no passages to search in: name a corpus file with "
+            'search_engine="corpus:FILE" (jsonl or parquet with `id` and `contents`, or with `title` and `text`)'
+        )
+    return [Document(title, text, f"paragraph-{number}") for number, (title, text) in enumerate(unique)]
