@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,22 @@ from transformers.cache_utils import CacheLayerMixin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WINDOW_KINDS = {"full_attention", "sliding_attention"}
+
+def _device(model: PreTrainedModel) -> torch.device:
+    return next(model.parameters()).device
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout and gradient checkpointing inside the block."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 class _Window:
@@ -76,7 +92,7 @@ class CachedDecoder:
         config = model.config.get_text_config()
         self._model = model
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self._device = model.get_input_embeddings().weight.device
+        self._device = _device(model)
         self._dtype = next(model.parameters()).dtype
         self._kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None)
@@ -129,13 +145,14 @@ class CachedDecoder:
         window.slots = torch.tensor([slots[index] for index in group], device=self._device)
         window.columns = columns.to(self._device)
         window.width = int((begins + counts).max())
-        output = self._model(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
-            attention_mask=self._masks(positions, window.width),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits
+        with _evaluating(self._model):
+            output = self._model(
+                input_ids=ids.to(self._device),
+                position_ids=positions.to(self._device),
+                attention_mask=self._masks(positions, window.width),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits
         logits[group] = output[torch.arange(len(group)), counts - 1].float()
 
     def _masks(self, positions: Tensor, width: int) -> Tensor | dict[str, Tensor]:
@@ -161,7 +178,7 @@ class PlainDecoder:
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
         self._model = model
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self._device = model.get_input_embeddings().weight.device
+        self._device = _device(model)
         self._rows: list[list[int]] = [[] for _ in range(slots)]
 
     def refresh(self) -> None:
@@ -179,7 +196,8 @@ class PlainDecoder:
         rows = [self._rows[slot] for slot in slots]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self._device)
-        logits: Tensor = self._model(ids, use_cache=False).logits
+        with _evaluating(self._model):
+            logits: Tensor = self._model(ids, use_cache=False).logits
         return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
 
     def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:

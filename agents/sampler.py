@@ -47,12 +47,13 @@ class TurnSample:
 class _Row:
     """A row: its tokens up to the current turn, and where it is cached."""
 
-    __slots__ = ("cached", "ids", "key", "seed", "slot", "waiting")
+    __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "waiting")
 
-    def __init__(self, key: Hashable, ids: list[int], seed: int) -> None:
+    def __init__(self, key: Hashable, ids: list[int], seed: int, limit: int) -> None:
         self.key = key
         self.ids = ids
         self.seed = seed & ((1 << 64) - 1)
+        self.limit = limit
         self.slot = -1
         self.cached = 0
         self.waiting = False
@@ -114,11 +115,12 @@ class Sampler:
         self._seeds: NDArray[np.uint64] = np.zeros(slots, dtype=np.uint64)
         self._lengths: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of the whole row
         self._counts: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn
+        self._limits: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn's tokens
         self._tokens: NDArray[np.int64] = np.zeros((slots, turn_tokens), dtype=np.int64)
         self._logprobs: NDArray[np.float32] = np.zeros((slots, turn_tokens), dtype=np.float32)
         self._active: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # slots that are decoding
 
-    def start(self, key: Hashable, ids: Sequence[int], seed: int) -> None:
+    def start(self, key: Hashable, ids: Sequence[int], seed: int, *, turn_tokens: int | None = None) -> None:
         """Add a row.
 
         Args:
@@ -126,18 +128,24 @@ class Sampler:
             ids: its prompt, at least one token. A prompt that fills the context ends its first turn at once, without
                 a token, with `"context"`.
             seed: 64-bit seed of everything the row samples.
+            turn_tokens: a lower limit for this turn; None: the sampler's own.
 
         Raises:
             ConfigError: when the key is in use, or the ids are none or not in the vocabulary.
         """
         if key in self._rows:
             raise ConfigError(f"row {key!r} is in use already; finish it first.")
-        row = _Row(key, self._checked(ids), seed ^ self._seed)
+        row = _Row(key, self._checked(ids), seed ^ self._seed, self._limit(turn_tokens))
         self._rows[key] = row
         self._pending.append(row)
 
-    def extend(self, key: Hashable, ids: Sequence[int]) -> None:
+    def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
         """Append environment text to a row whose turn is finished, and begin its next turn.
+
+        Args:
+            key: names the row.
+            ids: the text's tokens, at least one.
+            turn_tokens: a lower limit for this turn; None: the sampler's own.
 
         Raises:
             ConfigError: when there is no such row, its turn is not finished, or the ids cannot be used.
@@ -145,6 +153,7 @@ class Sampler:
         row = self._row(key)
         if not row.waiting:
             raise ConfigError(f"row {key!r} has not finished its turn.")
+        row.limit = self._limit(turn_tokens)
         row.ids += self._checked(ids)
         row.waiting = False
         self._pending.append(row)
@@ -235,6 +244,7 @@ class Sampler:
         chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
         logits = self._decoder.prefill(slots.tolist(), [row.cached for row in rows], chunks)
         self._lengths[slots] = [row.cached + len(chunk) for row, chunk in zip(rows, chunks, strict=True)]
+        self._limits[slots] = [row.limit for row in rows]
         self._active = np.concatenate([self._active, slots])
         self._accept(slots, logits, finished)
 
@@ -251,7 +261,7 @@ class Sampler:
         self._lengths[slots] += 1
         full = self._lengths[slots] >= self.context_tokens
         ended: list[int] = []
-        for index in np.flatnonzero(self._ends[tokens] | full | (counts + 1 >= self.turn_tokens)).tolist():
+        for index in np.flatnonzero(self._ends[tokens] | full | (counts + 1 >= self._limits[slots])).tolist():
             slot = int(slots[index])
             if (finish := self._finish_reason(slot, int(tokens[index]), bool(full[index]))) is not None:
                 finished.append(self._end(slot, finish))
@@ -267,7 +277,7 @@ class Sampler:
             return "stop"
         if full:
             return "context"
-        return "length" if count >= self.turn_tokens else None
+        return "length" if count >= self._limits[slot] else None
 
     def _end(self, slot: int, finish: Finish) -> TurnSample:
         row = self._holder[slot]
@@ -294,6 +304,13 @@ class Sampler:
         if key not in self._rows:
             raise ConfigError(f"there is no row {key!r}.")
         return self._rows[key]
+
+    def _limit(self, turn_tokens: int | None) -> int:
+        if turn_tokens is None:
+            return self.turn_tokens
+        if not 1 <= turn_tokens <= self.turn_tokens:
+            raise ConfigError(f"turn_tokens must be in [1, {self.turn_tokens}], got {turn_tokens}.")
+        return turn_tokens
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         ids = list(ids)
