@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from zerosearch_agents.config import AlgorithmConfig, OutputConfig, RolloutConfig, TrainConfig
+from zerosearch_agents.config import AlgorithmConfig, EnvironmentConfig, OptimizerConfig, OutputConfig, RolloutConfig, TrainConfig
 from zerosearch_agents.model import AgentCard, Policy, new_model, save_policy, tiny_config
 from zerosearch_agents.tokenizer import build_tokenizer
 
@@ -21,7 +21,7 @@ def tiny_tokenizer(vocab_size: int = 320):
     return build_tokenizer(["the author of a book is a person", "Doc 1: the town of a person"] * 4, vocab_size)
 
 
-def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 160) -> Policy:
+def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 320) -> Policy:
     """A random model that favours the tags and the letters a and b, so that it searches and answers now and then.
 
     All embeddings share one component, which the head reads as a bias.
@@ -33,7 +33,7 @@ def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 16
     likely = [tokenizer.convert_tokens_to_ids(token) for token in LIKELY]
     with torch.no_grad():
         model.get_input_embeddings().weight[:, 0] = 0.5
-        model.get_output_embeddings().weight[likely, 0] = 0.7
+        model.get_output_embeddings().weight[likely, 0] = 1.3
     card = AgentCard(prompt_template="{question}\n", turn_tokens=turn_tokens, context_tokens=context_tokens)
     return Policy(model, tokenizer, card)
 
@@ -57,6 +57,8 @@ def tiny_train_config(folder: Path, **changes) -> TrainConfig:
         "output": str(folder / "run"),
         "steps": 3,
         "workers": 1,
+        "environment": EnvironmentConfig(max_turns=2, top_k=2),
+        "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
         "rollout": RolloutConfig(prompts=4, group_size=4, slots=16),
         "algorithm": AlgorithmConfig(minibatches=2),
         "files": OutputConfig(checkpoint_every=1, transcripts_every=2, transcripts=3),

@@ -1,0 +1,106 @@
+"""`zerosearch train`: reads the configuration, shows the progress, says what it wrote where."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from zerosearch_env.errors import ConfigError
+
+from .config import TrainConfig, load_preset, preset_names, read_config
+from .progress import TrainProgress, format_seconds
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a policy with reinforcement learning.
+
+    Every option that is not given has the value of the preset (or of the resumed run). Ctrl-C once stops after the current
+    step with everything saved; `--resume` goes on from there.
+    """
+
+    preset: str | None = None
+    """A shipped preset, or a TOML file of your own: where the other options start from."""
+    resume: str | None = None
+    """Run directory to go on with; its own configuration is used."""
+    force: bool = False
+    """Resume although other options than the saved ones are given."""
+    overwrite: bool = False
+    """Start anew in an output directory that holds a run, which is removed."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    """The run's configuration."""
+
+
+def parse_command(argv: Sequence[str]) -> TrainCommand:
+    """The command in `argv`; options override the preset or the saved configuration they are given beside.
+
+    Raises:
+        ConfigError: for an unknown preset, or one together with `--resume`.
+        CheckpointError: when the run to resume has no configuration.
+        SystemExit: for options that do not exist, and after `--help`.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--resume")
+    start, _ = first.parse_known_args(argv)
+    if start.preset is not None and start.resume is not None:
+        raise ConfigError("give --preset or --resume, not both: a resumed run has its own configuration.")
+    config = TrainConfig()
+    if start.preset is not None:
+        config = load_preset(start.preset)
+    elif start.resume is not None:
+        saved = Path(start.resume) / "config.toml"
+        # Without one, `train` says that there is no run to resume. The directory may have moved since it was written.
+        config = replace(read_config(saved) if saved.is_file() else config, output=start.resume)
+    return tyro.cli(
+        TrainCommand,
+        prog="zerosearch train",
+        args=list(argv),
+        default=TrainCommand(config=config),
+        epilog=f"Presets: {', '.join(preset_names())}.",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: arguments after `zerosearch train`; None takes those of the process.
+
+    Returns:
+        The exit status: 0, or 130 after Ctrl-C.
+    """
+    command = parse_command(sys.argv[1:] if argv is None else argv)
+    from .trainer import train
+
+    config = command.config
+    with TrainProgress(config.steps, max_seconds=config.max_seconds) as progress:
+        result = train(
+            config,
+            callback=progress,
+            resume=command.resume is not None,
+            force=command.force,
+            overwrite=command.overwrite,
+        )
+    print(f"{result.step} of {config.steps} steps in {format_seconds(result.seconds)}; {_ending(result.stopped, result.output)}")
+    print(f"policy       {result.output / 'policy'}")
+    print(f"metrics      {result.output / 'metrics.jsonl'}")
+    print(f"transcripts  {result.output / 'transcripts.jsonl'}")
+    return 130 if result.stopped == "interrupt" else 0
+
+
+def _ending(stopped: str, output: Path) -> str:
+    again = f"go on with: zerosearch train --resume {output}"
+    return {"finished": "finished.", "time": f"stopped by the time limit; {again}", "interrupt": f"interrupted; {again}"}[
+        stopped
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
