@@ -1,0 +1,71 @@
+"""Corpus files: passages for the embedded search engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import DataError
+from ..types import Document
+from .fields import first_of, plain, text
+from .rows import Row, RowError, find_file, read_rows
+
+_IDS = ("id", "_id", "docid", "passage_id", "pid")
+
+
+def load_corpus(path: str | os.PathLike[str], *, on_bad_row: str = "raise", limit: int | None = None) -> list[Document]:
+    r"""Read the passages of a corpus file.
+
+    JSON lines, a JSON array or parquet, with `contents` in Search-R1's form (the title in double quotes on the first
+    line: `"Title"\ntext`), or with `text` and optionally `title`; `id` is optional.
+
+    Args:
+        path: the file, or a folder that holds `corpus.jsonl` (or `.json`, `.parquet`, or gzipped).
+        on_bad_row: `"raise"`, or `"skip"` to leave bad rows out.
+        limit: passages to read at most; None: all.
+
+    Returns:
+        One document a passage; `source` is the passage's id, or its row's number.
+
+    Raises:
+        ConfigError: an unknown `on_bad_row`, or a `limit` below 1.
+        DataError: the file is missing, empty or broken; says the file, the row and the field.
+    """
+    from . import check_reading
+
+    check_reading(on_bad_row, limit)
+    file = find_file(Path(path).expanduser(), "corpus")
+    passages: list[Document] = []
+    problem = ""
+    for number, row in read_rows(file):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            passages.append(_passage(row, number))
+        except RowError as error:
+            problem = problem or f"{file}, row {number}: {error}"
+            if on_bad_row == "raise":
+                raise DataError(f'{problem}. on_bad_row="skip" leaves such rows out.') from None
+        if len(passages) == limit:
+            break
+    if not passages:
+        raise DataError(f"{file} holds no passage: " + (problem or "it is empty"))
+    return passages
+
+
+def _passage(row: Row, number: int) -> Document:
+    key = first_of(row, _IDS)
+    source = str(number) if key is None else str(plain(row[key]))
+    field = first_of(row, ("text", "contents", "passage", "body"))
+    if field is None:
+        raise RowError("contents", "a passage in `contents`, or in `text` and `title`", sorted(map(str, row)))
+    body = text(row[field], field)
+    if isinstance(row.get("title"), str):
+        return Document(row["title"].strip(), body, source)
+    head, line_end, rest = body.partition("\n")
+    if field != "contents" or not line_end:
+        return Document("", body, source)
+    title = head.strip()
+    if len(title) >= 2 and title[0] == title[-1] == '"':
+        title = title[1:-1]
+    return Document(title, rest.strip(), source)
