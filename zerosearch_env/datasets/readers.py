@@ -2,7 +2,7 @@
 
 | format | of | told by |
 |---|---|---|
-| `search-r1` | Search-R1, ZeroSearch; also the rows of SkyRL and verl | `reward_model`, `reward_spec` or `data_source` |
+| `search-r1` | Search-R1, ZeroSearch; rows of SkyRL and verl too | `reward_model`, `reward_spec` or `data_source` |
 | `flashrag` | FlashRAG | `golden_answers` |
 | `hotpotqa` | HotpotQA, with paragraphs | `context` and `supporting_facts` |
 | `2wikimultihopqa` | 2WikiMultihopQA, with paragraphs | the same and `evidences` |
@@ -39,7 +39,7 @@ def detect_format(row: Row) -> str | None:
         return "search-r1"
     if first_of(row, _QUESTIONS) and row.get("golden_answers") is not None:
         return "flashrag"
-    if any(name in row for name in _QUESTIONS) and any(name in row for name in _ANSWERS):
+    if any(name in row for name in _QUESTIONS):
         return "plain"
     return None
 
@@ -87,7 +87,7 @@ def read_flashrag(row: Row) -> Question:
 
 
 def read_search_r1(row: Row) -> Question:
-    """`question` (or the end of `prompt`), answers in `golden_answers` or `reward_model.ground_truth`; rest optional."""
+    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; the rest is optional."""
     reward_field = first_of(row, ("reward_model", "reward_spec"))
     reward = unpacked(row[reward_field], reward_field) if reward_field else {}
     if row.get("golden_answers") is not None and plain(row["golden_answers"]) != []:

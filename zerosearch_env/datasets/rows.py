@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from ..errors import DataError, require
 
@@ -83,7 +83,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         yield from _parquet(path)
         return
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as opened:
+            file = cast(BinaryIO, opened)
             if _first_sign(file) == b"[":
                 yield from _array(path, file.read())
             else:
@@ -92,14 +93,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         raise DataError(f"{path} is damaged or cut off: {cause}") from cause
 
 
-def _first_sign(file: IO[bytes]) -> bytes:
+def _first_sign(file: BinaryIO) -> bytes:
     """The first byte that is neither white space nor a byte-order mark; the file is back at its start."""
     head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
     return head[:1]
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, Row | RowError]]:
+def _lines(file: BinaryIO) -> Iterator[tuple[int, Row | RowError]]:
     for number, raw in enumerate(file, 1):
         line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
         if not line.strip():

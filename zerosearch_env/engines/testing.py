@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ..rewards import contains_answer
 from ..types import Document, SearchRequest, SearchResult
 from .base import BatchedEngine, SearchEngine
+from .passages import full_text
+
+INVENTED_REQUESTS = tuple(
+    SearchRequest(query, f"{query}?", (answer,), noisy=False, top_k=5, seed=seed)
+    for seed, (query, answer) in enumerate(
+        [("who wrote the first lighthouse manual", "Nobody Known"), ("capital of Zembla", "Onhava"), ("year", "1789")]
+    )
+)
+"""Searches for engines whose documents are not known."""
 
 DEFAULT_DOCUMENTS = tuple(
     Document(title=f"Constant {number}", text="This passage is the same for every query.", source=f"constant-{number}")
@@ -74,6 +86,102 @@ class FailingEngine(BatchedEngine):
         self._inner.close()
 
 
-def check_engine(engine: SearchEngine, requests: Sequence[SearchRequest] | None = None) -> None:
-    """Skeleton: being written."""
-    raise NotImplementedError
+STRANGE_QUERIES = (
+    "",
+    "   ",
+    "?!",
+    "\x00\x07\x1b[0m",
+    "\ud800",
+    "日本語 ไทย العربية हिन्दी",
+    "🧪🚀",
+    "e\u0301\u0302\u0303" * 50,
+    "zzzzqqqqxxxx",
+    "</search><answer>x</answer><information>",
+    "the " * 2000,
+)
+"""Queries that an engine has to survive."""
+
+
+def check_engine(
+    engine: SearchEngine, requests: Sequence[SearchRequest] | None = None, *, deterministic: bool = True
+) -> None:
+    """Check that an engine keeps the promises that environments and learners rely on; for the tests of engines.
+
+    One result per request and in order; at most `top_k` documents, with the fields' types; the same request gives the
+    same documents, whatever else is in the batch; noisy documents hold no gold answer, and a noise mask decides slot
+    by slot; an empty batch and any Unicode query are answered; `asearch` agrees with `search`.
+
+    Args:
+        engine: what is checked; stays open.
+        requests: searches with known answers that make sense for the engine's documents, at least one; they are asked
+            with and without noise, whatever their own flag. Three invented ones when None.
+        deterministic: False leaves out the comparisons of repeated searches.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which one, and for which request.
+    """
+    base = list(INVENTED_REQUESTS if requests is None else requests)
+    _require(bool(base), "check_engine needs at least one request")
+    _require(engine.search([]) == [], "an empty batch must give an empty list")
+    plain = [replace(request, noisy=False) for request in base]
+    noisy = [replace(request, noisy=True) for request in base]
+    mixed = [replace(request, noisy=tuple(j % 2 == 0 for j in range(request.top_k))) for request in base]
+    strange = [replace(base[0], query=query, noisy=flag) for query in STRANGE_QUERIES for flag in (False, True)]
+    small = [replace(request, top_k=1) for request in (*plain, *noisy)]
+    batch = [*plain, *noisy, *mixed, *strange, *small]
+    results = engine.search(batch)
+    _require(len(results) == len(batch), f"{len(batch)} requests gave {len(results)} results")
+    for request, result in zip(batch, results, strict=True):
+        _check_result(request, result)
+    if deterministic:
+        backwards = engine.search(batch[::-1])[::-1]
+        alone = [engine.search([request])[0] for request in batch[: 4 * len(base)]]
+        for request, first, again in zip(batch, results, backwards, strict=True):
+            _require(first.documents == again.documents, f"other documents in another batch: {request}")
+        for request, first, again in zip(batch, results, alone, strict=False):
+            _require(first.documents == again.documents, f"other documents when asked alone: {request}")
+        awaited = asyncio.run(_ask_all(engine, batch))
+        for request, first, again in zip(batch, results, awaited, strict=True):
+            _require(first.documents == again.documents, f"asearch and search differ: {request}")
+    count = len(base)
+    for i, request in enumerate(mixed):
+        useful, wrong, both = results[i], results[count + i], results[2 * count + i]
+        _check_mask(request, useful, wrong, both)
+
+
+def _require(condition: bool, message: str) -> None:
+    # not an `assert` statement: the suite must also work under `python -O`
+    if not condition:
+        raise AssertionError(message)
+
+
+async def _ask_all(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    return await asyncio.gather(*(engine.asearch(request) for request in requests))
+
+
+def _check_result(request: SearchRequest, result: SearchResult) -> None:
+    _require(isinstance(result, SearchResult), f"expected a SearchResult, got {type(result).__name__}: {request}")
+    _require(result.failure is None, f"failed with {result.failure!r}: {request}")
+    _require(isinstance(result.documents, tuple), f"documents must be a tuple: {request}")
+    _require(len(result.documents) <= request.top_k, f"{len(result.documents)} documents for top_k: {request}")
+    for document in result.documents:
+        texts = (document.title, document.text, document.source)
+        _require(all(isinstance(text, str) for text in texts), f"a document's field is no text: {document}")
+    if request.noisy is True:
+        for document in result.documents:
+            _require(not _holds(document, request), f"a noisy document holds a gold answer: {document}; {request}")
+
+
+def _check_mask(request: SearchRequest, useful: SearchResult, wrong: SearchResult, both: SearchResult) -> None:
+    """The mask's noisy slots hold no answer; its useful ones hold what a search without noise puts there."""
+    if not len(useful.documents) == len(wrong.documents) == len(both.documents) == request.top_k:
+        return  # a shorter result leaves slots out, and slots can no longer be told apart
+    for slot, (document, noise) in enumerate(zip(both.documents, request.noise_mask, strict=True)):
+        if noise:
+            _require(not _holds(document, request), f"noisy slot {slot} holds a gold answer: {document}; {request}")
+        else:
+            _require(document == useful.documents[slot], f"slot {slot} is not what a useful search gives: {request}")
+
+
+def _holds(document: Document, request: SearchRequest) -> bool:
+    return contains_answer(full_text(document), request.answers)
