@@ -106,7 +106,8 @@ class Bench:
         from .eval_display import EvaluationDisplay
 
         levels = self.levels if engine is None else (0.0,)
-        self.store.agents = {**self.store.agents, **{player.name: fingerprint(player) for player in players}}
+        known = self.store.evaluation.settings["agents"]
+        self.store.note(agents={**known, **{player.name: fingerprint(player) for player in players}})
         display = EvaluationDisplay(self.console, len(self.items) * len(players) * len(levels))
         with display:
             for player in players:

@@ -162,6 +162,11 @@ def swatch(key: str, *, dashed: bool = False) -> str:
     )
 
 
+def figure(title: str, unit: str, svg: str) -> str:
+    """A chart with its heading and the unit of its vertical axis."""
+    return f'<figure><h3>{escape(title)}</h3><div class="unit">{escape(unit)}</div>{svg}</figure>'
+
+
 def _draw(
     series: Series, px: Callable[[float], float], py: Callable[[float], float], shift: float, x: Axis, y: Axis
 ) -> str:

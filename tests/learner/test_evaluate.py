@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from tiny import tiny_dataset
+
+from zerosearch_agents.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.eval_cli import EvalConfig, main, run_evaluation
+from zerosearch_agents.eval_display import evaluation_markdown
+from zerosearch_agents.evaluate import Store, evaluate, select_questions, transcript_path
+from zerosearch_agents.players import CallablePlayer
+from zerosearch_agents.results import Evaluation, load_evaluation, save_evaluation
+from zerosearch_env.cli import main as zerosearch
+from zerosearch_env.engines import CorpusEngine, FailingEngine
+from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.randomness import mix
+from zerosearch_env.transcripts import read_transcripts
+from zerosearch_env.types import Question
+
+RULES = make_rules(max_turns=4, top_k=2)
+DATA = tiny_dataset()
+QUESTIONS = [replace(q, metadata={"hops": 1 + i % 2}) for i, q in enumerate(DATA.questions)]
+
+
+@pytest.fixture
+def engine() -> CorpusEngine:
+    return CorpusEngine(DATA.passages)
+
+
+def search_twice(observation: str, info) -> str:
+    return f"<search>{info['question']}</search>" if info["turn"] < 2 else "<answer>a</answer>"
+
+
+def test_a_cell_holds_what_was_played(engine: CorpusEngine) -> None:
+    result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 1.0), engine_name="e")
+    assert [cell.key for cell in result.cells] == [("twice", "e", 0.0), ("twice", "e", 1.0)]
+    summary = result.cells[0].summary()
+    assert summary.em.mean == 0.5
+    assert summary.em.n == 8
+    assert summary.searches.mean == 2.0
+    assert summary.realised_noise == 0.0
+    assert result.cells[1].summary().realised_noise == 1.0
+    assert summary.invalid_rate == 0.0
+    assert summary.stop_reasons == {"answer": 8}
+    assert result.groups == ("1-hop", "2-hop")
+    assert result.cells[0].summary("1-hop").em.mean == 1.0
+    assert result.cells[0].summary("2-hop").em.mean == 0.0
+
+
+def test_draws_are_coupled_across_agents_and_levels(engine: CorpusEngine) -> None:
+    flags: dict[tuple[str, float], list[list[bool]]] = {}
+
+    class Recording(CallablePlayer):
+        def play(self, episodes, engine, on_done=None):
+            super().play(episodes, engine, on_done)
+            key = (self.name, episodes[0].noise_level)
+            flags[key] = [[bool(t.step.noisy) for t in e.turns if t.step.noisy is not None] for e in episodes]
+
+    for name in ("a", "b"):
+        evaluate(Recording(search_twice, name=name), QUESTIONS, engine, RULES, (0.25, 0.5, 0.75), seed=3)
+    assert flags["a", 0.5] == flags["b", 0.5]
+    for low, high in ((0.25, 0.5), (0.5, 0.75)):
+        pairs = zip(chain.from_iterable(flags["a", low]), chain.from_iterable(flags["a", high]), strict=True)
+        assert all(not lower or higher for lower, higher in pairs)
+    assert flags["a", 0.25] != flags["a", 0.75]
+
+
+def test_the_seed_of_an_episode_is_that_of_its_question_in_the_dataset(engine: CorpusEngine) -> None:
+    seeds: dict[str, int] = {}
+
+    class Seeds(RandomPlayer):
+        def play(self, episodes, engine, on_done=None):
+            seeds.update({e.question.id: e.seed for e in episodes})
+            super().play(episodes, engine, on_done)
+
+    evaluate(Seeds(), select_questions(QUESTIONS, 3, seed=1), engine, RULES, (0.0,), seed=9)
+    assert len(seeds) == 3
+    assert all(seeds[f"q{i}"] == mix(9, i) for i in range(8) if f"q{i}" in seeds)
+
+
+def test_more_questions_contain_the_fewer() -> None:
+    few, many = select_questions(QUESTIONS, 2, seed=4), select_questions(QUESTIONS, 5, seed=4)
+    assert {item.index for item in few} < {item.index for item in many}
+    assert [item.index for item in many] == sorted(item.index for item in many)
+    assert len(select_questions(QUESTIONS, None)) == len(select_questions(QUESTIONS, 99)) == 8
+    hops = [item.question.metadata["hops"] for item in select_questions(QUESTIONS, 3, per_hop=True)]
+    assert sorted(hops) == [1, 1, 1, 2, 2, 2]
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        select_questions(QUESTIONS, 0)
+    with pytest.raises(DataError, match="no question"):
+        select_questions([], 3)
+
+
+def test_engine_failures_are_counted_and_left_out_of_the_means() -> None:
+    result = evaluate(CallablePlayer(search_twice), QUESTIONS, FailingEngine("down", after=6), RULES, (0.0,))
+    summary = result.cells[0].summary()
+    assert summary.engine_failures == 5
+    assert summary.em.n == 3
+    assert summary.stop_reasons == {"answer": 3, "engine_error": 5}
+    assert result.cells[0].episodes[-1].error == "down"
+
+
+def test_every_engine_failure_gives_an_empty_mean() -> None:
+    summary = evaluate(OraclePlayer(), QUESTIONS, FailingEngine("down"), RULES, (0.0,)).cells[0].summary()
+    assert math.isnan(summary.em.mean)
+    assert summary.as_dict()["em"]["mean"] is None
+    assert summary.as_dict()["realised_noise"] is None
+
+
+def test_an_agent_that_never_searches_is_played_once(engine: CorpusEngine) -> None:
+    class Silent(CallablePlayer):
+        searches = False
+
+    calls: list[str] = []
+
+    def answer(observation: str, info) -> str:
+        calls.append(info["question_id"])
+        return "<answer>a</answer>"
+
+    result = evaluate(Silent(answer), QUESTIONS, engine, RULES, (0.0, 0.5, 1.0))
+    assert len(calls) == 8
+    assert [cell.summary().em.mean for cell in result.cells] == [0.5] * 3
+
+
+def test_invalid_turns_are_counted(engine: CorpusEngine) -> None:
+    def agent(observation: str, info) -> str:
+        return "hm" if info["turn"] == 0 else "<answer>b</answer>"
+
+    summary = evaluate(CallablePlayer(agent), QUESTIONS, engine, RULES, (0.0,)).cells[0].summary()
+    assert summary.invalid_rate == 0.5
+
+
+def test_a_player_that_leaves_episodes_open_is_an_error(engine: CorpusEngine) -> None:
+    class Lazy(RandomPlayer):
+        def play(self, episodes, engine, on_done=None):
+            super().play(episodes[1:], engine, on_done)
+
+    with pytest.raises(AgentError, match="left 1 episodes unfinished, the first is 'q0'"):
+        evaluate(Lazy(), QUESTIONS, engine, RULES, (0.0,))
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.1, math.nan])
+def test_noise_levels_are_checked_before_anything_is_played(engine: CorpusEngine, level: float) -> None:
+    with pytest.raises(ConfigError):
+        evaluate(RandomPlayer(), QUESTIONS, engine, RULES, (0.0, level))
+
+
+# what is written
+
+
+def test_results_and_transcripts_are_written_and_read_back(tmp_path: Path, engine: CorpusEngine) -> None:
+    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), store=store)
+    loaded = load_evaluation(tmp_path)
+    assert loaded.cells == result.cells == store.evaluation.cells
+    assert loaded.settings["agents"] == {"twice": "x"}
+    raw = json.loads((tmp_path / "results.json").read_text())
+    assert raw["schema_version"] == 1
+    assert set(raw["cells"][0]["summary"]) == {"all", "1-hop", "2-hop"}
+    records = list(read_transcripts(transcript_path(tmp_path, result.cells[1].key)))
+    assert [r["extra"]["index"] for r in records] == list(range(8))
+    assert records[0]["extra"]["agent"] == "twice"
+
+
+def test_an_interrupted_cell_keeps_what_is_done_and_is_played_again(tmp_path: Path, engine: CorpusEngine) -> None:
+    def stops(observation: str, info) -> str:
+        if info["question_id"] == "q3":
+            raise KeyboardInterrupt
+        return search_twice(observation, info)
+
+    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(CallablePlayer(stops, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), store=store)
+    (partial,) = load_evaluation(tmp_path).cells
+    assert not partial.complete
+    assert [r.question_id for r in partial.episodes] == ["q0", "q1", "q2"]
+    assert len(list(read_transcripts(transcript_path(tmp_path, partial.key)))) == 3
+
+    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
+    (cell,) = store.evaluation.cells
+    assert cell.complete
+    assert len(list(read_transcripts(transcript_path(tmp_path, cell.key)))) == 8
+
+
+def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Path, engine: CorpusEngine) -> None:
+    calls: list[str] = []
+
+    def agent(observation: str, info) -> str:
+        calls.append(info["question_id"])
+        return "<answer>a</answer>"
+
+    for known, played in (("v1", 8), ("v1", 0), ("v2", 8)):
+        calls.clear()
+        store = Store(tmp_path, {"seed": 0}, {"agent": known})
+        evaluate(CallablePlayer(agent), QUESTIONS, engine, RULES, (0.0,), store=store)
+        assert len(calls) == played
+        assert len(store.evaluation.cells) == 1
+    with pytest.raises(ConfigError, match="other settings \\(seed differ\\)"):
+        Store(tmp_path, {"seed": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "not a results file"), ('{"schema_version": 99}', "expected schema version 1, got 99"), ("[]", "got None")],
+)
+def test_a_damaged_results_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_evaluation(tmp_path)
+    with pytest.raises(DataError, match="no such file"):
+        load_evaluation(tmp_path / "results.txt")
+
+
+def test_an_incomplete_cell_in_the_file_is_an_error(tmp_path: Path, engine: CorpusEngine) -> None:
+    save_evaluation(evaluate(RandomPlayer(), QUESTIONS, engine, RULES, (0.0,)), tmp_path)
+    values = json.loads((tmp_path / "results.json").read_text())
+    del values["cells"][0]["episodes"][0]["em"]
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="incomplete"):
+        load_evaluation(tmp_path)
+
+
+def test_differences_are_paired_on_the_questions_that_both_finished(engine: CorpusEngine) -> None:
+    a = evaluate(CallablePlayer(lambda o, i: "<answer>a</answer>", name="a"), QUESTIONS, engine, RULES, (0.0,))
+    flaky = evaluate(CallablePlayer(search_twice, name="b"), QUESTIONS, FailingEngine("x", after=6), RULES, (0.0,))
+    both = a.merged(flaky.cells)
+    gap = both.difference("a", "b", 0.0)
+    assert (gap.mean, gap.n) == (0.0, 3)
+    assert both.difference("a", "b", 0.0, metric="searches").mean == -2.0
+    assert both.difference("a", "b", 0.0, group="2-hop").n == 1
+    assert math.isnan(both.difference("a", "nobody", 0.0).mean)
+
+
+def test_markdown_has_a_table_for_each_group(engine: CorpusEngine) -> None:
+    result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), engine_name="e")
+    text = evaluation_markdown(result)
+    assert "| EM %, 1-hop questions, e | noise 0 | noise 0.5 |" in text
+    assert "| twice | 100.0 [51.0, 100.0] |" in text
+    assert evaluation_markdown(Evaluation()) == ""
+
+
+# the command
+
+
+@pytest.fixture
+def agent_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "eval_cli_agent.py").write_text(
+        "def agent(observation, info):\n"
+        "    return f\"<search>{info['question']}</search>\" if info['turn'] == 0 else '<answer>x</answer>'\n\n\n"
+        "def bad(observation, info):\n    raise ValueError('oh no')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SMALL = ["--world.passages", "400", "--questions", "6", "--noise", "0", "0.5", "--output", "out"]
+
+
+def test_the_command_measures_and_says_where_things_are(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agents = ["--agent", "mine=eval_cli_agent.py:agent", "--agent", "baseline:random", "--agent", "baseline:oracle"]
+    assert main([*agents, *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "mine, corpus, noise 0.5: EM" in out
+    assert "baseline:oracle" in out
+    assert "results.json" in out
+    loaded = load_evaluation("out")
+    assert loaded.agents == ("mine", "baseline:random", "baseline:oracle")
+    assert loaded.noise_levels == (0.0, 0.5)
+    assert "--agent" in loaded.settings["command"]
+    assert loaded.settings["versions"]["python"]
+    assert len(list(Path("out/transcripts").glob("*.jsonl"))) == 6
+    oracle, random = (loaded.find(name, 0.0) for name in ("baseline:oracle", "baseline:random"))
+    assert oracle is not None
+    assert random is not None
+    assert oracle.summary().em.mean > random.summary().em.mean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nobody to measure"),
+        (["--agent", "baseline:radom"], "Did you mean 'random'"),
+        (["--agent", "baseline:random", "--noise", "1.5"], "1.5"),
+        (["--agent", "baseline:random", "--agent", "baseline:random"], "two agents are called 'baseline:random'"),
+        (["--agent", "baseline:random", "--protocol", "zerosaerch"], "Did you mean 'zerosearch'"),
+        (["--agent", "baseline:random", "--engine", "corpsu"], "Did you mean 'corpus'"),
+        (["--agent", "eval_cli_agent:agnet"], "Did you mean 'agent'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    agent_file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert zerosearch(["eval", "--world.passages", "400", "--output", "out", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_mistyped_option_names_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--agnet", "baseline:random"])
+    assert stop.value.code == 2
+    assert "--agent" in capsys.readouterr().err
+
+
+def test_a_failing_agent_leaves_the_others_results(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agents = ["--agent", "baseline:random", "--agent", "eval_cli_agent.py:bad"]
+    assert zerosearch(["eval", *agents, *SMALL]) == 2
+    captured = capsys.readouterr()
+    assert "turn 1: ValueError: oh no" in captured.err
+    assert "what was measured is in out" in captured.out
+    assert [cell.complete for cell in load_evaluation("out").cells] == [True, True, False]
+
+
+def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EvalConfig(agent=("baseline:random",), noise=(0.0,), questions=3, output=Path("out"))
+    config = replace(config, world=replace(config.world, passages=400))
+    run_evaluation(config)
+    with pytest.raises(ConfigError, match="questions differ"):
+        run_evaluation(replace(config, questions=4))
+    run_evaluation(replace(config, questions=4, fresh=True))
+    assert load_evaluation("out").cells[0].planned == 4
+
+
+def test_questions_without_answers_are_refused() -> None:
+    with pytest.raises(DataError, match="no answers"):
+        Episode(Question("q", "?", ()), RULES)

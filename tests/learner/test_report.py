@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from zerosearch_agents.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.evaluate import Store, evaluate, select_questions
+from zerosearch_agents.report import ReportData, render_report, write_report
+from zerosearch_agents.report_charts import (
+    MARKERS,
+    Point,
+    Series,
+    fitted_axis,
+    line_chart,
+    share_axis,
+    smoothed,
+    swatch,
+)
+from zerosearch_agents.report_noise import ROLES, roles_of
+from zerosearch_agents.results import Cell, Evaluation
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.engines import make_engine
+from zerosearch_env.episode import make_rules
+
+VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
+
+
+class Checker(HTMLParser):
+    """Fails on tags that do not match, and collects what a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [str(v) for k, v in attrs if k in ("src", "href", "srcset", "data") and v]
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+
+def check(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    assert checker.loads == []
+    assert "script" not in checker.tags
+    assert "url(" not in page
+    assert "@import" not in page
+    return checker
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose `before` acts at random and whose `after` is the oracle."""
+    folder = tmp_path_factory.mktemp("report") / "run<1>"
+    folder.mkdir()
+    world = load_dataset("world", "test", world=WorldConfig(passages=400, questions=60))
+    engine, rules = make_engine("corpus", dataset=world), make_rules()
+    items = select_questions(world.questions, 12, per_hop=True)
+    store = Store(folder / "evaluation", {"seed": 0})
+    for player in (RandomPlayer(name="before"), OraclePlayer(name="after"), RandomPlayer(name="rag", seed=1)):
+        evaluate(player, items, engine, rules, (0.0, 0.5, 1.0), engine_name="corpus", store=store)
+    evaluate(OraclePlayer(name="after"), items, engine, rules, (0.0,), engine_name="larger", store=store)
+    steps = [
+        {"step": i, "reward": i / 10, "em": i / 10, "searches": 1 + i / 10, "noise_level": i / 20} for i in range(1, 11)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (folder / "config.toml").write_text('policy = "<base>"\n')
+    return folder
+
+
+def test_the_page_is_self_contained_and_complete(run: Path) -> None:
+    path = write_report(
+        run, title="A <title> & more", lead="Lead.", stages=[("training", 3.0)], facts={"command": "zerosearch <x>"}
+    )
+    assert path == run / "report.html"
+    page = path.read_text(encoding="utf-8")
+    checker = check(page)
+    assert checker.tags.count("figure") == 2 * 2 + 4
+    assert checker.tags.count("section") >= 4
+    for text in (
+        "A &lt;title&gt; &amp; more",
+        "zerosearch &lt;x&gt;",
+        "policy = &quot;&lt;base&gt;&quot;",
+        "after training",
+        "before training",
+        "Exact match, 2-hop questions",
+        "larger",
+        "Transcripts, before and after",
+        "95 % interval",
+        "(prefers-color-scheme: dark)",
+    ):
+        assert text in page
+    assert "<title>" in page
+    assert "$" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL)
+
+
+def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr class=\"strong\"><td>after training</td>(.*?)</tr>", page)
+    assert len(rows) == 2
+    evaluation = json.loads((run / "evaluation" / "results.json").read_text())
+    cell = next(c for c in evaluation["cells"] if c["agent"] == "after" and c["noise_level"] == 0.5)
+    em = cell["summary"]["1-hop"]["em"]
+    assert (
+        f"<td>{100 * em['mean']:.1f}<small>{100 * em['low']:.0f}&ndash;{100 * em['high']:.0f}</small></td>" in rows[0]
+    )
+
+
+def test_the_transcripts_show_what_was_learnt(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count('class="zs-transcript"') % 2 == 0
+    assert page.count('class="zs-transcript"') >= 4
+    assert "searches again" in page
+    assert "zs-is-noisy" in page
+
+
+def test_a_run_with_nothing_but_metrics_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "rew')
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert check(page).tags.count("figure") == 1
+    assert f"Run {tmp_path.name}" in page
+
+
+def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
+    assert check(write_report(tmp_path).read_text(encoding="utf-8")).tags.count("figure") == 0
+
+
+def test_empty_cells_and_unknown_agents_are_drawn() -> None:
+    cells = tuple(Cell(f"agent {i}", "e", level, 3, ()) for i in range(6) for level in (0.0, 0.5))
+    page = render_report(ReportData("t", Evaluation(cells)))
+    check(page)
+    assert "nan" not in page.lower()
+    roles = roles_of(Evaluation(cells))
+    assert [role.key for role in roles] == ["other1", "other2", "other3", "other4", "other1", "other2"]
+    assert [role.dashed for role in roles] == [False] * 4 + [True] * 2
+
+
+def test_baselines_are_known_with_and_without_their_prefix() -> None:
+    cells = (Cell("baseline:rag", "e", 0.0, 0, ()), Cell("after", "e", 0.0, 0, ()))
+    assert [role.key for role in roles_of(Evaluation(cells))] == ["rag", "after"]
+    assert {role.key for role in ROLES.values()} <= set(MARKERS)
+
+
+def test_every_colour_has_a_light_and_a_dark_value() -> None:
+    page = render_report(ReportData("t"))
+    for key in MARKERS:
+        assert page.count(f"--s-{key}:") == 2, key
+
+
+# charts
+
+
+def parse(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def test_a_chart_is_well_formed_and_places_its_points() -> None:
+    series = Series("a & b", "after", (Point(0.0, 0.0, 0.0, 0.1), Point(1.0, 1.0, 0.9, 1.0, ", n = 5")))
+    root = parse(line_chart([series], fitted_axis("x", [0, 1]), share_axis("%"), title="<t>"))
+    assert root.attrib["aria-label"] == "<t>"
+    dots = list(root.iter("circle"))
+    assert [float(d.attrib["cx"]) for d in dots] == [44.0, 426.0]
+    assert [float(d.attrib["cy"]) for d in dots] == [254.0, 14.0]
+    titles = [e.text for e in root.iter("title")]
+    assert titles == ["a & b, x 0: 0 (0 to 10)", "a & b, x 1: 100 (90 to 100), n = 5"]
+
+
+def test_neighbouring_series_are_drawn_beside_each_other() -> None:
+    series = [Series(k, k, (Point(0.5, 0.5, 0.4, 0.6),)) for k in ("after", "before", "rag")]
+    root = parse(line_chart(series, share_axis("x"), share_axis("y"), title="t"))
+    whiskers = [p.attrib["d"] for p in root.iter("path") if p.attrib["class"] == "whisker"]
+    starts = [float(d[1:].split()[0]) for d in whiskers]
+    assert starts[0] < starts[1] < starts[2]
+    assert starts[1] == pytest.approx(235.0)
+
+
+@pytest.mark.parametrize("key", sorted(MARKERS))
+def test_every_marker_and_swatch_is_well_formed(key: str) -> None:
+    parse(swatch(key, dashed=True))
+    parse(line_chart([Series("s", key, (Point(0, 0),))], share_axis("x"), share_axis("y"), title="t"))
+
+
+def test_points_that_are_not_numbers_are_left_out() -> None:
+    series = Series("s", "after", (Point(0, math.nan), Point(0.5, 0.5, math.nan, math.nan)))
+    svg = line_chart([series], share_axis("x"), share_axis("y"), title="t")
+    assert len(list(parse(svg).iter("circle"))) == 1
+    assert "<path" not in line_chart([Series("s", "after", ())], share_axis("x"), share_axis("y"), title="t")
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0, 60], (0, 20, 40, 60)),
+        ([0.0, 2.3], (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)),
+        ([0.0], (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ([-0.4, 0.4], (-0.4, -0.2, 0.0, 0.2, 0.4)),
+        ([], (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ([math.nan, 5], (0, 1, 2, 3, 4, 5)),
+    ],
+)
+def test_axes_have_round_ticks_that_span_the_values(values: list[float], ticks: tuple[float, ...]) -> None:
+    axis = fitted_axis("x", values)
+    assert axis.ticks == pytest.approx(ticks)
+    assert (axis.low, axis.high) == (axis.ticks[0], axis.ticks[-1])
+
+
+def test_smoothing_keeps_lines_straight_and_ends_in_place() -> None:
+    assert smoothed([1.0, 2.0, 3.0, 4.0, 5.0], 3) == pytest.approx([1, 2, 3, 4, 5])
+    assert smoothed([0.0, 3.0, 0.0], 3) == pytest.approx([0, 1, 0])
+    assert smoothed([0.0, math.nan, 2.0], 3)[1] == 1.0
+    assert smoothed([], 5) == []
