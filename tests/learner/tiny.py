@@ -12,7 +12,7 @@ from zerosearch_agents.tokenizer import build_tokenizer
 
 from zerosearch_env.types import Dataset, Document, Question
 
-LIKELY = ("<search>", "</search>", "<answer>", "</answer>", "a", "b")
+LIKELY = ("<search>", "</search>", "<answer>", "</answer>", "k", "b")
 
 
 @lru_cache
@@ -22,7 +22,7 @@ def tiny_tokenizer(vocab_size: int = 320):
 
 
 def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 320) -> Policy:
-    """A random model that favours the tags and the letters a and b, so that it searches and answers now and then.
+    """A random model that favours the tags and the letters k and b, so that it searches and answers now and then.
 
     All embeddings share one component, which the head reads as a bias.
     """
@@ -40,7 +40,7 @@ def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 32
 
 def tiny_dataset() -> Dataset:
     """Eight questions whose answers are single letters, and passages that hold them."""
-    letters = "abababab"
+    letters = "kbkbkbkb"
     questions = [Question(f"q{i}", f"letter {i}", (letter,)) for i, letter in enumerate(letters)]
     passages = [Document(f"Letter {i}", f"the letter {i} is {letter}") for i, letter in enumerate(letters)]
     passages += [Document(f"Other {i}", f"a word on {word}") for i, word in enumerate(["letter", "town", "book"] * 4)]
