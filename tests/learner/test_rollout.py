@@ -16,7 +16,7 @@ from zerosearch_env.types import Document, Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))
 RULES = make_rules(prompt_template="{question}\n", max_turns=3, top_k=2)
-DOCUMENTS = (Document("Über", "naïve 東京 text"), Document("", "b <answer>k</answer>"))
+DOCUMENTS = (Document("Über", "naïve 東京 text"), Document("", "b <answer> k </answer>"))
 
 
 class ScriptedSampler:
