@@ -83,7 +83,7 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = ["ENV_ID", "__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604
+__all__ = ["ENV_ID", "__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
     | after | observation |
     |---|---|
     | `reset` | the prompt: the protocol's instruction with the question |
-    | a search | the information block with the documents; before the last turn also a notice that only an answer counts |
+    | a search | the block with the documents; before the last turn also a notice that only an answer counts |
     | an invalid action | a notice of what is expected |
     | the end | empty |
 
@@ -82,8 +82,8 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
     `info["stop_reason"]` is a `StopReason`:
 
     - terminated: `"answer"`, or `"no_action"` for protocols without a notice for invalid turns;
-    - truncated: `"max_turns"` (the last turn passed without an answer), `"too_long"` (the text of a turn was longer than
-      65,536 characters), `"engine_error"` (the engine failed after its bounded retries; `info["error"]` says how).
+    - truncated: `"max_turns"` (the last turn passed without an answer), `"too_long"` (the text of a turn was longer
+      than 65,536 characters), `"engine_error"` (the engine failed after its bounded retries; `info["error"]` says how).
 
     After `max_turns` turns one last turn follows that may only answer.
 

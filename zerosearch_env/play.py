@@ -192,7 +192,7 @@ def _play_episode(game: _Game) -> bool:
         turn, last = len(episode.turns) + 1, episode.rules.max_turns
         if episode.last_turn:
             game.say("bad", "Last turn: only an answer counts now.")
-        line = game.ask(f"turn {turn}/{last} › " if not episode.last_turn else "answer › ")
+        line = game.ask(f"turn {turn}/{last} > " if not episode.last_turn else "answer > ")
         if line.startswith(":"):
             command = line[1:].strip().lower()
             if command in ("q", "quit", "exit"):

@@ -1,7 +1,7 @@
 """Transcripts for people: terminal text, rich renderables and HTML, all from the same record.
 
-Records come from `transcripts.transcript_record`. Gold answers are shown only when the episode is over. Whatever a policy or a
-document wrote is data: control characters never reach the terminal, and HTML is escaped.
+Records come from `transcripts.transcript_record`. Gold answers are shown only when the episode is over. Whatever a
+policy or a document wrote is data: control characters never reach the terminal, and HTML is escaped.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def result_block(record: Record) -> Block:
     lines.append(
         Line(
             style,
-            f"EM {scores['em']:.0f} · F1 {scores['f1']:.2f} · subEM {scores['subem']:.0f} · reward {scores['reward']:g} · "
+            f"EM {scores['em']:.0f} · F1 {scores['f1']:.2f} · subEM {scores['subem']:.0f} · "
+            f"reward {scores['reward']:g} · "
             f"{scores['searches']} {'search' if scores['searches'] == 1 else 'searches'}",
             2,
         )

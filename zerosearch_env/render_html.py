@@ -15,21 +15,26 @@ _KEPT = "\n\t"
 _CSS = """
 .zs-transcript {
   --zs-bg: #ffffff; --zs-ink: #1b1f24; --zs-soft: #5d6673; --zs-line: #d9dee5; --zs-card: #f6f8fa; --zs-accent: #0b62c4;
-  --zs-good: #157347; --zs-good-bg: #e6f4ec; --zs-bad: #b02a37; --zs-bad-bg: #fbeaec; --zs-noise: #8a5300; --zs-noise-bg: #fff4de;
-  color: var(--zs-ink); background: var(--zs-bg); border: 1px solid var(--zs-line); border-radius: 12px; padding: 1.1rem 1.25rem;
+  --zs-good: #157347; --zs-good-bg: #e6f4ec; --zs-bad: #b02a37; --zs-bad-bg: #fbeaec; --zs-noise: #8a5300;
+  --zs-noise-bg: #fff4de;
+  color: var(--zs-ink); background: var(--zs-bg); border: 1px solid var(--zs-line); border-radius: 12px;
+  padding: 1.1rem 1.25rem;
   margin: 1rem 0; font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere;
 }
 @media (prefers-color-scheme: dark) {
   .zs-transcript {
-    --zs-bg: #14181d; --zs-ink: #e5e9ee; --zs-soft: #9aa5b1; --zs-line: #323a44; --zs-card: #1c2229; --zs-accent: #6cb0ff;
-    --zs-good: #5fcf95; --zs-good-bg: #14301f; --zs-bad: #ff8d97; --zs-bad-bg: #3a191d; --zs-noise: #f2b95c; --zs-noise-bg: #33270f;
+    --zs-bg: #14181d; --zs-ink: #e5e9ee; --zs-soft: #9aa5b1; --zs-line: #323a44; --zs-card: #1c2229;
+  --zs-accent: #6cb0ff;
+    --zs-good: #5fcf95; --zs-good-bg: #14301f; --zs-bad: #ff8d97; --zs-bad-bg: #3a191d; --zs-noise: #f2b95c;
+  --zs-noise-bg: #33270f;
   }
 }
 .zs-transcript p, .zs-transcript h4, .zs-transcript dl, .zs-transcript pre { margin: 0; }
 .zs-transcript pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; }
 .zs-question { font-size: 1.15rem; font-weight: 650; line-height: 1.35; }
 .zs-chips { margin-top: .4rem !important; }
-.zs-chip { display: inline-block; border: 1px solid var(--zs-line); border-radius: 999px; padding: 0 .55em; font-size: .8rem;
+.zs-chip { display: inline-block; border: 1px solid var(--zs-line); border-radius: 999px; padding: 0 .55em;
+  font-size: .8rem;
   font-weight: 500; color: var(--zs-soft); background: var(--zs-card); }
 .zs-chip.zs-search { color: var(--zs-accent); border-color: currentColor; }
 .zs-chip.zs-answer { color: var(--zs-ink); border-color: currentColor; }
@@ -52,11 +57,13 @@ _CSS = """
 .zs-document p { color: var(--zs-soft); margin-top: .2rem; }
 .zs-is-noisy { border-color: var(--zs-noise); border-style: dashed; background: var(--zs-noise-bg); }
 .zs-none { color: var(--zs-soft); font-style: italic; }
-.zs-notice { margin-top: .5rem !important; color: var(--zs-soft); padding-left: .75rem; border-left: 2px solid var(--zs-bad); }
+.zs-notice { margin-top: .5rem !important; color: var(--zs-soft); padding-left: .75rem;
+  border-left: 2px solid var(--zs-bad); }
 .zs-result { border: 1px solid var(--zs-line); border-radius: 8px; padding: .8rem .95rem; background: var(--zs-card); }
 .zs-right { background: var(--zs-good-bg); border-color: var(--zs-good); }
 .zs-wrong { background: var(--zs-bad-bg); border-color: var(--zs-bad); }
-.zs-verdict { text-transform: uppercase; letter-spacing: .05em; font-size: .75rem; font-weight: 700; margin-right: .4rem; }
+.zs-verdict { text-transform: uppercase; letter-spacing: .05em; font-size: .75rem; font-weight: 700;
+  margin-right: .4rem; }
 .zs-right .zs-verdict { color: var(--zs-good); }
 .zs-wrong .zs-verdict, .zs-error { color: var(--zs-bad); }
 .zs-gold { font-size: .9rem; margin-top: .2rem !important; }
@@ -70,7 +77,8 @@ _CSS = """
 def clean(text: str) -> str:
     """A text that a terminal only prints: control and format characters become visible or the replacement character.
 
-    Line breaks and tabs stay. Escape sequences, carriage returns, bidirectional overrides and lone surrogates lose their effect.
+    Line breaks and tabs stay. Escape sequences, carriage returns, bidirectional overrides and lone surrogates lose
+    their effect.
     """
     if text.isprintable():
         return text
@@ -91,7 +99,7 @@ def html_style() -> str:
     return f"<style>{_CSS}</style>\n"
 
 
-def render_html(record: Record, *, style: bool = True) -> str:
+def render_html(record: Mapping[str, Any], *, style: bool = True) -> str:
     """The transcript as a self-contained fragment of a page, for light and dark, desktop and phone.
 
     Args:
@@ -109,8 +117,9 @@ def render_html(record: Record, *, style: bool = True) -> str:
     return (
         f"{html_style() if style else ''}"
         '<section class="zs-transcript">\n'
-        f'<header><p class="zs-question">{_escape(question["text"])}</p><p class="zs-chips">{"".join(chips)}</p></header>\n'
-        f"<details class=\"zs-prompt\"><summary>Prompt</summary><pre>{_escape(record['prompt'])}</pre></details>\n"
+        f'<header><p class="zs-question">{_escape(question["text"])}</p>'
+        f'<p class="zs-chips">{"".join(chips)}</p></header>\n'
+        f'<details class="zs-prompt"><summary>Prompt</summary><pre>{_escape(record["prompt"])}</pre></details>\n'
         f'<ol class="zs-turns">\n{body}</ol>\n{_html_result(record)}</section>\n'
     )
 
@@ -132,8 +141,12 @@ _THOUGHT = re.compile(r"&lt;think&gt;.*?(?:&lt;/think&gt;|\Z)", re.DOTALL)
 
 
 def _html_turn(turn: Mapping[str, Any]) -> str:
-    policy = _THOUGHT.sub(lambda match: f'<span class="zs-thought">{match[0]}</span>', _escape(turn["action_text"].strip()))
-    parts = [f'<li class="zs-turn"><p class="zs-label">Turn {turn["turn"]} {_chip(turn["action"], "zs-" + turn["action"])}']
+    policy = _THOUGHT.sub(
+        lambda match: f'<span class="zs-thought">{match[0]}</span>', _escape(turn["action_text"].strip())
+    )
+    parts = [
+        f'<li class="zs-turn"><p class="zs-label">Turn {turn["turn"]} {_chip(turn["action"], "zs-" + turn["action"])}'
+    ]
     if turn["answer_in_documents"]:
         parts.append(_chip("documents hold the answer", "zs-found"))
     parts.append(f'</p>\n<pre class="zs-policy">{policy}</pre>\n')
@@ -143,7 +156,9 @@ def _html_turn(turn: Mapping[str, Any]) -> str:
             for number, (document, noisy) in enumerate(zip(turn["documents"], noisy_flags(turn), strict=True), 1)
         )
         none = "" if cards else f'<p class="zs-none">{no_documents(turn)}</p>'
-        parts.append(f'<p class="zs-query">{_escape(turn["query"] or "")}</p>\n<div class="zs-documents">{cards}{none}</div>\n')
+        parts.append(
+            f'<p class="zs-query">{_escape(turn["query"] or "")}</p>\n<div class="zs-documents">{cards}{none}</div>\n'
+        )
     elif turn["observation"]:
         parts.append(f'<pre class="zs-notice">{_escape(turn["observation"].strip())}</pre>\n')
     return "".join(parts) + "</li>\n"
@@ -158,7 +173,7 @@ def _html_document(number: int, document: Mapping[str, Any], noisy: bool) -> str
     )
 
 
-def _html_result(record: Record) -> str:
+def _html_result(record: Mapping[str, Any]) -> str:
     reason = record["stop_reason"]
     if reason is None:
         return '<footer class="zs-result"><p>The episode goes on.</p></footer>\n'
@@ -181,5 +196,5 @@ def _html_result(record: Record) -> str:
         f'<footer class="zs-result {"zs-right" if right else "zs-wrong"}">{error}'
         f'<p><span class="zs-verdict">{"correct" if right else "wrong"}</span> '
         f'<strong class="zs-answer">{_escape(prediction)}</strong></p>'
-        f"<p class=\"zs-gold\">Gold: {_escape(' · '.join(record['answers']))}</p><dl>{cells}</dl></footer>\n"
+        f'<p class="zs-gold">Gold: {_escape(" · ".join(record["answers"]))}</p><dl>{cells}</dl></footer>\n'
     )

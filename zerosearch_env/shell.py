@@ -172,7 +172,9 @@ def _make_schedule(
             )
         return None
     if callable(schedule) and shaped:
-        raise ConfigError("noise_start, noise_end and noise_base have no effect on a noise_schedule that is a callable.")
+        raise ConfigError(
+            "noise_start, noise_end and noise_base have no effect on a noise_schedule that is a callable."
+        )
     return get_schedule(schedule, start=start, end=end, base=base)
 
 
@@ -186,7 +188,9 @@ def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> 
     elif isinstance(dataset, Sequence):
         data = Dataset("questions", split, tuple(_read_question(row, i, split) for i, row in enumerate(dataset)))
     else:
-        raise ConfigError(f"dataset must be a name, a path, a Dataset or a list of questions, got {type(dataset).__name__}.")
+        raise ConfigError(
+            f"dataset must be a name, a path, a Dataset or a list of questions, got {type(dataset).__name__}."
+        )
     if not len(data.questions):
         raise DataError(f"dataset {data.name!r}, split {data.split!r}, holds no question.")
     for question in data.questions:
@@ -212,7 +216,8 @@ def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
     if world is not None and name != "world":
         raise ConfigError(f'world={world!r} describes the built-in dataset "world", and dataset={name!r} was given.')
     path = Path(name)
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    stamp = max(file.stat().st_mtime_ns for file in files) if path.exists() else 0
     try:
         described = None if world is None else json.dumps(dict(world), sort_keys=True)
     except TypeError as cause:
@@ -243,7 +248,7 @@ def check_progress(progress: Any) -> float:
     Raises:
         ConfigError: when it is no number in [0, 1].
     """
-    if isinstance(progress, bool) or not isinstance(progress, Real) or not 0.0 <= progress <= 1.0:
+    if isinstance(progress, bool) or not isinstance(progress, Real) or not 0.0 <= float(progress) <= 1.0:
         raise ConfigError(f"progress must be a number in [0, 1], got {progress!r}.")
     return float(progress)
 
@@ -274,9 +279,13 @@ def read_options(setup: Setup, options: Mapping[str, Any] | None) -> ResetOption
 def _question_index(setup: Setup, question: Any) -> int:
     if isinstance(question, str):
         if question not in setup.index_by_id:
-            raise unknown_name("question id", question, setup.index_by_id) if setup.question_count <= 20 else ConfigError(
-                f"no question with id {question!r} in dataset {setup.dataset.name!r}; "
-                f"ids look like {setup.dataset.questions[0].id!r}."
+            raise (
+                unknown_name("question id", question, setup.index_by_id)
+                if setup.question_count <= 20
+                else ConfigError(
+                    f"no question with id {question!r} in dataset {setup.dataset.name!r}; "
+                    f"ids look like {setup.dataset.questions[0].id!r}."
+                )
             )
         return setup.index_by_id[question]
     if not _is_int(question):

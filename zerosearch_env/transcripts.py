@@ -7,8 +7,8 @@ A record (`schema_version` 1) holds
             observation}],
     stop_reason, error, scores {prediction, em, f1, subem, reward, searches}, extra
 
-`noisy` is a bool, a list with one bool a document, or null when the turn was no search; `stop_reason` and `scores` are null
-while the episode goes on; `extra` is what the writer added (step of the training, name of the agent, ...).
+`noisy` is a bool, a list with one bool a document, or null when the turn was no search; `stop_reason` and `scores` are
+null while the episode goes on; `extra` is what the writer added (step of the training, name of the agent, ...).
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
         """Progress of the curriculum in [0, 1], as the next reset will use it."""
         return self._progress.value
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of every sub-environment."""
         return tuple(self._rng(index) for index in range(self.num_envs))
@@ -251,7 +251,9 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
         """
         texts = self._read_actions(actions)
         if not self._episodes:
-            raise ResetNeeded("step() was called before reset(): start with `observations, infos = envs.reset(seed=0)`.")
+            raise ResetNeeded(
+                "step() was called before reset(): start with `observations, infos = envs.reset(seed=0)`."
+            )
         infos: dict[int, Infos] = {}
         if any(self._over):
             over = [index for index, done in enumerate(self._over) if done]
@@ -294,7 +296,9 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
             for index, step in steps.items():
                 self._over[index] = step.done
             self._progress.finished += sum(step.done for step in steps.values())
-            raise EngineError(f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts)
+            raise EngineError(
+                f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
+            )
 
     def _report(self, steps: Mapping[int, Step], infos: dict[int, Infos]) -> tuple[Any, ...]:
         count = self.num_envs
@@ -369,7 +373,9 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
             for key in keys:
                 if key not in gathered:
                     dtype = _DTYPES.get(key, object)
-                    gathered[key] = np.empty(self.num_envs, object) if dtype is object else np.zeros(self.num_envs, dtype)
+                    gathered[key] = (
+                        np.empty(self.num_envs, object) if dtype is object else np.zeros(self.num_envs, dtype)
+                    )
                     gathered[f"_{key}"] = np.zeros(self.num_envs, np.bool_)
                 array = gathered[key]
                 array[where] = np.fromiter([info[key] for info in members], dtype=array.dtype, count=len(members))

@@ -16,22 +16,29 @@ from zerosearch_env.render import clean, html_style, render_html
 from zerosearch_env.transcripts import noisy_flags, read_transcripts
 
 _PAGE_STYLE = """
-:root { color-scheme: light dark; --page: #eef1f5; --ink: #1b1f24; --soft: #5d6673; --line: #cfd6de; --card: #fff; --accent: #0b62c4;
+:root { color-scheme: light dark; --page: #eef1f5; --ink: #1b1f24; --soft: #5d6673; --line: #cfd6de; --card: #fff;
+  --accent: #0b62c4;
   --good: #157347; --bad: #b02a37; --noise: #8a5300; }
-@media (prefers-color-scheme: dark) { :root { --page: #0c0f12; --ink: #e5e9ee; --soft: #9aa5b1; --line: #323a44; --card: #14181d;
+@media (prefers-color-scheme: dark) { :root { --page: #0c0f12; --ink: #e5e9ee; --soft: #9aa5b1; --line: #323a44;
+  --card: #14181d;
   --accent: #6cb0ff; --good: #5fcf95; --bad: #ff8d97; --noise: #f2b95c; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 1.25rem 1rem 4rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 .facts { color: var(--soft); margin: 0 0 1rem; }
-form { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .6rem; background: var(--page); padding: .6rem 0; }
-select, input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+form { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .6rem; background: var(--page);
+  padding: .6rem 0; }
+select, input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px;
   padding: .4rem .6rem; min-height: 2.6rem; }
 input { flex: 1 1 12rem; min-width: 0; }
 form output { flex-basis: 100%; color: var(--soft); font-size: .85rem; }
-.item { background: var(--card); border: 1px solid var(--line); border-radius: 12px; margin: .5rem 0; overflow: hidden; }
-.item > summary { display: flex; gap: .6rem; align-items: baseline; padding: .65rem .9rem; cursor: pointer; list-style: none; }
+.item { background: var(--card); border: 1px solid var(--line); border-radius: 12px; margin: .5rem 0;
+  overflow: hidden; }
+.item > summary { display: flex; gap: .6rem; align-items: baseline; padding: .65rem .9rem; cursor: pointer;
+  list-style: none; }
 .item > summary::-webkit-details-marker { display: none; }
 .item > summary b { font-weight: 550; flex: 1; overflow-wrap: anywhere; }
 .item > summary span { font-size: .8rem; font-weight: 650; white-space: nowrap; color: var(--soft); }
@@ -48,7 +55,8 @@ function filter() {
   const verdict = form.verdict.value, noise = form.noise.value, words = form.words.value.toLowerCase().trim();
   let shown = 0;
   for (const item of items) {
-    const fits = (verdict === "all" || item.dataset.verdict === verdict) && (noise === "all" || item.dataset.noise === noise)
+    const fits = (verdict === "all" || item.dataset.verdict === verdict) &&
+  (noise === "all" || item.dataset.noise === noise)
       && (!words || item.textContent.toLowerCase().includes(words));
     item.hidden = !fits;
     shown += fits;
@@ -147,11 +155,14 @@ def render_page(records: Iterable[Mapping[str, Any]], *, title: str, total: int 
 
 
 _FORM = """<form hidden>
-<select name="verdict" aria-label="Result"><option value="all">all results</option><option value="correct">correct</option>
+<select name="verdict" aria-label="Result"><option value="all">all results</option>
+<option value="correct">correct</option>
 <option value="wrong">wrong</option><option value="open">not finished</option></select>
-<select name="noise" aria-label="Noise"><option value="all">any noise</option><option value="noisy">with noisy documents</option>
+<select name="noise" aria-label="Noise"><option value="all">any noise</option>
+<option value="noisy">with noisy documents</option>
 <option value="clean">without noisy documents</option></select>
-<input name="words" type="search" placeholder="Filter by text" aria-label="Filter by text"><output name="count"></output>
+<input name="words" type="search" placeholder="Filter by text" aria-label="Filter by text"><output name="count">
+</output>
 </form>
 """
 
@@ -181,10 +192,12 @@ def _item(record: Mapping[str, Any]) -> str:
     noisy = any(any(noisy_flags(turn)) for turn in record["turns"])
     mark = '<span class="noise">noisy</span>' if noisy else ""
     colour = {"correct": "good", "wrong": "bad", "open": ""}[verdict]
-    extra = " · ".join(f"{key} {value}" for key, value in record["extra"].items() if isinstance(value, (str, int, float)))
+    extra = " · ".join(
+        f"{key} {value}" for key, value in record["extra"].items() if isinstance(value, (str, int, float))
+    )
     note = f"<span>{html.escape(clean(extra))}</span>" if extra else ""
     return (
         f'<details class="item" data-verdict="{verdict}" data-noise="{"noisy" if noisy else "clean"}">'
-        f'<summary><b>{html.escape(clean(record["question"]["text"]))}</b>{note}{mark}'
+        f"<summary><b>{html.escape(clean(record['question']['text']))}</b>{note}{mark}"
         f'<span class="{colour}">{verdict}</span></summary>\n{render_html(record, style=False)}</details>\n'
     )

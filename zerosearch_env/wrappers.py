@@ -1,7 +1,7 @@
 """Wrappers: the whole transcript as observation, and a recorder of transcripts, for one environment and for many.
 
-They need `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) inside, whose current episode they read. A Gymnasium `SyncVectorEnv` or
-`AsyncVectorEnv` takes the single wrappers around its sub-environments; recorders may share one file.
+They need `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) inside, whose current episode they read. A Gymnasium
+`SyncVectorEnv` or `AsyncVectorEnv` takes the single wrappers around its sub-environments; recorders may share one file.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _single(env: gymnasium.Env[Any, Any]) -> ZeroSearchEnv:
 def _vector(env: VectorEnv[Any, Any, Any]) -> ZeroSearchVectorEnv:
     if not isinstance(env.unwrapped, ZeroSearchVectorEnv):
         raise ConfigError(
-            f"expected a ZeroSearchVectorEnv inside, got {type(env.unwrapped).__name__}. Around the sub-environments of "
-            "SyncVectorEnv or AsyncVectorEnv put the wrappers for single environments."
+            f"expected a ZeroSearchVectorEnv inside, got {type(env.unwrapped).__name__}. Around the sub-environments "
+            "of SyncVectorEnv or AsyncVectorEnv put the wrappers for single environments."
         )
     return env.unwrapped
 

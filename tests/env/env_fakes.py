@@ -33,7 +33,12 @@ class EchoEngine(BatchedEngine):
         return [
             SearchResult(
                 tuple(
-                    Document(f"{request.query} {rank}", f"noisy={request.noisy} seed={request.seed}", f"d{rank}", 1.0 / (1 + rank))
+                    Document(
+                        f"{request.query} {rank}",
+                        f"noisy={request.noisy} seed={request.seed}",
+                        f"d{rank}",
+                        1.0 / (1 + rank),
+                    )
                     for rank in range(request.top_k)
                 )
             )

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,13 @@ def test_running_out_of_turns_truncates_after_one_last_turn() -> None:
 
 @pytest.mark.parametrize(
     ("action", "reason"),
-    [("x" * 1_000_000, "too_long"), ("\x00\x1b[2J" * 50, None), ("", None), ("<search></search>", None), ("\ud800", None)],
+    [
+        ("x" * 1_000_000, "too_long"),
+        ("\x00\x1b[2J" * 50, None),
+        ("", None),
+        ("<search></search>", None),
+        ("\ud800", None),
+    ],
 )
 def test_odd_actions_have_a_defined_outcome(action: str, reason: str | None) -> None:
     env = make()
@@ -159,7 +166,7 @@ def test_higher_noise_levels_have_supersets_of_noisy_searches() -> None:
     levels = [noisy(level) for level in (0.0, 0.2, 0.5, 0.8, 1.0)]
     assert not any(levels[0])
     assert all(levels[-1])
-    for lower, higher in zip(levels, levels[1:], strict=False):
+    for lower, higher in pairwise(levels):
         assert all(b for a, b in zip(lower, higher, strict=True) if a)
     assert 0.35 < np.mean(levels[2]) < 0.65
 
@@ -289,9 +296,10 @@ def no_reward(prediction: str | None, answers: Any) -> float:
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], match: str) -> None:
-    with pytest.raises((ConfigError, DataError), match=match), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Gymnasium itself warns about an unknown render mode first
-        make(**arguments)
+        with pytest.raises((ConfigError, DataError), match=match):
+            make(**arguments)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

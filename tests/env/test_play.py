@@ -58,7 +58,7 @@ def test_a_whole_game_from_a_pipe(
     assert shown.count("What is the capital of France?") >= 4  # four questions, and the prompt
     for part in (
         "noise level 1.00",
-        "turn 1/5 › town 3",
+        "turn 1/5 > town 3",
         "(noisy)",
         "An answer needs text",
         "There is no command :nonsense.",
@@ -140,11 +140,11 @@ def test_a_terminal_gets_another_question_and_ctrl_c_ends_with_130(questions: Pa
         seen = seen[seen.index(text) + len(text) :]
 
     try:
-        wait_for("turn 1/5 › ".encode())
+        wait_for(b"turn 1/5 > ")
         os.write(leader, b"=Paris\n")
         wait_for(b"Another question? [Y/n]")
         os.write(leader, b"\n")
-        wait_for("turn 1/5 › ".encode())
+        wait_for(b"turn 1/5 > ")
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 130
     finally:

@@ -18,6 +18,7 @@ import zerosearch_env.transcripts
 import zerosearch_env.vector_env
 from zerosearch_env.shell import make_setup
 
+
 def test_the_id_is_registered_with_both_entry_points_as_strings() -> None:
     spec = gym.spec("ZeroSearch-v0")
     assert spec.entry_point == "zerosearch_env.env:ZeroSearchEnv"
@@ -32,7 +33,18 @@ def test_import_is_light_and_lazy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     taken, modules = json.loads(answer.stdout)
-    heavy = {"torch", "transformers", "rich", "tyro", "bm25s", "openai", "vllm", "stable_baselines3", "pandas", "pyarrow"}
+    heavy = {
+        "torch",
+        "transformers",
+        "rich",
+        "tyro",
+        "bm25s",
+        "openai",
+        "vllm",
+        "stable_baselines3",
+        "pandas",
+        "pyarrow",
+    }
     assert heavy.isdisjoint(modules)
     assert "zerosearch_env.env" not in modules
     assert taken < 0.25
@@ -90,7 +102,9 @@ def test_the_vector_spec_survives_json() -> None:
 
 
 def test_importing_by_the_id_works() -> None:
-    env = gym.make("zerosearch_env:ZeroSearch-v0", dataset=make_dataset(), search_engine=zerosearch_env.ConstantEngine())
+    env = gym.make(
+        "zerosearch_env:ZeroSearch-v0", dataset=make_dataset(), search_engine=zerosearch_env.ConstantEngine()
+    )
     assert isinstance(env.unwrapped, zerosearch_env.ZeroSearchEnv)
 
 

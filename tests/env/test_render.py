@@ -85,7 +85,14 @@ def test_ansi_text_shows_everything_and_only_colours() -> None:
     plain = COLOURS.sub("", text)
     assert "\x1b" not in plain
     assert all(char.isprintable() or char == "\n" for char in plain)
-    for part in ("Question: Which lake?", "turn 1 · search", "[2]", "the second", "answer: Geneva", "gold: Geneva | Léman"):
+    for part in (
+        "Question: Which lake?",
+        "turn 1 · search",
+        "[2]",
+        "the second",
+        "answer: Geneva",
+        "gold: Geneva | Léman",
+    ):
         assert part in plain
     assert "EM 1 · F1 1.00 · subEM 1 · reward 1 · 1 search\n" in plain
     assert max(map(len, plain.splitlines())) <= 100

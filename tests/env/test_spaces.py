@@ -50,7 +50,11 @@ def test_a_megabyte_is_a_member_in_constant_time() -> None:
 
 
 def test_comparing_and_hashing_is_fast_and_by_value() -> None:
-    one, same, other = UnicodeText(protocol="zerosearch"), UnicodeText(protocol="zerosearch"), UnicodeText(protocol="hermes")
+    one, same, other = (
+        UnicodeText(protocol="zerosearch"),
+        UnicodeText(protocol="zerosearch"),
+        UnicodeText(protocol="hermes"),
+    )
     start = time.perf_counter()
     for _ in range(1000):
         assert one == same

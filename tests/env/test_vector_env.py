@@ -81,7 +81,9 @@ def infos_of(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("arguments", [{"noise_level": 0.5}, {"noise_unit": "document", "noise_level": 0.4, "max_turns": 2}])
+@pytest.mark.parametrize(
+    "arguments", [{"noise_level": 0.5}, {"noise_unit": "document", "noise_level": 0.4, "max_turns": 2}]
+)
 def test_n_sub_environments_play_exactly_the_episodes_of_n_single_ones(
     mode: AutoresetMode, arguments: dict[str, Any]
 ) -> None:
@@ -264,7 +266,13 @@ def test_a_mask_needs_a_full_reset_first() -> None:
 
 @pytest.mark.parametrize(
     ("actions", "match"),
-    [("xx", "sequence of 2 texts, got str"), (["x"], "got 1"), (["x", 3], "got int"), (None, "NoneType"), (["x"] * 3, "got 3")],
+    [
+        ("xx", "sequence of 2 texts, got str"),
+        (["x"], "got 1"),
+        (["x", 3], "got int"),
+        (None, "NoneType"),
+        (["x"] * 3, "got 3"),
+    ],
 )
 def test_wrong_actions_are_refused_and_nothing_moves(actions: Any, match: str) -> None:
     envs = make(2)

@@ -27,7 +27,9 @@ def make(**arguments: Any) -> gym.Env[str, str]:
 
 
 def make_vec(count: int = 2, **arguments: Any) -> Any:
-    return gym.make_vec("ZeroSearch-v0", num_envs=count, dataset=make_dataset(), search_engine=EchoEngine(), **arguments)
+    return gym.make_vec(
+        "ZeroSearch-v0", num_envs=count, dataset=make_dataset(), search_engine=EchoEngine(), **arguments
+    )
 
 
 def test_the_transcript_is_the_sum_of_what_was_seen_and_said() -> None:
@@ -79,7 +81,11 @@ def _seed(seed: int) -> int:
 
 def test_a_recorder_survives_in_the_spec_and_in_a_pickle(tmp_path: Path) -> None:
     env = TranscriptRecorder(
-        gym.make("ZeroSearch-v0", dataset=[{"question": "Who?", "answers": ["A"]}], search_engine="corpus:" + str(_corpus(tmp_path))),
+        gym.make(
+            "ZeroSearch-v0",
+            dataset=[{"question": "Who?", "answers": ["A"]}],
+            search_engine="corpus:" + str(_corpus(tmp_path)),
+        ),
         tmp_path / "t.jsonl",
     )
     assert env.spec is not None
