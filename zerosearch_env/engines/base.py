@@ -88,6 +88,16 @@ class BatchedEngine(ABC):
         """Release what the engine holds. Calling it twice is fine; searching afterwards raises EngineError."""
         self._closed = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock and the callers that wait: an engine is sent to worker processes as it is described."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_waiting")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has a lock of its own, and nobody waits for it."""
+        self.__dict__ |= state
+        self._waiting = {}
+        self._lock = threading.Lock()
+
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError(f"{type(self).__name__} is closed; build a new one to search again", attempts=0)

@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigError
 from ..types import Dataset, Document, Paragraph
@@ -44,6 +44,10 @@ class BoundedCache(Generic[Key, Value]):
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process starts empty."""
+        return type(self), (self._size,)
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -63,6 +67,15 @@ class PassageIndex:
         self._index: Bm25Index | None = None
         self._lock = threading.Lock()
         self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(CACHED_QUERIES)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock; the index goes along when it has been built."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has a lock of its own."""
+        self.__dict__ |= state
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.passages)
