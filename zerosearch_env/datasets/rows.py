@@ -109,7 +109,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, Row | RowError]]:
             yield number, _object(json.loads(line.decode("utf-8")))
         except UnicodeDecodeError as problem:
             yield number, RowError("", "UTF-8 text", line[max(0, problem.start - 20) : problem.start + 20])
-        except (json.JSONDecodeError, RecursionError) as problem:
+        except (ValueError, RecursionError) as problem:
             cut = "" if raw.endswith(b"\n") else "; the last line has no end and may be cut off"
             yield (
                 number,
@@ -122,7 +122,7 @@ def _array(path: Path, content: bytes) -> Iterator[tuple[int, Row | RowError]]:
         rows = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as cause:
         raise DataError(f"{path} is not UTF-8 text: {cause}") from cause
-    except (json.JSONDecodeError, RecursionError) as cause:
+    except (ValueError, RecursionError) as cause:
         raise DataError(f"{path} begins like a JSON array and is none; it may be cut off: {cause}") from cause
     for number, row in enumerate(rows, 1):
         yield number, _object(row)
