@@ -25,7 +25,7 @@ import gymnasium
 
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.episode import Episode, make_rules
-from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult
+from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, Step
 
 from .measure import Case, Timing, default_output, machine, measure, print_timings, write_record
 
@@ -86,7 +86,7 @@ def core_episodes(
                 outcome = episode.advance(action)
                 if isinstance(outcome, SearchRequest):
                     outcome = episode.observe(next(cycle))
-        if outcome.scores is None or outcome.scores.em != 1.0:
+        if not isinstance(outcome, Step) or outcome.reward != 1.0:
             raise AssertionError(f"the last action must answer correctly, got {outcome}")
         return len(actions) * side_by_side
 

@@ -46,7 +46,7 @@ def gem_cases(
 
         def __init__(self) -> None:
             super().__init__(dataset=table)
-            self.dataset = _ListRows(list(self.dataset))
+            self.dataset: Any = _ListRows(table)
 
     single = make()
     rows_in_list = ToolEnvWrapper(RowsInList(), tools=[FreeSearch(search_url="http://unused")])
