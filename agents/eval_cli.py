@@ -149,11 +149,11 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
                             on_cell=display.finished,
                         )
         except (AgentError, KeyboardInterrupt):
-            console.print(f"stopped; what was measured is in {config.output}", highlight=False)
+            console.print(f"stopped; what was measured is in {config.output}", highlight=False, soft_wrap=True)
             raise
     print_evaluation(store.evaluation, console)
-    console.print(f"results:     {config.output / 'results.json'}", highlight=False)
-    console.print(f"transcripts: {config.output / 'transcripts'}", highlight=False)
+    console.print(f"results:     {config.output / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print(f"transcripts: {config.output / 'transcripts'}", highlight=False, soft_wrap=True)
 
 
 def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:

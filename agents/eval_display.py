@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,11 +27,20 @@ def percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def signed_percent(interval: Interval) -> str:
-    """`+12.0 [+7.3, +16.7]`: a difference of two shares, in points."""
+def figure(interval: Interval, *, narrow: bool, sign: str = "") -> str:
+    """A share with its interval in percent, on one line or on two.
+
+    Args:
+        interval: the share, or a difference of two.
+        narrow: `81.3` over `77 to 85` instead of `81.3 [76.5, 85.3]`.
+        sign: `"+"` writes the plus of positive figures.
+    """
     if math.isnan(interval.mean):
         return "-"
-    return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    mean, low, high = 100 * interval.mean, 100 * interval.low, 100 * interval.high
+    if narrow:
+        return f"{mean:{sign}.1f}\n{low:{sign}.0f} to {high:{sign}.0f}"
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def share(value: float) -> str:
@@ -75,38 +85,61 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print EM at every noise level for every group of questions, then how the agents behaved."""
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
-            console.print(em_table(evaluation, group, engine))
-        if differences := _differences(evaluation, engine):
+            console.print(em_table(evaluation, group, engine, width=console.width))
+        if differences := _differences(evaluation, engine, console.width):
             console.print(differences)
     console.print(_behaviour(evaluation))
 
 
-def em_table(evaluation: Evaluation, group: str | None, engine: str) -> Table:
+def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: int = 80) -> Table:
     """EM of every agent at every noise level.
 
     Args:
         evaluation: what was measured.
         group: `"1-hop"`, ...; None takes all questions.
         engine: the engine's name.
+        width: characters of a line of the terminal.
     """
     cells = [c for c in evaluation.cells if c.engine == engine and (group is None or group in c.groups)]
     levels = sorted({cell.noise_level for cell in cells})
     where = f", {engine}" if len(evaluation.engines) > 1 else ""
     counts = _span({cell.summary(group).em.n for cell in cells})
-    table = Table(title=f"EM in %, {titles(group)}{where} (95 % interval; {counts})", title_justify="left")
-    table.add_column("agent", no_wrap=True)
-    for level in levels:
-        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
-    for agent in dict.fromkeys(cell.agent for cell in cells):
-        table.add_row(agent, *(_em(evaluation.find(agent, level, engine), group) for level in levels))
+    agents = dict.fromkeys(cell.agent for cell in cells)
+    narrow = _narrow(agents, levels, width)
+    table = _level_table(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", levels)
+    for agent in agents:
+        found = [evaluation.find(agent, level, engine) for level in levels]
+        mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
+        table.add_row(agent + mark, *("" if c is None else figure(c.summary(group).em, narrow=narrow) for c in found))
     return table
 
 
-def _em(cell: Cell | None, group: str | None) -> str:
-    if cell is None:
-        return ""
-    mark = "" if cell.complete else " (incomplete)"
-    return percent(cell.summary(group).em) + mark
+def _differences(evaluation: Evaluation, engine: str, width: int) -> Table | None:
+    """The first agent's EM minus each other agent's, on the same questions."""
+    if len(evaluation.agents) < 2:
+        return None
+    first, *others = evaluation.agents
+    levels = evaluation.noise_levels
+    narrow = _narrow(others, levels, width)
+    table = _level_table(f"EM of {first} minus EM of ..., in points, paired, {engine}", levels)
+    for other in others:
+        gaps = (evaluation.difference(first, other, level, engine=engine) for level in levels)
+        table.add_row(other, *(figure(gap, narrow=narrow, sign="+") for gap in gaps))
+    return table
+
+
+def _level_table(title: str, levels: Sequence[float]) -> Table:
+    """An empty table with a column for each noise level."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("agent", overflow="fold")
+    for level in levels:
+        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
+    return table
+
+
+def _narrow(agents: Iterable[str], levels: Sequence[float], width: int) -> bool:
+    """Whether figures need two lines to fit."""
+    return max(map(len, agents), default=0) + 3 + len(levels) * (len("+10.0 [+10.0, +10.0]") + 2) > width
 
 
 def _span(counts: set[int]) -> str:
@@ -117,12 +150,12 @@ def _span(counts: set[int]) -> str:
 
 def _behaviour(evaluation: Evaluation) -> Table:
     """One line a cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
-    table = Table(title="all questions together (ends of episodes in full: results.json)", title_justify="left")
+    table = Table(title="all questions together", title_justify="left", box=box.SIMPLE_HEAD)
     several = len(evaluation.engines) > 1
     for name in ("agent", *(("engine",) if several else ())):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("noise", "F1 %", "subEM %", "searches", "invalid %", "noisy %", "answered %", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for cell in evaluation.cells:
         s = cell.summary()
         played = len(cell.episodes)
@@ -136,26 +169,6 @@ def _behaviour(evaluation: Evaluation) -> Table:
             "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
             *map(share, figures[1]),
             str(s.engine_failures),
-        )
-    return table
-
-
-def _differences(evaluation: Evaluation, engine: str) -> Table | None:
-    """The first agent's EM minus each other agent's, on the same questions."""
-    if len(evaluation.agents) < 2:
-        return None
-    first, *others = evaluation.agents
-    table = Table(title=f"EM of {first} minus EM of ..., in points, paired, {engine}", title_justify="left")
-    table.add_column("agent", no_wrap=True)
-    for level in evaluation.noise_levels:
-        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
-    for other in others:
-        table.add_row(
-            other,
-            *(
-                signed_percent(evaluation.difference(first, other, lvl, engine=engine))
-                for lvl in evaluation.noise_levels
-            ),
         )
     return table
 
@@ -218,4 +231,5 @@ class EvaluationDisplay:
             f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )

@@ -179,9 +179,11 @@ def evaluate(
 
     Raises:
         AgentError: when a third party's agent fails; every episode finished before is in the store.
-        ConfigError: when a noise level lies outside [0, 1].
+        ConfigError: when there is no noise level, or one lies outside [0, 1].
     """
-    levels = [check_level(level) for level in noise_levels]
+    levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
+    if not levels:
+        raise ConfigError("no noise level to evaluate at; give at least one, for example 0.5")
     items = [q if isinstance(q, Item) else Item(i, q) for i, q in enumerate(questions)]
     if not items:
         raise DataError("no question to evaluate on")

@@ -108,8 +108,9 @@ def _tiles(evaluation: Evaluation) -> str:
     """Before and after in four figures."""
     if not {"before", "after"} <= set(evaluation.agents):
         return ""
-    wanted = [(group, level, "em") for group in evaluation.groups or ("",) for level in (0.0, 0.5)]
-    wanted.append((evaluation.groups[0] if evaluation.groups else "", 0.5, "searches"))
+    first, *others = evaluation.groups or ("",)
+    wanted = [(first, 0.0, "em"), (first, 0.5, "em"), *((other, 0.0, "em") for other in others[:1])]
+    wanted.append((first, 0.5, "searches"))
     tiles = []
     for group, level, metric in wanted:
         before, after = evaluation.find("before", level), evaluation.find("after", level)
@@ -120,14 +121,14 @@ def _tiles(evaluation: Evaluation) -> str:
         questions = f"{group} questions" if group else "all questions"
         if metric == "em":
             what, figures = f"Exact match, {questions}, {noise}", (whole_percent(old.mean), whole_percent(new.mean))
-            interval, unit = f"{whole_percent(new.low)} to {whole_percent(new.high)} %", " %"
+            interval, unit = f"{whole_percent(new.low)}&ndash;{whole_percent(new.high)} %", " %"
         else:
             what, figures = f"Searches per episode, {questions}, {noise}", (f"{old.mean:.1f}", f"{new.mean:.1f}")
-            interval, unit = f"{new.low:.2f} to {new.high:.2f}", ""
+            interval, unit = f"{new.low:.1f}&ndash;{new.high:.1f}", ""
         tiles.append(
             f'<div class="tile"><div class="what">{escape(what)}</div>'
             f'<div class="figure"><span class="from">{figures[0]} &rarr;</span> {figures[1]}{unit}</div>'
-            f'<div class="range">95 % interval {interval}, n = {new.n}</div></div>'
+            f'<div class="range">95 % CI {interval}, n = {new.n}</div></div>'
         )
     return f'<div class="tiles">{"".join(tiles)}</div>'
 

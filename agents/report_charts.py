@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 440.0, 300.0
+LARGE = (440.0, 300.0)
+SMALL = (340.0, 236.0)
+"""Sizes of a chart in px; text keeps its size, so a chart in a narrow column is a small one."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 14.0, 14.0, 46.0
 _DODGE = 3.2
 """Distance in px between the markers of neighbouring series, so that their intervals do not hide each other."""
@@ -111,7 +113,7 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return result
 
 
-def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str) -> str:
+def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str, size: tuple[float, float] = LARGE) -> str:
     """A line chart.
 
     Args:
@@ -119,21 +121,23 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str) -> str
         x: horizontal axis, its label stands below.
         y: vertical axis, its label stands above, written horizontally.
         title: for screen readers; the visible heading belongs to the page.
+        size: width and height of the view box, `LARGE` or `SMALL`.
 
     Returns:
         One `<svg>` element.
     """
+    width, height = size
 
     def px(value: float) -> float:
-        return _LEFT + (value - x.low) / (x.high - x.low) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (value - x.low) / (x.high - x.low) * (width - _LEFT - _RIGHT)
 
     def py(value: float) -> float:
-        return HEIGHT - _BOTTOM - (value - y.low) / (y.high - y.low) * (HEIGHT - _TOP - _BOTTOM)
+        return height - _BOTTOM - (value - y.low) / (y.high - y.low) * (height - _TOP - _BOTTOM)
 
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">',
+        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">',
         *(
-            f'<line class="gridline" x1="{_LEFT:.1f}" x2="{WIDTH - _RIGHT:.1f}" y1="{py(t):.1f}" y2="{py(t):.1f}"/>'
+            f'<line class="gridline" x1="{_LEFT:.1f}" x2="{width - _RIGHT:.1f}" y1="{py(t):.1f}" y2="{py(t):.1f}"/>'
             f'<text class="tick" x="{_LEFT - 7:.1f}" y="{py(t) + 4:.1f}" text-anchor="end">{escape(y.form(t))}</text>'
             for t in y.ticks
         ),
@@ -143,7 +147,7 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str) -> str
             "</text>"
             for t in x.ticks
         ),
-        f'<text class="axis" x="{(WIDTH + _LEFT - _RIGHT) / 2:.1f}" y="{HEIGHT - 8:.1f}" text-anchor="middle">'
+        f'<text class="axis" x="{(width + _LEFT - _RIGHT) / 2:.1f}" y="{height - 8:.1f}" text-anchor="middle">'
         f"{escape(x.label)}</text>",
     ]
     dodged = [s for s in series if s.markers and any(p.low is not None for p in s.points)]

@@ -57,9 +57,10 @@ def noise_section(evaluation: Evaluation) -> str:
     engine = evaluation.engines[0]
     roles = [role for role in roles_of(evaluation) if _cells(evaluation, role.agent, engine)]
     groups: tuple[str | None, ...] = evaluation.groups or (None,)
-    legend = [f"<li>{swatch(r.key, dashed=r.dashed)}{escape(r.label)}</li>" for r in roles]
+    legend = [f"<li>{swatch(r.key, dashed=r.dashed)}<span>{escape(r.label)}</span></li>" for r in roles]
     legend.append(
-        f"<li>{swatch('ceiling', dashed=True)}perfect reading, no search repeated: (1 &minus; p)<sup>hops</sup></li>"
+        f"<li>{swatch('ceiling', dashed=True)}<span>perfect reading, no search "
+        "repeated: (1 &minus; p)<sup>hops</sup></span></li>"
     )
     charts = [_em_chart(evaluation, engine, roles, group) for group in groups]
     searching = [r for r in roles if r.key not in ("direct", "rag", "rag-own", "random")]
@@ -123,7 +124,7 @@ def _em_table(evaluation: Evaluation, engine: str, roles: Sequence[Role], groups
     body = []
     for group in groups:
         body.append(
-            f'<tr class="section"><th>{escape(_of(group, "Exact match, %"))}</th>{"<th></th>" * len(levels)}</tr>'
+            f'<tr class="section"><th colspan="{1 + len(levels)}">{escape(_of(group, "Exact match, %"))}</th></tr>'
         )
         for role in roles:
             cells = [evaluation.find(role.agent, level, engine) for level in levels]

@@ -12,7 +12,19 @@ from zerosearch_env.render_html import render_html
 from zerosearch_env.transcripts import read_transcripts
 
 from .evaluate import transcript_path
-from .report_charts import Axis, Point, Series, figure, fitted_axis, line_chart, percent, plain, share_axis, smoothed
+from .report_charts import (
+    SMALL,
+    Axis,
+    Point,
+    Series,
+    figure,
+    fitted_axis,
+    line_chart,
+    percent,
+    plain,
+    share_axis,
+    smoothed,
+)
 from .results import Evaluation
 
 
@@ -30,7 +42,7 @@ _CURVES: tuple[tuple[str, str, str, str], ...] = (
     ("reward", "Reward", "mean over sampled episodes", "after"),
     ("em", "Exact match in training", "% of sampled episodes", "after"),
     ("searches", "Searches per episode", "searches, mean", "rag"),
-    ("search_again", "Searched again after misleading documents", "% of such searches", "rag"),
+    ("search_again", "Searched again after noise", "% of noisy searches", "rag"),
     ("noise_level", "Noise level p of the curriculum", "% of searches", "other3"),
     ("invalid_rate", "Turns without a valid action", "% of turns", "random"),
 )
@@ -66,7 +78,7 @@ def _curve(metrics: Sequence[Mapping[str, float]], name: str, title: str, unit: 
     form = percent if name in _SHARES else plain
     fitted = share_axis(unit) if name in ("em", "search_again") else fitted_axis(unit, values)
     y = Axis(unit, fitted.low, fitted.high, fitted.ticks, form)
-    return figure(title, unit, line_chart(series, x, y, title=f"{title} over training steps"))
+    return figure(title, unit, line_chart(series, x, y, title=f"{title} over training steps", size=SMALL))
 
 
 def choose_pairs(evaluation: Evaluation, folder: Path) -> list[Pair]:

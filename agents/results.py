@@ -14,7 +14,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,9 @@ class EpisodeResult:
     def failed(self) -> bool:
         """True when the engine, not the agent, ended the episode."""
         return self.stop_reason == StopReason.ENGINE_ERROR
+
+
+_COLUMNS = tuple(column.name for column in fields(EpisodeResult))
 
 
 def episode_result(episode: Episode, index: int) -> EpisodeResult:
@@ -191,6 +194,11 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: the summary for readers, the episodes for later comparisons."""
+        return self._as_dict
+
+    @cached_property
+    def _as_dict(self) -> dict[str, Any]:
+        """Made once: the results file is written anew after every cell."""
         groups = [group for group in self.groups if group]
         return {
             "agent": self.agent,
@@ -200,14 +208,13 @@ class Cell:
             "complete": self.complete,
             "seconds": round(self.seconds, 3),
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
-            "episodes": [asdict(result) for result in self.episodes],
+            "episodes": [{name: getattr(result, name) for name in _COLUMNS} for result in self.episodes],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
         """The inverse of `as_dict`; summaries are computed again from the episodes."""
-        names = {f.name for f in fields(EpisodeResult)}
-        rows = tuple(EpisodeResult(**{k: v for k, v in row.items() if k in names}) for row in values["episodes"])
+        rows = tuple(EpisodeResult(**{k: row[k] for k in _COLUMNS}) for row in values["episodes"])
         return cls(
             agent=values["agent"],
             engine=values["engine"],

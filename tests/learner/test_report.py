@@ -105,7 +105,7 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
         "Exact match, 2-hop questions",
         "larger",
         "Transcripts, before and after",
-        "95 % interval",
+        "95 % CI",
         "(prefers-color-scheme: dark)",
     ):
         assert text in page
