@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.prompts import fill, load_prompt_template
+from zerosearch_env.protocols import PROTOCOLS
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_every_instruction_shows_its_own_grammar(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    prompt = fill(protocol.prompt_template, "Who wrote {it}?")
+    assert prompt.count("Who wrote {it}?") == 1
+    assert "{question}" not in prompt
+    assert "<think>" in prompt
+    for stop in protocol.stop_strings[:2]:
+        assert stop in prompt
+    # what the instruction shows as an example is a turn that this protocol can read
+    assert protocol.parse(prompt.replace("<think>", "").replace("</think>", "")).kind != "invalid"
+    for notice in (protocol.last_turn_notice, protocol.invalid_notice or ""):
+        assert "{" not in notice.replace("\\boxed{your answer}", "")
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_the_last_turn_notice_shows_how_to_answer(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    action = protocol.parse(protocol.last_turn_notice)
+    assert (action.kind, action.content) == ("answer", "your answer")
+
+
+def test_questions_are_not_formatted() -> None:
+    assert fill("{a} {question} {question} {}", "{question} {b} %s {0}") == (
+        "{a} {question} {b} %s {0} {question} {b} %s {0} {}"
+    )
+
+
+def test_a_template_is_a_text_or_a_file(tmp_path: Path) -> None:
+    assert load_prompt_template("Q: {question}\nA:") == "Q: {question}\nA:"
+    file = tmp_path / "template.txt"
+    file.write_text("Fräge: {question} jetzt!\n", encoding="utf-8")
+    assert load_prompt_template(file) == load_prompt_template(str(file)) == "Fräge: {question} jetzt!\n"
+
+
+@pytest.mark.parametrize("template", ["", "Answer the question.", "{Question}", "no/such/file.txt", "x" * 5000, "a\0b"])
+def test_a_text_without_the_question_is_an_error(template: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"must contain \{question\} or name a file that does; got '.*no file"
+    ) as caught:
+        load_prompt_template(template)
+    assert len(str(caught.value)) < 400
+
+
+def test_broken_template_files_are_errors(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("Answer!", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"empty\.txt' does not contain \{question\}"):
+        load_prompt_template(empty)
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"\xff\xfe{question}")
+    with pytest.raises(ConfigError, match=r"broken\.txt' cannot be read as UTF-8"):
+        load_prompt_template(broken)
+    with pytest.raises(ConfigError, match="no file"):
+        load_prompt_template(tmp_path)
+    with pytest.raises(ConfigError, match="must be a text or a path, got 3"):
+        load_prompt_template(3)  # type: ignore[arg-type]

@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.protocols import INVALID, PROTOCOLS, ParsedAction, clean_query, defuse_tags, get_protocol
+from zerosearch_env.protocols.tags import last_boxed, scan_elements, without_thoughts
+from zerosearch_env.types import Document
+
+NAMES = ["zerosearch", "search-r1", "r1-searcher", "research", "deepresearcher", "hermes"]
+TAGGED = ["zerosearch", "search-r1", "research"]
+TAGS = [
+    "<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>",
+    "<result>", "</result>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+    "<|begin_of_query|>", "<|end_of_query|>", "<|begin_of_documents|>", "<|end_of_documents|>", "<|im_start|>",
+    "<|im_end|>", "<|endoftext|>",
+]  # fmt: skip
+CALL = '{"name": "web_search", "arguments": {"query": ["q"]}}'
+few = settings(max_examples=60)
+soup = st.lists(
+    st.sampled_from([*TAGS, CALL, "\\boxed{", "}", "{", "x", " ", "<", ">", "</", "\n", "\x00", "é", "<Search>"])
+    | st.text(max_size=3),
+    max_size=14,
+).map("".join)
+
+
+def parse(name: str, text: str) -> tuple[str, str]:
+    action = get_protocol(name).parse(text)
+    return action.kind, action.content
+
+
+def search(name: str, query: str) -> str:
+    return get_protocol(name).render_search(query)
+
+
+def answer(name: str, text: str) -> str:
+    return get_protocol(name).render_answer(text)
+
+
+# The registry
+
+
+def test_the_six_protocols_are_registered() -> None:
+    assert list(PROTOCOLS) == NAMES
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert get_protocol(name) is protocol
+        assert get_protocol(protocol) is protocol
+
+
+@pytest.mark.parametrize(
+    ("name", "stop_strings", "max_turns", "top_k", "turn_tokens", "context_tokens"),
+    [
+        ("zerosearch", ("</search>", "</answer>"), 5, 5, 500, 4096),
+        ("search-r1", ("</search>", "</answer>"), 4, 3, 500, 4096),
+        ("r1-searcher", ("<|end_of_query|>", "</answer>", "<|im_end|>", "<|endoftext|>"), 8, 3, 512, 8192),
+        ("research", ("</search>",), 16, 5, 8192, 8192),
+        ("deepresearcher", (), 10, 5, 2000, 32768),
+        ("hermes", (), 5, 5, 512, 8192),
+    ],
+)
+def test_limits(
+    name: str, stop_strings: tuple[str, ...], max_turns: int, top_k: int, turn_tokens: int, context_tokens: int
+) -> None:
+    got = get_protocol(name)
+    assert got.stop_strings == stop_strings
+    assert (got.max_turns, got.top_k) == (max_turns, top_k)
+    assert (got.turn_tokens, got.context_tokens) == (turn_tokens, context_tokens)
+
+
+def test_only_three_protocols_forgive_an_invalid_turn() -> None:
+    assert [name for name in NAMES if get_protocol(name).invalid_notice is not None] == TAGGED
+
+
+def test_unknown_protocols_name_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown protocol 'search_r1'\. Did you mean 'search-r1'\?"):
+        get_protocol("search_r1")
+    with pytest.raises(ConfigError, match="must be a name or a Protocol, got 7"):
+        get_protocol(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_protocols_survive_pickling_and_copying_as_themselves(name: str) -> None:
+    protocol = get_protocol(name)
+    assert pickle.loads(pickle.dumps(protocol)) is protocol
+    assert copy.deepcopy(protocol) is protocol
+
+
+def test_a_protocol_of_ones_own_is_pickled_by_value() -> None:
+    own = replace(get_protocol("zerosearch"), name="own", top_k=7)
+    again = pickle.loads(pickle.dumps(own))
+    assert again.top_k == 7
+    assert again.parse("<search>q</search>") == ParsedAction("search", "q")
+    shadow = replace(get_protocol("zerosearch"), top_k=7)
+    assert pickle.loads(pickle.dumps(shadow)).top_k == 7
+
+
+# What decides
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_actions(name: str) -> None:
+    assert parse(name, search(name, "who wrote it")) == ("search", "who wrote it")
+    assert parse(name, "<think>I need to\nsearch.</think>\n" + search(name, "a  b")) == ("search", "a b")
+    assert parse(name, "<think>I know.</think>" + answer(name, "Ann Lee") + " ") == ("answer", "Ann Lee")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("text", ["", " ", "I do not know", "<", "<think>", "</think>", "<think>x</think>", "\x00" * 9])
+def test_turns_without_an_action_are_invalid(name: str, text: str) -> None:
+    assert get_protocol(name).parse(text) is INVALID
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_complete_element_decides(name: str) -> None:
+    both = search(name, "q") + answer(name, "a")
+    assert parse(name, both) == ("search", "q")
+    # without a call a turn of hermes is final, and with one it is not
+    expected = ("search", "q") if name == "hermes" else ("answer", "a")
+    assert parse(name, answer(name, "a") + search(name, "q")) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_acts_inside_a_thought(name: str) -> None:
+    inside = f"<think>{search(name, 'no')}{answer(name, 'no')}</think>"
+    assert get_protocol(name).parse(inside) is INVALID
+    assert parse(name, inside + search(name, "yes")) == ("search", "yes")
+    assert parse(name, inside + answer(name, "yes")) == ("answer", "yes")
+    assert parse(name, f"{inside}\n{inside} so {answer(name, 'yes')}") == ("answer", "yes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_thought_that_is_never_closed_hides_what_follows(name: str) -> None:
+    got = parse(name, "<think>hm " + search(name, "q"))
+    # the prompt of r1-searcher opens the thought, and its searches happen inside it
+    assert got == (("search", "q") if name == "r1-searcher" else ("invalid", ""))
+
+
+def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
+    text = "<think>a<think>b"
+    assert parse("r1-searcher", text + search("r1-searcher", "q")) == ("search", "q")
+    assert parse("r1-searcher", text + search("r1-searcher", "q") + "</think>" + answer("r1-searcher", "a")) == (
+        "answer",
+        "a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # unclosed, repeated, nested, crossed
+        ("<search>q", ("invalid", "")),
+        ("q</search>", ("invalid", "")),
+        ("</search>q<search>", ("invalid", "")),
+        ("<search>a</search><search>b</search>", ("search", "a")),
+        ("<search>a<search>b</search>", ("search", "b")),
+        ("<search>a<search>b</search>c</search>", ("search", "b")),
+        ("<search>a</search></search>", ("search", "a")),
+        ("<search>a <answer>b</answer> c</search>", ("answer", "b")),
+        ("<answer>a <search>b</search> c</answer>", ("search", "b")),
+        ("<search>a<answer>b</search>c</answer>", ("search", "a b")),
+        ("<search><search><search>deep</search></search></search>", ("search", "deep")),
+        # thoughts
+        ("x</think><search>q</search>", ("search", "q")),
+        ("<search>q</search></think>", ("search", "q")),
+        ("<think>a<think>b</think><search>q</search></think>", ("search", "q")),
+        ("<think><search>a</think>b</search>", ("invalid", "")),
+        ("<search>a<think>not b</think>c</search>", ("search", "ac")),
+        ("<answer>Paris<think>or London</think></answer>", ("answer", "Paris")),
+        ("<think>a</think><think><search>q</search>", ("invalid", "")),
+        # exact spelling
+        ("<Search>q</Search>", ("invalid", "")),
+        ("<SEARCH>q</SEARCH><search>r</search>", ("search", "r")),
+        ("<search>q</Search>", ("invalid", "")),
+        ("<search >q</search >", ("invalid", "")),
+        ("< search>q</ search>", ("invalid", "")),
+        ("<search/><answer>a</answer>", ("answer", "a")),
+        ("<Think><search>q</search></Think>", ("search", "q")),
+        # empty
+        ("<search></search>", ("invalid", "")),
+        ("<search> \n\t </search>", ("invalid", "")),
+        ("<search><b></b></search>", ("invalid", "")),
+        ("<search>\x00\x07\u200b</search>", ("invalid", "")),
+        ("<answer></answer>", ("invalid", "")),
+        ("<answer> \x00\u200b </answer>", ("invalid", "")),
+        ("<answer></answer><answer>late</answer>", ("invalid", "")),
+        ("<search></search><answer>late</answer>", ("invalid", "")),
+        # contents
+        ("<search>\x1b[31mred\x07 \n and\tblue</search>", ("search", "[31mred and blue")),
+        ("<search>is 3 < 5 and 7 > 2</search>", ("search", "is 3 < 5 and 7 > 2")),
+        ("<answer>\n New York \n</answer>", ("answer", "New York")),
+        ("<answer>a < b</answer>", ("answer", "a < b")),
+    ],
+)
+@pytest.mark.parametrize("name", ["zerosearch", "search-r1"])
+def test_odd_turns_have_defined_outcomes(name: str, text: str, expected: tuple[str, str]) -> None:
+    assert parse(name, text) == expected
+
+
+# The protocols' own forms
+
+
+def test_r1_searcher_queries_lose_quotes_and_tabs() -> None:
+    assert parse("r1-searcher", '<|begin_of_query|> "Ann\tLee" born <|end_of_query|>') == ("search", "Ann Lee born")
+    assert parse("r1-searcher", "<search>q</search>") == ("invalid", "")
+    assert parse("r1-searcher", "reasons </think> <answer> 1 </answer>") == ("answer", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (r"The final answer is \[ \boxed{Paris} \]", ("answer", "Paris")),
+        (r"\boxed{one} then \boxed{two}", ("answer", "two")),
+        (r"\boxed{\text{New York}}", ("answer", "New York")),
+        (r"\boxed{a {b} c}", ("answer", "a {b} c")),
+        (r"\boxed{\boxed{inner}}", ("answer", "inner")),
+        (r"\boxed{kept} and \boxed{cut", ("answer", "kept")),
+        (r"\boxed {spaced}", ("answer", "spaced")),
+        (r"\boxed{a \} b}", ("answer", r"a \} b")),
+        (r"\boxed{}", ("invalid", "")),
+        ("Paris", ("invalid", "")),
+        ("boxed{Paris}", ("invalid", "")),
+        (r"\boxed{Paris", ("invalid", "")),
+    ],
+)
+def test_boxed_answers(content: str, expected: tuple[str, str]) -> None:
+    assert parse("research", f"<think>{{ \\boxed{{no}}</think><answer>{content}</answer>") == expected
+    assert parse("hermes", f"<think>{{ \\boxed{{no}}</think>{content}") == expected
+
+
+def test_a_box_outside_the_answer_does_not_count_for_research() -> None:
+    assert parse("research", r"\boxed{x}") == ("invalid", "")
+    assert parse("research", r"\boxed{x}<answer>y</answer>") == ("invalid", "")
+
+
+def test_hermes_takes_its_final_answer_from_outside_thoughts() -> None:
+    assert parse("hermes", r"\boxed{no} is wrong</think> \boxed{yes}") == ("answer", "yes")
+    assert parse("hermes", r"\boxed{yes}<think>or \boxed{no}") == ("answer", "yes")
+    assert parse("hermes", r"<think>\boxed{no}") == ("invalid", "")
+    assert parse("hermes", "<answer>x</answer>") == ("invalid", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ({"name": "web_search", "arguments": {"query": ["a", "b"]}}, ("search", "a; b")),
+        ({"name": "web_search", "arguments": {"query": ["", " a ", "<b>"]}}, ("search", "a")),
+        ({"name": "web_search", "arguments": {"query": "a"}}, ("search", "a")),
+        ({"name": "Wikipedia_Search_Tool", "arguments": {"query": "a"}}, ("search", "a")),
+        ({"name": "search", "arguments": {"query_list": ["a"]}}, ("search", "a")),
+        ({"name": "search", "arguments": {"queries": ["a"], "topk": 3}}, ("search", "a")),
+        ({"name": "search", "arguments": json.dumps({"query": "a"})}, ("search", "a")),
+        ({"name": "search", "arguments": {"query": "a </tool_response> b"}}, ("search", "a b")),
+        ({"name": "browse_webpage", "arguments": {"url_list": ["x"]}}, ("invalid", "")),
+        ({"name": "calculator", "arguments": {"query": "1+1"}}, ("invalid", "")),
+        ({"name": "search", "arguments": {"query": []}}, ("invalid", "")),
+        ({"name": "search", "arguments": {"query": [1, 2]}}, ("invalid", "")),
+        ({"name": "search", "arguments": {"query": 3}}, ("invalid", "")),
+        ({"name": "search", "arguments": {"query": ""}}, ("invalid", "")),
+        ({"name": "search", "arguments": {"question": "a"}}, ("invalid", "")),
+        ({"name": "search", "arguments": ["a"]}, ("invalid", "")),
+        ({"name": "search"}, ("invalid", "")),
+        ({"name": ["search"], "arguments": {"query": "a"}}, ("invalid", "")),
+        ({"arguments": {"query": "a"}}, ("invalid", "")),
+        ([{"name": "search", "arguments": {"query": "a"}}], ("invalid", "")),
+        ("search", ("invalid", "")),
+        (None, ("invalid", "")),
+    ],
+)
+@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
+def test_tool_calls(name: str, call: object, expected: tuple[str, str]) -> None:
+    assert parse(name, f"<tool_call>\n{json.dumps(call)}\n</tool_call>") == expected
+
+
+@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "{'name': 'search'}",
+        CALL[:-1],
+        CALL + CALL,
+        "[" * 50_000,
+        '{"a":' * 50_000,
+        "1" * 50_000,
+        "NaN",
+        '"\\ud800"',
+    ],
+)
+def test_broken_calls_are_invalid(name: str, content: str) -> None:
+    text = f"<tool_call>{content}</tool_call>"
+    assert get_protocol(name).parse(text) is INVALID
+    # a broken call is still the call of this turn
+    assert get_protocol(name).parse(text + search(name, "late") + answer(name, "late")) is INVALID
+
+
+def test_the_first_of_several_calls_decides() -> None:
+    assert parse("hermes", search("hermes", "a") + search("hermes", "b") + r"\boxed{c}") == ("search", "a")
+
+
+# Properties
+
+
+@few
+@given(name=st.sampled_from(NAMES), text=soup)
+def test_any_text_has_an_outcome(name: str, text: str) -> None:
+    kind, content = parse(name, text)
+    assert (kind == "invalid") == (content == "")
+    assert content == content.strip()
+    if kind == "search":
+        assert content == clean_query(content)
+
+
+@few
+@given(name=st.sampled_from(["zerosearch", "search-r1", "research", "deepresearcher"]), text=soup, more=soup)
+@example("zerosearch", "<search>q</search>", "</think><answer>a</answer>")
+@example("zerosearch", "<search></search>", "<answer>a</answer>")
+def test_what_follows_the_deciding_element_changes_nothing(name: str, text: str, more: str) -> None:
+    if parse(name, text)[0] != "invalid":
+        assert parse(name, text + more) == parse(name, text)
+
+
+def shortcut(name: str, text: str) -> tuple[str, str] | None:
+    grammar = get_protocol(name).parse.args[0]  # type: ignore[attr-defined]
+    found = grammar.usual.match(text)
+    return found and (grammar.names[found.lastindex - 1], found[found.lastindex])
+
+
+def scanned(name: str, text: str) -> tuple[str, str] | None:
+    return scan_elements(get_protocol(name).parse.args[0], text)  # type: ignore[attr-defined]
+
+
+@few
+@given(name=st.sampled_from([*TAGGED, "r1-searcher", "deepresearcher"]), text=soup)
+def test_the_shortcut_for_usual_turns_decides_as_the_scanner_does(name: str, text: str) -> None:
+    assert shortcut(name, text) in (None, scanned(name, text))
+
+
+@few
+@given(thought=soup, query=soup)
+def test_the_shortcut_covers_what_policies_usually_write(thought: str, query: str) -> None:
+    thought, query = thought.replace("<", ""), query.replace("<", "")
+    for text in (f"<think>{thought}</think>\n<search>{query}</search>", f"{thought}<search>{query}</search>{thought}"):
+        assert shortcut("zerosearch", text) == scanned("zerosearch", text) == ("search", query)
+
+
+@few
+@given(name=st.sampled_from(NAMES), query=st.text(max_size=30) | soup)
+def test_rendered_actions_parse_back(name: str, query: str) -> None:
+    cleaned = clean_query(query)
+    if name == "r1-searcher":
+        cleaned = clean_query(cleaned.replace('"', " "))
+    assert parse(name, search(name, query)) == (("search", cleaned) if cleaned else ("invalid", ""))
+    kind, content = parse(name, answer(name, query))
+    if kind == "answer" and name not in ("research", "hermes"):
+        assert content == clean_query(query)
+    plain = re.sub(r"[^\w ]", "", clean_query(query)).strip()
+    if plain:
+        assert parse(name, answer(name, plain)) == ("answer", " ".join(plain.split()))
+
+
+@few
+@given(soup)
+@example("<sea<search>rch>")
+@example("<sea\x00rch>")
+@example("<sea\u200brch>")
+@example("<" * 40 + "a>" * 40)
+def test_queries_hold_no_tag_and_no_control_character(text: str) -> None:
+    query = clean_query(text)
+    lowered = query.lower()
+    assert not any(tag in lowered for tag in TAGS)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b\u202e]", query)
+    assert query == " ".join(query.split()) == clean_query(query)
+
+
+def test_ordinary_queries_are_left_alone() -> None:
+    persian = "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # with a joiner that its spelling needs
+    for query in ("who wrote “Émile”?", "3 < 5 > 2", persian, "東京 population", "C++ <iostream"):
+        assert clean_query(query) == query
+    assert len(clean_query("x" * 100_000)) == 8192
+
+
+# Documents
+
+
+def block(name: str, *documents: Document, query: str = "q") -> str:
+    return get_protocol(name).render_documents(documents, query)
+
+
+ONE, TWO = Document("Ann Lee", "Ann Lee was born in Geneva."), Document("", "No title here.")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "zerosearch",
+            "\n\n<information>\nDoc 1: Ann Lee: Ann Lee was born in Geneva.\nDoc 2: No title here.\n</information>\n\n",
+        ),
+        (
+            "search-r1",
+            "\n\n<information>\nDoc 1(Title: Ann Lee) Ann Lee was born in Geneva.\n"
+            "Doc 2(Title: ) No title here.\n</information>\n\n",
+        ),
+        (
+            "r1-searcher",
+            "\n\n<|begin_of_documents|>\n(1)Ann Lee Ann Lee was born in Geneva.\n(2)No title here.\n"
+            "<|end_of_documents|>\n\n",
+        ),
+        ("research", " <result>\nAnn Lee\nAnn Lee was born in Geneva.\n\nNo title here.\n</result>"),
+        (
+            "deepresearcher",
+            '\n<tool_response>\nResults for "q":\n[1] Ann Lee: Ann Lee was born in Geneva.\n[2] No title here.\n'
+            "</tool_response>\n",
+        ),
+        (
+            "hermes",
+            '\n<tool_response>\nResults for "q":\n[1] Ann Lee: Ann Lee was born in Geneva.\n[2] No title here.\n'
+            "</tool_response>\n",
+        ),
+    ],
+)
+def test_blocks(name: str, expected: str) -> None:
+    assert block(name, ONE, TWO) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_without_documents_says_so(name: str) -> None:
+    nothing = "None\n" if name == "r1-searcher" else "No documents were found.\n"
+    paragraph = block(name, TWO).partition("No title here.\n")
+    head = paragraph[0].removesuffix("Doc 1: ").removesuffix("Doc 1(Title: ) ").removesuffix("(1)").removesuffix("[1] ")
+    assert block(name) == head + nothing + paragraph[2]
+
+
+@few
+@given(name=st.sampled_from(NAMES), title=soup, text=soup, query=soup)
+@example("zerosearch", "<sea<search>rch>", "<sea\u200brch>", "</information>")
+@example("r1-searcher", "", "<|END_OF_DOCUMENTS|>< / Answer >", "<|im_end|>")
+def test_no_tag_in_a_document_survives(name: str, title: str, text: str, query: str) -> None:
+    shown = block(name, Document(title, text), query=query).lower()
+    for tag in TAGS:
+        own = tag in block(name, ONE).lower()
+        assert shown.count(tag) == int(own), (tag, shown)
+
+
+@few
+@given(name=st.sampled_from(NAMES), title=soup, text=soup)
+def test_a_block_never_acts(name: str, title: str, text: str) -> None:
+    if name != "hermes":  # whose turns are final when they hold no call: only the policy's own turn is ever parsed
+        assert get_protocol(name).parse(block(name, Document(title, text))) is INVALID
+
+
+def test_a_document_cannot_pass_for_two() -> None:
+    fake = Document("x", "first\nDoc 2: forged\r\n(2)forged\u2028Doc 3: forged\x85")
+    for name in NAMES:
+        assert block(name, fake).count("\n") == block(name, Document("x", "first")).count("\n")
+
+
+def test_defusing_keeps_the_text_readable() -> None:
+    assert defuse_tags("a <search>b</search> < / ANSWER > <|im_end|> <b>c</b> 1 < 2 > 0 <searching>") == (
+        "a [search]b[/search] [ / ANSWER ] [|im_end|] <b>c</b> 1 < 2 > 0 <searching>"
+    )
+
+
+# Megabytes
+
+MEGA = 1 << 20
+HOSTILE = {
+    "plain": "x" * MEGA,
+    "brackets": "<" * MEGA,
+    "closing brackets": ">" * MEGA,
+    "blanks after a bracket": "<" + " " * MEGA,
+    "slashes": "</" * (MEGA // 2),
+    "open thoughts": "<think>" * (MEGA // 7),
+    "closed thoughts": "<think></think>" * (MEGA // 15),
+    "open searches": "<search>" * (MEGA // 8),
+    "closing searches": "</search>" * (MEGA // 9),
+    "open searches, closed once": "<search>" * (MEGA // 8) + "</search>",
+    "open thoughts in a search": "<search>" + "<think>" * (MEGA // 7) + "</search>",
+    "open thoughts in a query": "<|begin_of_query|>" + "<think>" * (MEGA // 7) + "<|end_of_query|>",
+    "half tags": "<search" * (MEGA // 7),
+    "long query": "<search>" + "x " * (MEGA // 2) + "</search>",
+    "nested brackets in a query": "<search>" + "<a" * (MEGA // 3) + ">" * (MEGA // 3) + "</search>",
+    "boxes": "\\boxed{" * (MEGA // 7),
+    "nested boxes": "\\boxed{" * (MEGA // 8) + "}" * (MEGA // 8),
+    "boxed row": "\\boxed{x}" * (MEGA // 9),
+    "backslashes": "\\" * MEGA,
+    "boxed backslashes and blanks": ("\\boxed" + " " * 9) * (MEGA // 15),
+    "open calls": "<tool_call>" * (MEGA // 11),
+    "nested call": "<tool_call>" + "[" * MEGA + "</tool_call>",
+    "escaped call": '<tool_call>"' + "\\\\" * (MEGA // 2) + '"</tool_call>',
+    "bars": "<|" * (MEGA // 2),
+    "controls": "\x00\x1b\u202e" * (MEGA // 3),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_megabyte_takes_linear_time(kind: str) -> None:
+    text = HOSTILE[kind]
+    start = time.process_time()
+    for name in NAMES:
+        get_protocol(name).parse(text)
+    clean_query(text)
+    last_boxed(text)
+    without_thoughts(text)
+    block("hermes", Document(text[: MEGA // 4], text[-MEGA // 4 :]), query=text)
+    # about half a second; anything quadratic takes hours
+    assert time.process_time() - start < 10.0

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zerosearch_env.randomness import mix, mix2, mix_array, text_seed, uniform, uniform2
+
+integers = st.integers(-(2**70), 2**70)
+
+
+def test_the_mixer_is_splitmix64() -> None:
+    # the first outputs of the reference implementation from state 1234567
+    golden, state, outputs = 0x9E3779B97F4A7C15, 1234567, []
+    for _ in range(2):
+        outputs.append(mix(state))
+        state += golden
+    assert outputs == [6457827717110365317, 3203168211198807973]
+
+
+@settings(max_examples=60)
+@given(integers, integers, integers)
+def test_the_unrolled_mixer_is_the_mixer(seed: int, first: int, second: int) -> None:
+    assert mix2(seed, first, second) == mix(seed, first, second)
+    assert uniform2(seed, first, second) == uniform(seed, first, second)
+    assert 0.0 <= uniform(seed, first, second) < 1.0
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**64 - 1), max_size=4))
+def test_the_array_mixer_is_the_mixer(seed: int, counters: list[int]) -> None:
+    got = mix_array(seed, np.array(counters, dtype=np.uint64))
+    assert got.tolist() == [mix(seed, counter) for counter in counters]
+
+
+def test_draws_look_uniform_and_paths_do_not_meet() -> None:
+    draws = np.array([uniform(seed, k, 0) for seed in range(100) for k in range(20)])
+    assert draws.mean() == pytest.approx(0.5, abs=4 * (1 / 12) ** 0.5 / 2000**0.5)
+    assert np.histogram(draws, bins=10, range=(0, 1))[0].min() > 140
+    assert len({mix(seed, k, j) for seed in range(20) for k in range(20) for j in (*range(10), 1 << 32)}) == 4400
+    assert mix(1) != mix(1, 0) != mix(1, 0, 0)
+
+
+def test_texts_have_seeds_of_their_own() -> None:
+    assert text_seed("a") == text_seed("a") != text_seed("b")
+    assert 0 <= text_seed("\ud800 any text") < 2**64
