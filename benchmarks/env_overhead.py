@@ -7,8 +7,8 @@ given is right after normalisation. Reset, parsing, noise draws, the test for go
 scoring are all inside the measured time. GEM has no E5: an action without a tag raises UnboundLocalError in its
 version 0.1.0.
 
-The GEM rows need, in a virtual environment that may be thrown away (its own pins are older than these):
-`pip install --no-deps gem-llm==0.1.0` and `pip install msgspec nltk reasoning-gym datasets requests`.
+The GEM rows need the extra `gem` (`pip install -e ".[gem]"`, best in a virtual environment of its own); without it our
+rows are measured alone.
 """
 
 from __future__ import annotations
