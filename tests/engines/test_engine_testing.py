@@ -58,7 +58,8 @@ def leaked(requests: Sequence[SearchRequest], results: list[SearchResult], flag:
     """Puts the answer into the first document of every wholly (or partly) noisy result."""
     gold = Document("", "It is the Rhine.")
     return [
-        replace(result, documents=(gold, *result.documents[1:])) if request.noisy and (request.noisy is True) == flag
+        replace(result, documents=(gold, *result.documents[1:]))
+        if request.noisy and (request.noisy is True) == flag
         else result
         for request, result in zip(requests, results, strict=True)
     ]
