@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
 
+from .policy_files import check_complete, one_line, read_json, sync, sync_directory
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
@@ -161,11 +163,11 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
         _write_weights(policy.model, new, dtype)
         policy.tokenizer.save_pretrained(new)
     (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
-    _sync(new)
+    sync(new)
     if target.exists():
         os.rename(target, old)
     os.rename(new, target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     if old.exists():
         shutil.rmtree(old)
     return target
@@ -188,7 +190,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
     directory = Path(path)
     torch_dtype = _torch_dtype(dtype)
     _roll_back(directory)
-    _check_complete(directory)
+    check_complete(directory)
     card = _read_card(directory)
     transformers = require("transformers", "train")
     with quiet_transformers():
@@ -198,7 +200,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as cause:  # Transformers, safetensors and tokenizers each raise classes of their own
-            raise CheckpointError(f"the policy in {directory} cannot be loaded: {_one_line(cause)}") from cause
+            raise CheckpointError(f"the policy in {directory} cannot be loaded: {one_line(cause)}") from cause
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(
@@ -252,9 +254,10 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
         model.save_pretrained(directory)
         return
     wanted = _torch_dtype(dtype)
-    state = {
-        name: value.to(wanted) if value.is_floating_point() else value for name, value in model.state_dict().items()
-    }
+    cast: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay tied and are written once
+    state = {}
+    for name, value in model.state_dict().items():
+        state[name] = value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(wanted))
     before = model.config.dtype
     model.config.dtype = wanted
     try:
@@ -263,52 +266,11 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
         model.config.dtype = before
 
 
-def _check_complete(directory: Path) -> None:
-    """Name what a directory lacks, before Transformers fails on it in a way that nobody understands."""
-    if not directory.is_dir():
-        raise CheckpointError(f"there is no policy directory at {directory}.")
-    missing = [] if (directory / "config.json").is_file() else ["config.json"]
-    names = {entry.name for entry in directory.iterdir()}
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(_read_json(index)["weight_map"].values())
-        missing += sorted(shards - names)
-        weights = [directory / shard for shard in sorted(shards & names)]
-    else:
-        weights = [directory / name for name in names if name == "model.safetensors"]
-        if not weights and not any(name.startswith("pytorch_model") for name in names):
-            missing.append("model.safetensors")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
-        missing.append("tokenizer.json")
-    if missing:
-        raise CheckpointError(f"{directory} is not a complete policy: {', '.join(missing)} missing.")
-    _read_json(directory / "config.json")
-    for file in weights:
-        _check_safetensors(file)
-
-
-def _check_safetensors(file: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header, and the data whose end the header names."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(header_size)) if 8 + header_size <= size else None
-        except ValueError:
-            header = None
-    if header is None:
-        raise CheckpointError(f"{file} is cut off or damaged: its header is incomplete.")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + header_size + max(ends, default=0)
-    if size != expected:
-        raise CheckpointError(f"{file} is cut off or damaged: {expected} bytes expected, {size} found.")
-
-
 def _read_card(directory: Path) -> AgentCard:
     file = directory / CARD_FILE
     if not file.is_file():
         return AgentCard()
-    values = _read_json(file)
+    values = read_json(file)
     version = values.pop("version", CARD_VERSION)
     if version != CARD_VERSION:
         raise CheckpointError(f"{file} has version {version}; this release reads version {CARD_VERSION}.")
@@ -316,33 +278,3 @@ def _read_card(directory: Path) -> AgentCard:
     if unknown:
         raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}.")
     return replace(AgentCard(), **values)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as cause:
-        raise CheckpointError(f"{file} is not valid JSON ({_one_line(cause)}): cut off or damaged.") from cause
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} must hold a JSON object, got {type(values).__name__}.")
-    return values
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _sync(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
