@@ -20,7 +20,8 @@ class StopReason(StrEnum):
     ANSWER = "answer"
     """The policy gave an answer."""
     NO_ACTION = "no_action"
-    """The protocol has no invalid-action notice: a turn without a tag ends the episode (r1-searcher, deepresearcher)."""
+    """The protocol has no invalid-action notice, so a turn without an action ends the episode (r1-searcher,
+    deepresearcher, hermes)."""
     MAX_TURNS = "max_turns"
     """The last turn passed without an answer."""
     TOO_LONG = "too_long"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, fields
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from zerosearch_env.types import Scores, SearchRequest, Step
 
 
 @pytest.mark.parametrize("record", [Step, SearchRequest, Scores, ParsedAction])
-def test_a_finished_draft_is_the_record(record: type) -> None:
+def test_a_finished_draft_is_the_record(record: Any) -> None:
     values = [f"value of {field.name}" for field in fields(record)]
     made = draft_of(record)(*values)
     made.__class__ = record

@@ -55,7 +55,8 @@ def test_rules_take_the_protocols_own_limits_and_instruction() -> None:
         assert rules.protocol is protocol
         assert (rules.max_turns, rules.top_k) == (protocol.max_turns, protocol.top_k)
         assert rules.prompt_template == protocol.prompt_template
-    rules = make_rules(protocol=get_protocol("hermes"), max_turns=2, top_k=np.int64(7), prompt_template="{question}!")
+    seven: Any = np.int64(7)
+    rules = make_rules(protocol=get_protocol("hermes"), max_turns=2, top_k=seven, prompt_template="{question}!")
     assert (rules.max_turns, rules.top_k, rules.prompt_template) == (2, 7, "{question}!")
     assert type(rules.top_k) is int
 
@@ -320,7 +321,7 @@ def test_the_reward_is_what_the_rules_say() -> None:
         return -0.5
 
     assert play(start(reward=own), [text])[0].scores == Scores(
-        "Geneva, by the lake", QUESTION.answers, 0.0, pytest.approx(0.5), 1.0, -0.5, 0
+        "Geneva, by the lake", QUESTION.answers, 0.0, 0.5, 1.0, -0.5, 0
     )
     play(start(reward=own, max_turns=1), [INVALID, INVALID])
     assert seen == [("Geneva, by the lake", QUESTION.answers), (None, QUESTION.answers)]
@@ -456,7 +457,8 @@ def test_episodes_do_not_depend_on_what_runs_beside_them(plans: list[list[str]],
     alone = [run(start(0.5, seed), plan) for seed, plan in enumerate(plans)]
     episodes = [start(0.5, seed) for seed in range(len(plans))]
     beside: list[list[Step]] = [[] for _ in plans]
-    left, pending = [list(plan) for plan in plans], set()
+    left = [list(plan) for plan in plans]
+    pending: set[int] = set()
     while any(left) or pending:
         i = order.randrange(len(plans))
         if i in pending:

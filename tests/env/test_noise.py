@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_schedules_are_picklable() -> None:
 
 def test_a_callable_is_used_and_its_results_are_checked() -> None:
     assert get_schedule(lambda x: x / 2)(0.5) == 0.25
-    assert get_schedule(lambda x: np.float32(0.5))(0.5) == 0.5
+    single: Any = np.float32(0.5)
+    assert get_schedule(lambda x: single)(0.5) == 0.5
     assert get_schedule(lambda x: 1)(0.5) == 1.0
 
     def too_much(x: float) -> float:

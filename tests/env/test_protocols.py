@@ -6,6 +6,7 @@ import pickle
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -470,6 +471,21 @@ def test_defusing_keeps_the_text_readable() -> None:
     assert defuse_tags("a <search>b</search> < / ANSWER > <|im_end|> <b>c</b> 1 < 2 > 0 <searching>") == (
         "a [search]b[/search] [ / ANSWER ] [|im_end|] <b>c</b> 1 < 2 > 0 <searching>"
     )
+
+
+def test_real_queries_and_passages_pass_unharmed(shared_data: Path) -> None:
+    lines = (shared_data / "real_search_trajectories.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    queries = [search["query"] for line in lines[::5] for search in json.loads(line)["searches"]]
+    assert len(queries) > 300
+    for query in queries:
+        assert parse("zerosearch", f"<think>x</think><search>{query}</search>") == (
+            "search",
+            " ".join(query[:8192].split()),
+        )
+    for line in (shared_data / "wikipedia_passages.jsonl").read_text(encoding="utf-8").strip().split("\n")[::10]:
+        title, _, text = json.loads(line)["contents"].partition("\n")
+        shown = block("zerosearch", Document(title, text))
+        assert " ".join(shown.split()) == " ".join(f"<information> Doc 1: {title}: {text} </information>".split())
 
 
 # Megabytes
