@@ -13,6 +13,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from zerosearch_env.episode import Episode, Rules
 from zerosearch_env.errors import EngineError
+from zerosearch_env.infos import step_info
 from zerosearch_env.shell import (
     METADATA,
     Progress,
@@ -22,7 +23,6 @@ from zerosearch_env.shell import (
     make_setup,
     read_options,
     run_searches,
-    step_info,
 )
 from zerosearch_env.spaces import UnicodeText
 from zerosearch_env.types import Dataset, Question, SearchRequest, Step
@@ -306,7 +306,7 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
             EngineError: the engine failed, and `on_engine_error="raise"`; the episode is over.
         """
         episode = self._episode
-        if episode is None or episode.done:
+        if episode is None or episode.stop_reason is not None:
             raise ResetNeeded(_reset_message(episode))
         step = episode.advance(check_action(action))
         failure: EngineError | None = None
@@ -319,14 +319,15 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
 
     def _finish(self, step: Step, failure: EngineError | None) -> tuple[str, float, bool, bool, dict[str, Any]]:
         reason = step.stop_reason
-        if reason is not None:
-            self._progress.finished += 1
         if self.render_mode == "human":
             self._show()
+        if reason is None:
+            return step.observation, 0.0, False, False, step_info(step)
+        self._progress.finished += 1
         if failure is not None:
             raise failure
-        terminated = reason is not None and reason.terminates
-        return step.observation, step.reward, terminated, reason is not None and not terminated, step_info(step)
+        terminated = reason.terminates
+        return step.observation, step.reward, terminated, not terminated, step_info(step)
 
     def render(self) -> str | None:  # type: ignore[override]
         """The episode so far, in the render mode of the environment.

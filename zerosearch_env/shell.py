@@ -1,8 +1,8 @@
 """What the single and the vector environment share, so that no rule is written twice.
 
-The arguments of the environment -> `Setup`; a random generator and reset options -> the next `Episode`;
-a `Step` -> its `info`. The two shells around the core (`ZeroSearchEnv`, `ZeroSearchVectorEnv`) only differ in how
-many episodes they hold.
+The arguments of the environment -> `Setup`; a random generator and reset options -> the next `Episode`; the searches
+of a step -> one engine call. The two shells around the core (`ZeroSearchEnv`, `ZeroSearchVectorEnv`) only differ in
+how many episodes they hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zerosearch_env.engines import make_engine
 from zerosearch_env.episode import Episode, Rules, make_rules
 from zerosearch_env.errors import ConfigError, DataError, EngineError, unknown_name
 from zerosearch_env.noise import check_level, get_schedule
-from zerosearch_env.types import Dataset, Question, SearchRequest, SearchResult, Step
+from zerosearch_env.types import Dataset, Question, SearchRequest, SearchResult
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -329,31 +329,6 @@ def draw_episode(
         "noise_level": level,
         "progress": progress,
     }
-
-
-def step_info(step: Step) -> dict[str, Any]:
-    """The `info` of a step; gold answers and scores only at the end of an episode."""
-    info: dict[str, Any] = {
-        "action": step.action,
-        "query": step.query,
-        "documents": step.documents,
-        "noisy": step.noisy,
-        "noise_level": step.noise_level,
-        "answer_in_documents": step.answer_in_documents,
-        "turn": step.turn,
-        "stop_reason": step.stop_reason,
-    }
-    scores = step.scores
-    if scores is not None:
-        info["prediction"] = scores.prediction
-        info["answers"] = scores.answers
-        info["em"] = scores.em
-        info["f1"] = scores.f1
-        info["subem"] = scores.subem
-        info["searches"] = scores.searches
-        if step.error is not None:
-            info["error"] = step.error
-    return info
 
 
 def run_searches(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zerosearch_env.episode import Episode, Rules
 from zerosearch_env.errors import ConfigError, EngineError, unknown_name
+from zerosearch_env.infos import Infos, batch_infos
 from zerosearch_env.shell import (
     METADATA,
     NO_OPTIONS,
@@ -24,7 +25,6 @@ from zerosearch_env.shell import (
     make_setup,
     read_options,
     run_searches,
-    step_info,
 )
 from zerosearch_env.spaces import UnicodeText
 from zerosearch_env.types import Dataset, SearchRequest, SearchResult, Step
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
 Observations = tuple[str, ...]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Infos = dict[str, Any]
-
-_DTYPES: Mapping[str, Any] = {
-    "noise_level": np.float64,
-    "progress": np.float64,
-    "turn": np.int64,
-    "searches": np.int64,
-    "em": np.float64,
-    "f1": np.float64,
-    "subem": np.float64,
-}
-"""Keys whose values are numbers in every episode; every other key is an object array, None where nothing was said."""
 
 
 class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
@@ -233,7 +221,7 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
                 self._rngs[index], self._seeds[index] = seeding.np_random(seeds[index])
             infos[index] = self._start(index, self._progress.value, checked[index])
         self._display(chosen)
-        return tuple(self._observations), self._gather(infos)
+        return tuple(self._observations), batch_infos(self.num_envs, infos, {})
 
     def step(self, actions: Sequence[str]) -> tuple[Observations, Floats, Bools, Bools, Infos]:
         """Play one turn in every sub-environment.
@@ -254,8 +242,8 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
             raise ResetNeeded(
                 "step() was called before reset(): start with `observations, infos = envs.reset(seed=0)`."
             )
-        infos: dict[int, Infos] = {}
-        if any(self._over):
+        starts: dict[int, Infos] = {}
+        if True in self._over:
             over = [index for index, done in enumerate(self._over) if done]
             if self.autoreset_mode is AutoresetMode.DISABLED:
                 raise ResetNeeded(
@@ -264,9 +252,8 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
                 )
             progress = self._progress.value
             for index in over:
-                infos[index] = self._start(index, progress)
-        steps = self._play(texts, infos)
-        return self._report(steps, infos)
+                starts[index] = self._start(index, progress)
+        return self._report(self._play(texts, starts), starts)
 
     def _play(self, texts: Sequence[str], skip: Mapping[int, Infos]) -> dict[int, Step]:
         """Advance every episode that was not just started; all their searches are one engine call."""
@@ -300,14 +287,13 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
                 f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
             )
 
-    def _report(self, steps: Mapping[int, Step], infos: dict[int, Infos]) -> tuple[Any, ...]:
+    def _report(self, steps: dict[int, Step], starts: dict[int, Infos]) -> tuple[Any, ...]:
         count = self.num_envs
         rewards, terminations, truncations = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         over = [False] * count
         observations = self._observations
         self.finished = []
         for index, step in steps.items():
-            infos[index] = step_info(step)
             observations[index] = step.observation
             reason = step.stop_reason
             if reason is not None:
@@ -321,26 +307,26 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
         self._display(range(count))
         final: Infos = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and True in over:
-            final = self._restart([index for index in range(count) if over[index]], infos)
+            final = self._restart([index for index in range(count) if over[index]], steps, starts)
             over = [False] * count
         self._over = over
-        return tuple(observations), rewards, terminations, truncations, {**self._gather(infos), **final}
+        return tuple(observations), rewards, terminations, truncations, {**batch_infos(count, starts, steps), **final}
 
-    def _restart(self, ended: Sequence[int], infos: dict[int, Infos]) -> Infos:
+    def _restart(self, ended: Sequence[int], steps: dict[int, Step], starts: dict[int, Infos]) -> Infos:
         """Same-step autoreset: the ended episodes' last words go under `final_`, the next ones start."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         mask = np.zeros(self.num_envs, np.bool_)
         mask[list(ended)] = True
-        final_infos: dict[int, Infos] = {}
+        final_steps: dict[int, Step] = {}
         progress = self._progress.value
         for index in ended:
             final_obs[index] = self._observations[index]
-            final_infos[index] = infos[index]
-            infos[index] = self._start(index, progress)
+            final_steps[index] = steps.pop(index)
+            starts[index] = self._start(index, progress)
         return {
             "final_obs": final_obs,
             "_final_obs": mask,
-            "final_info": self._gather(final_infos),
+            "final_info": batch_infos(self.num_envs, {}, final_steps),
             "_final_info": mask.copy(),
         }
 
@@ -359,33 +345,12 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
             self._rngs[index] = rng
         return rng
 
-    def _gather(self, infos: Mapping[int, Infos]) -> Infos:
-        """One dict of arrays with masks out of one info for each sub-environment that has something to say."""
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for index, info in infos.items():
-            groups.setdefault(tuple(info), []).append(index)
-        gathered: Infos = {}
-        for keys, indices in groups.items():
-            members = [infos[index] for index in indices]
-            where: Any = slice(None) if len(indices) == self.num_envs else indices
-            if where == slice(None):
-                members = [infos[index] for index in range(self.num_envs)]
-            for key in keys:
-                if key not in gathered:
-                    dtype = _DTYPES.get(key, object)
-                    gathered[key] = (
-                        np.empty(self.num_envs, object) if dtype is object else np.zeros(self.num_envs, dtype)
-                    )
-                    gathered[f"_{key}"] = np.zeros(self.num_envs, np.bool_)
-                array = gathered[key]
-                array[where] = np.fromiter([info[key] for info in members], dtype=array.dtype, count=len(members))
-                gathered[f"_{key}"][where] = True
-        return gathered
-
     def _read_actions(self, actions: Any) -> Sequence[str]:
         if isinstance(actions, (str, bytes)) or not isinstance(actions, Iterable):
             raise InvalidAction(f"expected a sequence of {self.num_envs} texts, got {type(actions).__name__}.")
-        texts = [check_action(action) for action in actions]
+        texts = list(actions)
+        if set(map(type, texts)) != {str}:
+            texts = [check_action(action) for action in texts]
         if len(texts) != self.num_envs:
             raise InvalidAction(f"expected {self.num_envs} actions, one for each sub-environment, got {len(texts)}.")
         return texts
