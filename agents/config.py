@@ -169,12 +169,19 @@ class TrainConfig:
     device: str = "cpu"
     """Where the policy lives: "cpu" or "cuda"."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Which questions are trained on."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """The rules of an episode and the search engine."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """How noisy searches are as training goes on."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How many episodes a step samples, and how."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    """From rewards to the loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and its learning rate."""
     files: OutputConfig = field(default_factory=OutputConfig)
+    """What is written into the run directory, and how often."""
 
     def __post_init__(self) -> None:
         _check(self)

@@ -85,8 +85,7 @@ def truncated_importance_weights(
         The weights without gradient, and each token's k3 estimate of KL(sampler || learner), the mismatch KL.
     """
     gap_N = (old_logprobs_N - sampler_logprobs_N).detach()
-    ratio_N = torch.exp(gap_N)
-    return ratio_N.clamp(max=cap), ratio_N - 1.0 - gap_N
+    return torch.exp(gap_N).clamp(max=cap), torch.expm1(gap_N) - gap_N
 
 
 def kl_k1(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
@@ -112,7 +111,7 @@ def kl_k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
     Source: Schulman, "Approximating KL Divergence", 2020; GRPO, arXiv 2402.03300, equation 4.
     """
     gap_N = reference_logprobs_N - logprobs_N
-    return torch.exp(gap_N) - gap_N - 1.0
+    return torch.expm1(gap_N) - gap_N
 
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}

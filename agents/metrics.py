@@ -81,7 +81,9 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "answered": _mean([rollout.stop_reason == "answer" for rollout in kept]),
         "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in kept]),
         "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in kept]),
-        "groups_without_signal": _mean([len({rollout.scores.reward for rollout in group}) < 2 for group in groups]),
+        "groups_without_signal": _mean(
+            [len({one.scores.reward for one in group if one.stop_reason != "engine_error"}) < 2 for group in groups]
+        ),
         "episode_tokens": _mean([len(rollout.token_ids) for rollout in kept]),
         "sampled_tokens": _mean([rollout.sampled_tokens for rollout in kept]),
     }
@@ -120,7 +122,7 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a finished step (1-based)."""
-        record = {"step": step, **{name: round(value, 6) for name, value in metrics.items()}}
+        record = {"step": step, **{name: float(f"{value:.6g}") for name, value in metrics.items()}}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._writer is not None:

@@ -222,7 +222,8 @@ def build_learner(
     policy = replace(policy, card=card)
     if dataset is None:
         data = config.data
-        dataset = load_dataset(data.dataset, data.split, limit=data.limit, world=data.world)
+        world = data.world if data.dataset == "world" else None
+        dataset = load_dataset(data.dataset, data.split, limit=data.limit, world=world)
     rules = make_rules(
         protocol=card.protocol,
         prompt_template=card.prompt_template,

@@ -12,7 +12,7 @@ from zerosearch_agents.tokenizer import build_tokenizer
 
 from zerosearch_env.types import Dataset, Document, Question
 
-LIKELY = ("<search>", "</search>", "<answer>", "</answer>", "k", "b")
+OPEN, WORDS, CLOSE = ("<search>", "<answer>"), ("k", "b"), ("</search>", "</answer>")
 
 
 @lru_cache
@@ -22,18 +22,21 @@ def tiny_tokenizer(vocab_size: int = 320):
 
 
 def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 320) -> Policy:
-    """A random model that favours the tags and the letters k and b, so that it searches and answers now and then.
+    """A random model that likes to write an opening tag, one of two letters, and a closing tag.
 
-    All embeddings share one component, which the head reads as a bias.
+    Each of these kinds of token marks a component of the residual stream, which the head reads as a wish for the next kind.
     """
     tokenizer = tiny_tokenizer()
     model = new_model(
         tiny_config(len(tokenizer), hidden=32, layers=2, heads=2, mlp=48, context_tokens=512, tied=False), seed=seed
     )
-    likely = [tokenizer.convert_tokens_to_ids(token) for token in LIKELY]
+    opening, words, closing = (tokenizer.convert_tokens_to_ids(list(kind)) for kind in (OPEN, WORDS, CLOSE))
     with torch.no_grad():
-        model.get_input_embeddings().weight[:, 0] = 0.5
-        model.get_output_embeddings().weight[likely, 0] = 1.3
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embedding[:, 0] = 0.5
+        embedding[[*opening, *words], 0] = 0.0
+        embedding[opening, 1] = embedding[words, 2] = 0.5
+        head[opening, 0] = head[words, 1] = head[closing, 2] = 1.2
     card = AgentCard(prompt_template="{question}\n", turn_tokens=turn_tokens, context_tokens=context_tokens)
     return Policy(model, tokenizer, card)
 

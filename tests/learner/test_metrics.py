@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zerosearch_agents.metrics as module
+from test_batch import SCORES, make_rollout
+from zerosearch_agents.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
+
+from zerosearch_env.types import StopReason
+
+
+def test_metrics_of_rollouts_by_hand():
+    right = replace(SCORES, em=1.0, f1=1.0, subem=1.0, reward=1.0, searches=2)
+    base = make_rollout(10, 0)
+    one = replace(base, scores=right, turns=3, noisy_searches=1, searches_after_noise=1, answered_searches=1)
+    two = replace(base, turns=2, invalid_turns=1, stop_reason=StopReason.MAX_TURNS)
+    failed = replace(base, stop_reason=StopReason.ENGINE_ERROR)
+    metrics = rollout_metrics([[one, two], [failed, one]])
+    expected = {
+        "engine_failures": 1,
+        "reward": 2 / 3,
+        "reward_std": math.sqrt(2) / 3,
+        "em": 2 / 3,
+        "searches": 4 / 3,
+        "turns": 8 / 3,
+        "invalid_rate": 1 / 8,
+        "answered": 2 / 3,
+        "out_of_turns": 1 / 3,
+        "noisy": 0.5,
+        "search_again": 1.0,
+        "answer_in_documents": 0.5,
+        "groups_without_signal": 0.5,
+        "episode_tokens": 10,
+        "sampled_tokens": base.sampled_tokens,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert set(metrics) <= set(GLOSSARY)
+    assert rollout_metrics([[failed]]) == {"engine_failures": 1}
+
+
+def test_the_log_is_cut_back_to_where_a_run_resumes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.write(1, {"reward": 0.5})
+    keep = log.sync()
+    log.write(2, {"reward": 0.25})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    log = MetricsLog(path, keep=keep, step=1)
+    log.write(2, {"reward": 1 / 3})
+    log.close()
+    assert read_metrics(path) == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.333333}]
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
+    log.write(1, {"reward": 0.5})
+    log.sync()
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"reward" in events.read_bytes()
+
+
+def test_the_glossary_in_the_documentation_is_this_one():
+    page = (Path(module.__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name, formula in GLOSSARY.items():
+        assert f"| `{name}` | {formula} |" in page

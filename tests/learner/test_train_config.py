@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+
+import pytest
+import zerosearch_agents.config as config_module
+from zerosearch_agents.config import (
+    FREE_FIELDS,
+    AlgorithmConfig,
+    CurriculumConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    TrainConfig,
+    config_differences,
+    dump_config,
+    flatten_config,
+    load_preset,
+    parse_config,
+    policy_path,
+    preset_names,
+    read_config,
+)
+
+from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_survives_toml(name):
+    config = load_preset(name)
+    assert parse_config(dump_config(config)) == config
+    assert config != TrainConfig()
+
+
+def test_the_papers_setting():
+    config = load_preset("qwen2.5-3b-zerosearch")
+    assert (config.rollout.prompts, config.rollout.group_size, config.rollout.turn_tokens) == (64, 5, 500)
+    assert (config.rollout.context_tokens, config.optimizer.learning_rate) == (4096, 1e-6)
+    assert (config.algorithm.kl_coefficient, config.algorithm.kl_estimator) == (0.001, "k3")
+    assert (config.curriculum.schedule, config.curriculum.start, config.curriculum.end) == ("exp", 0.0, 0.25)
+    assert config.environment.reward == "f1"
+
+
+def test_a_preset_of_ones_own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('seed = 3\n[optimizer]\nlearning_rate = 1\n[data.world]\nhops = [2]\n')
+    config = load_preset(str(file))
+    assert config == read_config(file)
+    assert (config.seed, config.optimizer.learning_rate, config.data.world.hops) == (3, 1.0, (2,))
+    assert type(config.optimizer.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz = 1", "Did you mean 'steps'"),
+        ("[rollout]\nprompt = 1", "Did you mean 'rollout.prompts'"),
+        ("steps = '1'", "steps must be of type int, got '1'"),
+        ("steps = true", "steps must be of type int"),
+        ("seed = 1.5", "seed must be of type int"),
+        ("rollout = 3", "rollout must be a table"),
+        ("[algorithm]\nadvantage = 'gpro'", "Did you mean 'grpo'"),
+        ("steps = ", "not valid TOML"),
+        ("steps = 0", "steps must be positive, got 0"),
+        ("[curriculum]\nend = 1.5", "curriculum.end must be from 0 to 1, got 1.5"),
+        ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate must be positive"),
+        ("[algorithm]\nminibatches = 99", "must not exceed rollout.prompts"),
+    ],
+)
+def test_a_wrong_field_or_value_is_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+def test_values_are_checked_without_toml_too():
+    with pytest.raises(ConfigError, match="workers must be positive"):
+        TrainConfig(workers=0)
+    with pytest.raises(ConfigError, match="kl_coefficient must be 0 or more, got nan"):
+        TrainConfig(algorithm=AlgorithmConfig(kl_coefficient=math.nan))
+    with pytest.raises(ConfigError, match=r"curriculum\.start"):
+        TrainConfig(curriculum=CurriculumConfig(start=-0.1))
+    with pytest.raises(ConfigError, match="group_size"):
+        TrainConfig(rollout=RolloutConfig(group_size=0))
+
+
+def test_unknown_presets_and_missing_files():
+    with pytest.raises(ConfigError, match="Did you mean 'quickstart'"):
+        load_preset("quickstat")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_preset("nowhere.toml")
+
+
+def test_differences_are_named_and_free_fields_are_free():
+    saved = TrainConfig()
+    changed = dataclasses.replace(
+        saved, output="elsewhere", workers=2, seed=1, optimizer=OptimizerConfig(learning_rate=1.0)
+    )
+    assert config_differences(saved, changed) == [
+        "seed: 0 -> 1",
+        "optimizer.learning_rate: 0.0003 -> 1.0",
+    ]
+    assert config_differences(saved, dataclasses.replace(saved, output="elsewhere", max_seconds=3.0)) == []
+    assert set(flatten_config(saved)) >= FREE_FIELDS
+
+
+def test_every_field_has_its_sentence():
+    for kind in vars(config_module).values():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind is not WorldConfig:
+            lines = inspect.getsource(kind).splitlines()
+            fields = [i for i, line in enumerate(lines) if line.startswith("    ") and ": " in line and "=" in line]
+            for field in dataclasses.fields(kind):
+                (place,) = [i for i in fields if lines[i].strip().startswith(f"{field.name}:")]
+                assert lines[place + 1].strip().startswith('"""'), field.name
+
+
+def test_names_of_policies(tmp_path):
+    assert policy_path(str(tmp_path)) == tmp_path
+    assert policy_path("tiny").parts[-2:] == ("assets", "tiny")
