@@ -1,3 +1,5 @@
+"""The rules of the game as `episode.py` plays them: this long because one file mirrors one module."""
+
 from __future__ import annotations
 
 import copy

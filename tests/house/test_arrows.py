@@ -23,7 +23,7 @@ LAYERS = [
     {"types", "errors", "randomness", "drafts"},
     {"protocols", "prompts", "noise", "rewards", "spaces"},
     {"rules", "episode", "engines", "datasets"},
-    {"transcripts", "render", "render_html", "shell"},
+    {"transcripts", "render", "render_html", "infos", "shell"},
     {"env", "vector_env"},
     {"wrappers", "play", "view", "cli"},
 ]
