@@ -25,7 +25,16 @@ def main(options: list[str]) -> int:
         link = links / name
         if not link.is_symlink():
             link.symlink_to(ROOT / folder, target_is_directory=True)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary"]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--no-error-summary",
+        "--num-workers",
+        "2",
+    ]
     command += [argument for name in PACKAGES for argument in ("-p", name)] + options
     return subprocess.run(command, cwd=links, env={**os.environ, "MYPYPATH": str(links)}, check=False).returncode
 
