@@ -1,3 +1,5 @@
+"""The six protocols, parsed and rendered: this long because each rule is tested for every protocol."""
+
 from __future__ import annotations
 
 import copy
