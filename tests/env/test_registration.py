@@ -47,7 +47,7 @@ def test_import_is_light_and_lazy() -> None:
     }
     assert heavy.isdisjoint(modules)
     assert "zerosearch_env.env" not in modules
-    assert taken < 0.25
+    assert taken < 0.5  # measured: 0.01; the machines that run this share their cores
 
 
 def test_every_public_name_loads_and_is_listed() -> None:

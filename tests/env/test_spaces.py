@@ -43,10 +43,10 @@ def test_only_texts_are_members(other: object) -> None:
 
 def test_a_megabyte_is_a_member_in_constant_time() -> None:
     space, text = UnicodeText(), "é" * 1_000_000
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         assert text in space
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_comparing_and_hashing_is_fast_and_by_value() -> None:
@@ -55,11 +55,11 @@ def test_comparing_and_hashing_is_fast_and_by_value() -> None:
         UnicodeText(protocol="zerosearch"),
         UnicodeText(protocol="hermes"),
     )
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         assert one == same
         assert hash(one) == hash(same)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert one != other
     assert one != UnicodeText()
     assert UnicodeText(max_length=8) != UnicodeText(max_length=9)
