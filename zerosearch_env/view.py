@@ -46,6 +46,10 @@ form output { flex-basis: 100%; color: var(--soft); font-size: .85rem; }
 .item > summary span.noise { color: var(--noise); }
 .item .zs-question { display: none; }
 .item .zs-transcript { border: 0; border-top: 1px solid var(--line); border-radius: 0; margin: 0; }
+@media (max-width: 34rem) {
+  form { position: static; } select { flex: 1 1 8rem; min-width: 0; }
+  .item > summary { flex-wrap: wrap; } .item > summary b { flex-basis: 100%; }
+}
 [hidden] { display: none !important; }
 """
 
