@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -111,9 +111,8 @@ def test_unusable_batching_options(options: dict[str, float]) -> None:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
-    yield
 
 
 @pytest.mark.usefixtures("registry")
@@ -133,7 +132,7 @@ def test_a_kind_of_ones_own_gets_argument_dataset_and_options() -> None:
     assert made == [("", None, 1), ("http://host:80/x", data, 1), ("arg", None, 3)]
     with pytest.raises(ConfigError, match="registered already"):
         register_engine("mine", lambda argument, dataset: ConstantEngine())
-    with pytest.raises(ConfigError, match="'sizes'.*Did you mean 'size'"):
+    with pytest.raises(ConfigError, match=r"'sizes'.*Did you mean 'size'"):
         make_engine({"kind": "mine", "sizes": 3})
 
 

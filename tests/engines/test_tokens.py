@@ -19,7 +19,7 @@ from zerosearch_env.engines.tokens import words
         ("MAURICE'S", ["maurice"]),
         ("Malcolm X in 1,000 B.C.", ["malcolm", "x", "in", "1", "000", "b", "c"]),
         ("Besançon", ["besancon"]),
-        ("straße ＦＵＬＬ ﬁne", ["strasse", "full", "fine"]),
+        ("straße \uff26\uff35\uff2c\uff2c \ufb01ne", ["strasse", "full", "fine"]),
         ("東京 tower", ["東", "京", "tower"]),
         ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
         ("한국어", ["한국어"]),

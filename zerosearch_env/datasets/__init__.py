@@ -60,6 +60,8 @@ def load_dataset(
         return _cut(make_world(world or WorldConfig(), split), limit)
     if world is not None:
         raise ConfigError(f'world={world!r} describes the dataset "world", and {name!r} was asked for')
+    if not name:
+        raise unknown_name("dataset", name, ["world"])
     if looks_like_file(name):
         path = find_file(Path(name).expanduser(), split)
         rows, where, title = read_rows(path), str(path), path.name.removesuffix(".gz").rpartition(".")[0]
@@ -96,7 +98,7 @@ def _cut(dataset: Dataset, limit: int | None) -> Dataset:
 def _reject_misspelling(name: str) -> None:
     import difflib
 
-    if not name or difflib.get_close_matches(name.lower(), ["world"], cutoff=0.6):
+    if difflib.get_close_matches(name.lower(), ["world"], cutoff=0.6):
         raise unknown_name("dataset", name, ["world"])
 
 

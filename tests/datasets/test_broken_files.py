@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zerosearch_env.datasets import load_corpus, load_dataset
+from zerosearch_env.errors import DataError
+
+GOOD = b'{"id": "1", "question": "q", "answer": "a"}\n'
+PARAGRAPH = {"title": "t", "paragraph_text": "x", "is_supporting": True}
+HOTPOT = {"question": "q", "answer": "a", "supporting_facts": [["t", 0]], "context": [["t", ["s"]]]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": "2", "question": "q", "answer": "a"', "one JSON object a line .*may be cut off"),
+        (b'{"id": "2"\n', "one JSON object a line"),
+        (b"[1, 2]\n", r"expected a JSON object, got \[1, 2\]"),
+        (b'{"id": "2", "question": "caf\xe9", "answer": "a"}\n', "expected UTF-8 text"),
+        (b'{"id": "2", "question": "\\ud800", "answer": "a"}\n', "field 'question': expected valid Unicode"),
+        (
+            b'{"id": "2", "question": "  ", "answer": "a"}\n',
+            "field 'question': expected a text that is not empty, got '  '",
+        ),
+        (b'{"id": "2", "question": 5, "answer": "a"}\n', "field 'question': expected a text .*got 5"),
+        (b'{"id": "2", "answer": "a"}\n', "field 'question': expected a text .*got None"),
+        (b'{"id": "2", "question": "q"}\n', "field 'answers': expected at least one answer .*got None"),
+        (b'{"id": "2", "question": "q", "answer": []}\n', "field 'answer': expected at least one answer"),
+        (b'{"id": "2", "question": "q", "answer": ["", " "]}\n', "field 'answer': expected at least one answer"),
+        (b'{"id": "2", "question": "q", "answer": true}\n', "field 'answer': expected texts or numbers"),
+        (b'{"id": "2", "question": "q", "answer": [["a"]]}\n', "field 'answer': expected texts or numbers"),
+        (b'{"id": "2", "question": "q", "answer": {"x": 1}}\n', "field 'answer': expected a dict with 'target'"),
+        (b'{"id": "1", "question": "p", "answer": "b"}\n', r"field 'id': .*row 1 has the same\), got '1'"),
+        (b'{"id": "2", "question": "q", "answer": ' + b"9" * 5000 + b"}\n", "one JSON object a line"),
+        (b"[" * 100_000 + b"\n", "one JSON object a line"),
+    ],
+)
+def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(GOOD + b"\n" + line)
+    with pytest.raises(DataError, match=rf"q\.jsonl, row 3: .*{message}") as caught:
+        load_dataset(path)
+    assert 'on_bad_row="skip"' in str(caught.value)
+    assert len(str(caught.value)) < 700
+    data = load_dataset(path, on_bad_row="skip")
+    assert [question.id for question in data.questions] == ["1"]
+    assert data.skipped_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "expected"),
+    [
+        (HOTPOT | {"context": []}, "context", "not empty"),
+        (HOTPOT | {"context": [["t"]]}, "context", r"\[title, sentences\]"),
+        (HOTPOT | {"context": [["t", [1]]]}, "context", r"\[title, sentences\]"),
+        (HOTPOT | {"context": {"title": ["t"], "sentences": []}}, "context", "equally long"),
+        (HOTPOT | {"context": "not json"}, "context", "JSON text"),
+        (HOTPOT | {"supporting_facts": 3}, "supporting_facts", "a list"),
+        (HOTPOT | {"supporting_facts": [[1, 0]]}, "supporting_facts", r"\[title, sentence number\]"),
+        (HOTPOT | {"answer": None}, "answers", "at least one answer"),
+        ({"question": "q", "answer": "a", "paragraphs": []}, "paragraphs", "not empty"),
+        ({"question": "q", "answer": "a", "paragraphs": [{"title": "t"}]}, "paragraphs", "is_supporting"),
+        (
+            {"question": "q", "answer": "a", "paragraphs": [PARAGRAPH | {"paragraph_text": ""}]},
+            "paragraph_text",
+            "text",
+        ),
+        ({"question": "q", "answer": "a", "paragraphs": [PARAGRAPH], "answerable": False}, "answerable", "answer"),
+        ({"data_source": "nq", "question": "q"}, "reward_model.ground_truth", "at least one answer"),
+        ({"data_source": "nq", "golden_answers": ["a"]}, "question", "a `prompt` that ends"),
+        ({"data_source": "nq", "golden_answers": ["a"], "prompt": [{"role": "system"}]}, "prompt", "not empty"),
+        ({"data_source": "nq", "golden_answers": ["a"], "prompt": "Question: "}, "prompt", "not empty"),
+        ({"foo": 1}, "", "the fields of a known format.*'foo'"),
+    ],
+)
+def test_rows_of_the_formats_say_which_field(tmp_path: Path, row: dict[str, Any], field: str, expected: str) -> None:
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([row]), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"row 1: .*{field}.*expected .*{expected}"):
+        load_dataset(path)
+    with pytest.raises(DataError, match=r"no usable row: all 1 were skipped. The first problem: .*row 1"):
+        load_dataset(path, on_bad_row="skip")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"[]"])
+def test_empty_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "q.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="holds no question"):
+        load_dataset(path)
+    with pytest.raises(DataError, match="holds no passage"):
+        load_corpus(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.json", b'[{"question": "q", "answer": "a"}, {"que', "cut off"),
+        ("q.json", b'["\xff"]', "not UTF-8"),
+        ("q.jsonl.gz", b"not gzip", "damaged or cut off"),
+        (
+            "q.jsonl.gz",
+            gzip.compress(b"".join(GOOD.replace(b'"1"', b'"%d"' % i) for i in range(1000)))[:-20],
+            "damaged or cut off",
+        ),
+        ("q.parquet", b"not parquet", "no parquet file"),
+    ],
+)
+def test_broken_containers(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(path)
+
+
+def test_missing_files_suggest_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_bytes(GOOD)
+    with pytest.raises(DataError, match=r"question\.jsonl does not exist. Did you mean 'questions.jsonl'"):
+        load_dataset(tmp_path / "question.jsonl")
+    with pytest.raises(DataError, match=r"zzz\.parquet does not exist\.$"):
+        load_dataset(tmp_path / "zzz.parquet")
+    with pytest.raises(DataError, match="there is no folder"):
+        load_dataset(tmp_path / "nowhere" / "q.jsonl")
+    with pytest.raises(DataError, match=r"no file for the split 'test'.*it has: questions.jsonl"):
+        load_dataset(tmp_path, "test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no data file at all"):
+        load_dataset(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": "1"}\n', "field 'contents': expected a passage"),
+        (b'{"id": "1", "contents": ""}\n', "field 'contents': expected a text that is not empty"),
+        (b'{"id": "1", "contents": "x', "cut off"),
+    ],
+)
+def test_bad_passages(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b'{"contents": "fine"}\n' + line)
+    with pytest.raises(DataError, match=rf"row 2: .*{message}"):
+        load_corpus(path)
+    assert len(load_corpus(path, on_bad_row="skip")) == 1
