@@ -75,18 +75,22 @@ def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Dec
         A fused decoder for dense Llama-like models, else one around the model's own forward with a cache, else (with a
         logged warning) one without a cache. Each has been compared with the model's plain forward on a few tokens.
     """
+    # The comparison takes two slots and a few tokens.
+    slots, context_tokens = max(slots, 2), max(context_tokens, 16)
     reason = why_not_fused(model)
     if reason is None:
-        reason = _disagreement(model, FusedDecoder(model, 2, 16))
+        decoder: Decoder = FusedDecoder(model, slots, context_tokens)
+        reason = _disagreement(model, decoder)
         if reason is None:
-            return FusedDecoder(model, slots, context_tokens)
+            return decoder
     _log.info("the fused decoder is not used: %s", reason)
     try:
-        reason = _disagreement(model, CachedDecoder(model, 2, 16))
+        decoder = CachedDecoder(model, slots, context_tokens)
+        reason = _disagreement(model, decoder)
     except Exception as cause:  # whatever a model that takes no explicit masks or positions raises
         reason = f"{type(cause).__name__}: {cause}"
     if reason is None:
-        return CachedDecoder(model, slots, context_tokens)
+        return decoder
     _log.warning("%s is decoded without a cache, which is slow: %s", type(model).__name__, reason)
     return PlainDecoder(model, slots, context_tokens)
 
@@ -98,6 +102,8 @@ def _disagreement(model: PreTrainedModel, decoder: Decoder) -> str | None:
     decoder.prefill([0], [6], [rows[0][6:8]])
     got = decoder.step(np.array([1, 0]), np.array([4, 8]), np.array([rows[1][4], rows[0][8]]))
     want = PlainDecoder(model, 2, 16).prefill([1, 0], [0, 0], rows[::-1])
+    decoder.release(0)
+    decoder.release(1)
     error, scale = float((got - want).abs().max()), float(want.abs().max())
     if error <= _TOLERANCE.get(model.dtype, 1e-3) * max(scale, 1e-3):
         return None

@@ -258,12 +258,9 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
     state = {}
     for name, value in model.state_dict().items():
         state[name] = value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(wanted))
-    before = model.config.dtype
-    model.config.dtype = wanted
-    try:
-        model.save_pretrained(directory, state_dict=state)
-    finally:
-        model.config.dtype = before
+    model.save_pretrained(directory, state_dict=state)
+    config = directory / "config.json"  # it names the dtype of the model in memory
+    config.write_text(json.dumps({**read_json(config), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_card(directory: Path) -> AgentCard:

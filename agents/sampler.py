@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -107,7 +108,9 @@ class Sampler:
         self._eos[sorted(eos_ids(model, tokenizer, self._decoder.vocab_size))] = True
         self._ends = self._eos | self._stops.candidates
         self._rows: dict[Hashable, _Row] = {}
-        self._pending: deque[_Row] = deque()
+        self._queue: deque[_Row] = deque()  # turns to begin in a slot yet to be had
+        self._ready: deque[_Row] = deque()  # turns to begin, or to go on with, in the row's own slot
+        self._full: list[_Row] = []  # turns for which the context has no room
         self._postponed = 0
         self._free = list(range(slots))[::-1]
         # One entry a slot: the row that holds it and its turn in progress.
@@ -137,7 +140,7 @@ class Sampler:
             raise ConfigError(f"row {key!r} is in use already; finish it first.")
         row = _Row(key, self._checked(ids), seed ^ self._seed, self._limit(turn_tokens))
         self._rows[key] = row
-        self._pending.append(row)
+        self._enter(row)
 
     def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
         """Append environment text to a row whose turn is finished, and begin its next turn.
@@ -156,14 +159,15 @@ class Sampler:
         row.limit = self._limit(turn_tokens)
         row.ids += self._checked(ids)
         row.waiting = False
-        self._pending.append(row)
+        self._enter(row)
 
     def finish(self, key: Hashable) -> None:
         """Forget a row, whatever it is doing, and free its slot."""
         row = self._row(key)
         del self._rows[key]
-        if row in self._pending:
-            self._pending.remove(row)
+        for turns in (self._queue, self._ready, self._full):
+            if row in turns:
+                turns.remove(row)
         self._release(row)
 
     def refresh(self) -> None:
@@ -176,7 +180,7 @@ class Sampler:
             row.cached = 0
             if row.slot >= 0:
                 self._decoder.release(row.slot)
-        self._pending.extendleft(row for slot in self._active if (row := self._holder[slot]) is not None)
+        self._ready.extendleft(row for slot in self._active if (row := self._holder[slot]) is not None)
         self._active = self._active[:0]
 
     def run(self, minimum: int = 1) -> list[TurnSample]:
@@ -188,56 +192,60 @@ class Sampler:
         Returns:
             The rows that finished, in the order in which they did; none when no row has a turn to sample.
         """
-        finished: list[TurnSample] = []
-        while len(finished) < minimum and (self._pending or len(self._active)):
-            rows = self._admit(finished)
+        finished = [TurnSample(row.key, (), (), "", "context") for row in self._full]
+        for row in self._full:
+            row.waiting = True
+        self._full.clear()
+        while len(finished) < minimum and (self._queue or self._ready or len(self._active)):
+            rows = self._admit()
             if rows:
                 self._prefill(rows, finished)
-            elif len(self._active):
+            else:
                 slots = self._active
-                lengths = self._lengths[slots]
                 lasts = self._tokens[slots, self._counts[slots] - 1]
-                self._accept(slots, self._decoder.step(slots, lengths - 1, lasts), finished)
+                self._accept(slots, self._decoder.step(slots, self._lengths[slots] - 1, lasts), finished)
         return finished
 
-    def _admit(self, finished: list[TurnSample]) -> list[_Row]:
-        """Pending rows to prefill now, each with a slot; those that are too long finish at once.
+    def _enter(self, row: _Row) -> None:
+        if len(row.ids) >= self.context_tokens:
+            self._full.append(row)
+        else:
+            (self._ready if row.slot >= 0 else self._queue).append(row)
+
+    def _admit(self) -> list[_Row]:
+        """Rows to prefill now, each with a slot; at least one when nothing is being decoded.
 
         Prefilling is postponed for a few steps while there is little of it, because large batches of it are efficient.
         """
-        if not self._pending:
+        if not self._free and not self._ready and not len(self._active):
+            self._make_room()
+        fresh = min(len(self._free), len(self._queue))
+        if not self._ready and not fresh:
             return []
-        if len(self._active) and self._postponed < _PATIENCE:
-            ready = sum(len(row.ids) - row.cached for row in self._pending if row.slot >= 0 or self._free)
-            if ready < _PREFILL_TOKENS and len(self._pending) * 4 < len(self._active):
-                self._postponed += 1
-                return []
+        rows = [*self._ready, *islice(self._queue, fresh)]
+        few = len(rows) * 4 < len(self._active) and sum(len(row.ids) - row.cached for row in rows) < _PREFILL_TOKENS
+        if few and self._postponed < _PATIENCE:
+            self._postponed += 1
+            return []
         self._postponed = 0
-        rows: list[_Row] = []
-        for _ in range(len(self._pending)):
-            row = self._pending.popleft()
-            if len(row.ids) >= self.context_tokens:
-                row.waiting = True
-                finished.append(TurnSample(row.key, (), (), "", "context"))
-            elif row.slot >= 0 or self._take_slot(row, idle=not rows and not len(self._active)):
-                rows.append(row)
-            else:
-                self._pending.append(row)
+        self._ready.clear()
+        for row in rows:
+            if row.slot < 0:
+                self._queue.popleft()
+                row.slot = self._free.pop()
+                self._holder[row.slot] = row
+                self._seeds[row.slot] = row.seed
+                self._counts[row.slot] = 0
         return rows
 
-    def _take_slot(self, row: _Row, idle: bool) -> bool:
-        """Give a row a free slot; when nothing else can go on, that of a row which waits for the environment."""
-        if not self._free and idle:
-            holders = (other for other in self._holder if other is not None and other.waiting)
-            if (other := next(holders, None)) is not None:
-                self._release(other)
-        if not self._free:
-            return False
-        row.slot = self._free.pop()
-        self._holder[row.slot] = row
-        self._seeds[row.slot] = row.seed
-        self._counts[row.slot] = 0
-        return True
+    def _make_room(self) -> None:
+        """Take the slots of rows that wait for the environment, as many as there are rows in the queue.
+
+        Happens only when the caller neither extends nor finishes rows that were returned to it.
+        """
+        waiting = [row for row in self._holder if row is not None and row.waiting]
+        for row in waiting[: len(self._queue)]:
+            self._release(row)
 
     def _prefill(self, rows: list[_Row], finished: list[TurnSample]) -> None:
         slots = np.array([row.slot for row in rows])
