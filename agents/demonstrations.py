@@ -1,7 +1,7 @@
 """Demonstrations for the warm start: a scripted, imperfect searcher plays real episodes in train worlds.
 
-It knows the format, reads what is there, and has bad habits that reinforcement learning can unlearn, since each good behaviour is shown
-as well, only less often:
+It knows the format, reads what is there, and has bad habits that reinforcement learning can unlearn, since each good
+behaviour is shown as well, only less often:
 
 - it often queries for the last word of a name instead of the whole name;
 - it sometimes answers with what the first document says, whoever that is about;
@@ -105,26 +105,26 @@ def _asked(script: _Script) -> str:
 
 
 def _search(script: _Script) -> str:
-    return script.episode.rules.protocol.render_search(_asked(script))
+    # The blank matters: to a byte-level tokenizer "Corin" and " Corin" differ, and documents hold the latter.
+    return f"<search> {_asked(script)}</search>"
 
 
 def _read(
     script: _Script, library: Library, documents: Sequence[Document], habits: Habits, rng: np.random.Generator
 ) -> str:
     """The turn after a search."""
-    answer = script.episode.rules.protocol.render_answer
     found = library.stated_by(documents).get((script.relation.name, script.subject))
     last = script.episode.last_turn
     if found is None and rng.random() < habits.search_again and not last:
         script.short = False
         return f"<think>The {script.need} is not here.</think>{_search(script)}"
     if found is None or rng.random() < habits.careless:
-        return f"<think>Just guess.</think>{answer(_first_object(script.relation, library, documents))}"
+        return f"<think>Just guess.</think><answer> {_first_object(script.relation, library, documents)}</answer>"
     noted = f"The {script.need} is {found}."
     if script.hop + 1 < len(script.path) and not last and rng.random() < habits.next_hop:
         script.hop, script.subject, script.short = script.hop + 1, found, False
         return f"<think>{noted} Find the {script.need}.</think>{_search(script)}"
-    return f"<think>{noted}</think>{answer(found)}"
+    return f"<think>{noted}</think><answer> {found}</answer>"
 
 
 def _first_object(relation: Relation, library: Library, documents: Sequence[Document]) -> str:

@@ -2,8 +2,10 @@
 
 Two stages, one token budget each:
 
-1. base: notes on documents (`reading.py`), from one short document to five similar ones, and what to look up first for a question;
-2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`) mixed with base text, which keeps the reading alive.
+1. base: notes on documents (`reading.py`), from one short document to five similar ones, and what to look up first
+   for a question;
+2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`) mixed with base text, which keeps the
+   reading alive.
 
 Both use train worlds only, other than the built-in dataset's own. The result is an ordinary policy directory.
 
@@ -62,22 +64,24 @@ class PretrainConfig:
     """Width of the gated MLP."""
     vocab_size: int = 3328
     """Tokens of the tokenizer, tags included."""
-    base_tokens: float = 24e6
+    base_tokens: float = 6e6
     """Tokens of the first stage, context included; 0 skips it."""
-    warm_tokens: float = 4e6
+    warm_tokens: float = 6e6
     """Tokens of the second stage; 0 skips it."""
     batch_tokens: int = 3000
     """Tokens of one optimizer step (about; whole texts)."""
     learning_rate: float = 1e-3
     """Peak AdamW learning rate of the base stage; it falls to a tenth by a half cosine."""
-    warm_learning_rate: float = 5e-4
+    warm_learning_rate: float = 1e-3
     """Peak of the second stage; it falls to zero."""
-    demonstration_share: float = 0.5
+    base_demonstrations: float = 0.15
+    """Share of the first stage's rows that are demonstrations, which make the tags familiar."""
+    warm_demonstrations: float = 0.6
     """Share of the second stage's rows that are demonstrations; the rest is base text."""
     habits: Habits = field(default_factory=Habits)
     """How imperfect the demonstrations are."""
     save_every_minutes: float = 5.0
-    """How often the unfinished model is saved to `OUTPUT-base`, in minutes."""
+    """How often the unfinished model is saved to `OUTPUT-base` and `OUTPUT-warm`, in minutes."""
     dtype: str = "bfloat16"
     """Of the matrix products while training; weights and optimizer are fp32."""
 
@@ -100,7 +104,8 @@ class Writer:
         self.world = 0
         self.texts = texts_per_world
         self.library: Library
-        self.rules = make_rules(prompt_template=PROMPT)
+        # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
+        self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
         self.rng = np.random.default_rng(mix(config.seed, 1))
 
     def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
@@ -131,8 +136,9 @@ class Writer:
         picks = self.rng.integers(len(self.questions), size=count)
         levels = self.rng.choice([0.0, 0.25, 0.5, 0.75], size=count)
         seeds = self.rng.integers(2**62, size=count)
+        rules = self.rules[int(self.rng.integers(len(self.rules)))]
         episodes = [
-            Episode(self.questions[int(i)], self.rules, noise_level=float(p), seed=int(s))
+            Episode(self.questions[int(i)], rules, noise_level=float(p), seed=int(s))
             for i, p, s in zip(picks, levels, seeds, strict=True)
         ]
         return demonstrate(self.library, self.engine, episodes, self.config.habits, self.rng)
@@ -165,8 +171,6 @@ def pretrain(config: PretrainConfig) -> Path:
     Returns:
         The policy's directory.
     """
-    import torch
-
     from .attention import use_block_attention
     from .model import AgentCard, Policy, load_policy, new_model, save_policy, tiny_config
     from .tiny_init import ROPE_THETA, induction_init
@@ -200,18 +204,16 @@ def pretrain(config: PretrainConfig) -> Path:
     def save(path: Path) -> None:
         save_policy(Policy(model, tokenizer, card), path, dtype="bfloat16")
 
-    if config.base_tokens:
-        base = output.with_name(output.name + "-base")
-        last_save = time.monotonic()
-        for done in _train(model, writer, config, int(config.base_tokens), config.learning_rate, 0.1, 0.0):
-            if time.monotonic() - last_save > 60 * config.save_every_minutes or done:
-                save(base)
-                last_save = time.monotonic()
-    if config.warm_tokens:
-        for _ in _train(
-            model, writer, config, int(config.warm_tokens), config.warm_learning_rate, 0.0, config.demonstration_share
-        ):
-            pass
+    stages = (
+        ("base", config.base_tokens, config.learning_rate, 0.1, config.base_demonstrations),
+        ("warm", config.warm_tokens, config.warm_learning_rate, 0.0, config.warm_demonstrations),
+    )
+    for name, tokens, peak, floor, demonstrations in stages:
+        saved = time.monotonic()
+        for done in _train(model, writer, config, name, int(tokens), peak, floor, demonstrations):
+            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
+                save(output.with_name(f"{output.name}-{name}"))
+                saved = time.monotonic()
     save(output)
     print(f"wrote {output}", flush=True)
     return output
@@ -221,6 +223,7 @@ def _train(
     model: PreTrainedModel,
     writer: Writer,
     config: PretrainConfig,
+    name: str,
     tokens: int,
     peak: float,
     floor: float,
@@ -241,7 +244,7 @@ def _train(
         rate = peak * min(1.0, (step + 1) / 50) * (floor + (1.0 - floor) * decay)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = writer.rows(rows, progress=1.0 if demonstrations else progress, demonstrations=demonstrations)
+        batch = writer.rows(rows, progress=1.0 if name == "warm" else progress, demonstrations=demonstrations)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             loss = _loss(model, batch)
         optimizer.zero_grad()
@@ -255,7 +258,7 @@ def _train(
         if step % 100 == 0:
             speed = seen / (time.monotonic() - began)
             print(
-                f"{'warm' if demonstrations else 'base'} {seen / 1e6:6.2f}M tokens  loss {sum(losses) / len(losses):.4f}  "
+                f"{name} {seen / 1e6:6.2f}M tokens  loss {sum(losses) / len(losses):.4f}  "
                 f"rate {rate:.1e}  {speed:,.0f} tokens/s",
                 flush=True,
             )

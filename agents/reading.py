@@ -1,7 +1,8 @@
 """Base text for the tiny models: documents followed by notes on what they state, made from synthetic train worlds.
 
-It teaches what a pretrained language model brings along: to copy the object of a stated fact out of context, and to see that a fact is
-not there. Nothing of the test split enters: the worlds are train worlds, whose names no test world has.
+It teaches what a pretrained language model brings along: to copy the object of a stated fact out of context, and to
+see that a fact is not there. Nothing of the test split enters: the worlds are train worlds, whose names no test world
+has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Fact = tuple[Relation, str, str]
 
 @dataclass(frozen=True)
 class Library:
-    """A train world opened for reading: its passages, what each of them states, and which passages share a word in their titles."""
+    """A train world opened for reading: its passages, what each states, and which share a word in their titles."""
 
     facts: WorldFacts
     passages: list[Document]
@@ -62,7 +63,7 @@ def title_words(title: str) -> list[str]:
 
 
 def notes_text(library: Library, rng: np.random.Generator, *, documents: int, notes: int) -> list[Segment]:
-    """Some documents, half of them with similar titles, then notes: "The author of X is Y." or "... is not here."
+    """Some documents, half of them with similar titles, then notes: "The author of X is Y." (or "... is not here.").
 
     Only what follows "is" is trained on: which fact a note is about cannot be known.
     """
@@ -105,7 +106,7 @@ def _similar_passages(library: Library, rng: np.random.Generator, count: int) ->
 
 
 def _near_miss(library: Library, rng: np.random.Generator, chosen: Sequence[int]) -> tuple[str, str]:
-    """A relation and a subject that these passages may well say nothing about: a similar name, or another fact of a present one."""
+    """A fact these passages may well not state: of a similar name, or another fact of a present one."""
     at = int(chosen[int(rng.integers(len(chosen)))])
     words = title_words(library.passages[at].title)
     if rng.random() < 0.5:

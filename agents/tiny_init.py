@@ -1,27 +1,32 @@
 """An initialisation that lets a tiny Qwen3 model look things up in its context from the first step.
 
-A pretrained language model has induction heads: find an earlier occurrence of what stands here, and continue as it went on there. A tiny
-model can learn them, but spends most of a small token budget on it. Here they are written into the weights, and everything stays trainable:
+A pretrained language model has induction heads: find an earlier occurrence of what stands here, and continue as it
+went on there. A tiny model can learn them, but spends most of a small token budget on it. Here they are written into
+the weights, and everything stays trainable:
 
-- half of the residual stream holds the token's identity; the other half is kept for codes of the two tokens before it;
-- layer 0, heads 0 and 1 look exactly one and two positions back (constant queries and keys, rotated by the offset) and write these codes;
-- layer 1, heads 0 and 1 match the present token (the previous token) with the code of the one before (two before) a key, and copy the
-  identity found there: induction on one token and on two;
+- half of the residual stream holds the token's identity; the other half is kept for codes of the two tokens before
+  it;
+- layer 0, heads 0 and 1 look exactly one and two positions back (constant queries and keys, rotated by the offset)
+  and write these codes;
+- layer 1, heads 0 and 1 match the present token (the previous token) with the code of the one before (two before) a
+  key, and copy the identity found there: induction on one token and on two;
 - the last layer's heads 0 and 1 subtract the token's own identity, which tied embeddings would otherwise predict;
-- every other head starts as a similarity search that copies what it finds (W_k close to W_q, W_o like W_v transposed).
+- every other head starts as a similarity search that copies what it finds (W_k close to W_q, W_o like W_v
+  transposed).
 
-On random sequences that repeat themselves the untrained model continues 95 % of the repetition correctly (128 wide, 4 layers).
+On random sequences that repeat themselves the untrained model continues 95 % of the repetition correctly (128 wide, 4
+layers).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from transformers import Qwen3ForCausalLM
+    from transformers import PreTrainedModel
 
 ROPE_THETA = 1e6
 """Slow rotations keep a content match intact over a whole episode (hundreds of tokens)."""
@@ -31,11 +36,12 @@ _SLOW = 0.006
 
 
 @torch.no_grad()
-def induction_init(model: Qwen3ForCausalLM, *, seed: int = 0, gain: float = 2.0, copy: float = 2.0) -> None:
+def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, copy: float = 2.0) -> None:
     """Overwrite the attention and embedding weights of a tiny Qwen3 model as the module's docstring says.
 
     Args:
-        model: at least 2 layers, 2 heads of at most a quarter of the width, as many key/value heads as heads, tied embeddings.
+        model: at least 2 layers, 2 heads of at most a quarter of the width, as many key/value heads as heads, tied
+            embeddings.
         seed: of the random projections.
         gain: initial weight of the query and key norms (sharpness of attention).
         copy: strength of the induction heads' output.
@@ -43,12 +49,14 @@ def induction_init(model: Qwen3ForCausalLM, *, seed: int = 0, gain: float = 2.0,
     Raises:
         ValueError: when the model has another shape.
     """
-    config = model.config
+    config: Any = model.config
+    body: Any = model.model
     width, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
     if heads < 2 or config.num_key_value_heads != heads or head_dim * 4 > width or config.num_hidden_layers < 2:
         raise ValueError(
             "induction_init needs 2 or more layers and heads, kv_heads = heads and head_dim <= hidden / 4; got "
-            f"{config.num_hidden_layers} layers, {heads} heads, {config.num_key_value_heads} kv_heads, head_dim {head_dim}."
+            f"{config.num_hidden_layers} layers, {heads} heads, {config.num_key_value_heads} kv_heads, "
+            f"head_dim {head_dim}."
         )
     generator = torch.Generator().manual_seed(seed)
 
@@ -63,20 +71,20 @@ def induction_init(model: Qwen3ForCausalLM, *, seed: int = 0, gain: float = 2.0,
     identities = width // 2 - 1
     previous = slice(width // 2, width // 2 + head_dim)
     before_previous = slice(width // 2 + head_dim, width // 2 + 2 * head_dim)
-    frequencies = model.model.rotary_emb.inv_freq.float()
+    frequencies = body.rotary_emb.inv_freq.float()
     slow = (frequencies < _SLOW).repeat(2)
     slow_dims = int(slow.sum())
 
-    embedding = model.model.embed_tokens.weight
+    embedding = body.embed_tokens.weight
     embedding.copy_(0.05 * normal(*embedding.shape))
     embedding[:, identity] = normal(embedding.shape[0], identities)
     embedding[:, 0] = 2.0  # a constant, from which position heads make their queries and keys
-    model.model.norm.weight.fill_(0.15)
+    body.norm.weight.fill_(0.15)
 
     code = torch.zeros(head_dim, width)
     code[:, identity] = orthonormal(head_dim, identities) * math.sqrt(identities / head_dim) * 0.7
 
-    def look_back(attention: torch.nn.Module, head: slice, distance: float) -> None:
+    def look_back(attention: Any, head: slice, distance: float) -> None:
         attention.q_proj.weight[head] = 0.02 * normal(head_dim, width) / math.sqrt(width)
         attention.k_proj.weight[head] = 0.02 * normal(head_dim, width) / math.sqrt(width)
         half = head_dim // 2
@@ -85,7 +93,7 @@ def induction_init(model: Qwen3ForCausalLM, *, seed: int = 0, gain: float = 2.0,
         attention.q_proj.weight[head, 0] = torch.cat([angles.cos(), angles.sin()])
 
     slices = [slice(h * head_dim, (h + 1) * head_dim) for h in range(heads)]
-    layers = model.model.layers
+    layers = body.layers
     for layer in layers:
         attention = layer.self_attn
         attention.q_norm.weight.fill_(gain)

@@ -1,6 +1,7 @@
-"""The tokenizer of the tiny models: byte-level BPE learnt from the synthetic world, with every protocol tag as one token.
+"""The tokenizer of the tiny models: byte-level BPE learnt from the synthetic world, each tag one token.
 
-Byte-level means that any Unicode text can be encoded and decodes to itself; tags as tokens means that a tiny model spends one step on a tag.
+Byte-level means that any Unicode text can be encoded and decodes to itself; tags as tokens means that a tiny model
+spends one step on a tag.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The built-in dataset `"world"`: a seeded synthetic world with passages and questions.
 
-People, towns, works and organisations are linked by 17 relations. Every entity has two passages of about thirty words; questions ask
-for one fact (1 hop) or for a fact about the object of another fact (2 hops). No model can know the answers beforehand, and test
-entities never occur in a train world, so answering requires reading.
+People, towns, works and organisations are linked by 17 relations. Every entity has two passages of about thirty
+words; questions ask for one fact (1 hop) or for a fact about the object of another fact (2 hops). No model can know
+the answers beforehand, and test entities never occur in a train world, so answering requires reading.
 
-Every draw is a function of the seed (`zerosearch_env.randomness`): the same configuration gives byte-identical data on every machine.
+Every draw is a function of the seed (`zerosearch_env.randomness`): the same configuration gives byte-identical data
+on every machine.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def make_world(config: WorldConfig | None = None, split: str = "train") -> Datas
 
 
 def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
-    """Every passage of a world: two for each entity, each with an opening fact, follow-up facts and perhaps an aside."""
+    """Every passage of a world: two for each entity, with an opening fact, follow-up facts and perhaps an aside."""
     number = 0
     for k, (kind, plans) in enumerate(PASSAGE_PLANS.items()):
         subjects = facts.names[kind]
@@ -196,7 +197,8 @@ def make_questions(facts: WorldFacts, config: WorldConfig, split: str, seed: int
 def make_question(facts: WorldFacts, path: tuple[Relation, ...], subject: int, draw: int) -> Question:
     """The question that follows `path` from a subject; `draw` chooses its wording.
 
-    `metadata` holds `hops`, `relations` (names along the path), `subject`, and `chain`: the object of every hop, the answer last.
+    `metadata` holds `hops`, `relations` (names along the path), `subject`, and `chain`: the object of every hop, the
+    answer last.
     """
     name = facts.names[path[0].subject][subject]
     phrase, chain, at = name, [], subject

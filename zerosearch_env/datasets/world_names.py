@@ -1,7 +1,7 @@
 """Names of the synthetic world: word lists, and the rule by which a name belongs to train or to test.
 
-A name is a code: a number whose digits choose one word of each list. The split is a property of the name itself
-(a hash of its words), so train and test entities never share a name, in any world of any seed.
+A name is a code: a number whose digits choose one word of each list. The split is a property of the name itself (a
+hash of its words), so train and test entities never share a name, in any world of any seed.
 """
 
 from __future__ import annotations
@@ -49,16 +49,18 @@ ORGANISATION_WORDS = tuple(
 )
 TITLE_ADJECTIVES = tuple(
     "Amber Ancient Autumn Bitter Blind Blue Borrowed Bright Broken Burning Careful Clever Copper Crimson Crooked "
-    "Crystal Curious Distant Double Dusty Early Eastern Eleventh Emerald Empty Endless Faithful Fallen Familiar Fearless "
-    "Final Forgotten Frozen Gentle Gilded Glass Golden Hidden Hollow Honest Humble Hungry Idle Invisible Ivory Jade "
+    "Crystal Curious Distant Double Dusty Early Eastern Eleventh Emerald Empty Endless Faithful Fallen Familiar "
+    "Fearless Final Forgotten Frozen Gentle Gilded Glass Golden Hidden Hollow Honest Humble Hungry "
+    "Idle Invisible Ivory Jade "
     "Lasting Little Lonely Lost Lucky Marble Midnight Missing Moonlit Narrow Nameless Ninth Noble Painted Patient "
     "Perfect Plain Proud Quiet Restless Rising Royal Rusty Sacred Scarlet Second Secret Seventh Shallow Silent Silver "
-    "Sleeping Slender Stolen Strange Sudden Summer Tender Thirsty Unbroken Uncertain Velvet Wandering Western Whispering "
-    "Wild Winter Wooden Yellow Young".split()
+    "Sleeping Slender Stolen Strange Sudden Summer Tender Thirsty Unbroken Uncertain Velvet Wandering Western "
+    "Whispering Wild Winter Wooden Yellow Young".split()
 )
 TITLE_NOUNS = tuple(
-    "Anchor Apple Archer Arrow Attic Autograph Bargain Basket Beacon Bell Bird Boat Bottle Branch Bride Butterfly Cabin "
-    "Candle Canyon Caravan Carpet Castle Cathedral Chapel Circus Clock Cloud Compass Corridor Cottage Cousin Crown "
+    "Anchor Apple Archer Arrow Attic Autograph Bargain Basket Beacon Bell Bird Boat Bottle Branch Bride Butterfly "
+    "Cabin Candle Canyon Caravan Carpet Castle Cathedral Chapel Circus Clock Cloud Compass Corridor "
+    "Cottage Cousin Crown "
     "Dancer Desert Diamond Doctor Dragon Dream Eagle Echo Elephant Engine Envelope Errand Feather Ferry Fiddle Fire "
     "Flute Forest Fortress Fountain Fox Garden Ghost Giant Glove Guest Hammer Harvest Hawk Horse Hour Hunter Jacket "
     "Journey Judge Key Kingdom Kite Ladder Lake Lamp Lantern Lemon Letter Lighthouse Lion Locket Mask Meadow Melody "

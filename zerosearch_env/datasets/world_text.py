@@ -1,7 +1,7 @@
 """How the synthetic world speaks: its relations, and the sentences that state them and ask about them.
 
-In every template `%(s)s` stands for the subject and `%(o)s` for the object; in a follow-up sentence `%(s)s` is a mention of the
-subject (its name, a short form or a pronoun).
+In every template `%(s)s` stands for the subject and `%(o)s` for the object; in a follow-up sentence `%(s)s` is a
+mention of the subject (its name, a short form or a pronoun).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Relation:
 
     @property
     def phrase(self) -> str:
-        """ "the NOUN of %(s)s", which names the object by way of the subject."""
+        """Names the object by way of the subject: "the author of %(s)s"."""
         return f"the {self.noun} of %(s)s"
 
 
