@@ -1,8 +1,8 @@
 """Advantages: one number for each rollout from the rewards of its batch.
 
-Pure functions `(rewards_N, groups_N) -> advantages_N`. `groups_N` says which rollouts answer the same question; rollouts that
-are out of the loss (a failed search engine) are left out by the caller before, so that they count in no mean. Every token
-which the policy sampled in a rollout gets the rollout's advantage.
+Pure functions `(rewards_N, groups_N) -> advantages_N`. `groups_N` says which rollouts answer the same question;
+rollouts that are out of the loss (a failed search engine) are left out by the caller before, so that they count in
+no mean. Every token which the policy sampled in a rollout gets the rollout's advantage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EPSILON = 1e-4
 
 
 def grpo(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A_i = (r_i - mean(r of i's group)) / (std(r of i's group) + 1e-4); std with n - 1, a group of one has advantage 0.
+    """A_i = (r_i - mean(r of i's group)) / (std(r of i's group) + 1e-4); std with n - 1, 0 in a group of one.
 
     Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, section 4.1.2 (outcome supervision).
     """

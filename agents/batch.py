@@ -1,8 +1,9 @@
 """From rollouts to tensors: micro-batches of similar length, and log-probabilities only where a token was sampled.
 
-Rows are padded on the right. A causal model needs no attention mask for that: a real position never sees the padding behind
-it, and the padding's own outputs are never read. So attention runs its causal kernel without a mask tensor.
-Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
+Rows are padded on the right. A causal model needs no attention mask for that: a real position never sees the
+padding behind it, and the padding's own outputs are never read. So attention runs its causal kernel without a mask
+tensor. Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden
+size.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int
 
 
 def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
-    """Indices of rows for each worker: sorted by length and dealt back and forth, so that the shares cost about the same."""
+    """Indices of rows for each worker: sorted by length and dealt back and forth, so that shares cost the same."""
     shares: list[list[int]] = [[] for _ in range(workers)]
     for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
         turn, seat = divmod(place, workers)
@@ -88,7 +89,9 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
         ids_BT[row, : lengths[row]] = sample.rollout.token_ids
     counts = [len(mask) for mask in masks]
     sampler = [sample.rollout.logprobs[mask] for sample, mask in zip(samples, masks, strict=True)]
-    old = [s if sample.old_logprobs is None else sample.old_logprobs for sample, s in zip(samples, sampler, strict=True)]
+    old = [
+        s if sample.old_logprobs is None else sample.old_logprobs for sample, s in zip(samples, sampler, strict=True)
+    ]
 
     def put(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(array).to(device=device, dtype=dtype)
@@ -112,8 +115,8 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
 
-    The body of the model runs over everything; the vocabulary head only over the hidden states that predict a sampled token,
-    so documents and prompts cost no vocabulary work.
+    The body of the model runs over everything; the vocabulary head only over the hidden states that predict a
+    sampled token, so documents and prompts cost no vocabulary work.
 
     Args:
         model: a Transformers causal language model.

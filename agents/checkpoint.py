@@ -1,9 +1,9 @@
 """Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves a valid one behind.
 
-A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`, `optimizer.pt` and
-`state.json`, written last, which names the other files with their sizes. It is written under a temporary name, every file
-is synced, and then it is renamed: under its final name it is whole. Nothing random is stored, since all randomness of a run
-is a function of (seed, step).
+A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
+`optimizer.pt` and `state.json`, written last, which names the other files with their sizes. It is written under a
+temporary name, every file is synced, and then it is renamed: under its final name it is whole. Nothing random is
+stored, since all randomness of a run is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

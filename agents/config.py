@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
+import tyro
 
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
@@ -83,7 +84,7 @@ class RolloutConfig:
     context_tokens: int | None = None
     """Most tokens of an episode, prompt and documents included; unset: what the policy's card says."""
     slots: int = 64
-    """Episodes decoded side by side in one worker; more wait their turn. Memory grows with it, results do not change."""
+    """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class OutputConfig:
     """Steps between samples of transcripts; unset: none."""
     transcripts: int = 8
     """Rollouts written each time."""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, tyro.conf.arg(aliases=["--tensorboard"])] = False
     """Whether metrics also go to TensorBoard event files."""
 
 

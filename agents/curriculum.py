@@ -1,4 +1,4 @@
-"""What a step trains on: its questions, its noise level, and the seeds of its episodes. Pure functions of (seed, step)."""
+"""What a step trains on: its questions, noise level and seeds. Pure functions of (seed, step)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def noise_level(schedule: Callable[[float], float], step: int, steps: int) -> fl
 
 
 def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int]:
-    """Indices of the questions of a step: the data set in a seeded order, each epoch in another, without repeats inside one.
+    """Indices of the questions of a step: all of them once an epoch, in a seeded order that each epoch has anew.
 
     Args:
         count: questions in the data set.
@@ -60,9 +60,9 @@ def make_group_episodes(
 ) -> list[list[Episode]]:
     """One list of `group_size` fresh episodes for each question.
 
-    With `draws="episode"` every episode draws its own noise, as in the paper: within a group the reward then also varies by luck.
-    With `draws="group"` the k-th search of every member is noisy or useful together: luck drops out of the advantage (it is in
-    the group's mean), at the price of fewer independent draws a step (one a question).
+    With `draws="episode"` every episode draws its own noise, as in the paper: within a group the reward then also
+    varies by luck. With `draws="group"` the k-th search of every member is noisy or useful together: luck drops out
+    of the advantage (it is in the group's mean), at the price of fewer independent draws a step (one a question).
     """
     groups = []
     for slot, question in enumerate(questions):

@@ -211,7 +211,7 @@ _SUMS = ("tokens", "policy_loss", "loss", "clipped", "entropy", "mismatch", "imp
 
 
 def loss_and_sums(learner: Learner, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """The loss of a micro-batch (its share of the mini-batch's), and the sums that the metrics need, in order of `_SUMS`."""
+    """The loss of a micro-batch (its share of the mini-batch's), and the sums for the metrics in order of `_SUMS`."""
     algorithm, temperature = learner.config.algorithm, learner.config.rollout.temperature
     logprobs_N, entropy_N = token_logprobs(learner.policy.model, batch, temperature)
     importance_N, mismatch_N = truncated_importance_weights(

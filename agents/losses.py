@@ -1,7 +1,10 @@
-"""Losses over the tokens that the policy sampled: pure functions of tensors, shape suffix `_N` = those tokens of a micro-batch.
+"""Losses over the tokens that the policy sampled: pure functions of tensors.
 
-The global normaliser is an argument: `weights_N` holds one weight a token (see `token_weights`) which sums to 1 over the
-whole mini-batch, so a loss is a plain weighted sum and splitting the mini-batch, or dealing it to workers, changes no gradient.
+Shape suffixes: `_N` the sampled tokens of a micro-batch, `_R` the rollouts of a mini-batch.
+
+The global normaliser is an argument: `weights_N` holds one weight a token (see `token_weights`) which sums to 1
+over the whole mini-batch, so a loss is a plain weighted sum and splitting the mini-batch, or dealing it to workers,
+changes no gradient.
 """
 
 from __future__ import annotations
@@ -78,8 +81,8 @@ def truncated_importance_weights(
 ) -> tuple[Tensor, Tensor]:
     """w = min(exp(log pi_old - log pi_sampler), cap): corrects the gap between the sampler's and the learner's numbers.
 
-    Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025 (truncated importance
-    sampling); Espeholt et al., IMPALA, arXiv 1802.01561 (truncation).
+    Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025 (truncated
+    importance sampling); Espeholt et al., IMPALA, arXiv 1802.01561 (truncation).
 
     Returns:
         The weights without gradient, and each token's k3 estimate of KL(sampler || learner), the mismatch KL.
@@ -91,7 +94,8 @@ def truncated_importance_weights(
 def kl_k1(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
     """k1 = log pi - log pi_ref: unbiased for KL(pi || ref), may be negative.
 
-    For logging: as a term of a loss its expected gradient is zero. Source: Schulman, "Approximating KL Divergence", 2020.
+    For logging: as a term of a loss its expected gradient is zero. Source: Schulman, "Approximating KL Divergence",
+    2020.
     """
     return logprobs_N - reference_logprobs_N
 

@@ -39,8 +39,8 @@ GLOSSARY: dict[str, str] = {
     "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
     "clip_fraction": "Trained tokens whose gradient the clip cut off / trained tokens.",
     "entropy": "Mean entropy, in nats, of the distributions that trained tokens were drawn from.",
-    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained tokens "
-    "with recompute_logprobs, else over those of the first update.",
+    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained "
+    "tokens with recompute_logprobs, else over those of the first update.",
     "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
     "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap); with recompute_logprobs.",
     "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
@@ -55,7 +55,7 @@ GLOSSARY: dict[str, str] = {
     "update_seconds": "Wall time of the updates.",
     "seconds": "Wall time of the step.",
 }
-"""Every metric with its formula. `docs/metrics.md` shows the same; a metric that is undefined at a step is left out there."""
+"""Every metric with its formula, as in `docs/metrics.md`; a metric that is undefined at a step is left out there."""
 
 
 def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:

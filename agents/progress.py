@@ -78,7 +78,7 @@ class TrainProgress:
             self._bar.update(self._task, completed=report.step, figures=describe(report), left=left)
 
     def _seconds_left(self, report: StepReport) -> float:
-        """From the mean of the last ten steps (the first one of a session includes loading only when there is no other)."""
+        """From the mean of the last ten steps; a session's first step, which includes loading, only when alone."""
         steps = self._durations[1:] or self._durations
         left = (report.steps - report.step) * sum(steps) / len(steps)
         if self._max_seconds is None:

@@ -1,14 +1,14 @@
 """Token-in, token-out rollouts: many episodes at once, each on its own clock.
 
-The ids that the policy sampled are the ids that are trained on, the token that ended the turn included; nothing is decoded and
-encoded again. Environment text is tokenised once and appended. The loss mask is born with each token.
+The ids that the policy sampled are the ids that are trained on, the token that ended the turn included; nothing is
+decoded and encoded again. Environment text is tokenised once and appended. The loss mask is born with each token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,9 @@ class _Row:
             array.setflags(write=False)
         steps = [turn.step for turn in self.episode.turns]
         last = self.last
-        assert last is not None and last.scores is not None and last.stop_reason is not None
+        assert last is not None
+        assert last.scores is not None
+        assert last.stop_reason is not None
         noisy = [bool(np.any(step.noisy)) for step in steps if step.noisy is not None]
         return Rollout(
             *arrays,
@@ -128,9 +130,9 @@ def rollout(
 ) -> list[Rollout]:
     """Plays fresh episodes to their end with a sampled policy.
 
-    Each episode goes on as soon as its own turn and its own search are done; the searches that are pending at one moment go to the
-    engine in one call. An episode whose search fails is truncated (`StopReason.ENGINE_ERROR`), one that outgrows the
-    sampler's context ends with `StopReason.CONTEXT_LIMIT`.
+    Each episode goes on as soon as its own turn and its own search are done; the searches that are pending at one
+    moment go to the engine in one call. An episode whose search fails is truncated (`StopReason.ENGINE_ERROR`), one
+    that outgrows the sampler's context ends with `StopReason.CONTEXT_LIMIT`.
 
     Args:
         episodes: episodes that have not begun.
@@ -158,14 +160,17 @@ def rollout(
         waiting: list[tuple[int, Step]] = []
         pending: list[tuple[int, SearchRequest]] = []
         for sample in sampler.run():
-            row = rows[sample.key]  # type: ignore[index]
+            key = cast("int", sample.key)
+            row = rows[key]
             row.append_sampled(sample)
             if sample.finish == "context":
                 outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
             else:
                 outcome = row.episode.advance(sample.text)
-            target: list = pending if isinstance(outcome, SearchRequest) else waiting
-            target.append((sample.key, outcome))
+            if isinstance(outcome, SearchRequest):
+                pending.append((key, outcome))
+            else:
+                waiting.append((key, outcome))
         for (key, _), result in zip(pending, _search(engine, [request for _, request in pending]), strict=True):
             waiting.append((key, rows[key].episode.observe(result)))
         open_ = [(key, step) for key, step in waiting if not step.done]
@@ -200,13 +205,9 @@ def encode_prompts(
     """Token ids of prompts: as plain text, or as one user message of the chat template with `chat`."""
     if not chat:
         return encode_texts(prompts, tokenizer)
-    texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        for prompt in prompts
-    ]
-    return encode_texts(texts, tokenizer)
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in chats]
+    return encode_texts(cast("list[str]", texts), tokenizer)
 
 
 def _search(engine: SearchEngine, requests: list[SearchRequest]) -> list[SearchResult]:

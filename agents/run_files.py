@@ -50,7 +50,8 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
         existing = [name for name in RUN_FILES if (output / name).exists()]
         if existing and not overwrite:
             raise ConfigError(
-                f"{output} already holds a run ({', '.join(existing)}): resume it, choose another output, or overwrite it."
+                f"{output} already holds a run ({', '.join(existing)}): "
+                "resume it, choose another output, or overwrite it."
             )
         for name in existing:
             shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()

@@ -1,9 +1,9 @@
 """Data parallelism on one machine: W processes that sample and differentiate a share each, and add up their gradients.
 
-The calling process is worker 0; the others are started as `python -m zerosearch_agents.team` and get their work through their
-standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9` too), and then they end.
-Each worker computes with one thread: two workers of one thread are faster than one worker of two, since the small operations
-of sampling gain nothing from threads.
+The calling process is worker 0; the others are started as `python -m zerosearch_agents.team` and get their work
+through their standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9`
+too), and then they end. Each worker computes with one thread: two workers of one thread are faster than one worker
+of two, since the small operations of sampling gain nothing from threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zerosearch_env.errors import ConfigError, TrainingError
 
@@ -66,7 +67,7 @@ class Team:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; two hardware threads of one core count once where the system tells them apart."""
+    """Cores that this process may use; hardware threads of one core count once where the system tells them apart."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     siblings = set()
     for cpu in allowed:
@@ -76,7 +77,7 @@ def physical_cores() -> int:
 
 
 def default_workers(policy: Path, device: str) -> int:
-    """Physical cores, at most 2, for a small policy (weights up to 100 MB) on the CPU; else 1, with torch's own threads."""
+    """Physical cores, at most 2, for a small policy (up to 100 MB) on the CPU; else 1, with torch's own threads."""
     size = sum(file.stat().st_size for file in policy.glob("*.safetensors"))
     return min(physical_cores(), 2) if device == "cpu" and size <= 100e6 else 1
 
@@ -107,7 +108,7 @@ def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Ite
         raise ConfigError("this process already belongs to a torch.distributed group; use workers=1 inside it.")
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(size - 1)]
-        store = dist.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
         children: list[subprocess.Popen[bytes]] = []
         stack.callback(_stop, children)
         for rank in range(1, size):
@@ -144,7 +145,7 @@ def _start(rank: int, size: int, port: int, work: bytes, log: IO[bytes]) -> subp
     return child
 
 
-def _await(store: dist.TCPStore, children: list[subprocess.Popen[bytes]]) -> None:
+def _await(store: TCPStore, children: list[subprocess.Popen[bytes]]) -> None:
     """Waits until every worker has started; joining one that died while starting would wait for ever."""
     while not store.check([f"ready-{rank}" for rank in range(1, len(children) + 1)]):
         if any(child.poll() is not None for child in children):
@@ -152,12 +153,12 @@ def _await(store: dist.TCPStore, children: list[subprocess.Popen[bytes]]) -> Non
         time.sleep(0.02)
 
 
-def _join(store: dist.TCPStore, rank: int, size: int) -> None:
+def _join(store: TCPStore, rank: int, size: int) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK.get(sys.platform, "lo"))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
 
 
-def _failure(children: list[subprocess.Popen[bytes]], logs: list[IO[bytes]]) -> str | None:
+def _failure(children: list[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]]) -> str | None:
     """What the first failed worker said, or None when all of them are well."""
     for rank, (child, log) in enumerate(zip(children, logs, strict=True), start=1):
         try:
@@ -206,7 +207,7 @@ def main() -> int:
     try:
         torch.set_num_threads(1)
         function, arguments = pickle.loads(work)
-        store = dist.TCPStore("127.0.0.1", port, size, is_master=False)
+        store = TCPStore("127.0.0.1", port, size, is_master=False)
         store.set(f"ready-{rank}", "")
         _join(store, rank, size)
         function(Team(rank, size), *arguments)

@@ -21,8 +21,8 @@ from .progress import TrainProgress, format_seconds
 class TrainCommand:
     """Train a policy with reinforcement learning.
 
-    Every option that is not given has the value of the preset (or of the resumed run). Ctrl-C once stops after the current
-    step with everything saved; `--resume` goes on from there.
+    Every option that is not given has the value of the preset (or of the resumed run). Ctrl-C once stops after the
+    current step with everything saved; `--resume` goes on from there.
     """
 
     preset: str | None = None
@@ -63,7 +63,7 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
         prog="zerosearch train",
         args=list(argv),
         default=TrainCommand(config=config),
-        epilog=f"Presets: {', '.join(preset_names())}.",
+        description=f"{TrainCommand.__doc__}\n\nPresets: {', '.join(preset_names())}.",
     )
 
 
@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
             force=command.force,
             overwrite=command.overwrite,
         )
-    print(f"{result.step} of {config.steps} steps in {format_seconds(result.seconds)}; {_ending(result.stopped, result.output)}")
+    done = f"{result.step} of {config.steps} steps in {format_seconds(result.seconds)}"
+    print(f"{done}; {_ending(result.stopped, result.output)}")
     print(f"policy       {result.output / 'policy'}")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
     print(f"transcripts  {result.output / 'transcripts.jsonl'}")
@@ -97,9 +98,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ending(stopped: str, output: Path) -> str:
     again = f"go on with: zerosearch train --resume {output}"
-    return {"finished": "finished.", "time": f"stopped by the time limit; {again}", "interrupt": f"interrupted; {again}"}[
-        stopped
-    ]
+    if stopped == "finished":
+        return "finished."
+    return f"{'stopped by the time limit' if stopped == 'time' else 'interrupted'}; {again}"
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def finished_policy(learner: Learner) -> Policy:
 
 @contextmanager
 def interrupt_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as usual. Only in the main thread, else never set."""
+    """An event that the first Ctrl-C sets; the second one interrupts as usual. Never set outside the main thread."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag

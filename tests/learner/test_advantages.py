@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from zerosearch_agents.advantages import (
     ADVANTAGES,
     dr_grpo,
@@ -13,7 +14,6 @@ from zerosearch_agents.advantages import (
     reinforce_plus_plus,
     rloo,
 )
-
 from zerosearch_env.errors import ConfigError
 
 REWARDS = np.array([1.0, 0.0, 0.0, 1.0, 0.5])

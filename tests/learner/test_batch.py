@@ -6,11 +6,11 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from zerosearch_agents import batch as batch_module
 from zerosearch_agents.batch import Sample, deal, make_micro_batch, plan_micro_batches, token_logprobs
 from zerosearch_agents.losses import clipped_policy_loss, token_weights
 from zerosearch_agents.rollout import Rollout
-
 from zerosearch_env.types import Scores, StopReason
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=30)

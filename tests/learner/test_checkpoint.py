@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from zerosearch_agents import checkpoint as module
 from zerosearch_agents.checkpoint import (
     RunState,
@@ -14,7 +15,6 @@ from zerosearch_agents.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-
 from zerosearch_env.errors import CheckpointError
 
 STATE = RunState(step=3, metrics_bytes=10, transcripts_bytes=20, initial_policy="abc", seconds=1.5)
@@ -51,7 +51,9 @@ def test_nothing_saved_is_not_an_error(tmp_path):
     assert load_latest(tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize("damage", ["no state", "cut state", "cut weights", "no optimizer", "other version", "scrambled"])
+@pytest.mark.parametrize(
+    "damage", ["no state", "cut state", "cut weights", "no optimizer", "other version", "scrambled"]
+)
 def test_a_half_written_checkpoint_is_passed_over_or_named(tmp_path, damage):
     save(tmp_path, 1)
     path = save(tmp_path, 2)

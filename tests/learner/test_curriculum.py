@@ -5,6 +5,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+
 from zerosearch_agents.config import CurriculumConfig
 from zerosearch_agents.curriculum import (
     choose_questions,
@@ -14,7 +15,6 @@ from zerosearch_agents.curriculum import (
     sampling_seed,
     split_groups,
 )
-
 from zerosearch_env.episode import make_rules
 from zerosearch_env.types import SearchRequest
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from zerosearch_agents.losses import (
     KL_ESTIMATORS,
     clipped_policy_loss,
@@ -15,7 +16,6 @@ from zerosearch_agents.losses import (
     token_weights,
     truncated_importance_weights,
 )
-
 from zerosearch_env.errors import ConfigError
 
 
@@ -60,7 +60,9 @@ def test_weights_scale_each_token():
 
 
 def test_truncated_importance_weights_by_hand():
-    weights, mismatch = truncated_importance_weights(torch.tensor([-1.0, -1.0, -2.0]), torch.tensor([-1.0, -3.0, -1.0]), 2.0)
+    weights, mismatch = truncated_importance_weights(
+        torch.tensor([-1.0, -1.0, -2.0]), torch.tensor([-1.0, -3.0, -1.0]), 2.0
+    )
     torch.testing.assert_close(weights, torch.tensor([1.0, 2.0, math.exp(-1)]))
     torch.testing.assert_close(mismatch, torch.tensor([0.0, math.exp(2) - 3, math.exp(-1)]))
 

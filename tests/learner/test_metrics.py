@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import zerosearch_agents.metrics as module
 from test_batch import SCORES, make_rollout
-from zerosearch_agents.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
 
+import zerosearch_agents.metrics as module
+from zerosearch_agents.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
 from zerosearch_env.types import StopReason
 
 

@@ -5,10 +5,10 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from zerosearch_agents.rollout import encode_prompts, encode_texts, rollout
 from zerosearch_agents.sampler import Sampler, TurnSample
 from zerosearch_agents.stops import decode
-
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import EngineError
@@ -64,7 +64,7 @@ ACTIONS = st.one_of(
 def test_trained_ids_are_the_sampled_ids_and_the_mask_is_exactly_on_them(data, at_once):
     tokenizer = tiny.tiny_tokenizer()
     texts = data.draw(st.lists(st.lists(ACTIONS, max_size=4), min_size=1, max_size=4))
-    # Ids that no tokenizer run would give: texts byte by byte, and now and then any id at all, cut multi-byte characters too.
+    # Ids that no tokenizer run would give: texts character by character, and any ids at all (half a character too).
     noise = st.lists(st.integers(2, len(tokenizer) - 1), min_size=1, max_size=6)
     scripts = []
     for turns in texts:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from zerosearch_agents import team as module
 from zerosearch_agents.team import Team, default_workers, physical_cores, start_team
-
 from zerosearch_env.errors import ConfigError, TrainingError
 
 
@@ -36,14 +36,17 @@ def fail_in_another_worker(team):
     together(team)
 
 
-def test_a_worker_that_fails_is_quoted_and_the_threads_are_restored():
-    threads = torch.get_num_threads()
-    with pytest.raises(TrainingError, match="worker 1 ended with status 1: ValueError: out of luck"), start_team(
-        2, fail_in_another_worker
-    ) as team:
+def fail_together():
+    with start_team(2, fail_in_another_worker) as team:
         assert together(team) == ([3.0] * 3, [{"rank": 0}, {"rank": 1}], 10)
         assert torch.get_num_threads() == 1
         together(team)
+
+
+def test_a_worker_that_fails_is_quoted_and_the_threads_are_restored():
+    threads = torch.get_num_threads()
+    with pytest.raises(TrainingError, match="worker 1 ended with status 1: ValueError: out of luck"):
+        fail_together()
     assert torch.get_num_threads() == threads
     assert not torch.distributed.is_initialized()
 

@@ -7,6 +7,7 @@ import signal
 import pytest
 import tiny
 from rich.console import Console
+
 from zerosearch_agents import progress as progress_module
 from zerosearch_agents import train_cli
 from zerosearch_agents.config import load_preset, read_config
@@ -15,16 +16,18 @@ from zerosearch_agents.model import save_policy
 from zerosearch_agents.progress import TrainProgress, describe, format_seconds
 from zerosearch_agents.train_cli import main, parse_command
 from zerosearch_agents.trainer import StepReport
-
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 METRICS = {"reward": 0.5, "em": 0.25, "searches": 1.5, "noise_level": 0.1, "tokens_per_second": 12345.0}
 
 
 def test_options_override_the_preset():
-    command = parse_command(["--preset", "tiny", "--steps", "7", "--rollout.prompts", "5", "--data.world.seed", "3"])
+    command = parse_command(
+        ["--preset", "tiny", "--steps", "7", "--rollout.prompts", "5", "--data.world.seed", "3", "--tensorboard"]
+    )
     config, preset = command.config, load_preset("tiny")
     assert (config.steps, config.rollout.prompts, config.data.world.seed) == (7, 5, 3)
+    assert config.files.tensorboard
     assert config.rollout.group_size == preset.rollout.group_size
     assert parse_command(["--preset=tiny"]).config == preset
 
@@ -71,7 +74,7 @@ def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkey
         patch.setattr(train_cli, "TrainProgress", Interrupting)
         assert main(arguments) == 130
     output = capsys.readouterr()
-    assert f"1 of 2 steps in 0:0" in output.out
+    assert "1 of 2 steps in 0:0" in output.out
     assert f"go on with: zerosearch train --resume {run}" in output.out
     assert output.err.startswith("step 1/2  reward ")
     assert main(["--resume", str(run)]) == 0
@@ -100,7 +103,9 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
 def test_a_bar_in_a_terminal(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(
-        progress_module, "Console", lambda file: Console(file=stream, force_terminal=True, width=150, legacy_windows=False)
+        progress_module,
+        "Console",
+        lambda file: Console(file=stream, force_terminal=True, width=150, legacy_windows=False),
     )
     with TrainProgress(4, max_seconds=0.0) as show:
         show(StepReport(2, 4, METRICS, 1.0))

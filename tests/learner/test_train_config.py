@@ -5,6 +5,7 @@ import inspect
 import math
 
 import pytest
+
 import zerosearch_agents.config as config_module
 from zerosearch_agents.config import (
     FREE_FIELDS,
@@ -22,7 +23,6 @@ from zerosearch_agents.config import (
     preset_names,
     read_config,
 )
-
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError
 
@@ -45,7 +45,7 @@ def test_the_papers_setting():
 
 def test_a_preset_of_ones_own(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text('seed = 3\n[optimizer]\nlearning_rate = 1\n[data.world]\nhops = [2]\n')
+    file.write_text("seed = 3\n[optimizer]\nlearning_rate = 1\n[data.world]\nhops = [2]\n")
     config = load_preset(str(file))
     assert config == read_config(file)
     assert (config.seed, config.optimizer.learning_rate, config.data.world.hops) == (3, 1.0, (2,))

@@ -6,10 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from zerosearch_agents.config import AlgorithmConfig, EnvironmentConfig, OptimizerConfig, OutputConfig, RolloutConfig, TrainConfig
+
+from zerosearch_agents.config import (
+    AlgorithmConfig,
+    EnvironmentConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from zerosearch_agents.model import AgentCard, Policy, new_model, save_policy, tiny_config
 from zerosearch_agents.tokenizer import build_tokenizer
-
 from zerosearch_env.types import Dataset, Document, Question
 
 OPEN, WORDS, CLOSE = ("<search>", "<answer>"), ("k", "b"), ("</search>", "</answer>")
@@ -24,7 +31,8 @@ def tiny_tokenizer(vocab_size: int = 320):
 def tiny_policy(seed: int = 0, *, turn_tokens: int = 8, context_tokens: int = 320) -> Policy:
     """A random model that likes to write an opening tag, one of two letters, and a closing tag.
 
-    Each of these kinds of token marks a component of the residual stream, which the head reads as a wish for the next kind.
+    Each of these kinds of token marks a component of the residual stream, which the head reads as a wish for the
+    next kind.
     """
     tokenizer = tiny_tokenizer()
     model = new_model(
