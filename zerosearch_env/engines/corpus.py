@@ -15,7 +15,7 @@ from .base import BatchedEngine
 from .bm25 import SCALE, Ranking
 from .negatives import sample_negatives, seeded_orders, unrelated
 from .paragraphs import ParagraphSearch
-from .passages import CACHED_QUERIES, BoundedCache, PassageIndex, dataset_index, file_index
+from .passages import BoundedCache, PassageIndex, dataset_index, file_index
 
 
 class CorpusEngine(BatchedEngine):
@@ -57,7 +57,7 @@ class CorpusEngine(BatchedEngine):
         if not len(self._index) and not paragraphs:
             raise ConfigError("there are no passages to search in: the corpus is empty")
         self._pool = pool
-        self._cached: BoundedCache[tuple[str, int], tuple[Document, ...]] = BoundedCache(CACHED_QUERIES)
+        self._cached: BoundedCache[tuple[str, int], tuple[Document, ...]] = BoundedCache(self._index.cached_queries)
         self._paragraphs = ParagraphSearch() if paragraphs else None
 
     @property

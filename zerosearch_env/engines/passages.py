@@ -59,14 +59,23 @@ class PassageIndex:
         passages: what is searched; title and text count alike.
         k1: saturation of repeated words.
         b: how far long passages are penalised, in [0, 1].
+        cached_queries: queries whose rankings are kept; 0 keeps none.
     """
 
-    def __init__(self, passages: Sequence[Document], *, k1: float = 1.5, b: float = 0.75) -> None:
+    def __init__(
+        self,
+        passages: Sequence[Document],
+        *,
+        k1: float = 1.5,
+        b: float = 0.75,
+        cached_queries: int = CACHED_QUERIES,
+    ) -> None:
         self.passages = passages
+        self.cached_queries = cached_queries
         self._k1, self._b = k1, b
         self._index: Bm25Index | None = None
         self._lock = threading.Lock()
-        self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(CACHED_QUERIES)
+        self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(cached_queries)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the lock; the index goes along when it has been built."""
