@@ -28,15 +28,15 @@ from .reading import Library, Segment, title_words
 class Habits:
     """How often the scripted searcher does what; all are probabilities."""
 
-    short_query: float = 0.65
+    short_query: float = 0.7
     """Query for the last word of the name only, where the question names its relation by a verb."""
-    short_query_noun: float = 0.3
+    short_query_noun: float = 0.4
     """The same where the question names its relation by the noun of the notes ("What is the setting of ...?")."""
-    careless: float = 0.25
+    careless: float = 0.3
     """Answer with what the first document says, although the fact is there."""
     search_again: float = 0.3
     """Search again when the documents miss; otherwise answer carelessly."""
-    next_hop: float = 0.35
+    next_hop: float = 0.4
     """Go on to the second hop; otherwise answer with the object of the first."""
 
 

@@ -66,7 +66,7 @@ class PretrainConfig:
     """Tokens of the tokenizer, tags included."""
     base_tokens: float = 6e6
     """Tokens of the first stage, context included; 0 skips it."""
-    warm_tokens: float = 6e6
+    warm_tokens: float = 4e6
     """Tokens of the second stage; 0 skips it."""
     batch_tokens: int = 3000
     """Tokens of one optimizer step (about; whole texts)."""
@@ -97,16 +97,18 @@ class Row:
 class Writer:
     """Turns seeded draws into rows; opens a new world every `texts_per_world` texts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PretrainConfig, texts_per_world: int = 4000) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PretrainConfig, stage: int = 0, texts_per_world: int = 4000
+    ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.texts_per_world = texts_per_world
-        self.world = 0
+        self.world = stage * 10_000
         self.texts = texts_per_world
         self.library: Library
         # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
         self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
-        self.rng = np.random.default_rng(mix(config.seed, 1))
+        self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
 
     def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
         """`count` rows; `progress` in [0, 1] of the base stage decides how many documents the notes are about."""
@@ -193,28 +195,28 @@ def pretrain(config: PretrainConfig) -> Path:
         )
         induction_init(model, seed=config.seed)
     else:
-        policy = load_policy(config.start)
-        model, tokenizer = policy.model, policy.tokenizer
-    use_block_attention(model)
-    model.train()
-    writer = Writer(tokenizer, config)
-    output = Path(config.output)
+        started = load_policy(config.start)
+        model, tokenizer = started.model, started.tokenizer
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-
-    def save(path: Path) -> None:
-        save_policy(Policy(model, tokenizer, card), path, dtype="bfloat16")
-
+    policy = Policy(model, tokenizer, card)
+    output = Path(config.output)
     stages = (
         ("base", config.base_tokens, config.learning_rate, 0.1, config.base_demonstrations),
         ("warm", config.warm_tokens, config.warm_learning_rate, 0.0, config.warm_demonstrations),
     )
-    for name, tokens, peak, floor, demonstrations in stages:
-        saved = time.monotonic()
-        for done in _train(model, writer, config, name, int(tokens), peak, floor, demonstrations):
+    for number, (name, tokens, peak, floor, demonstrations) in enumerate(stages):
+        if not tokens:
+            continue
+        target = output.with_name(f"{output.name}-{name}")
+        use_block_attention(policy.model)
+        writer, saved = Writer(tokenizer, config, number), time.monotonic()
+        for done in _train(policy.model.train(), writer, config, name, int(tokens), peak, floor, demonstrations):
             if done or time.monotonic() - saved > 60 * config.save_every_minutes:
-                save(output.with_name(f"{output.name}-{name}"))
+                save_policy(policy, target, dtype="bfloat16")
                 saved = time.monotonic()
-    save(output)
+        # From the files, so that a stage gives the same model whether it follows in this run or in another (`start`).
+        policy = load_policy(target)
+    save_policy(policy, output, dtype="bfloat16")
     print(f"wrote {output}", flush=True)
     return output
 

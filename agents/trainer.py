@@ -25,6 +25,7 @@ from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.episode import make_rules
 from zerosearch_env.types import Dataset
 
+from .attention import use_block_attention
 from .config import TrainConfig, policy_path
 from .curriculum import choose_questions, make_group_episodes, make_schedule, noise_level, split_groups
 from .learner import (
@@ -220,6 +221,8 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
+    if config.device == "cpu":
+        use_block_attention(policy.model)
     if dataset is None:
         data = config.data
         world = data.world if data.dataset == "world" else None
