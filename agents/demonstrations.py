@@ -30,13 +30,13 @@ class Habits:
 
     short_query: float = 0.7
     """Query for the last word of the name only, where the question names its relation by a verb."""
-    short_query_noun: float = 0.4
+    short_query_noun: float = 0.3
     """The same where the question names its relation by the noun of the notes ("What is the setting of ...?")."""
-    careless: float = 0.3
+    careless: float = 0.25
     """Answer with what the first document says, although the fact is there."""
     search_again: float = 0.3
     """Search again when the documents miss; otherwise answer carelessly."""
-    next_hop: float = 0.4
+    next_hop: float = 0.45
     """Go on to the second hop; otherwise answer with the object of the first."""
 
 

@@ -78,6 +78,8 @@ class PretrainConfig:
     """Share of the first stage's rows that are demonstrations, which make the tags familiar."""
     warm_demonstrations: float = 0.6
     """Share of the second stage's rows that are demonstrations; the rest is base text."""
+    two_hop_share: float = 0.65
+    """Share of the demonstrations that are about two-hop questions."""
     habits: Habits = field(default_factory=Habits)
     """How imperfect the demonstrations are."""
     save_every_minutes: float = 5.0
@@ -135,7 +137,8 @@ class Writer:
         self.world, self.texts = self.world + 1, 0
 
     def _demonstrations(self, count: int) -> list[list[Segment]]:
-        picks = self.rng.integers(len(self.questions), size=count)
+        half = len(self.questions) // 2  # one-hop questions come first
+        picks = self.rng.integers(half, size=count) + half * (self.rng.random(count) < self.config.two_hop_share)
         levels = self.rng.choice([0.0, 0.25, 0.5, 0.75], size=count)
         seeds = self.rng.integers(2**62, size=count)
         rules = self.rules[int(self.rng.integers(len(self.rules)))]
