@@ -158,19 +158,19 @@ class PagedCache:
     def _take(self) -> int:
         if self._free:
             page = self._free.pop()
-            for pool in (*self.keys, *self.values):  # a weight of 0 does not hide what is not a number
-                pool[page] = 0.0
         else:
             if self._used == len(self._owner):
                 self._grow(max(64, self._used + self._used // 2))
             page = self._used
             self._used += 1
         self.bias[page] = float("-inf")
+        for pool in (*self.keys, *self.values):  # a weight of 0 does not hide what is not a number
+            pool[page] = 0.0
         return page
 
     def _grow(self, capacity: int) -> None:
         def grown(old: Tensor) -> Tensor:
-            new = torch.zeros((capacity, *old.shape[1:]), dtype=old.dtype, device=old.device)
+            new = torch.empty((capacity, *old.shape[1:]), dtype=old.dtype, device=old.device)
             new[: self._used] = old[: self._used]
             return new
 
