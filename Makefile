@@ -46,7 +46,7 @@ setup: $(VENV)/.ready-dev
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-	@find zerosearch_env agents benchmarks tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	@rm -rf $(VENV)
