@@ -162,6 +162,7 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
         f"A language model of {parameters / 1e6:.1f} M parameters learns to search, on {workers} CPU "
         f"{'process' if workers == 1 else 'processes'}. Everything is written to {config.output}.",
         highlight=False,
+        soft_wrap=True,
     )
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(workers)) if workers > 1 else None
@@ -323,6 +324,7 @@ def _print_results(bench: Bench, config: QuickstartConfig, watch: Stopwatch, rep
         f"{'time:':<16}{total:.0f} s = "
         + " + ".join(f"{s:.0f} s {what.partition(',')[0]}" for what, s in watch.stages),
         highlight=False,
+        soft_wrap=True,
     )
     if config.smoke:
         console.print("This was a smoke run: the figures mean nothing.", style="yellow")

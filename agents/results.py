@@ -206,7 +206,7 @@ class Cell:
             "noise_level": self.noise_level,
             "planned": self.planned,
             "complete": self.complete,
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
             "episodes": [{name: getattr(result, name) for name in _COLUMNS} for result in self.episodes],
         }

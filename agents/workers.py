@@ -106,24 +106,22 @@ class WorkerPool:
             AgentError: when a worker died.
             ZeroSearchError: what a worker raised.
         """
+        shares = (range(number, len(episodes), self.count) for number in range(self.count))
+        jobs = [(kind, options, [(i, *_start(episodes[i])) for i in share]) for share in shares]
+        packed_jobs = [_packed(("play", job), "the episodes' rules") for job in jobs]
+        packed_engine = None if engine is self._engine else _packed(("engine", engine), "the search engine")
         self.start()
         try:
-            if engine is not self._engine:
-                self._send_all("engine", _packed(engine, "the search engine"))
-                self._engine = engine
-            for number, connection in enumerate(self._connections):
-                share = range(number, len(episodes), self.count)
-                starts = [(i, *_start(episodes[i])) for i in share]
-                connection.send_bytes(_packed(("play", (kind, options, starts)), "the episodes' rules"))
+            for connection, job in zip(self._connections, packed_jobs, strict=True):
+                if packed_engine is not None:
+                    connection.send_bytes(packed_engine)
+                connection.send_bytes(job)
+            self._engine = engine
             self._collect(episodes, on_done)
         except BaseException:
             # A worker in the middle of a job would answer it later, in the middle of another.
             self.close()
             raise
-
-    def _send_all(self, what: str, packed: bytes) -> None:
-        for connection in self._connections:
-            connection.send_bytes(pickle.dumps((what, packed)))
 
     def _collect(self, episodes: Sequence[Episode], on_done: OnDone | None) -> None:
         busy = list(self._connections)
@@ -202,7 +200,7 @@ def _serve(connection: Connection) -> None:
             return
         try:
             if what == "engine":
-                engine = pickle.loads(value)
+                engine = value
                 continue
             kind, options, starts = value
             key = (kind, options, _stamp(options.path))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_rag_searches_once_with_the_question_and_answers(options: PolicyOptions)
 
 
 def test_rag_with_its_own_query_searches_at_most_once(options: PolicyOptions) -> None:
-    episodes = play(OwnQueryRagPlayer(options))
+    episodes = play(OwnQueryRagPlayer(replace(options, temperature=1.0)), count=8)
     assert all(e.stop_reason is StopReason.ANSWER and e.searches <= 1 for e in episodes)
     assert any(e.turns[0].step.query not in (None, e.question.text) for e in episodes)
 

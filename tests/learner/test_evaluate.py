@@ -34,7 +34,7 @@ def engine() -> CorpusEngine:
 
 
 def search_twice(observation: str, info) -> str:
-    return f"<search>{info['question']}</search>" if info["turn"] < 2 else "<answer>a</answer>"
+    return f"<search>{info['question']}</search>" if info["turn"] < 2 else "<answer>k</answer>"
 
 
 def test_a_cell_holds_what_was_played(engine: CorpusEngine) -> None:
@@ -121,7 +121,7 @@ def test_an_agent_that_never_searches_is_played_once(engine: CorpusEngine) -> No
 
     def answer(observation: str, info) -> str:
         calls.append(info["question_id"])
-        return "<answer>a</answer>"
+        return "<answer>k</answer>"
 
     result = evaluate(Silent(answer), QUESTIONS, engine, RULES, (0.0, 0.5, 1.0))
     assert len(calls) == 8
@@ -194,7 +194,7 @@ def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Pa
 
     def agent(observation: str, info) -> str:
         calls.append(info["question_id"])
-        return "<answer>a</answer>"
+        return "<answer>k</answer>"
 
     for known, played in (("v1", 8), ("v1", 0), ("v2", 8)):
         calls.clear()
@@ -228,7 +228,7 @@ def test_an_incomplete_cell_in_the_file_is_an_error(tmp_path: Path, engine: Corp
 
 
 def test_differences_are_paired_on_the_questions_that_both_finished(engine: CorpusEngine) -> None:
-    a = evaluate(CallablePlayer(lambda o, i: "<answer>a</answer>", name="a"), QUESTIONS, engine, RULES, (0.0,))
+    a = evaluate(CallablePlayer(lambda o, i: "<answer>k</answer>", name="a"), QUESTIONS, engine, RULES, (0.0,))
     flaky = evaluate(CallablePlayer(search_twice, name="b"), QUESTIONS, FailingEngine("x", after=6), RULES, (0.0,))
     both = a.merged(flaky.cells)
     gap = both.difference("a", "b", 0.0)

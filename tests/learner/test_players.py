@@ -12,7 +12,7 @@ from zerosearch_agents.third_party import public_info
 from zerosearch_agents.workers import WorkerPool, replay
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine
 from zerosearch_env.episode import Episode, make_rules
-from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.errors import AgentError, CheckpointError, ConfigError
 from zerosearch_env.randomness import mix
 from zerosearch_env.transcripts import transcript_record
 from zerosearch_env.types import Question, SearchRequest, Step, StopReason
@@ -42,7 +42,7 @@ def engine() -> CorpusEngine:
 def search_then_answer(observation: str, info) -> str:
     if info["turn"] == 0:
         return f"<search>{info['question']}</search>"
-    return "<answer>a</answer>"
+    return "<answer>k</answer>"
 
 
 def test_a_function_plays_and_is_told_no_more_than_a_policy_sees(engine: CorpusEngine) -> None:
@@ -240,13 +240,13 @@ def test_a_policy_plays_by_its_own_card(policy_folder: Path, engine: CorpusEngin
     assert all(e.done for e in played)
 
 
-def test_greedy_results_do_not_depend_on_slots_or_processes(policy_folder: Path, engine: CorpusEngine) -> None:
+def test_results_do_not_depend_on_slots_or_processes(policy_folder: Path, engine: CorpusEngine) -> None:
     records = []
     with WorkerPool(2) as pool:
         for options, workers in (
-            (PolicyOptions(str(policy_folder), slots=64), None),
-            (PolicyOptions(str(policy_folder), slots=3), None),
-            (PolicyOptions(str(policy_folder)), pool),
+            (PolicyOptions(str(policy_folder), temperature=1.0, slots=64), None),
+            (PolicyOptions(str(policy_folder), temperature=1.0, slots=3), None),
+            (PolicyOptions(str(policy_folder), temperature=1.0), pool),
         ):
             player = PolicyPlayer(options, pool=workers)
             played = episodes(8, rules=player.rules_for(RULES))
@@ -257,8 +257,8 @@ def test_greedy_results_do_not_depend_on_slots_or_processes(policy_folder: Path,
         assert any(e["turns"][0]["documents"] for e in records[0])
         failing = episodes(4, rules=player.rules_for(RULES))
         PolicyPlayer(PolicyOptions(str(policy_folder)), pool=pool).play(failing, FailingEngine("down"))
-        with pytest.raises(ConfigError, match="sent to worker processes"):
-            PolicyPlayer(PolicyOptions(str(policy_folder)), pool=pool).play(episodes(4), Unpicklable())
+        with pytest.raises(CheckpointError, match="no policy directory"):
+            PolicyPlayer(policy_folder / "none", pool=pool).play(episodes(2), engine)
     assert records[0] == records[1]
     # A replayed search has the same documents; how long the engine took is no part of a transcript.
     assert json.dumps(records[0]) == json.dumps(records[2])
@@ -270,9 +270,11 @@ class Unpicklable(ConstantEngine):
         raise TypeError("has a socket")
 
 
-def test_a_missing_policy_is_an_error_from_a_worker_too(tmp_path: Path, engine: CorpusEngine) -> None:
-    with WorkerPool(1) as pool, pytest.raises(Exception, match="no policy directory"):
-        PolicyPlayer(tmp_path / "none", pool=pool).play(episodes(2), engine)
+def test_an_engine_that_cannot_be_sent_starts_no_process(policy_folder: Path) -> None:
+    pool = WorkerPool(2)
+    with pytest.raises(ConfigError, match="the search engine cannot be sent to worker processes"):
+        PolicyPlayer(policy_folder, pool=pool).play(episodes(4), Unpicklable())
+    assert pool._processes == []
 
 
 def test_a_replay_that_differs_is_an_error(engine: CorpusEngine) -> None:

@@ -22,7 +22,7 @@ def test_smoke_runs_every_stage_and_says_what_it_wrote(tmp_path: Path, capsys: p
         assert stage in out
     for file in ("report.html", "config.toml", "metrics.jsonl", "policy/zerosearch.json", "evaluation/results.json"):
         assert (output / file).exists(), file
-        assert Path(file).name.partition(".")[0] in out
+        assert str(output / Path(file).parts[0]) in out
     evaluation = load_evaluation(output / "evaluation")
     assert evaluation.agents == ("before", "after", *BASELINES)
     assert evaluation.engines == ("corpus", LARGE_ENGINE)
