@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_many_concurrent_callers_share_few_searches(engine: CorpusEngine, monkey
     assert [r.documents for r in results] == [r.documents for r in search(requests)]
     assert sum(calls) == 100
     assert len(calls) <= 3
+
+
+def test_an_engine_can_be_sent_to_another_process(engine: CorpusEngine) -> None:
+    requests = [ask("Where was Cora 3 born?", "Crewe", seed=3, noisy=flag) for flag in (False, True)]
+    expected = [result.documents for result in engine.search(requests)]
+    copy = pickle.loads(pickle.dumps(engine))
+    assert [result.documents for result in copy.search(requests)] == expected
+    assert asyncio.run(copy.asearch(requests[0])).documents == expected[0]
 
 
 def test_the_world_conforms(world: Dataset) -> None:

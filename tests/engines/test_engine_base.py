@@ -69,6 +69,19 @@ def test_an_engine_serves_one_event_loop_after_another() -> None:
         assert asyncio.run(ask_together(engine, [query])) == [query]
 
 
+def test_callers_of_a_loop_that_ended_are_forgotten() -> None:
+    engine = EchoEngine(max_wait_s=60.0, max_batch=2)
+
+    async def abandoned() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.asearch(ask("abandoned")), 0.01)
+
+    asyncio.run(abandoned())
+    assert asyncio.run(ask_together(engine, ["a", "b"])) == ["a", "b"]
+    assert engine.batches == [["a", "b"]]
+    assert not engine._waiting
+
+
 def test_an_exception_reaches_every_caller_of_the_batch() -> None:
     engine = EchoEngine()
     engine.broken = True

@@ -75,13 +75,15 @@ class BatchedEngine(ABC):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[SearchResult] = loop.create_future()
         with self._lock:
+            for ended in [other for other in self._waiting if other.is_closed()]:
+                del self._waiting[ended]
             waiting = self._waiting.setdefault(loop, [])
             waiting.append((request, future))
             size = len(waiting)
-        if size == 1:
-            loop.call_later(self._max_wait_s, self._send, loop, waiting)
-        elif size >= self._max_batch:
+        if size >= self._max_batch:
             self._send(loop, waiting)
+        elif size == 1:
+            loop.call_later(self._max_wait_s, self._send, loop, waiting)
         return await future
 
     def close(self) -> None:
