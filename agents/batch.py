@@ -140,10 +140,12 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> t
 
 def _score(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of targets and entropies (without gradient) from hidden states."""
-    logits_NV = head(hidden_ND).float() / temperature
+    logits_NV = head(hidden_ND).float()
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
     logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
     with torch.no_grad():
-        probabilities_NV = torch.exp(logits_NV - normaliser_N[:, None])
-        entropy_N = normaliser_N - (probabilities_NV * logits_NV).sum(-1)
+        probabilities_NV = (logits_NV - normaliser_N[:, None]).exp_()
+        entropy_N = normaliser_N - probabilities_NV.mul_(logits_NV).sum(-1)
     return logprobs_N, entropy_N

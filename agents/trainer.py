@@ -26,6 +26,7 @@ from zerosearch_env.episode import make_rules
 from zerosearch_env.types import Dataset
 
 from .attention import use_block_attention
+from .attention import use_block_attention
 from .config import TrainConfig, policy_path
 from .curriculum import choose_questions, make_group_episodes, make_schedule, noise_level, split_groups
 from .learner import (
@@ -49,6 +50,9 @@ from .sampler import Sampler
 from .team import Team, default_workers, start_team
 
 StopCause = Literal["finished", "time", "interrupt"]
+
+BLOCK_ATTENTION_TOKENS = 2048
+"""Longest context that trains with `block_causal_attention` on a CPU; its memory grows with the length's square."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,8 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
+    if config.device == "cpu" and card.context_tokens <= BLOCK_ATTENTION_TOKENS:
+        use_block_attention(policy.model)
     if config.device == "cpu":
         use_block_attention(policy.model)
     if dataset is None:
@@ -260,8 +266,9 @@ def build_learner(
 
 
 def finished_policy(learner: Learner) -> Policy:
-    """The trained policy, free of the learner's gradient memory."""
+    """The trained policy, free of the learner's gradient memory and attention."""
     learner.policy.model.zero_grad(set_to_none=True)
+    learner.policy.model.set_attn_implementation("sdpa")
     return learner.policy
 
 
