@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         compared[name] = ratios(timings)
         everything |= {f"{name}: {case}": timing for case, timing in timings.items()}
         print(f"\n{name}, batches of {len(requests)} queries, top {TOP_K}")
-        print_timings(timings, "query")
+        print_timings(timings, "request")
         print("times bm25s: " + ", ".join(f"{case} {ratio:.2f}" for case, ratio in compared[name].items()))
     rates = {name: round(1e6 / timing.median) for name, timing in everything.items()}
     print(json.dumps({"queries_per_cpu_second": rates, "times_bm25s": compared}))
