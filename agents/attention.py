@@ -25,8 +25,10 @@ def block_causal_attention(
 ) -> torch.Tensor:
     """Softmax attention in which position t sees positions 0 to t.
 
+    Softmax(q k^T * scale + causal mask) v, exact up to rounding, block of queries after block of queries.
+
     Args:
-        q: queries, shape (batch, heads, length, head_dim).
+        q: queries, shape (batch, heads, length, head_dim), length at least 1.
         k: keys, shape (batch, kv_heads, length, head_dim); `heads` is a multiple of `kv_heads`.
         v: values, the same shape as `k`.
         scale: factor of the scores; None: 1 / sqrt(head_dim).
@@ -53,7 +55,11 @@ def block_causal_attention(
 def use_block_attention(model: PreTrainedModel) -> None:
     """Make a Transformers model attend through `block_causal_attention` whenever it is given no mask and no cache.
 
-    With a mask or a cache, Transformers' own SDPA attention does the work.
+    With a mask, a cache or dropout, Transformers' own SDPA attention does the work. The choice is a setting of the
+    model in memory: a saved model does not know of it.
+
+    Args:
+        model: a decoder whose attention goes through Transformers' attention interface (Qwen3, Llama, ...).
     """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -68,7 +74,7 @@ def use_block_attention(model: PreTrainedModel) -> None:
         scaling: float | None = None,
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
-        if attention_mask is not None or query.shape[2] != key.shape[2]:
+        if attention_mask is not None or query.shape[2] != key.shape[2] or options.get("dropout"):
             return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return block_causal_attention(query, key, value, scaling).transpose(1, 2).contiguous(), None
 

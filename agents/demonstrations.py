@@ -12,13 +12,14 @@ behaviour is shown as well, only less often:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from zerosearch_env.datasets.world_text import BY_NAME, Relation
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.episode import Episode
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Document, SearchRequest
 
 from .reading import Library, Segment, title_words
@@ -38,6 +39,12 @@ class Habits:
     """Search again when the documents miss; otherwise answer carelessly."""
     next_hop: float = 0.45
     """Go on to the second hop; otherwise answer with the object of the first."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"habits.{entry.name} is a probability from 0 to 1, got {value!r}.")
 
 
 @dataclass
@@ -66,13 +73,15 @@ def demonstrate(
 
     Args:
         library: the world the episodes' questions are about.
-        engine: searches that world.
-        episodes: fresh episodes; they are driven to their end.
+        engine: searches that world's passages; its searches must not fail.
+        episodes: fresh episodes of the protocol "zerosearch", with questions of `make_questions` (whose metadata name
+            relations and subject); they are driven to their end.
         habits: how imperfect the searcher is.
         rng: its choices.
 
     Returns:
-        For each episode its text in segments: the policy's turns are trained on, all else is not.
+        For each episode its text in segments: the policy's turns are trained on, all else is not. Joined, they are
+        the episode's `text`.
     """
     scripts, texts = [], []
     for episode in episodes:

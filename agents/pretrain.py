@@ -9,17 +9,20 @@ Two stages, one token budget each:
 
 Both use train worlds only, other than the built-in dataset's own. The result is an ordinary policy directory.
 
-    zerosearch pretrain --output runs/tiny            # reproduces the shipped model
+Each stage ends in files (`OUTPUT-base`, `OUTPUT-warm`, weights in bfloat16), and the next one starts from these, so
+that stages run apart give the same weights bit for bit (on one machine, with one number of threads).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,6 +30,7 @@ from zerosearch_env.datasets.world import WorldConfig, make_questions
 from zerosearch_env.datasets.world_text import BY_NAME
 from zerosearch_env.engines.corpus import CorpusEngine
 from zerosearch_env.episode import Episode
+from zerosearch_env.errors import ConfigError, TrainingError, require, unknown_name
 from zerosearch_env.randomness import mix
 from zerosearch_env.rules import make_rules
 
@@ -49,31 +53,31 @@ class PretrainConfig:
     """What `zerosearch pretrain` does; the defaults make the shipped model."""
 
     output: str = "runs/tiny"
-    """Directory of the resulting policy."""
+    """Directory of the resulting policy; a policy that is there is replaced."""
     start: str | None = None
-    """A policy directory to start from instead of a new model (its tokenizer is kept)."""
-    seed: int = 0
-    """Of the weights, the worlds and every draw."""
+    """A policy directory to start from. Its shape and tokenizer are kept: the next five options do nothing then."""
     hidden: int = 128
     """Width of the model."""
     layers: int = 4
-    """Decoder layers."""
+    """Decoder layers, at least 3."""
     heads: int = 4
-    """Attention heads (query, key and value alike)."""
+    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
     mlp: int = 384
     """Width of the gated MLP."""
     vocab_size: int = 3328
-    """Tokens of the tokenizer, tags included."""
+    """Tokens of the tokenizer, tags included; the world's names need about 3,000."""
+    seed: int = 0
+    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
     base_tokens: float = 6e6
-    """Tokens of the first stage, context included; 0 skips it."""
+    """Tokens of the first stage, context included; 0 skips it. It ends with the step that reaches them."""
     warm_tokens: float = 4e6
     """Tokens of the second stage; 0 skips it."""
     batch_tokens: int = 3000
     """Tokens of one optimizer step (about; whole texts)."""
     learning_rate: float = 1e-3
-    """Peak AdamW learning rate of the base stage; it falls to a tenth by a half cosine."""
+    """Peak AdamW learning rate of the base stage: 50 steps up, then a half cosine down to a tenth."""
     warm_learning_rate: float = 1e-3
-    """Peak of the second stage; it falls to zero."""
+    """Peak of the second stage, which falls to zero."""
     base_demonstrations: float = 0.15
     """Share of the first stage's rows that are demonstrations, which make the tags familiar."""
     warm_demonstrations: float = 0.6
@@ -84,8 +88,25 @@ class PretrainConfig:
     """How imperfect the demonstrations are."""
     save_every_minutes: float = 5.0
     """How often the unfinished model is saved to `OUTPUT-base` and `OUTPUT-warm`, in minutes."""
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products while training; weights and optimizer are fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
+            _expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("base_tokens", "warm_tokens"):
+            value = getattr(self, name)
+            _expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
+        for name in ("learning_rate", "warm_learning_rate"):
+            _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+        for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share"):
+            _expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        _expect("save_every_minutes", self.save_every_minutes, self.save_every_minutes > 0, "positive")
+        _expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+        if self.dtype not in ("bfloat16", "float32"):
+            raise unknown_name("dtype", self.dtype, ("bfloat16", "float32"))
+        if Path(self.output).name in ("", ".."):
+            raise ConfigError(f"output must name a directory of its own, such as runs/tiny, got {self.output!r}.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,14 @@ class Row:
 
 
 class Writer:
-    """Turns seeded draws into rows; opens a new world every `texts_per_world` texts."""
+    """Turns seeded draws into rows; opens a new world every `texts_per_world` texts.
+
+    Args:
+        tokenizer: turns texts into ids.
+        config: seed, habits and shares of the texts.
+        stage: 0 or 1; each has worlds and draws of its own.
+        texts_per_world: how many texts are written about a world before the next is opened.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, config: PretrainConfig, stage: int = 0, texts_per_world: int = 4000
@@ -113,7 +141,13 @@ class Writer:
         self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
 
     def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
-        """`count` rows; `progress` in [0, 1] of the base stage decides how many documents the notes are about."""
+        """The next `count` rows.
+
+        Args:
+            count: how many.
+            progress: of the base stage, in [0, 1]; decides how many documents the notes are about.
+            demonstrations: probability that a row is a demonstration; the rest is base text.
+        """
         if self.texts >= self.texts_per_world:
             self._open_world()
         self.texts += count
@@ -171,11 +205,30 @@ class Writer:
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Make a tiny policy and save it.
+    """Make a tiny policy and save it; progress is printed.
+
+    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
 
     Returns:
         The policy's directory.
+
+    Raises:
+        ConfigError: when the model cannot have the wanted shape, or the output would replace something that is not a
+            policy.
+        CheckpointError: when there is no usable policy at `config.start`.
+        TrainingError: when the loss is no longer a number.
+        MissingExtraError: when torch or transformers is not installed.
     """
+    output = Path(config.output)
+    for directory in (output, _stage_output(output, "base"), _stage_output(output, "warm")):
+        _check_replaceable(directory)
+    require("torch", "train")
+    require("transformers", "train")
+    with _one_thread():
+        return _pretrain(config, output)
+
+
+def _pretrain(config: PretrainConfig, output: Path) -> Path:
     from .attention import use_block_attention
     from .model import AgentCard, Policy, load_policy, new_model, save_policy, tiny_config
     from .tiny_init import ROPE_THETA, induction_init
@@ -202,7 +255,6 @@ def pretrain(config: PretrainConfig) -> Path:
         model, tokenizer = started.model, started.tokenizer
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     policy = Policy(model, tokenizer, card)
-    output = Path(config.output)
     stages = (
         ("base", config.base_tokens, config.learning_rate, 0.1, config.base_demonstrations),
         ("warm", config.warm_tokens, config.warm_learning_rate, 0.0, config.warm_demonstrations),
@@ -210,7 +262,7 @@ def pretrain(config: PretrainConfig) -> Path:
     for number, (name, tokens, peak, floor, demonstrations) in enumerate(stages):
         if not tokens:
             continue
-        target = output.with_name(f"{output.name}-{name}")
+        target = _stage_output(output, name)
         use_block_attention(policy.model)
         writer, saved = Writer(tokenizer, config, number), time.monotonic()
         for done in _train(policy.model.train(), writer, config, name, int(tokens), peak, floor, demonstrations):
@@ -260,7 +312,11 @@ def _train(
         seen, step = seen + size, step + 1
         rows = max(2, round(rows * (0.9 + 0.1 * config.batch_tokens / size)))
         losses.append(float(loss.detach()))
-        if step % 100 == 0:
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(
+                f"the loss of stage {name} is {losses[-1]} after {seen:,} tokens: lower the learning rate ({peak:g})."
+            )
+        if step % 100 == 0 or seen >= tokens:
             speed = seen / (time.monotonic() - began)
             print(
                 f"{name} {seen / 1e6:6.2f}M tokens  loss {sum(losses) / len(losses):.4f}  "
@@ -281,7 +337,7 @@ def _loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         trained[i, : len(row.ids)] = torch.tensor(row.trained)
-    body: Any = model.model  # type: ignore[union-attr]
+    body: Any = model.base_model
     hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     chosen = trained[:, 1:]
     logits = torch.nn.functional.linear(hidden[chosen], model.get_output_embeddings().weight)
@@ -314,9 +370,53 @@ def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
     return build_tokenizer(texts(), config.vocab_size)
 
 
+def _expect(name: str, value: object, fits: bool, phrase: str) -> None:
+    if not fits:
+        raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
+
+
+def _stage_output(output: Path, stage: str) -> Path:
+    return output.with_name(f"{output.name}-{stage}")
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Refuse to replace what is no policy: saving one removes whatever stood in its place."""
+    empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not empty and not (directory / "zerosearch.json").is_file():
+        raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread, as in the trainer's workers: a second one gains little in products as small as these."""
+    import torch
+
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_HELP = """Make the tiny model that stands in for a pretrained language model, from generated text alone.
+
+Stage 1 (base) teaches it to read: documents, and notes on what they state. Stage 2 (warm) shows it episodes of an
+imperfect searcher. The defaults reproduce the shipped model. Ctrl-C leaves what was saved last in OUTPUT-base or
+OUTPUT-warm; "--start OUTPUT-base --base-tokens 0" repeats the second stage alone."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of `zerosearch pretrain`."""
+    """Entry point of `zerosearch pretrain`.
+
+    Args:
+        argv: arguments after `zerosearch pretrain`; None takes those of the process.
+
+    Returns:
+        The exit status, 0. Errors and Ctrl-C are left to the caller (`zerosearch_env.cli`).
+    """
     import tyro
 
-    pretrain(tyro.cli(PretrainConfig, args=argv, prog="zerosearch pretrain", description=__doc__))
+    pretrain(tyro.cli(PretrainConfig, args=argv, prog="zerosearch pretrain", description=_HELP))
     return 0

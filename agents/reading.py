@@ -44,7 +44,15 @@ class Library:
 
 
 def open_library(seed: int, passages: int = 6000) -> Library:
-    """The train world of a seed, opened for reading."""
+    """The train world of a seed, opened for reading.
+
+    Args:
+        seed: seed of the world, as in `WorldConfig.seed`. The wording of its passages is not that of `make_world`.
+        passages: number of passages.
+
+    Raises:
+        ConfigError: when `passages` is out of the range of `WorldConfig`.
+    """
     facts = make_facts(WorldConfig(seed=seed, passages=passages), "train")
     texts = list(make_passages(facts, mix(seed, 0, 7)))
     stated = passage_facts(facts)
@@ -58,7 +66,7 @@ def open_library(seed: int, passages: int = 6000) -> Library:
 
 
 def title_words(title: str) -> list[str]:
-    """The words of a name that tell it apart."""
+    """The words of a name that tell it apart: all but the article."""
     return [word for word in title.split() if word != "The"]
 
 
@@ -66,6 +74,15 @@ def notes_text(library: Library, rng: np.random.Generator, *, documents: int, no
     """Some documents, half of them with similar titles, then notes: "The author of X is Y." (or "... is not here.").
 
     Only what follows "is" is trained on: which fact a note is about cannot be known.
+
+    Args:
+        library: the world that the documents are taken from.
+        rng: every choice.
+        documents: how many documents, at most as many as the library has.
+        notes: how many notes; about 70 % of them are about a fact that the documents state.
+
+    Returns:
+        The documents as the protocol "zerosearch" shows them, then two segments a note.
     """
     chosen = _similar_passages(library, rng, documents)
     texts = [library.passages[i] for i in chosen]
@@ -83,7 +100,7 @@ def notes_text(library: Library, rng: np.random.Generator, *, documents: int, no
 
 
 def need_text(question: str, relation: Relation, subject: str) -> list[Segment]:
-    """A question and what to look up first."""
+    """A question (not trained on) and what to look up first: its first relation and its subject (trained on)."""
     return [(f"Question: {question}\n", False), (f"Find the {relation.noun} of {subject}.\n", True)]
 
 

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zerosearch_env.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -40,24 +42,28 @@ def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, 
     """Overwrite the attention and embedding weights of a tiny Qwen3 model as the module's docstring says.
 
     Args:
-        model: at least 2 layers, 2 heads of at most a quarter of the width, as many key/value heads as heads, tied
-            embeddings.
-        seed: of the random projections.
+        model: a Qwen3 model in fp32 on the CPU, with at least 3 layers, at least 2 heads of at most a quarter of the
+            width, as many key/value heads as heads, and tied embeddings. The MLPs are left as they are.
+        seed: of the random projections; the same seed gives the same weights.
         gain: initial weight of the query and key norms (sharpness of attention).
         copy: strength of the induction heads' output.
 
     Raises:
-        ValueError: when the model has another shape.
+        ConfigError: when the model has another shape.
     """
     config: Any = model.config
     body: Any = model.model
     width, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
-    if heads < 2 or config.num_key_value_heads != heads or head_dim * 4 > width or config.num_hidden_layers < 2:
-        raise ValueError(
-            "induction_init needs 2 or more layers and heads, kv_heads = heads and head_dim <= hidden / 4; got "
+    layers_fit = config.num_hidden_layers >= 3  # the last layer's heads would overwrite those of layer 0 or 1
+    if not layers_fit or heads < 2 or config.num_key_value_heads != heads or head_dim * 4 > width:
+        raise ConfigError(
+            "induction_init needs 3 or more layers, 2 or more heads, kv_heads = heads and head_dim <= hidden / 4; got "
             f"{config.num_hidden_layers} layers, {heads} heads, {config.num_key_value_heads} kv_heads, "
-            f"head_dim {head_dim}."
+            f"head_dim {head_dim}, hidden {width}."
         )
+    if config.model_type != "qwen3" or not config.tie_word_embeddings:
+        tied = "tied" if config.tie_word_embeddings else "untied"
+        raise ConfigError(f"induction_init needs a qwen3 model with tied embeddings, got {config.model_type}, {tied}.")
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -74,6 +80,11 @@ def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, 
     frequencies = body.rotary_emb.inv_freq.float()
     slow = (frequencies < _SLOW).repeat(2)
     slow_dims = int(slow.sum())
+    if not slow_dims:
+        raise ConfigError(
+            f"induction_init finds no rotary pair slower than {_SLOW} radians a position to match content with: "
+            f"take larger heads (head_dim {head_dim}) or rope_theta={ROPE_THETA:g}."
+        )
 
     embedding = body.embed_tokens.weight
     embedding.copy_(0.05 * normal(*embedding.shape))

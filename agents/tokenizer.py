@@ -9,21 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from zerosearch_env.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, EOS = "<|pad|>", "<|eos|>"
+_BYTES = 256
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/"))
+"""The tags of the protocol "zerosearch"."""
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: tuple[str, ...] = TAGS) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE.
 
     Args:
-        texts: what to learn the merges from.
-        vocab_size: number of tokens in all: pad, end of sequence, the tags, 256 bytes and the merges.
+        texts: what to learn the merges from; the same texts in the same order give the same tokenizer.
+        vocab_size: most tokens in all: pad, end of sequence, the tags, 256 bytes and the merges. Texts with fewer
+            different pieces give a smaller vocabulary.
         tags: texts that are one token each and are kept when decoding.
+
+    Raises:
+        ConfigError: when `vocab_size` leaves no room for the bytes.
     """
+    least = 2 + _BYTES + len(tags)
+    if vocab_size < least:
+        raise ConfigError(f"vocab_size must be at least {least} (bytes, tags, pad, end), got {vocab_size}.")
+
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
