@@ -6,12 +6,14 @@ Three are built on a policy model, so that what differs is the access to search 
 anything else, the thought it wrote is kept, what follows is cut off, the protocol's opening answer tag is forced in
 its place, and the model writes the answer.
 
-`rag` searches once, with the question as the query. The player writes that search itself (`protocol.render_search`),
-the documents come back as for any policy, with the notice that only an answer is allowed now, and the model writes
-its answer turn, forced as above where it does not answer by itself.
+`rag` searches once, with the question as the query: the model writes its first turn, its thought is kept, and the
+player puts a search for the question (`protocol.render_search`) in place of whatever the model wanted to do. (Without
+a thought before it a small policy is thrown off its format and reads worse.) The documents come back as for any
+policy, with the notice that only an answer is allowed now, and the model writes its answer turn, forced as above
+where it does not answer by itself.
 
-`rag-own` is the same with the model's own first turn: its thought and its own query. A model that answers at once
-keeps that answer. It is the agent itself, allowed one search.
+`rag-own` is the same with the model's own query. A model that answers at once keeps that answer. It is the agent
+itself, allowed one search.
 
 Two need no model: `random` acts at random, well-formed; `oracle` sees the gold answer and stops searching as soon as
 the documents hold it: what perfect reading and searching again could reach, not a competitor.
@@ -155,7 +157,10 @@ class RagPlayer(DirectPlayer):
 
     def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
         """The first turn of each episode: its text and its tokens."""
-        texts = [episode.rules.protocol.render_search(episode.question.text) for episode in episodes]
+        protocol = episodes[0].rules.protocol
+        seeds = [mix(episode.seed, 0) for episode in episodes]
+        own = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        texts = [question_search(t, e.question.text, protocol) for t, e in zip(own, episodes, strict=True)]
         return list(zip(texts, self._encode(texts), strict=True))
 
 
@@ -177,6 +182,15 @@ def answer_tags(protocol: Protocol) -> tuple[str, str]:
     """
     opening, _, closing = protocol.render_answer(_MARK).partition(_MARK)
     return opening.rstrip(), closing.strip()
+
+
+def question_search(text: str, question: str, protocol: Protocol) -> str:
+    """A model's turn with a search for the question in place of its action, spaced as the model spaces its queries."""
+    opening = protocol.render_search(_MARK).partition(_MARK)[0].rstrip()
+    query = text.partition(opening)[2] if opening else ""
+    space = query[: len(query) - len(query.lstrip())]
+    search = protocol.render_search(question).replace(question, space + question, 1)
+    return thought_before_action(text, protocol) + search
 
 
 def thought_before_action(text: str, protocol: Protocol) -> str:

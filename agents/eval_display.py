@@ -215,8 +215,8 @@ class EvaluationDisplay:
             description=f"{cell.agent}, {cell.engine}, noise {cell.noise_level:g}: EM {100 * cell.em:.0f} %",
         )
 
-    def finished(self, cell: Cell, *, note: str = "") -> None:
-        """Print the line of a finished cell."""
+    def finished(self, cell: Cell, taken_over: bool) -> None:
+        """Print the line of a finished cell, also of one that an earlier run had played."""
         self._finished += cell.planned
         self._progress.update(self._task, completed=self._finished)
         s = cell.summary()
@@ -225,7 +225,7 @@ class EvaluationDisplay:
             *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
             f"{s.searches.mean:.2f} searches" if s.searches.n else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
-            note or f"{cell.seconds:.1f} s",
+            "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
         self.console.print(
             f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}",

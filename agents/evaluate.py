@@ -158,7 +158,7 @@ def evaluate(
     engine_name: str = "engine",
     store: Store | None = None,
     on_progress: OnProgress | None = None,
-    on_cell: Callable[[Cell], None] | None = None,
+    on_cell: Callable[[Cell, bool], None] | None = None,
 ) -> Evaluation:
     """Play every question at every noise level.
 
@@ -172,7 +172,7 @@ def evaluate(
         engine_name: how the engine is called in the results.
         store: where results and transcripts go as they are measured; None keeps them in memory only.
         on_progress: called after each finished episode.
-        on_cell: called with each cell when it is complete, also with one that an earlier run left in the store.
+        on_cell: called with each complete cell, and whether an earlier run had left it in the store.
 
     Returns:
         One cell for each noise level.
@@ -191,6 +191,7 @@ def evaluate(
     for level in levels:
         key = (agent.name, engine_name, level)
         cell = store.finished(key) if store else None
+        taken_over = cell is not None
         if cell is None and cells and not agent.searches:
             # Without a search no noise is drawn: the episodes of every level are the same ones.
             cell = replace(cells[0], noise_level=level, seconds=0.0)
@@ -201,7 +202,7 @@ def evaluate(
         if store:
             store.add([cell])
         if on_cell:
-            on_cell(cell)
+            on_cell(cell, taken_over)
     return Evaluation(tuple(cells), store.settings if store else {"seed": seed})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,14 +255,14 @@ def make_player(
 
 
 def fingerprint(player: Player) -> str:
-    """A text that changes when the player does: with a policy's files, or with the source of a third party's agent."""
+    """A text that changes when the player does: its own code, a policy's files, the source of a third party's agent."""
     digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
-    files: list[Path] = []
+    files = [Path(inspect.getfile(type(player)))]
     if isinstance(player, PolicyPlayer):
-        digest.update(repr(replace(player.options, slots=1, device="")).encode())
-        files = sorted(f for f in Path(player.options.path).glob("*") if f.suffix in (".json", ".safetensors", ".bin"))
+        digest.update(repr(replace(player.options, path="", slots=1, device="")).encode())
+        files += sorted(f for f in Path(player.options.path).glob("*") if f.suffix in (".json", ".safetensors", ".bin"))
     elif isinstance(player, CallablePlayer) and player.source is not None:
-        files = [player.source]
+        files.append(player.source)
     for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:

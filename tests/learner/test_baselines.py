@@ -15,6 +15,7 @@ from zerosearch_agents.baselines import (
     RagPlayer,
     RandomPlayer,
     answer_tags,
+    question_search,
     thought_before_action,
 )
 from zerosearch_agents.model import save_policy
@@ -110,6 +111,14 @@ def test_a_search_is_cut_off_and_its_thought_kept() -> None:
     assert episode.turns[0].step.scores is not None
     assert episode.turns[0].step.scores.prediction == "a"
     assert episode.turns[0].action_text.startswith("<think>look</think><answer>")
+
+
+def test_rag_keeps_the_thought_and_asks_the_question() -> None:
+    protocol = get_protocol("zerosearch")
+    text = question_search("<think>look</think><search> letter</search>", "Who?", protocol)
+    assert text == "<think>look</think><search> Who?</search>"
+    assert protocol.parse(text).content == "Who?"
+    assert question_search("<answer>k</answer>", "Who?", protocol) == protocol.render_search("Who?")
 
 
 @pytest.mark.parametrize("written", ["", "   ", "</answer>"])
