@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .hidden import hidden_at
 from .rollout import Rollout
 
 HEAD_CHUNK = 4096
@@ -115,8 +116,8 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
 
-    The body of the model runs over everything; the vocabulary head only over the hidden states that predict a
-    sampled token, so documents and prompts cost no vocabulary work.
+    The body of the model runs over everything (its last layer only as far as `hidden_at` must); the vocabulary head
+    only over the hidden states that predict a sampled token, so documents and prompts cost no vocabulary work.
 
     Args:
         model: a Transformers causal language model.
@@ -126,8 +127,7 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> t
     Returns:
         Log-probabilities with gradient (where gradients are on), and entropies in nats without.
     """
-    hidden_BTD = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BTD[batch.rows_N, batch.positions_N]
+    hidden_ND = hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
     head = model.get_output_embeddings()
     if len(batch.targets_N) <= HEAD_CHUNK:
         return _score(hidden_ND, batch.targets_N, head, temperature)

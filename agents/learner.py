@@ -33,6 +33,8 @@ from .rollout import Rollout, rollout
 from .sampler import Sampler
 from .team import Team
 
+NO_SIGNAL = 1e-8
+"""Advantages up to this are rounding of zero: a group of equal rewards."""
 MAX_SKIPPED = 5
 """Updates in a row whose gradient may be not finite before the run stops."""
 
@@ -180,7 +182,7 @@ def update(learner: Learner, samples: Sequence[Sample], rate: float) -> UpdateSt
     live = [
         replace(sample, weight=float(weight))
         for sample, weight in zip(samples, weights_R, strict=True)
-        if sample.advantage != 0.0 or algorithm.kl_coefficient > 0.0
+        if abs(sample.advantage) > NO_SIGNAL or algorithm.kl_coefficient > 0.0
     ]
     if not live:
         return None

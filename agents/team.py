@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zerosearch_env.errors import ConfigError, TrainingError
+from zerosearch_env.errors import ConfigError, TrainingError, ZeroSearchError
 
 _PATIENCE = timedelta(days=1)  # a worker that dies is noticed at once; a slow one may take its time
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}
@@ -123,7 +123,7 @@ def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Ite
             for child in children:
                 child.wait()
         except (RuntimeError, OSError) as error:
-            failure = None if isinstance(error, TrainingError) else _failure(children, logs)
+            failure = None if isinstance(error, ZeroSearchError) else _failure(children, logs)
             if failure is None:
                 raise
             raise TrainingError(failure) from error

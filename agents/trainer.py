@@ -26,7 +26,6 @@ from zerosearch_env.episode import make_rules
 from zerosearch_env.types import Dataset
 
 from .attention import use_block_attention
-from .attention import use_block_attention
 from .config import TrainConfig, policy_path
 from .curriculum import choose_questions, make_group_episodes, make_schedule, noise_level, split_groups
 from .learner import (
@@ -226,8 +225,6 @@ def build_learner(
     )
     policy = replace(policy, card=card)
     if config.device == "cpu" and card.context_tokens <= BLOCK_ATTENTION_TOKENS:
-        use_block_attention(policy.model)
-    if config.device == "cpu":
         use_block_attention(policy.model)
     if dataset is None:
         data = config.data
