@@ -131,7 +131,7 @@ class OptimizerConfig:
     """Decay of AdamW's mean of squared gradients."""
     max_grad_norm: float = 1.0
     """The gradient's L2 norm is cut to this."""
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: int = 2048
     """Most tokens (padding included) that go through the model at once. Memory grows with it, results do not change."""
 
 
