@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+
 from zerosearch_agents.attention import use_block_attention
 from zerosearch_agents.hidden import hidden_at
 
