@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .results import Cell, Evaluation
 from .statistics import Interval
@@ -91,7 +92,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(_behaviour(evaluation))
 
 
-def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: int = 80) -> Table:
+def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: int = 80) -> Group:
     """EM of every agent at every noise level.
 
     Args:
@@ -106,31 +107,36 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     counts = _span({cell.summary(group).em.n for cell in cells})
     agents = dict.fromkeys(cell.agent for cell in cells)
     narrow = _narrow(agents, levels, width)
-    table = _level_table(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", levels)
+    table = _level_table(levels)
     for agent in agents:
         found = [evaluation.find(agent, level, engine) for level in levels]
         mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
         table.add_row(agent + mark, *("" if c is None else figure(c.summary(group).em, narrow=narrow) for c in found))
-    return table
+    return _titled(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", table)
 
 
-def _differences(evaluation: Evaluation, engine: str, width: int) -> Table | None:
+def _differences(evaluation: Evaluation, engine: str, width: int) -> Group | None:
     """The first agent's EM minus each other agent's, on the same questions."""
     if len(evaluation.agents) < 2:
         return None
     first, *others = evaluation.agents
     levels = evaluation.noise_levels
     narrow = _narrow(others, levels, width)
-    table = _level_table(f"EM of {first} minus EM of ..., in points, paired, {engine}", levels)
+    table = _level_table(levels)
     for other in others:
         gaps = (evaluation.difference(first, other, level, engine=engine) for level in levels)
         table.add_row(other, *(figure(gap, narrow=narrow, sign="+") for gap in gaps))
-    return table
+    return _titled(f"EM of {first} minus EM of ..., in points, paired, {engine}", table)
 
 
-def _level_table(title: str, levels: Sequence[float]) -> Table:
+def _titled(title: str, table: Table) -> Group:
+    """A table under its title; rich would break a title of the table's own at the table's width."""
+    return Group(Text(title, style="italic"), table)
+
+
+def _level_table(levels: Sequence[float]) -> Table:
     """An empty table with a column for each noise level."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", overflow="fold")
     for level in levels:
         table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
@@ -148,9 +154,9 @@ def _span(counts: set[int]) -> str:
     return f"{high} questions" if low == high else f"{low} to {high} questions"
 
 
-def _behaviour(evaluation: Evaluation) -> Table:
+def _behaviour(evaluation: Evaluation) -> Group:
     """One line a cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
-    table = Table(title="all questions together", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     several = len(evaluation.engines) > 1
     for name in ("agent", *(("engine",) if several else ())):
         table.add_column(name, overflow="fold")
@@ -170,7 +176,7 @@ def _behaviour(evaluation: Evaluation) -> Table:
             *map(share, figures[1]),
             str(s.engine_failures),
         )
-    return table
+    return _titled("all questions together", table)
 
 
 @dataclass

@@ -308,7 +308,7 @@ def _print_results(bench: Bench, config: QuickstartConfig, watch: Stopwatch, rep
         console.print(em_table(evaluation, group, "corpus", width=console.width))
     if large := evaluation.find("after", 0.0, LARGE_ENGINE):
         figures = ", ".join(f"{group} {percent(large.summary(group).em)}" for group in evaluation.groups)
-        console.print(f"after training on {LARGE_ENGINE}, no noise: EM in % {figures}", highlight=False)
+        console.print(f"after training on {LARGE_ENGINE}, no noise: EM in % {figures}", highlight=False, soft_wrap=True)
     console.print()
     for name, path in (
         ("report", report),
