@@ -160,8 +160,8 @@ def _behaviour(evaluation: Evaluation) -> Group:
     several = len(evaluation.engines) > 1
     for name in ("agent", *(("engine",) if several else ())):
         table.add_column(name, overflow="fold")
-    for name in ("noise", "F1 %", "subEM %", "searches", "invalid %", "noisy %", "answered %", "failed"):
-        table.add_column(name, justify="right")
+    for name in ("noise", "F1", "subEM", "searches", "invalid", "noisy", "answered", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
     for cell in evaluation.cells:
         s = cell.summary()
         played = len(cell.episodes)
@@ -176,7 +176,7 @@ def _behaviour(evaluation: Evaluation) -> Group:
             *map(share, figures[1]),
             str(s.engine_failures),
         )
-    return _titled("all questions together", table)
+    return _titled("all questions together; F1, subEM, invalid turns, noisy draws and answered episodes in %", table)
 
 
 @dataclass
