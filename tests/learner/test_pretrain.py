@@ -1,0 +1,244 @@
+"""Pretraining on a small scale: the loss falls, stages can be run apart, bad input is told apart; the shipped base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from zerosearch_agents import pretrain as module
+from zerosearch_agents.config import policy_path
+from zerosearch_agents.model import AgentCard, load_policy, save_policy
+from zerosearch_agents.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
+from zerosearch_agents.reading import open_library
+from zerosearch_env import cli
+from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError
+
+SMALL = PretrainConfig(
+    hidden=32, layers=3, heads=4, mlp=48, vocab_size=512, base_tokens=6000, warm_tokens=2000, batch_tokens=600
+)
+OPTIONS = ["--hidden=32", "--layers=3", "--mlp=48", "--vocab-size=512", "--batch-tokens=600"]
+SHIPPED = policy_path("tiny")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_libraries():
+    """The worlds that the tokenizer learns from are small here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "open_library", lambda seed, n: open_library(seed, 600 if n == 20_000 else min(n, 2000)))
+        # The questions are drawn from the same world.
+        config = module.WorldConfig
+        patch.setattr(
+            module,
+            "WorldConfig",
+            lambda seed, passages, questions: config(seed, min(passages, 2000), min(questions, 2000)),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages in one command."""
+    output = tmp_path_factory.mktemp("pretrain") / "tiny"
+    assert main([f"--output={output}", *OPTIONS, "--base-tokens=6000", "--warm-tokens=2000"]) == 0
+    return output
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_policy(path).model.state_dict()
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_one_command_leaves_the_policy_and_its_stages(whole: Path) -> None:
+    assert sorted(path.name for path in whole.parent.iterdir()) == ["tiny", "tiny-base", "tiny-warm"]
+    policy = load_policy(whole)
+    assert policy.card == AgentCard(prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    assert len(policy.tokenizer) == 512
+    assert policy.model.config.num_hidden_layers == 3
+    assert policy.model.config._attn_implementation == "sdpa"  # how it was trained is no part of it
+    assert same(whole, whole.parent / "tiny-warm")
+    assert not same(whole, whole.parent / "tiny-base")
+
+
+def test_the_loss_of_base_falls(tmp_path: Path) -> None:
+    config = replace(SMALL, hidden=64, base_tokens=25_000, batch_tokens=300, learning_rate=5e-3, warm_tokens=0)
+    fresh = pretrain(replace(config, output=str(tmp_path / "fresh"), base_tokens=0))
+    base = pretrain(replace(config, output=str(tmp_path / "tiny"), start=str(fresh)))
+    held_out = Writer(load_policy(fresh).tokenizer, replace(SMALL, seed=5)).rows(24, progress=0.0, demonstrations=0.0)
+    with torch.inference_mode():
+        before, after = (float(module._loss(load_policy(path).model, held_out)) for path in (fresh, base))
+    assert after < before - 1.0
+
+
+def test_stages_run_apart_are_the_single_command_bit_for_bit(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = pretrain(replace(SMALL, output=str(tmp_path / "a"), warm_tokens=0))
+    assert same(base, whole.parent / "tiny-base")
+    warm = pretrain(replace(SMALL, output=str(tmp_path / "b"), start=str(base), base_tokens=0))
+    assert same(warm, whole)
+    out = capsys.readouterr().out
+    assert "base" in out
+    assert "loss" in out
+    assert f"wrote {warm}" in out
+
+
+def test_rows_follow_the_seed_the_stage_and_the_shares(whole: Path) -> None:
+    tokenizer = load_policy(whole).tokenizer
+
+    def rows(stage: int = 0, seed: int = 0, demonstrations: float = 0.5):
+        return Writer(tokenizer, replace(SMALL, seed=seed), stage).rows(6, progress=0.5, demonstrations=demonstrations)
+
+    assert rows() == rows()
+    assert rows() != rows(stage=1)
+    assert rows() != rows(seed=1)
+    for share in (0.0, 1.0):
+        for row in rows(demonstrations=share):
+            text = tokenizer.decode(row.ids)
+            assert ("<answer>" in text) == bool(share)
+            assert len(row.ids) == len(row.trained)
+            assert 0 < sum(row.trained) < len(row.ids)
+            if share:
+                assert text.startswith("Question: ")
+                learnt = tokenizer.decode([i for i, trained in zip(row.ids, row.trained, strict=True) if trained])
+                assert learnt.startswith("<think>Find the ")
+                assert learnt.endswith("</answer>")
+                assert "<information>" not in learnt
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1"),
+        ({"base_tokens": -1.0}, r"base_tokens must be 0 \(skip the stage\) or a number of tokens, got -1.0"),
+        ({"warm_tokens": 0.5}, "warm_tokens must be 0"),
+        ({"base_tokens": float("nan")}, "base_tokens must be 0"),
+        ({"warm_tokens": float("inf")}, "warm_tokens must be 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"two_hop_share": 1.2}, "two_hop_share must be a share from 0 to 1"),
+        ({"save_every_minutes": 0.0}, "save_every_minutes must be positive"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"dtype": "bfloat"}, "Did you mean 'bfloat16'"),
+        ({"output": "/"}, "output must name a directory of its own"),
+        ({"output": ".."}, "output must name a directory of its own"),
+    ],
+)
+def test_values_that_make_no_sense(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": 2}, "3 or more layers"),
+        ({"heads": 3}, "must be a multiple of heads"),
+        ({"heads": 2}, "head_dim 16, hidden 32"),
+        ({"vocab_size": 100}, "vocab_size must be at least 266"),
+    ],
+)
+def test_shapes_that_cannot_be(tmp_path: Path, change: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrain(replace(SMALL, output=str(tmp_path / "new"), **change))
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_policy_is_not_replaced(tmp_path: Path) -> None:
+    keep = tmp_path / "tiny-warm" / "thesis.txt"
+    keep.parent.mkdir()
+    keep.write_text("years of work")
+    with pytest.raises(ConfigError, match="tiny-warm exists and is not a policy"):
+        pretrain(replace(SMALL, output=str(tmp_path / "tiny")))
+    with pytest.raises(ConfigError, match=r"thesis.txt exists and is not a policy"):
+        pretrain(replace(SMALL, output=str(keep)))
+    assert keep.read_text() == "years of work"
+
+
+def test_a_missing_start_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointError, match="there is no policy directory at"):
+        pretrain(replace(SMALL, output=str(tmp_path / "new"), start=str(tmp_path / "nothing")))
+    assert cli.main(["pretrain", "--output", str(tmp_path / "new"), "--start", str(tmp_path / "nothing")]) == 2
+    assert capsys.readouterr().err == (f"zerosearch: error: there is no policy directory at {tmp_path / 'nothing'}.\n")
+
+
+@pytest.mark.parametrize("option", ["--habits.careless=7", "--layers=0", "--dtype=float16"])
+def test_bad_options_end_the_command(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["pretrain", option])
+    assert stop.value.code == 2
+    assert option[2:].partition("=")[0] in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_what_was_saved_stays(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = [], module._loss
+
+    def interrupted(model, rows):
+        steps.append(len(rows))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return step(model, rows)
+
+    monkeypatch.setattr(module, "_loss", interrupted)
+    arguments = ["pretrain", f"--output={tmp_path / 'new'}", f"--start={whole}", "--save-every-minutes=1e-9"]
+    before = torch.get_num_threads()
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == "\nzerosearch: interrupted\n"
+    assert torch.get_num_threads() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["new-base"]
+    assert not same(tmp_path / "new-base", whole)
+
+
+@pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("3", 2)])
+def test_one_thread_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if variable is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        with module._one_thread():
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def absent(name: str, extra: str):
+        raise MissingExtraError(f'{name!r} is needed: pip install "zerosearch-env[{extra}]"')
+
+    monkeypatch.setattr(module, "require", absent)
+    with pytest.raises(MissingExtraError, match="'torch' is needed"):
+        pretrain(replace(SMALL, output=str(tmp_path / "new")))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(whole: Path, tmp_path: Path) -> None:
+    policy = load_policy(whole)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.fill_(float("nan"))
+    save_policy(policy, tmp_path / "broken")
+    with pytest.raises(module.TrainingError, match=r"loss of stage base is nan .* lower the learning rate"):
+        pretrain(replace(SMALL, output=str(tmp_path / "new"), start=str(tmp_path / "broken")))
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the shipped base model has not been built into agents/assets/tiny")
+def test_the_shipped_base() -> None:
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 8_000_000
+    policy = load_policy(SHIPPED)
+    assert policy.card.prompt_template == PROMPT
+    assert policy.card.protocol == "zerosearch"
+    for text in ("<search> Who wrote The Amber Lantern?</search>", "Zoë said: “naïve”\n\t🜁"):
+        assert policy.tokenizer.decode(policy.tokenizer(text)["input_ids"]) == text
+    words = open_library(1, 600).passages[0].title.split()
+    assert all(len(policy.tokenizer(f" {word}")["input_ids"]) == 1 for word in words)
