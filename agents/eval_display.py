@@ -156,11 +156,21 @@ def _span(counts: set[int]) -> str:
 
 def _behaviour(evaluation: Evaluation) -> Group:
     """One line a cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = len(evaluation.engines) > 1
+    failures = any(cell.summary().engine_failures for cell in evaluation.cells)
     for name in ("agent", *(("engine",) if several else ())):
         table.add_column(name, overflow="fold")
-    for name in ("noise", "F1", "subEM", "searches", "invalid", "noisy", "answered", "failed"):
+    for name in (
+        "noise",
+        "F1",
+        "subEM",
+        "searches",
+        "invalid",
+        "noisy",
+        "answered",
+        *(("failed",) if failures else ()),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in evaluation.cells:
         s = cell.summary()
@@ -174,7 +184,7 @@ def _behaviour(evaluation: Evaluation) -> Group:
             *map(share, figures[0]),
             "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
             *map(share, figures[1]),
-            str(s.engine_failures),
+            *((str(s.engine_failures),) if failures else ()),
         )
     return _titled("all questions together; F1, subEM, invalid turns, noisy draws and answered episodes in %", table)
 
