@@ -22,7 +22,7 @@ from zerosearch_env.errors import ConfigError, DataError, EpisodeError
 from zerosearch_env.noise import check_level
 from zerosearch_env.prompts import fill
 from zerosearch_env.protocols import Protocol
-from zerosearch_env.randomness import mix2, uniform2
+from zerosearch_env.randomness import split, uniform2
 from zerosearch_env.rewards import contains_answer, exact_match, score
 from zerosearch_env.rules import NoiseUnit, Rules, make_rules
 from zerosearch_env.types import (
@@ -40,9 +40,6 @@ from zerosearch_env.types import (
 __all__ = ["Episode", "NoiseUnit", "Rules", "answer_in_documents", "make_rules"]
 
 StepDraft, RequestDraft, ScoresDraft = draft_of(Step), draft_of(SearchRequest), draft_of(Scores)
-
-_REQUEST_SEED = 1 << 32
-"""Keeps the request's own seed apart from the draws of its documents, which are numbered from 0."""
 
 
 class Episode:
@@ -219,7 +216,7 @@ class Episode:
             question.answers,
             noisy,
             rules.top_k,
-            mix2(seed, search, _REQUEST_SEED),
+            split(seed, search),
             question.paragraphs,
         )
         request.__class__ = SearchRequest

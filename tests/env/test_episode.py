@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from zerosearch_env.episode import Episode, Rules, answer_in_documents, make_rules
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError, ZeroSearchError
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
-from zerosearch_env.randomness import mix, uniform
+from zerosearch_env.randomness import split, uniform
 from zerosearch_env.types import (
     Document,
     Paragraph,
@@ -146,7 +146,7 @@ def test_a_request_carries_the_question_and_is_bounded() -> None:
         answers=QUESTION.answers,
         noisy=False,
         top_k=3,
-        seed=mix(42, 0, 1 << 32),
+        seed=split(42, 0),
         paragraphs=paragraphs,
     )
     step = episode.observe(SearchResult((USEFUL, BESIDE) * 5))
@@ -156,7 +156,7 @@ def test_a_request_carries_the_question_and_is_bounded() -> None:
     again = episode.advance("<search>" + "ab " * 9 + "</search>")
     assert isinstance(again, SearchRequest)
     assert again.query == "ab ab ab a"
-    assert again.seed == mix(42, 1, 1 << 32)
+    assert again.seed == split(42, 1)
 
 
 @pytest.mark.parametrize("spent", [[SEARCH, SEARCH], [INVALID, SEARCH], [SEARCH, INVALID], [INVALID, INVALID]])

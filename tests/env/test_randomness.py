@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_env.randomness import mix, mix2, mix_array, text_seed, uniform, uniform2
+from zerosearch_env.randomness import mix, mix2, mix_array, split, text_seed, uniform, uniform2
 
 integers = st.integers(-(2**70), 2**70)
 
@@ -40,6 +40,19 @@ def test_draws_look_uniform_and_paths_do_not_meet() -> None:
     assert np.histogram(draws, bins=10, range=(0, 1))[0].min() > 140
     assert len({mix(seed, k, j) for seed in range(20) for k in range(20) for j in (*range(10), 1 << 32)}) == 4400
     assert mix(1) != mix(1, 0) != mix(1, 0, 0)
+
+
+def test_seeds_to_hand_out_are_well_mixed_and_meet_nothing() -> None:
+    seeds = [split(seed, k) for seed in range(1000) for k in range(8)]
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert split(-1, 0) == split(2**64 - 1, 0)
+    bits = np.array(seeds, dtype=np.uint64)[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)
+    assert abs(bits.mean(axis=0) - 0.5).max() < 4.5 * 0.5 / len(seeds) ** 0.5
+    # what an engine draws from its seed has nothing to do with the draw that made the search noisy
+    noise, drawn = zip(*[(uniform(s, k, 0), uniform(split(s, k), 0)) for s in range(500) for k in range(4)], strict=True)
+    assert abs(np.corrcoef(noise, drawn)[0, 1]) < 4 / 2000**0.5
+    known = {mix(s, k, j) for s in range(100) for k in range(8) for j in range(8)} | {mix(s) for s in range(100)}
+    assert len(known | set(seeds)) == len(known) + len(seeds)
 
 
 def test_texts_have_seeds_of_their_own() -> None:
