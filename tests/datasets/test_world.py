@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from zerosearch_env.datasets.world import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
@@ -154,12 +155,22 @@ def test_there_are_more_kinds_of_two_hop_questions() -> None:
     [
         ({"passages": 100}, "from 200 to 1000000, got 100"),
         ({"questions": 0}, "at least 1, got 0"),
+        ({"passages": 6000.0}, "passages must be a whole number, got 6000.0"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"questions": 10.5}, "questions must be a whole number"),
+        ({"hops": 1}, r"\(1,\), \(2,\) or \(1, 2\), got 1"),
         ({"hops": (3,)}, r"\(1,\), \(2,\) or \(1, 2\), got \(3,\)"),
     ],
 )
 def test_bad_sizes(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         WorldConfig(**options)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_of_numpy_and_lists_will_do() -> None:
+    config = WorldConfig(seed=np.int64(3), passages=np.int64(600), hops=[1, 2])  # type: ignore[arg-type]
+    assert config == SMALL
+    assert type(config.passages) is int
 
 
 def test_too_many_questions() -> None:

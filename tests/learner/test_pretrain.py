@@ -67,13 +67,13 @@ def test_one_command_leaves_the_policy_and_its_stages(whole: Path) -> None:
 
 
 def test_the_loss_of_base_falls(tmp_path: Path) -> None:
-    config = replace(SMALL, hidden=64, base_tokens=25_000, batch_tokens=300, learning_rate=5e-3, warm_tokens=0)
-    fresh = pretrain(replace(config, output=str(tmp_path / "fresh"), base_tokens=0))
-    base = pretrain(replace(config, output=str(tmp_path / "tiny"), start=str(fresh)))
+    short = replace(SMALL, hidden=64, batch_tokens=300, learning_rate=2e-2, base_demonstrations=0.0, warm_tokens=0)
+    fresh = pretrain(replace(short, output=str(tmp_path / "fresh"), base_tokens=0))
+    base = pretrain(replace(short, output=str(tmp_path / "tiny"), start=str(fresh), base_tokens=25_000))
     held_out = Writer(load_policy(fresh).tokenizer, replace(SMALL, seed=5)).rows(24, progress=0.0, demonstrations=0.0)
     with torch.inference_mode():
         before, after = (float(module._loss(load_policy(path).model, held_out)) for path in (fresh, base))
-    assert after < before - 1.0
+    assert after < before - 0.4
 
 
 def test_stages_run_apart_are_the_single_command_bit_for_bit(

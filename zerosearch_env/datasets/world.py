@@ -10,6 +10,7 @@ on every machine.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -49,15 +50,24 @@ class WorldConfig:
     """Kinds of question: (1,), (2,) or (1, 2)."""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "passages", "questions"):
+            value = getattr(self, name)
+            if name == "questions" and value is None:
+                continue
+            try:
+                object.__setattr__(self, name, operator.index(value))  # a plain int, also of a numpy one
+            except TypeError:
+                raise ConfigError(f"WorldConfig.{name} must be a whole number, got {value!r}.") from None
         if not _MIN_PASSAGES <= self.passages <= _MAX_PASSAGES:
             raise ConfigError(
                 f"WorldConfig.passages must be from {_MIN_PASSAGES} to {_MAX_PASSAGES}, got {self.passages}."
             )
         if self.questions is not None and self.questions < 1:
             raise ConfigError(f"WorldConfig.questions must be at least 1, got {self.questions}.")
-        object.__setattr__(self, "hops", tuple(self.hops))
+        if isinstance(self.hops, list):
+            object.__setattr__(self, "hops", tuple(self.hops))
         if self.hops not in ((1,), (2,), (1, 2)):
-            raise ConfigError(f"WorldConfig.hops must be (1,), (2,) or (1, 2), got {self.hops}.")
+            raise ConfigError(f"WorldConfig.hops must be (1,), (2,) or (1, 2), got {self.hops!r}.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,15 @@ class WorldFacts:
 
 
 def make_facts(config: WorldConfig, split: str) -> WorldFacts:
-    """Draw the entities and the facts of one split of a world."""
+    """Draw the entities and the facts of one split of a world.
+
+    Args:
+        config: size and seed.
+        split: "train" or "test".
+
+    Raises:
+        ConfigError: for an unknown split.
+    """
     if split not in SPLITS:
         raise unknown_name("split of the world", split, SPLITS)
     world_seed = mix(config.seed, SPLITS.index(split))
@@ -124,7 +142,12 @@ def make_world(config: WorldConfig | None = None, split: str = "train") -> Datas
 
 
 def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
-    """Every passage of a world: two for each entity, with an opening fact, follow-up facts and perhaps an aside."""
+    """Every passage of a world: two for each entity, with an opening fact, follow-up facts and perhaps an aside.
+
+    Args:
+        facts: what the passages state.
+        seed: decides the wording.
+    """
     number = 0
     for k, (kind, plans) in enumerate(PASSAGE_PLANS.items()):
         subjects = facts.names[kind]
@@ -167,7 +190,17 @@ def passage_facts(facts: WorldFacts) -> list[tuple[tuple[Relation, str, str], ..
 
 
 def make_questions(facts: WorldFacts, config: WorldConfig, split: str, seed: int) -> Iterator[Question]:
-    """Draw the questions of a world: every pair of subject and path of relations at most once."""
+    """Draw the questions of a world: every pair of subject and path of relations at most once.
+
+    Args:
+        facts: what is asked about.
+        config: how many questions, and of how many hops; the 1-hop questions come first.
+        split: name of the split, for the questions' ids.
+        seed: decides the choice and the wording.
+
+    Raises:
+        ConfigError: when the world is too small for so many questions.
+    """
     total = config.questions or config.passages // 2
     counts = {1: total - total // 2, 2: total // 2} if config.hops == (1, 2) else {config.hops[0]: total}
     number = 0
