@@ -20,7 +20,6 @@ from operator import index
 from zerosearch_env.drafts import draft_of
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError
 from zerosearch_env.noise import check_level
-from zerosearch_env.prompts import fill
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import split, uniform2
 from zerosearch_env.rewards import contains_answer, exact_match, score
@@ -70,7 +69,7 @@ class Episode:
         self.rules = rules
         self.noise_level = check_level(noise_level)
         self.seed = index(seed)  # numpy's integers would overflow in the mixer
-        self.prompt = fill(rules.prompt_template, question.text)
+        self.prompt = question.text.join(rules.prompt_pieces)
         self.searches = 0
         self.stop_reason: StopReason | None = None
         self._turns: list[tuple[str, Step]] = []
@@ -123,7 +122,9 @@ class Episode:
         if kind == "answer":
             return self._end(StopReason.ANSWER, action_text, kind, prediction=action.content)
         turns = len(self._turns)
-        query = action.content[: rules.max_query_chars].rstrip() if kind == "search" else None
+        query = action.content if kind == "search" else None
+        if query is not None and len(query) > rules.max_query_chars:
+            query = query[: rules.max_query_chars].rstrip()
         if turns >= rules.max_turns:
             return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
         if query is not None:
@@ -256,7 +257,7 @@ def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -
 
 
 _Reading = tuple[Protocol, tuple[Document, ...], tuple[str, ...], str, bool]
-_readings: dict[tuple[object, ...], _Reading] = {}
+_readings: dict[tuple[int, int, int, str], _Reading] = {}
 _MAX_READINGS = 1024
 _MAX_READING_CHARS = 16_384
 
@@ -266,11 +267,11 @@ def _read(
 ) -> tuple[str, bool]:
     """The information block, and whether a gold answer stands in it.
 
-    Engines hand out the same `Document` objects again and again (to the episodes of one group, from a corpus, from a
-    cache), and hashing their texts would cost as much as reading them. So results are remembered by the identity of
-    these immutable objects; each entry holds them, hence no identity in a key can be taken over by another object.
+    Engines hand out the same tuple of documents again and again (to the episodes of one group, from a cache), and
+    hashing the texts would cost as much as reading them. So results are remembered by the identity of these immutable
+    objects; each entry holds them, hence no identity in a key can be taken over by another object.
     """
-    key = (id(protocol), id(answers), query, *map(id, documents))
+    key = (id(documents), id(answers), id(protocol), query)
     reading = _readings.get(key)
     if reading is not None:
         return reading[3], reading[4]

@@ -1,4 +1,4 @@
-r"""Instructions and notices of every protocol, in this package's own words, and how a question is put into one.
+r"""Instructions and notices of every protocol, in this package's own words.
 
 A checkpoint that was trained with another instruction brings it as `prompt_template` (text or file).
 """
@@ -107,8 +107,3 @@ def load_prompt_template(template: str | os.PathLike[str]) -> str:
             "Put it where the question's text belongs."
         )
     return text
-
-
-def fill(template: str, question: str) -> str:
-    """The template with the question in place of every `{question}`; no other brace means anything."""
-    return template.replace(PLACEHOLDER, question)

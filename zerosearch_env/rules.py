@@ -6,10 +6,11 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from zerosearch_env.errors import ConfigError, unknown_name
-from zerosearch_env.prompts import load_prompt_template
+from zerosearch_env.prompts import PLACEHOLDER, load_prompt_template
 from zerosearch_env.protocols import Protocol, get_protocol
 from zerosearch_env.rewards import exact_match, get_reward
 
@@ -35,6 +36,14 @@ class Rules:
     """Longer texts of one turn end the episode (`TOO_LONG`)."""
     max_query_chars: int = 512
     """Longer queries are cut."""
+
+    @cached_property
+    def prompt_pieces(self) -> tuple[str, ...]:
+        """The instruction cut at every `{question}`: `question.join(prompt_pieces)` is the prompt.
+
+        Nothing is formatted: every other brace of the instruction, and each one of the question, is ordinary text.
+        """
+        return tuple(self.prompt_template.split(PLACEHOLDER))
 
 
 def make_rules(

@@ -34,7 +34,10 @@ class StopReason(StrEnum):
     @property
     def terminates(self) -> bool:
         """True when Gymnasium's `terminated` is set, False when `truncated` is."""
-        return self in (StopReason.ANSWER, StopReason.NO_ACTION)
+        return self in _TERMINATING
+
+
+_TERMINATING = (StopReason.ANSWER, StopReason.NO_ACTION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.prompts import fill, load_prompt_template
+from zerosearch_env.prompts import load_prompt_template
 from zerosearch_env.protocols import PROTOCOLS
+from zerosearch_env.rules import make_rules
+from zerosearch_env.types import Question
+
+
+def fill(template: str, question: str) -> str:
+    return Episode(Question("id", question, ("answer",)), make_rules(prompt_template=template)).prompt
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
@@ -35,6 +42,8 @@ def test_questions_are_not_formatted() -> None:
     assert fill("{a} {question} {question} {}", "{question} {b} %s {0}") == (
         "{a} {question} {b} %s {0} {question} {b} %s {0} {}"
     )
+    assert fill("{question}", "") == ""
+    assert fill("{question}{question}", "{{question}}") == "{{question}}{{question}}"
 
 
 def test_a_template_is_a_text_or_a_file(tmp_path: Path) -> None:

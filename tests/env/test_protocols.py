@@ -336,7 +336,7 @@ def test_what_follows_the_deciding_element_changes_nothing(name: str, text: str,
 def shortcut(name: str, text: str) -> tuple[str, str] | None:
     grammar = get_protocol(name).parse.args[0]  # type: ignore[attr-defined]
     found = grammar.usual.match(text)
-    return found and (grammar.names[found.lastindex - 1], found[found.lastindex])
+    return found and (found.lastgroup, found[found.lastindex])
 
 
 def scanned(name: str, text: str) -> tuple[str, str] | None:

@@ -49,7 +49,8 @@ def test_seeds_to_hand_out_are_well_mixed_and_meet_nothing() -> None:
     bits = np.array(seeds, dtype=np.uint64)[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)
     assert abs(bits.mean(axis=0) - 0.5).max() < 4.5 * 0.5 / len(seeds) ** 0.5
     # what an engine draws from its seed has nothing to do with the draw that made the search noisy
-    noise, drawn = zip(*[(uniform(s, k, 0), uniform(split(s, k), 0)) for s in range(500) for k in range(4)], strict=True)
+    paths = [(seed, k) for seed in range(500) for k in range(4)]
+    noise, drawn = [uniform(*path, 0) for path in paths], [uniform(split(*path), 0) for path in paths]
     assert abs(np.corrcoef(noise, drawn)[0, 1]) < 4 / 2000**0.5
     known = {mix(s, k, j) for s in range(100) for k in range(8) for j in range(8)} | {mix(s) for s in range(100)}
     assert len(known | set(seeds)) == len(known) + len(seeds)

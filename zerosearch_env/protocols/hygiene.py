@@ -37,7 +37,8 @@ def clean_query(text: str) -> str:
 
     Tags are cut out again until none is left, so that one cannot be hidden in another; the text between them stays.
     """
-    text = text[:MAX_QUERY_SCAN]
+    if len(text) > MAX_QUERY_SCAN:
+        text = text[:MAX_QUERY_SCAN]
     if not text.isprintable():
         text = visible(text)
     elif "<" not in text and "  " not in text:

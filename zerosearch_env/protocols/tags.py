@@ -35,22 +35,21 @@ class Grammar:
     tags: Mapping[str, tuple[str, bool]]
     """Tag to (element name, True for its opening tag)."""
     usual: re.Pattern[str]
-    """Matches, in one go, the turns that are an optional thought and one element with no other `<` before its end."""
-    names: tuple[str, ...]
-    """The element of each group of `usual`."""
+    """Matches, in one go, the turns that are an optional thought and one element with no other `<` before its end; the
+    group that took part has the element's name."""
     open_thought_acts: bool
     """True where the protocol's own prompt opens the thought and searches happen inside it (r1-searcher): a
     `<think>` that is never closed then hides nothing."""
 
 
 def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: bool = False) -> Grammar:
-    """Compile a grammar from element names and their (opening, closing) tags."""
+    """Compile a grammar from element names (identifiers) and their (opening, closing) tags."""
     tags = {tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)}
-    pairs = "|".join(f"{re.escape(opening)}([^<]*+){re.escape(closing)}" for opening, closing in elements.values())
-    usual = re.compile(rf"[^<]*+(?:<think>[^<]*+</think>[^<]*+)?+(?:{pairs})")
-    return Grammar(
-        re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, usual, tuple(elements), open_thought_acts
+    pairs = "|".join(
+        f"{re.escape(opening)}(?P<{name}>[^<]*+){re.escape(closing)}" for name, (opening, closing) in elements.items()
     )
+    usual = re.compile(rf"[^<]*+(?:<think>[^<]*+</think>[^<]*+)?+(?:{pairs})")
+    return Grammar(re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, usual, open_thought_acts)
 
 
 def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
@@ -106,7 +105,11 @@ def query_action(content: str) -> ParsedAction:
 def answer_action(content: str) -> ParsedAction:
     """An answer with the stripped content, or an invalid turn when nothing visible is in it."""
     answer = content.strip()
-    return ParsedAction("answer", answer) if answer and visible(answer).strip() else INVALID
+    if not answer or not (answer.isprintable() or visible(answer).strip()):
+        return INVALID
+    action = ActionDraft("answer", answer)
+    action.__class__ = ParsedAction
+    return action
 
 
 def boxed_action(content: str) -> ParsedAction:
@@ -121,9 +124,8 @@ def parse_tags(
 ) -> ParsedAction:
     """Parse one turn: the action that its deciding element names, applied to the element's content."""
     usual = grammar.usual.match(text)
-    if usual:
-        group = usual.lastindex or 0
-        return actions[grammar.names[group - 1]](usual[group])
+    if usual is not None:
+        return actions[usual.lastgroup or ""](usual[usual.lastindex or 0])
     element = scan_elements(grammar, text)
     return INVALID if element is None else actions[element[0]](element[1])
 
