@@ -6,7 +6,7 @@ behaviour is shown as well, only less often:
 - it often queries for the last word of a name instead of the whole name;
 - it sometimes answers with what the first document says, whoever that is about;
 - when its documents miss, it mostly answers from them all the same instead of searching again;
-- after the first hop of a two-hop question it mostly stops and answers with what it has found.
+- after the first hop of a two-hop question it sometimes stops and answers with what it has found.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Habits:
     """Answer with what the first document says, although the fact is there."""
     search_again: float = 0.3
     """Search again when the documents miss; otherwise answer carelessly."""
-    next_hop: float = 0.45
+    next_hop: float = 0.75
     """Go on to the second hop; otherwise answer with the object of the first."""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,8 @@ def _read(
         return f"<think>Just guess.</think><answer> {_first_object(script.relation, library, documents)}</answer>"
     noted = f"The {script.need} is {found}."
     if script.hop + 1 < len(script.path) and not last and rng.random() < habits.next_hop:
-        script.hop, script.subject, script.short = script.hop + 1, found, False
+        script.hop, script.subject = script.hop + 1, found
+        script.short = bool(rng.random() < habits.short_query)
         return f"<think>{noted} Find the {script.need}.</think>{_search(script)}"
     return f"<think>{noted}</think><answer> {found}</answer>"
 

@@ -70,7 +70,7 @@ class PretrainConfig:
     """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
     base_tokens: float = 6e6
     """Tokens of the first stage, context included; 0 skips it. It ends with the step that reaches them."""
-    warm_tokens: float = 4e6
+    warm_tokens: float = 3e6
     """Tokens of the second stage; 0 skips it."""
     batch_tokens: int = 3000
     """Tokens of one optimizer step (about; whole texts)."""

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "corpus-engine": ("corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
     "world-generation": ("world_generation", "Passages per second of the synthetic world."),
     "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
+    "learning": ("learning", "What the quickstart learns, for several seeds."),
     "import-time": ("import_time", "What `import zerosearch_env` costs."),
 }
 
