@@ -25,7 +25,7 @@ from zerosearch_env.shell import (
     run_searches,
 )
 from zerosearch_env.spaces import UnicodeText
-from zerosearch_env.types import Dataset, Question, SearchRequest, Step
+from zerosearch_env.types import Dataset, Question, SearchRequest
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -285,11 +285,12 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make().")
         checked = read_options(self._setup, options)
         super().reset(seed=seed)
-        self._episode, info = draw_episode(self._setup, self.np_random, self._progress.value, checked)
+        episode, info = draw_episode(self._setup, self.np_random, self._progress.value, checked)
+        self._episode = episode
         self._shown = 0
         if self.render_mode == "human":
             self._show()
-        return self._episode.prompt, info
+        return episode.prompt, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one turn.
@@ -315,12 +316,9 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
             step = episode.observe(result)
             if result.failure is not None and self._setup.raise_on_engine_error:
                 failure = EngineError(result.failure, result.attempts)
-        return self._finish(step, failure)
-
-    def _finish(self, step: Step, failure: EngineError | None) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        reason = step.stop_reason
         if self.render_mode == "human":
             self._show()
+        reason = step.stop_reason
         if reason is None:
             return step.observation, 0.0, False, False, step_info(step)
         self._progress.finished += 1

@@ -61,8 +61,12 @@ def step_info(step: Step) -> Infos:
     }
     scores = step.scores
     if scores is not None:
-        for key, get in _SCORE_GETTERS:
-            info[key] = get(scores)
+        info["prediction"] = scores.prediction
+        info["answers"] = scores.answers
+        info["em"] = scores.em
+        info["f1"] = scores.f1
+        info["subem"] = scores.subem
+        info["searches"] = scores.searches
         if step.error is not None:
             info["error"] = step.error
     return info
@@ -103,7 +107,7 @@ def _write(
     said[where] = True
     for key, get in getters:
         dtype = _DTYPES.get(key, object)
-        values = np.fromiter(map(get, rows), dtype, len(rows))
+        values = np.fromiter(map(get, rows), dtype, len(rows))  # numpy would take tuples in a list for a second axis
         if key in infos:
             infos[key][where] = values
             infos[f"_{key}"][where] = True

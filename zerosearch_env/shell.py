@@ -80,7 +80,8 @@ class Progress:
         """Progress in [0, 1]."""
         if self.fixed is not None:
             return self.fixed
-        return min(1.0, self.finished / self.curriculum_episodes)
+        part = self.finished / self.curriculum_episodes
+        return part if part < 1.0 else 1.0
 
     def set(self, progress: float | None) -> None:
         """Fix the progress from now on, or return to counting episodes with None."""
@@ -306,8 +307,9 @@ def draw_episode(
 ) -> tuple[Episode, dict[str, Any]]:
     """The next episode of one sub-environment and the `info` of its reset.
 
-    Two uniform draws are taken from `rng` whatever the options say, the question's and the episode's seed, so that
-    setting an option for one episode changes no later one.
+    One uniform draw u is taken from `rng` whatever the options say, so that setting an option for one episode changes
+    no later one. Its highest bits choose the question and all 53 of them are the episode's seed; what is drawn from
+    that seed is mixed, and so has nothing to do with the question.
 
     Args:
         setup: of the environment.
@@ -315,14 +317,14 @@ def draw_episode(
         progress: of the curriculum, in [0, 1].
         options: what the caller fixed for this episode.
     """
-    index = int(rng.random() * setup.question_count)
-    seed = int(rng.random() * 9007199254740992.0)  # 2**53: every value that a double in [0, 1) can tell apart
+    draw = rng.random()
+    index = int(draw * setup.question_count)
     if options is not NO_OPTIONS:
         index = index if options.question is None else options.question
         progress = progress if options.progress is None else options.progress
     level = setup.noise_at(progress) if options.noise_level is None else options.noise_level
     question = setup.dataset.questions[index]
-    episode = Episode(question, setup.rules, noise_level=level, seed=seed)
+    episode = Episode(question, setup.rules, noise_level=level, seed=int(draw * 2.0**53))
     return episode, {
         "question": question.text,
         "question_id": question.id,

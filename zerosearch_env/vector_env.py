@@ -257,22 +257,19 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
 
     def _play(self, texts: Sequence[str], skip: Mapping[int, Infos]) -> dict[int, Step]:
         """Advance every episode that was not just started; all their searches are one engine call."""
+        episodes = self._episodes
         steps: dict[int, Step] = {}
-        waiting: list[int] = []
-        requests: list[SearchRequest] = []
-        for index, episode in enumerate(self._episodes):
-            if skip and index in skip:
-                continue
-            outcome = episode.advance(texts[index])
-            if type(outcome) is Step:
-                steps[index] = outcome
+        searches: dict[int, SearchRequest] = {}
+        for index in [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs):
+            outcome = episodes[index].advance(texts[index])
+            if isinstance(outcome, SearchRequest):
+                searches[index] = outcome
             else:
-                waiting.append(index)
-                requests.append(outcome)  # type: ignore[arg-type]
-        if requests:
-            results = run_searches(self._setup.engine, requests)
-            for index, result in zip(waiting, results, strict=True):
-                steps[index] = self._episodes[index].observe(result)
+                steps[index] = outcome
+        if searches:
+            results = run_searches(self._setup.engine, list(searches.values()))
+            for index, result in zip(searches, results, strict=True):
+                steps[index] = episodes[index].observe(result)
             if self._setup.raise_on_engine_error:
                 self._raise_failures(steps, results)
         return steps
@@ -290,39 +287,37 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
     def _report(self, steps: dict[int, Step], starts: dict[int, Infos]) -> tuple[Any, ...]:
         count = self.num_envs
         rewards, terminations, truncations = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        over = [False] * count
-        observations = self._observations
-        self.finished = []
+        observations, limit = self._observations, self._limit
+        ended: list[int] = []
         for index, step in steps.items():
             observations[index] = step.observation
-            reason = step.stop_reason
-            if reason is not None:
-                rewards[index] = step.reward
-                (terminations if reason.terminates else truncations)[index] = over[index] = True
-                self.finished.append((index, self._episodes[index]))
-                self._progress.finished += 1
-            elif self._limit is not None and step.turn >= self._limit:
-                truncations[index] = over[index] = True
-                self.finished.append((index, self._episodes[index]))
+            if step.stop_reason is not None or (limit is not None and step.turn >= limit):
+                ended.append(index)
+        if ended:
+            reasons = [steps[index].stop_reason for index in ended]
+            rewards[ended] = [steps[index].reward for index in ended]
+            terminations[ended] = [reason is not None and reason.terminates for reason in reasons]
+            truncations[ended] = ~terminations[ended]
+            self._progress.finished += len(reasons) - reasons.count(None)
+        self.finished = [(index, self._episodes[index]) for index in ended]
+        self._over = [False] * count
+        for index in ended:
+            self._over[index] = True
         self._display(range(count))
         final: Infos = {}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and True in over:
-            final = self._restart([index for index in range(count) if over[index]], steps, starts)
-            over = [False] * count
-        self._over = over
+        if ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final = self._restart(sorted(ended), steps, starts)
         return tuple(observations), rewards, terminations, truncations, {**batch_infos(count, starts, steps), **final}
 
     def _restart(self, ended: Sequence[int], steps: dict[int, Step], starts: dict[int, Infos]) -> Infos:
         """Same-step autoreset: the ended episodes' last words go under `final_`, the next ones start."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_obs = np.empty(self.num_envs, object)
+        final_obs[ended] = [self._observations[index] for index in ended]
         mask = np.zeros(self.num_envs, np.bool_)
-        mask[list(ended)] = True
-        final_steps: dict[int, Step] = {}
+        mask[ended] = True
+        final_steps = {index: steps.pop(index) for index in ended}
         progress = self._progress.value
-        for index in ended:
-            final_obs[index] = self._observations[index]
-            final_steps[index] = steps.pop(index)
-            starts[index] = self._start(index, progress)
+        starts.update({index: self._start(index, progress) for index in ended})
         return {
             "final_obs": final_obs,
             "_final_obs": mask,
