@@ -30,7 +30,7 @@ class Habits:
     """How often the scripted searcher does what; all are probabilities."""
 
     short_query: float = 0.7
-    """Query for the last word of the name only, where the question names its relation by a verb, and in a second hop."""
+    """Query for the last word of the name only, where the question names its relation by a verb, or in a second hop."""
     short_query_noun: float = 0.3
     """The same where the question names its relation by the noun of the notes ("What is the setting of ...?")."""
     careless: float = 0.25
