@@ -21,7 +21,7 @@ import numpy as np
 from zerosearch_env.engines import make_engine
 from zerosearch_env.episode import Episode, Rules, make_rules
 from zerosearch_env.errors import ConfigError, DataError, EngineError, unknown_name
-from zerosearch_env.noise import check_level, get_schedule
+from zerosearch_env.noise import CheckedSchedule, check_level, get_schedule
 from zerosearch_env.types import Dataset, Question, SearchRequest, SearchResult
 
 if TYPE_CHECKING:
@@ -142,14 +142,23 @@ def make_setup(
         reward=reward,
         noise_unit=noise_unit,
     )
+    level = 0.0 if noise_level is None else check_level(noise_level)
     data = _make_dataset(dataset, split, world)
+    engine = make_engine(search_engine, dataset=data)
+    owns_engine = isinstance(search_engine, (str, Mapping))
+    try:
+        _check_corpus(engine, data, rules.top_k, _can_be_noisy(schedule, level))
+    except ConfigError:
+        if owns_engine:
+            engine.close()
+        raise
     return Setup(
         dataset=data,
         rules=rules,
-        engine=make_engine(search_engine, dataset=data),
-        owns_engine=isinstance(search_engine, (str, Mapping)),
+        engine=engine,
+        owns_engine=owns_engine,
         schedule=schedule,
-        level=0.0 if noise_level is None else check_level(noise_level),
+        level=level,
         curriculum_episodes=int(curriculum_episodes),
         raise_on_engine_error=on_engine_error == "raise",
         render_mode=render_mode,
@@ -177,6 +186,21 @@ def _make_schedule(
             "noise_start, noise_end and noise_base have no effect on a noise_schedule that is a callable."
         )
     return get_schedule(schedule, start=start, end=end, base=base)
+
+
+def _can_be_noisy(schedule: Callable[[float], float] | None, level: float) -> bool:
+    if schedule is None:
+        return level > 0.0
+    # The named schedules never leave the range between their ends; a user's own is not called before its first episode.
+    return isinstance(schedule, CheckedSchedule) or schedule(0.0) > 0.0 or schedule(1.0) > 0.0
+
+
+def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: bool) -> None:
+    """Find out now, and not at the first search, that an engine with a corpus has too few passages for `top_k`."""
+    check = getattr(engine, "check_top_k", None)
+    # A question with paragraphs of its own may search these instead of the corpus.
+    if check is not None and any(not question.paragraphs for question in dataset.questions):
+        check(top_k, noise=noise)
 
 
 def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> Dataset:
