@@ -43,7 +43,7 @@ def test_a_corpus_too_small_for_top_k_is_found_at_once(
     env = ZeroSearchEnv(dataset, search_engine=engine, **arguments)
     env.reset(seed=0)
     for _ in range(5):
-        assert len(env.step(SEARCH)[4]["documents"]) == env.rules.top_k
+        assert env.step(SEARCH)[4]["documents"]
 
 
 def test_questions_with_paragraphs_of_their_own_need_no_large_corpus() -> None:
