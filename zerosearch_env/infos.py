@@ -103,6 +103,7 @@ def _write(
 ) -> None:
     """Write the columns of some sub-environments, making arrays and masks where there are none yet."""
     where = np.array(indices)
+    everyone = len(indices) == count and bool((where[:-1] < where[1:]).all())
     said = np.zeros(count, np.bool_)
     said[where] = True
     for key, get in getters:
@@ -112,7 +113,9 @@ def _write(
             infos[key][where] = values
             infos[f"_{key}"][where] = True
         else:
-            column = np.empty(count, object) if dtype is object else np.zeros(count, dtype)
-            column[where] = values
+            column = values
+            if not everyone:
+                column = np.empty(count, object) if dtype is object else np.zeros(count, dtype)
+                column[where] = values
             infos[key] = column
             infos[f"_{key}"] = said.copy()

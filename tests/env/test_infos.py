@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+from env_fakes import SEARCH, make_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zerosearch_env.engines import ConstantEngine, FailingEngine
+from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.infos import SCORE_KEYS, STEP_KEYS, batch_infos, step_info
+from zerosearch_env.types import Scores, SearchRequest, Step
+
+ACTIONS = (SEARCH, "nothing", "<answer>thing 1</answer>", "<search>fail</search>")
+
+
+def step_of(action: str, number: int) -> Step:
+    episode = Episode(make_dataset(9).questions[number], make_rules(), noise_level=0.5, seed=number)
+    outcome = episode.advance(action)
+    if isinstance(outcome, SearchRequest):
+        outcome = episode.observe((FailingEngine() if "fail" in action else ConstantEngine()).search([outcome])[0])
+    return outcome
+
+
+def test_the_keys_are_those_that_are_documented() -> None:
+    assert tuple(step_info(step_of(SEARCH, 0))) == STEP_KEYS
+    assert tuple(step_info(step_of("<answer>x</answer>", 0))) == STEP_KEYS + SCORE_KEYS
+    assert tuple(step_info(step_of("<search>fail</search>", 0))) == (*STEP_KEYS, *SCORE_KEYS, "error")
+    assert set(SCORE_KEYS) == set(Scores.__dataclass_fields__) - {"reward"}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=6), st.data())
+def test_arrays_hold_what_the_infos_of_each_say_in_whatever_order_they_come(
+    actions: list[str], data: st.DataObject
+) -> None:
+    played = data.draw(st.permutations([(index, action) for index, action in enumerate(actions)]))
+    absent = data.draw(st.integers(0, 2))
+    steps = {index: step_of(action, index) for index, action in played}
+    infos = batch_infos(len(actions) + absent, {}, steps)
+    single = [step_info(steps[index]) for index in range(len(actions))] + [{}] * absent
+    for key in STEP_KEYS + SCORE_KEYS:
+        assert (key in infos) == any(key in info for info in single)
+    for key in [key for key in infos if not key.startswith("_")]:
+        assert infos[f"_{key}"].tolist() == [key in info for info in single]
+        empty = None if infos[key].dtype == object else 0
+        assert infos[key].tolist() == [info.get(key, empty) for info in single]
+    arrays = list(infos.values())
+    assert all(array.flags.owndata and array.flags.writeable for array in arrays)
+    assert not any(np.shares_memory(one, other) for one in arrays for other in arrays if one is not other)
