@@ -22,12 +22,21 @@ Reward = Callable[[str | None, Sequence[str]], float]
 """(prediction or None, gold answers) to a finite number."""
 
 _PUNCTUATION = {ord(mark): None for mark in string.punctuation}
+_PUNCTUATION_BYTES = string.punctuation.encode()
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def _bare(text: str) -> str:
+    """`text` in lower case and without ASCII punctuation."""
+    lower = text.lower()
+    if lower.isascii():  # most texts: bytes take a fifth of the time
+        return lower.encode().translate(None, _PUNCTUATION_BYTES).decode()
+    return lower.translate(_PUNCTUATION)
 
 
 def normalize_answer(text: str) -> str:
     """Lower case, without ASCII punctuation, without articles, single blanks (Rajpurkar et al., SQuAD, 2016)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", _bare(text)).split())
 
 
 def _key(text: str) -> str:
@@ -113,7 +122,7 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     cannot decide.
     """
     golds = _golds(_tuple(answers))
-    bare = text.lower().translate(_PUNCTUATION)
+    bare = _bare(text)
     near = [gold for gold in golds if gold.padded and gold.probe in bare]
     if near:
         # Found without removing articles and white space: it is still there after removing them.

@@ -50,6 +50,10 @@ def squad_f1(prediction: str, answer: str) -> float:
 
 @few
 @given(texts)
+@example("".join(map(chr, range(256))))
+@example("".join(map(chr, range(128))))
+@example("\u212a.\ud800!")  # the sign for kelvin, which becomes ASCII in lower case, and a lone surrogate
+@example("\u212a.")
 def test_normalisation_is_squads(text: str) -> None:
     assert normalize_answer(text) == squad(text)
 
