@@ -79,8 +79,10 @@ class WorkerPool:
         for connection in self._connections:
             connection.close()
         for process in self._processes:
-            process.terminate()
-            process.join()
+            process.join(1.0)  # an idle worker ends by itself, and clears up what its libraries hold
+            if process.is_alive():
+                process.terminate()
+                process.join()
             process.close()
         self._connections, self._processes, self._engine = [], [], None
 
@@ -217,6 +219,8 @@ def _serve(connection: Connection) -> None:
 
             players[key].play_here(list(episodes.values()), engine, send)
             connection.send_bytes(pickle.dumps(("done", None)))
+        except BrokenPipeError:
+            return  # the parent has closed: nobody waits for the rest
         except ZeroSearchError as error:
             connection.send_bytes(pickle.dumps(("error", error)))
         except Exception:
