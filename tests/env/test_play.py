@@ -112,11 +112,20 @@ def test_what_is_typed_becomes_a_turn_of_every_protocol(protocol: str) -> None:
     assert to_action(base, "=  ") is None
 
 
+# A shell starts background jobs, and so perhaps this test, with SIGINT ignored; Python then keeps it so.
+PLAY = """
+import signal, sys
+from zerosearch_env.play import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_a_terminal_gets_another_question_and_ctrl_c_ends_with_130(questions: Path, corpus: Path) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-c", "import sys; from zerosearch_env.play import main; sys.exit(main(sys.argv[1:]))"),
+            *(sys.executable, "-c", PLAY),
             *("--dataset", str(questions), "--search-engine", f"corpus:{corpus}"),
         ],
         stdin=follower,
