@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
-from zerosearch_env.episode import Episode, Rules
+from zerosearch_env.episode import Episode
 from zerosearch_env.errors import EngineError
 from zerosearch_env.infos import step_info
 from zerosearch_env.shell import (
     METADATA,
     Progress,
     Setup,
+    SetupViews,
     check_action,
     draw_episode,
     make_setup,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from zerosearch_env.protocols import Protocol
 
 
-class ZeroSearchEnv(gymnasium.Env[str, str]):
+class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     """Search-augmented question answering against a search engine with a controllable noise level.
 
     ## Description
@@ -230,42 +231,6 @@ class ZeroSearchEnv(gymnasium.Env[str, str]):
         if self._episode is None:
             raise ResetNeeded("There is no episode yet: call env.reset() first.")
         return self._episode
-
-    @property
-    def dataset(self) -> Dataset:
-        """The questions that episodes are drawn from, with their passages."""
-        return self._setup.dataset
-
-    @property
-    def engine(self) -> SearchEngine:
-        """The search engine."""
-        return self._setup.engine
-
-    @property
-    def rules(self) -> Rules:
-        """The rules of every episode: protocol, limits, reward."""
-        return self._setup.rules
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The texts after which a sampler should stop, kept in the action."""
-        return self._setup.rules.protocol.stop_strings
-
-    @property
-    def progress(self) -> float:
-        """Progress of the curriculum in [0, 1], as the next reset will use it."""
-        return self._progress.value
-
-    def set_progress(self, progress: float | None) -> None:
-        """Fix the progress of the curriculum from the next reset on.
-
-        Args:
-            progress: in [0, 1]; None returns to counting finished episodes.
-
-        Raises:
-            ConfigError: when it is outside [0, 1].
-        """
-        self._progress.set(progress)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode.

@@ -88,6 +88,49 @@ class Progress:
         self.fixed = None if progress is None else check_progress(progress)
 
 
+class SetupViews:
+    """What both environments let their users see of `Setup`, and how both are told the progress."""
+
+    _setup: Setup
+    _progress: Progress
+
+    @property
+    def dataset(self) -> Dataset:
+        """The questions that episodes are drawn from, with their passages."""
+        return self._setup.dataset
+
+    @property
+    def engine(self) -> SearchEngine:
+        """The search engine, the one of all sub-environments where there are several."""
+        return self._setup.engine
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of every episode: protocol, limits, reward."""
+        return self._setup.rules
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts after which a sampler should stop, kept in the action."""
+        return self._setup.rules.protocol.stop_strings
+
+    @property
+    def progress(self) -> float:
+        """Progress of the curriculum in [0, 1], as the next reset will use it."""
+        return self._progress.value
+
+    def set_progress(self, progress: float | None) -> None:
+        """Fix the progress of the curriculum, for all sub-environments, from the next reset on.
+
+        Args:
+            progress: in [0, 1]; None returns to counting finished episodes.
+
+        Raises:
+            ConfigError: when it is outside [0, 1].
+        """
+        self._progress.set(progress)
+
+
 @dataclass
 class ResetOptions:
     """Checked options of one reset; None where the option was not given."""

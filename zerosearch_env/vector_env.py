@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from zerosearch_env.episode import Episode, Rules
+from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError, EngineError, unknown_name
 from zerosearch_env.infos import Infos, batch_infos
 from zerosearch_env.shell import (
@@ -20,6 +20,7 @@ from zerosearch_env.shell import (
     NO_OPTIONS,
     Progress,
     ResetOptions,
+    SetupViews,
     check_action,
     draw_episode,
     make_setup,
@@ -27,17 +28,17 @@ from zerosearch_env.shell import (
     run_searches,
 )
 from zerosearch_env.spaces import UnicodeText
-from zerosearch_env.types import Dataset, SearchRequest, SearchResult, Step
+from zerosearch_env.types import SearchRequest, SearchResult, Step
 
 if TYPE_CHECKING:
-    from zerosearch_env.engines import SearchEngine
+    pass
 
 Observations = tuple[str, ...]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
+class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDArray[Any]]):
     """N episodes of `ZeroSearchEnv` side by side, with one search-engine call a step.
 
     `gymnasium.make_vec("ZeroSearch-v0", num_envs=N, **arguments)`. With the same seeds it plays exactly the episodes of
@@ -113,31 +114,6 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
         """The current episode of every sub-environment; empty before the first reset."""
         return tuple(self._episodes)
 
-    @property
-    def dataset(self) -> Dataset:
-        """The questions that episodes are drawn from, with their passages."""
-        return self._setup.dataset
-
-    @property
-    def engine(self) -> SearchEngine:
-        """The search engine of all sub-environments."""
-        return self._setup.engine
-
-    @property
-    def rules(self) -> Rules:
-        """The rules of every episode: protocol, limits, reward."""
-        return self._setup.rules
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The texts after which a sampler should stop, kept in the action."""
-        return self._setup.rules.protocol.stop_strings
-
-    @property
-    def progress(self) -> float:
-        """Progress of the curriculum in [0, 1], as the next reset will use it."""
-        return self._progress.value
-
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of every sub-environment."""
@@ -147,17 +123,6 @@ class ZeroSearchVectorEnv(VectorEnv[Observations, Sequence[str], NDArray[Any]]):
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """The seed of every sub-environment's generator."""
         return tuple(self._seeds[index] for index in range(self.num_envs) if self._rng(index))
-
-    def set_progress(self, progress: float | None) -> None:
-        """Fix the progress of the curriculum, for all sub-environments, from the next reset on.
-
-        Args:
-            progress: in [0, 1]; None returns to counting finished episodes.
-
-        Raises:
-            ConfigError: when it is outside [0, 1].
-        """
-        self._progress.set(progress)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method, or get an attribute, of every sub-environment, as Gymnasium's vector environments do.
