@@ -143,7 +143,7 @@ class RagPlayer(DirectPlayer):
                 pending.append((i, outcome))
             else:
                 observations.append((i, outcome))
-        results = run_searches(engine, [request for _, request in pending]) if pending else []
+        results = run_searches(engine, [request for _, request in pending])
         observations += [(i, episodes[i].observe(result)) for (i, _), result in zip(pending, results, strict=True)]
         still_open = []
         for i, step in observations:
@@ -301,7 +301,7 @@ def _lockstep(
     while current:
         outcomes = [(episode, episode.advance(act(episode, step))) for episode, step in current]
         pending = [(episode, outcome) for episode, outcome in outcomes if isinstance(outcome, SearchRequest)]
-        results = run_searches(engine, [request for _, request in pending]) if pending else []
+        results = run_searches(engine, [request for _, request in pending])
         found = {id(episode): episode.observe(result) for (episode, _), result in zip(pending, results, strict=True)}
         current = []
         for episode, outcome in outcomes:

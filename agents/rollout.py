@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.episode import Episode
-from zerosearch_env.errors import EngineError
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import Scores, SearchRequest, SearchResult, Step, StopReason
+from zerosearch_env.shell import run_searches
+from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -171,7 +171,7 @@ def rollout(
                 pending.append((key, outcome))
             else:
                 waiting.append((key, outcome))
-        for (key, _), result in zip(pending, _search(engine, [request for _, request in pending]), strict=True):
+        for (key, _), result in zip(pending, run_searches(engine, [request for _, request in pending]), strict=True):
             waiting.append((key, rows[key].episode.observe(result)))
         open_ = [(key, step) for key, step in waiting if not step.done]
         texts = encode_texts([step.observation for _, step in open_], tokenizer)
@@ -208,13 +208,3 @@ def encode_prompts(
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in chats]
     return encode_texts(cast("list[str]", texts), tokenizer)
-
-
-def _search(engine: SearchEngine, requests: list[SearchRequest]) -> list[SearchResult]:
-    """One engine call; an engine that gives up fails these searches, not the whole batch of episodes."""
-    if not requests:
-        return []
-    try:
-        return engine.search(requests)
-    except EngineError as error:
-        return [SearchResult((), attempts=error.attempts, failure=str(error)) for _ in requests]

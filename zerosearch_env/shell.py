@@ -403,9 +403,13 @@ def draw_episode(
 def run_searches(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """One engine call for all requests; an `EngineError` of the whole call becomes the failure of each of them.
 
+    Without a request the engine is not called.
+
     Raises:
         EngineError: when the engine does not return one result a request, which no retry mends.
     """
+    if not requests:
+        return []
     try:
         results = engine.search(requests)
     except EngineError as error:
