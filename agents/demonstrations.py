@@ -1,9 +1,9 @@
 """Demonstrations for the warm start: a scripted, imperfect searcher plays real episodes in train worlds.
 
-It knows the format, reads what is there, and has bad habits that reinforcement learning can unlearn, since each good
-behaviour is shown as well, only less often:
+It knows the format, plans what to look up ("Find the author of X, then the teacher."), reads what is there, and has bad
+habits that reinforcement learning can unlearn, since each good behaviour is shown as well, only less often:
 
-- it often queries for the last word of a name instead of the whole name;
+- it mostly queries for the last word of a name instead of the whole name;
 - it sometimes answers with what the first document says, whoever that is about;
 - when its documents miss, it mostly answers from them all the same instead of searching again;
 - after the first hop of a two-hop question it sometimes stops and answers with what it has found.
@@ -22,17 +22,17 @@ from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Document, SearchRequest
 
-from .reading import Library, Segment, title_words
+from .reading import Library, Segment, plan_text, title_words
 
 
 @dataclass(frozen=True)
 class Habits:
     """How often the scripted searcher does what; all are probabilities."""
 
-    short_query: float = 0.7
-    """Query for the last word of the name only, where the question names its relation by a verb, or in a second hop."""
-    short_query_noun: float = 0.3
-    """The same where the question names its relation by the noun of the notes ("What is the setting of ...?")."""
+    short_query: float = 0.65
+    """Query for the last word of the name only, in the first search."""
+    short_next_query: float = 0.4
+    """The same in the first search of a second hop."""
     careless: float = 0.25
     """Answer with what the first document says, although the fact is there."""
     search_again: float = 0.3
@@ -87,11 +87,10 @@ def demonstrate(
     for episode in episodes:
         metadata = episode.question.metadata or {}
         path = tuple(BY_NAME[name] for name in metadata["relations"])
-        named = path[-1].noun in episode.question.text
-        short = bool(rng.random() < (habits.short_query_noun if named else habits.short_query))
+        short = bool(rng.random() < habits.short_query)
         scripts.append(_Script(episode, path, metadata["subject"], short=short))
         texts.append([(episode.prompt, False)])
-    turns = [f"<think>Find the {_asked(s)}.</think>{_search(s)}" for s in scripts]
+    turns = [f"<think>{plan_text(s.path, _asked(s))}</think>{_search(s)}" for s in scripts]
     active = list(range(len(scripts)))
     while active:
         outcomes = [scripts[i].episode.advance(turns[i]) for i in active]
@@ -109,13 +108,12 @@ def demonstrate(
 
 
 def _asked(script: _Script) -> str:
-    name = title_words(script.subject)[-1] if script.short else script.subject
-    return f"{script.relation.noun} of {name}"
+    return title_words(script.subject)[-1] if script.short else script.subject
 
 
 def _search(script: _Script) -> str:
     # The blank matters: to a byte-level tokenizer "Corin" and " Corin" differ, and documents hold the latter.
-    return f"<search> {_asked(script)}</search>"
+    return f"<search> {script.relation.noun} of {_asked(script)}</search>"
 
 
 def _read(
@@ -132,7 +130,7 @@ def _read(
     noted = f"The {script.need} is {found}."
     if script.hop + 1 < len(script.path) and not last and rng.random() < habits.next_hop:
         script.hop, script.subject = script.hop + 1, found
-        script.short = bool(rng.random() < habits.short_query)
+        script.short = bool(rng.random() < habits.short_next_query)
         return f"<think>{noted} Find the {script.need}.</think>{_search(script)}"
     return f"<think>{noted}</think><answer> {found}</answer>"
 

@@ -36,6 +36,7 @@ from zerosearch_env.rules import make_rules
 
 from .demonstrations import Habits, demonstrate
 from .reading import Library, Segment, need_text, notes_text, open_library
+from .tokenizer import TAGS
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,15 @@ if TYPE_CHECKING:
 PROMPT = "Question: {question}\n"
 """The tiny policy's whole instruction: it was made for nothing else."""
 
+BASE_HABITS = Habits(short_query=0.5, short_next_query=0.5, careless=0.5, search_again=0.5, next_hop=0.5)
+"""Of the first stage's demonstrations: every behaviour is known, none is the rule."""
+
 FIRST_WORLD = 1_000_000
 """Seeds of pretraining worlds start here, far from those that users choose."""
+
+
+MICRO_BATCH_TOKENS = 2048
+"""Most tokens, padding included, that go through the model at once: rows of a step differ in length by ten times."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class PretrainConfig:
     """Tokens of the tokenizer, tags included; the world's names need about 3,000."""
     seed: int = 0
     """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
-    base_tokens: float = 6e6
+    base_tokens: float = 12e6
     """Tokens of the first stage, context included; 0 skips it. It ends with the step that reaches them."""
     warm_tokens: float = 3e6
     """Tokens of the second stage; 0 skips it."""
@@ -85,7 +93,9 @@ class PretrainConfig:
     two_hop_share: float = 0.65
     """Share of the demonstrations that are about two-hop questions."""
     habits: Habits = field(default_factory=Habits)
-    """How imperfect the demonstrations are."""
+    """How imperfect the demonstrations of the second stage are; those of the first do everything half of the time."""
+    slips: float = 0.01
+    """Share of a demonstration's own tokens that are replaced by random ones, to train on how it goes on after them."""
     save_every_minutes: float = 5.0
     """How often the unfinished model is saved to `OUTPUT-base` and `OUTPUT-warm`, in minutes."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -99,7 +109,7 @@ class PretrainConfig:
             _expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
         for name in ("learning_rate", "warm_learning_rate"):
             _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
-        for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share"):
+        for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share", "slips"):
             _expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         _expect("save_every_minutes", self.save_every_minutes, self.save_every_minutes > 0, "positive")
         _expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
@@ -139,6 +149,8 @@ class Writer:
         # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
         self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
         self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
+        self.tags = frozenset(tokenizer.convert_tokens_to_ids(list(TAGS)))
+        self.habits = BASE_HABITS if stage == 0 else config.habits
 
     def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
         """The next `count` rows.
@@ -159,7 +171,10 @@ class Writer:
             else:
                 documents = int(self.rng.choice(5, p=_document_shares(progress))) + 1
                 texts.append(notes_text(self.library, self.rng, documents=documents, notes=4 + 3 * documents))
-        return self._encode(texts)
+        rows = self._encode(texts)
+        for row in rows[:played]:
+            self._slip(row)
+        return rows
 
     def _open_world(self) -> None:
         seed = FIRST_WORLD + mix(self.config.seed, self.world) % FIRST_WORLD
@@ -180,15 +195,26 @@ class Writer:
             Episode(self.questions[int(i)], rules, noise_level=float(p), seed=int(s))
             for i, p, s in zip(picks, levels, seeds, strict=True)
         ]
-        return demonstrate(self.library, self.engine, episodes, self.config.habits, self.rng)
+        return demonstrate(self.library, self.engine, episodes, self.habits, self.rng)
 
     def _needs(self, count: int) -> list[Segment]:
         segments: list[Segment] = []
         for i in self.rng.integers(len(self.questions), size=count):
             question = self.questions[int(i)]
             metadata = question.metadata or {}
-            segments += need_text(question.text, BY_NAME[metadata["relations"][0]], metadata["subject"])
+            path = [BY_NAME[name] for name in metadata["relations"]]
+            segments += need_text(question.text, path, metadata["subject"])
         return segments
+
+    def _slip(self, row: Row) -> None:
+        """Put random tokens in place of some of the policy's own, and train on what follows, not on them.
+
+        A policy that samples meets its own slips. Without this it repeats a wrong name until the turn is full, since
+        what it is best at is going on as before.
+        """
+        for i in np.flatnonzero(self.rng.random(len(row.ids)) < self.config.slips).tolist():
+            if row.trained[i] and row.ids[i] not in self.tags:
+                row.ids[i], row.trained[i] = int(self.rng.integers(len(self.tokenizer))), False
 
     def _encode(self, texts: list[list[Segment]]) -> list[Row]:
         pieces = [segment for text in texts for segment in text]
@@ -289,6 +315,8 @@ def _train(
     """One stage; yields after every step whether it was the last."""
     import torch
 
+    from .batch import plan_micro_batches
+
     dtype = getattr(torch, config.dtype)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -302,16 +330,19 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = writer.rows(rows, progress=1.0 if name == "warm" else progress, demonstrations=demonstrations)
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            loss = _loss(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss, trained = 0.0, sum(sum(row.trained) for row in batch)
+        for part in plan_micro_batches([len(row.ids) for row in batch], MICRO_BATCH_TOKENS):
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                one = _loss(model, [batch[i] for i in part]) / trained
+            one.backward()
+            loss += float(one.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         size = sum(len(row.ids) for row in batch)
         seen, step = seen + size, step + 1
         rows = max(2, round(rows * (0.9 + 0.1 * config.batch_tokens / size)))
-        losses.append(float(loss.detach()))
+        losses.append(loss)
         if not math.isfinite(losses[-1]):
             raise TrainingError(
                 f"the loss of stage {name} is {losses[-1]} after {seen:,} tokens: lower the learning rate ({peak:g})."
@@ -328,7 +359,7 @@ def _train(
 
 
 def _loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
-    """Mean cross-entropy of the trained tokens; the head runs on these alone."""
+    """Sum of the cross-entropy over the trained tokens; the head runs on these alone."""
     import torch
 
     length = max(len(row.ids) for row in rows)
@@ -341,7 +372,7 @@ def _loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
     hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     chosen = trained[:, 1:]
     logits = torch.nn.functional.linear(hidden[chosen], model.get_output_embeddings().weight)
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="sum")
 
 
 def _document_shares(progress: float) -> list[float]:
@@ -363,9 +394,10 @@ def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
                 for relation, subject, object_ in stated:
                     need = f"{relation.noun} of {subject}"
                     yield f"Find the {need}.</think><search>{need}</search><think>The {need} is {object_}.</think>"
-                    yield f"<answer>{object_}</answer>\nFind the {need}.\nThe {need} is not here.\nJust guess.\n"
+                    yield f"<answer>{object_}</answer>\nFind the {need}, then the {relation.noun}.\n"
+                    yield f"The {need} is not here.\nJust guess.\n"
                     for question in relation.questions:
-                        yield f"Question: {question % {'s': subject}}\n"
+                        yield f"Question: {question % {'s': subject}}\nTo look up: {question % {'s': subject}}\n"
 
     return build_tokenizer(texts(), config.vocab_size)
 

@@ -99,9 +99,17 @@ def notes_text(library: Library, rng: np.random.Generator, *, documents: int, no
     return segments
 
 
-def need_text(question: str, relation: Relation, subject: str) -> list[Segment]:
-    """A question (not trained on) and what to look up first: its first relation and its subject (trained on)."""
-    return [(f"Question: {question}\n", False), (f"Find the {relation.noun} of {subject}.\n", True)]
+def plan_text(path: Sequence[Relation], subject: str) -> str:
+    """What to look up, hop by hop: "Find the author of X.", or "Find the author of X, then the teacher."."""
+    return f"Find the {path[0].noun} of {subject}" + "".join(f", then the {hop.noun}" for hop in path[1:]) + "."
+
+
+def need_text(question: str, path: Sequence[Relation], subject: str) -> list[Segment]:
+    """A question (not trained on) and what to look up for it (trained on).
+
+    It does not begin as an episode's prompt does: a policy that samples would fall into this kind of text.
+    """
+    return [(f"To look up: {question}\n", False), (f"{plan_text(path, subject)}\n", True)]
 
 
 def _similar_passages(library: Library, rng: np.random.Generator, count: int) -> list[int]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from zerosearch_agents.demonstrations import Habits, demonstrate
-from zerosearch_agents.reading import Library, Segment, open_library, title_words
+from zerosearch_agents.reading import Library, Segment, open_library, plan_text, title_words
 from zerosearch_env.datasets.world import WorldConfig, make_questions
+from zerosearch_env.datasets.world_text import BY_NAME
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
@@ -18,7 +19,7 @@ from zerosearch_env.rules import make_rules
 from zerosearch_env.types import Question, StopReason
 
 SEED = 1_000_007
-DILIGENT = Habits(short_query=0.0, short_query_noun=0.0, careless=0.0, search_again=1.0, next_hop=1.0)
+DILIGENT = Habits(short_query=0.0, short_next_query=0.0, careless=0.0, search_again=1.0, next_hop=1.0)
 RULES = make_rules(prompt_template="Question: {question}\n")
 THINK = re.compile(r"<think>[^<>]+</think><(search|answer)> [^<>]+</(search|answer)>")
 
@@ -113,28 +114,34 @@ def test_every_diligent_thought_is_true(library: Library, engine: CorpusEngine, 
     assert noted > 100
 
 
-def test_short_queries_name_the_last_word(library: Library, engine: CorpusEngine, questions: list[Question]) -> None:
-    for habits, length in ((replace(DILIGENT, short_query=1.0, short_query_noun=1.0), 1), (DILIGENT, 2)):
-        for episode, _ in played(library, engine, questions, habits):
-            assert episode.question.metadata is not None
-            words = title_words(episode.question.metadata["subject"])
-            asked = queries(episode.text)[0].partition(" of ")[2]
-            assert asked == (words[-1] if length == 1 else episode.question.metadata["subject"])
+def test_the_first_thought_is_the_plan(library: Library, engine: CorpusEngine, questions: list[Question]) -> None:
+    for episode, text in played(library, engine, questions, DILIGENT):
+        metadata = episode.question.metadata
+        assert metadata is not None
+        path = [BY_NAME[name] for name in metadata["relations"]]
+        assert text[1][0].startswith(
+            f"<think>{plan_text(path, metadata['subject'])}</think><search> {path[0].noun} of "
+        )
+        if len(path) == 2 and episode.searches == 2:
+            assert f" Find the {path[1].noun} of {metadata['chain'][0]}.</think>" in text[3][0]
 
 
-def test_the_two_kinds_of_short_query(library: Library, engine: CorpusEngine, questions: list[Question]) -> None:
-    habits = replace(DILIGENT, short_query=1.0, short_query_noun=0.0)
-    seen = set()
+@pytest.mark.parametrize("short", [0, 1])
+@pytest.mark.parametrize("short_next", [0, 1])
+def test_short_queries_name_the_last_word(
+    library: Library, engine: CorpusEngine, questions: list[Question], short: int, short_next: int
+) -> None:
+    habits = replace(DILIGENT, short_query=float(short), short_next_query=float(short_next))
+    second = 0
     for episode, text in played(library, engine, questions, habits):
-        relation = re.search(r"Find the ([a-z ]+?) of", text[1][0])
-        assert relation is not None
         assert episode.question.metadata is not None
-        if episode.question.metadata["hops"] == 1:
-            named = relation[1] in episode.question.text
-            subject = episode.question.metadata["subject"]
-            assert (subject in queries(episode.text)[0]) == named
-            seen.add(named)
-    assert seen == {True, False}
+        subject, asked = episode.question.metadata["subject"], queries(episode.text)
+        assert asked[0].partition(" of ")[2] == (title_words(subject)[-1] if short else subject)
+        if next_hop := re.search(r" of [^<]+? is ([^<]+?)\. Find the ([a-z ]+) of", text[3][0]):
+            bridge, noun = next_hop.groups()
+            assert asked[1] == f"{noun} of {title_words(bridge)[-1] if short_next else bridge}"
+            second += 1
+    assert second > 20
 
 
 def test_a_careless_searcher_guesses_at_once(library: Library, engine: CorpusEngine, questions: list[Question]) -> None:

@@ -13,6 +13,7 @@ from zerosearch_agents.config import policy_path
 from zerosearch_agents.model import AgentCard, load_policy, save_policy
 from zerosearch_agents.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
 from zerosearch_agents.reading import open_library
+from zerosearch_agents.tokenizer import TAGS
 from zerosearch_env import cli
 from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError
 
@@ -73,7 +74,7 @@ def test_the_loss_of_base_falls(tmp_path: Path) -> None:
     held_out = Writer(load_policy(fresh).tokenizer, replace(SMALL, seed=5)).rows(24, progress=0.0, demonstrations=0.0)
     with torch.inference_mode():
         before, after = (float(module._loss(load_policy(path).model, held_out)) for path in (fresh, base))
-    assert after < before - 0.4
+    assert after < before - 0.4 * sum(sum(row.trained) for row in held_out)
 
 
 def test_stages_run_apart_are_the_single_command_bit_for_bit(
@@ -112,6 +113,38 @@ def test_rows_follow_the_seed_the_stage_and_the_shares(whole: Path) -> None:
                 assert "<information>" not in learnt
 
 
+def test_slips_are_not_trained_on_and_touch_nothing_else(whole: Path) -> None:
+    tokenizer = load_policy(whole).tokenizer
+    tags = set(tokenizer.convert_tokens_to_ids(list(TAGS)))
+    writers = [Writer(tokenizer, replace(SMALL, slips=slips)) for slips in (0.0, 0.2)]
+    clean, slipped = (writer.rows(20, progress=0.5, demonstrations=0.5) for writer in writers)
+    played = sum("<answer>" in tokenizer.decode(row.ids) for row in clean)
+    changed = kept = 0
+    for number, (before, after) in enumerate(zip(clean, slipped, strict=True)):
+        assert len(before.ids) == len(after.ids)
+        for old, new, was, trained in zip(before.ids, after.ids, before.trained, after.trained, strict=True):
+            if was and not trained:
+                assert number < played  # demonstrations come first, base text is left as it is
+                assert old not in tags
+                changed += 1
+            else:
+                assert (old, was) == (new, trained)
+                kept += trained and number < played and old not in tags
+    assert 0.1 < changed / (changed + kept) < 0.3
+
+
+def test_micro_batches_change_no_gradient(whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short = replace(SMALL, dtype="float32", start=str(whole), base_tokens=1800, warm_tokens=0)
+    results = []
+    for tokens in (1, 10_000):  # every row alone; all rows of a step at once
+        monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", tokens)
+        results.append(weights(pretrain(replace(short, output=str(tmp_path / str(tokens))))))
+    first, second = results
+    for name, start in weights(whole).items():
+        moved = (first[name] - start).abs().max()
+        assert (first[name] - second[name]).abs().max() <= 0.05 * moved + 1e-6, name  # steps of Adam, bfloat16 files
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -122,6 +155,7 @@ def test_rows_follow_the_seed_the_stage_and_the_shares(whole: Path) -> None:
         ({"base_tokens": float("nan")}, "base_tokens must be 0"),
         ({"warm_tokens": float("inf")}, "warm_tokens must be 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"slips": -0.1}, "slips must be a share from 0 to 1"),
         ({"two_hop_share": 1.2}, "two_hop_share must be a share from 0 to 1"),
         ({"save_every_minutes": 0.0}, "save_every_minutes must be positive"),
         ({"seed": -1}, "seed must be from 0"),
@@ -188,6 +222,7 @@ def test_ctrl_c_is_one_line_and_what_was_saved_stays(
         return step(model, rows)
 
     monkeypatch.setattr(module, "_loss", interrupted)
+    monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", 10**6)  # one call a step
     arguments = ["pretrain", f"--output={tmp_path / 'new'}", f"--start={whole}", "--save-every-minutes=1e-9"]
     before = torch.get_num_threads()
     assert cli.main(arguments) == 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zerosearch_agents.reading import Library, need_text, notes_text, open_library, title_words
+from zerosearch_agents.reading import Library, need_text, notes_text, open_library, plan_text, title_words
 from zerosearch_env.datasets.world import WorldConfig, make_facts, make_questions
 from zerosearch_env.datasets.world_names import GRAMMARS, TEST_SHARE, draw_names, is_test_code
 from zerosearch_env.datasets.world_text import BY_NAME
@@ -114,13 +114,16 @@ def test_notes_are_a_function_of_the_generator(library: Library) -> None:
     assert first == again != other
 
 
-def test_needs_name_the_first_hop() -> None:
-    config = WorldConfig(seed=1_000_003, passages=600)
+@pytest.mark.parametrize("hops", [1, 2])
+def test_needs_name_the_way_to_the_answer(hops: int) -> None:
+    config = WorldConfig(seed=1_000_003, passages=600, hops=(hops,))
     questions = list(make_questions(make_facts(config, "train"), config, "train", 1))
     for question in questions[::10]:
         assert question.metadata is not None
-        relation, subject = BY_NAME[question.metadata["relations"][0]], question.metadata["subject"]
-        asked, needed = need_text(question.text, relation, subject)
-        assert asked == (f"Question: {question.text}\n", False)
-        assert needed == (f"Find the {relation.noun} of {subject}.\n", True)
+        path, subject = [BY_NAME[name] for name in question.metadata["relations"]], question.metadata["subject"]
+        asked, needed = need_text(question.text, path, subject)
+        assert asked == (f"To look up: {question.text}\n", False)
+        then = f", then the {path[1].noun}" if hops == 2 else ""
+        assert needed == (f"Find the {path[0].noun} of {subject}{then}.\n", True)
+        assert needed[0] == f"{plan_text(path, subject)}\n"
         assert subject in question.text
