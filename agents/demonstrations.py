@@ -6,7 +6,7 @@ habits that reinforcement learning can unlearn, since each good behaviour is sho
 - it mostly queries for the last word of a name instead of the whole name;
 - it sometimes answers with what the first document says, whoever that is about;
 - when its documents miss, it mostly answers from them all the same instead of searching again;
-- after the first hop of a two-hop question it sometimes stops and answers with what it has found.
+- after the first hop of a two-hop question it often stops and answers with what it has found.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Habits:
     """Query for the last word of the name only, in the first search."""
     short_next_query: float = 0.4
     """The same in the first search of a second hop."""
-    careless: float = 0.25
+    careless: float = 0.3
     """Answer with what the first document says, although the fact is there."""
     search_again: float = 0.3
     """Search again when the documents miss; otherwise answer carelessly."""
-    next_hop: float = 0.75
+    next_hop: float = 0.45
     """Go on to the second hop; otherwise answer with the object of the first."""
 
     def __post_init__(self) -> None:
