@@ -149,7 +149,7 @@ class Writer:
         # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
         self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
         self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
-        self.tags = frozenset(tokenizer.convert_tokens_to_ids(list(TAGS)))
+        self.tags = {tokenizer.convert_tokens_to_ids(tag) for tag in TAGS}
         self.habits = BASE_HABITS if stage == 0 else config.habits
 
     def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
