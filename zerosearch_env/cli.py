@@ -47,6 +47,9 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
     ),
     "bench": Command("zerosearch_benchmarks.cli", "Measure the speed of the package beside its peers."),
+    "serve": Command(
+        "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"
+    ),
     "view": Command("zerosearch_env.view", "Turn recorded transcripts into one HTML file."),
 }
 

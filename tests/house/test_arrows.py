@@ -25,12 +25,13 @@ LAYERS = [
     {"rules", "episode", "engines", "datasets"},
     {"transcripts", "render", "render_html", "infos", "shell"},
     {"env", "vector_env"},
-    {"wrappers", "play", "view", "cli"},
+    {"wrappers", "play", "view", "serve", "cli"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = {
     *("torch", "transformers", "tokenizers", "safetensors", "vllm", "openai", "stable_baselines3"),
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
+    *("starlette", "uvicorn", "msgpack"),
 }
 
 

@@ -1,0 +1,273 @@
+"""The ASGI application: routes, bounds, the token, and errors as JSON with a status that says whose fault it is.
+
+400 and the like: the request; 401: the token; 502: the engine; 503 and 504: too much to do. A failed search is never
+sent as an empty result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, EngineError, ZeroSearchError, require
+from ..types import Document, SearchRequest
+from . import codec
+from .asked import parse
+from .batching import Batcher
+from .codec import CONTENT_TYPES, Encoding, RequestError
+from .dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
+from .metrics import CONTENT_TYPE, Metrics
+from .searches import SearchMaker
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_log = logging.getLogger(__name__)
+
+_DRAINED = 4
+"""A body that is too large is read and dropped up to this many times the bound: a client that is still sending sees
+the answer, and no client can send for ever."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may cost."""
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    """Longest body, in bytes."""
+    body_timeout_s: float = 30.0
+    """How long a body may take to arrive, in seconds."""
+    request_timeout_s: float = 300.0
+    """How long a request may wait for its results, in seconds."""
+    close_timeout_s: float = 5.0
+    """How long the engine may take to close, in seconds."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the application answers with."""
+
+    batcher: Batcher
+    maker: SearchMaker
+    metrics: Metrics
+    limits: Limits = Limits()
+    engine: str = ""
+    """The engine's name, for `/health`."""
+    dialect: str | None = None
+    """The dialect of `/retrieve`; None: told by the form of the request."""
+    token: str | None = None
+
+    async def search(self, requests: list[SearchRequest]) -> list[tuple[Document, ...]]:
+        """The documents of each request, in order.
+
+        Raises:
+            RequestError: overload (503) or no result in time (504).
+            ZeroSearchError: the engine failed, or refused a request.
+        """
+        self.metrics.searches += len(requests)
+        self.metrics.noisy += sum(any(request.noise_mask) for request in requests)
+        try:
+            async with asyncio.timeout(self.limits.request_timeout_s):
+                results = await self.batcher.search(requests)
+        except TimeoutError:
+            seconds = self.limits.request_timeout_s
+            raise RequestError(f"the search engine gave no result in {seconds:g} s", 504, "timeout") from None
+        for request, result in zip(requests, results, strict=True):
+            if result.failure is not None:
+                raise EngineError(f"the search for {request.query[:80]!r} failed: {result.failure}", result.attempts)
+        return [result.documents for result in results]
+
+
+def make_app(service: Service) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        service: what it answers with; its engine is closed when the application shuts down.
+
+    Raises:
+        MissingExtraError: starlette is not installed.
+    """
+    require("starlette", "serve")
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.routing import Route
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        if not await service.batcher.close(service.limits.close_timeout_s):
+            _log.error("the engine did not close in %g s", service.limits.close_timeout_s)
+
+    handlers = _Handlers(service)
+    routes = []
+    for prefix in ("", "/{dialect}"):
+        routes += [Route(prefix + path, handlers.retrieve, methods=["POST"]) for path in PATHS]
+        routes += [Route(f"{prefix}/health", handlers.health), Route(f"{prefix}/stats", handlers.stats)]
+    routes.append(Route("/metrics", handlers.prometheus))
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: handlers.not_found})
+
+
+class _Handlers:
+    """The endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        from starlette.responses import Response
+
+        self._service = service
+        self._response = Response
+
+    async def retrieve(self, request: Request) -> Response:
+        """POST of a search, in any dialect."""
+        metrics, began, named = self._service.metrics, time.perf_counter(), _Named()
+        metrics.in_flight += 1
+        try:
+            response = await self._retrieve(request, named)
+        except ZeroSearchError as error:
+            response = self._failed(error, named.encoding)
+        except Exception as error:  # a bug: said to the caller and logged with its place
+            _log.exception("a request failed")
+            response = self._failed(error, named.encoding)
+        finally:
+            metrics.in_flight -= 1
+        metrics.finish(named.dialect, response.status_code, time.perf_counter() - began)
+        return response
+
+    async def _retrieve(self, request: Request, named: _Named) -> Response:
+        service = self._service
+        self._authorize(request)
+        forced = self._prefix(request)
+        body = await self._body(request)
+        encoding = codec.encoding_of(request.headers.get("content-type"), body)
+        fields = codec.decode(body, encoding)
+        named.encoding = encoding
+        path = request.url.path.removeprefix(f"/{forced.name}") if forced else request.url.path
+        dialect = forced or choose_dialect(path, fields, encoding, service.dialect)
+        named.dialect = dialect.name
+        asked = parse(fields, single=False if path == "/batch_search" else None)
+        documents = await service.search(service.maker.make(asked)) if asked.searches else []
+        return self._encoded(render(dialect, asked, documents), encoding)
+
+    async def health(self, request: Request) -> Response:
+        """GET: whether the server runs. Needs no token."""
+        return self._encoded({"status": "ok", "engine": self._service.engine, "dialect": self._service.dialect})
+
+    async def stats(self, request: Request) -> Response:
+        """GET: the counters as JSON."""
+        try:
+            self._authorize(request)
+        except RequestError as error:
+            return self._failed(error, "json")
+        level = self._service.maker.noise_level
+        return self._encoded({**self._service.metrics.summary(), "noise_level": level, "engine": self._service.engine})
+
+    async def prometheus(self, request: Request) -> Response:
+        """GET: the counters in Prometheus' text format."""
+        try:
+            self._authorize(request)
+        except RequestError as error:
+            return self._failed(error, "json")
+        return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE)
+
+    async def not_found(self, request: Request, error: Any) -> Response:
+        """No such path, or the wrong method for it."""
+        paths = ", ".join([*PATHS, "/health", "/stats", "/metrics"])
+        message = f"{request.method} {request.url.path}: {error.detail}. Expected POST to a search or GET of {paths}"
+        response = self._failed(RequestError(message, error.status_code, "not_found"), "json")
+        response.headers.update(error.headers or {})
+        return response
+
+    def _authorize(self, request: Request) -> None:
+        token = self._service.token
+        if token is not None and not hmac.compare_digest(_sent_token(request), token.encode()):
+            raise RequestError("a token is needed: send the header 'Authorization: Bearer TOKEN'", 401, "unauthorized")
+
+    def _prefix(self, request: Request) -> Dialect | None:
+        name = request.path_params.get("dialect")
+        if name is None or name in DIALECTS:
+            return None if name is None else DIALECTS[name]
+        raise RequestError(f"unknown dialect {name!r}; expected one of {', '.join(DIALECTS)}", 404, "not_found")
+
+    async def _body(self, request: Request) -> bytes:
+        from starlette.requests import ClientDisconnect
+
+        bound = self._service.limits.max_body_bytes
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._service.limits.body_timeout_s):
+                async for part in request.stream():
+                    size += len(part)
+                    if size <= bound:
+                        parts.append(part)
+                    elif size > _DRAINED * bound:
+                        break
+        except TimeoutError:
+            seconds = self._service.limits.body_timeout_s
+            raise RequestError(f"the body did not arrive in {seconds:g} s", 408, "slow_body") from None
+        except ClientDisconnect:
+            # Nobody reads this answer; it is counted.
+            raise RequestError("the client left before its request was complete", 400, "disconnected") from None
+        if size > bound:
+            raise RequestError(f"a body may have {bound} bytes, got {size} or more", 413, "too_large")
+        return b"".join(parts)
+
+    def _encoded(self, value: Any, encoding: Encoding = "json", status: int = 200) -> Response:
+        return self._response(codec.encode(value, encoding), status, media_type=CONTENT_TYPES[encoding])
+
+    def _failed(self, error: Exception, encoding: Encoding) -> Response:
+        status, kind = _status_of(error)
+        self._service.metrics.errors[kind] += 1
+        response = self._encoded({"error": str(error) or type(error).__name__, "kind": kind}, encoding, status)
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if status == 503:
+            response.headers["Retry-After"] = "1"
+        if status in (401, 408, 413):
+            # The rest of the body is not waited for.
+            response.headers["Connection"] = "close"
+        return response
+
+
+@dataclass
+class _Named:
+    """What is known about a request so far; its failure is counted and encoded accordingly."""
+
+    dialect: str = "unknown"
+    encoding: Encoding = "json"
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    """(HTTP status, kind for the metrics)."""
+    if isinstance(error, RequestError):
+        return error.status, error.kind
+    if isinstance(error, EngineError):
+        return 502, "engine"
+    if isinstance(error, ConfigError):
+        return 400, "refused_by_engine"
+    return 500, "internal"
+
+
+def _sent_token(request: Request) -> bytes:
+    """The token of a request: a bearer's, or the password of basic credentials.
+
+    HTTP libraries turn `http://any:TOKEN@host:port/retrieve` into basic credentials, so that clients which take
+    nothing but an address can send one.
+    """
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""

@@ -1,0 +1,192 @@
+"""What a request asks for: its body, in any dialect, as one record.
+
+Pure functions without a server. The names of fields that the dialects use side by side are in the tables at the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .codec import RequestError
+
+TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
+"""Documents a query; the first of these that is given counts. They are the names of Search-R1, SkyRL and GEM; ZeroSearch
+and rLLM; R1-Searcher and rLLM; ReSearch; Search-R1's reranking server."""
+
+SCORE_FIELDS = ("return_scores", "return_score")
+"""Whether scores are wanted: Search-R1, SkyRL and GEM; ReSearch."""
+
+Noise = bool | tuple[bool, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSearch:
+    """One query of a request, with what the caller said about it."""
+
+    query: str
+    question: str | None = None
+    """The question that the query belongs to; None when the caller does not say."""
+    answers: tuple[str, ...] | None = None
+    """The accepted answers of the question; None when the caller does not say."""
+    noisy: Noise = None
+    """Noise for the whole result, or one flag a document; None leaves it to the server's noise level."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request without its dialect's spelling."""
+
+    searches: tuple[AskedSearch, ...]
+    single: bool
+    """True when the query was a text, False when it was a list (of one, perhaps)."""
+    top_k: int | None
+    """Documents a query; None: the server's default."""
+    scores: bool | None
+    """Whether scores are wanted; None: the dialect's default."""
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The queries, in order."""
+        return tuple(search.query for search in self.searches)
+
+
+def parse(body: Mapping[str, Any], *, single: bool | None = None) -> Asked:
+    """Read a request's body. Fields that no dialect knows are ignored, as the dialects' own servers do.
+
+    Besides the dialects' fields these are read, for engines that can use them:
+
+    - `question` (a text for every query) or `questions` (a list, one a query);
+    - `answers`: for one question a list of texts, for `questions` a list of such lists;
+    - `noisy`: true or false for every query, or a list with one entry a query; an entry may be a list with one flag a
+      document. With a single `query` a list holds one flag a document;
+    - `seed` (a number for every query, or a list): the same seed gives the same result.
+
+    Args:
+        body: the decoded body.
+        single: whether the answer is that of a single query; None: as the query's type says.
+
+    Raises:
+        RequestError: a field has a value that cannot be used; names the field.
+    """
+    queries, is_text = _queries(body)
+    count = len(queries)
+    questions = _questions(body, count)
+    answers = _answers(body, count, one_question="questions" not in body)
+    noise = _noise(body.get("noisy"), count, is_text)
+    seeds = _seeds(body.get("seed"), count)
+    rows = zip(queries, questions, answers, noise, seeds, strict=True)
+    searches = tuple(AskedSearch(*row) for row in rows)
+    return Asked(searches, is_text if single is None else single, _top_k(body), _scores(body))
+
+
+def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+    given = [name for name in ("queries", "query") if body.get(name) is not None]
+    if len(given) != 1:
+        what = "both" if given else f"the fields {sorted(map(str, body))}"
+        raise RequestError(f"expected either 'queries' (a list of texts) or 'query' (a text), got {what}")
+    name, value = given[0], body[given[0]]
+    if isinstance(value, str):
+        return (value,), True
+    return _texts(value, f"{name!r}"), False
+
+
+def _texts(value: object, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"{what} must be a text or a list of texts, got {_shown(value)}")
+    for position, text in enumerate(value):
+        if not isinstance(text, str):
+            raise RequestError(f"{what} must hold texts, got {_shown(text)} at position {position}")
+    return tuple(value)
+
+
+def _top_k(body: Mapping[str, Any]) -> int | None:
+    for name in TOP_K_FIELDS:
+        value = body.get(name)
+        if value is None:
+            continue
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not whole or isinstance(value, bool) or value < 1:
+            raise RequestError(f"{name!r} must be a whole number of at least 1, got {_shown(value)}")
+        return int(value)
+    return None
+
+
+def _scores(body: Mapping[str, Any]) -> bool | None:
+    for name in SCORE_FIELDS:
+        value = body.get(name)
+        if value is not None:
+            if not isinstance(value, bool):
+                raise RequestError(f"{name!r} must be true or false, got {_shown(value)}")
+            return value
+    return None
+
+
+def _questions(body: Mapping[str, Any], count: int) -> Sequence[str | None]:
+    one, many = body.get("question"), body.get("questions")
+    if one is not None and many is not None:
+        raise RequestError("expected either 'question' (one for every query) or 'questions' (one a query), got both")
+    if many is not None:
+        questions = _texts(many, "'questions'")
+        _check_count("questions", len(questions), count)
+        return questions
+    if one is not None and not isinstance(one, str):
+        raise RequestError(f"'question' must be a text, got {_shown(one)}; a list goes into 'questions'")
+    return (one,) * count
+
+
+def _answers(body: Mapping[str, Any], count: int, *, one_question: bool) -> Sequence[tuple[str, ...] | None]:
+    value = body.get("answers")
+    if value is None:
+        return (None,) * count
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"'answers' must be a list, got {_shown(value)}")
+    nested = [isinstance(entry, list | tuple) for entry in value]
+    if value and all(nested):
+        _check_count("answers", len(value), count)
+        return [_texts(entry, f"'answers' at position {position}") for position, entry in enumerate(value)]
+    if any(nested):
+        raise RequestError("'answers' must hold texts, or a list of texts for each query; got both")
+    if not one_question and count != 1:
+        raise RequestError("with 'questions', 'answers' must hold a list of texts for each query, got a list of texts")
+    return (_texts(value, "'answers'"),) * count
+
+
+def _noise(value: object, count: int, is_text: bool) -> Sequence[Noise]:
+    if value is None or isinstance(value, bool):
+        return (value,) * count
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"'noisy' must be true, false or a list of these, got {_shown(value)}")
+    if is_text:
+        return (_flags(value),)
+    _check_count("noisy", len(value), count)
+    return [entry if isinstance(entry, bool) else _flags(entry) for entry in value]
+
+
+def _flags(value: object) -> tuple[bool, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(flag, bool) for flag in value):
+        raise RequestError(f"'noisy' must hold true or false for each document, got {_shown(value)}")
+    return tuple(value)
+
+
+def _seeds(value: object, count: int) -> Sequence[int | None]:
+    seeds = list(value) if isinstance(value, list | tuple) else [value] * count
+    _check_count("seed", len(seeds), count)
+    for seed in seeds:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise RequestError(f"'seed' must be a whole number or a list with one a query, got {_shown(seed)}")
+    return seeds
+
+
+def _check_count(name: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise RequestError(f"{name!r} must hold one entry a query: expected {expected}, got {got}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

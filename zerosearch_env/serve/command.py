@@ -1,0 +1,279 @@
+"""`zerosearch serve`: the process around the application: options, the socket, signals, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from ..datasets import load_dataset
+from ..datasets.world import WorldConfig
+from ..engines import make_engine
+from ..engines.base import SearchEngine
+from ..errors import ConfigError, require
+from ..noise import get_schedule
+from ..types import Dataset
+from .app import Limits, Service, make_app
+from .batching import Batcher
+from .dialects import get_dialect
+from .metrics import Metrics
+from .searches import SearchMaker
+
+TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+"""How long an idle connection stays open. Longer than the pauses of a training loop: a client that sends on a
+connection which is being closed gets an error, and few retry a POST."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Answer every /retrieve dialect (Search-R1, verl, SkyRL, GEM, ZeroSearch, ...) over any search engine."""
+
+    engine: str = "corpus"
+    """What answers the searches: "corpus", "corpus:FILE", ..."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address should come with a token."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one and prints it."""
+    dialect: str | None = None
+    """Dialect of /retrieve, where its requests alone do not tell (docs/serve.md). None: told by each request."""
+    top_k: int = 3
+    """Documents a query, for requests that do not say."""
+    max_top_k: int = 100
+    """Most documents a query that a request may ask for."""
+    dataset: str | None = "world"
+    """Dataset whose passages an embedded engine searches and whose questions are known: the built-in "world", a data
+    file, or a hub name. A request that names one of its questions needs to send no answers."""
+    split: str = "train"
+    """Split of the dataset."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """Size and seed of the built-in world."""
+    noise_level: float | None = None
+    """Probability in [0, 1] that a search is noisy, unless the request says. Without it and a schedule: 0."""
+    noise_schedule: str | None = None
+    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it moves with the searches served."""
+    noise_start: float = 0.0
+    """Noise level at the start of a schedule."""
+    noise_end: float = 0.5
+    """Noise level at the end of a schedule."""
+    noise_base: float = 4.0
+    """Base of the schedule "exp"."""
+    curriculum_searches: int = 10_000
+    """Searches until a schedule reaches its end."""
+    seed: int = 0
+    """Seed of the noise and of the engine's choices."""
+    max_batch: int = 256
+    """Most searches of one engine call."""
+    max_wait_ms: float = 3.0
+    """How long a search waits for company while the engine is free, in milliseconds."""
+    max_calls: int = 1
+    """Engine calls at the same time. More than 1 pays for an engine that waits for another machine."""
+    max_waiting: int = 10_000
+    """Searches that may wait for the engine; more are refused with status 503."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    """Longest body of a request, in bytes; longer ones are refused with status 413."""
+    request_timeout_s: float = 300.0
+    """How long a request may wait for its results before status 504, in seconds."""
+    grace_s: float = 20.0
+    """How long requests may take to finish after SIGINT or SIGTERM, in seconds."""
+    token: str | None = None
+    """Token that requests must carry (Authorization: Bearer TOKEN). None: that of ZEROSEARCH_SERVE_TOKEN, if set."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `zerosearch serve`.
+
+    Args:
+        argv: command line without the command itself; None: that of the process.
+
+    Returns:
+        Exit code: 0 after SIGINT or SIGTERM, 1 when requests had to be cut off.
+
+    Raises:
+        ZeroSearchError: an option cannot be used, or a library is missing.
+    """
+    import tyro
+
+    config = tyro.cli(ServeConfig, args=None if argv is None else list(argv), prog="zerosearch serve")
+    require("uvicorn", "serve")
+    listener = open_socket(config.host, config.port)
+    with listener:
+        service = make_service(config)
+        _warn_if_open(config.host, service.token)
+        address = "http://{}:{}".format(*_shown_address(listener))
+        print(f"zerosearch serve: {service.engine} at {address} (Ctrl-C stops it)", flush=True)
+        return run(service, listener, grace_s=config.grace_s)
+
+
+def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Service:
+    """What the application answers with.
+
+    Args:
+        config: the options.
+        engine: a ready-made engine; None: built as `config.engine` says.
+
+    Raises:
+        ConfigError: an option cannot be used.
+        DataError: a data file is missing or broken.
+    """
+    if config.dialect is not None:
+        get_dialect(config.dialect)
+    if config.max_body_bytes < 1:
+        raise ConfigError(f"max_body_bytes must be at least 1, got {config.max_body_bytes}")
+    for name in ("request_timeout_s", "grace_s"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} must be above 0 seconds, got {getattr(config, name)!r}")
+    if config.noise_level is not None and config.noise_schedule is not None:
+        raise ConfigError("give either noise_level or noise_schedule, not both")
+    token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
+    if token is not None and not token.strip():
+        raise ConfigError(f"the token is empty: give one, or leave out --token and unset {TOKEN_VARIABLE}")
+    dataset = _dataset(config)
+    built = make_engine(config.engine, dataset=dataset) if engine is None else engine
+    maker = SearchMaker(
+        top_k=config.top_k,
+        max_top_k=max(config.max_top_k, config.top_k),
+        noise=(config.noise_level or 0.0)
+        if config.noise_schedule is None
+        else get_schedule(
+            config.noise_schedule, start=config.noise_start, end=config.noise_end, base=config.noise_base
+        ),
+        curriculum_searches=config.curriculum_searches,
+        seed=config.seed,
+        questions=() if dataset is None else dataset.questions,
+        required=getattr(built, "required_fields", ()),
+    )
+    metrics = Metrics()
+    batcher = Batcher(
+        built,
+        metrics,
+        max_batch=config.max_batch,
+        max_wait_s=config.max_wait_ms / 1000,
+        max_calls=config.max_calls,
+        max_waiting=config.max_waiting,
+    )
+    limits = Limits(max_body_bytes=config.max_body_bytes, request_timeout_s=config.request_timeout_s)
+    name = config.engine if engine is None else type(engine).__name__
+    return Service(batcher, maker, metrics, limits, engine=name, dialect=config.dialect, token=token)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a port in use is known before anything is loaded.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as cause:
+        raise ConfigError(f"cannot listen on {host!r}: {cause}") from cause
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # From here on connections wait for the server instead of being refused.
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as cause:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {cause}. Give another --port; 0 takes a free one"
+        ) from cause
+    return listener
+
+
+def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> int:
+    """Serve until SIGINT or SIGTERM, then finish the requests under way and close the engine.
+
+    Args:
+        service: what answers.
+        listener: a listening socket; closed at the end.
+        grace_s: how long the requests under way may take, in seconds.
+
+    Returns:
+        0, or 1 when requests had to be cut off.
+    """
+    server = make_server(service, grace_s=grace_s)
+    with _signals_end(server):
+        asyncio.run(server.serve(sockets=[listener]))
+    return 1 if service.metrics.in_flight else 0
+
+
+def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
+    """The uvicorn server of a service; `await server.serve(sockets=[...])` runs it, `server.should_exit` ends it.
+
+    Args:
+        service: what answers.
+        grace_s: how long the requests under way may take at the end, in seconds.
+    """
+    uvicorn = require("uvicorn", "serve")
+    config = uvicorn.Config(
+        make_app(service),
+        lifespan="on",
+        ws="none",
+        backlog=_BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=grace_s,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return uvicorn.Server(config)
+
+
+def _dataset(config: ServeConfig) -> Dataset | None:
+    if config.dataset is None:
+        return None
+    return load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
+
+
+def _shown_address(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    return (f"[{host}]" if ":" in host else host), port
+
+
+def _warn_if_open(host: str, token: str | None) -> None:
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback and token is None:
+        print(
+            f"zerosearch serve: warning: {host} can be reached from other machines and there is no token; whoever "
+            f"finds it can search. Set {TOKEN_VARIABLE}, or listen on 127.0.0.1",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _signals_end(server: Any) -> Iterator[None]:
+    """SIGINT and SIGTERM end the server, and nothing else.
+
+    While it runs, uvicorn handles them itself; when it has ended, it sends them once more to whoever handled them
+    before. Else a process that has finished its work in order would end with the status of one that was killed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handled(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, handled) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
