@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+CUT_OFF = "cut_off"
+"""The kind of error of a request that was under way for longer than a stopping server waits."""
+
 _DRAINED = 4
 """A body that is too large is read and dropped up to this many times the bound: a client that is still sending sees
 the answer, and no client can send for ever."""
@@ -137,6 +140,10 @@ class _Handlers:
         except Exception as error:  # a bug: said to the caller and logged with its place
             _log.exception("a request failed")
             response = self._failed(error, named.encoding)
+        except asyncio.CancelledError:
+            # A stopping server cancels what is still under way; the caller is told instead of hung up on.
+            stopping = RequestError("the server is stopping and did not get a result in time", 503, CUT_OFF)
+            response = self._failed(stopping, named.encoding)
         finally:
             metrics.in_flight -= 1
         metrics.finish(named.dialect, response.status_code, time.perf_counter() - began)

@@ -12,7 +12,7 @@ from typing import Any
 from .codec import RequestError
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
-"""Documents a query; the first of these that is given counts. They are the names of Search-R1, SkyRL and GEM; ZeroSearch
+"""Documents a query; the first of these that is given counts. Names of Search-R1, SkyRL and GEM; ZeroSearch
 and rLLM; R1-Searcher and rLLM; ReSearch; Search-R1's reranking server."""
 
 SCORE_FIELDS = ("return_scores", "return_score")
@@ -174,7 +174,7 @@ def _flags(value: object) -> tuple[bool, ...]:
 
 
 def _seeds(value: object, count: int) -> Sequence[int | None]:
-    seeds = list(value) if isinstance(value, list | tuple) else [value] * count
+    seeds: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * count
     _check_count("seed", len(seeds), count)
     for seed in seeds:
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from ..engines.base import SearchEngine
 from ..errors import ConfigError, require
 from ..noise import get_schedule
 from ..types import Dataset
-from .app import Limits, Service, make_app
+from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
 from .dialects import get_dialect
 from .metrics import Metrics
@@ -207,7 +206,7 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
     server = make_server(service, grace_s=grace_s)
     with _signals_end(server):
         asyncio.run(server.serve(sockets=[listener]))
-    return 1 if service.metrics.in_flight else 0
+    return 1 if service.metrics.errors[CUT_OFF] else 0
 
 
 def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
@@ -229,7 +228,6 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return uvicorn.Server(config)
 
 

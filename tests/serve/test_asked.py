@@ -1,0 +1,127 @@
+"""Bodies to records: every spelling, the extra fields, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zerosearch_env.serve.asked import TOP_K_FIELDS, Asked, AskedSearch, parse
+from zerosearch_env.serve.codec import RequestError, decode, encode, encoding_of
+
+
+@pytest.mark.parametrize("name", TOP_K_FIELDS)
+def test_every_spelling_of_top_k(name: str) -> None:
+    assert parse({"query": "q", name: 7}).top_k == 7
+    assert parse({"query": "q", name: 7.0}).top_k == 7
+    assert parse({"query": "q", name: None}).top_k is None
+
+
+@pytest.mark.parametrize("name", ["return_scores", "return_score"])
+def test_scores(name: str) -> None:
+    assert parse({"query": "q", name: True}).scores is True
+    assert parse({"query": "q", name: False}).scores is False
+    assert parse({"query": "q"}).scores is None
+
+
+def test_defaults() -> None:
+    assert parse({"query": "q", "lang": "en"}) == Asked((AskedSearch("q"),), single=True, top_k=None, scores=None)
+    assert parse({"queries": []}) == Asked((), single=False, top_k=None, scores=None)
+
+
+def test_extra_fields() -> None:
+    one = parse({"query": "q", "question": "Q?", "answers": ["a", "b"], "noisy": True, "seed": 5}).searches
+    assert one == (AskedSearch("q", "Q?", ("a", "b"), True, 5),)
+    shared = parse({"queries": ["q", "r"], "question": "Q?", "answers": ["a"], "noisy": [True, False]}).searches
+    assert shared == (AskedSearch("q", "Q?", ("a",), True), AskedSearch("r", "Q?", ("a",), False))
+    many = parse(
+        {
+            "queries": ["q", "r"],
+            "questions": ["Q?", "R?"],
+            "answers": [["a"], []],
+            "noisy": [[True], False],
+            "seed": [1, 2],
+        }
+    ).searches
+    assert many == (AskedSearch("q", "Q?", ("a",), (True,), 1), AskedSearch("r", "R?", (), False, 2))
+    assert parse({"query": "q", "noisy": [True, False]}).searches[0].noisy == (True, False)
+    assert parse({"query": "q", "answers": "a"}).searches[0].answers == ("a",)
+    assert parse({"queries": ["q"], "questions": ["Q?"], "answers": ["a"]}).searches[0].answers == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "either 'queries'"),
+        ({"topk": 3}, r"got the fields \['topk'\]"),
+        ({"query": "q", "queries": ["q"]}, "got both"),
+        ({"query": 3}, "'query' must be a text or a list of texts, got 3"),
+        ({"queries": ["a", None]}, "got None at position 1"),
+        ({"query": "q", "topk": 0}, "'topk' must be a whole number of at least 1, got 0"),
+        ({"query": "q", "topk": 1.5}, "'topk'"),
+        ({"query": "q", "topk": float("inf")}, "'topk'"),
+        ({"query": "q", "topk": "3"}, "'topk'"),
+        ({"query": "q", "k": True}, "'k'"),
+        ({"query": "q", "return_scores": "yes"}, "'return_scores' must be true or false"),
+        ({"query": "q", "question": ["Q?"]}, "a list goes into 'questions'"),
+        ({"query": "q", "question": "Q?", "questions": ["Q?"]}, "got both"),
+        ({"queries": ["q", "r"], "questions": ["Q?"]}, "expected 2, got 1"),
+        ({"queries": ["q", "r"], "answers": [["a"]]}, "expected 2, got 1"),
+        ({"queries": ["q", "r"], "answers": ["a", ["b"]]}, "got both"),
+        ({"queries": ["q", "r"], "questions": ["Q", "R"], "answers": ["a"]}, "a list of texts for each query"),
+        ({"query": "q", "answers": 3}, "'answers' must be a list"),
+        ({"query": "q", "noisy": 1}, "'noisy'"),
+        ({"query": "q", "noisy": [1]}, "true or false for each document"),
+        ({"queries": ["q"], "noisy": [True, True]}, "expected 1, got 2"),
+        ({"query": "q", "seed": "1"}, "'seed'"),
+        ({"queries": ["q"], "seed": [1, 2]}, "expected 1, got 2"),
+    ],
+)
+def test_refused(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        parse(body)
+    assert refused.value.status == 400
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["query", "queries", "topk", "question", "questions", "answers", "noisy", "seed", "x"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner),
+            max_leaves=6,
+        ),
+    )
+)
+def test_any_body_is_read_or_refused(body: dict[str, Any]) -> None:
+    try:
+        asked = parse(body)
+    except RequestError:
+        return
+    assert all(isinstance(query, str) for query in asked.queries)
+
+
+def test_encodings() -> None:
+    msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed (extra serve)")
+    body = {"query": "\ud800 é", "topk": 3}
+    packed = msgpack.packb(body, unicode_errors="surrogatepass")
+    assert encoding_of(None, packed) == "msgpack"
+    assert encoding_of("application/x-www-form-urlencoded", b' {"a": 1}') == "json"
+    assert encoding_of("application/json; charset=utf-8", packed) == "json"
+    assert encoding_of("application/msgpack", b"{}") == "msgpack"
+    assert encoding_of(None, b"") == "json"
+    assert decode(packed, "msgpack") == body
+    assert msgpack.unpackb(encode(body, "msgpack"), unicode_errors="surrogatepass") == body
+    assert json.loads(encode(body, "json")) == body
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b'{"query": ', b"[1, 2]", b"null", b"[" * 100_000, b"\x81\x90\x01"])
+def test_bad_bodies(body: bytes, encoding: Any) -> None:
+    pytest.importorskip("msgpack", reason="msgpack is not installed (extra serve)")
+    with pytest.raises(RequestError) as refused:
+        decode(body, encoding)
+    assert (refused.value.status, refused.value.kind) == (400, "bad_body")
