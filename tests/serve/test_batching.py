@@ -117,6 +117,9 @@ def test_too_many_waiting(recording: Any) -> None:
         with pytest.raises(RequestError, match="overloaded: 3 searches wait") as refused:
             await batcher.search([ask("c")])
         assert refused.value.status == 503
+        with pytest.raises(RequestError, match="a request may hold 3 queries, got 4") as refused:
+            await batcher.search([ask("d")] * 4)
+        assert refused.value.status == 413
         engine.released.set()
         await asyncio.gather(busy, *waiting)
 

@@ -74,11 +74,9 @@ class Service:
         """The documents of each request, in order.
 
         Raises:
-            RequestError: overload (503) or no result in time (504).
+            RequestError: too many searches (413, 503), or no result in time (504).
             ZeroSearchError: the engine failed, or refused a request.
         """
-        self.metrics.searches += len(requests)
-        self.metrics.noisy += sum(any(request.noise_mask) for request in requests)
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
                 results = await self.batcher.search(requests)
@@ -88,6 +86,7 @@ class Service:
         for request, result in zip(requests, results, strict=True):
             if result.failure is not None:
                 raise EngineError(f"the search for {request.query[:80]!r} failed: {result.failure}", result.attempts)
+        self.metrics.noisy += sum(any(request.noise_mask) for request in requests)
         return [result.documents for result in results]
 
 

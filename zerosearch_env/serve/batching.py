@@ -66,7 +66,7 @@ class Batcher:
         max_wait_s: how long the first search waits for company while the engine is free, in seconds.
         max_calls: calls that may run at the same time. More than 1 needs an engine that can be called from several
             threads, and pays where a call waits for another machine.
-        max_waiting: searches that may wait; more are refused with status 503.
+        max_waiting: searches that may wait, and that one request may hold; more are refused.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -80,7 +80,7 @@ class Batcher:
         max_batch: int = 256,
         max_wait_s: float = 0.003,
         max_calls: int = 1,
-        max_waiting: int = 10_000,
+        max_waiting: int = 20_000,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_calls", max_calls), ("max_waiting", max_waiting)):
             if value < 1:
@@ -106,11 +106,15 @@ class Batcher:
         """Answer the searches of one caller, together with those of others.
 
         Raises:
-            RequestError: too many searches wait already (status 503).
+            RequestError: too many searches at once (status 413), or too many wait already (503).
             EngineError: the engine failed.
             ZeroSearchError: the engine refused one of these requests.
         """
-        if len(self._waiting) + len(requests) > max(self._max_waiting, len(requests)):
+        if len(requests) > self._max_waiting:
+            raise RequestError(
+                f"a request may hold {self._max_waiting} queries, got {len(requests)}; send several", 413, "too_large"
+            )
+        if len(self._waiting) + len(requests) > self._max_waiting:
             raise RequestError(
                 f"overloaded: {len(self._waiting)} searches wait for the engine; try again later", 503, "overloaded"
             )

@@ -79,8 +79,8 @@ class ServeConfig:
     """How long a search waits for company while the engine is free, in milliseconds."""
     max_calls: int = 1
     """Engine calls at the same time. More than 1 pays for an engine that waits for another machine."""
-    max_waiting: int = 10_000
-    """Searches that may wait for the engine; more are refused with status 503."""
+    max_waiting: int = 20_000
+    """Searches that may wait for the engine, and queries that one request may hold; more are refused."""
     max_body_bytes: int = 8 * 1024 * 1024
     """Longest body of a request, in bytes; longer ones are refused with status 413."""
     request_timeout_s: float = 300.0

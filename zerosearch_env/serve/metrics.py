@@ -54,9 +54,8 @@ class Metrics:
         """By (dialect, HTTP status)."""
         self.errors: Counter[str] = Counter()
         """By kind."""
-        self.searches = 0
         self.noisy = 0
-        """Searches with noise in at least one document."""
+        """Answered searches with noise in at least one document."""
         self.waiting: Callable[[], int] = lambda: 0
         """Searches that wait for an engine call."""
         self.in_flight = 0
@@ -74,6 +73,11 @@ class Metrics:
         """Count a call of the engine: how many searches it answered, and how long it took."""
         self.batch_sizes.observe(size)
         self.engine_seconds.observe(seconds)
+
+    @property
+    def searches(self) -> int:
+        """Searches given to the engine."""
+        return int(self.batch_sizes.total)
 
     def summary(self) -> dict[str, Any]:
         """The figures of `/stats`."""
@@ -107,7 +111,7 @@ class Metrics:
                 [(f'kind="{kind}"', n) for kind, n in self.errors.items()],
             ),
             *_metric("searches_total", "counter", "Searches given to the engine.", [("", self.searches)]),
-            *_metric("noisy_searches_total", "counter", "Searches with noise.", [("", self.noisy)]),
+            *_metric("noisy_searches_total", "counter", "Answered searches with noise.", [("", self.noisy)]),
             *_metric("engine_calls_total", "counter", "Calls of the engine.", [("", self.batch_sizes.count)]),
             *_metric("waiting_searches", "gauge", "Searches that wait for the engine.", [("", self.waiting())]),
             *_metric("requests_in_flight", "gauge", "Requests being answered.", [("", self.in_flight)]),
