@@ -78,7 +78,8 @@ def running_server(call_s: float, *, max_batch: int) -> Iterator[int]:
 
 
 def _serve(pipe: Connection, call_s: float, max_batch: int) -> None:
-    from zerosearch_env.serve.command import ServeConfig, make_service, open_socket, run
+    from zerosearch_env.serve.access import open_socket
+    from zerosearch_env.serve.command import ServeConfig, make_service, run
 
     with open_socket("127.0.0.1", 0) as listener:
         config = ServeConfig(dataset=None, max_batch=max_batch)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from zerosearch_env.engines import BatchedEngine
+from zerosearch_env.serve.access import open_socket
 from zerosearch_env.serve.app import Service
-from zerosearch_env.serve.command import ServeConfig, make_server, make_service, open_socket
+from zerosearch_env.serve.command import ServeConfig, make_server, make_service
 from zerosearch_env.types import Document, SearchRequest, SearchResult
 
 

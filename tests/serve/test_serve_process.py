@@ -21,7 +21,8 @@ import pytest
 from zerosearch_env.cli import main
 from zerosearch_env.engines import ConstantEngine, make_engine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.serve.command import TOKEN_VARIABLE, ServeConfig, make_service, open_socket
+from zerosearch_env.serve.access import open_socket
+from zerosearch_env.serve.command import TOKEN_VARIABLE, ServeConfig, make_service
 
 # An engine that takes its time, under a name for --engine.
 SLOW = """

@@ -7,10 +7,7 @@ sent as an empty result.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, EngineError, ZeroSearchError, require
 from ..types import Document, SearchRequest
 from . import codec
+from .access import is_token
 from .asked import parse
 from .batching import Batcher
 from .codec import CONTENT_TYPES, Encoding, RequestError
@@ -194,7 +192,7 @@ class _Handlers:
 
     def _authorize(self, request: Request) -> None:
         token = self._service.token
-        if token is not None and not hmac.compare_digest(_sent_token(request), token.encode()):
+        if token is not None and not is_token(request.headers.get("authorization", ""), token):
             raise RequestError("a token is needed: send the header 'Authorization: Bearer TOKEN'", 401, "unauthorized")
 
     def _prefix(self, request: Request) -> Dialect | None:
@@ -260,20 +258,3 @@ def _status_of(error: Exception) -> tuple[int, str]:
     if isinstance(error, ConfigError):
         return 400, "refused_by_engine"
     return 500, "internal"
-
-
-def _sent_token(request: Request) -> bytes:
-    """The token of a request: a bearer's, or the password of basic credentials.
-
-    HTTP libraries turn `http://any:TOKEN@host:port/retrieve` into basic credentials, so that clients which take
-    nothing but an address can send one.
-    """
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip().encode()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-        except binascii.Error:
-            return b""
-    return b""

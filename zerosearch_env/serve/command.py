@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from ..engines.base import SearchEngine
 from ..errors import ConfigError, require
 from ..noise import get_schedule
 from ..types import Dataset
+from .access import BACKLOG, address_of, is_loopback, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
 from .dialects import get_dialect
@@ -30,7 +30,6 @@ from .searches import SearchMaker
 
 TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
 
-_BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 """How long an idle connection stays open. Longer than the pauses of a training loop: a client that sends on a
 connection which is being closed gets an error, and few retry a POST."""
@@ -110,8 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     listener = open_socket(config.host, config.port)
     with listener:
         service = make_service(config)
-        _warn_if_open(config.host, service.token)
-        address = "http://{}:{}".format(*_shown_address(listener))
+        if service.token is None and not is_loopback(config.host):
+            print(
+                f"zerosearch serve: warning: {config.host} can be reached from other machines and there is no token; "
+                f"whoever finds it can search. Set {TOKEN_VARIABLE}, or listen on 127.0.0.1",
+                file=sys.stderr,
+            )
+        address = address_of(listener)
         print(f"zerosearch serve: {service.engine} at {address} (Ctrl-C stops it)", flush=True)
         return run(service, listener, grace_s=config.grace_s)
 
@@ -168,30 +172,6 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     return Service(batcher, maker, metrics, limits, engine=name, dialect=config.dialect, token=token)
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a port in use is known before anything is loaded.
-
-    Raises:
-        ConfigError: the address cannot be listened on.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as cause:
-        raise ConfigError(f"cannot listen on {host!r}: {cause}") from cause
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # From here on connections wait for the server instead of being refused.
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as cause:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {cause}. Give another --port; 0 takes a free one"
-        ) from cause
-    return listener
-
-
 def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> int:
     """Serve until SIGINT or SIGTERM, then finish the requests under way and close the engine.
 
@@ -221,7 +201,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         make_app(service),
         lifespan="on",
         ws="none",
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -235,24 +215,6 @@ def _dataset(config: ServeConfig) -> Dataset | None:
     if config.dataset is None:
         return None
     return load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
-
-
-def _shown_address(listener: socket.socket) -> tuple[str, int]:
-    host, port = listener.getsockname()[:2]
-    return (f"[{host}]" if ":" in host else host), port
-
-
-def _warn_if_open(host: str, token: str | None) -> None:
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback and token is None:
-        print(
-            f"zerosearch serve: warning: {host} can be reached from other machines and there is no token; whoever "
-            f"finds it can search. Set {TOKEN_VARIABLE}, or listen on 127.0.0.1",
-            file=sys.stderr,
-        )
 
 
 @contextmanager
