@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"
     ),
+    "index": Command("zerosearch_env.index", "Build a dense index, or say what one holds.", "dense"),
     "view": Command("zerosearch_env.view", "Turn recorded transcripts into one HTML file."),
 }
 

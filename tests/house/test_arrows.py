@@ -25,13 +25,14 @@ LAYERS = [
     {"rules", "episode", "engines", "datasets"},
     {"transcripts", "render", "render_html", "infos", "shell"},
     {"env", "vector_env"},
-    {"wrappers", "play", "view", "serve", "cli"},
+    {"wrappers", "play", "view", "serve", "index", "cli"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = {
     *("torch", "transformers", "tokenizers", "safetensors", "vllm", "openai", "stable_baselines3"),
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
     *("starlette", "uvicorn", "msgpack"),
+    *("faiss", "sentence_transformers"),
 }
 
 

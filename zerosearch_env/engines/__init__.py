@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from .base import BatchedEngine, EngineFactory, SearchEngine, make_engine, register_engine
 from .corpus import CorpusEngine, corpus_engine
+from .dense import DenseEngine, dense_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
+register_engine("dense", dense_engine)
 
 __all__ = [
     "BatchedEngine",
     "ConstantEngine",
     "CorpusEngine",
+    "DenseEngine",
     "EngineFactory",
     "FailingEngine",
     "SearchEngine",

@@ -42,9 +42,9 @@ class Ranking:
     """The best passages for one query, best first."""
 
     ids: NDArray[np.int64]
-    """Positions of the passages, shape (n,); only passages that share a word with the query."""
-    scores: NDArray[np.int32]
-    """BM25 scores in units of 1 / SCALE, at least 1, shape (n,)."""
+    """Positions of the passages, shape (n,); with BM25 only passages that share a word with the query."""
+    scores: NDArray[np.int32] | NDArray[np.int64]
+    """Scores in units of 1 / SCALE, shape (n,); those of BM25 are at least 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ from ..errors import ConfigError
 from ..types import Dataset, Document, SearchRequest, SearchResult
 from .base import BatchedEngine
 from .bm25 import SCALE, Ranking
-from .negatives import sample_negatives, seeded_orders, unrelated
+from .negatives import mix_slots, sample_negatives, seeded_orders, unrelated
 from .paragraphs import ParagraphSearch
-from .passages import BoundedCache, PassageIndex, dataset_index, file_index
+from .passages import BoundedCache, PassageIndex, check_mask, check_size, dataset_index, file_index
 
 
 class CorpusEngine(BatchedEngine):
@@ -75,13 +75,7 @@ class CorpusEngine(BatchedEngine):
         Raises:
             ConfigError: when it is not; the message names both numbers.
         """
-        needed = 2 * top_k if noise else top_k
-        if len(self._index) < needed:
-            why = f"{top_k} useful ones and as many noisy ones" if noise else "the documents of one result"
-            raise ConfigError(
-                f"the corpus has {len(self._index)} passages and top_k={top_k} needs at least {needed} ({why}). "
-                "Give a larger corpus or a smaller top_k."
-            )
+        check_size(len(self._index), top_k, noise=noise)
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order.
@@ -97,8 +91,7 @@ class CorpusEngine(BatchedEngine):
         depths: list[int] = []
         from_corpus: list[SearchRequest] = []
         for request in requests:
-            if not isinstance(request.noisy, bool) and len(request.noisy) != request.top_k:
-                raise ConfigError(f"a noise mask has {len(request.noisy)} flags for top_k={request.top_k} documents")
+            check_mask(request)
             if self._paragraphs is None or not request.paragraphs:
                 noise = request.noisy if isinstance(request.noisy, bool) else any(request.noisy)
                 self.check_top_k(request.top_k, noise=noise)
@@ -125,7 +118,7 @@ class CorpusEngine(BatchedEngine):
         useful = self._useful(request, ranking)
         if not noisy or not any(noisy):
             return useful
-        return _mix(noisy, useful, self._negatives(request, ranking, order))
+        return mix_slots(noisy, useful, self._negatives(request, ranking, order))
 
     def _useful(self, request: SearchRequest, ranking: Ranking) -> tuple[Document, ...]:
         top_k = request.top_k
@@ -178,12 +171,6 @@ class CorpusEngine(BatchedEngine):
             passage = passages[position]
             documents.append(Document(passage.title, passage.text, passage.source, score / SCALE))
         return tuple(documents)
-
-
-def _mix(mask: Sequence[bool], useful: Sequence[Document], noisy: Sequence[Document]) -> tuple[Document, ...]:
-    """Slot j is the j-th noisy document where `mask[j]`, else the j-th useful one; slots without one are left out."""
-    chosen = [noisy if noise else useful for noise in mask]
-    return tuple(documents[slot] for slot, documents in enumerate(chosen) if slot < len(documents))
 
 
 def corpus_engine(

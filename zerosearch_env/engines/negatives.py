@@ -8,19 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import gcd
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..randomness import mix, mix_array
 from ..rewards import contains_answer
-from ..types import SearchRequest
+from ..types import Document, SearchRequest
 from .bm25 import Ranking
-from .passages import PassageIndex, full_text
+from .passages import full_text
+
+Item = TypeVar("Item")
 
 MAX_EXAMINED = 20_000
 """Passages that are examined for one noisy result before it stays shorter than asked for."""
 _STEP = 0x9E3779B97F4A7C15
+
+
+class RankedPassages(Protocol):
+    """Passages that can be ranked for a query to the last one."""
+
+    @property
+    def passages(self) -> Sequence[Document]:
+        """What is ranked."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rank_all(self, query: str) -> Ranking:
+        """Every passage that has a score for the query, best first."""
+        ...
 
 
 def seeded_orders(seeds: Sequence[int], size: int) -> list[list[int]]:
@@ -31,7 +49,7 @@ def seeded_orders(seeds: Sequence[int], size: int) -> list[list[int]]:
 
 
 def sample_negatives(
-    index: PassageIndex,
+    index: RankedPassages,
     request: SearchRequest,
     ranking: Ranking,
     order: Sequence[int],
@@ -80,7 +98,7 @@ def sample_negatives(
     return [taken[rank] for rank in sorted(taken)]
 
 
-def _further(index: PassageIndex, query: str, seed: int, skip: int, pool: int) -> Iterator[tuple[int, int, int]]:
+def _further(index: RankedPassages, query: str, seed: int, skip: int, pool: int) -> Iterator[tuple[int, int, int]]:
     """Beyond the pool: (rank after `skip`, position, score), seeded inside blocks of doubling width."""
     ranking = index.rank_all(query)
     matched = ranking.ids.tolist()
@@ -124,3 +142,9 @@ def unrelated(size: int, seed: int, known: NDArray[np.int64], count: int) -> lis
         if position not in taken:
             drawn.append(position)
     return drawn
+
+
+def mix_slots(mask: Sequence[bool], useful: Sequence[Item], noisy: Sequence[Item]) -> tuple[Item, ...]:
+    """Slot j is the j-th noisy item where `mask[j]`, else the j-th useful one; slots without one are left out."""
+    chosen = [noisy if noise else useful for noise in mask]
+    return tuple(items[slot] for slot, items in enumerate(chosen) if slot < len(items))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigError
-from ..types import Dataset, Document, Paragraph
+from ..types import Dataset, Document, Paragraph, SearchRequest
 from .bm25 import Bm25Index, Ranking, build_index
 
 Key = TypeVar("Key")
@@ -129,6 +129,31 @@ class PassageIndex:
 def full_text(document: Document | Paragraph) -> str:
     """Title and text, as they are indexed and searched for answers."""
     return f"{document.title} {document.text}" if document.title else document.text
+
+
+def check_size(passages: int, top_k: int, *, noise: bool) -> None:
+    """Check that there are enough passages for a result, and with noise for one beside it that shares none.
+
+    Raises:
+        ConfigError: there are not; the message names both numbers.
+    """
+    needed = 2 * top_k if noise else top_k
+    if passages < needed:
+        why = f"{top_k} useful ones and as many noisy ones" if noise else "the documents of one result"
+        raise ConfigError(
+            f"the corpus has {passages} passages and top_k={top_k} needs at least {needed} ({why}). "
+            "Give a larger corpus or a smaller top_k."
+        )
+
+
+def check_mask(request: SearchRequest) -> None:
+    """Check that a noise mask has one flag a document.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not isinstance(request.noisy, bool) and len(request.noisy) != request.top_k:
+        raise ConfigError(f"a noise mask has {len(request.noisy)} flags for top_k={request.top_k} documents")
 
 
 _SHARED: dict[tuple[object, ...], PassageIndex] = {}

@@ -1,0 +1,183 @@
+"""`zerosearch index build | info`: makes the index that the engine `dense:FOLDER` searches, and says what one holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from zerosearch_env.engines.dense_build import BuildOptions, build_index
+from zerosearch_env.engines.dense_index import Manifest, read_manifest, verify_files
+from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.types import Document
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Embed the passages of a corpus file or of the built-in world, and write an index for `dense:FOLDER`."""
+
+    encoder: str
+    """A sentence-transformers model: its folder, or its name on the hub."""
+    output: Path
+    """The folder of the index."""
+    corpus: Path | None = None
+    """Corpus file (.jsonl, .json, .parquet), with `id` and `contents`, or with `title` and `text`."""
+    world: int | None = None
+    """Instead of a file: this many passages of the built-in world."""
+    split: str = "train"
+    """Split of the world."""
+    world_seed: int = 0
+    """Seed of the world."""
+    limit: int | None = None
+    """Passages of the file at most. None: all."""
+    options: tyro.conf.OmitArgPrefixes[BuildOptions] = field(default_factory=BuildOptions)
+    """How the index is built."""
+    device: str | None = None
+    """Where the encoder runs: "cpu", "cuda", ... None: the library's choice."""
+    overwrite: bool = False
+    """Replace an index that stands in the output folder, when the new one is whole."""
+    restart: bool = False
+    """Throw away an unfinished build that was begun with other passages, encoder or options."""
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Say what an index holds and which encoder it wants."""
+
+    folder: tyro.conf.Positional[Path]
+    """The folder of the index."""
+    verify: bool = False
+    """Read every file and compare it with its digest."""
+
+
+_CONFIGS = {"build": BuildConfig, "info": InfoConfig}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `zerosearch index`.
+
+    Args:
+        argv: command line without the command itself; None: that of the process.
+
+    Returns:
+        Exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        ZeroSearchError: an option cannot be used, or the build failed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        for name, config in _CONFIGS.items():
+            print(tyro.extras.get_parser(config, prog=f"zerosearch index {name}").format_help())
+        raise SystemExit(0)
+    if arguments[0] not in _CONFIGS:
+        raise unknown_name("command of `zerosearch index`", arguments[0], _CONFIGS)
+    if arguments[0] == "info":
+        return info(tyro.cli(InfoConfig, args=arguments[1:], prog="zerosearch index info"))
+    return build(tyro.cli(BuildConfig, args=arguments[1:], prog="zerosearch index build"))
+
+
+def build(config: BuildConfig) -> int:
+    """Run `zerosearch index build`.
+
+    Raises:
+        ZeroSearchError: an option cannot be used, or the build failed.
+    """
+    from zerosearch_env.engines.encoders import SentenceEncoder
+    from zerosearch_env.render import make_console
+
+    passages = _passages(config)
+    console = make_console()
+    console.print(f"{len(passages):,} passages; loading the encoder", markup=False)
+    encoder = SentenceEncoder(config.encoder, device=config.device)
+    bars = _Bars(console)
+    try:
+        with bars.shown:
+            manifest = build_index(
+                passages,
+                config.output,
+                encoder,
+                config.options,
+                overwrite=config.overwrite,
+                restart=config.restart,
+                progress=bars.report,
+            )
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from the last finished shard", markup=False)
+        return 130
+    _show(console, config.output, manifest)
+    console.print(f'use it with: search_engine="dense:{config.output}"', markup=False)
+    return 0
+
+
+def info(config: InfoConfig) -> int:
+    """Run `zerosearch index info`.
+
+    Raises:
+        DataError: there is no index, or a damaged one.
+    """
+    from zerosearch_env.render import make_console
+
+    folder = config.folder.expanduser()
+    manifest = read_manifest(folder)
+    if config.verify:
+        verify_files(folder, manifest)
+    _show(make_console(), folder, manifest)
+    return 0
+
+
+def _passages(config: BuildConfig) -> list[Document]:
+    if (config.corpus is None) == (config.world is None):
+        raise ConfigError("give the passages as --corpus FILE or as --world NUMBER (one of them)")
+    if config.corpus is not None:
+        from zerosearch_env.datasets import load_corpus
+
+        return load_corpus(config.corpus, limit=config.limit)
+    from zerosearch_env.datasets import load_dataset
+    from zerosearch_env.datasets.world import WorldConfig
+
+    assert config.world is not None
+    world = WorldConfig(seed=config.world_seed, passages=config.world)
+    return list(load_dataset("world", config.split, world=world).passages or ())
+
+
+class _Bars:
+    """One progress bar a stage."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.shown = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self.shown.add_task(stage, total=total)
+        self.shown.update(self._tasks[stage], completed=done)
+
+
+def _show(console: Any, folder: Path, manifest: Manifest) -> None:
+    size = sum(entry["bytes"] for entry in manifest.files.values())
+    rows = {
+        "index": str(folder),
+        "passages": f"{manifest.passages:,}",
+        "kind": f"{manifest.kind}, {manifest.metric}, {manifest.dimension} dimensions",
+        "encoder": f"{manifest.encoder} (fingerprint {manifest.encoder_fingerprint})",
+        "template": repr(manifest.template),
+        "prefixes": f"query {manifest.query_prefix!r}, passage {manifest.passage_prefix!r}",
+        "size": f"{size / 1e6:,.1f} MB",
+        "built with": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>10}  {value}", markup=False, highlight=False, soft_wrap=True)
