@@ -34,7 +34,7 @@ class BuildConfig:
     """Seed of the world."""
     limit: int | None = None
     """Passages of the file at most. None: all."""
-    options: tyro.conf.OmitArgPrefixes[BuildOptions] = field(default_factory=BuildOptions)
+    index: tyro.conf.OmitArgPrefixes[BuildOptions] = field(default_factory=BuildOptions)
     """How the index is built."""
     device: str | None = None
     """Where the encoder runs: "cpu", "cuda", ... None: the library's choice."""
@@ -101,7 +101,7 @@ def build(config: BuildConfig) -> int:
                 passages,
                 config.output,
                 encoder,
-                config.options,
+                config.index,
                 overwrite=config.overwrite,
                 restart=config.restart,
                 progress=bars.report,

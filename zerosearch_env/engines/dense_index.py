@@ -191,7 +191,7 @@ class DenseIndex:
         try:
             # mapped: processes share the pages, and a large index opens at once
             self._index = self._faiss.read_index(str(folder / FAISS_FILE), self._faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as cause:
+        except (RuntimeError, MemoryError) as cause:  # a damaged size asks for more memory than there is
             reason = str(cause).rpartition("Error: ")[2]
             raise DataError(f"{folder / FAISS_FILE} cannot be read: {reason}. Build the index again.") from cause
         found = (self._index.ntotal, self._index.d, len(self.passages))

@@ -189,7 +189,8 @@ class CrossEncoderReranker:
         return scores
 
     def _lengths(self, pairs: list[tuple[str, str]]) -> list[int]:
-        limit = self._model.max_length
+        # releases before 6 call it max_length
+        limit = self._model.max_seq_length if hasattr(self._model, "max_seq_length") else self._model.max_length
         first, second = [query for query, _ in pairs], [passage for _, passage in pairs]
         encoded = self._model.tokenizer(first, second, truncation=limit is not None, max_length=limit, padding=False)
         return [len(ids) for ids in encoded["input_ids"]]
