@@ -136,8 +136,8 @@ def test_titles_find_their_passages_on_real_data(shared_data: Path, tmp_path: Pa
     corpus = shared_data / "wikipedia_passages.jsonl"
     if not corpus.is_file():
         pytest.skip(f"no {corpus}")
-    # the first sentence or two of each: the encoder's time grows with the text
-    passages = [replace(passage, text=passage.text[:100]) for passage in load_corpus(corpus, limit=500)]
+    # the first words of each: the encoder's time grows with the text
+    passages = [replace(passage, text=passage.text[:60]) for passage in load_corpus(corpus, limit=500)]
     build_index(passages, tmp_path / "index", encoder)
     engine = DenseEngine(tmp_path / "index", encoder=encoder)
     results = engine.search([ask(passage.title, seed=i) for i, passage in enumerate(passages)])

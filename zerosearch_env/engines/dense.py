@@ -47,6 +47,7 @@ class DenseEngine(BatchedEngine):
         device: where encoder and reranker run, `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
         ef_search: as in `DenseIndex`.
         nprobe: as in `DenseIndex`.
+        cached_queries: queries whose rankings are kept; 0 keeps none.
 
     Raises:
         ConfigError: an option cannot be used, or the encoder is not the one that the index was built with.
@@ -65,6 +66,7 @@ class DenseEngine(BatchedEngine):
         device: str | None = None,
         ef_search: int = 128,
         nprobe: int | None = None,
+        cached_queries: int = CACHED_QUERIES,
     ) -> None:
         super().__init__()
         counts = {"pool": pool, "rerank_from": rerank_from, "ef_search": ef_search, "nprobe": nprobe or 1}
@@ -78,7 +80,7 @@ class DenseEngine(BatchedEngine):
         self._tuning = {"ef_search": ef_search, "nprobe": nprobe}
         self._parts: _Parts | None = None
         self._opening = threading.Lock()
-        self._rankings: BoundedCache[tuple[str, int], Ranking] = BoundedCache(CACHED_QUERIES)
+        self._rankings: BoundedCache[tuple[str, int], Ranking] = BoundedCache(cached_queries)
         self._open()
 
     @property
