@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         for name, config in _CONFIGS.items():
-            print(tyro.extras.get_parser(config, prog=f"zerosearch index {name}").format_help())
+            with suppress(SystemExit):
+                tyro.cli(config, args=["--help"], prog=f"zerosearch index {name}")
         raise SystemExit(0)
     if arguments[0] not in _CONFIGS:
         raise unknown_name("command of `zerosearch index`", arguments[0], _CONFIGS)
