@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import BatchedEngine as BatchedEngine
     from zerosearch_env.engines import ConstantEngine as ConstantEngine
     from zerosearch_env.engines import CorpusEngine as CorpusEngine
+    from zerosearch_env.engines import DenseEngine as DenseEngine
     from zerosearch_env.engines import SearchEngine as SearchEngine
     from zerosearch_env.engines import check_engine as check_engine
     from zerosearch_env.engines import make_engine as make_engine
@@ -68,7 +69,9 @@ ENV_ID = "ZeroSearch-v0"
 _NAMES = {
     "datasets": "load_dataset",
     "datasets.world": "WorldConfig make_world",
-    "engines": "BatchedEngine ConstantEngine CorpusEngine SearchEngine check_engine make_engine register_engine",
+    "engines": (
+        "BatchedEngine ConstantEngine CorpusEngine DenseEngine SearchEngine check_engine make_engine register_engine"
+    ),
     "env": "ZeroSearchEnv",
     "episode": "Episode Rules make_rules",
     "errors": "CheckpointError ConfigError DataError EngineError EpisodeError MissingExtraError ZeroSearchError",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from zerosearch_env.engines.dense_build import BuildOptions, build_index
+from zerosearch_env.engines.dense_build import BuildOptions, build_index, check_output
 from zerosearch_env.engines.dense_index import Manifest, read_manifest, verify_files
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.types import Document
@@ -92,9 +93,12 @@ def build(config: BuildConfig) -> int:
     from zerosearch_env.engines.encoders import SentenceEncoder
     from zerosearch_env.render import make_console
 
+    # what can be wrong with the options is found before the encoder is loaded, which takes a while
+    check_output(config.output.expanduser().absolute(), config.overwrite)
     passages = _passages(config)
+    passages = chain([next(passages)], passages)
     console = make_console()
-    console.print(f"{len(passages):,} passages; loading the encoder", markup=False)
+    console.print(f"loading the encoder {config.encoder}")
     encoder = SentenceEncoder(config.encoder, device=config.device)
     bars = _Bars(console)
     try:
@@ -109,10 +113,10 @@ def build(config: BuildConfig) -> int:
                 progress=bars.report,
             )
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last finished shard", markup=False)
+        console.print("interrupted; the same command goes on from the last finished shard")
         return 130
     _show(console, config.output, manifest)
-    console.print(f'use it with: search_engine="dense:{config.output}"', markup=False)
+    console.print(f'use it with: search_engine="dense:{config.output}"')
     return 0
 
 
@@ -132,19 +136,19 @@ def info(config: InfoConfig) -> int:
     return 0
 
 
-def _passages(config: BuildConfig) -> list[Document]:
+def _passages(config: BuildConfig) -> Iterator[Document]:
     if (config.corpus is None) == (config.world is None):
         raise ConfigError("give the passages as --corpus FILE or as --world NUMBER (one of them)")
     if config.corpus is not None:
-        from zerosearch_env.datasets import load_corpus
+        from zerosearch_env.datasets.passages import iter_corpus
 
-        return load_corpus(config.corpus, limit=config.limit)
+        return iter_corpus(config.corpus, limit=config.limit)
     from zerosearch_env.datasets import load_dataset
     from zerosearch_env.datasets.world import WorldConfig
 
     assert config.world is not None
     world = WorldConfig(seed=config.world_seed, passages=config.world)
-    return list(load_dataset("world", config.split, world=world).passages or ())
+    return iter(load_dataset("world", config.split, world=world).passages or ())
 
 
 class _Bars:
@@ -182,4 +186,4 @@ def _show(console: Any, folder: Path, manifest: Manifest) -> None:
         "built with": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
     }
     for name, value in rows.items():
-        console.print(f"{name:>10}  {value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:>10}  {value}", soft_wrap=True)

@@ -288,6 +288,18 @@ def test_the_command_used_wrongly(arguments: list[str], message: str, capsys: py
     assert message in capsys.readouterr().err
 
 
+def test_wrong_options_are_found_before_the_encoder_is_loaded(
+    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encoders, "SentenceEncoder", lambda name, *, device: pytest.fail("the encoder was loaded"))
+    command = ["index", "build", "--encoder", "e"]
+    assert cli.main([*command, "--output", str(built), "--world", "200"]) == 2
+    assert "holds an index already" in capsys.readouterr().err
+    (built.parent / "empty.jsonl").touch()
+    assert cli.main([*command, "--output", "o", "--corpus", str(built.parent / "empty.jsonl")]) == 2
+    assert "holds no passage" in capsys.readouterr().err
+
+
 def test_a_missing_library_names_the_extra(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(MissingExtraError, match=r"zerosearch-env\[dense\]"):

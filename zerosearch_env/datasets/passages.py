@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError
@@ -31,26 +32,40 @@ def load_corpus(path: str | os.PathLike[str], *, on_bad_row: str = "raise", limi
         ConfigError: an unknown `on_bad_row`, or a `limit` below 1.
         DataError: the file is missing, empty or broken; says the file, the row and the field.
     """
+    return list(iter_corpus(path, on_bad_row=on_bad_row, limit=limit))
+
+
+def iter_corpus(
+    path: str | os.PathLike[str], *, on_bad_row: str = "raise", limit: int | None = None
+) -> Iterator[Document]:
+    """The passages of a corpus file one by one, for files that are larger than memory; else like `load_corpus`.
+
+    Raises:
+        ConfigError: as `load_corpus`, when the first passage is asked for.
+        DataError: as `load_corpus`, when the iteration gets there.
+    """
     from . import check_reading
 
     check_reading(on_bad_row, limit)
     file = find_file(Path(path).expanduser(), "corpus")
-    passages: list[Document] = []
+    count = 0
     problem = ""
     for number, row in read_rows(file):
         try:
             if isinstance(row, RowError):
                 raise row
-            passages.append(_passage(row, number))
+            passage = _passage(row, number)
         except RowError as error:
             problem = problem or f"{file}, row {number}: {error}"
             if on_bad_row == "raise":
                 raise DataError(f'{problem}. on_bad_row="skip" leaves such rows out.') from None
-        if len(passages) == limit:
+            continue
+        yield passage
+        count += 1
+        if count == limit:
             break
-    if not passages:
+    if not count:
         raise DataError(f"{file} holds no passage: " + (problem or "it is empty"))
-    return passages
 
 
 def _passage(row: Row, number: int) -> Document:

@@ -111,7 +111,7 @@ def build_index(
     """
     faiss = require("faiss", "dense")
     output = output.expanduser().absolute()
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     work = building_folder(output)
     work.mkdir(parents=True, exist_ok=True)
     count = write_passages(work, passages)
@@ -162,7 +162,12 @@ def passage_text(passage: Document, template: str, prefix: str) -> str:
     return prefix + head.replace("{title}", passage.title) + passage.text + tail.replace("{title}", passage.title)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
+    """Check that an index may be written to a folder.
+
+    Raises:
+        ConfigError: something else stands there, or an index and not `overwrite`.
+    """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST_FILE).is_file():
