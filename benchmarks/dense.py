@@ -24,7 +24,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines.dense import DenseEngine
 from zerosearch_env.engines.dense_build import BuildOptions, build_index
-from zerosearch_env.engines.dense_index import KINDS
+from zerosearch_env.engines.dense_manifest import KINDS
 from zerosearch_env.engines.encoders import Encoder, SentenceEncoder
 from zerosearch_env.engines.tokens import words
 from zerosearch_env.errors import ZeroSearchError, require

@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from zerosearch_env.engines.dense_build import BuildOptions, build_index, check_output
-from zerosearch_env.engines.dense_index import Manifest, read_manifest, verify_files
+from zerosearch_env.engines.dense_manifest import Manifest, read_manifest, verify_files
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.types import Document
 

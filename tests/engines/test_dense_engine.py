@@ -20,9 +20,10 @@ from dense_fakes import PASSAGES, HashEncoder, LengthReranker, ask
 import zerosearch_env  # noqa: F401  (registers the environment)
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world import WorldConfig
-from zerosearch_env.engines import DenseEngine, check_engine, dense, make_engine
+from zerosearch_env.engines import DenseEngine, check_engine, dense_parts, make_engine
 from zerosearch_env.engines.dense_build import BuildOptions, build_index
-from zerosearch_env.engines.dense_index import KINDS, DenseIndex, embed_queries
+from zerosearch_env.engines.dense_index import DenseIndex, embed_queries
+from zerosearch_env.engines.dense_manifest import KINDS
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.rewards import contains_answer
 from zerosearch_env.types import Document, SearchRequest
@@ -245,7 +246,7 @@ def test_engines_of_one_description_share_what_is_loaded(
         loaded.append(name)
         return HashEncoder(name)
 
-    monkeypatch.setattr(dense, "SentenceEncoder", load)
+    monkeypatch.setattr(dense_parts, "SentenceEncoder", load)
     first, second = (make_engine(f"dense:{folders['flat']}") for _ in range(2))
     assert first.search([ask("Ada")])[0].documents == second.search([ask("Ada")])[0].documents
     assert loaded == ["hash"]

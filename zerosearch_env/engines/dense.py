@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from ..errors import ConfigError
 from ..types import Dataset, Document, SearchRequest, SearchResult
 from .base import BatchedEngine
 from .bm25 import SCALE, Ranking
-from .dense_index import DenseIndex, check_encoder, embed_queries, read_manifest
-from .encoders import CrossEncoderReranker, Encoder, Reranker, SentenceEncoder
-from .negatives import MAX_EXAMINED, mix_slots, sample_negatives, seeded_orders
+from .dense_index import embed_queries
+from .dense_parts import Parts, RankedToTheEnd, open_parts
+from .encoders import Encoder, Reranker
+from .negatives import mix_slots, sample_negatives, seeded_orders
 from .passages import CACHED_QUERIES, BoundedCache, check_mask, check_size, full_text
 
 
@@ -78,7 +78,7 @@ class DenseEngine(BatchedEngine):
         self._rerank_from = rerank_from
         self._pool = pool
         self._tuning = {"ef_search": ef_search, "nprobe": nprobe}
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._opening = threading.Lock()
         self._rankings: BoundedCache[tuple[str, int], Ranking] = BoundedCache(cached_queries)
         self._open()
@@ -140,12 +140,12 @@ class DenseEngine(BatchedEngine):
         super().__setstate__(state)
         self._opening = threading.Lock()
 
-    def _open(self) -> _Parts:
+    def _open(self) -> Parts:
         """Index, encoder and reranker, loaded once."""
         with self._opening:
             if self._parts is None:
                 self._check_open()
-                self._parts = _open_parts(self._folder, self._encoder, self._reranker, self._device, self._tuning)
+                self._parts = open_parts(self._folder, self._encoder, self._reranker, self._device, self._tuning)
             return self._parts
 
     def _rank(self, requests: Sequence[SearchRequest]) -> list[Ranking]:
@@ -169,7 +169,7 @@ class DenseEngine(BatchedEngine):
                 self._rankings.put((query, depth), ranking)
         return [found[key] for key in keys]
 
-    def _reranked(self, parts: _Parts, queries: Sequence[str], rankings: list[Ranking]) -> list[Ranking]:
+    def _reranked(self, parts: Parts, queries: Sequence[str], rankings: list[Ranking]) -> list[Ranking]:
         """The rankings with their first `rerank_from` ranks in the reranker's order."""
         if parts.reranker is None:
             return rankings
@@ -193,7 +193,7 @@ class DenseEngine(BatchedEngine):
         if not request.noisy or not any(request.noise_mask):
             chosen = tuple(useful)
         else:
-            ranked = _Ranked(parts, ranking)
+            ranked = RankedToTheEnd(parts, ranking)
             noisy = sample_negatives(ranked, request, ranking, order, skip=top_k, count=top_k)
             chosen = mix_slots(request.noise_mask, useful, noisy)
         seen = None if parts.reranker is None else set(ranking.ids[: self._rerank_from].tolist())
@@ -203,62 +203,6 @@ class DenseEngine(BatchedEngine):
             shown = score / SCALE if seen is None or position in seen else None
             documents.append(Document(passage.title, passage.text, passage.source, shown))
         return tuple(documents)
-
-
-class _Parts:
-    """What engines of one process share: the index, the encoder and the reranker."""
-
-    def __init__(self, index: DenseIndex, encoder: Encoder, reranker: Reranker | None) -> None:
-        self.index, self.encoder, self.reranker = index, encoder, reranker
-
-
-class _Ranked:
-    """A ranking with what comes after it, for `sample_negatives`."""
-
-    def __init__(self, parts: _Parts, ranking: Ranking) -> None:
-        self.passages = parts.index.passages
-        self._parts, self._head = parts, ranking
-
-    def __len__(self) -> int:
-        return len(self.passages)
-
-    def rank_all(self, query: str) -> Ranking:
-        """The ranking, then the rest by exact scores, as far as it can be examined."""
-        index, head = self._parts.index, self._head
-        vector = embed_queries(index.manifest, self._parts.encoder, [query])[0]
-        exact = index.rank_all(vector, min(len(index), len(head.ids) + MAX_EXAMINED))
-        rest = ~np.isin(exact.ids, head.ids)
-        return Ranking(np.concatenate([head.ids, exact.ids[rest]]), np.concatenate([head.scores, exact.scores[rest]]))
-
-
-_SHARED: weakref.WeakValueDictionary[tuple[object, ...], _Parts] = weakref.WeakValueDictionary()
-_SHARED_LOCK = threading.Lock()
-
-
-def _open_parts(
-    folder: Path,
-    encoder: str | Encoder | None,
-    reranker: str | Reranker | None,
-    device: str | None,
-    tuning: dict[str, Any],
-) -> _Parts:
-    """Load and check; engines with equal descriptions share what is loaded while one of them is open."""
-    manifest = read_manifest(folder)
-    chosen = manifest.encoder if encoder is None else encoder
-    stamp = tuple(sorted((name, str(entry)) for name, entry in manifest.files.items()))
-    named = isinstance(chosen, str) and (reranker is None or isinstance(reranker, str))
-    key = (folder, stamp, chosen, reranker, device, *tuning.items())
-    with _SHARED_LOCK:
-        parts = _SHARED.get(key) if named else None
-        if parts is None:
-            index = DenseIndex(folder, **tuning)
-            network = SentenceEncoder(chosen, device=device) if isinstance(chosen, str) else chosen
-            check_encoder(index.manifest, network, folder)
-            judge = CrossEncoderReranker(reranker, device=device) if isinstance(reranker, str) else reranker
-            parts = _Parts(index, network, judge)
-            if named:
-                _SHARED[key] = parts
-        return parts
 
 
 def dense_engine(

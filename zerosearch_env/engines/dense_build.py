@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, EngineError, require, unknown_name
 from ..types import Document
-from .dense_index import (
+from .dense_index import scaled
+from .dense_manifest import (
     FAISS_FILE,
     FILES,
     FORMAT,
@@ -30,7 +31,6 @@ from .dense_index import (
     building_folder,
     digest,
     library_versions,
-    scaled,
 )
 from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
 from .passage_store import PASSAGES_FILE, PassageStore, write_passages
@@ -140,7 +140,7 @@ def build_index(
         numbers.tolist(),
         options.template,
         *prefixes,
-        dict(library_versions()),
+        library_versions(),
         files,
     )
     del vectors

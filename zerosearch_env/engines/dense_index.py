@@ -1,10 +1,4 @@
-"""An index of dense vectors on disk: its manifest, the checks when it is opened, and exact scores on top of faiss.
-
-A folder with
-
-    index.json      the manifest: what was indexed, with which encoder, and the sizes and digests of the other files
-    index.faiss     the vectors, as faiss stores them
-    passages.jsonl  the passages, and offsets.npy, where each of them begins
+"""An opened dense index: candidates from faiss, exact scores and ranks on top of them.
 
 faiss proposes passages, and their scores are computed again here: its own sums are rounded differently for different
 numbers of queries. Scores are fixed-point integers in units of `bm25.SCALE`, ties are broken by the passage's position:
@@ -13,130 +7,25 @@ a ranking depends on the query's vector alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError, require
 from .bm25 import SCALE, Ranking
+from .dense_manifest import FAISS_FILE, Manifest, read_manifest
 from .encoders import Encoder, Vectors, fingerprint, probe, same_probe
-from .passage_store import OFFSETS_FILE, PASSAGES_FILE, PassageStore
+from .passage_store import PassageStore
 
-MANIFEST_FILE = "index.json"
-FAISS_FILE = "index.faiss"
-FILES = (PASSAGES_FILE, OFFSETS_FILE, FAISS_FILE)
-FORMAT = 1
-"""Version of the folder's format."""
-KINDS = ("flat", "hnsw", "ivf")
 _SCAN = 8192
 """Vectors that are scored at once when all of them are."""
 _SPARE = 16
 """Passages that faiss is asked for beyond those wanted, so that near ties at the cut are decided by exact scores."""
+_MATRIX_FROM = 20
+"""Queries from which an exact search multiplies matrices; faiss's own value for many years."""
 _DEEPEST = 2048
 """Passages that faiss is asked for at most: where even they end in a tie, every vector is scored."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What stands in `index.json`."""
-
-    format: int
-    kind: str
-    """`"flat"` (exact), `"hnsw"` or `"ivf"` (approximate)."""
-    passages: int
-    dimension: int
-    metric: str
-    """`"cosine"` (vectors have length 1) or `"inner_product"`."""
-    encoder: str
-    """Path or name of the encoder."""
-    encoder_fingerprint: str
-    probes: list[list[float]]
-    """What the encoder makes of `encoders.PROBES`; see `encoders.probe`."""
-    template: str
-    """How a passage's text is put together, with `{title}` and `{text}`."""
-    query_prefix: str
-    passage_prefix: str
-    libraries: dict[str, str]
-    """Versions of the libraries that built the index."""
-    files: dict[str, dict[str, Any]]
-    """name -> `bytes` and `blake2b` of each other file."""
-
-    @property
-    def normalize(self) -> bool:
-        """Whether vectors are scaled to length 1."""
-        return self.metric == "cosine"
-
-    def write(self, folder: Path) -> None:
-        """Write `index.json`."""
-        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check `index.json`, and that the other files are there with the sizes it names.
-
-    Raises:
-        DataError: there is no index, a half-written one, one of another format, or one with damaged files.
-    """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise DataError(_no_index(folder))
-    try:
-        row = json.loads(path.read_text("utf-8"))
-        version = row["format"]
-    except (ValueError, KeyError, TypeError) as cause:
-        raise DataError(f"{path} is damaged ({cause!r}). Build the index again.") from cause
-    if version != FORMAT:
-        raise DataError(
-            f"{path} has format {version!r}, and this version of the package reads format {FORMAT}. "
-            "Build the index again, or use the version that built it."
-        )
-    wanted = {field.name for field in fields(Manifest)}
-    if missing := wanted - row.keys():
-        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; it is damaged. Build the index again.")
-    manifest = Manifest(**{name: row[name] for name in wanted})
-    for name in FILES:
-        expected = manifest.files.get(name, {}).get("bytes")
-        got = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if got is None or got != expected:
-            found = "is missing" if got is None else f"has {got} bytes instead of {expected}"
-            raise DataError(f"{folder / name} {found}: the index is damaged. Copy or build it again.")
-    return manifest
-
-
-def _no_index(folder: Path) -> str:
-    how = "`zerosearch index build` makes one"
-    if building_folder(folder).is_dir():
-        how = "an unfinished build stands beside it: the same `zerosearch index build` command goes on with it"
-    there = f"holds no {MANIFEST_FILE}" if folder.is_dir() else "does not exist"
-    return f"{folder} is no dense index: it {there}; {how}."
-
-
-def building_folder(folder: Path) -> Path:
-    """Where the index of a folder is put together before it is moved there."""
-    return folder.parent / f".{folder.name}.building"
-
-
-def digest(path: Path) -> str:
-    """blake2b of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare the content of every file with the digest in the manifest; reads all of it.
-
-    Raises:
-        DataError: a file has changed since the index was built.
-    """
-    for name in FILES:
-        if digest(folder / name) != manifest.files[name]["blake2b"]:
-            raise DataError(f"{folder / name} has changed since the index was built. Copy or build the index again.")
 
 
 def check_encoder(manifest: Manifest, encoder: Encoder, folder: Path) -> None:
@@ -176,7 +65,7 @@ class DenseIndex:
     Args:
         folder: where `build_index` wrote it.
         ef_search: candidates that an HNSW search keeps; at least as many as are asked for.
-        nprobe: lists that an IVF search reads; None: a sixteenth of all, at least 8.
+        nprobe: lists that an IVF search reads; None: an eighth of all, at least 16.
 
     Raises:
         DataError: there is no index, or a damaged one.
@@ -201,6 +90,11 @@ class DenseIndex:
                 f"{self.manifest.dimension} numbers; found {found[0]} vectors of {found[1]} numbers and {found[2]} "
                 "passages. Build the index again."
             )
+        # From how many queries faiss multiplies matrices in an exact search: recent releases set it so high that the
+        # queries of a batch of 64 are compared one by one, which measured five times slower. It holds for the whole
+        # process and changes nothing but speed.
+        limits = self._faiss.cvar
+        limits.distance_compute_blas_threshold = min(limits.distance_compute_blas_threshold, _MATRIX_FROM)
         self._ef_search = ef_search
         self._nprobe = nprobe
 
@@ -249,7 +143,7 @@ class DenseIndex:
             options = faiss.SearchParametersHNSW(efSearch=max(self._ef_search, count))
             return np.asarray(index.search(queries, count, params=options)[1])
         if kind == "ivf":
-            nprobe = min(self._nprobe or max(8, index.nlist // 16), index.nlist)
+            nprobe = min(self._nprobe or max(16, index.nlist // 8), index.nlist)
             # one by one: faiss rounds the distances to the lists' centres differently for many queries at once
             options = faiss.SearchParametersIVF(nprobe=nprobe)
             found = [index.search(query[None], count, params=options)[1][0] for query in queries]
@@ -275,16 +169,3 @@ def _scores(vectors: Vectors, query: Vectors) -> NDArray[np.int64]:
     """Inner products in units of 1 / SCALE, shape (vectors,); the same for a vector in any company."""
     products = vectors.astype(np.float64) * query.astype(np.float64)
     return np.rint(products.sum(axis=1) * SCALE).astype(np.int64)
-
-
-def library_versions() -> Mapping[str, str]:
-    """Versions of the libraries that an index depends on, as far as they are installed."""
-    import importlib.metadata
-
-    found = {}
-    for name in ("zerosearch-env", "faiss-cpu", "faiss-gpu", "sentence-transformers", "transformers", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
