@@ -26,7 +26,7 @@ from zerosearch_env.rewards import contains_answer
 if TYPE_CHECKING:
     from zerosearch_env.engines.encoders import CrossEncoderReranker, SentenceEncoder
 
-QUERIES = ["", "?", "who", "Where was Cora number 3 born?", "日本語", "\ud800 \x00", "the " * 400]
+QUERIES = ["", "?", "who", "Where was Cora number 3 born?", "日本語", "\ud800 \x00", "the " * 60]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,11 +99,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) ->
 
 
 def test_a_query_has_one_vector_to_the_last_bit(encoder: SentenceEncoder) -> None:
-    queries = [*QUERIES, *(passage.title for passage in PASSAGES[:20])]
+    queries = [*QUERIES, *(passage.title for passage in PASSAGES[:9])]
     together = encoder.encode_queries(queries)
     backwards = encoder.encode_queries(queries[::-1])[::-1]
     alone = np.concatenate([encoder.encode_queries([query]) for query in queries])
-    assert together.shape == (27, 384)
+    assert together.shape == (16, 384)
     assert np.array_equal(together, backwards)
     assert np.array_equal(together, alone)
     plain = encoder.encode_passages(queries, batch_size=16)
@@ -140,8 +140,9 @@ def test_titles_find_their_passages_on_real_data(shared_data: Path, tmp_path: Pa
     passages = [replace(passage, text=passage.text[:60]) for passage in load_corpus(corpus, limit=500)]
     build_index(passages, tmp_path / "index", encoder)
     engine = DenseEngine(tmp_path / "index", encoder=encoder)
-    results = engine.search([ask(passage.title, seed=i) for i, passage in enumerate(passages)])
-    pairs = list(zip(passages, results, strict=True))
+    asked = passages[::4]
+    results = engine.search([ask(passage.title, seed=i) for i, passage in enumerate(asked)])
+    pairs = list(zip(asked, results, strict=True))
     assert np.mean([result.documents[0].title == passage.title for passage, result in pairs]) > 0.9
     assert np.mean([passage.source in {d.source for d in result.documents} for passage, result in pairs]) > 0.97
 
