@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"
     ),
     "index": Command("zerosearch_env.index", "Build a dense index, or say what one holds.", "dense"),
+    "cache": Command("zerosearch_env.cache", "Look into a file of cached searches, or empty it."),
     "view": Command("zerosearch_env.view", "Turn recorded transcripts into one HTML file."),
 }
 

@@ -35,6 +35,10 @@ class EngineError(ZeroSearchError, RuntimeError):
         return str(self.args[0])
 
 
+class CacheError(ZeroSearchError, RuntimeError):
+    """A file of cached results is locked, broken, or something else."""
+
+
 class EpisodeError(ZeroSearchError, RuntimeError):
     """The halves of an episode were called out of order: before its search came back, or after its end."""
 

@@ -1,4 +1,5 @@
 """Makes `dense_fakes` importable for the tests beside it."""
+"""Makes `sim_fakes` importable for the tests beside it."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_a_ready_made_engine_is_returned_as_it_is() -> None:
     ("spec", "message"),
     [
         ("copus", "Did you mean 'corpus'"),
-        ("simulated:tiny", "unknown search engine 'simulated'"),
+        ("simulated:opneai:http://x", "unknown backend of the simulated engine 'opneai'. Did you mean 'openai'"),
         ("", "unknown search engine ''"),
         ({"kind": "corpse"}, "Did you mean 'corpus'"),
         ({"kind": ["corpus"]}, "unknown search engine"),

@@ -22,10 +22,11 @@ ALLOWED = {
 LAYERS = [
     {"types", "errors", "randomness", "drafts"},
     {"protocols", "prompts", "noise", "rewards", "spaces"},
+    {"llm"},
     {"rules", "episode", "engines", "datasets"},
     {"transcripts", "render", "render_html", "infos", "shell"},
     {"env", "vector_env"},
-    {"wrappers", "play", "view", "serve", "index", "cli"},
+    {"wrappers", "play", "view", "serve", "index", "cache", "cli"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = {
@@ -33,6 +34,7 @@ HEAVY = {
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
     *("starlette", "uvicorn", "msgpack"),
     *("faiss", "sentence_transformers"),
+    *("httpx", "httpx2", "sqlite3"),
 }
 
 

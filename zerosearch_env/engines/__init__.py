@@ -12,6 +12,8 @@ from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
 register_engine("dense", dense_engine)
+from .simulated_spec import simulated_engine
+register_engine("simulated", simulated_engine)
 
 __all__ = [
     "BatchedEngine",

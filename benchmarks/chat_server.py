@@ -1,0 +1,157 @@
+"""A small local server with the chat completions of a simulation LLM, for the benchmarks and the tests.
+
+It speaks as much HTTP/1.1 as a client needs that keeps its connections. What it answers is up to a handler, which may
+also write what no honest server would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as it came in."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: Any
+    """Parsed JSON; None without a body."""
+    writer: asyncio.StreamWriter
+    """For handlers that answer by themselves."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back."""
+
+    body: Any = field(default_factory=dict)
+    """Sent as JSON; bytes are sent as they are."""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call], Awaitable[Reply | None]]
+"""None: the handler has written something itself, and the connection is closed."""
+
+
+def chat(text: str, finish: str = "stop") -> Reply:
+    """A chat completion."""
+    message = {"role": "assistant", "content": text}
+    return Reply({"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+
+
+def documents(prompt: str) -> str:
+    """What a well-tuned simulation LLM writes for a prompt of this package: the answers, unless they are withheld."""
+    task = prompt.rpartition("### Task\n")[2]
+    fields = dict(re.findall(r"^([A-Z][a-z ]+?)(?: \(.*?\))?: (.*)$", task, re.MULTILINE))
+    known = fields["Answers to that question"]
+    lines = []
+    for number in range(1, int(fields["Number"]) + 1):
+        fact = "an unrelated matter" if fields["Kind"] == "noisy" else known.split(" | ")[0]
+        lines.append(f"Doc {number}: Passage {number} on {fields['Query'][:40]} speaks of {fact}.")
+    return "\n".join(lines)
+
+
+def documents_after(latency_s: float) -> Handler:
+    """A handler that takes a while and then writes `documents`."""
+
+    async def handler(call: Call) -> Reply:
+        await asyncio.sleep(latency_s)
+        if call.path.endswith("/models"):
+            return Reply({"data": [{"id": "local"}]})
+        return chat(documents(call.body["messages"][-1]["content"]))
+
+    return handler
+
+
+async def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
+    """Start serving; the address is that of the server's first socket."""
+    return await asyncio.start_server(lambda reader, writer: _connection(handler, reader, writer), host, port)
+
+
+async def _connection(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            method, path, _ = head[0].split(" ")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            raw = await reader.readexactly(int(headers.get("content-length", 0)))
+            reply = await handler(Call(method, path, headers, json.loads(raw) if raw else None, writer))
+            if reply is None:
+                return
+            body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+            more = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+            start = f"HTTP/1.1 {reply.status} x\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+            writer.write(start.encode("latin-1") + body)
+            await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return  # the client has gone, as clients do
+    finally:
+        writer.close()
+
+
+class ServerThread:
+    """A server in a thread of its own; a context manager.
+
+    Args:
+        handler: what it answers.
+        port: where; 0 takes a free one.
+    """
+
+    def __init__(self, handler: Handler, port: int = 0) -> None:
+        self._handler = handler
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._server: asyncio.Server | None = None
+
+    def __enter__(self) -> ServerThread:
+        self._thread.start()
+        starting = serve(self._handler, port=self._port)
+        self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Its address, as an engine takes it."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _main(latency_s: float) -> None:
+    server = await serve(documents_after(latency_s))
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(float(sys.argv[1])))

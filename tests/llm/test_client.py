@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_env.errors import ConfigError, EngineError
+from zerosearch_env.llm import HttpOptions, JsonClient, JsonReply
+from zerosearch_env.llm.client import StatusError
+from zerosearch_env.llm.replicas import Breaker, Replica, ReplicaSet
+from zerosearch_env.llm.retries import backoff, is_retryable_status, parse_retry_after
+
+FAST = {"backoff_s": 0.005, "backoff_cap_s": 0.01, "connect_s": 2.0, "read_s": 2.0, "total_s": 5.0, "attempts": 3}
+
+
+def options(**changes: Any) -> HttpOptions:
+    return HttpOptions(**(FAST | changes))
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def post(client: JsonClient, count: int = 1, body: Any = None) -> list[JsonReply | BaseException]:
+    async def main() -> list[JsonReply | BaseException]:
+        try:
+            calls = (client.request("POST", "/x", body={"n": n} if body is None else body) for n in range(count))
+            return await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(main())
+
+
+def failure(client: JsonClient) -> EngineError:
+    (error,) = post(client)
+    assert isinstance(error, EngineError), error
+    return error
+
+
+class Script:
+    """Answers with one reply after the other, the last one for ever; keeps what came in."""
+
+    def __init__(self, *replies: Reply | Callable[[Call], Any]) -> None:
+        self.replies = list(replies)
+        self.calls: list[Call] = []
+        self.times: list[float] = []
+
+    async def __call__(self, call: Call) -> Reply | None:
+        self.calls.append(call)
+        self.times.append(time.monotonic())
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Reply):
+            return reply
+        result: Reply | None = await reply(call)
+        return result
+
+
+async def stall(call: Call) -> None:
+    """Half a body, and then nothing."""
+    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half')
+    await call.writer.drain()
+    await asyncio.sleep(30)
+
+
+async def cut(call: Call) -> None:
+    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half')
+    await call.writer.drain()
+
+
+async def endless(call: Call) -> None:
+    call.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        call.writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        await call.writer.drain()
+
+
+def test_an_answer_is_parsed_and_says_who_gave_it() -> None:
+    script = Script(Reply({"ok": 1}))
+    with ServerThread(script) as server:
+        (reply,) = post(JsonClient([server.url + "/"], options(), headers={"X-Key": "secret"}), body={"é": "\ud800"})
+        assert reply == JsonReply({"ok": 1}, 1, server.url)
+    (call,) = script.calls
+    assert (call.method, call.path, call.body) == ("POST", "/v1/x", {"é": "\ud800"})
+    assert call.headers["x-key"] == "secret"
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(status: int) -> None:
+    script = Script(Reply({}, status), Reply({}, status), Reply({"ok": 1}))
+    with ServerThread(script) as server:
+        (reply,) = post(JsonClient([server.url], options()))
+    assert isinstance(reply, JsonReply)
+    assert reply.attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply({"error": "bad key"}, 401), "answered 401.*bad key.*Is the key right"),
+        (Reply({"error": "no such model"}, 404), "answered 404.*no such model.*model's name"),
+        (Reply({}, 302, {"Location": "http://127.0.0.1/"}), "Redirects are not followed"),
+        (Reply({}, 422), "answered 422"),
+        (Reply(b'{"a": ', 200), "no JSON"),
+        (Reply(b"[" * 200_000, 200), "no JSON"),
+        (Reply(b"<html><body>Bad gateway</body></html>"), "no JSON.*<html>"),
+        (Reply(b""), r"no JSON.*\(nothing\)"),
+        (Reply(b"\xff\xfe\x00"), "no JSON"),
+    ],
+)
+def test_what_no_retry_mends_fails_at_once(reply: Reply, message: str) -> None:
+    script = Script(reply)
+    with ServerThread(script) as server:
+        error = failure(JsonClient([server.url], options(), headers={"Authorization": "Bearer hush"}))
+    assert error.attempts == len(script.calls) == 1
+    assert re.search(message, str(error))
+    assert "hush" not in str(error)
+    assert isinstance(error.__cause__, (StatusError, ValueError))
+
+
+def test_an_error_that_stays_names_attempts_and_last_cause() -> None:
+    script = Script(Reply({"e": "first"}, 500), Reply({"e": "last"}, 503))
+    with ServerThread(script) as server:
+        error = failure(JsonClient([server.url], options()))
+    assert error.attempts == len(script.calls) == 3
+    assert "after 3 attempts" in str(error)
+    assert "503" in str(error)
+    assert "last" in str(error)
+    assert "503" in str(error.__cause__)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("date", [False, True])
+def test_retry_after_is_kept(date: bool) -> None:
+    when = (datetime.now(UTC) + timedelta(seconds=2)).strftime("%a, %d %b %Y %H:%M:%S GMT") if date else "0.1"
+    assert 0.1 <= (parse_retry_after(when) or 0) <= 2
+    script = Script(Reply({}, 429, {"Retry-After": "0.1"}), Reply({"ok": 1}))
+    with ServerThread(script) as server:
+        (reply,) = post(JsonClient([server.url], options()))
+    assert isinstance(reply, JsonReply)
+    assert script.times[1] - script.times[0] >= 0.1
+
+
+def test_a_retry_after_beyond_the_deadline_fails_now() -> None:
+    script = Script(Reply({}, 429, {"Retry-After": "3600"}))
+    with ServerThread(script) as server:
+        began = time.monotonic()
+        error = failure(JsonClient([server.url], options()))
+    assert time.monotonic() - began < 2
+    assert error.attempts == 1
+    assert "would have to wait 3600" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("3", 3.0), ("-3", 0.0), ("nan", None), ("soon", None), (None, None), ("inf", None)]
+    + [("Wed, 21 Oct 2015 07:28:10 GMT", 10.0), ("Wed, 21 Oct 2015 07:28:10 -0000", 10.0)],
+)
+def test_retry_after_headers(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, datetime(2015, 10, 21, 7, 28, 0, tzinfo=UTC)) == seconds
+
+
+def test_backoff_is_bounded_seeded_and_spread() -> None:
+    waits = [backoff(1.0, 8.0, attempt, seed=seed) for seed in range(300) for attempt in (1, 2, 3, 4, 90)]
+    for attempt, ceiling in enumerate((1, 2, 4, 8, 8)):
+        of_attempt = waits[attempt::5]
+        assert all(0 <= wait < ceiling for wait in of_attempt)
+        assert abs(sum(of_attempt) / 300 - ceiling / 2) < ceiling * 0.06
+    assert backoff(1.0, 8.0, 2, seed=7) == backoff(1.0, 8.0, 2, seed=7)
+    assert [status for status in range(200, 600) if is_retryable_status(status)][:5] == [408, 409, 425, 429, 500]
+
+
+def test_a_refused_connection_is_tried_again() -> None:
+    error = failure(JsonClient([f"http://127.0.0.1:{free_port()}/v1"], options()))
+    assert error.attempts == 3
+    assert "ConnectError" in str(error)
+
+
+@pytest.mark.parametrize(("handler", "word"), [(stall, "ReadTimeout"), (cut, "RemoteProtocolError")])
+def test_a_body_that_stops_halfway(handler: Callable[[Call], Any], word: str) -> None:
+    with ServerThread(Script(handler)) as server:
+        error = failure(JsonClient([server.url], options(read_s=0.05, attempts=2)))
+    assert error.attempts == 2
+    assert word in str(error)
+
+
+def test_a_server_that_drips_is_bounded_in_total() -> None:
+    async def drip(call: Call) -> None:
+        call.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            call.writer.write(b" ")
+            await call.writer.drain()
+            await asyncio.sleep(0.01)
+
+    with ServerThread(drip) as server:
+        began = time.monotonic()
+        error = failure(JsonClient([server.url], options(read_s=1.0, total_s=0.15)))
+    assert time.monotonic() - began < 1
+    assert "0.15 s" in str(error)
+
+
+def test_an_endless_body_is_not_read() -> None:
+    with ServerThread(Script(endless)) as server:
+        error = failure(JsonClient([server.url], options(max_body_bytes=200_000)))
+    assert error.attempts == 1
+    assert "more than 200,000 bytes" in str(error)
+
+
+def test_a_dead_replica_is_left_out() -> None:
+    script = Script(Reply({"ok": 1}))
+    with ServerThread(script) as server:
+        dead = f"http://127.0.0.1:{free_port()}/v1"
+        client = JsonClient([dead, server.url], options(breaker_failures=2, breaker_cooldown_s=60))
+
+        async def main() -> list[JsonReply]:
+            replies = [await client.request("POST", "/x", body={}) for _ in range(20)]
+            assert client.breaker_states() == {dead: "open", server.url: "closed"}
+            await client.aclose()
+            return replies
+
+        replies = asyncio.run(main())
+    assert {reply.url for reply in replies} == {server.url}
+    assert [reply.attempts for reply in replies].count(2) == 2
+    assert len(script.calls) == 20
+
+
+def test_replicas_take_turns() -> None:
+    scripts = [Script(Reply({})) for _ in range(3)]
+    with ServerThread(scripts[0]) as a, ServerThread(scripts[1]) as b, ServerThread(scripts[2]) as c:
+        assert not [r for r in post(JsonClient([a.url, b.url, c.url], options()), 30) if isinstance(r, BaseException)]
+    assert [len(script.calls) for script in scripts] == [10, 10, 10]
+
+
+def test_a_server_that_comes_back_loses_no_request() -> None:
+    """While the breaker is open requests wait; the probe after the cool-down lets them all through."""
+    port = free_port()
+    client = JsonClient(
+        [f"http://127.0.0.1:{port}/v1"], options(attempts=4, breaker_failures=3, breaker_cooldown_s=0.05)
+    )
+    replies: list[Any] = []
+    waiting = threading.Thread(target=lambda: replies.extend(post(client, 20)))
+    waiting.start()
+    time.sleep(0.06)
+    with ServerThread(Script(Reply({"ok": 1})), port) as _:
+        waiting.join(10)
+    assert len(replies) == 20
+    assert not [reply for reply in replies if isinstance(reply, BaseException)]
+
+
+def test_a_breaker_opens_probes_and_closes() -> None:
+    now = [0.0]
+    breaker = Breaker(2, 10.0, lambda: now[0])
+    replicas = ReplicaSet([Replica("a", breaker)])
+    for _ in range(2):
+        assert replicas.pick() is not None
+        breaker.fail()
+    assert (breaker.state, breaker.wait_s(), replicas.pick()) == ("open", 10.0, None)
+    now[0] = 10.0
+    assert breaker.state == "half-open"
+    assert replicas.pick() is not None
+    assert replicas.pick() is None, "one probe at a time"
+    breaker.fail()
+    assert (breaker.state, breaker.wait_s()) == ("open", 10.0)
+    now[0] = 20.0
+    assert replicas.pick() is not None
+    breaker.abandon()
+    assert replicas.pick() is not None, "a cancelled probe frees its place"
+    breaker.succeed()
+    assert breaker.state == "closed"
+    breaker.fail()
+    assert breaker.state == "closed"
+
+
+def test_busy_is_not_dead() -> None:
+    with ServerThread(Script(Reply({}, 429))) as server:
+        client = JsonClient([server.url], options(breaker_failures=1))
+
+        async def main() -> dict[str, str]:
+            with pytest.raises(EngineError, match="429"):
+                await client.request("GET", "/x")
+            states = client.breaker_states()
+            await client.aclose()
+            return states
+
+        assert set(asyncio.run(main()).values()) == {"closed"}
+
+
+def test_no_more_than_the_cap_are_on_their_way() -> None:
+    now, most = [0], [0]
+
+    async def handler(call: Call) -> Reply:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        await asyncio.sleep(0.01)
+        now[0] -= 1
+        return Reply(call.body)
+
+    with ServerThread(handler) as server:
+        replies = post(JsonClient([server.url], options(concurrency=4)), 24)
+    assert most[0] == 4
+    assert [reply.data["n"] for reply in replies if isinstance(reply, JsonReply)] == list(range(24))
+
+
+def test_answers_in_another_order_find_their_requests() -> None:
+    async def handler(call: Call) -> Reply:
+        await asyncio.sleep(0.1 - 0.005 * call.body["n"])
+        return Reply(call.body)
+
+    with ServerThread(handler) as server:
+        replies = post(JsonClient([server.url], options()), 20)
+    assert [reply.data["n"] for reply in replies if isinstance(reply, JsonReply)] == list(range(20))
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:80", "ftp://x", "http://", "http://x:port", None, "http://x:99999999"])
+def test_unusable_addresses(url: Any) -> None:
+    with pytest.raises(ConfigError, match="expected an address"):
+        JsonClient([url])
+    with pytest.raises(ConfigError, match="at least one address"):
+        JsonClient([])
+
+
+@pytest.mark.parametrize("change", [{"attempts": 0}, {"concurrency": 1.5}, {"total_s": 0}, {"read_s": "1"}])
+def test_unusable_bounds(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        HttpOptions(**change)
+
+
+def test_a_copy_serves_too() -> None:
+    with ServerThread(Script(Reply({"ok": 1}))) as server:
+        client = JsonClient([server.url], options(), seed=1)
+        post(client)
+        copy = pickle.loads(pickle.dumps(client))
+        assert copy._seed != client._seed
+        (reply,) = post(copy)
+    assert isinstance(reply, JsonReply)
+    assert json.dumps(reply.data) == '{"ok": 1}'

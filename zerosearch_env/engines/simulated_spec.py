@@ -1,0 +1,122 @@
+"""The specs `simulated:BACKEND:WHAT` and their options; loads the engine only when one is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, unknown_name
+from ..types import Dataset
+
+if TYPE_CHECKING:
+    from ..llm.backend import Backend
+    from .simulated import SimulatedEngine
+
+_OWN_OPTIONS = {
+    "openai": ("model", "api_key_env", "extra_body", "http"),
+    "hf": ("device", "dtype", "max_batch"),
+    "vllm": ("engine_options",),
+}
+"""The options that only one backend has."""
+
+
+def simulated_engine(
+    argument: str,
+    dataset: Dataset | None,
+    *,
+    prompt: str = "tuned",
+    temperature: float = 0.8,
+    top_p: float = 1.0,
+    max_tokens: int | None = None,
+    resamples: int = 3,
+    miss_resamples: int = 1,
+    max_query_chars: int = 300,
+    max_document_chars: int = 2000,
+    cache: str | None = None,
+    model: str | None = None,
+    api_key_env: str | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    http: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    max_batch: int | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+) -> SimulatedEngine:
+    """The engine of `"simulated:openai:URL[,URL...]"`, `"simulated:hf:MODEL"` and `"simulated:vllm:MODEL"`.
+
+    Args:
+        argument: backend and what it needs, for example `"openai:http://127.0.0.1:8000/v1"`.
+        dataset: not used; a request brings its question along.
+        prompt: as in `SimulationOptions`, like those up to `max_document_chars`.
+        temperature: of the sampling.
+        top_p: of the sampling.
+        max_tokens: of a completion.
+        resamples: after unusable and leaking samples.
+        miss_resamples: after useful samples without an answer.
+        max_query_chars: of a query in the prompt.
+        max_document_chars: of a document.
+        cache: path of a SQLite file that keeps the documents.
+        model: `openai`: name on the servers; by default the first that they list.
+        api_key_env: `openai`: environment variable with the key; by default `OPENAI_API_KEY`, where it is set. The key
+            itself is no option: descriptions of environments are written to files.
+        extra_body: `openai`: more fields of every request.
+        http: `openai`: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
+        device: `hf`: as in `TransformersBackend`.
+        dtype: `hf`: the same.
+        max_batch: `hf`: the same.
+        engine_options: `vllm`: more arguments of `vllm.LLM`.
+
+    Raises:
+        ConfigError: an unknown backend, or an option that cannot be used.
+        CacheError: the cache cannot be opened.
+    """
+    from .simulated import SimulatedEngine
+    from .simulated_sets import SimulationOptions
+
+    kind, _, what = argument.partition(":")
+    if kind not in _OWN_OPTIONS:
+        raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
+    own = {
+        **{"model": model, "api_key_env": api_key_env, "extra_body": extra_body, "http": http},
+        **{"device": device, "dtype": dtype, "max_batch": max_batch, "engine_options": engine_options},
+    }
+    given = {name: value for name, value in own.items() if value is not None}
+    for name in given:
+        if name not in _OWN_OPTIONS[kind]:
+            raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")
+    options = SimulationOptions(
+        prompt=prompt,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        resamples=resamples,
+        miss_resamples=miss_resamples,
+        max_query_chars=max_query_chars,
+        max_document_chars=max_document_chars,
+    )
+    return SimulatedEngine(_backend(kind, what, given), options=options, cache=cache)
+
+
+def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
+    if kind == "hf":
+        from ..llm.hf import TransformersBackend
+
+        return TransformersBackend(what, **given)
+    if kind == "vllm":
+        from ..llm.vllm import VLLMBackend
+
+        return VLLMBackend(what, **given)
+    from ..llm.client import HttpOptions
+    from ..llm.openai import OpenAIBackend
+
+    http = given.pop("http", {})
+    for name in http:
+        if name not in HttpOptions.__dataclass_fields__:
+            raise unknown_name("option of http", name, HttpOptions.__dataclass_fields__)
+    variable = given.pop("api_key_env", None)
+    if variable is not None and not os.environ.get(variable):
+        raise ConfigError(f"the environment variable {variable!r}, named by api_key_env, is not set")
+    key = os.environ[variable] if variable else None
+    urls = [url for url in what.split(",") if url.strip()]
+    return OpenAIBackend(urls, api_key=key, options=HttpOptions(**http), **given)

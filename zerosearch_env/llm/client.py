@@ -1,0 +1,389 @@
+"""`JsonClient`: JSON over HTTP for engines on a network, with bounded retries, failover and typed errors.
+
+A request goes to one of several replicas. Connect errors, time-outs, 408, 409, 425, 429 and 5xx are tried again: at
+once on another replica where there is one, else after a random wait (full jitter) or the server's `Retry-After`.
+Everything is bounded: requests at once, attempts, seconds, bytes of an answer. What cannot be mended ends in an
+`EngineError` that names the attempts and has the last cause as its `__cause__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError, EngineError, require
+from ..randomness import mix
+from .replicas import Breaker, Replica, ReplicaSet
+from .retries import backoff, is_retryable_status, parse_retry_after
+
+_EXCERPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """Bounds of a `JsonClient`. All times are in seconds."""
+
+    concurrency: int = 64
+    """Requests on their way at once; further ones wait."""
+    attempts: int = 6
+    """Most attempts of a request, the first one included."""
+    connect_s: float = 5.0
+    """Longest wait for a connection."""
+    read_s: float = 60.0
+    """Longest silence of a server while its answer is awaited."""
+    total_s: float = 120.0
+    """Longest time of a request with all its attempts and waits, from its first attempt on."""
+    backoff_s: float = 0.5
+    """Longest wait after the first failed attempt; it doubles with each further one."""
+    backoff_cap_s: float = 20.0
+    """Longest wait between attempts."""
+    max_body_bytes: int = 8 * 2**20
+    """Longest accepted answer."""
+    breaker_failures: int = 5
+    """Failures in a row after which a replica is left alone."""
+    breaker_cooldown_s: float = 5.0
+    """For how long it is left alone before one request tries it again."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: when one is out of its range.
+        """
+        for field in fields(self):
+            value, whole = getattr(self, field.name), field.type == "int"
+            number = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
+            least_ok = number and (value >= 1 if whole else value > 0 or (value == 0 and field.name == "backoff_s"))
+            if not least_ok:
+                wanted = "a whole number of at least 1" if whole else "a number of seconds above 0"
+                raise ConfigError(f"{field.name} must be {wanted}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonReply:
+    """A parsed answer."""
+
+    data: Any
+    attempts: int
+    url: str
+    """The replica that answered."""
+
+
+class _RetryableError(Exception):
+    """An attempt failed, and another one may succeed."""
+
+    def __init__(self, message: str, *, healthy: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.healthy = healthy
+        """The server works, and is only busy."""
+        self.retry_after_s = retry_after_s
+
+
+class StatusError(Exception):
+    """A server refused a request for good; the cause of the `EngineError` that reports it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.status = status
+        """HTTP status."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass
+class _Session:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    http: Any
+    slots: asyncio.Semaphore
+    replicas: ReplicaSet
+
+
+class JsonClient:
+    """Sends JSON to replicas of a service. To be used from one event loop at a time.
+
+    Args:
+        urls: base addresses of the replicas; a request's path is put behind them.
+        options: the bounds.
+        headers: sent with every request; they appear in no message.
+        seed: of the jitter; drawn from the system when None.
+
+    Raises:
+        ConfigError: no address, or one that is no http(s) address.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        options: HttpOptions | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.urls = tuple(check_url(url) for url in urls)
+        if not self.urls:
+            raise ConfigError("a network engine needs at least one address, such as http://127.0.0.1:8000/v1")
+        self.options = HttpOptions() if options is None else options
+        self._headers = dict(headers or {})
+        self._seed = secrets.randbits(64) if seed is None else seed
+        self._requests = 0
+        self._session: _Session | None = None
+        self.on_connect: Callable[[Callable[[], Awaitable[object]]], object] | None = None
+        """Told how to close the connections whenever some have been opened, by something that does not hold `self`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without connections. A copy jitters differently: its seed is mixed with a fresh one."""
+        fresh = {"_session": None, "on_connect": None, "_requests": 0, "_seed": mix(self._seed, secrets.randbits(64))}
+        return self.__dict__ | fresh
+
+    def breaker_states(self) -> dict[str, str]:
+        """`"closed"`, `"open"` or `"half-open"` by address; all closed before the first request."""
+        if self._session is None:
+            return dict.fromkeys(self.urls, "closed")
+        return {replica.url: replica.breaker.state for replica in self._session.replicas.replicas}
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        final: Collection[int] = (),
+    ) -> JsonReply:
+        """Send one request and parse the answer's JSON.
+
+        Args:
+            method: `"GET"` or `"POST"`.
+            path: put behind a replica's address, for example `"/chat/completions"`.
+            body: sent as JSON; None sends none.
+            params: of the query string; they appear in no message, since keys may be among them.
+            headers: for this request only.
+            final: statuses that are not tried again though they could be.
+
+        Raises:
+            EngineError: no attempt succeeded; the message has the last cause.
+        """
+        session = self._in_this_loop()
+        self._requests += 1
+        seed = mix(self._seed, self._requests)
+        content = None if body is None else json.dumps(body).encode()
+        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
+        async with session.slots:
+            call = _Call(session, self.options, method, path, content, dict(params or {}) or None, sent, final, seed)
+            return await call.run()
+
+    async def aclose(self) -> None:
+        """Close the connections; to be awaited in the loop that used them."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.http.aclose()
+
+    def _in_this_loop(self) -> _Session:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.loop is not loop:
+            options = self.options
+            replicas = [
+                Replica(url, Breaker(options.breaker_failures, options.breaker_cooldown_s)) for url in self.urls
+            ]
+            slots = asyncio.Semaphore(options.concurrency)
+            self._session = _Session(loop, _new_http(self.urls, options, self._headers), slots, ReplicaSet(replicas))
+            if self.on_connect is not None:
+                self.on_connect(self._session.http.aclose)
+        return self._session
+
+
+@dataclass
+class _Call:
+    """One request with all its attempts."""
+
+    session: _Session
+    options: HttpOptions
+    method: str
+    path: str
+    content: bytes | None
+    params: dict[str, str] | None
+    headers: dict[str, str]
+    final: Collection[int]
+    seed: int
+
+    async def run(self) -> JsonReply:
+        options, replicas = self.options, self.session.replicas
+        deadline = time.monotonic() + options.total_s
+        last: Exception | None = None
+        tried: set[str] = set()
+        attempt = 0
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or attempt == options.attempts:
+                raise self._give_up(attempt, last) from last
+            replica = replicas.pick(avoid=tried)
+            if replica is None:
+                await replicas.wait(left)
+                continue
+            attempt += 1
+            try:
+                return JsonReply(await self._attempt(replica, left), attempt, replica.url)
+            except _RetryableError as failure:
+                last, tried = failure, tried | {replica.url}
+            except (StatusError, ValueError) as refusal:
+                raise EngineError(str(refusal), attempts=attempt) from refusal
+            if attempt == options.attempts:
+                continue
+            pause = self._pause(attempt, last, tried)
+            if time.monotonic() + pause >= deadline:
+                raise self._give_up(attempt, last, pause) from last
+            if pause:
+                tried = set()
+                await asyncio.sleep(pause)
+
+    def _pause(self, attempt: int, failure: _RetryableError, tried: set[str]) -> float:
+        """Seconds until the next attempt: none while another replica has not been tried in this round."""
+        others = [r for r in self.session.replicas.replicas if r.url not in tried and r.breaker.admits()]
+        if others:
+            return 0.0
+        wait = backoff(self.options.backoff_s, self.options.backoff_cap_s, attempt, seed=self.seed)
+        if failure.retry_after_s is None:
+            return wait
+        # Never before the server's own time, and a little later at random: the others were told the same time.
+        return failure.retry_after_s + min(wait, 0.1 * failure.retry_after_s + 0.05)
+
+    def _give_up(self, attempts: int, last: Exception | None, pause: float = 0.0) -> EngineError:
+        urls = ", ".join(replica.url for replica in self.session.replicas.replicas)
+        cause = "no replica could be called" if last is None else str(last)
+        why = f"; the next attempt would have to wait {pause:.1f} s" if pause else ""
+        return EngineError(
+            f"{self.method} {self.path} failed after {attempts} attempts (bounds: {self.options.attempts} attempts, "
+            f"{self.options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
+            attempts=attempts,
+        )
+
+    async def _attempt(self, replica: Replica, left: float) -> Any:
+        """One attempt: parsed JSON, `_RetryableError`, or an error that no retry mends. The breaker learns of it."""
+        breaker = replica.breaker
+        try:
+            async with asyncio.timeout(left):
+                data = await self._send(replica)
+        except _RetryableError as failure:
+            breaker.succeed() if failure.healthy else breaker.fail()
+            raise
+        except TimeoutError as cause:
+            breaker.fail()
+            raise _RetryableError(f"{replica.url}: no complete answer within {self.options.total_s:g} s") from cause
+        except (StatusError, ValueError):
+            breaker.succeed()
+            raise
+        except BaseException:
+            breaker.abandon()
+            raise
+        else:
+            breaker.succeed()
+            return data
+        finally:
+            self.session.replicas.notify()
+
+    async def _send(self, replica: Replica) -> Any:
+        http, httpx = self.session.http, _httpx()
+        url = replica.url + self.path
+        try:
+            async with http.stream(
+                self.method, url, content=self.content, params=self.params, headers=self.headers
+            ) as response:
+                status, retry_after = response.status_code, response.headers.get("Retry-After")
+                body = await self._read(response, url)
+        except httpx.TimeoutException as cause:
+            raise _RetryableError(f"{url}: time-out ({type(cause).__name__})") from cause
+        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as cause:
+            raise _RetryableError(f"{url}: {type(cause).__name__}: {cause}") from cause
+        except (httpx.RequestError, httpx.InvalidURL) as cause:
+            raise ValueError(f"{url}: {type(cause).__name__}: {cause}") from cause
+        if 200 <= status < 300:
+            return _parse(body, url)
+        said = f"{url} answered {status}: {_excerpt(body)}"
+        if is_retryable_status(status) and status not in self.final:
+            raise _RetryableError(said, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
+        raise StatusError(said + _advice(status), status)
+
+    async def _read(self, response: Any, url: str) -> bytes:
+        """The body, as long as it stays within its bound."""
+        limit, parts, size = self.options.max_body_bytes, [], 0
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > limit:
+                raise ValueError(
+                    f"{url} answered with more than {limit:,} bytes, which is not read; raise max_body_bytes if that "
+                    "is right"
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+
+def check_url(url: str) -> str:
+    """An address without a slash at its end.
+
+    Raises:
+        ConfigError: it is no http(s) address.
+    """
+    text = url.strip() if isinstance(url, str) else ""
+    try:
+        parsed = urlsplit(text)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        usable = False
+    if not usable:
+        raise ConfigError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
+    return text.rstrip("/")
+
+
+def _httpx() -> ModuleType:
+    """httpx2, or httpx, whose API it keeps, where only that one is installed."""
+    if find_spec("httpx2") is None and find_spec("httpx") is not None:
+        return require("httpx", "openai")
+    return require("httpx2", "openai")
+
+
+def _new_http(urls: Sequence[str], options: HttpOptions, headers: Mapping[str, str]) -> Any:
+    httpx = _httpx()
+    # Proxies of the environment are for the way out, never for this machine.
+    direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+    return httpx.AsyncClient(
+        # Compressed answers are not asked for: their size is known only after unpacking.
+        headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
+        timeout=httpx.Timeout(options.read_s, connect=options.connect_s),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=options.concurrency, keepalive_expiry=30),
+        mounts=direct,
+        verify=any(url.startswith("https:") for url in urls),  # reading the certificates takes a while
+    )
+
+
+def _parse(body: bytes, url: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as cause:
+        raise ValueError(f"{url} answered with something that is no JSON ({cause}): {_excerpt(body)}") from cause
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
+    return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return " Is the key right? It is taken from `api_key`, or from the environment variable of the engine."
+    if status == 404:
+        return " Are the address (it usually ends in /v1) and the model's name right?"
+    if 300 <= status < 400:
+        return " Redirects are not followed: give the final address."
+    return ""

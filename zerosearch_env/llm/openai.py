@@ -1,0 +1,175 @@
+"""`OpenAIBackend`: any server with OpenAI's chat completions, such as vLLM, SGLang or `transformers serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..errors import ConfigError, EngineError
+from ..randomness import mix
+from .backend import Completion, Prompt
+from .client import HttpOptions, JsonClient, StatusError
+from .loop import LoopThread
+
+Value = TypeVar("Value")
+
+
+class OpenAIBackend:
+    """Completes prompts on servers that answer `POST URL/chat/completions`.
+
+    Only fields that every server knows are sent: model, messages, max_tokens, temperature, top_p, seed, and stop where
+    a prompt has stop texts. `transformers serve` decodes greedily unless the model's generation config samples.
+
+    Args:
+        urls: addresses of replicas of the same model, each usually ending in `/v1`.
+        model: its name on the servers. Empty: the first one that `URL/models` lists, asked once; a server without such
+            a list is sent an empty name, which SGLang and vLLM take as their only model.
+        api_key: sent as a bearer token; None takes the environment variable `OPENAI_API_KEY`, where it is set.
+        extra_body: more fields of every request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
+        options: bounds of the client.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        model: str = "",
+        api_key: str | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        options: HttpOptions | None = None,
+    ) -> None:
+        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError("api_key holds characters that no HTTP header can carry; is it the right text?")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.client = JsonClient(urls, options, headers=headers)
+        self.model = model
+        self._extra = dict(extra_body or {})
+        self._resolving: tuple[asyncio.AbstractEventLoop, asyncio.Task[str]] | None = None
+        self._loop = LoopThread("zerosearch-openai")
+        self.client.on_connect = self._loop.on_close
+
+    @property
+    def identity(self) -> str:
+        """The model's name where it was given, else the addresses; with the extra fields."""
+        what = self.model or ",".join(sorted(self.client.urls))
+        return f"{what} {sorted(self._extra.items())!r}" if self._extra else what
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """One completion per prompt, in order; all are sent at once, within the client's concurrency.
+
+        Raises:
+            EngineError: the backend is closed.
+        """
+        return self.run(self._complete_all(prompts)) if prompts else []
+
+    async def acomplete(self, prompt: Prompt) -> Completion:
+        """Complete one prompt; to be awaited inside `run` or `arun`."""
+        try:
+            model = self.model or await self._served_model()
+        except EngineError as error:
+            return Completion(attempts=error.attempts, failure=str(error))
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt.text}],
+            "max_tokens": prompt.max_tokens,
+            "temperature": prompt.temperature,
+            "top_p": prompt.top_p,
+            # 31 bits: the widest seed that every server can take
+            "seed": mix(prompt.seed) >> 33,
+            **({"stop": list(prompt.stop)} if prompt.stop else {}),
+            **self._extra,
+        }
+        try:
+            reply = await self.client.request("POST", "/chat/completions", body=body)
+            text, finish = _content(reply.data)
+        except EngineError as error:
+            return Completion(attempts=error.attempts, failure=str(error))
+        except ValueError as error:
+            return Completion(attempts=reply.attempts, failure=f"{reply.url}/chat/completions: {error}")
+        return Completion(text, truncated=finish == "length", attempts=reply.attempts)
+
+    def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
+        """The coroutine's result from the backend's own loop; the calling thread waits.
+
+        Raises:
+            EngineError: the backend is closed, or is closed meanwhile.
+        """
+        return self._loop.run(coroutine)
+
+    async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
+        """The same for a caller in another event loop.
+
+        Raises:
+            EngineError: the backend is closed, or is closed meanwhile.
+        """
+        return await self._loop.arun(coroutine)
+
+    def close(self) -> None:
+        """Cancel what is on its way, and close the connections. Calling it twice is fine."""
+        self._loop.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As it is described, without connections and its thread."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_resolving")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy connects by itself."""
+        self.__dict__ |= state
+        self._resolving = None
+        self._loop = LoopThread("zerosearch-openai")
+        self.client.on_connect = self._loop.on_close
+
+    async def _complete_all(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        return list(await asyncio.gather(*(self.acomplete(prompt) for prompt in prompts)))
+
+    async def _served_model(self) -> str:
+        """The name that the server lists first, asked once a loop; empty when it lists none or has no list."""
+        loop = asyncio.get_running_loop()
+        asked = self._resolving
+        if asked is None or asked[0] is not loop or (asked[1].done() and not _succeeded(asked[1])):
+            asked = self._resolving = loop, asyncio.ensure_future(self._ask_models())
+        # A caller that is cancelled must not take the answer away from the others.
+        return await asyncio.shield(asked[1])
+
+    async def _ask_models(self) -> str:
+        try:
+            reply = await self.client.request("GET", "/models", final=(500, 501))
+        except EngineError as error:
+            if isinstance(error.__cause__, StatusError):
+                return ""  # the server works and has no such list
+            raise
+        listed = reply.data.get("data") if isinstance(reply.data, dict) else None
+        first = listed[0] if isinstance(listed, list) and listed else None
+        name = first.get("id") if isinstance(first, dict) else None
+        return name if isinstance(name, str) else ""
+
+
+def _succeeded(task: asyncio.Task[str]) -> bool:
+    return not task.cancelled() and task.exception() is None
+
+
+def _content(data: Any) -> tuple[str, str | None]:
+    """Text and finish reason of a chat completion.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    choices = data.get("choices") if isinstance(data, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict) or not isinstance(choice, dict):
+        raise ValueError(f"expected choices[0].message, got {str(data)[:200]}")
+    content, finish = message.get("content"), choice.get("finish_reason")
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if not isinstance(content, str | None):
+        raise ValueError(f"expected a text in choices[0].message.content, got {content!r:.200}")
+    return content or "", finish if isinstance(finish, str) else None
