@@ -165,8 +165,10 @@ def test_a_retry_after_beyond_the_deadline_fails_now() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3.0), ("-3", 0.0), ("nan", None), ("soon", None), (None, None), ("inf", None)]
-    + [("Wed, 21 Oct 2015 07:28:10 GMT", 10.0), ("Wed, 21 Oct 2015 07:28:10 -0000", 10.0)],
+    [
+        *[("3", 3.0), ("-3", 0.0), ("nan", None), ("soon", None), (None, None), ("inf", None)],
+        *[("Wed, 21 Oct 2015 07:28:10 GMT", 10.0), ("Wed, 21 Oct 2015 07:28:10 -0000", 10.0)],
+    ],
 )
 def test_retry_after_headers(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, datetime(2015, 10, 21, 7, 28, 0, tzinfo=UTC)) == seconds

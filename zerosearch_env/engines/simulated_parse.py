@@ -17,13 +17,13 @@ from ..types import Document
 Problem = Literal["empty", "refusal", "looping", "too few"]
 
 _WORD = r"(?:doc(?:ument)?|passage|result|snippet|source|information)"
+_END = r"(?P<end>[*_]*(?:\s*[:.)\-\u2013\u2014]+[*_]*)?)"
 _STYLES = (
     re.compile(
-        rf"(?P<mark>[*_#>\-\s]*){_WORD}\s*[#:.]?\s*[\[(]?(?P<number>\d{{1,4}})[\])]?(?P<end>[*_]*\s*[:.)\-\u2013\u2014]*[*_]*)"
-        r"(?=\s|$|\(|[^\w])",
+        rf"(?P<mark>[*_#>\-\[(\s]*){_WORD}\s*[#:.]?\s*[\[(]?(?P<number>\d{{1,4}})[\])]?{_END}(?=\s|$|\(|[^\w])",
         re.IGNORECASE,
     ),
-    re.compile(r"(?P<mark>[*_#>\s]*)[\[(](?P<number>\d{1,4})[\])](?P<end>[*_]*\s*[:.\-]?[*_]*)"),
+    re.compile(rf"(?P<mark>[*_#>\s]*)[\[(](?P<number>\d{{1,4}})[\])]{_END}"),
     re.compile(r"(?P<mark>[*_#>\s]*)(?P<number>\d{1,4})(?P<end>[.):][*_]*)(?=\s|$|[*_])"),
 )
 _INLINE = re.compile(rf"(?<!\w){_WORD}\s*\[?(?P<number>\d{{1,4}})\]?\s*:", re.IGNORECASE)
@@ -34,7 +34,7 @@ _TITLE = re.compile(r"\(\s*title\s*:\s*(?P<title>.*?)\)(?=\s|[^\w)]|$)\s*[:\-]?"
 _TITLE_LINE = re.compile(r"\**title\**\s*:\s*\**(?P<title>[^\n]{1,200}?)\**\s*(?:\n|$)", re.IGNORECASE)
 _BOLD_TITLE = re.compile(r"\*\*(?P<title>[^*\n]{1,200})\*\*\s*[:\-\u2013\u2014\n]\s*")
 _QUOTED_TITLE = re.compile(r"\"(?P<title>[^\"\n]{1,200})\"\s*\n")
-_CONTENT = re.compile(r"(?:\(\s*)?\**(?:content|text|passage|snippet)\**\s*:\s*", re.IGNORECASE)
+_CONTENT = re.compile(r"(?:\(\s*)?\**(?:content|text|passage|snippet)\**\s*:\**\s*", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"[\s\"'*]*(?:(?:i'?m|i am)\s+(?:(?:very|so|really)\s+)?(?:sorry|afraid|unable|not able)|sorry\b|i\s+apologi[sz]e|"
     r"i\s+(?:can(?:no|')?t|can not|won't|will not|must decline|do not have|don't have)\b|"
@@ -148,7 +148,7 @@ def _document(block: str, source: str, max_chars: int) -> Document:
             break
     else:
         head, _, rest = text.partition("\n")
-        if rest.strip() and len(head) <= 80 and not re.search(r"[.!?:;,]\s*$", head):
+        if rest.strip() and len(head) <= 80 and not head[:1].islower() and not re.search(r"[.!?:;,]\s*$", head):
             title, text = head, rest
     text = _CONTENT.sub("", text.strip(), count=1) if _CONTENT.match(text.strip()) else text
     return Document(" ".join(title.strip(" *\"'").split())[:200], " ".join(text.split())[:max_chars].rstrip(), source)

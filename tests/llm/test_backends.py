@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread, chat
+from zerosearch_env.errors import ConfigError, EngineError
+from zerosearch_env.llm import AsyncBackend, Backend, Completion, HttpOptions, LoopThread, OpenAIBackend, Prompt
+from zerosearch_env.llm.chat import cut_at_stop, prompt_ids
+
+PROMPT = Prompt("hello", seed=2**63 + 11, max_tokens=7, stop=("\n###",))
+FAST = HttpOptions(attempts=2, backoff_s=0.005, total_s=3.0, read_s=1.0)
+
+
+def serving(*, models: Reply, completion: Reply | None = None, calls: list[Call] | None = None) -> ServerThread:
+    async def handler(call: Call) -> Reply:
+        if calls is not None:
+            calls.append(call)
+        if call.path == "/v1/models":
+            return models
+        return chat(f"I am {call.body['model']!r}") if completion is None else completion
+
+    return ServerThread(handler)
+
+
+def complete(server: ServerThread, prompt: Prompt = PROMPT, **options: Any) -> Completion:
+    backend = OpenAIBackend([server.url], options=FAST, **options)
+    (done,) = backend.complete([prompt])
+    backend.close()
+    return done
+
+
+def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+    calls: list[Call] = []
+    with serving(models=Reply({"data": []}), calls=calls) as server:
+        complete(server, model="m", extra_body={"min_p": 0.1})
+        complete(server, model="m", api_key="given")
+    first, second = calls
+    assert first.path == "/v1/chat/completions"
+    seed = first.body.pop("seed")
+    assert 0 <= seed < 2**31
+    assert first.body == {
+        **{"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 7, "temperature": 0.8},
+        **{"top_p": 1.0, "stop": ["\n###"], "min_p": 0.1},
+    }
+    assert second.body["seed"] == seed
+    assert [call.headers["authorization"] for call in calls] == ["Bearer from the environment", "Bearer given"]
+
+
+@pytest.mark.parametrize(
+    ("models", "name"),
+    [
+        (Reply({"data": [{"id": "first"}, {"id": "second"}]}), "first"),
+        (Reply({"data": []}), ""),
+        (Reply({"data": None}), ""),
+        (Reply([1]), ""),
+        (Reply({"error": "cannot list"}, 500), ""),
+        (Reply({}, 404), ""),
+    ],
+)
+def test_an_empty_model_name_is_resolved_once(models: Reply, name: str) -> None:
+    calls: list[Call] = []
+    with serving(models=models, calls=calls) as server:
+        backend = OpenAIBackend([server.url], options=FAST)
+        assert [done.text for done in backend.complete([PROMPT] * 5)] == [f"I am {name!r}"] * 5
+        backend.complete([PROMPT])
+        backend.close()
+    assert [call.path for call in calls].count("/v1/models") == 1
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (chat(""), Completion("")),
+        (chat("cut", "length"), Completion("cut", truncated=True)),
+        (Reply({"choices": [{"message": {"content": None}}]}), Completion("")),
+        (
+            Reply({"choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"text": "b"}]}}]}),
+            Completion("ab"),
+        ),
+    ],
+)
+def test_completions(completion: Reply, expected: Completion) -> None:
+    with serving(models=Reply({}), completion=completion) as server:
+        assert complete(server, model="m") == expected
+
+
+@pytest.mark.parametrize(
+    ("completion", "message"),
+    [
+        (Reply({"choices": []}), r"choices\[0\].message"),
+        (Reply([1]), r"choices\[0\].message"),
+        (Reply({"choices": [{"message": {"content": 3}}]}), "expected a text"),
+        (Reply({"error": "model 'm' not found"}, 404), "404.*not found"),
+        (Reply({"error": "wrong key"}, 401), "401.*wrong key"),
+        (Reply({"error": "overloaded"}, 503), "after 2 attempts.*overloaded"),
+    ],
+)
+def test_failures_are_the_prompt_s(completion: Reply, message: str) -> None:
+    with serving(models=Reply({}), completion=completion) as server:
+        done = complete(server, model="m")
+    assert done.text == ""
+    assert re.search(message, done.failure or "")
+
+
+def test_a_dead_server_is_a_failure_within_the_time() -> None:
+    with serving(models=Reply({})) as server:
+        url = server.url
+    backend = OpenAIBackend([url], options=HttpOptions(attempts=3, backoff_s=0.005, total_s=1.0))
+    began = time.monotonic()
+    done = backend.complete([PROMPT] * 8)
+    assert time.monotonic() - began < 3
+    assert all("ConnectError" in (one.failure or "") or "no replica" in (one.failure or "") for one in done)
+    backend.close()
+
+
+def test_a_copy_connects_by_itself_and_the_protocols_are_kept() -> None:
+    with serving(models=Reply({"data": [{"id": "x"}]})) as server:
+        backend = OpenAIBackend([server.url], options=FAST)
+        backend.complete([PROMPT])
+        copy = pickle.loads(pickle.dumps(backend))
+        backend.close()
+        assert copy.complete([PROMPT])[0].text == "I am 'x'"
+        copy.close()
+    assert isinstance(backend, AsyncBackend)
+    assert isinstance(backend, Backend)
+    assert "127.0.0.1" in backend.identity
+    assert OpenAIBackend(["http://x"], model="m").identity == "m"
+    with pytest.raises(ConfigError, match="api_key"):
+        OpenAIBackend(["http://x"], api_key="line\nbreak")
+
+
+def test_close_during_a_request() -> None:
+    arrived = threading.Event()
+
+    async def handler(call: Call) -> Reply:
+        arrived.set()
+        await asyncio.sleep(30)
+        return Reply({})
+
+    outcome: list[BaseException] = []
+    with ServerThread(handler) as server:
+        backend = OpenAIBackend([server.url], model="m", options=FAST)
+
+        def work() -> None:
+            try:
+                backend.complete([PROMPT])
+            except EngineError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert arrived.wait(5)
+        backend.close()
+        backend.close()
+        thread.join(5)
+    assert "closed during the request" in str(outcome[0])
+    with pytest.raises(EngineError, match="is closed"):
+        backend.complete([PROMPT])
+
+
+def test_ctrl_c_cancels_what_is_waited_for() -> None:
+    loop = LoopThread("test")
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            cancelled.set()
+
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(forever())
+    assert cancelled.wait(5)
+    loop.close()
+
+
+def test_a_cancelled_caller_cancels_its_coroutine() -> None:
+    loop = LoopThread("test")
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            cancelled.set()
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(loop.arun(forever()), 0.05)
+
+    asyncio.run(main())
+    assert cancelled.wait(5)
+    loop.close()
+
+
+def test_an_engine_that_nobody_closes_lets_the_process_end() -> None:
+    code = (
+        "from zerosearch_env.llm import *\n"
+        "b = OpenAIBackend(['http://127.0.0.1:9/v1'], model='m', options=HttpOptions(attempts=1))\n"
+        "print(b.complete([Prompt('x', 1, 1)])[0].failure is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
+
+
+def test_a_forked_process_gets_a_loop_of_its_own() -> None:
+    code = (
+        "import os\nfrom zerosearch_env.llm import LoopThread\n"
+        "async def value(): return os.getpid()\n"
+        "loop = LoopThread('x')\nassert loop.run(value()) == os.getpid()\n"
+        "child = os.fork()\n"
+        "if not child:\n    ok = loop.run(value()) == os.getpid()\n    loop.close()\n    os._exit(0 if ok else 1)\n"
+        "print(os.waitpid(child, 0)[1], loop.run(value()) == os.getpid())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "0 True", done.stderr
+
+
+def test_stop_texts_and_prompts_without_a_template() -> None:
+    assert cut_at_stop("a\n### b", ("\n###", "x")) == ("a", True)
+    assert cut_at_stop("a", ("\n###",)) == ("a", False)
+
+    class Tokenizer:
+        chat_template = None
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [len(text)]}
+
+    assert prompt_ids(Tokenizer(), "four") == [4]
