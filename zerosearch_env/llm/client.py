@@ -25,6 +25,7 @@ from .replicas import Breaker, Replica, ReplicaSet
 from .retries import backoff, is_retryable_status, parse_retry_after
 
 _EXCERPT = 200
+_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,26 @@ class StatusError(Exception):
 
 @dataclass
 class _Session:
-    """What belongs to one event loop."""
+    """What belongs to one event loop.
+
+    The library's pool looks through all of its connections several times a request, so the connections are spread over
+    clients of a few each; the slot that was given back last is taken first, for its connection is open.
+    """
 
     loop: asyncio.AbstractEventLoop
-    http: Any
+    httpx: ModuleType
+    make: Callable[[], Any]
     slots: asyncio.Semaphore
+    free: list[int]
     replicas: ReplicaSet
+    clients: dict[int, Any]
+
+    def client(self, slot: int) -> Any:
+        """The HTTP client that serves a slot."""
+        group = slot // _CONNECTIONS
+        if group not in self.clients:
+            self.clients[group] = self.make()
+        return self.clients[group]
 
 
 class JsonClient:
@@ -181,14 +196,19 @@ class JsonClient:
         content = None if body is None else json.dumps(body).encode()
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         async with session.slots:
-            call = _Call(session, self.options, method, path, content, dict(params or {}) or None, sent, final, seed)
-            return await call.run()
+            slot = session.free.pop()
+            try:
+                http = session.client(slot)
+                call = _Call(session, http, self.options, method, path, content, params or None, sent, final, seed)
+                return await call.run()
+            finally:
+                session.free.append(slot)
 
     async def aclose(self) -> None:
         """Close the connections; to be awaited in the loop that used them."""
         session, self._session = self._session, None
         if session is not None:
-            await session.http.aclose()
+            await asyncio.gather(*(http.aclose() for http in session.clients.values()))
 
     def _in_this_loop(self) -> _Session:
         loop = asyncio.get_running_loop()
@@ -197,10 +217,17 @@ class JsonClient:
             replicas = [
                 Replica(url, Breaker(options.breaker_failures, options.breaker_cooldown_s)) for url in self.urls
             ]
-            slots = asyncio.Semaphore(options.concurrency)
-            self._session = _Session(loop, _new_http(self.urls, options, self._headers), slots, ReplicaSet(replicas))
-            if self.on_connect is not None:
-                self.on_connect(self._session.http.aclose)
+            httpx = _httpx()
+            context = _ssl_context(httpx, self.urls)
+
+            def make() -> Any:
+                http = _new_http(httpx, options, self._headers, context)
+                if self.on_connect is not None:
+                    self.on_connect(http.aclose)
+                return http
+
+            slots, free = asyncio.Semaphore(options.concurrency), list(range(options.concurrency))[::-1]
+            self._session = _Session(loop, httpx, make, slots, free, ReplicaSet(replicas), {})
         return self._session
 
 
@@ -209,11 +236,12 @@ class _Call:
     """One request with all its attempts."""
 
     session: _Session
+    http: Any
     options: HttpOptions
     method: str
     path: str
     content: bytes | None
-    params: dict[str, str] | None
+    params: Mapping[str, str] | None
     headers: dict[str, str]
     final: Collection[int]
     seed: int
@@ -294,7 +322,7 @@ class _Call:
             self.session.replicas.notify()
 
     async def _send(self, replica: Replica) -> Any:
-        http, httpx = self.session.http, _httpx()
+        http, httpx = self.http, self.session.httpx
         url = replica.url + self.path
         try:
             async with http.stream(
@@ -353,17 +381,21 @@ def _httpx() -> ModuleType:
     return require("httpx2", "openai")
 
 
-def _new_http(urls: Sequence[str], options: HttpOptions, headers: Mapping[str, str]) -> Any:
-    httpx = _httpx()
+def _ssl_context(httpx: ModuleType, urls: Sequence[str]) -> Any:
+    """Certificates for all clients of a session; reading them takes a while, so only where they are needed."""
+    return httpx.create_ssl_context() if any(url.startswith("https:") for url in urls) else False
+
+
+def _new_http(httpx: ModuleType, options: HttpOptions, headers: Mapping[str, str], context: Any) -> Any:
     # Proxies of the environment are for the way out, never for this machine.
     direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
     return httpx.AsyncClient(
         # Compressed answers are not asked for: their size is known only after unpacking.
         headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
         timeout=httpx.Timeout(options.read_s, connect=options.connect_s),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=options.concurrency, keepalive_expiry=30),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=2 * _CONNECTIONS, keepalive_expiry=30),
         mounts=direct,
-        verify=any(url.startswith("https:") for url in urls),  # reading the certificates takes a while
+        verify=context,
     )
 
 
