@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import ConfigError, EngineError, MissingExtraError
 from zerosearch_env.llm import Prompt, TransformersBackend, VLLMBackend
+from zerosearch_env.types import SearchRequest
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(path)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048}
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), eos_token_id=256, **sizes, **heads))
     model.save_pretrained(path)
@@ -102,10 +104,10 @@ def test_end_tokens_stop_texts_and_limits(backend: TransformersBackend) -> None:
     first = long.text[len(long.text) // 2]
     (stopped,) = backend.complete(prompts(1, stop=(first,)))
     assert (stopped.text, stopped.truncated) == (long.text[: long.text.index(first)], False)
-    (fits, too_long) = backend.complete([Prompt("a", 1, 8), Prompt("a" * 500, 1, 50)])
+    (fits, too_long) = backend.complete([Prompt("a", 1, 8), Prompt("a" * 2000, 1, 50)])
     assert fits.failure is None
-    assert "502 tokens" in (too_long.failure or "")
-    assert "context of 512" in (too_long.failure or "")
+    assert "2002 tokens" in (too_long.failure or "")
+    assert "context of 2048" in (too_long.failure or "")
 
 
 def test_rows_that_end_leave_the_batch(backend: TransformersBackend) -> None:
@@ -130,6 +132,16 @@ def test_copies_errors_and_closing(folder: Path, tmp_path: Path) -> None:
         TransformersBackend(str(folder), dtype="nosuch").complete(prompts(1))
     with pytest.raises(ConfigError, match="max_batch"):
         TransformersBackend("m", max_batch=0)
+
+
+def test_an_untrained_model_gives_typed_failures_and_the_same_ones_every_time(folder: Path) -> None:
+    spec = {"kind": "simulated", "argument": f"hf:{folder}", "max_tokens": 16, "resamples": 1, "device": "cpu"}
+    engine = make_engine(spec)
+    asked = [SearchRequest("q", "Who?", ("x",), noisy=noisy, top_k=2, seed=3) for noisy in (False, True)]
+    results = engine.search(asked)
+    assert all("no usable documents in 2 completions" in (result.failure or "") for result in results)
+    assert [engine.search([request])[0].failure for request in asked] == [result.failure for result in results]
+    engine.close()
 
 
 class FakeLLM:

@@ -107,8 +107,8 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
         from ..llm.vllm import VLLMBackend
 
         return VLLMBackend(what, **given)
-    from ..llm.client import HttpOptions
     from ..llm.openai import OpenAIBackend
+    from ..llm.options import HttpOptions
 
     http = given.pop("http", {})
     for name in http:

@@ -12,60 +12,18 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
-from importlib.util import find_spec
-from types import ModuleType
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from ..errors import ConfigError, EngineError, require
+from ..errors import ConfigError, EngineError
 from ..randomness import mix
-from .replicas import Breaker, Replica, ReplicaSet
+from .options import HttpOptions, check_url
+from .replicas import Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
+from .session import Cleanup, Session, open_session
 
 _EXCERPT = 200
-_CONNECTIONS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class HttpOptions:
-    """Bounds of a `JsonClient`. All times are in seconds."""
-
-    concurrency: int = 64
-    """Requests on their way at once; further ones wait."""
-    attempts: int = 6
-    """Most attempts of a request, the first one included."""
-    connect_s: float = 5.0
-    """Longest wait for a connection."""
-    read_s: float = 60.0
-    """Longest silence of a server while its answer is awaited."""
-    total_s: float = 120.0
-    """Longest time of a request with all its attempts and waits, from its first attempt on."""
-    backoff_s: float = 0.5
-    """Longest wait after the first failed attempt; it doubles with each further one."""
-    backoff_cap_s: float = 20.0
-    """Longest wait between attempts."""
-    max_body_bytes: int = 8 * 2**20
-    """Longest accepted answer."""
-    breaker_failures: int = 5
-    """Failures in a row after which a replica is left alone."""
-    breaker_cooldown_s: float = 5.0
-    """For how long it is left alone before one request tries it again."""
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: when one is out of its range.
-        """
-        for field in fields(self):
-            value, whole = getattr(self, field.name), field.type == "int"
-            number = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
-            least_ok = number and (value >= 1 if whole else value > 0 or (value == 0 and field.name == "backoff_s"))
-            if not least_ok:
-                wanted = "a whole number of at least 1" if whole else "a number of seconds above 0"
-                raise ConfigError(f"{field.name} must be {wanted}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +58,6 @@ class StatusError(Exception):
         return str(self.args[0])
 
 
-@dataclass
-class _Session:
-    """What belongs to one event loop.
-
-    The library's pool looks through all of its connections several times a request, so the connections are spread over
-    clients of a few each; the slot that was given back last is taken first, for its connection is open.
-    """
-
-    loop: asyncio.AbstractEventLoop
-    httpx: ModuleType
-    make: Callable[[], Any]
-    slots: asyncio.Semaphore
-    free: list[int]
-    replicas: ReplicaSet
-    clients: dict[int, Any]
-
-    def client(self, slot: int) -> Any:
-        """The HTTP client that serves a slot."""
-        group = slot // _CONNECTIONS
-        if group not in self.clients:
-            self.clients[group] = self.make()
-        return self.clients[group]
-
-
 class JsonClient:
     """Sends JSON to replicas of a service. To be used from one event loop at a time.
 
@@ -152,8 +86,8 @@ class JsonClient:
         self._headers = dict(headers or {})
         self._seed = secrets.randbits(64) if seed is None else seed
         self._requests = 0
-        self._session: _Session | None = None
-        self.on_connect: Callable[[Callable[[], Awaitable[object]]], object] | None = None
+        self._session: Session | None = None
+        self.on_connect: Callable[[Cleanup], object] | None = None
         """Told how to close the connections whenever some have been opened, by something that does not hold `self`."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,26 +142,11 @@ class JsonClient:
         """Close the connections; to be awaited in the loop that used them."""
         session, self._session = self._session, None
         if session is not None:
-            await asyncio.gather(*(http.aclose() for http in session.clients.values()))
+            await session.aclose()
 
-    def _in_this_loop(self) -> _Session:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.loop is not loop:
-            options = self.options
-            replicas = [
-                Replica(url, Breaker(options.breaker_failures, options.breaker_cooldown_s)) for url in self.urls
-            ]
-            httpx = _httpx()
-            context = _ssl_context(httpx, self.urls)
-
-            def make() -> Any:
-                http = _new_http(httpx, options, self._headers, context)
-                if self.on_connect is not None:
-                    self.on_connect(http.aclose)
-                return http
-
-            slots, free = asyncio.Semaphore(options.concurrency), list(range(options.concurrency))[::-1]
-            self._session = _Session(loop, httpx, make, slots, free, ReplicaSet(replicas), {})
+    def _in_this_loop(self) -> Session:
+        if self._session is None or self._session.loop is not asyncio.get_running_loop():
+            self._session = open_session(self.urls, self.options, self._headers, self.on_connect)
         return self._session
 
 
@@ -235,7 +154,7 @@ class JsonClient:
 class _Call:
     """One request with all its attempts."""
 
-    session: _Session
+    session: Session
     http: Any
     options: HttpOptions
     method: str
@@ -355,48 +274,6 @@ class _Call:
                 )
             parts.append(part)
         return b"".join(parts)
-
-
-def check_url(url: str) -> str:
-    """An address without a slash at its end.
-
-    Raises:
-        ConfigError: it is no http(s) address.
-    """
-    text = url.strip() if isinstance(url, str) else ""
-    try:
-        parsed = urlsplit(text)
-        usable = parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
-        usable = False
-    if not usable:
-        raise ConfigError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
-    return text.rstrip("/")
-
-
-def _httpx() -> ModuleType:
-    """httpx2, or httpx, whose API it keeps, where only that one is installed."""
-    if find_spec("httpx2") is None and find_spec("httpx") is not None:
-        return require("httpx", "openai")
-    return require("httpx2", "openai")
-
-
-def _ssl_context(httpx: ModuleType, urls: Sequence[str]) -> Any:
-    """Certificates for all clients of a session; reading them takes a while, so only where they are needed."""
-    return httpx.create_ssl_context() if any(url.startswith("https:") for url in urls) else False
-
-
-def _new_http(httpx: ModuleType, options: HttpOptions, headers: Mapping[str, str], context: Any) -> Any:
-    # Proxies of the environment are for the way out, never for this machine.
-    direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
-    return httpx.AsyncClient(
-        # Compressed answers are not asked for: their size is known only after unpacking.
-        headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
-        timeout=httpx.Timeout(options.read_s, connect=options.connect_s),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=2 * _CONNECTIONS, keepalive_expiry=30),
-        mounts=direct,
-        verify=context,
-    )
 
 
 def _parse(body: bytes, url: str) -> Any:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, EngineError
 from ..randomness import mix
 from .backend import Completion, Prompt
-from .client import HttpOptions, JsonClient, StatusError
+from .client import JsonClient, StatusError
 from .loop import LoopThread
+from .options import HttpOptions
 
 Value = TypeVar("Value")
 
