@@ -265,19 +265,24 @@ def test_a_breaker_opens_probes_and_closes() -> None:
     now = [0.0]
     breaker = Breaker(2, 10.0, lambda: now[0])
     replicas = ReplicaSet([Replica("a", breaker)])
+    for _ in range(3):
+        assert replicas.pick() == (replicas.replicas[0], False)
     for _ in range(2):
-        assert replicas.pick() is not None
         breaker.fail()
     assert (breaker.state, breaker.wait_s(), replicas.pick()) == ("open", 10.0, None)
+    now[0] = 5.0
+    breaker.fail()
+    assert breaker.wait_s() == 5.0, "a straggler does not start the cool-down anew"
     now[0] = 10.0
     assert breaker.state == "half-open"
-    assert replicas.pick() is not None
-    assert replicas.pick() is None, "one probe at a time"
+    assert replicas.pick() == (replicas.replicas[0], True)
     breaker.fail()
+    assert replicas.pick() is None, "one probe at a time"
+    breaker.fail(probe=True)
     assert (breaker.state, breaker.wait_s()) == ("open", 10.0)
     now[0] = 20.0
     assert replicas.pick() is not None
-    breaker.abandon()
+    breaker.abandon(probe=True)
     assert replicas.pick() is not None, "a cancelled probe frees its place"
     breaker.succeed()
     assert breaker.state == "closed"

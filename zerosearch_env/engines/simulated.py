@@ -220,4 +220,4 @@ def _kinds(request: SearchRequest) -> tuple[bool, ...]:
     mask = request.noise_mask
     if request.top_k < 1 or len(mask) != request.top_k:
         raise ConfigError(f"a noise mask has {len(mask)} flags for top_k={request.top_k} documents")
-    return tuple(sorted(set(mask)))
+    return tuple(sorted({bool(noisy) for noisy in mask}))

@@ -22,6 +22,8 @@ _QUOTES = str.maketrans({'"': "'", "\u201c": "'", "\u201d": "'", "\u201e": "'", 
 
 def clean_text(text: str, limit: int) -> str:
     """One line without control and format characters, at most `limit` characters long."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())[:limit].rstrip()
     text = unicodedata.normalize("NFC", text[: 8 * limit].encode("utf-8", "replace").decode("utf-8"))
     kept = ["" if unicodedata.category(c) == "Cf" else " " if unicodedata.category(c) in _CONTROL else c for c in text]
     return " ".join("".join(kept).split())[:limit].rstrip()

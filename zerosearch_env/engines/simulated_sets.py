@@ -124,7 +124,8 @@ def make_set(
         parsed = parse_documents(done.text, request.top_k, source=source, max_chars=options.max_document_chars)
         if parsed.problem is not None:
             found = f"{len(parsed.documents)} of {request.top_k} documents"
-            last = f"{parsed.problem}, {found}: {done.text[:120]!r}"
+            cut = ", cut at max_tokens" if done.truncated else ""
+            last = f"{parsed.problem}, {found}{cut}: {done.text[:120]!r}"
             progress = replace(progress, unusable=progress.unusable + 1)
         else:
             usable.append(parsed.documents)

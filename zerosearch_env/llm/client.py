@@ -175,13 +175,14 @@ class _Call:
             left = deadline - time.monotonic()
             if left <= 0 or attempt == options.attempts:
                 raise self._give_up(attempt, last) from last
-            replica = replicas.pick(avoid=tried)
-            if replica is None:
+            picked = replicas.pick(avoid=tried)
+            if picked is None:
                 await replicas.wait(left)
                 continue
+            replica, probe = picked
             attempt += 1
             try:
-                return JsonReply(await self._attempt(replica, left), attempt, replica.url)
+                return JsonReply(await self._attempt(replica, probe, left), attempt, replica.url)
             except _RetryableError as failure:
                 last, tried = failure, tried | {replica.url}
             except (StatusError, ValueError) as refusal:
@@ -216,23 +217,23 @@ class _Call:
             attempts=attempts,
         )
 
-    async def _attempt(self, replica: Replica, left: float) -> Any:
+    async def _attempt(self, replica: Replica, probe: bool, left: float) -> Any:
         """One attempt: parsed JSON, `_RetryableError`, or an error that no retry mends. The breaker learns of it."""
         breaker = replica.breaker
         try:
             async with asyncio.timeout(left):
                 data = await self._send(replica)
         except _RetryableError as failure:
-            breaker.succeed() if failure.healthy else breaker.fail()
+            breaker.succeed() if failure.healthy else breaker.fail(probe=probe)
             raise
         except TimeoutError as cause:
-            breaker.fail()
+            breaker.fail(probe=probe)
             raise _RetryableError(f"{replica.url}: no complete answer within {self.options.total_s:g} s") from cause
         except (StatusError, ValueError):
             breaker.succeed()
             raise
         except BaseException:
-            breaker.abandon()
+            breaker.abandon(probe=probe)
             raise
         else:
             breaker.succeed()

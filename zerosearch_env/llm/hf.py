@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from ..errors import ConfigError, EngineError, require
@@ -161,6 +162,8 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequen
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     rows = [_Row(prompt) for prompt in prompts]
     live = list(rows)
+    # Without it a model computes the logits of the whole prompt, which for a large vocabulary is most of the memory.
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     cache, positions = None, (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.inference_mode():
         while True:
@@ -170,7 +173,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequen
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                **last_only,
             )
             cache = output.past_key_values
             chosen = _choose(output.logits[:, -1], live)

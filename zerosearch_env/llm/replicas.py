@@ -40,24 +40,30 @@ class Breaker:
         """Whether a request may go to the server now."""
         return self._opened_at is None or (not self._probing and self.wait_s() <= 0)
 
-    def begin(self) -> None:
-        """A request goes out; where the breaker is half-open it is the probe."""
-        self._probing = self._opened_at is not None
+    def begin(self) -> bool:
+        """A request goes out; whether it is the probe of a half-open breaker."""
+        probe = self._opened_at is not None
+        self._probing = self._probing or probe
+        return probe
 
     def succeed(self) -> None:
         """The server answered."""
         self._failed, self._opened_at, self._probing = 0, None, False
 
-    def fail(self) -> None:
-        """The server did not answer, or answered with an error of its own."""
-        self._failed += 1
-        if self._probing or self._failed >= self.failures:
-            self._opened_at = self.clock()
-        self._probing = False
+    def fail(self, *, probe: bool = False) -> None:
+        """The server did not answer, or answered with an error of its own.
 
-    def abandon(self) -> None:
+        A request that went out before the breaker opened, and fails after it, neither ends a probe nor starts the
+        cool-down anew.
+        """
+        self._failed += 1
+        if probe or (self._opened_at is None and self._failed >= self.failures):
+            self._opened_at = self.clock()
+        self._probing = self._probing and not probe
+
+    def abandon(self, *, probe: bool = False) -> None:
         """The request was cancelled: nothing was learnt, and a probe's place is free again."""
-        self._probing = False
+        self._probing = self._probing and not probe
 
 
 @dataclass
@@ -78,8 +84,12 @@ class ReplicaSet:
     _next: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def pick(self, avoid: Collection[str] = ()) -> Replica | None:
-        """The next server in turn that may be called, one outside `avoid` where there is one; None when all are out."""
+    def pick(self, avoid: Collection[str] = ()) -> tuple[Replica, bool] | None:
+        """The next server in turn that may be called, one outside `avoid` where there is one; None when all are out.
+
+        Returns:
+            The server, and whether the request is the probe of its breaker.
+        """
         count = len(self.replicas)
         turn = [self.replicas[(self._next + offset) % count] for offset in range(count)]
         ready = [replica for replica in turn if replica.breaker.admits()]
@@ -87,9 +97,8 @@ class ReplicaSet:
             return None
         chosen = min(ready, key=lambda replica: replica.url in avoid)  # the first in turn among equals
         self._next = (self._next + turn.index(chosen) + 1) % count
-        chosen.breaker.begin()
         chosen.sent += 1
-        return chosen
+        return chosen, chosen.breaker.begin()
 
     async def wait(self, longest_s: float) -> None:
         """Wait until a server may be callable again: a cool-down has ended, or a probe has come back."""
