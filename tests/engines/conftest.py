@@ -1,5 +1,4 @@
-"""Makes `dense_fakes` importable for the tests beside it."""
-"""Makes `sim_fakes` importable for the tests beside it."""
+"""Makes `dense_fakes` and `sim_fakes` importable for the tests beside them."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from .base import BatchedEngine, EngineFactory, SearchEngine, make_engine, register_engine
 from .corpus import CorpusEngine, corpus_engine
 from .dense import DenseEngine, dense_engine
+from .simulated_spec import simulated_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
 register_engine("dense", dense_engine)
-from .simulated_spec import simulated_engine
 register_engine("simulated", simulated_engine)
 
 __all__ = [

@@ -17,6 +17,7 @@ from ..errors import ConfigError, EngineError
 from ..llm.backend import AsyncBackend, Backend
 from ..types import Document, SearchRequest, SearchResult
 from .base import BatchedEngine
+from .passages import check_mask
 from .result_cache import ResultCache, cache_key
 from .simulated_sets import DocumentSet, SimulationOptions, make_set
 from .simulated_stats import Counters, SimulatorStats
@@ -217,7 +218,7 @@ def _kinds(request: SearchRequest) -> tuple[bool, ...]:
     Raises:
         ConfigError: `top_k` is below 1, or the mask has another length.
     """
-    mask = request.noise_mask
-    if request.top_k < 1 or len(mask) != request.top_k:
-        raise ConfigError(f"a noise mask has {len(mask)} flags for top_k={request.top_k} documents")
-    return tuple(sorted({bool(noisy) for noisy in mask}))
+    if request.top_k < 1:
+        raise ConfigError(f"top_k must be at least 1, got {request.top_k}")
+    check_mask(request)
+    return tuple(sorted({bool(noisy) for noisy in request.noise_mask}))
