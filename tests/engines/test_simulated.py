@@ -155,6 +155,18 @@ def test_what_is_no_set_of_documents_fails_after_a_bound(text: str, problem: str
     assert (stats.unusable, stats.resamples, stats.failed_searches, stats.documents) == (4, 3, 1, 0)
 
 
+def test_a_search_without_question_and_answers_is_written_for_its_query_alone() -> None:
+    backend = FakeBackend(lambda prompt, _: numbered("A mill.", "A weir."))
+    engine = SimulatedEngine(backend)
+    requests = [ask("mill", question="", answers=(), top_k=2, noisy=noisy) for noisy in (False, True)]
+    results = engine.search(requests)
+    assert [[document.text for document in result.documents] for result in results] == 2 * [["A mill.", "A weir."]]
+    useful, noisy = (prompt.text for prompt in backend.prompts)
+    assert "Question behind the search: unknown\nAnswers to that question: unknown\n" in useful
+    assert "Question behind the search: unknown\nAnswers to that question: withheld\n" in noisy
+    assert (engine.stats().misses, engine.stats().resamples) == (0, 0)
+
+
 def test_a_greedy_server_is_not_asked_again_and_again() -> None:
     engine, backend = fake(lambda prompt, n: "nothing")
     engine.search([ask()])

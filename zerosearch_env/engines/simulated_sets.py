@@ -130,7 +130,7 @@ def make_set(
         else:
             usable.append(parsed.documents)
             stated = [leaks(document, request.answers) for document in parsed.documents]
-            if not noisy and any(stated):
+            if not noisy and (any(stated) or not request.answers):  # without answers there is nothing to miss
                 return replace(progress, documents=parsed.documents)
             if noisy and not any(stated):
                 return replace(progress, documents=_clean_slots(usable, request) or parsed.documents)
