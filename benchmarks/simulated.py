@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         "client_cpu_ms": round(timings["search on a server"].median / 1e3, 3),
     }
     print(json.dumps(summary))
-    libraries = machine(["zerosearch-env", "httpx2"])
+    libraries = machine(["zerosearch-env", "aiohttp"])
     write_record(arguments.output, timings, **summary, throughput=rates, machine=libraries)
     print(f"written: {arguments.output}")
     return 0

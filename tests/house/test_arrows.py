@@ -34,7 +34,7 @@ HEAVY = {
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
     *("starlette", "uvicorn", "msgpack"),
     *("faiss", "sentence_transformers"),
-    *("httpx", "httpx2", "sqlite3"),
+    *("aiohttp", "sqlite3"),
 }
 
 

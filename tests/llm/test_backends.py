@@ -120,7 +120,7 @@ def test_a_dead_server_is_a_failure_within_the_time() -> None:
     began = time.monotonic()
     done = backend.complete([PROMPT] * 8)
     assert time.monotonic() - began < 3
-    assert all("ConnectError" in (one.failure or "") or "no replica" in (one.failure or "") for one in done)
+    assert all("ClientConnectorError" in (one.failure or "") or "no replica" in (one.failure or "") for one in done)
     backend.close()
 
 
@@ -228,6 +228,24 @@ def test_a_forked_process_gets_a_loop_of_its_own() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0 True", done.stderr
+
+
+def test_a_forked_process_leaves_the_parents_connections_alone() -> None:
+    code = (
+        "import gc, os, sys, time\nfrom zerosearch_env.llm import *\n"
+        "prompts = [Prompt('x', seed, 1) for seed in range(4)]\n"
+        "def ask(b): return all(done.failure is None for done in b.complete(prompts))\n"
+        "b = OpenAIBackend([sys.argv[1]], model='m', options=HttpOptions(attempts=1, read_s=20))\n"
+        "assert ask(b)\nchild = os.fork()\n"
+        "if not child:\n    ok = sys.argv[2] == 'idle' or ask(b)\n    b.close()\n    del b\n    gc.collect()\n"
+        "    sys.exit(0 if ok else 1)\n"
+        "print(os.waitpid(child, 0)[1], ask(b))\nb.close()\n"
+    )
+    for use in ("idle", "asking"):
+        with serving(models=Reply({})) as server:
+            command = [sys.executable, "-c", code, server.url, use]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.stdout.strip(), done.stderr) == ("0 True", "")
 
 
 def test_stop_texts_and_prompts_without_a_template() -> None:

@@ -130,13 +130,8 @@ class JsonClient:
         content = None if body is None else json.dumps(body).encode()
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         async with session.slots:
-            slot = session.free.pop()
-            try:
-                http = session.client(slot)
-                call = _Call(session, http, self.options, method, path, content, params or None, sent, final, seed)
-                return await call.run()
-            finally:
-                session.free.append(slot)
+            call = _Call(session, self.options, method, path, content, params or None, sent, final, seed)
+            return await call.run()
 
     async def aclose(self) -> None:
         """Close the connections; to be awaited in the loop that used them."""
@@ -145,7 +140,7 @@ class JsonClient:
             await session.aclose()
 
     def _in_this_loop(self) -> Session:
-        if self._session is None or self._session.loop is not asyncio.get_running_loop():
+        if self._session is None or not self._session.is_current():
             self._session = open_session(self.urls, self.options, self._headers, self.on_connect)
         return self._session
 
@@ -155,7 +150,6 @@ class _Call:
     """One request with all its attempts."""
 
     session: Session
-    http: Any
     options: HttpOptions
     method: str
     path: str
@@ -242,19 +236,24 @@ class _Call:
             self.session.replicas.notify()
 
     async def _send(self, replica: Replica) -> Any:
-        http, httpx = self.http, self.session.httpx
-        url = replica.url + self.path
+        aiohttp, url = self.session.aiohttp, replica.url + self.path
+        http = self.session.client(replica.url)
         try:
-            async with http.stream(
-                self.method, url, content=self.content, params=self.params, headers=self.headers
+            async with http.request(
+                self.method,
+                url,
+                data=self.content,
+                params=self.params,
+                headers=self.headers,
+                allow_redirects=False,
             ) as response:
-                status, retry_after = response.status_code, response.headers.get("Retry-After")
+                status, retry_after = response.status, response.headers.get("Retry-After")
                 body = await self._read(response, url)
-        except httpx.TimeoutException as cause:
+        except aiohttp.ServerTimeoutError as cause:
             raise _RetryableError(f"{url}: time-out ({type(cause).__name__})") from cause
-        except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as cause:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as cause:
             raise _RetryableError(f"{url}: {type(cause).__name__}: {cause}") from cause
-        except (httpx.RequestError, httpx.InvalidURL) as cause:
+        except aiohttp.ClientError as cause:
             raise ValueError(f"{url}: {type(cause).__name__}: {cause}") from cause
         if 200 <= status < 300:
             return _parse(body, url)
@@ -266,9 +265,10 @@ class _Call:
     async def _read(self, response: Any, url: str) -> bytes:
         """The body, as long as it stays within its bound."""
         limit, parts, size = self.options.max_body_bytes, [], 0
-        async for part in response.aiter_bytes():
+        async for part in response.content.iter_any():
             size += len(part)
             if size > limit:
+                response.close()
                 raise ValueError(
                     f"{url} answered with more than {limit:,} bytes, which is not read; raise max_body_bytes if that "
                     "is right"

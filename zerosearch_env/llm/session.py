@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import require
 from .options import HttpOptions
 from .replicas import Breaker, Replica, ReplicaSet
 
-_CONNECTIONS = 8
-
 Cleanup = Callable[[], Awaitable[object]]
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_KEEPALIVE_S = 30.0
 
-@dataclass
+
+@dataclass(eq=False)
 class Session:
-    """What belongs to one event loop.
-
-    The library's pool looks through all of its connections several times a request, so the connections are spread over
-    clients of a few each; the slot that was given back last is taken first, for its connection is open.
-    """
+    """What belongs to one event loop of one process."""
 
     loop: asyncio.AbstractEventLoop
-    httpx: ModuleType
-    make: Callable[[], Any]
+    aiohttp: ModuleType
+    make: Callable[[bool], Any]
     slots: asyncio.Semaphore
-    free: list[int]
     replicas: ReplicaSet
-    clients: dict[int, Any] = field(default_factory=dict)
+    clients: dict[bool, Any] = field(default_factory=dict)
+    pid: int = field(default_factory=os.getpid)
 
-    def client(self, slot: int) -> Any:
-        """The HTTP client that serves a slot."""
-        group = slot // _CONNECTIONS
-        if group not in self.clients:
-            self.clients[group] = self.make()
-        return self.clients[group]
+    def client(self, url: str) -> Any:
+        """The HTTP client for an address: proxies of the environment are for the way out, never for this machine."""
+        outside = urlsplit(url).hostname not in _LOOPBACK
+        if outside not in self.clients:
+            self.clients[outside] = self.make(outside)
+        return self.clients[outside]
+
+    def __post_init__(self) -> None:
+        _sessions.add(self)
+
+    def is_current(self) -> bool:
+        """Whether the connections belong to this process and to the loop that runs."""
+        return self.pid == os.getpid() and self.loop is asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await asyncio.gather(*(http.aclose() for http in self.clients.values()))
+        """Close all connections, unless they are those of a parent process."""
+        if self.pid == os.getpid():
+            await asyncio.gather(*(http.close() for http in self.clients.values()))
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """Keep a forked process from ever finalizing the clients that it inherited.
+
+    A fork shares the event loop's list of sockets (epoll) with its parent. A client that is dropped without being
+    closed closes its sockets itself and so takes them out of that list: the parent would wait for answers in vain. An
+    object with a reference too many is never finalized.
+    """
+    for session in _sessions:
+        for http in session.clients.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(http))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def open_session(
@@ -58,48 +85,29 @@ def open_session(
         urls: addresses of the replicas.
         options: the bounds.
         headers: sent with every request.
-        on_connect: told how to close each group of connections.
+        on_connect: told how to close the connections.
     """
-    httpx = _httpx()
-    context = _ssl_context(httpx, urls)
+    aiohttp = require("aiohttp", "openai")
 
-    def make() -> Any:
-        http = _new_http(httpx, options, headers, context)
+    def make(outside: bool) -> Any:
+        http = aiohttp.ClientSession(
+            # Compressed answers are not asked for: their size is known only after unpacking.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=outside,
+        )
         if on_connect is not None:
-            on_connect(http.aclose)
+            on_connect(http.close)
         return http
 
     breakers = [Breaker(options.breaker_failures, options.breaker_cooldown_s) for _ in urls]
     return Session(
         loop=asyncio.get_running_loop(),
-        httpx=httpx,
+        aiohttp=aiohttp,
         make=make,
         slots=asyncio.Semaphore(options.concurrency),
-        free=list(range(options.concurrency))[::-1],
         replicas=ReplicaSet([Replica(url, breaker) for url, breaker in zip(urls, breakers, strict=True)]),
-    )
-
-
-def _httpx() -> ModuleType:
-    """httpx2, or httpx, whose API it keeps, where only that one is installed."""
-    if find_spec("httpx2") is None and find_spec("httpx") is not None:
-        return require("httpx", "openai")
-    return require("httpx2", "openai")
-
-
-def _ssl_context(httpx: ModuleType, urls: Sequence[str]) -> Any:
-    """Certificates for all clients of a session; reading them takes a while, so only where they are needed."""
-    return httpx.create_ssl_context() if any(url.startswith("https:") for url in urls) else False
-
-
-def _new_http(httpx: ModuleType, options: HttpOptions, headers: Mapping[str, str], context: Any) -> Any:
-    # Proxies of the environment are for the way out, never for this machine.
-    direct = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
-    return httpx.AsyncClient(
-        # Compressed answers are not asked for: their size is known only after unpacking.
-        headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
-        timeout=httpx.Timeout(options.read_s, connect=options.connect_s),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=2 * _CONNECTIONS, keepalive_expiry=30),
-        mounts=direct,
-        verify=context,
     )
