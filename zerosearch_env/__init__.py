@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zerosearch_env.errors import EngineError as EngineError
     from zerosearch_env.errors import EpisodeError as EpisodeError
     from zerosearch_env.errors import MissingExtraError as MissingExtraError
+    from zerosearch_env.errors import QuotaError as QuotaError
     from zerosearch_env.errors import ZeroSearchError as ZeroSearchError
     from zerosearch_env.noise import get_schedule as get_schedule
     from zerosearch_env.protocols import PROTOCOLS as PROTOCOLS
@@ -74,7 +75,8 @@ _NAMES = {
     ),
     "env": "ZeroSearchEnv",
     "episode": "Episode Rules make_rules",
-    "errors": "CheckpointError ConfigError DataError EngineError EpisodeError MissingExtraError ZeroSearchError",
+    "errors": "CheckpointError ConfigError DataError EngineError EpisodeError MissingExtraError "
+    "QuotaError ZeroSearchError",
     "noise": "get_schedule",
     "protocols": "PROTOCOLS ParsedAction Protocol get_protocol",
     "rewards": "get_reward",

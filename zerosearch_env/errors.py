@@ -35,6 +35,10 @@ class EngineError(ZeroSearchError, RuntimeError):
         return str(self.args[0])
 
 
+class QuotaError(EngineError):
+    """A budget of requests, or a paid account's quota, is used up: no search succeeds until somebody raises it."""
+
+
 class CacheError(ZeroSearchError, RuntimeError):
     """A file of cached results is locked, broken, or something else."""
 

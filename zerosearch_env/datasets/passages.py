@@ -77,10 +77,18 @@ def _passage(row: Row, number: int) -> Document:
     body = text(row[field], field)
     if isinstance(row.get("title"), str):
         return Document(row["title"].strip(), body, source)
-    head, line_end, rest = body.partition("\n")
-    if field != "contents" or not line_end:
-        return Document("", body, source)
+    return Document(*split_contents(body), source) if field == "contents" else Document("", body, source)
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """Title and text of a passage in Search-R1's form: the title, usually in double quotes, is the first line.
+
+    A passage of one line has no title.
+    """
+    head, line_end, rest = contents.partition("\n")
+    if not line_end:
+        return "", contents
     title = head.strip()
     if len(title) >= 2 and title[0] == title[-1] == '"':
         title = title[1:-1]
-    return Document(title, rest.strip(), source)
+    return title, rest.strip()

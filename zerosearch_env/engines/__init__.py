@@ -8,12 +8,14 @@ from __future__ import annotations
 from .base import BatchedEngine, EngineFactory, SearchEngine, make_engine, register_engine
 from .corpus import CorpusEngine, corpus_engine
 from .dense import DenseEngine, dense_engine
+from .remote_spec import retrieve_engine
 from .simulated_spec import simulated_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
 register_engine("dense", dense_engine)
 register_engine("simulated", simulated_engine)
+register_engine("retrieve", retrieve_engine)
 
 __all__ = [
     "BatchedEngine",

@@ -72,7 +72,7 @@ class ResultCache:
             self._connect()
 
     def get_many(self, keys: Sequence[bytes], source: str = "") -> dict[bytes, tuple[Document, ...]]:
-        """The documents of those keys that the cache holds, all with the given source."""
+        """The documents of those keys that the cache holds; those kept without a source of their own have `source`."""
         rows: list[tuple[bytes, str]] = []
         if self._closed:
             return {}
@@ -83,9 +83,7 @@ class ResultCache:
                     chunk = keys[start : start + _CHUNK]
                     marks = ",".join("?" * len(chunk))
                     rows += connection.execute(f"SELECT key, documents FROM results WHERE key IN ({marks})", chunk)
-            return {
-                key: tuple(Document(title, text, source) for title, text in json.loads(stored)) for key, stored in rows
-            }
+            return {key: tuple(_document(row, source) for row in json.loads(stored)) for key, stored in rows}
         except (sqlite3.Error, CacheError, ValueError, TypeError) as cause:
             self._failed("read", cause)
             return {}
@@ -93,11 +91,16 @@ class ResultCache:
     def put_many(self, engine: str, entries: Mapping[bytes, Sequence[Document]]) -> None:
         """Keep documents, in one transaction. An entry that is there already stays as it is.
 
+        Sources that are the engine's name are not written out.
+
         Nothing is kept by a cache that is read-only or closed.
         """
         if self.read_only or self._closed or not entries:
             return
-        rows = [(key, engine, json.dumps([[d.title, d.text] for d in documents])) for key, documents in entries.items()]
+        rows = [
+            (key, engine, json.dumps([_row(document, engine) for document in documents]))
+            for key, documents in entries.items()
+        ]
         try:
             with self._lock, self._connect() as connection:
                 connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
@@ -213,3 +216,15 @@ class ResultCache:
             f"the cache {self.path} cannot be used: {cause}. Give another path, wait for the process that holds it, or "
             "delete the file if it is broken."
         )
+
+
+def _row(document: Document, engine: str) -> list[Any]:
+    """`[title, text]` of a document that a model wrote, `[title, text, source, score]` of one that was found."""
+    short = [document.title, document.text]
+    plain = document.source == engine and document.score is None
+    return short if plain else [*short, document.source, document.score]
+
+
+def _document(row: Sequence[Any], source: str) -> Document:
+    title, text, *found = row
+    return Document(title, text, *(found or (source,)))

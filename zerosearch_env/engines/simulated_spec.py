@@ -110,13 +110,10 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
     from ..llm.openai import OpenAIBackend
     from ..llm.options import HttpOptions
 
-    http = given.pop("http", {})
-    for name in http:
-        if name not in HttpOptions.__dataclass_fields__:
-            raise unknown_name("option of http", name, HttpOptions.__dataclass_fields__)
+    http = HttpOptions.from_mapping(given.pop("http", None))
     variable = given.pop("api_key_env", None)
     if variable is not None and not os.environ.get(variable):
         raise ConfigError(f"the environment variable {variable!r}, named by api_key_env, is not set")
     key = os.environ[variable] if variable else None
     urls = [url for url in what.split(",") if url.strip()]
-    return OpenAIBackend(urls, api_key=key, options=HttpOptions(**http), **given)
+    return OpenAIBackend(urls, api_key=key, options=http, **given)

@@ -9,16 +9,17 @@ Everything is bounded: requests at once, attempts, seconds, bytes of an answer. 
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, EngineError
 from ..randomness import mix
+from .codecs import JSON, Codec
 from .options import HttpOptions, check_url
+from .privacy import hide
 from .replicas import Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
 from .session import Cleanup, Session, open_session
@@ -66,6 +67,10 @@ class JsonClient:
         options: the bounds.
         headers: sent with every request; they appear in no message.
         seed: of the jitter; drawn from the system when None.
+        hidden: texts that are blanked out where a message quotes the server, which may repeat a key.
+        codec: of the bodies.
+        gate: awaited before every attempt, retries included; it may wait (for a rate limit: that time is not counted in
+            `total_s`), or raise an EngineError that ends the request.
 
     Raises:
         ConfigError: no address, or one that is no http(s) address.
@@ -78,6 +83,9 @@ class JsonClient:
         *,
         headers: Mapping[str, str] | None = None,
         seed: int | None = None,
+        hidden: Sequence[str] = (),
+        codec: Codec = JSON,
+        gate: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.urls = tuple(check_url(url) for url in urls)
         if not self.urls:
@@ -85,6 +93,9 @@ class JsonClient:
         self.options = HttpOptions() if options is None else options
         self._headers = dict(headers or {})
         self._seed = secrets.randbits(64) if seed is None else seed
+        self._hidden = tuple(hidden)
+        self._codec = codec
+        self._gate = gate
         self._requests = 0
         self._session: Session | None = None
         self.on_connect: Callable[[Cleanup], object] | None = None
@@ -110,6 +121,7 @@ class JsonClient:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         final: Collection[int] = (),
+        hopeless: Callable[[int, bytes], bool] | None = None,
     ) -> JsonReply:
         """Send one request and parse the answer's JSON.
 
@@ -120,6 +132,8 @@ class JsonClient:
             params: of the query string; they appear in no message, since keys may be among them.
             headers: for this request only.
             final: statuses that are not tried again though they could be.
+            hopeless: (status, body) of an error to whether no later attempt can succeed, where the status alone does
+                not tell: a used-up quota comes as 429 like a rate limit.
 
         Raises:
             EngineError: no attempt succeeded; the message has the last cause.
@@ -127,10 +141,11 @@ class JsonClient:
         session = self._in_this_loop()
         self._requests += 1
         seed = mix(self._seed, self._requests)
-        content = None if body is None else json.dumps(body).encode()
-        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
+        content = None if body is None else self._codec.encode(body)
+        sent = {**(headers or {}), **({"Content-Type": self._codec.content_type} if content is not None else {})}
+        call = _Call(session, self.options, method, path, final, hopeless, seed, self._codec, self._gate)
+        call.content, call.params, call.headers, call.hidden = content, dict(params or {}), sent, self._hidden
         async with session.slots:
-            call = _Call(session, self.options, method, path, content, params or None, sent, final, seed)
             return await call.run()
 
     async def aclose(self) -> None:
@@ -141,7 +156,8 @@ class JsonClient:
 
     def _in_this_loop(self) -> Session:
         if self._session is None or not self._session.is_current():
-            self._session = open_session(self.urls, self.options, self._headers, self.on_connect)
+            headers = {"Accept": self._codec.content_type, **self._headers}
+            self._session = open_session(self.urls, self.options, headers, self.on_connect)
         return self._session
 
 
@@ -153,22 +169,32 @@ class _Call:
     options: HttpOptions
     method: str
     path: str
-    content: bytes | None
-    params: Mapping[str, str] | None
-    headers: dict[str, str]
     final: Collection[int]
+    hopeless: Callable[[int, bytes], bool] | None
     seed: int
+    codec: Codec
+    gate: Callable[[], Awaitable[object]] | None
+    # Keys may be among these.
+    content: bytes | None = field(default=None, repr=False)
+    params: dict[str, str] = field(default_factory=dict, repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    hidden: Sequence[str] = field(default=(), repr=False)
 
     async def run(self) -> JsonReply:
         options, replicas = self.options, self.session.replicas
         deadline = time.monotonic() + options.total_s
         last: Exception | None = None
         tried: set[str] = set()
-        attempt = 0
+        attempt = admitted = 0
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or attempt == options.attempts:
                 raise self._give_up(attempt, last) from last
+            if self.gate is not None and admitted == attempt:
+                began, admitted = time.monotonic(), admitted + 1
+                await self.gate()
+                deadline += time.monotonic() - began
+                continue
             picked = replicas.pick(avoid=tried)
             if picked is None:
                 await replicas.wait(left)
@@ -243,7 +269,7 @@ class _Call:
                 self.method,
                 url,
                 data=self.content,
-                params=self.params,
+                params=self.params or None,
                 headers=self.headers,
                 allow_redirects=False,
             ) as response:
@@ -252,13 +278,14 @@ class _Call:
         except aiohttp.ServerTimeoutError as cause:
             raise _RetryableError(f"{url}: time-out ({type(cause).__name__})") from cause
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as cause:
-            raise _RetryableError(f"{url}: {type(cause).__name__}: {cause}") from cause
+            raise _RetryableError(f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}") from cause
         except aiohttp.ClientError as cause:
-            raise ValueError(f"{url}: {type(cause).__name__}: {cause}") from cause
+            raise ValueError(f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}") from cause
         if 200 <= status < 300:
-            return _parse(body, url)
-        said = f"{url} answered {status}: {_excerpt(body)}"
-        if is_retryable_status(status) and status not in self.final:
+            return self._parse(body, url)
+        said = f"{url} answered {status}: {self._excerpt(body)}"
+        lasting = status in self.final or (self.hopeless is not None and self.hopeless(status, body))
+        if is_retryable_status(status) and not lasting:
             raise _RetryableError(said, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
         raise StatusError(said + _advice(status), status)
 
@@ -276,17 +303,19 @@ class _Call:
             parts.append(part)
         return b"".join(parts)
 
+    def _parse(self, body: bytes, url: str) -> Any:
+        try:
+            return self.codec.decode(body)
+        except (ValueError, RecursionError) as cause:
+            said, why = self._excerpt(body), hide(str(cause), self.hidden)
+            raise ValueError(f"{url} answered with something that is no {self.codec.name} ({why}): {said}") from cause
 
-def _parse(body: bytes, url: str) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as cause:
-        raise ValueError(f"{url} answered with something that is no JSON ({cause}): {_excerpt(body)}") from cause
+    def _excerpt(self, body: bytes) -> str:
+        # Keys go before the cut, which would leave a half of one.
+        text = " ".join(hide(body[: 64 * _EXCERPT].decode("utf-8", "replace"), self.hidden).split())
+        return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
 
 
-def _excerpt(body: bytes) -> str:
-    text = " ".join(body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
-    return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
 
 
 def _advice(status: int) -> str:

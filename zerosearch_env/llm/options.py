@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,18 @@ class HttpOptions:
             if not least_ok:
                 wanted = "a whole number of at least 1" if whole else "a number of seconds above 0"
                 raise ConfigError(f"{field.name} must be {wanted}, got {value!r}")
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any] | None) -> HttpOptions:
+        """The options of an engine's description, for example `{"concurrency": 256}`; None gives the defaults.
+
+        Raises:
+            ConfigError: an unknown name, or a value out of its range.
+        """
+        for name in given or {}:
+            if name not in cls.__dataclass_fields__:
+                raise unknown_name("option of http", name, cls.__dataclass_fields__)
+        return cls(**(given or {}))
 
 
 def check_url(url: str) -> str:

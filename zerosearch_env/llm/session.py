@@ -92,7 +92,7 @@ def open_session(
     def make(outside: bool) -> Any:
         http = aiohttp.ClientSession(
             # Compressed answers are not asked for: their size is known only after unpacking.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
+            headers={"Accept-Encoding": "identity", **headers},
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
