@@ -247,16 +247,14 @@ class RemoteEngine(BatchedEngine):
 
 def _advance(hunt: _Hunt, page: Page | EngineError | None) -> Ask | None:
     """Hand a hunt its page (None to begin); the page it needs next, None when it is over."""
+    if hunt.found is not None:
+        return None
+    hunt.attempts += 0 if page is None else page.attempts
     if isinstance(page, EngineError):
         hunt.error = page
-        hunt.attempts += page.attempts
-    if hunt.error is not None or hunt.found is not None:
         return None
     try:
-        if page is None:
-            return Ask(hunt.request, next(hunt.steps))
-        hunt.attempts += page.attempts
-        return Ask(hunt.request, hunt.steps.send(page))
+        return Ask(hunt.request, next(hunt.steps) if page is None else hunt.steps.send(page))
     except StopIteration as done:
         hunt.found = done.value
         return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..types import Dataset
 
 if TYPE_CHECKING:
+    from .base import EngineFactory
     from .retrieve import RetrieveEngine
+    from .web import WebSearchEngine
 
 
 def retrieve_engine(
@@ -67,3 +70,59 @@ def retrieve_engine(
         http=HttpOptions.from_mapping(http),
         cache=cache,
     )
+
+
+def web_engine(provider: str) -> EngineFactory:
+    """The factory of a web search service: `"serpapi"`, `"serper"` or `"brave"`."""
+
+    def factory(
+        argument: str,
+        dataset: Dataset | None,
+        *,
+        extras: Sequence[str] = (),
+        page_size: int | None = None,
+        country: str | None = None,
+        language: str | None = None,
+        rate: float | None = None,
+        burst: int | None = None,
+        max_requests: int | None = None,
+        price_per_1000: float = 0.0,
+        url: str | None = None,
+        key_env: str | None = None,
+        noise_depth: int = 15,
+        max_pages: int = 5,
+        max_query_chars: int = 300,
+        max_document_chars: int = 2000,
+        http: Mapping[str, Any] | None = None,
+        cache: str | None = None,
+    ) -> WebSearchEngine:
+        """The engine of a web search service; the options are those of `WebSearchEngine` and `RemoteOptions`.
+
+        Raises:
+            ConfigError: an argument behind the name, a missing key, or an option that cannot be used.
+            CacheError: the cache cannot be opened.
+        """
+        from ..llm.client import HttpOptions
+        from .remote import RemoteOptions
+        from .web import WebSearchEngine
+
+        if argument:
+            raise ConfigError(f"the engine {provider!r} takes nothing behind a colon, got {len(argument)} characters")
+        return WebSearchEngine(
+            provider,
+            extras=extras,
+            page_size=page_size,
+            country=country,
+            language=language,
+            rate=rate,
+            burst=burst,
+            max_requests=max_requests,
+            price_per_1000=price_per_1000,
+            url=url,
+            key_env=key_env,
+            options=RemoteOptions(noise_depth, max_pages, max_query_chars, max_document_chars),
+            http=HttpOptions.from_mapping(http),
+            cache=cache,
+        )
+
+    return factory

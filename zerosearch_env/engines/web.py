@@ -1,0 +1,197 @@
+"""`WebSearchEngine`: web search services, with a rate limit, a budget and noise from the lower ranks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError, EngineError, QuotaError, unknown_name
+from ..llm.client import HttpOptions, JsonClient, StatusError, check_url
+from ..llm.privacy import hide
+from ..types import Document, SearchRequest, SearchResult
+from .flights import Flights
+from .keys import key_of
+from .ranking import Page
+from .remote import Ask, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
+from .result_cache import ResultCache
+from .token_bucket import Meter, TokenBucket
+from .web_providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class WebSearchEngine(RemoteEngine):
+    """Asks SerpAPI, Serper or Brave.
+
+    - Useful documents are the best results, after the `extras` that were asked for. Title and snippet stay apart, the
+      address is the document's source.
+    - Noisy ones come from the ranks below, further pages included: a noisy search costs more requests than a useful one
+      unless the page is long enough or cached.
+    - Equal pages that are asked for at the same time are fetched, and paid, once.
+    - The key comes from the environment, and stands in no message, log line, copy, statistic or cache key.
+
+    Args:
+        provider: `"serpapi"`, `"serper"` or `"brave"`.
+        extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph in front of the results,
+            related questions behind those of the first page.
+        page_size: results a page; None: the service's usual number.
+        country: two letters.
+        language: two letters.
+        rate: requests a second; None: as many as the service's smaller plans allow.
+        burst: requests at once after a pause; None: a second's worth.
+        max_requests: HTTP requests, retries included, after which every search fails; None is without bound.
+        price_per_1000: of a thousand requests, for `stats().cost`.
+        url: another address of the service, such as a gateway's. The key is sent there.
+        key_env: environment variable with the key; None: the service's usual one.
+        options: bounds and noise.
+        http: bounds of the client.
+        cache: a path, or an open cache; None keeps nothing.
+
+    Raises:
+        ConfigError: an argument cannot be used, or the key is missing.
+        CacheError: the cache cannot be opened.
+    """
+
+    _LIVE = (*RemoteEngine._LIVE, "_meter", "_flights")
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        extras: Sequence[str] = (),
+        page_size: int | None = None,
+        country: str | None = None,
+        language: str | None = None,
+        rate: float | None = None,
+        burst: int | None = None,
+        max_requests: int | None = None,
+        price_per_1000: float = 0.0,
+        url: str | None = None,
+        key_env: str | None = None,
+        options: RemoteOptions | None = None,
+        http: HttpOptions | None = None,
+        cache: ResultCache | str | None = None,
+    ) -> None:
+        if provider not in PROVIDERS:
+            raise unknown_name("web search service", provider, PROVIDERS)
+        service = PROVIDERS[provider]
+        self._provider = provider
+        for name in (extras,) if isinstance(extras, str) else extras:
+            if name not in EXTRAS:
+                raise unknown_name("extra of web search", name, EXTRAS)
+        self._extras = tuple(name for name in EXTRAS if name in extras)
+        self._page_size = service.page_size if page_size is None else page_size
+        check_whole("page_size", self._page_size)
+        if self._page_size > service.max_page_size:
+            raise ConfigError(f"{provider} serves at most {service.max_page_size} results a page, got {page_size!r}")
+        self._country, self._language = country, language
+        self._rate = service.rate if rate is None else rate
+        self._burst = burst
+        self._max_requests, self._price = max_requests, price_per_1000
+        self._url = _safe(service.url if url is None else url)
+        self._key_env = key_env or service.key_variable
+        self._http = http
+        bounds = RemoteOptions(noise_depth=15) if options is None else options
+        super().__init__(provider, replace(bounds, max_pages=min(bounds.max_pages, service.max_pages)), cache)
+        self._connect()
+
+    def stats(self) -> RemoteStats:
+        """What has been counted until now, in this process; a snapshot that does not change."""
+        meter = self._meter
+        return replace(super().stats(), requests=meter.requests, cost=meter.cost, budget_left=meter.left)
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Answer one request at its own pace.
+
+        Raises:
+            EngineError: the engine is closed.
+            QuotaError: a budget or quota is used up.
+            ConfigError: a noise mask has another length than `top_k`.
+        """
+        self._check_open()
+        (result,) = await self._loop.arun(self._answer([request]))
+        return result
+
+    def _connect(self) -> None:
+        burst = self._burst if self._burst is not None else max(1, int(min(self._rate, 1e6)))
+        bucket = TokenBucket(self._rate, burst)
+        self._meter = Meter(bucket, max_requests=self._max_requests, price_per_1000=self._price)
+        self._flights: Flights[Page | EngineError] = Flights()
+        super()._connect()
+
+    def _new_client(self) -> JsonClient:
+        service = PROVIDERS[self._provider]
+        key = key_of(self._key_env, f"the key of {self._provider}", needed=True)
+        headers = {service.key_header: key} if service.key_header else {}
+        return JsonClient([self._url], self._http, headers=headers, hidden=[key], gate=self._meter.admit)
+
+    def _key(self, ask: Ask) -> bytes:
+        asked = self._query(ask)
+        more = (asked.text, asked.page, asked.size, asked.country, asked.language, self._extras)
+        return page_key(self._name, self._url, *more, self._options.max_document_chars)
+
+    def _query(self, ask: Ask) -> WebQuery:
+        longest = PROVIDERS[self._provider].max_words
+        text = " ".join(ask.request.query.split()[:longest])
+        return WebQuery(text, ask.number, self._page_size, self._country, self._language)
+
+    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+        return list(await asyncio.gather(*(self._flights.join(self._key(a), lambda a=a: self._get(a)) for a in asks)))
+
+    async def _get(self, ask: Ask) -> Page | EngineError:
+        """One page from the service."""
+        service = PROVIDERS[self._provider]
+        fields = service.fields(self._query(ask))
+        sent: dict[str, Any] = {"body": fields} if service.method == "POST" else {"params": fields}
+        key = key_of(self._key_env, f"the key of {self._provider}", needed=True)
+        if not service.key_header:
+            sent["params"] = {**sent.get("params", {}), "api_key": key}
+        try:
+            reply = await self._client.request(service.method, service.path, hopeless=used_up, **sent)
+        except EngineError as error:
+            return self._explained(error)
+        try:
+            if not isinstance(reply.data, dict):
+                raise AnswerError(f"expected an object, got {type(reply.data).__name__}")
+            page = service.read(reply.data)
+        except AnswerError as cause:
+            kind = QuotaError if isinstance(cause, QuotaAnswer) else EngineError
+            return kind(hide(f"{self._provider} answered: {cause}", [key])[:500], attempts=reply.attempts)
+        head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
+        tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
+        # Boxes stand on every page of some services; they belong to the first.
+        documents: tuple[Document, ...] = page.results if ask.number else (*head, *page.results, *tail)
+        longest = self._options.max_document_chars
+        cut = tuple(bounded(document, longest) for document in documents)
+        return Page(cut, page.last or not page.results, reply.attempts)
+
+    def _explained(self, error: EngineError) -> EngineError:
+        """The error with what to do about it, and typed where the account's searches are used up."""
+        cause = error.__cause__
+        if not isinstance(cause, StatusError):
+            return error
+        if used_up(cause.status, str(cause).encode()):
+            known = QuotaError(f"the searches of the {self._provider} account are used up: {error}", error.attempts)
+            known.__cause__ = cause
+            return known
+        if cause.status in (401, 403):
+            known = EngineError(f"{self._provider} refused the key in {self._key_env}: {error}", error.attempts)
+            known.__cause__ = cause
+            return known
+        return error
+
+
+def _safe(url: str) -> str:
+    """An address to which a key may be sent.
+
+    Raises:
+        ConfigError: it is no address, or plain http to another machine.
+    """
+    base = check_url(url)
+    parts = urlsplit(base)
+    if parts.scheme != "https" and parts.hostname not in _LOCAL:
+        raise ConfigError(f"the key would be sent in the clear to {base}: give an https address")
+    return base

@@ -1,0 +1,219 @@
+"""Web search services: how each is asked, and what its answers say. One row a service; pure functions.
+
+Formats after the services' own documentation (serpapi.com/search-api, serper.dev, api-dashboard.search.brave.com), as
+far as it is public; peers of this package read the same fields.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..types import Document
+from .simulated_prompts import clean_text
+
+EXTRAS = ("answer_box", "knowledge_graph", "related_questions")
+"""What a page may hold besides its results, by the names that the option `extras` takes."""
+
+_MARKUP = re.compile(r"</?(?:strong|b|em|i|br)\s*/?>", re.IGNORECASE)
+_CHARS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WebQuery:
+    """One page that is asked for."""
+
+    text: str
+    page: int
+    """0-based."""
+    size: int
+    """Results a page."""
+    country: str | None = None
+    """Two letters, such as `"us"`."""
+    language: str | None = None
+    """Two letters, such as `"en"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebPage:
+    """What an answer holds."""
+
+    results: tuple[Document, ...]
+    extras: Mapping[str, tuple[Document, ...]]
+    last: bool
+    """Whether the service says that nothing follows."""
+
+
+class AnswerError(ValueError):
+    """An answer with status 200 reports an error, or has an unknown shape."""
+
+
+class QuotaAnswer(AnswerError):  # noqa: N818 (an answer first, and an error by what it says)
+    """It reports that the account's searches are used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A web search service."""
+
+    name: str
+    url: str
+    method: Literal["GET", "POST"]
+    path: str
+    key_variable: str
+    """Environment variable with the key."""
+    key_header: str
+    """Header that carries the key; empty: it is the parameter `api_key`."""
+    page_size: int
+    """Results a page, unless the option `page_size` says otherwise."""
+    max_page_size: int
+    max_pages: int
+    """Pages that the service serves."""
+    rate: float
+    """Requests a second, unless the option `rate` says otherwise."""
+    fields: Callable[[WebQuery], dict[str, Any]]
+    """The parameters, or the body of a POST."""
+    read: Callable[[Mapping[str, Any]], WebPage]
+    """An answer with status 200. Raises AnswerError."""
+    max_words: int | None = None
+    """Words of a query that the service takes."""
+
+
+_USED_UP = re.compile(r"run out|not enough credits|quota.{0,40}(?:exceeded|exhausted|reached)|QUOTA_LIMITED", re.I)
+
+
+def used_up(status: int, body: bytes) -> bool:
+    """Whether an error says that the account's searches are used up, which no retry mends."""
+    return status in (400, 402, 403, 429) and bool(_USED_UP.search(body[:4000].decode("utf-8", "replace")))
+
+
+def _serpapi_fields(query: WebQuery) -> dict[str, Any]:
+    asked = {"engine": "google", "q": query.text, "num": query.size, "output": "json"}
+    more = {"start": query.page * query.size or None, "gl": query.country, "hl": query.language}
+    return asked | _given(more)
+
+
+def _serper_fields(query: WebQuery) -> dict[str, Any]:
+    more = {"page": query.page + 1 if query.page else None, "gl": query.country, "hl": query.language}
+    return {"q": query.text, "num": query.size} | _given(more)
+
+
+def _brave_fields(query: WebQuery) -> dict[str, Any]:
+    # Decorations are markup around the words of the query, which would otherwise stand in titles and texts.
+    asked = {"q": query.text, "count": query.size, "text_decorations": "false"}
+    more = {"offset": query.page or None, "country": query.country, "search_lang": query.language}
+    return asked | _given(more)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_serpapi(data: Mapping[str, Any]) -> WebPage:
+    status = _part(data, "search_metadata").get("status")
+    error = data.get("error")
+    results = tuple(_documents(data.get("organic_results"), ("snippet",), ("link",)))
+    if isinstance(error, str) and not results:
+        if _USED_UP.search(error):
+            raise QuotaAnswer(error)
+        if "any results" not in error.lower() and "no results" not in error.lower():
+            raise AnswerError(error)
+    elif not results and status != "Success" and not isinstance(data.get("organic_results"), list):
+        raise AnswerError(f"neither organic_results nor an error; its fields are {_names(data)}")
+    extras = {
+        "answer_box": _documents([data.get("answer_box")], ("answer", "snippet", "result"), ("link",)),
+        "knowledge_graph": _documents([data.get("knowledge_graph")], ("description",), ("website",)),
+        "related_questions": _documents(data.get("related_questions"), ("snippet",), ("link",), "question"),
+    }
+    pagination = data.get("serpapi_pagination")
+    last = not results or (isinstance(pagination, Mapping) and "next" not in pagination)
+    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, last)
+
+
+def _read_serper(data: Mapping[str, Any]) -> WebPage:
+    if "organic" not in data and "searchParameters" not in data:
+        message = data.get("message")
+        said = message if isinstance(message, str) else f"no organic results; its fields are {_names(data)}"
+        raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
+    results = tuple(_documents(data.get("organic"), ("snippet",), ("link",)))
+    graph = ("descriptionLink", "website")
+    extras = {
+        "answer_box": _documents([data.get("answerBox")], ("answer", "snippet"), ("link",)),
+        "knowledge_graph": _documents([data.get("knowledgeGraph")], ("description",), graph),
+        "related_questions": _documents(data.get("peopleAlsoAsk"), ("snippet",), ("link",), "question"),
+    }
+    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, not results)
+
+
+def _read_brave(data: Mapping[str, Any]) -> WebPage:
+    query, error = data.get("query"), data.get("error")
+    if isinstance(error, Mapping):
+        said = f"{error.get('code')}: {error.get('detail')}"
+        raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
+    if "web" not in data and not isinstance(query, Mapping):
+        raise AnswerError(f"neither web results nor an error; its fields are {_names(data)}")
+    results = tuple(_documents(_part(data, "web").get("results"), ("description",), ("url",)))
+    boxes = _part(data, "infobox").get("results")
+    extras = {
+        "answer_box": iter(()),
+        "knowledge_graph": _documents(
+            boxes if isinstance(boxes, list) else [boxes], ("long_desc", "description"), ("website_url", "url")
+        ),
+        "related_questions": _documents(_part(data, "faq").get("results"), ("answer",), ("url",), "question"),
+    }
+    more = query.get("more_results_available") if isinstance(query, Mapping) else None
+    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, not results or more is False)
+
+
+def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: str = "title") -> Iterator[Document]:
+    """The documents among items; those without any text are left out."""
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, Mapping):
+            continue
+        name, text = _plain(item.get(title)), next(filter(None, (_plain(item.get(field)) for field in texts)), "")
+        source = next((item[field] for field in links if isinstance(item.get(field), str)), "")
+        if text or name:
+            # A result without a snippet still says something by its title; the texts stay apart otherwise.
+            yield Document(name if text else "", text or name, clean_text(source, 2000))
+
+
+def _plain(value: Any) -> str:
+    """One line without markup and entities; the items of a list, such as highlighted answers, behind one another."""
+    if isinstance(value, list):
+        value = "; ".join(part for part in value if isinstance(part, str))
+    text = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    return clean_text(html.unescape(_MARKUP.sub("", text)), _CHARS)
+
+
+def _part(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(data: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(map(str, data))[:12]) or "(none)"
+
+
+PROVIDERS: dict[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            *("serpapi", "https://serpapi.com", "GET", "/search", "SERPAPI_API_KEY", ""),
+            *(10, 100, 10, 5.0, _serpapi_fields, _read_serpapi),
+        ),
+        Provider(
+            *("serper", "https://google.serper.dev", "POST", "/search", "SERPER_API_KEY", "X-API-KEY"),
+            *(10, 100, 10, 5.0, _serper_fields, _read_serper),
+        ),
+        Provider(
+            *("brave", "https://api.search.brave.com", "GET", "/res/v1/web/search", "BRAVE_API_KEY"),
+            *("X-Subscription-Token", 20, 20, 10, 1.0, _brave_fields, _read_brave),
+            max_words=50,
+        ),
+    )
+}
+"""The services by name. Brave takes at most 20 results a page, pages 0 to 9, and 50 words; its smallest plan one
+request a second."""
