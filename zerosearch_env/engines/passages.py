@@ -147,11 +147,13 @@ def check_size(passages: int, top_k: int, *, noise: bool) -> None:
 
 
 def check_mask(request: SearchRequest) -> None:
-    """Check that a noise mask has one flag a document.
+    """Check that a request asks for documents, and that a noise mask has one flag for each.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: `top_k` is below 1, or the mask has another length.
     """
+    if request.top_k < 1:
+        raise ConfigError(f"top_k must be at least 1, got {request.top_k}")
     if not isinstance(request.noisy, bool) and len(request.noisy) != request.top_k:
         raise ConfigError(f"a noise mask has {len(request.noisy)} flags for top_k={request.top_k} documents")
 

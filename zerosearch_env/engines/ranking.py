@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from ..errors import ConfigError
 from ..types import Document, SearchRequest
-from .negatives import seeded_orders
+from .negatives import mix_slots, seeded_orders
 from .simulated_guard import leaks
 
 
@@ -82,8 +81,7 @@ def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generat
             failure=f"only {len(noisy)} of {request.top_k} noisy documents: {len(ranking)} results, of which the best "
             f"{min(request.top_k, len(ranking))} are useful and the others may hold no gold answer; {why}"
         )
-    chosen = [noisy if noise else ranking for noise in mask]
-    return Found(tuple(documents[slot] for slot, documents in enumerate(chosen) if slot < len(documents)))
+    return Found(mix_slots(mask, ranking, noisy))
 
 
 def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth: int) -> list[Document]:
@@ -101,13 +99,3 @@ def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth:
         if not leaks(below[place], request.answers):
             chosen.append(place)
     return [below[place] for place in sorted(chosen)]
-
-
-def check_mask(request: SearchRequest) -> None:
-    """Check a request before anything is sent.
-
-    Raises:
-        ConfigError: `top_k` is below 1, or the noise mask has another length.
-    """
-    if request.top_k < 1 or len(request.noise_mask) != request.top_k:
-        raise ConfigError(f"a noise mask has {len(request.noise_mask)} flags for top_k={request.top_k} documents")

@@ -19,7 +19,8 @@ from ..llm.client import JsonClient
 from ..llm.loop import LoopThread
 from ..types import Document, SearchRequest, SearchResult
 from .base import BatchedEngine
-from .ranking import Found, Page, check_mask, find
+from .passages import check_mask
+from .ranking import Found, Page, find
 from .result_cache import ResultCache, cache_key
 from .simulated_prompts import clean_query
 

@@ -54,7 +54,7 @@ def retrieve_engine(
         ConfigError: no address, or an option that cannot be used.
         CacheError: the cache cannot be opened.
     """
-    from ..llm.client import HttpOptions
+    from ..llm.options import HttpOptions
     from .remote import RemoteOptions
     from .retrieve import RetrieveEngine
 
@@ -102,7 +102,7 @@ def web_engine(provider: str) -> EngineFactory:
             ConfigError: an argument behind the name, a missing key, or an option that cannot be used.
             CacheError: the cache cannot be opened.
         """
-        from ..llm.client import HttpOptions
+        from ..llm.options import HttpOptions
         from .remote import RemoteOptions
         from .web import WebSearchEngine
 

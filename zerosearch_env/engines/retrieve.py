@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, EngineError
-from ..llm.client import HttpOptions, JsonClient, StatusError, check_url
+from ..llm.client import JsonClient, StatusError
 from ..llm.codecs import JSON, MSGPACK
+from ..llm.options import HttpOptions, check_url
 from ..rewards import contains_answer
 from ..types import SearchRequest
 from .keys import key_of

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError, EngineError
+from ..errors import EngineError
 from ..llm.backend import AsyncBackend, Backend
 from ..types import Document, SearchRequest, SearchResult
 from .base import BatchedEngine
@@ -218,7 +218,5 @@ def _kinds(request: SearchRequest) -> tuple[bool, ...]:
     Raises:
         ConfigError: `top_k` is below 1, or the mask has another length.
     """
-    if request.top_k < 1:
-        raise ConfigError(f"top_k must be at least 1, got {request.top_k}")
     check_mask(request)
     return tuple(sorted({bool(noisy) for noisy in request.noise_mask}))

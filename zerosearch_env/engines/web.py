@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, EngineError, QuotaError, unknown_name
-from ..llm.client import HttpOptions, JsonClient, StatusError, check_url
+from ..llm.client import JsonClient, StatusError
+from ..llm.options import HttpOptions, check_url
 from ..llm.privacy import hide
 from ..types import Document, SearchRequest, SearchResult
 from .flights import Flights
@@ -35,7 +37,7 @@ class WebSearchEngine(RemoteEngine):
 
     Args:
         provider: `"serpapi"`, `"serper"` or `"brave"`.
-        extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph in front of the results,
+        extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph before the results,
             related questions behind those of the first page.
         page_size: results a page; None: the service's usual number.
         country: two letters.
@@ -139,7 +141,9 @@ class WebSearchEngine(RemoteEngine):
         return WebQuery(text, ask.number, self._page_size, self._country, self._language)
 
     async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
-        return list(await asyncio.gather(*(self._flights.join(self._key(a), lambda a=a: self._get(a)) for a in asks)))
+        return list(
+            await asyncio.gather(*(self._flights.join(self._key(ask), partial(self._get, ask)) for ask in asks))
+        )
 
     async def _get(self, ask: Ask) -> Page | EngineError:
         """One page from the service."""
@@ -174,14 +178,15 @@ class WebSearchEngine(RemoteEngine):
         if not isinstance(cause, StatusError):
             return error
         if used_up(cause.status, str(cause).encode()):
-            known = QuotaError(f"the searches of the {self._provider} account are used up: {error}", error.attempts)
-            known.__cause__ = cause
-            return known
-        if cause.status in (401, 403):
-            known = EngineError(f"{self._provider} refused the key in {self._key_env}: {error}", error.attempts)
-            known.__cause__ = cause
-            return known
-        return error
+            spent = f"the searches of the {self._provider} account are used up: {error}"
+            explained: EngineError = QuotaError(spent, attempts=error.attempts)
+        elif cause.status in (401, 403):
+            refused = f"{self._provider} refused the key in {self._key_env}: {error}"
+            explained = EngineError(refused, attempts=error.attempts)
+        else:
+            return error
+        explained.__cause__ = cause
+        return explained
 
 
 def _safe(url: str) -> str:

@@ -316,8 +316,6 @@ class _Call:
         return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
 
 
-
-
 def _advice(status: int) -> str:
     if status in (401, 403):
         return " Is the key right? It is taken from `api_key`, or from the environment variable of the engine."
