@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from ..errors import ConfigError
 
@@ -20,7 +21,9 @@ def key_of(variable: str, what: str, *, needed: bool) -> str:
     """
     key = os.environ.get(variable, "").strip()
     if needed and not key:
-        raise ConfigError(f"the environment variable {variable} with {what} is not set: export {variable}=...")
+        # Who takes the option for the key itself must not find it in a log.
+        name = variable if re.fullmatch("[A-Z][A-Z0-9_]*", variable) else "that key_env or token_env names"
+        raise ConfigError(f"the environment variable {name} with {what} is not set; export it before the start")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
             f"the environment variable {variable} holds characters that no key has; is it the right text?"

@@ -137,7 +137,7 @@ class RemoteEngine(BatchedEngine):
 
     @abstractmethod
     async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
-        """One page, or what kept it away, per ask and in order."""
+        """One page, or what kept it away, per ask and in order; counts the pages that were sent."""
 
     @abstractmethod
     def _key(self, ask: Ask) -> bytes:
@@ -221,7 +221,6 @@ class RemoteEngine(BatchedEngine):
         missing = {key: ask for key, ask in asks.items() if key not in pages}
         if missing:
             fetched = dict(zip(missing, await self._fetch(list(missing.values())), strict=True))
-            self._counts["pages"] += sum(isinstance(page, Page) for page in fetched.values())
             await self._keep(missing, fetched)
             pages |= fetched
         return pages

@@ -142,6 +142,7 @@ class RetrieveEngine(RemoteEngine):
         except ValueError as cause:
             said = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
             return [said] * len(asks)
+        self._counts["pages"] += len(results)
         longest = self._options.max_document_chars
         return [
             Page(tuple(bounded(document, longest) for document in found[:size]), len(found) < size, reply.attempts)

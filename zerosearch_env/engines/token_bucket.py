@@ -21,7 +21,7 @@ class TokenBucket:
 
     Args:
         rate: tokens a second, above 0; `math.inf` limits nothing.
-        burst: tokens that may be saved up, at least 1.
+        burst: tokens that may be saved up, at least 1; None: a second's worth.
         clock: seconds that never go back.
         sleep: waits for some seconds.
 
@@ -32,13 +32,15 @@ class TokenBucket:
     def __init__(
         self,
         rate: float,
-        burst: int = 1,
+        burst: int | None = 1,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
             raise ConfigError(f"rate must be a number of requests a second above 0, got {rate!r}")
+        if burst is None:
+            burst = max(1, int(min(rate, 1e6)))
         if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
             raise ConfigError(f"burst must be an integer of at least 1, got {burst!r}")
         self._rate, self._burst = float(rate), burst
@@ -95,13 +97,14 @@ class Meter:
         if not number or not 0 <= price_per_1000 < math.inf:
             raise ConfigError(f"price_per_1000 must be a price of at least 0, got {price_per_1000!r}")
         self._bucket, self._max, self._price = bucket, max_requests, float(price_per_1000)
+        self._waiting = 0
         self.requests = 0
         """Requests that were let through."""
 
     @property
     def left(self) -> int | None:
-        """Requests that the budget still holds; None without one."""
-        return None if self._max is None else self._max - self.requests
+        """Requests that the budget still holds for those who do not wait already; None without a budget."""
+        return None if self._max is None else self._max - self.requests - self._waiting
 
     @property
     def cost(self) -> float:
@@ -111,6 +114,8 @@ class Meter:
     async def admit(self) -> None:
         """Wait until a request may leave, and count it; one that is cancelled while it waits is not counted.
 
+        Those who wait have their place in the budget: it is never overdrawn.
+
         Raises:
             QuotaError: the budget is used up.
         """
@@ -118,9 +123,9 @@ class Meter:
             raise QuotaError(
                 f"the budget of max_requests={self._max} is used up; raise it, or search with cache=PATH", attempts=0
             )
-        self.requests += 1
+        self._waiting += 1
         try:
             await self._bucket.acquire()
-        except BaseException:
-            self.requests -= 1
-            raise
+        finally:
+            self._waiting -= 1
+        self.requests += 1

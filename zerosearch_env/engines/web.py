@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from .token_bucket import Meter, TokenBucket
 from .web_providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_CODE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?")
 
 
 class WebSearchEngine(RemoteEngine):
@@ -40,11 +42,12 @@ class WebSearchEngine(RemoteEngine):
         extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph before the results,
             related questions behind those of the first page.
         page_size: results a page; None: the service's usual number.
-        country: two letters.
-        language: two letters.
+        country: a code such as `"us"`.
+        language: a code such as `"en"`.
         rate: requests a second; None: as many as the service's smaller plans allow.
         burst: requests at once after a pause; None: a second's worth.
-        max_requests: HTTP requests, retries included, after which every search fails; None is without bound.
+        max_requests: HTTP requests, retries included, after which every search fails; None is without bound. Like the
+            rate it is that of one engine in one process: a copy in another process has its own.
         price_per_1000: of a thousand requests, for `stats().cost`.
         url: another address of the service, such as a gateway's. The key is sent there.
         key_env: environment variable with the key; None: the service's usual one.
@@ -57,7 +60,7 @@ class WebSearchEngine(RemoteEngine):
         CacheError: the cache cannot be opened.
     """
 
-    _LIVE = (*RemoteEngine._LIVE, "_meter", "_flights")
+    _LIVE = (*RemoteEngine._LIVE, "_meter", "_flights", "_key_text")
 
     def __init__(
         self,
@@ -81,15 +84,12 @@ class WebSearchEngine(RemoteEngine):
             raise unknown_name("web search service", provider, PROVIDERS)
         service = PROVIDERS[provider]
         self._provider = provider
-        for name in (extras,) if isinstance(extras, str) else extras:
-            if name not in EXTRAS:
-                raise unknown_name("extra of web search", name, EXTRAS)
-        self._extras = tuple(name for name in EXTRAS if name in extras)
+        self._extras = _extras(extras)
         self._page_size = service.page_size if page_size is None else page_size
         check_whole("page_size", self._page_size)
         if self._page_size > service.max_page_size:
             raise ConfigError(f"{provider} serves at most {service.max_page_size} results a page, got {page_size!r}")
-        self._country, self._language = country, language
+        self._country, self._language = _code("country", country), _code("language", language)
         self._rate = service.rate if rate is None else rate
         self._burst = burst
         self._max_requests, self._price = max_requests, price_per_1000
@@ -118,17 +118,16 @@ class WebSearchEngine(RemoteEngine):
         return result
 
     def _connect(self) -> None:
-        burst = self._burst if self._burst is not None else max(1, int(min(self._rate, 1e6)))
-        bucket = TokenBucket(self._rate, burst)
+        self._key_text = key_of(self._key_env, f"the key of {self._provider}", needed=True)
+        bucket = TokenBucket(self._rate, self._burst)
         self._meter = Meter(bucket, max_requests=self._max_requests, price_per_1000=self._price)
         self._flights: Flights[Page | EngineError] = Flights()
         super()._connect()
 
     def _new_client(self) -> JsonClient:
         service = PROVIDERS[self._provider]
-        key = key_of(self._key_env, f"the key of {self._provider}", needed=True)
-        headers = {service.key_header: key} if service.key_header else {}
-        return JsonClient([self._url], self._http, headers=headers, hidden=[key], gate=self._meter.admit)
+        headers = {service.key_header: self._key_text} if service.key_header else {}
+        return JsonClient([self._url], self._http, headers=headers, hidden=[self._key_text], gate=self._meter.admit)
 
     def _key(self, ask: Ask) -> bytes:
         asked = self._query(ask)
@@ -136,8 +135,8 @@ class WebSearchEngine(RemoteEngine):
         return page_key(self._name, self._url, *more, self._options.max_document_chars)
 
     def _query(self, ask: Ask) -> WebQuery:
-        longest = PROVIDERS[self._provider].max_words
-        text = " ".join(ask.request.query.split()[:longest])
+        service = PROVIDERS[self._provider]
+        text = " ".join(ask.request.query.split()[: service.max_words])[: service.max_chars].rstrip()
         return WebQuery(text, ask.number, self._page_size, self._country, self._language)
 
     async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
@@ -150,9 +149,8 @@ class WebSearchEngine(RemoteEngine):
         service = PROVIDERS[self._provider]
         fields = service.fields(self._query(ask))
         sent: dict[str, Any] = {"body": fields} if service.method == "POST" else {"params": fields}
-        key = key_of(self._key_env, f"the key of {self._provider}", needed=True)
         if not service.key_header:
-            sent["params"] = {**sent.get("params", {}), "api_key": key}
+            sent["params"] = {**sent.get("params", {}), "api_key": self._key_text}
         try:
             reply = await self._client.request(service.method, service.path, hopeless=used_up, **sent)
         except EngineError as error:
@@ -163,7 +161,10 @@ class WebSearchEngine(RemoteEngine):
             page = service.read(reply.data)
         except AnswerError as cause:
             kind = QuotaError if isinstance(cause, QuotaAnswer) else EngineError
-            return kind(hide(f"{self._provider} answered: {cause}", [key])[:500], attempts=reply.attempts)
+            # The key goes before the cut, which would leave a half of one.
+            said = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
+            return kind(said, attempts=reply.attempts)
+        self._counts["pages"] += 1
         head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
         tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
         # Boxes stand on every page of some services; they belong to the first.
@@ -177,7 +178,7 @@ class WebSearchEngine(RemoteEngine):
         cause = error.__cause__
         if not isinstance(cause, StatusError):
             return error
-        if used_up(cause.status, str(cause).encode()):
+        if cause.hopeless:
             spent = f"the searches of the {self._provider} account are used up: {error}"
             explained: EngineError = QuotaError(spent, attempts=error.attempts)
         elif cause.status in (401, 403):
@@ -189,14 +190,44 @@ class WebSearchEngine(RemoteEngine):
         return explained
 
 
+def _extras(given: Sequence[str]) -> tuple[str, ...]:
+    """The extras that were asked for, each once and in the order of `EXTRAS`.
+
+    Raises:
+        ConfigError: no list of names, or an unknown one.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence):
+        raise ConfigError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {given!r}")
+    for name in names:
+        if name not in EXTRAS:
+            raise unknown_name("extra of web search", name, EXTRAS)
+    return tuple(name for name in EXTRAS if name in names)
+
+
+def _code(what: str, value: str | None) -> str | None:
+    """A code of a country or a language in small letters.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _CODE.fullmatch(value):
+        raise ConfigError(f"{what} must be a code such as 'us', 'en' or 'pt-br', got {value!r}")
+    return value.lower()
+
+
 def _safe(url: str) -> str:
     """An address to which a key may be sent.
 
     Raises:
-        ConfigError: it is no address, or plain http to another machine.
+        ConfigError: it is no address, is plain http to another machine, or holds what may be a key already.
     """
     base = check_url(url)
     parts = urlsplit(base)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError("url must be an address without password, '?' and '#': the engine adds path and parameters")
     if parts.scheme != "https" and parts.hostname not in _LOCAL:
         raise ConfigError(f"the key would be sent in the clear to {base}: give an https address")
     return base

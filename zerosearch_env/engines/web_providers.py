@@ -7,6 +7,7 @@ far as it is public; peers of this package read the same fields.
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ class WebQuery:
     size: int
     """Results a page."""
     country: str | None = None
-    """Two letters, such as `"us"`."""
+    """A code such as `"us"`."""
     language: str | None = None
-    """Two letters, such as `"en"`."""
+    """A code such as `"en"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +81,37 @@ class Provider:
     """An answer with status 200. Raises AnswerError."""
     max_words: int | None = None
     """Words of a query that the service takes."""
+    max_chars: int | None = None
+    """Characters of a query that the service takes."""
 
 
-_USED_UP = re.compile(r"run out|not enough credits|quota.{0,40}(?:exceeded|exhausted|reached)|QUOTA_LIMITED", re.I)
+_USED_UP = re.compile(
+    r"\brun out\b|not enough credits|\bquota\b.{0,40}(?:exceeded|exhausted|reached)|\bQUOTA_LIMITED\b", re.IGNORECASE
+)
+_SAID = ("error", "message", "detail", "code")
+"""Fields in which the services say what is wrong, some of them inside one another."""
 
 
 def used_up(status: int, body: bytes) -> bool:
-    """Whether an error says that the account's searches are used up, which no retry mends."""
-    return status in (400, 402, 403, 429) and bool(_USED_UP.search(body[:4000].decode("utf-8", "replace")))
+    """Whether an error says that the account's searches are used up, which no retry mends.
+
+    Only what the service itself says is looked at: an answer may also repeat the query, which the policy wrote.
+    """
+    if status not in (400, 402, 403, 429):
+        return False
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return bool(_USED_UP.search(" | ".join(_said(data))))
+
+
+def _said(data: Any, depth: int = 3) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping) and depth:
+        for name in _SAID:
+            yield from _said(data.get(name), depth - 1)
 
 
 def _serpapi_fields(query: WebQuery) -> dict[str, Any]:
@@ -104,7 +128,8 @@ def _serper_fields(query: WebQuery) -> dict[str, Any]:
 def _brave_fields(query: WebQuery) -> dict[str, Any]:
     # Decorations are markup around the words of the query, which would otherwise stand in titles and texts.
     asked = {"q": query.text, "count": query.size, "text_decorations": "false"}
-    more = {"offset": query.page or None, "country": query.country, "search_lang": query.language}
+    country = query.country.upper() if query.country else None
+    more = {"offset": query.page or None, "country": country, "search_lang": query.language}
     return asked | _given(more)
 
 
@@ -201,19 +226,49 @@ PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider(
-            *("serpapi", "https://serpapi.com", "GET", "/search", "SERPAPI_API_KEY", ""),
-            *(10, 100, 10, 5.0, _serpapi_fields, _read_serpapi),
+            name="serpapi",
+            url="https://serpapi.com",
+            method="GET",
+            path="/search",
+            key_variable="SERPAPI_API_KEY",
+            key_header="",
+            page_size=10,
+            max_page_size=100,
+            max_pages=10,
+            rate=5.0,
+            fields=_serpapi_fields,
+            read=_read_serpapi,
         ),
         Provider(
-            *("serper", "https://google.serper.dev", "POST", "/search", "SERPER_API_KEY", "X-API-KEY"),
-            *(10, 100, 10, 5.0, _serper_fields, _read_serper),
+            name="serper",
+            url="https://google.serper.dev",
+            method="POST",
+            path="/search",
+            key_variable="SERPER_API_KEY",
+            key_header="X-API-KEY",
+            page_size=10,
+            max_page_size=100,
+            max_pages=10,
+            rate=5.0,
+            fields=_serper_fields,
+            read=_read_serper,
         ),
         Provider(
-            *("brave", "https://api.search.brave.com", "GET", "/res/v1/web/search", "BRAVE_API_KEY"),
-            *("X-Subscription-Token", 20, 20, 10, 1.0, _brave_fields, _read_brave),
+            name="brave",
+            url="https://api.search.brave.com",
+            method="GET",
+            path="/res/v1/web/search",
+            key_variable="BRAVE_API_KEY",
+            key_header="X-Subscription-Token",
+            page_size=20,
+            max_page_size=20,
+            max_pages=10,
+            rate=1.0,
+            fields=_brave_fields,
+            read=_read_brave,
             max_words=50,
+            max_chars=400,
         ),
     )
 }
-"""The services by name. Brave takes at most 20 results a page, pages 0 to 9, and 50 words; its smallest plan one
-request a second."""
+"""The services by name. Brave's smallest plan allows one request a second."""

@@ -50,10 +50,12 @@ class _RetryableError(Exception):
 class StatusError(Exception):
     """A server refused a request for good; the cause of the `EngineError` that reports it."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message, status)
+    def __init__(self, message: str, status: int, hopeless: bool = False) -> None:
+        super().__init__(message, status, hopeless)
         self.status = status
         """HTTP status."""
+        self.hopeless = hopeless
+        """Whether the request's `hopeless` said that no later attempt can succeed."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -69,8 +71,9 @@ class JsonClient:
         seed: of the jitter; drawn from the system when None.
         hidden: texts that are blanked out where a message quotes the server, which may repeat a key.
         codec: of the bodies.
-        gate: awaited before every attempt, retries included; it may wait (for a rate limit: that time is not counted in
-            `total_s`), or raise an EngineError that ends the request.
+        gate: awaited right before every attempt is sent, retries included, and never for one that is not sent; it may
+            wait (for a rate limit: that time is not counted in `total_s`), or raise an EngineError that ends the
+            request.
 
     Raises:
         ConfigError: no address, or one that is no http(s) address.
@@ -185,21 +188,17 @@ class _Call:
         deadline = time.monotonic() + options.total_s
         last: Exception | None = None
         tried: set[str] = set()
-        attempt = admitted = 0
+        attempt = 0
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or attempt == options.attempts:
                 raise self._give_up(attempt, last) from last
-            if self.gate is not None and admitted == attempt:
-                began, admitted = time.monotonic(), admitted + 1
-                await self.gate()
-                deadline += time.monotonic() - began
-                continue
             picked = replicas.pick(avoid=tried)
             if picked is None:
                 await replicas.wait(left)
                 continue
             replica, probe = picked
+            deadline += await self._pass_gate(replica, probe, attempt)
             attempt += 1
             try:
                 return JsonReply(await self._attempt(replica, probe, left), attempt, replica.url)
@@ -215,6 +214,21 @@ class _Call:
             if pause:
                 tried = set()
                 await asyncio.sleep(pause)
+
+    async def _pass_gate(self, replica: Replica, probe: bool, attempts: int) -> float:
+        """Seconds that the gate took. It comes after the choice of a replica: what it lets through is really sent."""
+        if self.gate is None:
+            return 0.0
+        began = time.monotonic()
+        try:
+            await self.gate()
+        except BaseException as stop:
+            replica.breaker.abandon(probe=probe)
+            self.session.replicas.notify()
+            if isinstance(stop, EngineError):
+                stop.attempts = attempts
+            raise
+        return time.monotonic() - began
 
     def _pause(self, attempt: int, failure: _RetryableError, tried: set[str]) -> float:
         """Seconds until the next attempt: none while another replica has not been tried in this round."""
@@ -284,10 +298,10 @@ class _Call:
         if 200 <= status < 300:
             return self._parse(body, url)
         said = f"{url} answered {status}: {self._excerpt(body)}"
-        lasting = status in self.final or (self.hopeless is not None and self.hopeless(status, body))
-        if is_retryable_status(status) and not lasting:
+        hopeless = self.hopeless is not None and self.hopeless(status, body)
+        if is_retryable_status(status) and not hopeless and status not in self.final:
             raise _RetryableError(said, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
-        raise StatusError(said + _advice(status), status)
+        raise StatusError(said + _advice(status), status, hopeless)
 
     async def _read(self, response: Any, url: str) -> bytes:
         """The body, as long as it stays within its bound."""
