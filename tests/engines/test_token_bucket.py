@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -204,7 +204,5 @@ def test_a_cancelled_request_gives_its_place_in_the_budget_back() -> None:
 
 async def turns() -> None:
     """Let every task go as far as it can."""
-    nothing: Awaitable[None]
     for _ in range(10):
-        nothing = asyncio.sleep(0)
-        await nothing
+        await asyncio.sleep(0)
