@@ -335,7 +335,7 @@ def test_a_key_of_another_variable_is_used(
         ({"price_per_1000": "cheap"}, "price_per_1000"),
         ({"noise_depth": -1}, "noise_depth"),
         ({"http": {"attempt": 3}}, "Did you mean 'attempts'"),
-        ({"contry": "us"}, "Did you mean 'country'"),
+        ({"rates": 1}, "Did you mean 'rate'"),
     ],
 )
 def test_unusable_descriptions(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
