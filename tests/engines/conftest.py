@@ -1,4 +1,4 @@
-"""Makes `dense_fakes` and `sim_fakes` importable for the tests beside them."""
+"""Makes the `*_fakes` importable for the tests beside them."""
 
 from __future__ import annotations
 

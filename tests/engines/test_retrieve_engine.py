@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from http_fakes import Script, huge, stall
+from retrieve_fakes import FAST, Server, engine, passages, shaped
 from sim_fakes import ask
 
 import zerosearch_env  # noqa: F401  (registers the environment)
@@ -26,77 +28,7 @@ from zerosearch_env.engines import check_engine, make_engine
 from zerosearch_env.engines.result_cache import ResultCache
 from zerosearch_env.engines.retrieve import RetrieveEngine
 from zerosearch_env.engines.retrieve_dialects import DIALECTS
-from zerosearch_env.engines.retrieve_shapes import parse_results
 from zerosearch_env.errors import ConfigError, EngineError
-from zerosearch_env.types import Document
-
-FAST = {"attempts": 2, "backoff_s": 0.005, "total_s": 5.0, "read_s": 2.0}
-
-
-def engine(url: str, **options: Any) -> Any:
-    return make_engine({"kind": "retrieve", "argument": url, "http": FAST, **options})
-
-
-def passages(query: str, count: int, held: int = 200) -> list[tuple[str, str]]:
-    """Ranks of a query; every fourth one states the answer."""
-    return [
-        (f"Title {rank}", f"On {query[:30]}: " + ("Paris" if rank % 4 == 0 else f"rank {rank}"))
-        for rank in range(min(count, held))
-    ]
-
-
-def shaped(dialect: str, queries: list[str], count: int, single: bool, held: int = 200) -> Any:
-    """What a server of a dialect answers, written from the table of wire formats and not from our own server."""
-    found = [passages(query, count, held) for query in queries]
-    plain = [[{"id": str(i), "contents": f'"{t}"\n{x}'} for i, (t, x) in enumerate(row)] for row in found]
-    scored = [[{"document": d, "score": 9.0 - i} for i, d in enumerate(row)] for row in plain]
-    if dialect in ("search-r1", "search-r1-rerank", "verl", "skyrl"):
-        return {"result": scored}
-    if dialect == "search-r1-proxy":
-        return {"result": [[{"document": {"contents": d["contents"]}} for d in row] for row in plain]}
-    if dialect == "asearcher":
-        return {"result": [[{"contents": d["contents"], "url": f"https://x/{d['id']}"} for d in row] for row in plain]}
-    if dialect == "gem":
-        return {"result": scored[0]}
-    if dialect == "zerosearch-wiki":
-        return [{"text": f"{t} {x}"} for t, x in found[0]]
-    if dialect == "rllm":
-        return {"query": queries[0], "results": scored[0], "num_results": len(scored[0])}
-    if dialect == "r1-searcher":
-        return {"queries": queries, "answers": [[f"{i} {t} {x}" for i, (t, x) in enumerate(row)] for row in found]}
-    assert dialect == "research"
-    pair = [plain, [[9.0 - i for i in range(len(row))] for row in plain]]
-    return [part[0] for part in pair] if single else pair
-
-
-class Server:
-    """A retrieval server of one dialect; keeps what it was asked."""
-
-    def __init__(self, dialect: str = "search-r1", held: int = 200) -> None:
-        self.dialect, self.held = dialect, held
-        self.calls: list[Call] = []
-
-    async def __call__(self, call: Call) -> Reply:
-        self.calls.append(call)
-        asked = call.body.get("queries", call.body.get("query"))
-        single = isinstance(asked, str)
-        count = next(call.body[name] for name in ("topk", "top_k", "k", "top_n", "topk_rerank") if name in call.body)
-        return Reply(shaped(self.dialect, [asked] if single else asked, count, single, self.held))
-
-
-class Script:
-    """One reply after the other, the last one for ever."""
-
-    def __init__(self, *replies: Reply | Callable[[Call], Any]) -> None:
-        self.replies, self.calls = list(replies), 0
-
-    async def __call__(self, call: Call) -> Reply | None:
-        self.calls += 1
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, Reply):
-            return reply
-        result: Reply | None = await reply(call)
-        return result
 
 
 @pytest.fixture(autouse=True)
@@ -127,47 +59,6 @@ def test_every_dialect_is_asked_and_read(dialect: str) -> None:
         assert results[0].documents[0].source == "0"
     if dialect == "asearcher":
         assert results[0].documents[1].source == "https://x/1"
-
-
-@pytest.mark.parametrize(
-    ("data", "count", "documents"),
-    [
-        ({"result": [[{"id": 7, "contents": '"T"\nx'}]]}, 1, [[Document("T", "x", "7")]]),
-        ({"result": [{"id": "a", "contents": "x"}]}, 1, [[Document("", "x", "a")]]),
-        ([{"text": "one\ntwo"}], 1, [[Document("", "one\ntwo")]]),
-        ([{"title": "T", "content": "x", "link": "u", "score": 1}], 1, [[Document("T", "x", "u", 1.0)]]),
-        ({"results": [{"document": "plain", "score": 2}]}, 1, [[Document("", "plain", "", 2.0)]]),
-        ({"result": [[], []]}, 2, [[], []]),
-        ({"result": []}, 1, [[]]),
-        ([[], []], 1, [[]]),
-        ([[[]], [[]]], 1, [[]]),
-        ([[{"id": 1, "contents": "a"}], [0.5]], 1, [[Document("", "a", "1", 0.5)]]),
-        ([[[{"contents": "a"}], []], [[0.5], []]], 2, [[Document("", "a", "", 0.5)], []]),
-        ([[{"contents": "a"}], [{"contents": "b"}]], 2, [[Document("", "a")], [Document("", "b")]]),
-        ([[[], []], [[], []]], 2, [[], []]),
-        ([{"text": "  "}, {"text": "a", "score": float("nan")}], 1, [[Document("", "a")]]),
-        (
-            {"answers": [["12 Title text", "no number"]]},
-            1,
-            [[Document("", "Title text", "12"), Document("", "no number")]],
-        ),
-    ],
-)
-def test_shapes(data: Any, count: int, documents: list[list[Document]]) -> None:
-    assert parse_results(data, count, numbered=isinstance(data, dict) and "answers" in data) == documents
-
-
-@pytest.mark.parametrize(
-    ("data", "count"),
-    [
-        *[({"error": "no index"}, 1), ({}, 1), ("text", 1), (None, 1), (3, 1), ({"result": "x"}, 1)],
-        *[({"result": [[]]}, 2), ({"result": [[], [], []]}, 2), ([{"text": "a"}], 2), ([{"nothing": 1}], 1)],
-        *[([[1, 2]], 1), ({"result": [[None]]}, 1), ({"result": [["a"], "b"]}, 2)],
-    ],
-)
-def test_what_has_no_shape_is_an_error(data: Any, count: int) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        parse_results(data, count)
 
 
 def test_it_keeps_the_promises_of_an_engine() -> None:
@@ -306,19 +197,6 @@ def test_noise_with_an_answer_is_not_passed_on() -> None:
     assert "gold answer" in str(result.failure)
 
 
-async def stall(call: Call) -> None:
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"result": [[')
-    await call.writer.drain()
-    await asyncio.sleep(30)
-
-
-async def huge(call: Call) -> None:
-    call.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        call.writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
-        await call.writer.drain()
-
-
 @pytest.mark.parametrize(
     ("reply", "message", "attempts"),
     [
@@ -343,7 +221,7 @@ def test_servers_that_misbehave(
     caplog.set_level(logging.DEBUG)
     script = Script(reply)
     with ServerThread(script) as thread:
-        http = FAST | {"read_s": 0.1, "max_body_bytes": 300_000}
+        http = FAST | {"read_s": 0.1 if reply is stall else 2.0, "max_body_bytes": 300_000}
         client = make_engine({"kind": "retrieve", "argument": thread.url, "http": http})
         (result,) = client.search([ask()])
         client.close()

@@ -7,11 +7,11 @@ import logging
 import re
 import socket
 import traceback
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from http_fakes import Script, cut, huge, stall
 from sim_fakes import ask
 from web_fakes import FAST, KEY, VARIABLES, Service, engine
 
@@ -29,39 +29,6 @@ ECHO = f"your key {KEY} {quote(KEY, safe='')} {quote_plus(KEY, safe='/')} is odd
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in VARIABLES.values():
         monkeypatch.setenv(variable, KEY)
-
-
-class Script:
-    """One reply after the other, the last one for ever."""
-
-    def __init__(self, *replies: Reply | Callable[[Call], Any]) -> None:
-        self.replies, self.calls = list(replies), 0
-
-    async def __call__(self, call: Call) -> Reply | None:
-        self.calls += 1
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, Reply):
-            return reply
-        result: Reply | None = await reply(call)
-        return result
-
-
-async def stall(call: Call) -> None:
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"organic": [')
-    await call.writer.drain()
-    await asyncio.sleep(30)
-
-
-async def cut(call: Call) -> None:
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"organic": [')
-    await call.writer.drain()
-
-
-async def huge(call: Call) -> None:
-    call.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        call.writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
-        await call.writer.drain()
 
 
 async def strange(call: Call) -> None:
@@ -101,7 +68,7 @@ def test_services_that_misbehave(
     caplog.set_level(logging.DEBUG)
     script = Script(reply)
     with ServerThread(script) as thread:
-        http = FAST | {"read_s": 0.1, "max_body_bytes": 300_000}
+        http = FAST | {"read_s": 0.1 if reply is stall else 2.0, "max_body_bytes": 300_000}
         client = engine(thread, provider, http=http, price_per_1000=1000.0)
         (result,) = client.search([ask()])
         client.close()
