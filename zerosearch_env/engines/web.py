@@ -21,7 +21,7 @@ from .ranking import Page
 from .remote import Ask, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
 from .result_cache import ResultCache
 from .token_bucket import Meter, TokenBucket
-from .web_providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up
+from .web_providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CODE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?")
@@ -181,7 +181,7 @@ class WebSearchEngine(RemoteEngine):
         if cause.hopeless:
             spent = f"the searches of the {self._provider} account are used up: {error}"
             explained: EngineError = QuotaError(spent, attempts=error.attempts)
-        elif cause.status in (401, 403):
+        elif wrong_key(cause.status, str(cause)):
             refused = f"{self._provider} refused the key in {self._key_env}: {error}"
             explained = EngineError(refused, attempts=error.attempts)
         else:

@@ -86,9 +86,12 @@ class Provider:
 
 
 _USED_UP = re.compile(
-    r"\brun out\b|not enough credits|\bquota\b.{0,40}(?:exceeded|exhausted|reached)|\bQUOTA_LIMITED\b", re.IGNORECASE
+    r"\brun out\b|not enough credits|\bUSAGE_LIMIT_EXCEEDED\b|"
+    r"\bquota\b.{0,40}(?:exceeded|exhausted|reached)|\bQUOTA_LIMITED\b",
+    re.IGNORECASE,
 )
-_SAID = ("error", "message", "detail", "code")
+_WRONG_KEY = re.compile(r"SUBSCRIPTION_TOKEN_|x-subscription-token", re.IGNORECASE)
+_SAID = ("error", "errors", "message", "detail", "code")
 """Fields in which the services say what is wrong, some of them inside one another."""
 
 
@@ -97,7 +100,9 @@ def used_up(status: int, body: bytes) -> bool:
 
     Only what the service itself says is looked at: an answer may also repeat the query, which the policy wrote.
     """
-    if status not in (400, 402, 403, 429):
+    if status == 402:  # "payment required", whatever the body says
+        return True
+    if status not in (400, 403, 429):
         return False
     try:
         data = json.loads(body)
@@ -112,6 +117,14 @@ def _said(data: Any, depth: int = 3) -> Iterator[str]:
     elif isinstance(data, Mapping) and depth:
         for name in _SAID:
             yield from _said(data.get(name), depth - 1)
+    elif isinstance(data, list) and depth:
+        for entry in data:
+            yield from _said(entry, depth - 1)
+
+
+def wrong_key(status: int, message: str) -> bool:
+    """Whether an error says that the key is wrong. Brave says so with 422, as it does of a malformed request."""
+    return status in (401, 403) or (status == 422 and bool(_WRONG_KEY.search(message)))
 
 
 def _serpapi_fields(query: WebQuery) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 def _read_serpapi(data: Mapping[str, Any]) -> WebPage:
     status = _part(data, "search_metadata").get("status")
     error = data.get("error")
-    results = tuple(_documents(data.get("organic_results"), ("snippet",), ("link",)))
+    results = _ranking(data, "organic_results", ("snippet",), ("link",))
     if isinstance(error, str) and not results:
         if _USED_UP.search(error):
             raise QuotaAnswer(error)
@@ -163,7 +176,7 @@ def _read_serper(data: Mapping[str, Any]) -> WebPage:
         message = data.get("message")
         said = message if isinstance(message, str) else f"no organic results; its fields are {_names(data)}"
         raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
-    results = tuple(_documents(data.get("organic"), ("snippet",), ("link",)))
+    results = _ranking(data, "organic", ("snippet",), ("link",))
     graph = ("descriptionLink", "website")
     extras = {
         "answer_box": _documents([data.get("answerBox")], ("answer", "snippet"), ("link",)),
@@ -174,13 +187,15 @@ def _read_serper(data: Mapping[str, Any]) -> WebPage:
 
 
 def _read_brave(data: Mapping[str, Any]) -> WebPage:
-    query, error = data.get("query"), data.get("error")
+    query, error, errors = data.get("query"), data.get("error"), data.get("errors")
+    if isinstance(errors, list) and errors:  # the reference has this form, the service the other one
+        error = errors[0]
     if isinstance(error, Mapping):
         said = f"{error.get('code')}: {error.get('detail')}"
         raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
     if "web" not in data and not isinstance(query, Mapping):
         raise AnswerError(f"neither web results nor an error; its fields are {_names(data)}")
-    results = tuple(_documents(_part(data, "web").get("results"), ("description",), ("url",)))
+    results = _ranking(_part(data, "web"), "results", ("description",), ("url",))
     boxes = _part(data, "infobox").get("results")
     extras = {
         "answer_box": iter(()),
@@ -191,6 +206,25 @@ def _read_brave(data: Mapping[str, Any]) -> WebPage:
     }
     more = query.get("more_results_available") if isinstance(query, Mapping) else None
     return WebPage(results, {name: tuple(found) for name, found in extras.items()}, not results or more is False)
+
+
+def _ranking(data: Mapping[str, Any], name: str, texts: Sequence[str], links: Sequence[str]) -> tuple[Document, ...]:
+    """The results under a name, best first; none where the name is absent, as services say that nothing was found.
+
+    Raises:
+        AnswerError: there is something else, or results of which none can be read: that is no empty ranking.
+    """
+    items = data.get(name)
+    if items is None:
+        return ()
+    if not isinstance(items, list):
+        raise AnswerError(f"expected a list under {name!r}, got {type(items).__name__}")
+    if all(isinstance(item, Mapping) and isinstance(item.get("position"), int) for item in items):
+        items = sorted(items, key=lambda item: int(item["position"]))
+    documents = tuple(_documents(items, texts, links))
+    if items and not documents:
+        raise AnswerError(f"none of the {len(items)} entries of {name!r} has a title or a text")
+    return documents
 
 
 def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: str = "title") -> Iterator[Document]:

@@ -292,9 +292,9 @@ class _Call:
         except aiohttp.ServerTimeoutError as cause:
             raise _RetryableError(f"{url}: time-out ({type(cause).__name__})") from cause
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as cause:
-            raise _RetryableError(f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}") from cause
+            raise _RetryableError(self._told(url, cause)) from self._shown(cause)
         except aiohttp.ClientError as cause:
-            raise ValueError(f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}") from cause
+            raise ValueError(self._told(url, cause)) from self._shown(cause)
         if 200 <= status < 300:
             return self._parse(body, url)
         said = f"{url} answered {status}: {self._excerpt(body)}"
@@ -302,6 +302,13 @@ class _Call:
         if is_retryable_status(status) and not hopeless and status not in self.final:
             raise _RetryableError(said, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
         raise StatusError(said + _advice(status), status, hopeless)
+
+    def _told(self, url: str, cause: Exception) -> str:
+        return f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}"
+
+    def _shown(self, cause: Exception) -> Exception | None:
+        """The cause for a traceback; none where there are keys: it may quote the whole address, or the whole answer."""
+        return None if self.hidden else cause
 
     async def _read(self, response: Any, url: str) -> bytes:
         """The body, as long as it stays within its bound."""
@@ -322,7 +329,8 @@ class _Call:
             return self.codec.decode(body)
         except (ValueError, RecursionError) as cause:
             said, why = self._excerpt(body), hide(str(cause), self.hidden)
-            raise ValueError(f"{url} answered with something that is no {self.codec.name} ({why}): {said}") from cause
+            told = f"{url} answered with something that is no {self.codec.name} ({why}): {said}"
+            raise ValueError(told) from self._shown(cause)
 
     def _excerpt(self, body: bytes) -> str:
         # Keys go before the cut, which would leave a half of one.
