@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import pytest
+from http_fakes import Script, cut
 from sim_fakes import ask
 from web_fakes import FAST, KEY, VARIABLES, Service, engine, ranks
 
@@ -25,26 +25,6 @@ from zerosearch_env.llm.options import HttpOptions
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in VARIABLES.values():
         monkeypatch.setenv(variable, KEY)
-
-
-class Script:
-    """One reply after the other, the last one for ever."""
-
-    def __init__(self, *replies: Reply | Callable[[Call], Any]) -> None:
-        self.replies, self.calls = list(replies), 0
-
-    async def __call__(self, call: Call) -> Reply | None:
-        self.calls += 1
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, Reply):
-            return reply
-        result: Reply | None = await reply(call)
-        return result
-
-
-async def cut(call: Call) -> None:
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"organic": [')
-    await call.writer.drain()
 
 
 async def babble(call: Call) -> None:
