@@ -25,8 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zerosearch_env.engines.passages import BoundedCache
 from zerosearch_env.episode import Episode, Rules
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
@@ -34,10 +36,12 @@ from zerosearch_env.rewards import contains_answer
 from zerosearch_env.shell import run_searches
 from zerosearch_env.types import SearchRequest, Step
 
-from .players import OnDone, PolicyPlayer
+from .players import OnDone, PolicyOptions, PolicyPlayer
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
+
+    from .workers import WorkerPool
 
 BASELINES: dict[str, str] = {
     "direct": "the model answers without searching",
@@ -48,6 +52,9 @@ BASELINES: dict[str, str] = {
 }
 """Every baseline and what it does, in a clause."""
 
+_REMEMBERED = 4096
+"""Sampled turns that a player keeps; three for each of a thousand questions and more."""
+
 _NO_ANSWER = "unknown"
 """Given when the model's forced answer is empty; an empty answer would be an invalid action."""
 
@@ -57,6 +64,14 @@ class DirectPlayer(PolicyPlayer):
 
     kind = "direct"
     searches = False
+
+    def __init__(
+        self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
+    ) -> None:
+        super().__init__(options, name=name, pool=pool)
+        self._sampled: BoundedCache[tuple[Sequence[str], tuple[int, ...], int], tuple[str, list[int]]] = BoundedCache(
+            _REMEMBERED
+        )
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
@@ -106,17 +121,24 @@ class DirectPlayer(PolicyPlayer):
     def _sample(
         self, rows: Sequence[list[int]], stop_strings: Sequence[str], seeds: Sequence[int]
     ) -> list[tuple[str, list[int]]]:
-        """One turn for each row: its text and its tokens. A row that fills the context gives what fitted."""
-        sampler = self.make_sampler(len(rows), stop_strings)
-        for key, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
-            sampler.start(key, row, seed)
-        turns: dict[int, tuple[str, list[int]]] = {}
+        """One turn for each row: its text and its tokens. A row that fills the context gives what fitted.
+
+        A row that was sampled before is not sampled again: draws are coupled, so at the next noise level most searches
+        bring the documents that they brought at the last one.
+        """
+        keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
+        turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
+        missing = [number for number in range(len(rows)) if number not in turns]
+        sampler = self.make_sampler(max(1, len(missing)), stop_strings)
+        for number in missing:
+            sampler.start(number, rows[number], seeds[number])
         while len(turns) < len(rows):
             for sample in sampler.run():
-                key = int(str(sample.key))
-                turns[key] = (sample.text, list(sample.token_ids))
-                sampler.finish(key)
-        return [turns[key] for key in range(len(rows))]
+                number = int(str(sample.key))
+                turns[number] = (sample.text, list(sample.token_ids))
+                self._sampled.put(keys[number], turns[number])
+                sampler.finish(number)
+        return [turns[number] for number in range(len(rows))]
 
 
 class RagPlayer(DirectPlayer):

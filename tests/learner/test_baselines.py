@@ -61,6 +61,39 @@ def test_rag_searches_once_with_the_question_and_answers(options: PolicyOptions)
         assert len(episode.turns) == 2
 
 
+class Counting(RagPlayer):
+    """Counts the rows that it samples for."""
+
+    started = 0
+
+    def make_sampler(self, rows, stop_strings):
+        sampler = super().make_sampler(rows, stop_strings)
+        start = sampler.start
+
+        def counted(*arguments):
+            self.started += 1
+            return start(*arguments)
+
+        sampler.start = counted
+        return sampler
+
+
+def test_what_was_sampled_at_one_noise_level_is_not_sampled_again_at_the_next(options: PolicyOptions) -> None:
+    def texts(episodes: list[Episode]) -> list[str]:
+        return [episode.text for episode in episodes]
+
+    player = Counting(replace(options, temperature=1.0))
+    first = texts(play(player, level=0.25))
+    once = player.started
+    assert texts(play(player, level=0.25)) == first
+    assert player.started == once
+    later = texts(play(player, level=0.75))
+    assert later == texts(play(RagPlayer(player.options), level=0.75))
+    changed = sum(before != after for before, after in zip(first, later, strict=True))
+    assert 0 < changed < len(first)
+    assert player.started - once <= 2 * changed
+
+
 def test_rag_with_its_own_query_searches_at_most_once(options: PolicyOptions) -> None:
     episodes = play(OwnQueryRagPlayer(replace(options, temperature=1.0)), count=8)
     assert all(e.stop_reason is StopReason.ANSWER and e.searches <= 1 for e in episodes)
