@@ -217,6 +217,25 @@ def test_an_engine_that_nobody_closes_lets_the_process_end() -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
 
 
+@pytest.mark.parametrize("listed", [[], [{"id": "another-in-the-cache"}]])
+def test_a_server_that_is_bound_to_a_model_tells_its_name(listed: list[dict[str, str]]) -> None:
+    async def handler(call: Call) -> Reply:
+        if call.path == "/v1/models":
+            return Reply({"object": "list", "data": listed})
+        asked = call.body["model"]
+        if asked != "/models/tiny":
+            return Reply({"detail": f"Server is pinned to '/models/tiny'; requested '{asked}'."}, status=400)
+        return chat("well")
+
+    with ServerThread(handler) as server:
+        backend = OpenAIBackend([server.url], options=FAST)
+        assert [done.text for done in backend.complete([PROMPT] * 3)] == ["well"] * 3
+        backend.close()
+        named = OpenAIBackend([server.url], model="other", options=FAST)
+        assert "pinned to '/models/tiny'" in (named.complete([PROMPT])[0].failure or "")
+        named.close()
+
+
 def test_a_forked_process_gets_a_loop_of_its_own() -> None:
     code = (
         "import os\nfrom zerosearch_env.llm import LoopThread\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from .options import HttpOptions
 
 Value = TypeVar("Value")
 
+_PINNED = re.compile(r"pinned to '([^']+)'")
+
 
 class OpenAIBackend:
     """Completes prompts on servers that answer `POST URL/chat/completions`.
@@ -26,7 +29,8 @@ class OpenAIBackend:
     Args:
         urls: addresses of replicas of the same model, each usually ending in `/v1`.
         model: its name on the servers. Empty: the first one that `URL/models` lists, asked once; a server without such
-            a list is sent an empty name, which SGLang and vLLM take as their only model.
+            a list is sent an empty name, which SGLang and vLLM take as their only model. `transformers serve MODEL`
+            lists what lies in its cache, takes nothing but MODEL, and names it when it refuses: that name is used then.
         api_key: sent as a bearer token; None takes the environment variable `OPENAI_API_KEY`, where it is set.
         extra_body: more fields of every request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
         options: bounds of the client.
@@ -53,6 +57,7 @@ class OpenAIBackend:
         self.client = JsonClient(urls, options, headers=headers)
         self.model = model
         self._extra = dict(extra_body or {})
+        self._told = ""
         self._resolving: tuple[asyncio.AbstractEventLoop, asyncio.Task[str]] | None = None
         self._loop = LoopThread("zerosearch-openai")
         self.client.on_connect = self._loop.on_close
@@ -74,7 +79,7 @@ class OpenAIBackend:
     async def acomplete(self, prompt: Prompt) -> Completion:
         """Complete one prompt; to be awaited inside `run` or `arun`."""
         try:
-            model = self.model or await self._served_model()
+            model = self.model or self._told or await self._served_model()
         except EngineError as error:
             return Completion(attempts=error.attempts, failure=str(error))
         body = {
@@ -92,6 +97,10 @@ class OpenAIBackend:
             reply = await self.client.request("POST", "/chat/completions", body=body)
             text, finish = _content(reply.data)
         except EngineError as error:
+            told = "" if self.model else _told_model(error)
+            if told and told != model:
+                self._told = told
+                return await self.acomplete(prompt)
             return Completion(attempts=error.attempts, failure=str(error))
         except ValueError as error:
             return Completion(attempts=reply.attempts, failure=f"{reply.url}/chat/completions: {error}")
@@ -151,6 +160,13 @@ class OpenAIBackend:
         first = listed[0] if isinstance(listed, list) and listed else None
         name = first.get("id") if isinstance(first, dict) else None
         return name if isinstance(name, str) else ""
+
+
+def _told_model(error: EngineError) -> str:
+    """The model that a server says it is bound to, in its refusal of another name; empty where it says none."""
+    cause = error.__cause__
+    told = _PINNED.search(str(cause)) if isinstance(cause, StatusError) and cause.status == 400 else None
+    return told[1] if told else ""
 
 
 def _succeeded(task: asyncio.Task[str]) -> bool:
