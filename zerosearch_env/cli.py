@@ -46,6 +46,11 @@ COMMANDS: dict[str, Command] = {
     "eval": Command(
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
     ),
+    "simulator": Command(
+        "zerosearch_agents.simulator_cli",
+        "Tune a language model as search engine: collect, label, ... evaluate.",
+        "train",
+    ),
     "bench": Command("zerosearch_benchmarks.cli", "Measure the speed of the package beside its peers."),
     "serve": Command(
         "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"

@@ -1,0 +1,184 @@
+"""`zerosearch simulator label`: the three rules, the three kinds of input, bad rows, judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zerosearch_agents.simulator_cli import main
+from zerosearch_agents.simulator_files import RowReader, manifest_path, read_manifest
+from zerosearch_agents.simulator_label import by_judge, by_noise, by_trajectory
+from zerosearch_agents.simulator_records import Search, Trajectory, TrajectoryReader
+from zerosearch_env.engines import ConstantEngine
+from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.shell import run_searches
+from zerosearch_env.transcripts import TranscriptWriter, transcript_record
+from zerosearch_env.types import Document, Question, SearchRequest
+
+
+def walk(em: bool | None, *searches: Search, prediction: str | None = "ash") -> Trajectory:
+    return Trajectory("t", "Which tree?", ("oak",), prediction, em, searches)
+
+
+OAK = Search("tree", (Document("Tree", "An oak."),))
+ASH = Search("tree", (Document("Tree", "An ash."),))
+
+
+def labels(labelled: Trajectory | None) -> list[str | None]:
+    assert labelled is not None
+    return [search.label for search in labelled.searches]
+
+
+def test_by_trajectory() -> None:
+    assert labels(by_trajectory(walk(True, ASH, OAK))[0]) == ["useful", "useful"]
+    assert labels(by_trajectory(walk(False, ASH, OAK))[0]) == ["noisy", "noisy"]
+    # The record counts, unless another rule is asked for.
+    assert labels(by_trajectory(walk(False, OAK, prediction="The oak"))[0]) == ["noisy"]
+    assert labels(by_trajectory(walk(False, OAK, prediction="The oak"), "em")[0]) == ["useful"]
+    assert labels(by_trajectory(walk(False, OAK, prediction="an old oak"), "em")[0]) == ["noisy"]
+    assert labels(by_trajectory(walk(False, OAK, prediction="an old oak"), "subem")[0]) == ["useful"]
+    assert by_trajectory(walk(None, OAK, prediction=None)) == (None, {"without_end": 1})
+    drawn = Search("tree", OAK.documents, noisy=True)
+    kept, left_out = by_trajectory(walk(True, drawn, OAK))
+    assert labels(kept) == ["useful"]
+    assert left_out == {"drawn_noisy": 1}
+
+
+def test_by_noise_and_by_judge() -> None:
+    drawn = [Search("tree", OAK.documents, noisy=noisy) for noisy in (True, False, None)]
+    kept, left_out = by_noise(walk(True, *drawn))
+    assert labels(kept) == ["noisy", "useful"]
+    assert left_out == {"without_draw": 1}
+    kept, _ = by_judge(walk(False, OAK, ASH), lambda trajectory, search: search is OAK)
+    assert labels(kept) == ["useful", "noisy"]
+
+
+@pytest.fixture
+def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the released layout: documents are plain texts."""
+    monkeypatch.chdir(tmp_path)
+    row = {
+        "id": "a",
+        "question": "Which tree?",
+        "answers": ["oak"],
+        "prediction": "oak",
+        "em": True,
+        "searches": [
+            {"query": "tree of the yard", "documents": ["An oak stands there."]},
+            {"query": "yard", "documents": ["It is paved."]},
+        ],
+    }
+    path = tmp_path / "released.jsonl"
+    path.write_text("".join(json.dumps({**row, "id": name}) + "\n" for name in "ab"))
+    return path
+
+
+def run(source: Path, *options: str) -> list[dict]:
+    assert main(["label", "--input", str(source), "--output", "out.jsonl", *options]) == 0
+    return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+
+
+def test_the_command(released: Path) -> None:
+    rows = run(released, "--by", "judge", "--judge", "contains-answer")
+    assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful", "noisy"]] * 2
+    manifest = read_manifest(manifest_path(Path("out.jsonl")))
+    assert manifest is not None
+    assert manifest["counts"] == {"trajectories": 2, "useful": 2, "noisy": 2}
+    assert len(manifest["settings"]["input_sha256"]) == 64
+    # Its own output is an input too, and labels can be given anew.
+    Path("again.jsonl").write_bytes(Path("out.jsonl").read_bytes())
+    rows = run(Path("again.jsonl"), "--fresh")
+    assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful", "useful"]] * 2
+
+
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_a_judge_of_ones_own(released: Path, concurrency: str) -> None:
+    Path("judges.py").write_text("def strict(question, query, documents):\n    return 'oak' in documents[0].text\n")
+    rows = run(released, "--by", "judge", "--judge", "judges.py:strict", "--concurrency", concurrency)
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful", "noisy"]] * 2
+
+
+def test_a_judge_that_fails_costs_only_what_it_failed(released: Path) -> None:
+    Path("judges.py").write_text(
+        "calls = []\ndef judge(question, query, documents):\n    calls.append(query)\n"
+        "    return 'perhaps' if len(calls) == 3 else True\n"
+    )
+    with pytest.raises(AgentError, match=r"trajectory 'b'.*expected True or False, got str: 'perhaps'"):
+        run(released, "--by", "judge", "--judge", "judges.py:judge")
+    assert len(Path("out.jsonl").read_text().splitlines()) == 1
+    Path("judges.py").write_text("def judge(question, query, documents):\n    return False\n")
+    rows = run(released, "--by", "judge", "--judge", "judges.py:judge")
+    assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful"] * 2, ["noisy"] * 2]
+
+
+def test_transcripts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TranscriptWriter(tmp_path / "transcripts.jsonl") as writer:
+        for noise, answer in ((0.0, "oak"), (1.0, "ash"), (0.0, None)):
+            episode = Episode(Question("q", "Which tree?", ("oak",)), make_rules(), noise_level=noise, seed=1)
+            request = episode.advance("<search>tree</search>")
+            assert isinstance(request, SearchRequest)
+            episode.observe(run_searches(ConstantEngine(), [request])[0])
+            if answer:
+                episode.advance(f"<answer>{answer}</answer>")
+            writer.write(transcript_record(episode))
+    read = list(RowReader(tmp_path / "transcripts.jsonl").read(TrajectoryReader()))
+    assert [t.id for t in read] == ["q", "q@2", "q@3"]
+    assert [t.em for t in read] == [True, False, None]
+    assert [t.searches[0].noisy for t in read] == [False, True, False]
+    assert len(read[0].searches[0].documents) == 5
+    rows = run(tmp_path / "transcripts.jsonl")
+    assert [(row["id"], row["searches"][0]["label"]) for row in rows] == [("q", "useful")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": ""}, "row 2: field 'question': expected a text that is not empty"),
+        ({"answers": []}, "field 'answers'"),
+        ({"em": "yes"}, "field 'em': expected true, false or null, got 'yes'"),
+        ({"searches": [{"query": "a", "documents": []}]}, r"field 'searches\[0\].documents': expected at least one"),
+        ({"searches": [{"query": " ", "documents": ["a"]}]}, r"field 'searches\[0\].query'"),
+        ({"searches": [{"query": "a", "documents": [{"title": "b"}]}]}, r"'searches\[0\].documents\[0\].text'"),
+        ({"searches": "none"}, "field 'searches': expected a list"),
+        ({"prediction": 3}, "field 'prediction'"),
+    ],
+)
+def test_bad_rows(released: Path, change: dict, message: str) -> None:
+    good = json.loads(released.read_text().splitlines()[0])
+    released.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "id": "x", **change})))
+    with pytest.raises(DataError, match=message):
+        run(released)
+    assert len(run(released, "--on-bad-row", "skip")) == 1
+    manifest = read_manifest(manifest_path(Path("out.jsonl")))
+    assert manifest is not None
+    assert manifest["session"]["skipped_rows"] == 1
+
+
+def test_a_file_that_is_cut_in_the_middle_of_a_line(released: Path) -> None:
+    released.write_bytes(released.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"row 2: expected one JSON object a line.*may be cut off"):
+        run(released)
+    assert len(run(released, "--on-bad-row", "skip")) == 1
+
+
+def test_options_that_do_not_go_together(released: Path) -> None:
+    with pytest.raises(ConfigError, match="--by judge needs it"):
+        run(released, "--by", "judge")
+    with pytest.raises(ConfigError, match=r"there is no file .nobody\.py"):
+        run(released, "--by", "judge", "--judge", "nobody.py:judge")
+    with pytest.raises(ConfigError, match="input and output"):
+        main(["label", "--input", str(released), "--output", str(released)])
+
+
+def test_real_trajectories(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = run(shared_data / "real_search_trajectories.jsonl")
+    found = [search["label"] for row in rows for search in row["searches"]]
+    assert len(rows) == 1314
+    assert len(found) == 3169
+    assert found.count("useful") == 860
