@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import shlex
 import sys
 import textwrap
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +49,7 @@ STAGES: dict[str, Stage] = {
     "extract": Stage(
         "simulator_extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."
     ),
+    "train": Stage("simulator_train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
 }
 
 
@@ -88,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     prog = f"zerosearch simulator {name}"
     config = tyro.cli(getattr(module, stage.config), args=rest, prog=prog, description=module.__doc__)
     counts = getattr(module, stage.run)(config, command=shlex.join(["zerosearch", "simulator", *argv]))
-    _print(name, counts)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+        _print(name, counts)
     return 130 if counts.get("stopped") == "interrupt" else 0
 
 
@@ -97,7 +101,14 @@ def _module(stage: Stage) -> Any:
 
 
 def _options(config: Any, prefix: str = "--") -> list[str]:
-    return [f"{prefix}{field.name.replace('_', '-')}" for field in dataclasses.fields(config)]
+    """The names of all options of a dataclass, those of dataclasses inside it too."""
+    names = []
+    for name, kind in typing.get_type_hints(config).items():
+        if dataclasses.is_dataclass(kind):
+            names += _options(kind, f"{prefix}{name.replace('_', '-')}.")
+        else:
+            names.append(f"{prefix}{name.replace('_', '-')}")
+    return names
 
 
 def _print(name: str, counts: Mapping[str, Any]) -> None:

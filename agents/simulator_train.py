@@ -1,0 +1,224 @@
+"""`zerosearch simulator train`: supervised tuning of a simulation LLM, with the loss on the documents only.
+
+    zerosearch simulator train --input pairs.jsonl --model DIRECTORY --output runs/simulator/tuned
+    torchrun --nproc-per-node 4 -m zerosearch_env.cli simulator train ...      the same run on four GPUs
+    zerosearch simulator train --input pairs.jsonl --init tiny ...             a small model from scratch
+
+OUTPUT holds manifest.json, metrics.jsonl, checkpoints/ and, at the end, model/: a save_pretrained directory with
+simulator.json, which names the prompt. Killed or interrupted, a run goes on when it is started again with the same
+options.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zerosearch_env.errors import ConfigError, DataError, require
+
+from .evaluate import versions
+from .simulator_files import (
+    SCHEMA_VERSION,
+    OnBadRow,
+    file_hash,
+    read_manifest,
+    settings_differences,
+    write_json,
+)
+from .simulator_model import LoraShape, TinyShape
+
+RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
+FREE = ("output", "fresh", "device", "checkpoint_every", "keep_checkpoints", "max_seconds")
+"""Options that a resumed run may change: none of them changes its numbers."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """Tune a language model as a search engine, on the pairs of an extract file."""
+
+    input: Path
+    """Pairs of `zerosearch simulator extract`: "train" is trained on, "test" is held out."""
+    model: Path | None = None
+    """Local directory of the model to start from."""
+    init: Literal["tiny"] | None = None
+    """Instead of `model`: a small model from scratch."""
+    tiny: TinyShape = field(default_factory=TinyShape)
+    """Its sizes."""
+    output: Path = Path("runs/simulator/tuned")
+    """The run directory."""
+    fresh: bool = False
+    """Start anew where a run is already; it is removed."""
+    lora: LoraShape = field(default_factory=LoraShape)
+    """Train adapters instead of the whole model."""
+    epochs: float = 3.0
+    """Passes over the training pairs."""
+    batch_size: int = 64
+    """Pairs of one optimizer step, over all processes."""
+    learning_rate: float | None = None
+    """Peak AdamW learning rate; unset: 1e-6 (the paper's), with LoRA 1e-4, from scratch 1e-3."""
+    warmup_share: float = 0.03
+    """Share of the steps in which the rate rises to its peak."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after it."""
+    final_fraction: float = 0.1
+    """What the rate falls to, as a share of the peak."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, of matrices only."""
+    max_grad_norm: float = 1.0
+    """Where the gradient's norm is cut."""
+    max_tokens: int = 2048
+    """Pairs with more tokens, prompt included, are left out and counted."""
+    micro_batch_tokens: int = 8192
+    """Tokens that go through the model at once; changes speed and memory, not the gradient."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Examples behind each other in one row; auto: on a GPU, where it saves the padding."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products and of the saved model; trained weights and optimizer are fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more time, far less memory."""
+    device: str = "auto"
+    """Where the model goes: "cpu" or "cuda"; auto takes a GPU where there is one."""
+    seed: int = 0
+    """Of the order of the pairs, and of new weights."""
+    eval_every: int = 50
+    """Steps between two measurements of the held-out loss; it is also measured at the end."""
+    eval_pairs: int = 256
+    """Most held-out pairs that are measured, chosen by the seed."""
+    checkpoint_every: int = 50
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay."""
+    max_seconds: float | None = None
+    """Stop after this much training in a session, loading left out, with everything saved; it can be resumed."""
+    on_bad_row: OnBadRow = "raise"
+    """Whether a bad row stops the reading, or is skipped."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.init is None):
+            raise ConfigError("give --model DIRECTORY or --init tiny, and not both")
+        if self.init is not None and self.lora.rank:
+            raise ConfigError("LoRA adapts a model that is there: it does not go with --init")
+        for name in ("epochs", "batch_size", "max_grad_norm", "max_tokens", "micro_batch_tokens", "checkpoint_every"):
+            _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+        for name in ("keep_checkpoints", "eval_every", "eval_pairs"):
+            _expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_share", "final_fraction"):
+            _expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        _expect("learning_rate", self.learning_rate, self.learning_rate is None or self.learning_rate > 0, "positive")
+        _expect("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _expect("lora.rank", self.lora.rank, self.lora.rank >= 0, "0 or more")
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.init else 1e-4 if self.lora.rank else 1e-6
+
+    def steps(self, pairs: int) -> int:
+        """Optimizer steps of the whole run over this many training pairs, at least 1."""
+        return max(1, math.ceil(self.epochs * pairs / self.batch_size))
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a 0-based step of a run of `steps`.
+
+        peak * min(1, (step + 1) / warm-up) * (f + (1 - f) * d), with d falling from 1 to 0 behind the warm-up: half a
+        cosine, a line, or 1 all the time; f is `final_fraction`.
+        """
+        warm = max(1, round(self.warmup_share * steps))
+        if step < warm:
+            return self.peak * (step + 1) / warm
+        done = (step - warm) / max(1, steps - warm)
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.decay]
+        return self.peak * (self.final_fraction + (1 - self.final_fraction) * fall)
+
+
+def _expect(name: str, value: object, fits: bool, phrase: str) -> None:
+    if not fits:
+        raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
+
+
+def run_train(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
+    """Tune a model; goes on where an earlier run with the same options stopped.
+
+    Ctrl-C once ends the run after the current step, with everything saved; twice ends it at once.
+
+    Args:
+        config: everything that decides the run.
+        command: kept in the manifest.
+
+    Returns:
+        Figures of the end: steps, held-out loss, seconds, why it stopped, and the model's directory once it is there.
+
+    Raises:
+        ConfigError: an option cannot be used, or the output holds a run with other options.
+        DataError: the pairs cannot be used.
+        CheckpointError: the model or a checkpoint cannot be loaded.
+        TrainingError: the loss is no longer a number.
+        MissingExtraError: torch, transformers or (for LoRA) peft is not installed.
+    """
+    require("torch", "train")
+    require("transformers", "train")
+    from .simulator_tuner import tune
+
+    return tune(config, command=command)
+
+
+def settings_of(config: TuneConfig) -> dict[str, Any]:
+    """What must agree for a run to be resumed: options and inputs, these by their hashes."""
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items() if key not in FREE}
+    if not config.input.is_file():
+        raise DataError(f"there is no file with pairs at {config.input}")
+    settings["input"] = file_hash(config.input)
+    if config.model is not None:
+        files = sorted(f for f in config.model.glob("*") if f.suffix in (".safetensors", ".json", ".bin"))
+        settings["model_files"] = {file.name: file_hash(file) for file in files}
+    return settings
+
+
+def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str) -> None:
+    """Make the run directory ready; an earlier run with the same settings stays.
+
+    Raises:
+        ConfigError: there is one with other settings, or something that is no run of this pipeline.
+    """
+    output, manifest = config.output, config.output / "manifest.json"
+    if config.fresh:
+        for name in RUN_FILES:
+            path = output / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    earlier = read_manifest(manifest)
+    if earlier is None:
+        if there := [name for name in RUN_FILES if (output / name).exists()]:
+            raise ConfigError(f"{output} holds {', '.join(there)} and no manifest.json; choose another --output")
+    elif differences := settings_differences(earlier.get("settings", {}), settings):
+        raise ConfigError(
+            f"{output} holds a run with other settings ({'; '.join(differences)}); choose another --output, or give "
+            "--fresh to start anew"
+        )
+    write_manifest(config, settings, command=command, counts={}, complete=False)
+
+
+def write_manifest(
+    config: TuneConfig, settings: dict[str, Any], *, command: str, counts: dict[str, Any], complete: bool
+) -> None:
+    """Write the run's manifest."""
+    write_json(
+        config.output / "manifest.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stage": "train",
+            "complete": complete,
+            "settings": settings,
+            "input": {"path": str(config.input), "sha256": settings["input"]},
+            "command": command,
+            "versions": versions(),
+            "counts": counts,
+        },
+    )
