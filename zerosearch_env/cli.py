@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
     ),
     "simulator": Command(
-        "zerosearch_agents.simulator_cli",
+        "zerosearch_agents.simulator.cli",
         "Tune a language model as search engine: collect, label, ... evaluate.",
         "train",
     ),

@@ -20,18 +20,16 @@ from typing import Any, Literal
 from zerosearch_env.datasets.fields import answers, text
 from zerosearch_env.datasets.rows import Row, RowError
 from zerosearch_env.engines.passages import full_text
-from zerosearch_env.engines.simulated_prompts import STYLES, PromptStyle, clean_query, clean_text
+from zerosearch_env.engines.simulated_prompts import STYLES
+from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import unknown_name
 from zerosearch_env.rewards import contains_answer
-from zerosearch_env.types import Document
+from zerosearch_env.types import Document, SearchRequest
 
-from .simulator_files import OnBadRow, RowReader
-from .simulator_records import document_records, read_documents
+from .files import OnBadRow, RowReader
+from .records import document_records, read_documents
 
 Split = Literal["train", "test"]
-
-# The bounds that `SimulatedEngine` puts on a search when it makes the prompt.
-QUESTION_CHARS, ANSWER_CHARS, QUERY_CHARS = 1000, 200, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +46,34 @@ class Pair:
     split: Split = "train"
 
 
-def style_of(prompt_id: str) -> PromptStyle:
-    """The prompt with this id.
+def style_name(prompt_id: str) -> str:
+    """The name, as an engine's option `prompt` takes it, of the style with this id.
 
     Raises:
         ConfigError: there is none; the nearest one is suggested.
     """
-    styles = {style.id: style for style in STYLES.values()}
-    if prompt_id not in styles:
-        raise unknown_name("prompt id", prompt_id, styles)
-    return styles[prompt_id]
+    names = {style.id: name for name, style in STYLES.items()}
+    if prompt_id not in names:
+        raise unknown_name("prompt id", prompt_id, names)
+    return names[prompt_id]
 
 
-def prompt_text(pair: Pair, *, count: int | None = None) -> str:
-    """The prompt of a pair, letter for letter what the simulated engine sends for such a search.
+def request_of(pair: Pair, *, top_k: int | None = None, noisy: bool | None = None, seed: int = 0) -> SearchRequest:
+    """The search that a pair belongs to.
 
     Args:
-        pair: what it is made of.
-        count: documents asked for; None: as many as the pair has.
+        pair: the pair.
+        top_k: documents asked for; None: as many as the pair has.
+        noisy: the kind; None: the pair's own.
+        seed: of the search.
     """
-    return style_of(pair.prompt_id).render(
-        noisy=pair.noisy,
-        question=clean_text(pair.question, QUESTION_CHARS),
-        answers=[kept for answer in pair.answers if (kept := clean_text(answer, ANSWER_CHARS))],
-        query=clean_query(pair.query, QUERY_CHARS),
-        count=len(pair.documents) if count is None else count,
-    )
+    kind = pair.noisy if noisy is None else noisy
+    return SearchRequest(pair.query, pair.question, pair.answers, kind, top_k or len(pair.documents), seed)
+
+
+def prompt_text(pair: Pair) -> str:
+    """The prompt of a pair, letter for letter what the simulated engine sends for such a search."""
+    return prompt_of(request_of(pair), pair.noisy, SimulationOptions(prompt=style_name(pair.prompt_id)))
 
 
 def target_text(documents: Iterable[Document]) -> str:

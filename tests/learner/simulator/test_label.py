@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_agents.simulator_cli import main
-from zerosearch_agents.simulator_files import RowReader, manifest_path, read_manifest
-from zerosearch_agents.simulator_label import by_judge, by_noise, by_trajectory
-from zerosearch_agents.simulator_records import Search, Trajectory, TrajectoryReader
+from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.files import RowReader, manifest_path, read_manifest
+from zerosearch_agents.simulator.label import by_judge, by_noise, by_trajectory
+from zerosearch_agents.simulator.records import Search, Trajectory, TrajectoryReader
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import AgentError, ConfigError, DataError

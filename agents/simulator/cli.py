@@ -38,18 +38,14 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
-        "simulator_collect",
+        "collect",
         "CollectConfig",
         "run_collect",
         "Let an agent search, and keep every query with its documents.",
     ),
-    "label": Stage(
-        "simulator_label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."
-    ),
-    "extract": Stage(
-        "simulator_extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."
-    ),
-    "train": Stage("simulator_train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
+    "label": Stage("label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."),
+    "extract": Stage("extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."),
+    "train": Stage("train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
 }
 
 

@@ -22,13 +22,13 @@ from zerosearch_env.noise import check_level
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Dataset
 
-from .config import policy_path
-from .evaluate import Item, select_questions, versions
-from .players import Player, PolicyOptions, fingerprint, make_player
-from .simulator_files import StageOutput
-from .simulator_progress import CountBar
-from .simulator_records import as_record, from_episode
-from .workers import WorkerPool, default_workers
+from ..config import policy_path
+from ..evaluate import Item, select_questions, versions
+from ..players import Player, PolicyOptions, fingerprint, make_player
+from ..workers import WorkerPool, default_workers
+from .files import StageOutput
+from .progress import CountBar
+from .records import as_record, from_episode
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine

@@ -21,11 +21,11 @@ from zerosearch_env.errors import ConfigError, DataError, unknown_name
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.transcripts import encode_line
 
-from .evaluate import versions
-from .simulator_files import SCHEMA_VERSION, OnBadRow, RowReader, check_output, input_record, manifest_path, write_json
-from .simulator_foreign import foreign_pair, looks_foreign
-from .simulator_pairs import Pair, as_record, by_label, holds_answer, pair_key, question_key
-from .simulator_records import TrajectoryReader
+from ..evaluate import versions
+from .files import SCHEMA_VERSION, OnBadRow, RowReader, check_output, input_record, manifest_path, write_json
+from .foreign import foreign_pair, looks_foreign
+from .pairs import Pair, as_record, by_label, holds_answer, pair_key, question_key
+from .records import TrajectoryReader
 
 Keep = Literal["drop", "keep"]
 

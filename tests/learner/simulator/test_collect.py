@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_agents.simulator_cli import main
-from zerosearch_agents.simulator_files import manifest_path, read_manifest, repair_lines
+from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.files import manifest_path, read_manifest, repair_lines
 from zerosearch_env.errors import AgentError, ConfigError, DataError
 
 AGENT = """
@@ -150,11 +150,11 @@ def test_other_options_are_refused(folder: Path) -> None:
 
 
 def test_what_the_engine_failed_is_played_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zerosearch_agents import simulator_collect
+    from zerosearch_agents.simulator import collect
     from zerosearch_env.engines import FailingEngine
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulator_collect, "make_engine", lambda spec, dataset: FailingEngine(after=3))
+        patch.setattr(collect, "make_engine", lambda spec, dataset: FailingEngine(after=3))
         main(command("out.jsonl"))
     assert len(lines("out.jsonl")) == 3
     manifest = read_manifest(manifest_path(Path("out.jsonl")))

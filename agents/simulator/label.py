@@ -24,11 +24,11 @@ from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.rewards import contains_answer, exact_match, sub_exact_match
 from zerosearch_env.types import Document
 
-from .evaluate import versions
-from .loading import load_callable
-from .simulator_files import OnBadRow, RowReader, StageOutput, check_output, input_record
-from .simulator_progress import CountBar
-from .simulator_records import Search, Trajectory, TrajectoryReader, as_record
+from ..evaluate import versions
+from ..loading import load_callable
+from .files import OnBadRow, RowReader, StageOutput, check_output, input_record
+from .progress import CountBar
+from .records import Search, Trajectory, TrajectoryReader, as_record
 
 Judge = Callable[[str, str, Sequence[Document]], bool]
 """(question, query, documents) -> whether the documents suffice to answer the query."""

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from zerosearch_env.errors import ConfigError, DataError, require
 
-from .evaluate import versions
-from .simulator_files import (
+from ..evaluate import versions
+from .files import (
     SCHEMA_VERSION,
     OnBadRow,
     file_hash,
@@ -28,7 +28,7 @@ from .simulator_files import (
     settings_differences,
     write_json,
 )
-from .simulator_model import LoraShape, TinyShape
+from .model import LoraShape, TinyShape
 
 RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 FREE = ("output", "fresh", "device", "checkpoint_every", "keep_checkpoints", "max_seconds")
@@ -75,7 +75,7 @@ class TuneConfig:
     """Tokens that go through the model at once; changes speed and memory, not the gradient."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Examples behind each other in one row; auto: on a GPU, where it saves the padding."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "float32"
     """Of the matrix products and of the saved model; trained weights and optimizer are fp32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: a third more time, far less memory."""
@@ -162,7 +162,7 @@ def run_train(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
     """
     require("torch", "train")
     require("transformers", "train")
-    from .simulator_tuner import tune
+    from .tuner import tune
 
     return tune(config, command=command)
 

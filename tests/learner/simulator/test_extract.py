@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from zerosearch_agents.simulator_cli import main
-from zerosearch_agents.simulator_extract import ExtractConfig, extract, split_of
-from zerosearch_agents.simulator_files import manifest_path, read_manifest
-from zerosearch_agents.simulator_pairs import Pair, as_record, prompt_text, question_key, read_pairs, target_text
+from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.extract import ExtractConfig, extract, split_of
+from zerosearch_agents.simulator.files import manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs import Pair, as_record, prompt_text, question_key, read_pairs, target_text
+from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.types import Document, SearchRequest
 
@@ -33,11 +33,8 @@ def test_the_prompt_is_the_one_that_the_engine_sends() -> None:
     assert "Answers to that question: oak" in text
     assert text.endswith("Number: 2\n### Documents\n")
     assert "oak" not in prompt_text(replace(found, noisy=True, query="tree")).lower()
-    if importlib.util.find_spec("zerosearch_env.engines.simulated_sets"):
-        from zerosearch_env.engines import simulated_sets
-
-        request = SearchRequest(found.query, found.question, found.answers, False, 2, 0)
-        assert simulated_sets.prompt_of(request, False, simulated_sets.SimulationOptions()) == text
+    request = SearchRequest(found.query, found.question, found.answers, False, 2, 0)
+    assert prompt_of(request, False, SimulationOptions()) == text
 
 
 def test_the_target() -> None:

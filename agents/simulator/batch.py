@@ -13,7 +13,7 @@ Shape suffixes: `_T` tokens of a packed row, `_B` rows, `_N` trained tokens, `_D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.chat import prompt_ids
 
-from .simulator_pairs import Pair, prompt_text, target_text
+from .pairs import Pair, prompt_text, target_text
 
 HEAD_CHUNK = 4096
 """Trained tokens whose logits are alive at once; more are computed chunk by chunk and again in the backward pass."""
@@ -45,19 +46,6 @@ class Example:
     def trained(self) -> int:
         """Tokens that are trained on: those of the documents, and the end token."""
         return len(self.ids) - self.prompt
-
-
-def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """A prompt's ids: inside the tokenizer's chat template where it has one, as at serving; else the bare text."""
-    if getattr(tokenizer, "chat_template", None):
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, enable_thinking=False
-        )
-        if isinstance(ids, Mapping):
-            ids = ids["input_ids"]
-    else:
-        ids = tokenizer(text)["input_ids"]
-    return [int(token) for token in ids]
 
 
 def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Example | None:

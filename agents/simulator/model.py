@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerosearch_env.engines.simulated_prompts import STYLES
 from zerosearch_env.errors import CheckpointError, ConfigError, require
 
-from .model import load_policy, new_model, quiet_transformers, tiny_config
-from .policy_files import read_json, sync, sync_directory
-from .simulator_pairs import Pair, prompt_text, target_text
+from ..model import load_policy, new_model, quiet_transformers, tiny_config
+from ..policy_files import read_json, sync, sync_directory
+from .pairs import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,19 +68,6 @@ class SimulatorCard:
     base: str
     """The model that it was tuned from."""
 
-    @property
-    def prompt(self) -> str:
-        """The style's name as `SimulationOptions.prompt` takes it.
-
-        Raises:
-            ConfigError: this release has no prompt of that id.
-        """
-        for name, style in STYLES.items():
-            if style.id == self.prompt_id:
-                return name
-        known = ", ".join(style.id for style in STYLES.values())
-        raise ConfigError(f"a simulator was tuned with the prompt {self.prompt_id!r}; this release has {known}")
-
 
 def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A new small model that can copy from its context from the first step, and its tokenizer.
@@ -91,8 +77,8 @@ def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[Pre
         pairs: whose prompts and documents the tokenizer is learnt from.
         seed: of the weights.
     """
-    from .tiny_init import ROPE_THETA, induction_init
-    from .tokenizer import build_tokenizer
+    from ..tiny_init import ROPE_THETA, induction_init
+    from ..tokenizer import build_tokenizer
 
     texts = [text for pair in pairs for text in (prompt_text(pair), target_text(pair.documents))]
     tokenizer = build_tokenizer(texts, shape.vocab_size, tags=())

@@ -15,7 +15,7 @@ from zerosearch_env.datasets.fields import answers, first_of, plain, text
 from zerosearch_env.datasets.rows import Row, RowError
 from zerosearch_env.types import Document
 
-from .simulator_pairs import Pair
+from .pairs import Pair
 
 _RESPONSES = ("response", "output", "completion", "chosen")
 _PROMPTS = ("prompt", "instruction")

@@ -1,0 +1,126 @@
+"""From pairs to the loss: documents alone are trained on, packed or not, without cross-talk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_tokenizer
+
+from zerosearch_agents.model import new_model, tiny_config
+from zerosearch_agents.simulator import batch
+from zerosearch_agents.simulator.batch import Example, check_loss, encode, loss_sum, pack
+from zerosearch_agents.simulator.pairs import Pair, prompt_text, target_text
+from zerosearch_env.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = tiny_config(len(tiny_tokenizer()), hidden=32, layers=2, heads=2, mlp=48, context_tokens=2048)
+    return new_model(config, seed=1)
+
+
+@pytest.fixture
+def examples(pairs: list[Pair]) -> list[Example]:
+    return [found for pair in pairs[:5] if (found := encode(pair, tiny_tokenizer(), 2048)) is not None]
+
+
+def test_an_example_is_prompt_documents_end(pairs: list[Pair]) -> None:
+    tokenizer, pair = tiny_tokenizer(), pairs[2]
+    example = encode(pair, tokenizer, 2048)
+    assert example is not None
+    assert tokenizer.decode(example.ids[: example.prompt]) == prompt_text(pair)
+    assert tokenizer.decode(example.ids[example.prompt : -1]) == target_text(pair.documents)
+    assert example.ids[-1] == tokenizer.eos_token_id
+    assert example.trained == len(example.ids) - example.prompt
+    assert encode(pair, tokenizer, len(example.ids)) is not None
+    assert encode(pair, tokenizer, len(example.ids) - 1) is None
+
+
+def test_a_tokenizer_without_an_end(pairs: list[Pair]) -> None:
+    class Endless:
+        eos_token_id = None
+
+    with pytest.raises(ConfigError, match="eos_token"):
+        encode(pairs[0], Endless(), 100)
+
+
+def test_the_chat_template_is_used_as_at_serving(pairs: list[Pair]) -> None:
+    tokenizer = tiny_tokenizer()
+    before = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    try:
+        example = encode(pairs[0], tokenizer, 2048)
+        assert example is not None
+        assert tokenizer.decode(example.ids[: example.prompt]) == f"[{prompt_text(pairs[0])}]>"
+    finally:
+        tokenizer.chat_template = before
+
+
+def by_hand(model, examples: list[Example]) -> torch.Tensor:
+    """-sum of log p(token | everything before it), over documents and end token."""
+    total = torch.zeros(())
+    for example in examples:
+        ids = torch.from_numpy(example.ids).long()
+        logprobs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        for place in range(example.prompt, len(ids)):
+            total = total - logprobs[place - 1, ids[place]]
+    return total
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Example], packed: bool) -> None:
+    torch.testing.assert_close(loss_sum(model, examples, packed=packed), by_hand(model, examples))
+
+
+def test_packed_examples_do_not_see_each_other(model, examples: list[Example]) -> None:
+    """Other neighbours, same loss and same gradient."""
+    alone = loss_sum(model, examples[:1], packed=True)
+    changed = [examples[0], replace(examples[1], ids=np.roll(examples[1].ids, 7))]
+    together = loss_sum(model, changed, packed=True) - loss_sum(model, changed[1:], packed=True)
+    behind = loss_sum(model, changed[::-1], packed=True) - loss_sum(model, changed[1:], packed=True)
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(behind, alone)
+
+
+def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Example], monkeypatch) -> None:
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        loss_sum(model, examples, packed=False).backward()
+        return model.get_input_embeddings().weight.grad.clone()
+
+    whole = gradient()
+    monkeypatch.setattr(batch, "HEAD_CHUNK", 16)
+    torch.testing.assert_close(gradient(), whole)
+
+
+def test_check_loss_finds_scaled_logits_and_cross_talk(model, examples: list[Example], monkeypatch) -> None:
+    check_loss(model, examples[:3], packed=True)
+    own = batch._packed
+
+    def without_positions(some, device):
+        return {"input_ids": own(some, device)["input_ids"]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_packed", without_positions)
+        with pytest.raises(ConfigError, match="--packing off"):
+            check_loss(model, examples[:3], packed=True)
+    handle = model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", output.logits * 0.5))
+    try:
+        with pytest.raises(ConfigError, match="cap or scale"):
+            check_loss(model, examples[:3], packed=False)
+    finally:
+        handle.remove()
+
+
+def test_packing() -> None:
+    assert pack([5, 9, 4, 1, 20], 10) == [[4], [1, 3], [0, 2]]
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 60, 200)]
+    groups = pack(lengths, 100)
+    assert sorted(i for group in groups for i in group) == list(range(200))
+    assert max(sum(lengths[i] for i in group) for group in groups) <= 100
+    assert len(groups) <= 1.22 * sum(lengths) / 100 + 1

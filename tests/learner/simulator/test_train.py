@@ -1,0 +1,313 @@
+"""`zerosearch simulator train`: steps, several processes, LoRA, resuming to the bit, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_tokenizer
+
+from zerosearch_agents.metrics import read_metrics
+from zerosearch_agents.model import new_model, tiny_config
+from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.model import CARD_FILE, LoraShape, TinyShape, load_simulator_card
+from zerosearch_agents.simulator.pairs import Pair
+from zerosearch_agents.simulator.step import held_out_loss, micro_batches, step_rows, tune_step
+from zerosearch_agents.simulator.train import TuneConfig, run_train
+from zerosearch_agents.simulator.tuner import build_tuner
+from zerosearch_agents.team import Team
+from zerosearch_env.engines import make_engine
+from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
+from zerosearch_env.types import SearchRequest
+
+SHAPE = TinyShape(hidden=32, layers=3, heads=4, mlp=48, vocab_size=320, context_tokens=2048)
+TINY = ["--init", "tiny", "--tiny.hidden", "32", "--tiny.layers", "3", "--tiny.mlp", "48", "--tiny.vocab-size", "320"]
+
+
+def config(pairs_file: Path, **options: object) -> TuneConfig:
+    base = {"init": "tiny", "tiny": SHAPE, "output": pairs_file.parent / "run", "batch_size": 6, "epochs": 2.0}
+    return TuneConfig(pairs_file, **{**base, "device": "cpu", "checkpoint_every": 2, "eval_every": 2, **options})
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A random model in `save_pretrained` format."""
+    shape = tiny_config(len(tiny_tokenizer()), hidden=32, layers=2, heads=2, mlp=48, context_tokens=2048)
+    new_model(shape, seed=3).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def without_times(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(run / "metrics.jsonl")]
+
+
+def test_a_run_learns_and_serves(pairs_file: Path) -> None:
+    done = run_train(config(pairs_file, epochs=40.0, eval_every=20, learning_rate=5e-3), command="x")
+    rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
+    assert done["stopped"] == "finished"
+    assert done["steps"] == len(rows) == 107
+    assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
+    assert {"held_out", "held_out_useful", "held_out_noisy"} <= set(rows[19])
+    assert rows[-1]["held_out"] < rows[19]["held_out"] or rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
+    model = Path(done["model"])
+    card = load_simulator_card(model)
+    assert card is not None
+    assert (card.prompt_id, card.max_documents) == ("tuned-1", 2)
+    manifest = json.loads((model.parent / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["input"]["sha256"] == card.pairs_sha256
+    engine = make_engine({"kind": "simulated", "argument": f"hf:{model}", "temperature": 0.0, "device": "cpu"})
+    request = SearchRequest("garden 0", "Which tree grows in garden 0?", ("oak",), False, 1, 1)
+    result = engine.search([request])[0]
+    engine.close()
+    assert result.failure is None
+    assert "garden" in result.documents[0].text
+
+
+def test_rows_of_the_steps() -> None:
+    rows = [i for step in range(6) for i in step_rows(8, 4, 3, step)]
+    assert sorted(rows[:8]) == sorted(rows[8:16]) == list(range(8))
+    assert rows[:8] != rows[8:16]
+    assert step_rows(8, 4, 3, 5) == rows[20:]
+    assert sorted(step_rows(2, 5, 0, 0)[:4]) == [0, 0, 1, 1]
+
+
+def gradients(pairs_file: Path, **options: object) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and weights after one plain step: the same gradient gives the same weights."""
+    tuner, _ = build_tuner(config(pairs_file, max_grad_norm=1e9, **options), Team(), "cpu")
+    torch.optim.Optimizer.zero_grad(tuner.optimizer)
+    tuner = replace(tuner, optimizer=torch.optim.SGD(tuner.model.parameters(), lr=1.0))
+    metrics = tune_step(tuner, 0)
+    return metrics["loss"], {name: p.grad.clone() for name, p in tuner.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"micro_batch_tokens": 200},
+        {"packing": "on"},
+        {"packing": "on", "micro_batch_tokens": 400},
+        {"gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path, options: dict[str, object]) -> None:
+    loss, expected = gradients(pairs_file)
+    other_loss, found = gradients(pairs_file, **options)
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_bfloat16_is_near(pairs_file: Path) -> None:
+    loss, _ = gradients(pairs_file)
+    short, found = gradients(pairs_file, dtype="bfloat16")
+    assert short == pytest.approx(loss, rel=0.02)
+    assert all(value.dtype == torch.float32 for value in found.values())
+
+
+def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
+    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    for packed in (False, True):
+        groups = micro_batches(tuner.train, 900, packed=packed)
+        assert sum(map(len, groups)) == len(tuner.train)
+        for group in groups:
+            lengths = [len(example.ids) for example in group]
+            assert (sum(lengths) if packed else len(group) * max(lengths)) <= 900
+
+
+def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
+    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    found = held_out_loss(tuner)
+    tokens = {kind: sum(e.trained for e in tuner.held_out if e.noisy is kind) for kind in (False, True)}
+    mean = (found["held_out_useful"] * tokens[False] + found["held_out_noisy"] * tokens[True]) / sum(tokens.values())
+    assert found["held_out"] == pytest.approx(mean)
+    assert held_out_loss(replace(tuner, held_out=[])) == {}
+
+
+def test_stopped_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
+    whole = config(pairs_file, output=pairs_file.parent / "whole")
+    run_train(whole)
+    parts = replace(whole, output=pairs_file.parent / "parts")
+    sessions = 0
+    while run_train(replace(parts, max_seconds=0.02))["stopped"] == "time":
+        sessions += 1
+        assert not (parts.output / "model").exists()
+        assert sessions < 50
+    assert sessions >= 1
+    assert without_times(parts.output) == without_times(whole.output)
+    for name, value in weights(whole.output).items():
+        assert torch.equal(weights(parts.output)[name], value), name
+    again = run_train(parts)
+    assert again["steps"] == 6
+    assert len(read_metrics(parts.output / "metrics.jsonl")) == 6
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
+    options = [*TINY, "--input", str(pairs_file), "--device", "cpu", "--batch-size", "6", "--epochs", "20"]
+    options += ["--checkpoint-every", "3", "--tiny.context-tokens", "2048"]
+    command = [sys.executable, "-m", "zerosearch_env.cli", "simulator", "train", *options]
+    run = pairs_file.parent / "killed"
+    child = subprocess.Popen([*command, "--output", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and child.poll() is None:
+        if any((run / "checkpoints").glob("step-*")):
+            break
+        time.sleep(0.01)
+    assert child.poll() is None, "it ended before it could be killed"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (run / "model").exists()
+    assert main(["train", *options, "--output", str(run)]) == 0
+    whole = pairs_file.parent / "whole"
+    assert main(["train", *options, "--output", str(whole)]) == 0
+    assert without_times(run) == without_times(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(run)[name], value), name
+
+
+def test_two_processes_are_one(pairs_file: Path) -> None:
+    options = ["--input", str(pairs_file), "--device", "cpu", "--batch-size", "5", "--epochs", "2"]
+    options += [*TINY, "--tiny.context-tokens", "2048", "--micro-batch-tokens", "500"]
+    alone, both = pairs_file.parent / "alone", pairs_file.parent / "both"
+    assert main(["train", *options, "--output", str(alone)]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
+    command = [*launch, "zerosearch_env.cli", "simulator", "train", *options, "--output", str(both)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, found = without_times(alone), without_times(both)
+    assert len(found) == len(expected) == 7
+    for one, other in zip(expected, found, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    assert done.stdout.count("train: ") == 1
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(both)[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
+    pytest.importorskip("peft")
+    options = {"init": None, "model": base, "lora": LoraShape(rank=4), "epochs": 20.0, "learning_rate": 1e-2}
+    done = run_train(config(pairs_file, dtype=dtype, **options))
+    rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert done["trained_parameters"] < 0.5 * done["parameters"]
+    before, after = load_file(base / "model.safetensors"), weights(pairs_file.parent / "run")
+    assert before.keys() == after.keys()
+    assert after["model.embed_tokens.weight"].dtype == getattr(torch, dtype)
+    changed = {name for name in before if not torch.equal(before[name].to(after[name].dtype), after[name])}
+    assert all(name.endswith("proj.weight") for name in changed)
+    assert len(changed) == 14
+
+
+def test_lora_is_resumed(pairs_file: Path, base: Path) -> None:
+    pytest.importorskip("peft")
+    whole = config(pairs_file, init=None, model=base, lora=LoraShape(rank=2), output=pairs_file.parent / "whole")
+    run_train(whole)
+    parts = replace(whole, output=pairs_file.parent / "parts", max_seconds=0.02)
+    while run_train(parts)["stopped"] == "time":
+        pass
+    for name, value in weights(whole.output).items():
+        assert torch.equal(weights(parts.output)[name], value), name
+
+
+def test_full_tuning_of_a_model(pairs_file: Path, base: Path) -> None:
+    done = run_train(config(pairs_file, init=None, model=base, learning_rate=1e-3, dtype="bfloat16"))
+    assert done["trained_parameters"] == done["parameters"]
+    assert weights(pairs_file.parent / "run")["model.embed_tokens.weight"].dtype == torch.bfloat16
+    card = load_simulator_card(done["model"])
+    assert card is not None
+    assert card.base == str(base)
+    assert load_simulator_card(base) is None
+
+
+def test_learning_rate() -> None:
+    run = TuneConfig(Path("x"), init="tiny", learning_rate=1.0, warmup_share=0.1, final_fraction=0.1)
+    assert [run.rate(step, 100) for step in (0, 9, 10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert run.rate(55, 100) == pytest.approx(0.55)
+    assert replace(run, decay="linear").rate(55, 100) == pytest.approx(0.55)
+    assert replace(run, decay="constant").rate(99, 100) == 1.0
+    assert TuneConfig(Path("x"), model=Path("m")).peak == 1e-6
+    assert TuneConfig(Path("x"), model=Path("m"), lora=LoraShape(rank=8)).peak == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": None}, "--model DIRECTORY or --init tiny"),
+        ({"model": Path("m")}, "not both"),
+        ({"lora": LoraShape(rank=4)}, "does not go with --init"),
+        ({"epochs": 0.0}, "epochs must be positive"),
+        ({"warmup_share": 1.5}, "share from 0 to 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"eval_pairs": 0}, "at least 1"),
+    ],
+)
+def test_options_that_cannot_be(pairs_file: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(pairs_file, **options)
+
+
+def test_another_run_is_not_overwritten(pairs_file: Path) -> None:
+    first = config(pairs_file)
+    run_train(first)
+    with pytest.raises(ConfigError, match="epochs: 2.0 -> 3.0"):
+        run_train(replace(first, epochs=3.0))
+    assert run_train(replace(first, epochs=3.0, fresh=True))["steps"] == 8
+    (first.output / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="no manifest.json"):
+        run_train(first)
+
+
+def test_pairs_that_cannot_be(pairs_file: Path, pairs: list[Pair], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file with pairs"):
+        run_train(config(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(DataError, match="more than 50 tokens"):
+        run_train(config(pairs_file, max_tokens=50))
+    lines = pairs_file.read_text().splitlines()
+    held_out = [line for line in lines if '"test"' in line]
+    pairs_file.write_text("\n".join(held_out) + "\n")
+    with pytest.raises(DataError, match="no pair with split 'train'"):
+        run_train(config(pairs_file, fresh=True))
+    pairs_file.write_text("\n".join([lines[0], lines[1].replace("tuned-1", "few-shot-1")]) + "\n")
+    with pytest.raises(DataError, match="mixes the prompts few-shot-1, tuned-1"):
+        run_train(config(pairs_file, fresh=True))
+
+
+def test_a_model_that_is_not_there(pairs_file: Path) -> None:
+    with pytest.raises(CheckpointError):
+        run_train(config(pairs_file, init=None, model=pairs_file.parent / "nothing"))
+
+
+def test_a_loss_that_is_no_number(pairs_file: Path) -> None:
+    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    with torch.no_grad():
+        tuner.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step 1: loss nan"):
+        tune_step(tuner, 0)
+
+
+def test_a_damaged_card(pairs_file: Path) -> None:
+    model = Path(run_train(config(pairs_file))["model"])
+    (model / CARD_FILE).write_text('{"version": 99}')
+    with pytest.raises(CheckpointError, match="version"):
+        load_simulator_card(model)
+    (model / CARD_FILE).write_text('{"version": 1, "prompt": "x"}')
+    with pytest.raises(CheckpointError, match="other fields"):
+        load_simulator_card(model)
