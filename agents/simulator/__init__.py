@@ -1,1 +1,1 @@
-"""`zerosearch simulator`: the pipeline that tunes a simulation LLM, collect -> label -> extract -> train -> evaluate."""
+"""`zerosearch simulator` tunes a simulation LLM: collect -> label -> extract -> train -> evaluate."""

@@ -5,7 +5,7 @@ Only these are trained on: prompts cost no vocabulary work and no gradient of th
 
 Packed rows: several examples behind each other in one row, told apart by position ids that start anew. Transformers
 builds the block-diagonal mask from these, but only without an attention mask and without a cache; with either of
-them examples see each other silently. `check_loss` therefore compares once, on the model at hand, before a run.
+them examples see each other silently. `check_loss` therefore looks once, at the model at hand, before a run.
 Padded rows: one example a row, padding on the right, which a causal model never sees.
 
 Shape suffixes: `_T` tokens of a packed row, `_B` rows, `_N` trained tokens, `_D` hidden size, `_V` vocabulary.
@@ -144,7 +144,7 @@ def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device:
         device: where the model is.
 
     Raises:
-        ConfigError: they disagree: the model caps or scales its logits, or lets packed examples see each other.
+        ConfigError: they disagree (the model caps or scales its logits), or packed examples see each other.
     """
     own = torch.zeros((), device=device)
     for example in examples:
@@ -153,10 +153,27 @@ def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device:
         wanted = ids_T[example.prompt :]
         own += torch.nn.functional.cross_entropy(logits[example.prompt - 1 : -1], wanted, reduction="sum")
     ours = loss_sum(model, examples, packed=packed, device=device)
-    # A leak changes the loss by whole nats; low precision by thousandths.
+    # A missing factor changes the loss by whole nats; low precision by thousandths.
     if not torch.isclose(ours, own, rtol=0.02, atol=0.02):
-        way = "--packing off may help: this model may not tell packed examples apart" if packed else "it is no fit here"
         raise ConfigError(
             f"{type(model).__name__}: the loss of its own forward pass is {float(own):.4f}, that of the tuning "
-            f"{float(ours):.4f}. Models that cap or scale their logits are not supported; else {way}."
+            f"{float(ours):.4f}. Models that cap or scale their logits are not supported."
+        )
+    if packed and len(examples) > 1:
+        _check_isolation(model, examples[0], examples[1], device)
+
+
+def _check_isolation(model: Any, first: Example, second: Example, device: torch.device | str) -> None:
+    """The loss of one example, packed behind another and behind the same one backwards: the same bits, but for leaks.
+
+    That shows a leak also in a new model, which hardly looks at its context yet.
+    """
+    # Nothing of the first one is trained on.
+    forwards = Example(first.ids, len(first.ids), first.noisy)
+    backwards = Example(first.ids[::-1].copy(), len(first.ids), first.noisy)
+    one, other = (loss_sum(model, [before, second], packed=True, device=device) for before in (forwards, backwards))
+    if not torch.isclose(one, other, rtol=2e-6, atol=0.0):
+        raise ConfigError(
+            f"{type(model).__name__}: the loss of a packed example depends on what is packed in front of it "
+            f"({float(one):.6f}, {float(other):.6f}): use --packing off with this model."
         )

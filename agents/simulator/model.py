@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -123,9 +124,26 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
     options = peft.LoraConfig(
         r=shape.rank, lora_alpha=shape.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft 0.21 asks Transformers 5.2x by an old name; ours to hide, not the user's to see.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         torch.manual_seed(seed)
         return peft.get_peft_model(model, options)
+
+
+def checkpoint_activations(model: Any, wanted: bool) -> None:
+    """Compute activations again in the backward pass, or stop doing so.
+
+    Raises:
+        ConfigError: the model cannot.
+    """
+    if wanted and not model.supports_gradient_checkpointing:
+        raise ConfigError(f"{type(model).__name__} has no gradient checkpointing: leave --gradient-checkpointing out")
+    name = f"checkpointing_{'enable' if wanted else 'disable'}"
+    # Transformers before 5.2x knows the old name alone.
+    new = getattr(model, f"activation_{name}", None)
+    change = new if new is not None else getattr(model, f"gradient_{name}")
+    change(*([{"use_reentrant": False}] if wanted else []))
 
 
 def save_simulator(

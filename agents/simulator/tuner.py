@@ -31,7 +31,7 @@ from ..model import quiet_transformers
 from ..team import Team
 from ..trainer import interrupt_flag
 from .batch import Example, check_loss, encode
-from .model import SimulatorCard, add_lora, load_base, new_tiny, save_simulator
+from .model import SimulatorCard, add_lora, checkpoint_activations, load_base, new_tiny, save_simulator
 from .pairs import Pair, read_pairs
 from .progress import CountBar
 from .step import Tuner, held_out_loss, make_optimizer, tune_step
@@ -149,7 +149,7 @@ def build_tuner(config: TuneConfig, team: Team, device: str) -> tuple[Tuner, dic
     with quiet_transformers():
         check_loss(model.eval(), sorted(examples, key=lambda e: len(e.ids))[:3], packed=packed, device=device)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model, True)
     optimizer = make_optimizer(model, config)
     tuner = Tuner(
         config,
@@ -232,7 +232,7 @@ def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:
     model = tuner.model
     model.zero_grad(set_to_none=True)
     if tuner.config.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
+        checkpoint_activations(model, False)
     if tuner.adapted is not None:
         model = tuner.adapted.merge_and_unload()
     model.set_attn_implementation("sdpa")

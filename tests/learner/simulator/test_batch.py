@@ -109,7 +109,7 @@ def test_check_loss_finds_scaled_logits_and_cross_talk(model, examples: list[Exa
         patch.setattr(batch, "_packed", without_positions)
         with pytest.raises(ConfigError, match="--packing off"):
             check_loss(model, examples[:3], packed=True)
-    handle = model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", output.logits * 0.5))
+    handle = model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", 30 * output.logits))
     try:
         with pytest.raises(ConfigError, match="cap or scale"):
             check_loss(model, examples[:3], packed=False)
