@@ -46,6 +46,9 @@ STAGES: dict[str, Stage] = {
     "label": Stage("label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."),
     "extract": Stage("extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."),
     "train": Stage("train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
+    "evaluate": Stage(
+        "evaluate", "SimulatorEvalConfig", "run_evaluate", "Measure a simulated engine: noise, leaks, style, attacks."
+    ),
 }
 
 

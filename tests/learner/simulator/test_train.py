@@ -205,7 +205,7 @@ def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
     options = {"init": None, "model": base, "lora": LoraShape(rank=4), "epochs": 8.0, "learning_rate": 2e-2}
     done = run_train(config(pairs_file, dtype=dtype, **options))
     rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
-    assert rows[-1]["loss"] < 0.97 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.98 * rows[0]["loss"]
     assert done["trained_parameters"] < 0.5 * done["parameters"]
     before, after = load_file(base / "model.safetensors"), weights(pairs_file.parent / "run")
     assert before.keys() == after.keys()
