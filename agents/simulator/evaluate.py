@@ -34,7 +34,7 @@ from .files import SCHEMA_VERSION, OnBadRow, input_record, write_json
 from .measure import Asked, Found, ask, level_report, plain, share
 from .model import load_simulator_card
 from .pairs import read_pairs, style_name
-from .probes import Probe, choose, pair_probes, requests_at, template_documents, world_probes
+from .probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
 from .progress import CountBar
 from .style import Sample, distinctness, halves, length, style_distance
 
@@ -113,12 +113,14 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
             reference = make_engine(config.reference or "corpus", dataset=dataset)
             stack.callback(reference.close)
         attacked = _attacked(probes, config)
-        total = len(probes) * len(config.levels) + len(attacked)
+        total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
         bar = stack.enter_context(CountBar("searches", total))
+        warm_up = SearchRequest(probes[0].query, probes[0].question, probes[0].answers, False, top_k, ~config.seed)
+        engine.search([warm_up])  # loads the model, which belongs to no document's time
         levels, found = [], {}
         for level in config.levels:
-            requests = requests_at(probes, level, top_k=top_k, seed=config.seed)
-            asked = ask(engine, probes, requests, batch=config.batch, advance=lambda n: bar.advance(count=n))
+            searches = at_level(probes, level, top_k=top_k, seed=config.seed)
+            asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
             found[level] = asked.found
             levels.append(level_report(level, asked))
         attacks = attack_report(engine, attacked, config, top_k, bar) if attacked else None
@@ -181,11 +183,11 @@ def attack_report(
     """The attack suite on noisy searches, for each family and for all; shares of results that give the answer away."""
     rows = []
     for i, attack in enumerate(ATTACKS):
-        requests = [
-            SearchRequest(attack.of(p.question), p.question, p.answers, True, top_k, mix(config.seed, 7, i, j))
-            for j, p in enumerate(attacked[: config.attack_questions])
+        searches = [
+            (p, SearchRequest(attack.of(p.question), p.question, p.answers, True, top_k, mix(config.seed, 7, i, j)))
+            for j, p in enumerate(attacked)
         ]
-        asked = ask(engine, attacked, requests, batch=config.batch, advance=lambda n: bar.advance(count=n))
+        asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
         rows.append((attack, asked))
 
     def summary(chosen: Sequence[Asked]) -> dict[str, Any]:
@@ -218,10 +220,9 @@ def attack_report(
 
 
 def _attacked(probes: Sequence[Probe], config: SimulatorEvalConfig) -> list[Probe]:
-    """The searches of the attacks: the first questions, again for every attack."""
+    """A search of each of the first questions."""
     by_question = {probe.question: probe for probe in reversed(probes)}
-    questions = list(reversed(by_question.values()))[: config.attack_questions]
-    return questions * len(ATTACKS)
+    return list(reversed(by_question.values()))[: config.attack_questions]
 
 
 def style_report(
@@ -234,7 +235,7 @@ def style_report(
     """Distances from the reference's documents at each level; beside them a template's, and the reference's own."""
     rows: list[dict[str, Any]] = []
     for level, searches in found.items():
-        requests = requests_at(probes, level, top_k=top_k, seed=config.seed)
+        requests = [request for _, request in at_level(probes, level, top_k=top_k, seed=config.seed)]
         real: list[tuple[str, Sequence[Document]]]
         if reference is None:
             real = [(probe.question, probe.documents) for probe in probes]

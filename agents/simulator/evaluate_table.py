@@ -61,14 +61,15 @@ def tables(report: Mapping[str, Any]) -> list[Rows]:
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the tables."""
+    """Print the tables; a narrow terminal gets the intervals under their figures."""
     console = console or Console()
     for rows in tables(report):
         table = Table(title=rows.title, box=box.SIMPLE_HEAD, title_justify="left")
+        narrow = console.width < 48 + 22 * (len(rows.header) - 1)
         for i, name in enumerate(rows.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
+            table.add_column(name, justify="right" if i else "left", min_width=None if i else 24)
         for row in rows.rows:
-            table.add_row(*row)
+            table.add_row(row[0], *(cell.replace(" [", "\n[") if narrow else cell for cell in row[1:]))
         console.print(table)
 
 

@@ -64,26 +64,31 @@ class Asked:
 
 def ask(
     engine: SearchEngine,
-    probes: Sequence[Probe],
-    requests: Sequence[SearchRequest],
+    searches: Sequence[tuple[Probe, SearchRequest]],
     *,
     batch: int,
     advance: Callable[[int], None],
 ) -> Asked:
-    """Put requests to an engine, a batch at a time.
+    """Put searches to an engine, a batch at a time.
+
+    Args:
+        engine: the engine.
+        searches: probes with their requests.
+        batch: requests of one call, at least 1.
+        advance: called with the number of searches after each call.
 
     Raises:
         EngineError: every one failed.
     """
     before = _stats(engine)
     found, failures, documents, seconds = [], [], [], []
-    for start in range(0, len(requests), batch):
-        some = requests[start : start + batch]
+    for start in range(0, len(searches), batch):
+        some = searches[start : start + batch]
         began = time.perf_counter()
-        results = engine.search(some)
+        results = engine.search([request for _, request in some])
         seconds.append(time.perf_counter() - began)
         documents.append(sum(len(result.documents) for result in results))
-        for probe, request, result in zip(probes[start : start + batch], some, results, strict=True):
+        for (probe, request), result in zip(some, results, strict=True):
             if result.failure is None:
                 found.append(Found(probe, request, result))
             else:

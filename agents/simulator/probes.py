@@ -70,15 +70,17 @@ def choose(probes: Sequence[Probe], count: int, seed: int) -> list[Probe]:
     return sorted(probes, key=lambda probe: mix(seed, text_seed(question_key(probe.question))))[:count]
 
 
-def requests_at(probes: Sequence[Probe], level: float, *, top_k: int, seed: int) -> list[SearchRequest]:
-    """The probes as requests at a noise level.
+def at_level(probes: Sequence[Probe], level: float, *, top_k: int, seed: int) -> list[tuple[Probe, SearchRequest]]:
+    """The probes, each with its request at a noise level.
 
     Probe i is noisy iff its own draw lies below the level: what is noisy at one level is noisy at every higher one.
     """
-    return [
-        SearchRequest(probe.query, probe.question, probe.answers, uniform(seed, i, 0) < level, top_k, mix(seed, i, 1))
-        for i, probe in enumerate(probes)
-    ]
+    searches = []
+    for i, probe in enumerate(probes):
+        noisy = uniform(seed, i, 0) < level
+        request = SearchRequest(probe.query, probe.question, probe.answers, noisy, top_k, mix(seed, i, 1))
+        searches.append((probe, request))
+    return searches
 
 
 def template_documents(request: SearchRequest) -> tuple[Document, ...]:

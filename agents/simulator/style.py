@@ -15,6 +15,7 @@ the jackknife over questions of both samples (Quenouille, 1956; Tukey, 1958):
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -115,16 +116,21 @@ def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
-    """sum(numerators) / sum(denominators) with a jackknife interval; of fewer than two terms the figure alone."""
+    """sum(numerators) / sum(denominators), a rate, with a jackknife interval.
+
+    The interval is that of the rate's logarithm, so that it stays positive. Fewer than two terms, or a rate of 0, have
+    none.
+    """
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not a.size or not b.sum():
         return EMPTY
     whole, n = float(a.sum() / b.sum()), a.size
-    if n < 2:
-        return Interval(whole, float("nan"), float("nan"), n)
-    left_out = (a.sum() - a) / (b.sum() - b)
-    half = _Z * float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
-    return Interval(whole, whole - half, whole + half, n)
+    left_out = (a.sum() - a) / (b.sum() - b) if n > 1 else np.zeros(1)
+    if not left_out.all():
+        return Interval(whole, math.nan, math.nan, n)
+    logs = np.log(left_out)
+    half = math.exp(_Z * float(np.sqrt((n - 1) / n * ((logs - logs.mean()) ** 2).sum())))
+    return Interval(whole, whole / half, whole * half, n)
 
 
 def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]]) -> tuple[Matrix, Matrix]:

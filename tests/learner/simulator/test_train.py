@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_simulator import small_run as config
 from tiny import tiny_tokenizer
 
 from zerosearch_agents.metrics import read_metrics
 from zerosearch_agents.model import new_model, tiny_config
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.model import CARD_FILE, LoraShape, TinyShape, load_simulator_card
+from zerosearch_agents.simulator.model import CARD_FILE, LoraShape, load_simulator_card
 from zerosearch_agents.simulator.pairs import Pair
 from zerosearch_agents.simulator.step import held_out_loss, micro_batches, step_rows, tune_step
 from zerosearch_agents.simulator.train import TuneConfig, run_train
@@ -29,13 +30,7 @@ from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
 from zerosearch_env.types import SearchRequest
 
-SHAPE = TinyShape(hidden=32, layers=3, heads=4, mlp=48, vocab_size=320, context_tokens=2048)
 TINY = ["--init", "tiny", "--tiny.hidden", "32", "--tiny.layers", "3", "--tiny.mlp", "48", "--tiny.vocab-size", "320"]
-
-
-def config(pairs_file: Path, **options: object) -> TuneConfig:
-    base = {"init": "tiny", "tiny": SHAPE, "output": pairs_file.parent / "run", "batch_size": 6, "epochs": 2.0}
-    return TuneConfig(pairs_file, **{**base, "device": "cpu", "checkpoint_every": 2, "eval_every": 2, **options})
 
 
 @pytest.fixture

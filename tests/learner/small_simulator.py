@@ -1,0 +1,34 @@
+"""Training pairs that are made in a moment, and a training run of seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zerosearch_agents.simulator.model import TinyShape
+from zerosearch_agents.simulator.pairs import Pair
+from zerosearch_agents.simulator.train import TuneConfig
+from zerosearch_env.types import Document
+
+TREES = "oak ash elm birch larch alder hazel rowan maple poplar willow cedar".split()
+
+
+def make_pairs(count: int = 24) -> list[Pair]:
+    """Useful pairs name the tree, noisy ones another; every sixth is held out."""
+    pairs = []
+    for i in range(count):
+        tree, other = TREES[i % len(TREES)], TREES[(i + 5) % len(TREES)]
+        noisy = i % 2 == 1
+        texts = [f"In garden {i} grows the {other if noisy else tree}.", "It is " + "very " * (i % 7) + "old."]
+        documents = tuple(Document("", text) for text in texts[: 1 + i % 3 // 2])
+        part = "test" if i % 6 >= 4 else "train"
+        pairs.append(
+            Pair("tuned-1", f"Which tree grows in garden {i}?", (tree,), f"garden {i}", noisy, documents, part)
+        )
+    return pairs
+
+
+def small_run(pairs_file: Path, **options: object) -> TuneConfig:
+    """A run over the pairs with a model of some ten thousand parameters."""
+    shape = TinyShape(hidden=32, layers=3, heads=4, mlp=48, vocab_size=320, context_tokens=2048)
+    base = {"init": "tiny", "tiny": shape, "output": pairs_file.parent / "run", "batch_size": 6, "epochs": 2.0}
+    return TuneConfig(pairs_file, **{**base, "device": "cpu", "checkpoint_every": 2, "eval_every": 2, **options})
