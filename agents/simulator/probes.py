@@ -55,8 +55,10 @@ def world_probes(questions: Sequence[Question]) -> list[Probe]:
 
 def pair_probes(pairs: Sequence[Pair]) -> list[Probe]:
     """A search for every pair; the same search with the same documents comes once."""
-    kept = {(question_key(pair.question), pair_key(pair, label=False)): pair for pair in reversed(pairs)}
-    return [Probe(p.query, p.question, p.answers, None, p.documents) for p in reversed(kept.values())]
+    kept: dict[object, Pair] = {}
+    for pair in pairs:
+        kept.setdefault((question_key(pair.question), pair_key(pair, label=False)), pair)
+    return [Probe(p.query, p.question, p.answers, None, p.documents) for p in kept.values()]
 
 
 def choose(probes: Sequence[Probe], count: int, seed: int) -> list[Probe]:

@@ -104,6 +104,7 @@ def test_what_belongs_together(text: str, count: int, texts: list[str]) -> None:
         ("Doc 1: fine\nDoc 2: I cannot help with it.", "refusal", 1),
         ("Doc 1: fine\nDoc 2:", "too few", 1),
         ("Doc 1: fine\nDoc 3: skipped", "too few", 1),
+        ("Doc 1 has no colon.", "too few", 1),
         ("Doc 2: starts late\nDoc 3: x", "too few", 0),
         ("one\n\ntwo\n\nthree", "too few", 0),
         ("Doc 1: same\nDoc 2: Same ", "looping", 1),

@@ -99,7 +99,7 @@ def _blocks(text: str, count: int) -> Sequence[str]:
             if opening is not None and int(opening["number"]) in (0, 1):
                 blocks = _numbered(lines, style, int(opening["number"]))
                 if len(blocks) == 1 < count and style is _STYLES[0]:
-                    return _inline(text, int(opening["number"]))
+                    return _inline(text, int(opening["number"])) or blocks
                 return blocks
     bullets = [line for line in lines if _BULLET.match(line)]
     if len(bullets) >= count and len(bullets) > 1:
@@ -135,7 +135,7 @@ def _inline(text: str, first: int) -> list[str]:
     for header in _INLINE.finditer(text):
         if int(header["number"]) == first + len(starts):
             starts.append(header)
-    ends = [header.start() for header in starts[1:]] + [len(text)]
+    ends = [*(header.start() for header in starts[1:]), len(text)][: len(starts)]
     return [text[header.end() : end].strip() for header, end in zip(starts, ends, strict=True)]
 
 

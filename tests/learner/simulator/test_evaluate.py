@@ -39,10 +39,10 @@ class Writer:
 
     def write(self, text: str) -> str:
         garden = int(re.findall(r"garden (\d+)\?", text)[0])
-        count = int(re.findall(r"Number: (\d+)", text)[0])
+        count = int(re.findall(r"\nNumber: (\d+)", text)[-1])
         turn = self.asked[text] = self.asked.get(text, -1) + 1
         tree = TREES[garden % len(TREES)]
-        if "Kind: useful" in text:
+        if "\nKind: useful\n" in text:
             body = f"Garden {garden} has an old {tree}" if garden % 3 else f"Garden {garden} is closed"
         else:
             leaks = self.stubborn or (garden % 4 == 0 and turn == 0)
@@ -120,17 +120,19 @@ def test_an_engine_without_a_guard_is_found_out(pairs_file: Path) -> None:
     assert "noisy_with_answer_before" not in full
     attacks = report["attacks"]
     assert attacks["all"]["before"]["mean"] is None
-    assert attacks["all"]["after"]["mean"] == len(attacks["gave_away"]) / len(ATTACKS) * attacks["all"]["after"]["mean"]
+    assert attacks["all"]["after"]["mean"] == 0.5  # of two questions, the answer to one stands in every document
+    assert len(attacks["gave_away"]) == len(ATTACKS)
 
 
 def test_style_beside_the_real_documents(pairs_file: Path) -> None:
-    style = evaluate(pairs_file, "writer")["style"]
-    assert style["reference"] == "documents of the pairs"
+    assert evaluate(pairs_file, "writer")["style"]["reference"] == "documents of the pairs"
+    style = evaluate(pairs_file, "writer", reference="writer", levels=(0.0, 1.0), attack_questions=0)["style"]
+    assert style["reference"] == "writer"
     level = style["levels"][0]
     for who in ("engine", "template", "reference"):
         assert set(level[who]) == {"words", "word_pairs", "character_triples", "length"}
     assert level["engine"]["words"]["mean"] < level["template"]["words"]["mean"]
-    assert evaluate(pairs_file, "writer", reference="constant:x")["style"]["reference"] == "constant:x"
+    assert level["engine"]["words"]["mean"] == pytest.approx(0.0, abs=0.05)
 
 
 def test_the_world_has_both_counts(tmp_path: Path) -> None:
@@ -181,13 +183,12 @@ def test_a_tuned_model_from_train_to_evaluate(pairs_file: Path, capsys: pytest.C
         pairs_file,
         engine,
         split="test",
-        top_k=None,
+        top_k=1,
         levels=(0.0, 1.0),
         attack_questions=1,
         options='{"temperature": 0, "device": "cpu", "max_tokens": 60}',
     )
     assert report["searches"] == 8
-    assert report["top_k"] == 2
     assert report["levels"][1]["noisy_with_answer"]["mean"] in (None, 0.0)
     assert report["attacks"]["all"]["after"]["mean"] == 0.0
     assert "Style at noise 0" in capsys.readouterr().out
