@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
 
-from .policy_files import check_complete, one_line, read_json, sync, sync_directory
+from .policy_files import check_complete, one_line, read_json, replaced_directory, roll_back
 
 if TYPE_CHECKING:
     import torch
@@ -151,25 +150,11 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
         The directory.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new, old = _siblings(target)
-    for leftover in (new, old):
-        if leftover.exists():
-            if leftover is old and not target.exists():
-                os.rename(old, target)
-            else:
-                shutil.rmtree(leftover)
-    with quiet_transformers():
-        _write_weights(policy.model, new, dtype)
-        policy.tokenizer.save_pretrained(new)
-    (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
-    sync(new)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    sync_directory(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    with replaced_directory(target) as new:
+        with quiet_transformers():
+            _write_weights(policy.model, new, dtype)
+            policy.tokenizer.save_pretrained(new)
+        (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
     return target
 
 
@@ -189,7 +174,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
     """
     directory = Path(path)
     torch_dtype = _torch_dtype(dtype)
-    _roll_back(directory)
+    roll_back(directory)
     check_complete(directory)
     card = _read_card(directory)
     transformers = require("transformers", "train")
@@ -235,18 +220,6 @@ def _torch_dtype(name: str) -> torch.dtype:
         raise unknown_name("dtype", name, _DTYPES)
     dtype: torch.dtype = getattr(require("torch", "train"), name)
     return dtype
-
-
-def _siblings(target: Path) -> tuple[Path, Path]:
-    """Where a new directory is written, and where the old one waits while the names are exchanged."""
-    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-
-
-def _roll_back(directory: Path) -> None:
-    """Undo a save that was killed between its two renames."""
-    _, old = _siblings(directory)
-    if not directory.exists() and old.is_dir():
-        os.rename(old, directory)
 
 
 def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,39 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replaced_directory(target: Path) -> Iterator[Path]:
+    """A new directory to write into, which takes the target's name when the block is through: all or nothing.
+
+    A save that is killed leaves the previous directory, or none, but never half of one; `roll_back` undoes one that was
+    killed between its two renames.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    roll_back(target)
+    new, old = _siblings(target)
+    for leftover in (new, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    new.mkdir()
+    yield new
+    sync(new)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    sync_directory(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def roll_back(target: Path) -> None:
+    """Undo a save that was killed between its two renames."""
+    _, old = _siblings(target)
+    if not target.exists() and old.is_dir():
+        os.rename(old, target)
+
+
+def _siblings(target: Path) -> tuple[Path, Path]:
+    """Where a new directory is written, and where the old one waits while the names are exchanged."""
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")

@@ -22,10 +22,10 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.passages import full_text
-from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.noise import check_level
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import Dataset, Document, SearchRequest
+from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult
 
 from ..evaluate import NOISE_LEVELS, versions
 from ..statistics import EMPTY, wilson
@@ -99,7 +99,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     Raises:
         ConfigError: an option cannot be used.
         DataError: the pairs cannot be read, or none is of the split.
-        EngineError: every search of a level failed.
+        EngineError: every search of a level failed, of the engine or of the reference.
     """
     from .evaluate_table import as_markdown, print_report
 
@@ -232,16 +232,28 @@ def style_report(
     reference: SearchEngine | None,
     top_k: int,
 ) -> dict[str, Any]:
-    """Distances from the reference's documents at each level; beside them a template's, and the reference's own."""
+    """Distances from the reference's documents at each level; beside them a template's, and the reference's own.
+
+    Raises:
+        EngineError: the reference failed at every search of a level.
+    """
     rows: list[dict[str, Any]] = []
+    known: dict[SearchRequest, SearchResult] = {}  # a useful and a noisy search of each probe are all there is to ask
     for level, searches in found.items():
         requests = [request for _, request in at_level(probes, level, top_k=top_k, seed=config.seed)]
-        real: list[tuple[str, Sequence[Document]]]
+        failed = 0
         if reference is None:
             real = [(probe.question, probe.documents) for probe in probes]
         else:
-            answered = zip(probes, reference.search(requests), strict=True)
-            real = [(probe.question, result.documents) for probe, result in answered if result.failure is None]
+            new = [request for request in requests if request not in known]
+            for start in range(0, len(new), config.batch):
+                some = new[start : start + config.batch]
+                known.update(zip(some, reference.search(some), strict=True))
+            results = [(request.question, known[request]) for request in requests]
+            real = [(question, result.documents) for question, result in results if result.failure is None]
+            failed = len(results) - len(real)
+            if not real:
+                raise EngineError(f"the reference {config.reference!r} failed always: {results[0][1].failure}")
         compared = _by_question(real)
         template = _by_question([(request.question, template_documents(request)) for request in requests])
         own = _by_question([(one.request.question, one.result.documents) for one in searches])
@@ -251,6 +263,7 @@ def style_report(
                 "engine": style_distance(own, compared),
                 "template": style_distance(template, compared),
                 "reference": style_distance(*halves(compared)),
+                "reference_failed": failed,
                 "words": length([document for documents in own.values() for document in documents]),
                 "reference_words": length([document for documents in compared.values() for document in documents]),
                 "reference_distinct": distinctness([documents for _, documents in real]),

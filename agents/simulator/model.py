@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.errors import CheckpointError, ConfigError, require
 
 from ..model import load_policy, new_model, quiet_transformers, tiny_config
-from ..policy_files import read_json, sync, sync_directory
+from ..policy_files import read_json, replaced_directory
 from .pairs import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
@@ -165,24 +164,13 @@ def save_simulator(
     """
     torch = require("torch", "train")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for leftover in (new, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    with quiet_transformers():
-        _stop_at(model, tokenizer)
-        model.to(getattr(torch, dtype)).save_pretrained(new)
-        tokenizer.save_pretrained(new)
-    values = {"version": CARD_VERSION, **asdict(card)}
-    (new / CARD_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    sync(new)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    sync_directory(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    with replaced_directory(target) as new:
+        with quiet_transformers():
+            _stop_at(model, tokenizer)
+            model.to(getattr(torch, dtype)).save_pretrained(new)
+            tokenizer.save_pretrained(new)
+        values = {"version": CARD_VERSION, **asdict(card)}
+        (new / CARD_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return target
 
 

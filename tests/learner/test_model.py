@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from zerosearch_agents import model as model_module
+from zerosearch_agents import policy_files
 from zerosearch_agents.model import (
     AgentCard,
     Policy,
@@ -175,9 +175,9 @@ def test_a_save_killed_at_any_point_leaves_a_whole_policy(
 
     with monkeypatch.context() as patch:
         if step == "weights":
-            patch.setattr(model_module, "sync", dying_sync)
+            patch.setattr(policy_files, "sync", dying_sync)
         else:
-            patch.setattr(model_module.os, "rename", dying_rename)
+            patch.setattr(policy_files.os, "rename", dying_rename)
         with pytest.raises(Killed):
             save_policy(Policy(other, policy.tokenizer), saved)
     assert same_weights(load_policy(saved).model, policy.model)
@@ -191,7 +191,7 @@ def test_a_killed_first_save_leaves_no_policy(policy: Policy, tmp_path: Path, mo
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_module, "sync", dying_sync)
+        patch.setattr(policy_files, "sync", dying_sync)
         with pytest.raises(Killed):
             save_policy(policy, tmp_path / "policy")
     with pytest.raises(CheckpointError, match="no policy directory"):

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_simulator import TREES, small_run
+from small_simulator import TREES
 
 from zerosearch_agents.simulator.attacks import ATTACKS
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.evaluate import SimulatorEvalConfig, engine_spec, run_evaluate
 from zerosearch_agents.simulator.evaluate_table import print_report
-from zerosearch_agents.simulator.train import run_train
 from zerosearch_env.engines import ConstantEngine, FailingEngine, base, register_engine
 from zerosearch_env.engines.simulated import SimulatedEngine
 from zerosearch_env.engines.simulated_sets import SimulationOptions
@@ -164,6 +163,8 @@ def test_tables_fit_a_narrow_terminal(pairs_file: Path) -> None:
 def test_failures(pairs_file: Path) -> None:
     with pytest.raises(EngineError, match="all 16 searches failed; the first: no server"):
         evaluate(pairs_file, "failing", reference="constant")
+    with pytest.raises(EngineError, match="reference 'failing' failed always: no server"):
+        evaluate(pairs_file, "writer", reference="failing", attack_questions=0)
     report = evaluate(pairs_file, "failing:20", reference="constant", levels=(0.0, 1.0), attack_questions=0, top_k=1)
     assert report["attacks"] is None
     assert [level["failed"] for level in report["levels"]] == [0, 13]
@@ -171,8 +172,8 @@ def test_failures(pairs_file: Path) -> None:
     assert report["levels"][1]["noisy_with_answer"]["n"] == 3
 
 
-def test_a_tuned_model_from_train_to_evaluate(pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = run_train(small_run(pairs_file, epochs=40.0, eval_every=100, learning_rate=5e-3))["model"]
+def test_a_tuned_model(learnt: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = learnt / "model"
     engine = f"simulated:hf:{model}"
     assert engine_spec(SimulatorEvalConfig(engine)) == {
         "kind": "simulated",
@@ -186,7 +187,7 @@ def test_a_tuned_model_from_train_to_evaluate(pairs_file: Path, capsys: pytest.C
         top_k=1,
         levels=(0.0, 1.0),
         attack_questions=1,
-        options='{"temperature": 0, "device": "cpu", "max_tokens": 60}',
+        options='{"temperature": 0, "device": "cpu", "max_tokens": 40}',
     )
     assert report["searches"] == 8
     assert report["levels"][1]["noisy_with_answer"]["mean"] in (None, 0.0)

@@ -50,19 +50,18 @@ def without_times(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(run / "metrics.jsonl")]
 
 
-def test_a_run_learns_and_serves(pairs_file: Path) -> None:
-    done = run_train(config(pairs_file, epochs=40.0, eval_every=20, learning_rate=5e-3), command="x")
-    rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
-    assert done["stopped"] == "finished"
-    assert done["steps"] == len(rows) == 107
+def test_a_run_learns_and_serves(learnt: Path) -> None:
+    rows = read_metrics(learnt / "metrics.jsonl")
+    manifest = json.loads((learnt / "manifest.json").read_text())
+    assert manifest["counts"]["stopped"] == "finished"
+    assert manifest["counts"]["steps"] == len(rows) == 107
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert {"held_out", "held_out_useful", "held_out_noisy"} <= set(rows[19])
-    assert rows[-1]["held_out"] < rows[19]["held_out"] or rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
-    model = Path(done["model"])
+    assert rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
+    model = learnt / "model"
     card = load_simulator_card(model)
     assert card is not None
     assert (card.prompt_id, card.max_documents) == ("tuned-1", 2)
-    manifest = json.loads((model.parent / "manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["input"]["sha256"] == card.pairs_sha256
     engine = make_engine({"kind": "simulated", "argument": f"hf:{model}", "temperature": 0.0, "device": "cpu"})
@@ -153,8 +152,8 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
-    options = [*TINY, "--input", str(pairs_file), "--device", "cpu", "--batch-size", "6", "--epochs", "20"]
-    options += ["--checkpoint-every", "3", "--tiny.context-tokens", "2048"]
+    options = [*TINY, "--input", str(pairs_file), "--device", "cpu", "--batch-size", "6", "--epochs", "10"]
+    options += ["--checkpoint-every", "2", "--tiny.context-tokens", "2048"]
     command = [sys.executable, "-m", "zerosearch_env.cli", "simulator", "train", *options]
     run = pairs_file.parent / "killed"
     child = subprocess.Popen([*command, "--output", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
