@@ -1,8 +1,9 @@
 """How alike two engines' documents sound: n-gram and length statistics, with intervals.
 
-Each family of n-grams is a histogram over the 2,000 n-grams that are most frequent in both samples together, the rest
-in one bin more: rare ones are content, not style. Digits count as one symbol. The distance of two histograms p and q
-is the Jensen-Shannon divergence in bits (Lin, 1991), from 0 (the same) to 1 (nothing in common):
+Each family of n-grams is a histogram over those that occur with at least 3 questions (of both samples together; at most
+the 2,000 most frequent), and all others in one bin more: what stands in the documents of one question alone is its
+topic, not a style. Digits count as one symbol. The distance of two histograms p and q is the Jensen-Shannon divergence
+in bits (Lin, 1991), from 0 (the same) to 1 (nothing in common):
 
     JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
 
@@ -30,6 +31,8 @@ from zerosearch_env.types import Document
 from ..statistics import EMPTY, Interval, mean_interval
 
 BINS = 2000
+SHARED = 3
+"""Questions that an n-gram must occur with to have a bin of its own."""
 _Z = 1.959964
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -134,10 +137,15 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
 
 
 def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]]) -> tuple[Matrix, Matrix]:
-    """Counts over the most frequent n-grams of both, each sample weighing the same, and over all others."""
+    """Counts over the frequent n-grams of both, each sample weighing the same, and over all others."""
     totals = [sum(one, Counter()) for one in (sample, reference)]
     sizes = [max(1, total.total()) for total in totals]
-    weight = {part: totals[0][part] / sizes[0] + totals[1][part] / sizes[1] for part in totals[0] | totals[1]}
+    questions = Counter(part for one in (sample, reference) for unit in one for part in unit)
+    weight = {
+        part: totals[0][part] / sizes[0] + totals[1][part] / sizes[1]
+        for part, count in questions.items()
+        if count >= SHARED
+    }
     frequent = sorted(weight, key=lambda part: (-weight[part], part))[:BINS]
     place = {part: i for i, part in enumerate(frequent)}
     rows = []

@@ -61,10 +61,15 @@ def test_the_same_engine_is_near_zero_and_another_is_not() -> None:
     assert other.low > 0.1
 
 
-def test_rare_words_share_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "BINS", 1)
-    found = style_distance(sample("the the oak", "the the ash"), sample("the the elm", "the the fir"))
+def test_topics_share_a_bin() -> None:
+    """Words of one question alone do not make a distance; the words around them do."""
+    topics = [f"The {word} is a tree." for word in ("oak", "ash", "elm", "fir")]
+    others = [f"The {word} is a tree." for word in ("bay", "box", "fig", "yew")]
+    assert style_distance(sample(*topics), sample(*others))["words"].mean == pytest.approx(0.0, abs=1e-9)
+    salad = [f"Tree {word} the a is." for word in ("bay", "box", "fig", "yew")]
+    found = style_distance(sample(*topics), sample(*salad))
     assert found["words"].mean == pytest.approx(0.0, abs=1e-9)
+    assert found["word_pairs"].low > 0.5
 
 
 def test_nothing_to_compare() -> None:
