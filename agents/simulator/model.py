@@ -119,7 +119,7 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
     """
     if shape.rank < 1:
         raise ConfigError(f"lora.rank must be at least 1, got {shape.rank}")
-    torch, peft = require("torch", "train"), require("peft", "train")
+    torch, peft = require("torch", "train"), require("peft", "lora")
     options = peft.LoraConfig(
         r=shape.rank, lora_alpha=shape.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
