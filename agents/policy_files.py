@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zerosearch_env.errors import CheckpointError
+from zerosearch_env.errors import CheckpointError, ConfigError
 
 
 def check_complete(directory: Path) -> None:
@@ -130,3 +130,10 @@ def roll_back(target: Path) -> None:
 def _siblings(target: Path) -> tuple[Path, Path]:
     """Where a new directory is written, and where the old one waits while the names are exchanged."""
     return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
+def check_replaceable(directory: Path) -> None:
+    """Refuse to replace what is no policy: saving one removes whatever stood in its place."""
+    empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not empty and not (directory / "zerosearch.json").is_file():
+        raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")

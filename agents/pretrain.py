@@ -15,14 +15,13 @@ that stages run apart give the same weights bit for bit (on one machine, with on
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -30,17 +29,18 @@ from zerosearch_env.datasets.world import WorldConfig, make_questions
 from zerosearch_env.datasets.world_text import BY_NAME
 from zerosearch_env.engines.corpus import CorpusEngine
 from zerosearch_env.episode import Episode
-from zerosearch_env.errors import ConfigError, TrainingError, require, unknown_name
+from zerosearch_env.errors import ConfigError, require, unknown_name
 from zerosearch_env.randomness import mix
 from zerosearch_env.rules import make_rules
 
 from .demonstrations import Habits, demonstrate
+from .fit import FitOptions, Row, encode_rows, fit, one_thread
+from .policy_files import check_replaceable
 from .reading import Library, Segment, need_text, notes_text, open_library
 from .tokenizer import TAGS
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 PROMPT = "Question: {question}\n"
 """The tiny policy's whole instruction: it was made for nothing else."""
@@ -50,10 +50,6 @@ BASE_HABITS = Habits(short_query=0.5, short_next_query=0.5, careless=0.5, search
 
 FIRST_WORLD = 1_000_000
 """Seeds of pretraining worlds start here, far from those that users choose."""
-
-
-MICRO_BATCH_TOKENS = 2048
-"""Most tokens, padding included, that go through the model at once: rows of a step differ in length by ten times."""
 
 
 @dataclass(frozen=True)
@@ -103,28 +99,20 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
-            _expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("base_tokens", "warm_tokens"):
             value = getattr(self, name)
-            _expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
+            expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
         for name in ("learning_rate", "warm_learning_rate"):
-            _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
         for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share", "slips"):
-            _expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        _expect("save_every_minutes", self.save_every_minutes, self.save_every_minutes > 0, "positive")
-        _expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+            expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        expect("save_every_minutes", self.save_every_minutes, self.save_every_minutes > 0, "positive")
+        expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         if self.dtype not in ("bfloat16", "float32"):
             raise unknown_name("dtype", self.dtype, ("bfloat16", "float32"))
         if Path(self.output).name in ("", ".."):
             raise ConfigError(f"output must name a directory of its own, such as runs/tiny, got {self.output!r}.")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training text: token ids and which of them are trained on, same length."""
-
-    ids: list[int]
-    trained: list[bool]
 
 
 class Writer:
@@ -171,7 +159,7 @@ class Writer:
             else:
                 documents = int(self.rng.choice(5, p=_document_shares(progress))) + 1
                 texts.append(notes_text(self.library, self.rng, documents=documents, notes=4 + 3 * documents))
-        rows = self._encode(texts)
+        rows = encode_rows(self.tokenizer, texts)
         for row in rows[:played]:
             self._slip(row)
         return rows
@@ -216,19 +204,6 @@ class Writer:
             if row.trained[i] and row.ids[i] not in self.tags:
                 row.ids[i], row.trained[i] = int(self.rng.integers(len(self.tokenizer))), False
 
-    def _encode(self, texts: list[list[Segment]]) -> list[Row]:
-        pieces = [segment for text in texts for segment in text]
-        ids = iter(self.tokenizer([piece for piece, _ in pieces], add_special_tokens=False)["input_ids"])
-        rows = []
-        for text in texts:
-            row = Row([], [])
-            for _, trained in text:
-                piece = next(ids)
-                row.ids.extend(piece)
-                row.trained.extend([trained] * len(piece))
-            rows.append(row)
-        return rows
-
 
 def pretrain(config: PretrainConfig) -> Path:
     """Make a tiny policy and save it; progress is printed.
@@ -247,10 +222,10 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     output = Path(config.output)
     for directory in (output, _stage_output(output, "base"), _stage_output(output, "warm")):
-        _check_replaceable(directory)
+        check_replaceable(directory)
     require("torch", "train")
     require("transformers", "train")
-    with _one_thread():
+    with one_thread():
         return _pretrain(config, output)
 
 
@@ -291,7 +266,9 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
         target = _stage_output(output, name)
         use_block_attention(policy.model)
         writer, saved = Writer(tokenizer, config, number), time.monotonic()
-        for done in _train(policy.model.train(), writer, config, name, int(tokens), peak, floor, demonstrations):
+        draw_rows = partial(_draw_rows, writer, demonstrations, name == "warm")
+        options = FitOptions(name, int(tokens), config.batch_tokens, peak, floor, config.dtype)
+        for done in fit(policy.model.train(), draw_rows, options):
             if done or time.monotonic() - saved > 60 * config.save_every_minutes:
                 save_policy(policy, target, dtype="bfloat16")
                 saved = time.monotonic()
@@ -302,77 +279,9 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
     return output
 
 
-def _train(
-    model: PreTrainedModel,
-    writer: Writer,
-    config: PretrainConfig,
-    name: str,
-    tokens: int,
-    peak: float,
-    floor: float,
-    demonstrations: float,
-) -> Iterator[bool]:
-    """One stage; yields after every step whether it was the last."""
-    import torch
-
-    from .batch import plan_micro_batches
-
-    dtype = getattr(torch, config.dtype)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
-    seen, step, rows, began, losses = 0, 0, 8, time.monotonic(), []
-    while seen < tokens:
-        progress = seen / tokens
-        decay = 0.5 * (1.0 + math.cos(math.pi * progress))
-        rate = peak * min(1.0, (step + 1) / 50) * (floor + (1.0 - floor) * decay)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = writer.rows(rows, progress=1.0 if name == "warm" else progress, demonstrations=demonstrations)
-        optimizer.zero_grad()
-        loss, trained = 0.0, sum(sum(row.trained) for row in batch)
-        for part in plan_micro_batches([len(row.ids) for row in batch], MICRO_BATCH_TOKENS):
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                one = _loss(model, [batch[i] for i in part]) / trained
-            one.backward()
-            loss += float(one.detach())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        size = sum(len(row.ids) for row in batch)
-        seen, step = seen + size, step + 1
-        rows = max(2, round(rows * (0.9 + 0.1 * config.batch_tokens / size)))
-        losses.append(loss)
-        if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                f"the loss of stage {name} is {losses[-1]} after {seen:,} tokens: lower the learning rate ({peak:g})."
-            )
-        if step % 100 == 0 or seen >= tokens:
-            speed = seen / (time.monotonic() - began)
-            print(
-                f"{name} {seen / 1e6:6.2f}M tokens  loss {sum(losses) / len(losses):.4f}  "
-                f"rate {rate:.1e}  {speed:,.0f} tokens/s",
-                flush=True,
-            )
-            losses = []
-        yield seen >= tokens
-
-
-def _loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
-    """Sum of the cross-entropy over the trained tokens; the head runs on these alone."""
-    import torch
-
-    length = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    trained = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        trained[i, : len(row.ids)] = torch.tensor(row.trained)
-    body: Any = model.base_model
-    hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    chosen = trained[:, 1:]
-    logits = torch.nn.functional.linear(hidden[chosen], model.get_output_embeddings().weight)
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="sum")
+def _draw_rows(writer: Writer, demonstrations: float, late: bool, count: int, progress: float) -> list[Row]:
+    """Rows of a stage; a late stage's texts are those of the end of the first one."""
+    return writer.rows(count, progress=1.0 if late else progress, demonstrations=demonstrations)
 
 
 def _document_shares(progress: float) -> list[float]:
@@ -402,34 +311,18 @@ def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
     return build_tokenizer(texts(), config.vocab_size)
 
 
-def _expect(name: str, value: object, fits: bool, phrase: str) -> None:
+def expect(name: str, value: object, fits: bool, phrase: str) -> None:
+    """Check an option's value.
+
+    Raises:
+        ConfigError: when it does not fit; `phrase` says what does.
+    """
     if not fits:
         raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
 
 
 def _stage_output(output: Path, stage: str) -> Path:
     return output.with_name(f"{output.name}-{stage}")
-
-
-def _check_replaceable(directory: Path) -> None:
-    """Refuse to replace what is no policy: saving one removes whatever stood in its place."""
-    empty = directory.is_dir() and not any(directory.iterdir())
-    if directory.exists() and not empty and not (directory / "zerosearch.json").is_file():
-        raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread, as in the trainer's workers: a second one gains little in products as small as these."""
-    import torch
-
-    before = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _HELP = """Make the tiny model that stands in for a pretrained language model, from generated text alone.

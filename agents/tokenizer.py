@@ -7,7 +7,7 @@ spends one step on a tag.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import ConfigError
 
@@ -20,7 +20,9 @@ TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "
 """The tags of the protocol "zerosearch"."""
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: tuple[str, ...] = TAGS) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, tags: tuple[str, ...] = TAGS, pieces: Any = None
+) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE.
 
     Args:
@@ -28,6 +30,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: tuple[str, .
         vocab_size: most tokens in all: pad, end of sequence, the tags, 256 bytes and the merges. Texts with fewer
             different pieces give a smaller vocabulary.
         tags: texts that are one token each and are kept when decoding.
+        pieces: a pre-tokenizer of `tokenizers` that ends in bytes: what no merge crosses; None: GPT-2's words.
 
     Raises:
         ConfigError: when `vocab_size` leaves no room for the bytes.
@@ -40,7 +43,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: tuple[str, .
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pieces or pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(tags),

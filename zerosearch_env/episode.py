@@ -219,6 +219,7 @@ class Episode:
             rules.top_k,
             split(seed, search),
             question.paragraphs,
+            question.steps,
         )
         request.__class__ = SearchRequest
         return request

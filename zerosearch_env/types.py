@@ -74,6 +74,15 @@ class Question:
     paragraphs: tuple[Paragraph, ...] | None = None
     metadata: Mapping[str, Any] | None = None
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Answers of the steps before the last one, first step first, where the dataset knows them.
+
+        They come from `metadata["chain"]`, the answers of all steps (of the world, a tuple); without it there are none.
+        """
+        chain = self.metadata.get("chain") if self.metadata else None
+        return tuple(map(str, chain[:-1])) if isinstance(chain, (tuple, list)) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
@@ -89,6 +98,8 @@ class SearchRequest:
     """64-bit seed of this search; an engine that makes choices derives them from it alone."""
     paragraphs: tuple[Paragraph, ...] | None = None
     """The question's own paragraphs, where it has some."""
+    steps: tuple[str, ...] = ()
+    """Answers of the steps before the last one (`Question.steps`): what a search on the way is to find."""
 
     @property
     def noise_mask(self) -> tuple[bool, ...]:

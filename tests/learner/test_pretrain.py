@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from zerosearch_agents import fit as fit_module
 from zerosearch_agents import pretrain as module
 from zerosearch_agents.config import policy_path
+from zerosearch_agents.fit import loss_sum, one_thread
 from zerosearch_agents.model import AgentCard, load_policy, save_policy
 from zerosearch_agents.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
 from zerosearch_agents.reading import open_library
@@ -73,7 +75,7 @@ def test_the_loss_of_base_falls(tmp_path: Path) -> None:
     base = pretrain(replace(short, output=str(tmp_path / "tiny"), start=str(fresh), base_tokens=25_000))
     held_out = Writer(load_policy(fresh).tokenizer, replace(SMALL, seed=5)).rows(24, progress=0.0, demonstrations=0.0)
     with torch.inference_mode():
-        before, after = (float(module._loss(load_policy(path).model, held_out)) for path in (fresh, base))
+        before, after = (float(loss_sum(load_policy(path).model, held_out)) for path in (fresh, base))
     assert after < before - 0.4 * sum(sum(row.trained) for row in held_out)
 
 
@@ -137,7 +139,7 @@ def test_micro_batches_change_no_gradient(whole: Path, monkeypatch: pytest.Monke
     short = replace(SMALL, dtype="float32", start=str(whole), base_tokens=1800, warm_tokens=0)
     results = []
     for tokens in (1, 10_000):  # every row alone; all rows of a step at once
-        monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", tokens)
+        monkeypatch.setattr(fit_module, "MICRO_BATCH_TOKENS", tokens)
         results.append(weights(pretrain(replace(short, output=str(tmp_path / str(tokens))))))
     first, second = results
     for name, start in weights(whole).items():
@@ -213,7 +215,7 @@ def test_bad_options_end_the_command(option: str, capsys: pytest.CaptureFixture[
 def test_ctrl_c_is_one_line_and_what_was_saved_stays(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, step = [], module._loss
+    steps, step = [], loss_sum
 
     def interrupted(model, rows):
         steps.append(len(rows))
@@ -221,8 +223,8 @@ def test_ctrl_c_is_one_line_and_what_was_saved_stays(
             raise KeyboardInterrupt
         return step(model, rows)
 
-    monkeypatch.setattr(module, "_loss", interrupted)
-    monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", 10**6)  # one call a step
+    monkeypatch.setattr(fit_module, "loss_sum", interrupted)
+    monkeypatch.setattr(fit_module, "MICRO_BATCH_TOKENS", 10**6)  # one call a step
     arguments = ["pretrain", f"--output={tmp_path / 'new'}", f"--start={whole}", "--save-every-minutes=1e-9"]
     before = torch.get_num_threads()
     assert cli.main(arguments) == 130
@@ -242,7 +244,7 @@ def test_one_thread_unless_the_user_says_otherwise(
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if variable is not None:
             monkeypatch.setenv("OMP_NUM_THREADS", variable)
-        with module._one_thread():
+        with one_thread():
             assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 2
     finally:

@@ -131,7 +131,7 @@ class SimulatedEngine(BatchedEngine):
         options, backend = self._options, self._backend
         how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
         more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
-        what = (request.query, request.question, request.answers, noisy, request.top_k, request.seed)
+        what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
         return cache_key(self._name, backend.identity, *how, *more, *what)
 
     def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[Document, ...]]:

@@ -50,8 +50,19 @@ class PromptStyle:
     """Has `{count}`, `{kind}` and `{rule}`."""
     useful_example: str = ""
     noisy_example: str = ""
+    terse: bool = False
+    """A few words instead of sentences, for a model that was trained on nothing else; it is told `steps` too."""
 
-    def render(self, *, noisy: bool, question: str, answers: Sequence[str], query: str, count: int) -> str:
+    def render(
+        self,
+        *,
+        noisy: bool,
+        question: str,
+        answers: Sequence[str],
+        query: str,
+        count: int,
+        steps: Sequence[str] = (),
+    ) -> str:
         """The prompt for one set of documents.
 
         Args:
@@ -60,7 +71,10 @@ class PromptStyle:
             answers: its gold answers, all of them, or none where nobody knows them; a noisy prompt leaves them out.
             query: cleaned by `clean_query`.
             count: documents asked for.
+            steps: answers of the steps on the way to the answer; a noisy prompt leaves them out.
         """
+        if self.terse:
+            return _terse(noisy, question, answers, query, count, steps)
         kind, rule = ("noisy", _NOISY_RULE) if noisy else ("useful", _USEFUL_RULE)
         plural = "document" if count == 1 else "documents"
         known = "withheld" if noisy else " | ".join(answers) or _UNKNOWN
@@ -73,8 +87,19 @@ class PromptStyle:
         )
 
 
+def _terse(noisy: bool, question: str, answers: Sequence[str], query: str, count: int, steps: Sequence[str]) -> str:
+    """The prompt of the tiny simulation LLM. A blank stands in front of every name: to its tokenizer that matters."""
+    lines = [f"Question: {question}"]
+    if not noisy:
+        lines.append(f"Answer: {' | '.join(answers)}")
+        if steps:
+            lines.append(f"Steps: {' | '.join(steps)}")
+    return "\n".join([*lines, f"Query: {query or '?'}", f"{'noisy' if noisy else 'useful'} {count}", ""])
+
+
 _UNKNOWN = "unknown"
 """Stands for a question or answers that did not come with the search, as from a retrieval server's clients."""
+
 
 _USEFUL_RULE = (
     "Useful documents hold the facts that the query asks for. Where the query asks for the answer of the question "
@@ -131,5 +156,7 @@ FEW_SHOT = PromptStyle(
     ),
 )
 
-STYLES = {"tuned": TUNED, "few-shot": FEW_SHOT}
+TINY = PromptStyle(id="tiny-1", instruction="", terse=True)
+
+STYLES = {"tuned": TUNED, "few-shot": FEW_SHOT, "tiny": TINY}
 """The styles by the names that the option `prompt` takes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError, unknown_name
 from ..llm.backend import Completion, Prompt
 from ..randomness import mix
+from ..rewards import contains_answer
 from ..types import Document, SearchRequest
 from .simulated_guard import leaks, redact
 from .simulated_parse import parse_documents
@@ -25,7 +26,8 @@ class SimulationOptions:
     """How documents are asked for and checked."""
 
     prompt: str = "tuned"
-    """`"tuned"` (for a model tuned as a simulator, or a capable one) or `"few-shot"` (with worked examples)."""
+    """`"tuned"` (for a model tuned as a simulator, or a capable one), `"few-shot"` (with worked examples), or `"tiny"`
+    (what the tiny simulation LLM was trained on)."""
     temperature: float = 0.8
     top_p: float = 1.0
     max_tokens: int | None = None
@@ -85,14 +87,23 @@ class DocumentSet:
 
 def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -> str:
     """The prompt's text for one set of a request."""
-    answers = [text for answer in request.answers if (text := clean_text(answer, _ANSWER_CHARS))]
+    answers, steps = (
+        [text for answer in found if (text := clean_text(answer, _ANSWER_CHARS))]
+        for found in (request.answers, request.steps)
+    )
     return options.style.render(
         noisy=noisy,
         question=clean_text(request.question, _QUESTION_CHARS),
         answers=answers,
+        steps=steps,
         query=clean_query(request.query, options.max_query_chars),
         count=request.top_k,
     )
+
+
+def sought_answers(request: SearchRequest) -> tuple[str, ...]:
+    """What useful documents may state: an answer of the question, or of a step that the query does not name already."""
+    return (*request.answers, *(step for step in request.steps if not contains_answer(request.query, (step,))))
 
 
 def make_set(
@@ -107,6 +118,7 @@ def make_set(
         source: of the documents.
     """
     text = prompt_of(request, noisy, options)
+    sought = request.answers if noisy else sought_answers(request)
     max_tokens = options.max_tokens or 100 + 100 * request.top_k
     progress = DocumentSet((), noisy)
     usable: list[tuple[Document, ...]] = []
@@ -129,7 +141,7 @@ def make_set(
             progress = replace(progress, unusable=progress.unusable + 1)
         else:
             usable.append(parsed.documents)
-            stated = [leaks(document, request.answers) for document in parsed.documents]
+            stated = [leaks(document, sought) for document in parsed.documents]
             if not noisy and (any(stated) or not request.answers):  # without answers there is nothing to miss
                 return replace(progress, documents=parsed.documents)
             if noisy and not any(stated):

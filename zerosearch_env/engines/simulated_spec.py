@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, unknown_name
@@ -17,15 +18,19 @@ _OWN_OPTIONS = {
     "openai": ("model", "api_key_env", "extra_body", "http"),
     "hf": ("device", "dtype", "max_batch"),
     "vllm": ("engine_options",),
+    "tiny": ("device", "dtype", "max_batch"),
 }
-"""The options that only one backend has."""
+"""The options that only some backends have."""
+
+TINY_MODEL = Path(__file__).parent.parent / "assets" / "simulator-tiny"
+"""The simulation LLM that comes with the package; `zerosearch simulator tiny` made it."""
 
 
 def simulated_engine(
     argument: str,
     dataset: Dataset | None,
     *,
-    prompt: str = "tuned",
+    prompt: str | None = None,
     temperature: float = 0.8,
     top_p: float = 1.0,
     max_tokens: int | None = None,
@@ -43,12 +48,13 @@ def simulated_engine(
     max_batch: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
 ) -> SimulatedEngine:
-    """The engine of `"simulated:openai:URL[,URL...]"`, `"simulated:hf:MODEL"` and `"simulated:vllm:MODEL"`.
+    """The engine of `"simulated:BACKEND:WHAT"`: `openai:URL[,URL...]`, `hf:MODEL`, `vllm:MODEL`, or `tiny` alone.
 
     Args:
         argument: backend and what it needs, for example `"openai:http://127.0.0.1:8000/v1"`.
         dataset: not used; a request brings its question along.
-        prompt: as in `SimulationOptions`, like those up to `max_document_chars`.
+        prompt: as in `SimulationOptions`, like those up to `max_document_chars`; None is `"tiny"` for `tiny`, and else
+            `"tuned"`.
         temperature: of the sampling.
         top_p: of the sampling.
         max_tokens: of a completion.
@@ -62,9 +68,9 @@ def simulated_engine(
             itself is no option: descriptions of environments are written to files.
         extra_body: `openai`: more fields of every request.
         http: `openai`: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
-        device: `hf`: as in `TransformersBackend`.
-        dtype: `hf`: the same.
-        max_batch: `hf`: the same.
+        device: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` stays on the CPU.
+        dtype: `hf`, `tiny`: the same; by default `tiny` computes in float32.
+        max_batch: `hf`, `tiny`: the same; by default `tiny` completes 64 at once.
         engine_options: `vllm`: more arguments of `vllm.LLM`.
 
     Raises:
@@ -77,6 +83,8 @@ def simulated_engine(
     kind, _, what = argument.partition(":")
     if kind not in _OWN_OPTIONS:
         raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
+    if kind == "tiny" and what:
+        raise ConfigError(f'"simulated:tiny" stands alone, got {what!r} behind it; "simulated:hf:FOLDER" takes a model')
     own = {
         **{"model": model, "api_key_env": api_key_env, "extra_body": extra_body, "http": http},
         **{"device": device, "dtype": dtype, "max_batch": max_batch, "engine_options": engine_options},
@@ -86,7 +94,7 @@ def simulated_engine(
         if name not in _OWN_OPTIONS[kind]:
             raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")
     options = SimulationOptions(
-        prompt=prompt,
+        prompt=prompt or ("tiny" if kind == "tiny" else "tuned"),
         temperature=temperature,
         top_p=top_p,
         max_tokens=max_tokens,
@@ -99,10 +107,12 @@ def simulated_engine(
 
 
 def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
-    if kind == "hf":
+    if kind in ("hf", "tiny"):
         from ..llm.hf import TransformersBackend
 
-        return TransformersBackend(what, **given)
+        if kind == "hf":
+            return TransformersBackend(what, **given)
+        return TransformersBackend(str(TINY_MODEL), **{"device": "cpu", "dtype": "float32", "max_batch": 64, **given})
     if kind == "vllm":
         from ..llm.vllm import VLLMBackend
 

@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError, EngineError, require
-from ..randomness import uniform
+from ..randomness import uniform_rows
 from .backend import Completion, Prompt
 from .chat import cut_at_stop, prompt_ids, too_long
 
 _STOP_CHECK_EVERY = 8
-_COMPACT_BELOW = 0.5
+_COMPACT_BELOW = 0.75
+_MASK = (1 << 64) - 1
 
 
 class TransformersBackend:
@@ -145,8 +148,11 @@ class _Row:
             text, stopped = self._text(tokenizer)
             self.completion = Completion(text, truncated=not stopped)
         elif self.prompt.stop and count % _STOP_CHECK_EVERY == 0:
-            text, stopped = self._text(tokenizer)
-            self.completion = Completion(text) if stopped else None
+            # Enough tokens for any stop text that was completed since; the whole text is looked through at the end.
+            tail = self.tokens[-_STOP_CHECK_EVERY - max(map(len, self.prompt.stop)) :]
+            if cut_at_stop(tokenizer.decode(tail, skip_special_tokens=True), self.prompt.stop)[1]:
+                text, stopped = self._text(tokenizer)
+                self.completion = Completion(text) if stopped else None
 
     def _text(self, tokenizer: Any) -> tuple[str, bool]:
         return cut_at_stop(tokenizer.decode(self.tokens, skip_special_tokens=True), self.prompt.stop)
@@ -155,6 +161,8 @@ class _Row:
 def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Completion]:
     """Sample one completion a row, all rows together with a cache; rows that have ended leave the batch."""
     import torch
+
+    from .hf_cache import grow_in_place
 
     eos, device, width = _end_tokens(model, tokenizer), model.device, max(map(len, ids))
     filler = next(iter(eos), 0)
@@ -175,7 +183,9 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequen
                 use_cache=True,
                 **last_only,
             )
-            cache = output.past_key_values
+            if cache is None:
+                cache = output.past_key_values
+                grow_in_place(cache)
             chosen = _choose(output.logits[:, -1], live)
             for row, token in zip(live, chosen, strict=True):
                 if row.completion is None:
@@ -196,24 +206,27 @@ def _choose(logits: Any, rows: Sequence[_Row]) -> list[int]:
     """The next token of each row, from logits of shape `(rows, vocabulary)`."""
     import torch
 
-    greedy = logits.argmax(-1)
     if all(row.prompt.temperature == 0 for row in rows):
-        return [int(token) for token in greedy]
+        return [int(token) for token in logits.argmax(-1)]
     temperatures = torch.tensor([row.prompt.temperature or 1.0 for row in rows], device=logits.device)
-    ordered, order = (logits.float() / temperatures[:, None]).sort(dim=-1, descending=True, stable=True)
-    shares = ordered.softmax(-1).double().cumsum(-1)
     kept = torch.tensor([row.prompt.top_p for row in rows], device=logits.device, dtype=torch.float64)
-    draws = torch.tensor(
-        [uniform(row.prompt.seed, len(row.tokens)) for row in rows], device=logits.device, dtype=torch.float64
-    )
+    seeds = np.array([row.prompt.seed & _MASK for row in rows], dtype=np.uint64)
+    counts = np.array([len(row.tokens) for row in rows], dtype=np.int64)
+    draws = torch.from_numpy(uniform_rows(seeds, counts)).to(logits.device)[:, None]
+    scaled = logits.float() / temperatures[:, None]
+    # Only a nucleus needs the order, and sorting costs more than everything else here.
+    nucleus = (kept < 1).nonzero().squeeze(-1)
+    if len(nucleus):
+        scaled[nucleus], order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
+    shares = scaled.softmax(-1).double().cumsum(-1)
     # The nucleus is the shortest run of tokens that holds `top_p`; a draw is a place within its share.
     last = (shares < kept[:, None]).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
-    places = torch.searchsorted(shares, draws[:, None] * shares.gather(-1, last), right=True)
-    sampled = order.gather(-1, torch.minimum(places, last)).squeeze(-1)
-    return [
-        int(best if row.prompt.temperature == 0 else token)
-        for row, best, token in zip(rows, greedy, sampled, strict=True)
-    ]
+    places = torch.searchsorted(shares, draws * shares.gather(-1, last), right=True)
+    chosen = torch.minimum(places, last)
+    if len(nucleus):
+        chosen[nucleus] = order.gather(-1, chosen[nucleus])
+    greedy = torch.tensor([row.prompt.temperature == 0 for row in rows], device=logits.device)
+    return [int(token) for token in torch.where(greedy, logits.argmax(-1), chosen.squeeze(-1))]
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

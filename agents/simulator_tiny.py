@@ -1,0 +1,270 @@
+"""`zerosearch simulator tiny`: the tiny simulation LLM, made from the synthetic world alone.
+
+It is trained on searches in train worlds, as the simulated engine's prompt "tiny" puts them, and on the documents that
+the corpus engine answers them with (`simulator_world.py`). The result is an ordinary Transformers directory. The engine
+"simulated:tiny" has the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` takes any.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from zerosearch_env.datasets.world_names import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    ORGANISATION_ROOTS,
+    ORGANISATION_WORDS,
+    PLACE_ROOTS,
+    REGION_WORDS,
+    TITLE_ADJECTIVES,
+    TITLE_NOUNS,
+    TOWN_WORDS,
+)
+from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
+from zerosearch_env.errors import ConfigError, require, unknown_name
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Document
+
+from .fit import FitOptions, Row, encode_rows, fit, one_thread
+from .policy_files import check_replaceable
+from .pretrain import expect
+from .reading import Segment
+from .simulator_world import Search, SearchWriter
+from .tokenizer import EOS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FIRST_WORLD = 3_000_000
+"""Seeds of its training worlds start here, far from those that users choose and from those of the tiny policy."""
+
+PIECES = r"Doc \d+: \(Title:| ?[a-z]+(?: [a-z]+)*| ?[A-Z][a-z]*| ?\p{L}+| ?\d+| ?[^\s\p{L}\d]+|\s+"
+"""What the tokenizer joins to tokens: runs of lower-case words, since a passage is made of a few phrases, but a name's
+words each for itself, so that they are the same tokens wherever they are copied to."""
+
+_OPTIONS = SimulationOptions(prompt="tiny")
+
+
+@dataclass(frozen=True)
+class TinySimulatorConfig:
+    """What `zerosearch simulator tiny` does; the defaults make the shipped model."""
+
+    output: str = "runs/simulator-tiny"
+    """Directory of the result; a policy or simulator that is there is replaced."""
+    hidden: int = 128
+    """Width of the model."""
+    layers: int = 4
+    """Decoder layers, at least 3."""
+    heads: int = 4
+    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
+    mlp: int = 384
+    """Width of the gated MLP."""
+    vocab_size: int = 3584
+    """Tokens of the tokenizer; the world's names need about 2,000."""
+    seed: int = 0
+    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
+    tokens: float = 7e6
+    """Tokens to train on, prompts included."""
+    batch_tokens: int = 1500
+    """Tokens of one optimizer step (about; whole texts)."""
+    learning_rate: float = 2e-3
+    """Peak AdamW learning rate: 50 steps up, then half a cosine down to zero."""
+    save_every_minutes: float = 5.0
+    """How often the unfinished model is saved, in minutes."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products while training; weights and optimizer are fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
+            expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("tokens", "learning_rate", "save_every_minutes"):
+            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+        expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+        if self.dtype not in ("bfloat16", "float32"):
+            raise unknown_name("dtype", self.dtype, ("bfloat16", "float32"))
+        if Path(self.output).name in ("", ".."):
+            raise ConfigError(f"output must name a directory of its own, such as runs/sim, got {self.output!r}.")
+
+
+class PairWriter:
+    """Turns searches and documents into rows; opens a new world every `searches_per_world` searches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, searches_per_world: int = 4000) -> None:
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.searches_per_world = searches_per_world
+        self.world, self.written = 0, searches_per_world
+        self.rng = np.random.default_rng(mix(seed, 1))
+        self.writer: SearchWriter
+
+    def rows(self, count: int, progress: float = 0.0) -> list[Row]:
+        """The next `count` rows.
+
+        The first part of the training is about one or two documents: there is less around what has to be copied.
+        """
+        if self.written >= self.searches_per_world:
+            # Names are rarer or denser, as in users' worlds.
+            self.writer = SearchWriter(_world_seed(self.seed, self.world), (2000, 6000, 12000)[self.world % 3])
+            self.world, self.written = self.world + 1, 0
+        self.written += count
+        return encode_rows(
+            self.tokenizer, [pair_text(*drawn) for drawn in self.writer.draw(count, self.rng, few=progress < _FEW)]
+        )
+
+
+def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
+    """The engine's prompt and the documents it is to be answered with.
+
+    Both are trained on: the prompt repeats names too, and teaches which words are names of what.
+    """
+    prompt = prompt_of(search.request, search.request.noisy is True, _OPTIONS)
+    return [(prompt, True), (documents_text(documents) + EOS, True)]
+
+
+def documents_text(documents: tuple[Document, ...]) -> str:
+    """The completion: one document a line."""
+    return "\n".join(f"Doc {n}: (Title: {d.title}) {d.text}" for n, d in enumerate(documents, 1))
+
+
+def train_simulator(config: TinySimulatorConfig) -> Path:
+    """Make the tiny simulation LLM and save it; progress is printed.
+
+    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
+
+    Returns:
+        Its directory.
+
+    Raises:
+        ConfigError: when the model cannot have the wanted shape, or the output would replace something else.
+        TrainingError: when the loss is no longer a number.
+        MissingExtraError: when torch or transformers is not installed.
+    """
+    output = Path(config.output)
+    check_replaceable(output)
+    require("torch", "train")
+    require("transformers", "train")
+    from .attention import use_block_attention
+    from .model import AgentCard, Policy, new_model, save_policy, tiny_config
+    from .tiny_init import ROPE_THETA, induction_init
+
+    with one_thread():
+        tokenizer = learn_tokenizer(config.seed, config.vocab_size)
+        shape = tiny_config(
+            len(tokenizer),
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            mlp=config.mlp,
+            rope_theta=ROPE_THETA,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model = new_model(shape, seed=config.seed)
+        induction_init(model, seed=config.seed)
+        group_names(model, tokenizer, seed=config.seed)
+        print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+        use_block_attention(model)
+        simulator = Policy(model, tokenizer, AgentCard())
+        writer, saved = PairWriter(tokenizer, config.seed), time.monotonic()
+        options = FitOptions(
+            "simulator", int(config.tokens), config.batch_tokens, config.learning_rate, 0.0, config.dtype
+        )
+        for done in fit(model.train(), writer.rows, options):
+            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
+                save_policy(simulator, output, dtype="bfloat16")
+                saved = time.monotonic()
+    print(f"wrote {output}", flush=True)
+    return output
+
+
+def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE over `PIECES`, learnt from the seed's own worlds; every word of a name is one token."""
+    from tokenizers import Regex, pre_tokenizers
+
+    from .tokenizer import build_tokenizer
+
+    pieces = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+    def texts() -> Iterator[str]:
+        for _ in range(_WORD_REPEATS):
+            yield "".join(f" {word}" for words in _NAME_WORDS for word in words)
+        rng = np.random.default_rng(mix(seed, 2))
+        for world in range(3):
+            writer = SearchWriter(_world_seed(seed, world, 2), 6000)
+            for drawn in writer.draw(3000, rng):
+                yield "".join(text for text, _ in pair_text(*drawn)).removesuffix(EOS)
+
+    return build_tokenizer(texts(), vocab_size, tags=(), pieces=pieces)
+
+
+def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int, shared: int = 20) -> None:
+    """Let the words of one list start alike: the first dimensions of their embeddings are the same.
+
+    What may stand in a place (a first name, the root of a town's name, a year) is then learnt for all of them at once,
+    instead of for each of 1,700 words.
+
+    Args:
+        model: fresh from `induction_init`, whose embeddings begin with a constant; tied.
+        tokenizer: of the model.
+        seed: of the vectors.
+        shared: how many dimensions are shared.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(mix(seed, 3) >> 1)
+    embeddings: Any = model.get_input_embeddings()
+    weight = embeddings.weight
+    with torch.no_grad():
+        for words in _NAME_WORDS:
+            ids = [piece[0] for piece in tokenizer([f" {word}" for word in words])["input_ids"] if len(piece) == 1]
+            if ids:
+                weight[ids, 1 : 1 + shared] = 0.8 * torch.randn(shared, generator=generator)
+
+
+def _world_seed(seed: int, *path: int) -> int:
+    return FIRST_WORLD + mix(seed, *path) % FIRST_WORLD
+
+
+_NAME_WORDS: tuple[Sequence[str], ...] = (
+    *(FIRST_NAMES, LAST_NAMES, PLACE_ROOTS, ORGANISATION_ROOTS, ORGANISATION_WORDS, REGION_WORDS, TOWN_WORDS),
+    *(TITLE_ADJECTIVES, TITLE_NOUNS, tuple(map(str, range(1600, 1961)))),
+)
+"""The words that names are made of, and the years."""
+
+_FEW = 0.12
+"""Share of the tokens that goes to sets of one or two documents."""
+
+_WORD_REPEATS = 100
+"""How often every word of a name is shown to the tokenizer besides its natural occurrences."""
+
+_HELP = """Make the tiny simulation LLM from the synthetic world alone; the defaults reproduce the shipped one.
+
+It learns to answer searches as the built-in search engine does: useful ones with passages that state what is asked
+for, noisy ones with passages that do not."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `zerosearch simulator tiny`.
+
+    Args:
+        argv: arguments after the command; None takes those of the process.
+
+    Returns:
+        The exit status, 0. Errors and Ctrl-C are left to the caller (`zerosearch_env.cli`).
+    """
+    import tyro
+
+    train_simulator(tyro.cli(TinySimulatorConfig, args=argv, prog="zerosearch pretrain-simulator", description=_HELP))
+    return 0

@@ -1,0 +1,160 @@
+"""Searches in a synthetic world and what the corpus engine answers them with: what the tiny simulation LLM learns from.
+
+The documents are those of the real engine. Where a useful search is about a step of its question and BM25 missed the
+passage that answers this step, the passage is put among the first ones: useful means useful for the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from zerosearch_env.datasets.world import WorldConfig, make_questions
+from zerosearch_env.datasets.world_text import BY_NAME, RELATIONS
+from zerosearch_env.engines.corpus import CorpusEngine
+from zerosearch_env.types import Document, Question, SearchRequest
+
+from .reading import Library, open_library
+
+QueryForm = Literal["fact", "short fact", "wh-question", "question", "name", "short name", "off the path"]
+
+FORMS: dict[QueryForm, float] = {
+    "fact": 0.42,
+    "short fact": 0.16,
+    "wh-question": 0.1,
+    "question": 0.1,
+    "name": 0.1,
+    "short name": 0.04,
+    "off the path": 0.08,
+}
+"""How often a query is written how: "author of The Amber Lantern", "author of Lantern", "Who wrote The Amber Lantern?",
+the question itself, "The Amber Lantern", "Lantern", and a fact that the question does not need."""
+
+COUNTS = {5: 0.7, 3: 0.1, 1: 0.04, 2: 0.04, 4: 0.04, 6: 0.02, 7: 0.02, 8: 0.02, 10: 0.02}
+"""How many documents are asked for, and how often."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search of an episode: what was asked, and which step of its question it is about."""
+
+    request: SearchRequest
+    form: QueryForm
+    hop: int | None
+    """The step that it asks for, 0 first; None when it asks for all of them, or for something else."""
+    wanted: tuple[str, ...]
+    """What useful documents have to state, each of them: the step's answer; nothing when the search is off the path."""
+
+
+def draw_search(
+    question: Question,
+    rng: np.random.Generator,
+    *,
+    noisy: bool,
+    top_k: int,
+    other: str = "",
+    form: QueryForm | None = None,
+) -> Search:
+    """A search as a policy might write it.
+
+    Args:
+        question: of the world: its metadata name subject, relations and chain.
+        rng: every choice.
+        noisy: of the request.
+        top_k: of the request.
+        other: a name that an off-path search may ask about.
+        form: how the query is written; None draws one of `FORMS`.
+    """
+    form = form or list(FORMS)[int(rng.choice(len(FORMS), p=list(FORMS.values())))]
+    metadata = question.metadata or {}
+    chain, path = metadata["chain"], [BY_NAME[name] for name in metadata["relations"]]
+    hop: int | None = int(rng.integers(len(path)))
+    subject, relation = (metadata["subject"], *chain)[hop or 0], path[hop or 0]
+    wanted: tuple[str, ...] = (chain[hop or 0],)
+    last = subject.split()[-1]
+    if form == "off the path":
+        subject, hop, wanted = other or subject, None, ()
+        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+    elif form == "question":
+        hop, wanted = (None if len(path) > 1 else 0), chain
+    query = {
+        "fact": f"{relation.noun} of {subject}",
+        "off the path": f"{relation.noun} of {subject}",
+        "short fact": f"{relation.noun} of {last}",
+        "wh-question": relation.questions[int(rng.integers(len(relation.questions)))] % {"s": subject},
+        "question": question.text,
+        "name": subject,
+        "short name": last,
+    }[form]
+    seed = int(rng.integers(2**62))
+    request = SearchRequest(query, question.text, question.answers, noisy, top_k, seed, steps=question.steps)
+    return Search(request, form, hop, tuple(wanted))
+
+
+class SearchWriter:
+    """Draws searches in one train world, with the documents that answer them.
+
+    Args:
+        seed: of the world.
+        passages: of the world.
+        noisy: share of noisy searches.
+        blind: share of the two-hop questions whose first answer is not told: most datasets do not know it.
+    """
+
+    def __init__(self, seed: int, passages: int, *, noisy: float = 0.4, blind: float = 0.15) -> None:
+        self.library: Library = open_library(seed, passages)
+        config = WorldConfig(seed=seed, passages=passages, questions=passages)
+        self.questions = list(make_questions(self.library.facts, config, "train", seed))
+        self.engine = CorpusEngine(self.library.passages)
+        self.noisy, self.blind = noisy, blind
+        stated = enumerate(self.library.stated)
+        self._passages = {(relation.name, subject): n for n, facts in stated for relation, subject, _ in facts}
+
+    def draw(
+        self, count: int, rng: np.random.Generator, *, few: bool = False
+    ) -> list[tuple[Search, tuple[Document, ...]]]:
+        """So many searches and their documents; with `few`, of one or two documents each."""
+        counts = {1: 0.6, 2: 0.4} if few else COUNTS
+        searches = []
+        for i in rng.integers(len(self.questions), size=count).tolist():
+            other = self.library.passages[int(rng.integers(len(self.library.passages)))].title
+            top_k = list(counts)[int(rng.choice(len(counts), p=list(counts.values())))]
+            noisy = bool(rng.random() < self.noisy)
+            search = draw_search(self.questions[i], rng, noisy=noisy, top_k=top_k, other=other)
+            searches.append((self.questions[i], search))
+        # The real engine keeps the answer out of noisy documents; here the steps' answers stay out as well.
+        asked = [
+            replace(s.request, answers=(*s.request.answers, *s.request.steps)) if s.request.noisy else s.request
+            for _, s in searches
+        ]
+        results = self.engine.search(asked)
+        drawn = []
+        for (question, search), result in zip(searches, results, strict=True):
+            documents = list(result.documents)
+            if not search.request.noisy:
+                self._put_in(documents, self._answering(question, search), rng)
+            if search.request.steps and rng.random() < self.blind:
+                search = replace(search, request=replace(search.request, steps=()))
+            drawn.append((search, tuple(documents)))
+        return drawn
+
+    def _answering(self, question: Question, search: Search) -> list[Document]:
+        """The passages that state what is wanted."""
+        if not search.wanted:
+            return []
+        metadata = question.metadata or {}
+        subjects = (metadata["subject"], *metadata["chain"])
+        hops = range(len(metadata["chain"])) if search.hop is None else [search.hop]
+        return [self.library.passages[self._passages[metadata["relations"][h], subjects[h]]] for h in hops]
+
+    def _put_in(self, documents: list[Document], answering: Sequence[Document], rng: np.random.Generator) -> None:
+        answering = answering[-len(documents) :]
+        sources = {document.source for document in answering}
+        for document in answering:
+            if all(document.source != there.source for there in documents):
+                spare = next(i for i in reversed(range(len(documents))) if documents[i].source not in sources)
+                del documents[spare]
+                documents.insert(int(rng.integers(min(len(documents) + 1, 3))), document)
