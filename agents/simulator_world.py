@@ -116,13 +116,13 @@ class SearchWriter:
     def draw(
         self, count: int, rng: np.random.Generator, *, few: bool = False
     ) -> list[tuple[Search, tuple[Document, ...]]]:
-        """So many searches and their documents; with `few`, of one or two documents each."""
-        counts = {1: 0.6, 2: 0.4} if few else COUNTS
+        """So many searches and their documents; with `few`, of one or two documents each, and mostly useful ones."""
+        counts, noise = ({1: 0.6, 2: 0.4}, self.noisy / 2) if few else (COUNTS, self.noisy)
         searches = []
         for i in rng.integers(len(self.questions), size=count).tolist():
             other = self.library.passages[int(rng.integers(len(self.library.passages)))].title
             top_k = list(counts)[int(rng.choice(len(counts), p=list(counts.values())))]
-            noisy = bool(rng.random() < self.noisy)
+            noisy = bool(rng.random() < noise)
             search = draw_search(self.questions[i], rng, noisy=noisy, top_k=top_k, other=other)
             searches.append((self.questions[i], search))
         # The real engine keeps the answer out of noisy documents; here the steps' answers stay out as well.

@@ -1,0 +1,121 @@
+"""The tiny simulation LLM as it is shipped: its size, its figures, its determinism, whole episodes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gymnasium as gym
+import pytest
+
+import zerosearch_env  # noqa: F401  (registers the environment)
+from zerosearch_benchmarks.simulator_tiny import (
+    answer,
+    first_samples,
+    noisy_shares,
+    open_simulator,
+    searches,
+    template_documents,
+    useful_shares,
+)
+from zerosearch_benchmarks.style_distance import style_distance
+from zerosearch_env.datasets.world import WorldConfig, make_world
+from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.simulated import SimulatedEngine
+from zerosearch_env.engines.simulated_spec import TINY_MODEL
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.types import Dataset, SearchRequest
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def world() -> Dataset:
+    return make_world(WorldConfig(seed=11, passages=2000, questions=400), "test")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[SimulatedEngine]:
+    engine = make_engine("simulated:tiny")
+    assert isinstance(engine, SimulatedEngine)
+    yield engine
+    engine.close()
+
+
+def test_the_asset_is_small() -> None:
+    assert (TINY_MODEL / "model.safetensors").is_file()
+    assert sum(file.stat().st_size for file in TINY_MODEL.iterdir()) <= 8_000_000
+
+
+def test_its_figures_on_entities_that_it_never_saw(world: Dataset, engine: SimulatedEngine) -> None:
+    asked = searches(world, 160, 5)
+    raw, unusable = first_samples(str(TINY_MODEL), asked)
+    assert sum(unusable) <= 3
+    returned = answer(engine, asked)
+    assert useful_shares(returned)["all"]["share"] >= 0.85  # 0.9 is the aim; this is a small sample
+    assert noisy_shares(raw)["answer"]["share"] <= 0.05
+    assert noisy_shares(returned)["answer"]["share"] == 0.0
+    assert all(len(documents) == 5 for _, documents in returned)
+
+    real = [d for _, documents in answer(make_engine("corpus", dataset=world), asked) for d in documents]
+    simulated = [d for _, documents in returned for d in documents]
+    template = [d for search in asked for d in template_documents(search)]
+    distances = [style_distance(documents, real)["mean"] for documents in (simulated, template)]
+    assert distances[0] < 0.6 * distances[1]
+
+
+def test_a_search_gives_the_same_documents_alone_and_in_a_batch(world: Dataset, engine: SimulatedEngine) -> None:
+    requests = [search.request for search in searches(world, 12, 1)]
+    together = [result.documents for result in engine.search(requests)]
+    alone = [open_simulator(str(TINY_MODEL)).search([request])[0].documents for request in requests[:3]]
+    assert alone == together[:3]
+    assert [result.documents for result in engine.search(requests[::-1])][::-1] == together
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+def test_other_numbers_of_documents(world: Dataset, engine: SimulatedEngine, top_k: int) -> None:
+    asked = [search.request for search in searches(world, 8, 2)]
+    found = engine.search([SearchRequest(r.query, r.question, r.answers, r.noisy, top_k, r.seed) for r in asked])
+    assert all(len(result.documents) == top_k for result in found)
+
+
+@pytest.mark.parametrize("query", ["", "?", "Wer schrieb \u201eFaust\u201c?", "x" * 500, "weather tomorrow"])
+def test_queries_of_another_world_never_break_it(engine: SimulatedEngine, query: str) -> None:
+    """Documents or a typed failure, and no answer in a noisy one."""
+    for noisy in (False, True):
+        (result,) = engine.search([SearchRequest(query, "Who wrote Faust?", ("Goethe",), noisy, 5, seed=4)])
+        assert len(result.documents) == (0 if result.failure else 5)
+        assert not (noisy and any("goethe" in document.text.lower() for document in result.documents))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_whole_episodes_in_the_environment(level: float) -> None:
+    spec = {"search_engine": "simulated:tiny", "split": "test", "noise_level": level}
+
+    def play() -> list[object]:
+        env = gym.make("ZeroSearch-v0", **spec)
+        seen: list[object] = []
+        for seed in range(3):
+            observation, info = env.reset(seed=seed)
+            seen.append(observation)
+            for query in (info["question"], "founder of Acadex Bank"):
+                observation, _, terminated, truncated, info = env.step(f"<search>{query}</search>")
+                assert not terminated
+                assert not truncated
+                assert len(info["documents"]) == 5
+                assert info["noisy"] is bool(level)
+                assert not (level and info["answer_in_documents"])
+                seen.append(observation)
+            _, _, terminated, _, info = env.step("<answer>nobody knows</answer>")
+            assert terminated
+            assert info["stop_reason"] == "answer"
+        env.close()
+        return seen
+
+    assert play() == play()
+
+
+def test_the_spec_stands_alone() -> None:
+    with pytest.raises(ConfigError, match="stands alone"):
+        make_engine("simulated:tiny:7b")
+    with pytest.raises(ConfigError, match="api_key_env"):
+        make_engine({"kind": "simulated", "argument": "tiny", "api_key_env": "KEY"})

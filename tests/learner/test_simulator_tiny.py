@@ -1,0 +1,150 @@
+"""Making the tiny simulation LLM on a small scale: its texts, its tokenizer, its command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zerosearch_agents.simulator_tiny import (
+    PairWriter,
+    TinySimulatorConfig,
+    learn_tokenizer,
+    pair_text,
+    train_simulator,
+)
+from zerosearch_agents.simulator_world import FORMS, SearchWriter, draw_search
+from zerosearch_agents.tokenizer import EOS
+from zerosearch_env import cli
+from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.passages import full_text
+from zerosearch_env.engines.simulated_parse import parse_documents
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.rewards import contains_answer
+from zerosearch_env.types import SearchRequest
+
+SMALL = TinySimulatorConfig(hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=4000, batch_tokens=1000)
+
+
+@pytest.fixture(scope="module")
+def writer() -> SearchWriter:
+    return SearchWriter(5, 2000)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_simulator(replace(SMALL, output=str(tmp_path_factory.mktemp("tiny") / "sim")))
+
+
+def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter) -> None:
+    forms = set()
+    for search, documents in writer.draw(300, np.random.default_rng(0)):
+        text = " \x01 ".join(map(full_text, documents))
+        assert len(documents) == search.request.top_k == len({d.source for d in documents})
+        if search.request.noisy:
+            assert not contains_answer(text, search.request.answers)
+            assert not any(contains_answer(text, (step,)) for step in search.request.steps)
+        elif search.request.top_k >= len(search.wanted):
+            assert all(contains_answer(text, (wanted,)) for wanted in search.wanted)
+        forms.add(search.form)
+    assert forms == set(FORMS)
+
+
+def test_most_searches_know_the_steps_and_some_do_not(writer: SearchWriter) -> None:
+    drawn = writer.draw(400, np.random.default_rng(1))
+    second = [search for search, _ in drawn if search.hop == 1]
+    told = sum(bool(search.request.steps) for search in second) / len(second)
+    assert 0.7 < told < 0.97
+
+
+def test_every_form_of_a_query(writer: SearchWriter) -> None:
+    question = next(q for q in writer.questions if (q.metadata or {})["relations"] == ("author", "birthplace"))
+    subject, (person, town) = (question.metadata or {})["subject"], (question.metadata or {})["chain"]
+    rng = np.random.default_rng(0)
+    for form in FORMS:
+        searches = [draw_search(question, rng, noisy=False, top_k=5, other="X Y", form=form) for _ in range(20)]
+        queries = {search.request.query for search in searches}
+        if form == "fact":
+            assert queries == {f"author of {subject}", f"birthplace of {person}"}
+            assert {(s.hop, s.wanted) for s in searches} == {(0, (person,)), (1, (town,))}
+        elif form == "question":
+            assert queries == {question.text}
+            assert {(s.hop, s.wanted) for s in searches} == {(None, (person, town))}
+        elif form == "off the path":
+            assert all(query.endswith(" of X Y") for query in queries)
+            assert {s.wanted for s in searches} == {()}
+        elif form == "short name":
+            assert queries == {subject.split()[-1], person.split()[-1]}
+
+
+def test_a_pair_reads_back_as_its_documents(writer: SearchWriter) -> None:
+    for search, documents in writer.draw(50, np.random.default_rng(2)):
+        (prompt, _), (completion, trained) = pair_text(search, documents)
+        assert trained
+        assert prompt.endswith(f"{'noisy' if search.request.noisy else 'useful'} {len(documents)}\n")
+        parsed = parse_documents(completion.removesuffix(EOS), len(documents))
+        assert parsed.problem is None
+        assert [(d.title, d.text) for d in parsed.documents] == [(d.title, d.text) for d in documents]
+
+
+def test_a_name_s_words_are_the_same_tokens_everywhere() -> None:
+    tokenizer = learn_tokenizer(0, 3584)
+    alone = tokenizer(" Fenis Langdale")["input_ids"]
+    assert len(alone) == 2
+    for text in ("Query: birth year of Fenis Langdale\n", "Doc 1: (Title: Fenis Langdale) Fenis Langdale was born"):
+        ids = tokenizer(text)["input_ids"]
+        assert any(ids[i : i + 2] == alone for i in range(len(ids)))
+        assert tokenizer.decode(ids) == text
+    odd = "Wer schrieb \u201eFaust\u201c? \U0001f600\n\x00 7a"
+    assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
+
+
+def test_rows_follow_the_seed_and_begin_with_few_documents(trained: Path) -> None:
+    from zerosearch_agents.model import load_policy
+
+    tokenizer = load_policy(trained).tokenizer
+    rows = PairWriter(tokenizer, 0).rows(8, 0.5)
+    assert rows == PairWriter(tokenizer, 0).rows(8, 0.5)
+    assert rows != PairWriter(tokenizer, 1).rows(8, 0.5)
+    early = PairWriter(tokenizer, 0).rows(20, 0.0)
+    assert all("Doc 3:" not in tokenizer.decode(row.ids) for row in early)
+
+
+def test_the_same_seed_gives_the_same_files(trained: Path, tmp_path: Path) -> None:
+    again = train_simulator(replace(SMALL, output=str(tmp_path / "again")))
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (trained / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_the_result_is_an_engine(trained: Path) -> None:
+    engine = make_engine(
+        {
+            "kind": "simulated",
+            "argument": f"hf:{trained}",
+            "prompt": "tiny",
+            "max_tokens": 16,
+            "resamples": 0,
+            "miss_resamples": 0,
+        }
+    )
+    (result,) = engine.search([SearchRequest("author of It", "Who wrote It?", ("Bo Ek",), False, 5, seed=1)])
+    assert "no usable documents in 1 completions" in (result.failure or "")  # untrained, and it says so
+    engine.close()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--hidden=32", "--layers=3", "--mlp=48", "--vocab-size=700", "--tokens=500", "--batch-tokens=300"]
+    assert cli.main(["pretrain-simulator", f"--output={tmp_path / 'sim'}", *options]) == 0
+    assert f"wrote {tmp_path / 'sim'}" in capsys.readouterr().out
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert cli.main(["pretrain-simulator", f"--output={tmp_path / 'mine'}", *options]) == 2
+    assert "would be removed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 0}, {"tokens": 0}, {"seed": -1}, {"dtype": "int8"}, {"output": ".."}])
+def test_bad_options(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        TinySimulatorConfig(**changes)  # type: ignore[arg-type]
