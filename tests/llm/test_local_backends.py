@@ -228,3 +228,24 @@ def test_vllm_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError, match=r"zerosearch-env\[vllm\]"):
         VLLMBackend("m").complete([Prompt("x", 1, 1)])
+
+
+def test_the_growing_cache_holds_what_the_copying_one_holds() -> None:
+    from transformers import DynamicCache
+
+    from zerosearch_env.llm.hf_cache import grow_in_place
+
+    generator = torch.Generator().manual_seed(0)
+    copying, growing = DynamicCache(), DynamicCache()
+    for step, length in enumerate([7, *[1] * 150, 5]):
+        rows = 4 if step < 20 else 2
+        keys, values = (torch.randn(rows, 2, length, 8, generator=generator) for _ in range(2))
+        for layer in (0, 1):
+            wanted, got = (cache.update(keys + layer, values, layer) for cache in (copying, growing))
+            assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+        assert copying.get_seq_length() == growing.get_seq_length()
+        if step == 0:
+            grow_in_place(growing)
+        if step == 19:
+            for cache in (copying, growing):
+                cache.batch_select_indices(torch.tensor([3, 1]))
