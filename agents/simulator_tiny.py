@@ -70,7 +70,7 @@ class TinySimulatorConfig:
     """Tokens of the tokenizer; the world's names need about 2,000."""
     seed: int = 0
     """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
-    tokens: float = 6.5e6
+    tokens: float = 3.5e6
     """Tokens to train on, prompts included."""
     batch_tokens: int = 1500
     """Tokens of one optimizer step (about; whole texts)."""
@@ -243,7 +243,7 @@ _NAME_WORDS: tuple[Sequence[str], ...] = (
 )
 """The words that names are made of, and the years."""
 
-_FEW = 0.15
+_FEW = 0.2
 """Share of the tokens that goes to sets of one or two documents."""
 
 _WORD_REPEATS = 100

@@ -1,12 +1,11 @@
 """Searches in a synthetic world and what the corpus engine answers them with: what the tiny simulation LLM learns from.
 
-The documents are those of the real engine. Where a useful search is about a step of its question and BM25 missed the
-passage that answers this step, the passage is put among the first ones: useful means useful for the query.
+The documents are those of the real engine. In a useful set the passage that states what is asked for stands first, also
+where BM25 missed it: useful means useful for the query. The engine mixes the first ones again when it shows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,7 +32,7 @@ FORMS: dict[QueryForm, float] = {
 """How often a query is written how: "author of The Amber Lantern", "author of Lantern", "Who wrote The Amber Lantern?",
 the question itself, "The Amber Lantern", "Lantern", and a fact that the question does not need."""
 
-COUNTS = {5: 0.7, 3: 0.1, 1: 0.04, 2: 0.04, 4: 0.04, 6: 0.02, 7: 0.02, 8: 0.02, 10: 0.02}
+COUNTS = {5: 0.6, 1: 0.15, 3: 0.07, 2: 0.05, 4: 0.05, 6: 0.02, 7: 0.02, 8: 0.02, 10: 0.02}
 """How many documents are asked for, and how often."""
 
 
@@ -47,6 +46,8 @@ class Search:
     """The step that it asks for, 0 first; None when it asks for all of them, or for something else."""
     wanted: tuple[str, ...]
     """What useful documents have to state, each of them: the step's answer; nothing when the search is off the path."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What it asks for: relation and subject; a passage may state it, or none when the two do not fit."""
 
 
 def draw_search(
@@ -72,14 +73,17 @@ def draw_search(
     metadata = question.metadata or {}
     chain, path = metadata["chain"], [BY_NAME[name] for name in metadata["relations"]]
     hop: int | None = int(rng.integers(len(path)))
-    subject, relation = (metadata["subject"], *chain)[hop or 0], path[hop or 0]
+    subjects = (metadata["subject"], *chain)
+    subject, relation = subjects[hop or 0], path[hop or 0]
     wanted: tuple[str, ...] = (chain[hop or 0],)
     last = subject.split()[-1]
     if form == "off the path":
         subject, hop, wanted = other or subject, None, ()
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
-    elif form == "question":
+    facts: tuple[tuple[str, str], ...] = ((relation.name, subject),)
+    if form == "question":
         hop, wanted = (None if len(path) > 1 else 0), chain
+        facts = tuple((each.name, about) for each, about in zip(path, subjects, strict=False))
     query = {
         "fact": f"{relation.noun} of {subject}",
         "off the path": f"{relation.noun} of {subject}",
@@ -91,7 +95,7 @@ def draw_search(
     }[form]
     seed = int(rng.integers(2**62))
     request = SearchRequest(query, question.text, question.answers, noisy, top_k, seed, steps=question.steps)
-    return Search(request, form, hop, tuple(wanted))
+    return Search(request, form, hop, tuple(wanted), facts)
 
 
 class SearchWriter:
@@ -124,37 +128,26 @@ class SearchWriter:
             top_k = list(counts)[int(rng.choice(len(counts), p=list(counts.values())))]
             noisy = bool(rng.random() < noise)
             search = draw_search(self.questions[i], rng, noisy=noisy, top_k=top_k, other=other)
-            searches.append((self.questions[i], search))
+            searches.append(search)
         # The real engine keeps the answer out of noisy documents; here the steps' answers stay out as well.
         asked = [
             replace(s.request, answers=(*s.request.answers, *s.request.steps)) if s.request.noisy else s.request
-            for _, s in searches
+            for s in searches
         ]
         results = self.engine.search(asked)
         drawn = []
-        for (question, search), result in zip(searches, results, strict=True):
-            documents = list(result.documents)
+        for search, result in zip(searches, results, strict=True):
+            documents = result.documents
             if not search.request.noisy:
-                self._put_in(documents, self._answering(question, search), rng)
+                documents = self._answering_first(search, documents)
             if search.request.steps and rng.random() < self.blind:
                 search = replace(search, request=replace(search.request, steps=()))
-            drawn.append((search, tuple(documents)))
+            drawn.append((search, documents))
         return drawn
 
-    def _answering(self, question: Question, search: Search) -> list[Document]:
-        """The passages that state what is wanted."""
-        if not search.wanted:
-            return []
-        metadata = question.metadata or {}
-        subjects = (metadata["subject"], *metadata["chain"])
-        hops = range(len(metadata["chain"])) if search.hop is None else [search.hop]
-        return [self.library.passages[self._passages[metadata["relations"][h], subjects[h]]] for h in hops]
-
-    def _put_in(self, documents: list[Document], answering: Sequence[Document], rng: np.random.Generator) -> None:
-        answering = answering[-len(documents) :]
-        sources = {document.source for document in answering}
-        for document in answering:
-            if all(document.source != there.source for there in documents):
-                spare = next(i for i in reversed(range(len(documents))) if documents[i].source not in sources)
-                del documents[spare]
-                documents.insert(int(rng.integers(min(len(documents) + 1, 3))), document)
+    def _answering_first(self, search: Search, documents: tuple[Document, ...]) -> tuple[Document, ...]:
+        numbers = [self._passages[fact] for fact in search.facts if fact in self._passages]
+        first = [self.library.passages[number] for number in numbers][-len(documents) :]
+        sources = {document.source for document in first}
+        rest = [document for document in documents if document.source not in sources]
+        return tuple([*first, *rest][: len(documents)])

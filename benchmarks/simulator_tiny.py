@@ -129,6 +129,15 @@ def useful_shares(sets: Sets) -> dict[str, Any]:
     }
 
 
+def early_shares(sets: Sets) -> dict[str, Any]:
+    """How many useful sets hold the final answer although the query does not ask for it: the fewer, the better."""
+    useful = [(s, any(leaks(d, s.request.answers) for d in found)) for s, found in sets if not s.request.noisy]
+    return {
+        "first of two hops": share([hit for s, hit in useful if s.hop == 0 and s.request.steps]),
+        "off the path": share([hit for s, hit in useful if s.form == "off the path"]),
+    }
+
+
 def noisy_shares(sets: Sets) -> dict[str, Any]:
     """How many noisy sets hold a gold answer (`leaks`, as the guard sees it), or the answer of a step on the way."""
     noisy = [(s.request, documents) for s, documents in sets if s.request.noisy]
@@ -170,7 +179,12 @@ def quality(model: str, world: Dataset, count: int, seed: int) -> dict[str, Any]
     return {
         "useful sets with the answer, first sample": useful_shares(raw),
         "useful sets with the answer, returned": useful_shares(returned),
-        "useful sets with the final answer, steps not told": {
+        "useful sets with the answer, corpus engine": useful_shares(real),
+        "useful sets with the final answer too early": {
+            "simulator": early_shares(returned),
+            "corpus engine": early_shares(real),
+        },
+        "useful sets with the answer, steps not told": {
             "second of two hops": share([holds(s, found) for s, found in told_nothing if s.hop == 1]),
             "first of two hops": share([holds(s, found) for s, found in told_nothing if s.hop == 0]),
         },

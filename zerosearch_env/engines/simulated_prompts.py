@@ -51,7 +51,8 @@ class PromptStyle:
     useful_example: str = ""
     noisy_example: str = ""
     terse: bool = False
-    """A few words instead of sentences, for a model that was trained on nothing else; it is told `steps` too."""
+    """A few words instead of sentences, for a model that was trained on nothing else; it is told `steps` too. Such a
+    model writes what answers the query first, so the engine mixes the first documents of a useful set."""
 
     def render(
         self,

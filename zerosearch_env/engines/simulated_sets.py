@@ -19,6 +19,7 @@ from .simulated_parse import parse_documents
 from .simulated_prompts import STOP, STYLES, PromptStyle, clean_query, clean_text
 
 _QUESTION_CHARS, _ANSWER_CHARS = 1000, 200
+_MIXED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,13 @@ def make_set(
             last = f"{parsed.problem}, {found}{cut}: {done.text[:120]!r}"
             progress = replace(progress, unusable=progress.unusable + 1)
         else:
-            usable.append(parsed.documents)
-            stated = [leaks(document, sought) for document in parsed.documents]
+            documents = _mixed(parsed.documents, seed) if options.style.terse and not noisy else parsed.documents
+            usable.append(documents)
+            stated = [leaks(document, sought) for document in documents]
             if not noisy and (any(stated) or not request.answers):  # without answers there is nothing to miss
-                return replace(progress, documents=parsed.documents)
+                return replace(progress, documents=documents)
             if noisy and not any(stated):
-                return replace(progress, documents=_clean_slots(usable, request) or parsed.documents)
+                return replace(progress, documents=_clean_slots(usable, request) or documents)
             if len(usable) == 1:
                 progress = replace(progress, leaked=noisy, missed=not noisy)
             if noisy and (clean := _clean_slots(usable, request)):
@@ -158,6 +160,12 @@ def make_set(
     if not noisy:
         return replace(progress, documents=usable[0], accepted_miss=True)
     return _redacted(progress, usable[0], request)
+
+
+def _mixed(documents: tuple[Document, ...], seed: int) -> tuple[Document, ...]:
+    """The first three in an order of the seed: a policy must not learn that the answer always stands in front."""
+    first = sorted(range(min(_MIXED, len(documents))), key=lambda slot: mix(seed, slot))
+    return (*(documents[slot] for slot in first), *documents[_MIXED:])
 
 
 def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) -> tuple[Document, ...]:
