@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from zerosearch_env.datasets.world_names import (
     TITLE_NOUNS,
     TOWN_WORDS,
 )
+from zerosearch_env.datasets.world_text import RELATIONS
 from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import ConfigError, require, unknown_name
 from zerosearch_env.randomness import mix
@@ -70,7 +71,7 @@ class TinySimulatorConfig:
     """Tokens of the tokenizer; the world's names need about 2,000."""
     seed: int = 0
     """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
-    tokens: float = 3.5e6
+    tokens: float = 5e6
     """Tokens to train on, prompts included."""
     batch_tokens: int = 1500
     """Tokens of one optimizer step (about; whole texts)."""
@@ -94,7 +95,13 @@ class TinySimulatorConfig:
 
 
 class PairWriter:
-    """Turns searches and documents into rows; opens a new world every `searches_per_world` searches."""
+    """Turns searches and documents into rows; opens a new world every `searches_per_world` searches.
+
+    Args:
+        tokenizer: turns texts into ids.
+        seed: of the worlds and of every draw.
+        searches_per_world: how many searches are written about a world before the next is opened.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, searches_per_world: int = 4000) -> None:
         self.tokenizer = tokenizer
@@ -102,30 +109,40 @@ class PairWriter:
         self.searches_per_world = searches_per_world
         self.world, self.written = 0, searches_per_world
         self.rng = np.random.default_rng(mix(seed, 1))
+        self.names = {i for words in _NAME_WORDS for i in single_tokens(tokenizer, words)}
         self.writer: SearchWriter
 
     def rows(self, count: int, progress: float = 0.0) -> list[Row]:
         """The next `count` rows.
 
-        The first part of the training is about one or two documents: there is less around what has to be copied.
+        The first part of the training is about one or two documents: there is less around what has to be copied. Names
+        that nothing tells beforehand are mostly left out of the loss until late: nothing is to be learnt from them but
+        how often they occur, and they drown what can be.
         """
         if self.written >= self.searches_per_world:
             # Names are rarer or denser, as in users' worlds.
             self.writer = SearchWriter(_world_seed(self.seed, self.world), (2000, 6000, 12000)[self.world % 3])
             self.world, self.written = self.world + 1, 0
         self.written += count
-        return encode_rows(
-            self.tokenizer, [pair_text(*drawn) for drawn in self.writer.draw(count, self.rng, few=progress < _FEW)]
-        )
+        drawn = self.writer.draw(count, self.rng, few=progress < _FEW)
+        rows = encode_rows(self.tokenizer, [pair_text(*one) for one in drawn])
+        if progress < _ALL_NAMES:
+            for row in rows:
+                self._leave_out_new_names(row)
+        return rows
+
+    def _leave_out_new_names(self, row: Row) -> None:
+        seen: set[int] = set()
+        for i, token in enumerate(row.ids):
+            if token in self.names and token not in seen:
+                seen.add(token)
+                row.trained[i] = row.trained[i] and bool(self.rng.random() < _NEW_NAMES)
 
 
 def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
-    """The engine's prompt and the documents it is to be answered with.
-
-    Both are trained on: the prompt repeats names too, and teaches which words are names of what.
-    """
+    """The engine's prompt (not trained on) and the documents it is to be answered with (trained on)."""
     prompt = prompt_of(search.request, search.request.noisy is True, _OPTIONS)
-    return [(prompt, True), (documents_text(documents) + EOS, True)]
+    return [(prompt, False), (documents_text(documents) + EOS, True)]
 
 
 def documents_text(documents: tuple[Document, ...]) -> str:
@@ -169,6 +186,7 @@ def train_simulator(config: TinySimulatorConfig) -> Path:
         model = new_model(shape, seed=config.seed)
         induction_init(model, seed=config.seed)
         group_names(model, tokenizer, seed=config.seed)
+        look_at_relations(model, tokenizer, seed=config.seed)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         use_block_attention(model)
         simulator = Policy(model, tokenizer, AgentCard())
@@ -209,7 +227,12 @@ def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
     return build_tokenizer(texts(), vocab_size, tags=(), pieces=pieces)
 
 
-def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int, shared: int = 20) -> None:
+def single_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    """The ids of those words that are one token, with the blank in front of them."""
+    return [piece[0] for piece in tokenizer([f" {word}" for word in words])["input_ids"] if len(piece) == 1]
+
+
+def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
     """Let the words of one list start alike: the first dimensions of their embeddings are the same.
 
     What may stand in a place (a first name, the root of a town's name, a year) is then learnt for all of them at once,
@@ -219,7 +242,6 @@ def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, s
         model: fresh from `induction_init`, whose embeddings begin with a constant; tied.
         tokenizer: of the model.
         seed: of the vectors.
-        shared: how many dimensions are shared.
     """
     import torch
 
@@ -228,9 +250,40 @@ def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, s
     weight = embeddings.weight
     with torch.no_grad():
         for words in _NAME_WORDS:
-            ids = [piece[0] for piece in tokenizer([f" {word}" for word in words])["input_ids"] if len(piece) == 1]
-            if ids:
-                weight[ids, 1 : 1 + shared] = 0.8 * torch.randn(shared, generator=generator)
+            if ids := single_tokens(tokenizer, words):
+                weight[ids, 1 : 1 + _SHARED] = 0.8 * torch.randn(_SHARED, generator=generator)
+
+
+def look_at_relations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Write a head into layer 1 that looks at the relation that is asked for ("spouse of"), wherever it stands.
+
+    Which of its subject's passages answers a search hangs on this one token, and a tiny model is long in finding it.
+    The tokens of the relations share dimensions of their embeddings, as the words of a list do; the head's keys hold
+    the product with these beside a constant, its queries ask for the product. Everything stays trainable.
+
+    Args:
+        model: fresh from `induction_init`, with 3 heads or more.
+        tokenizer: of the model.
+        seed: of the vectors.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(mix(seed, 4) >> 1)
+    config, body = model.config, cast(Any, model).model
+    width, head_dim = config.hidden_size, config.head_dim
+    shared = 0.8 * torch.randn(_SHARED, generator=generator)
+    head, slowest = slice(2 * head_dim, 3 * head_dim), head_dim // 2 - 1  # rotary pairs slow down towards the half
+    query, key = torch.zeros(head_dim, width), torch.zeros(head_dim, width)
+    query[slowest, 0] = 1.0
+    key[slowest, 1 : 1 + _SHARED] = shared
+    key[slowest - 1, 0] = 0.4 * float(shared.square().sum())  # with the constant 2: 0.8 of a relation's own product
+    with torch.no_grad():
+        relations = single_tokens(tokenizer, [f"{relation.noun} of" for relation in RELATIONS])
+        body.embed_tokens.weight[relations, 1 : 1 + _SHARED] = shared
+        attention = body.layers[1].self_attn
+        attention.q_proj.weight[head], attention.k_proj.weight[head] = query, key
+        attention.v_proj.weight[head] = torch.randn(head_dim, width, generator=generator) / width**0.5
+        attention.o_proj.weight[:, head] = torch.randn(width, head_dim, generator=generator) / width**0.5
 
 
 def _world_seed(seed: int, *path: int) -> int:
@@ -242,6 +295,15 @@ _NAME_WORDS: tuple[Sequence[str], ...] = (
     *(TITLE_ADJECTIVES, TITLE_NOUNS, tuple(map(str, range(1600, 1961)))),
 )
 """The words that names are made of, and the years."""
+
+_NEW_NAMES = 0.2
+"""Share of the names not seen before in a text that are trained on all the same, to begin with."""
+
+_ALL_NAMES = 0.65
+"""When all of them are, as a share of the tokens."""
+
+_SHARED = 20
+"""Dimensions of the embeddings that words of one list, or all relations, share at the start."""
 
 _FEW = 0.2
 """Share of the tokens that goes to sets of one or two documents."""

@@ -59,3 +59,15 @@ def test_searches_with_other_steps_are_other_searches() -> None:
     engine = SimulatedEngine(backend, options=SimulationOptions(prompt="tiny"))
     engine.search([ask(steps=()), ask(steps=("Bo Ek",)), ask(steps=("Bo Ek",))])
     assert len({prompt.text for prompt in backend.prompts}) == 2
+
+
+def test_the_first_useful_documents_of_the_tiny_style_are_mixed() -> None:
+    backend = FakeBackend(lambda *_: numbered("Paris", "b", "c", "d", "e"))
+    engine = SimulatedEngine(backend, options=SimulationOptions(prompt="tiny"))
+    asked = [ask(seed=seed, top_k=5) for seed in range(60)]
+    shown = ["".join(d.text[0] for d in result.documents) for result in engine.search(asked)]
+    assert {text[:3] for text in shown} == {"Pbc", "Pcb", "bPc", "bcP", "cPb", "cbP"}
+    assert {text[3:] for text in shown} == {"de"}
+    assert shown == ["".join(d.text[0] for d in result.documents) for result in engine.search(asked)]
+    noisy = engine.search([ask(seed=seed, top_k=5, noisy=True, answers=("x",)) for seed in range(20)])
+    assert {"".join(d.text[0] for d in result.documents) for result in noisy} == {"Pbcde"}

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"zerosearch_env": "zerosearch_env", "agents": "zerosearch_agents", "benchmarks": "zerosearch_benchmarks"}
-DATA = [("agents", "presets"), ("agents", "assets"), ("agents", "templates")]
+DATA = [("agents", "presets"), ("agents", "assets"), ("agents", "templates"), ("zerosearch_env", "assets")]
 
 
 @pytest.fixture(scope="module")

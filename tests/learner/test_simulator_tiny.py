@@ -48,6 +48,7 @@ def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter)
             assert not any(contains_answer(text, (step,)) for step in search.request.steps)
         elif search.request.top_k >= len(search.wanted):
             assert all(contains_answer(text, (wanted,)) for wanted in search.wanted)
+            assert not search.wanted or contains_answer(full_text(documents[0]), (search.wanted[0],))
         forms.add(search.form)
     assert forms == set(FORMS)
 
@@ -110,6 +111,51 @@ def test_rows_follow_the_seed_and_begin_with_few_documents(trained: Path) -> Non
     assert rows != PairWriter(tokenizer, 1).rows(8, 0.5)
     early = PairWriter(tokenizer, 0).rows(20, 0.0)
     assert all("Doc 3:" not in tokenizer.decode(row.ids) for row in early)
+
+
+def test_names_that_nothing_tells_are_mostly_left_out_at_first(trained: Path) -> None:
+    from zerosearch_agents.model import load_policy
+
+    tokenizer = load_policy(trained).tokenizer
+    early, late = (PairWriter(tokenizer, 3).rows(40, progress) for progress in (0.5, 0.9))
+    assert [row.ids for row in early[:1]] == [row.ids for row in late[:1]]
+    writer = PairWriter(tokenizer, 3)
+    new = copied = kept = 0
+    for row in early:
+        prompt = row.trained.index(True)
+        seen: set[int] = set()
+        for i, (token, trained_on) in enumerate(zip(row.ids, row.trained, strict=True)):
+            if i >= prompt and token in writer.names:
+                new += token not in seen
+                kept += trained_on and token not in seen
+                copied += trained_on and token in seen
+            seen.add(token)
+    assert copied > 100
+    assert 0.1 < kept / new < 0.35
+    first = early[0].trained.index(True)
+    assert all(late[0].trained[first:])
+    assert not any(late[0].trained[: late[0].trained.index(True)])
+
+
+def test_a_head_looks_at_the_relation_that_is_asked_for() -> None:
+    import torch
+
+    from zerosearch_agents.model import new_model, tiny_config
+    from zerosearch_agents.simulator_tiny import group_names, look_at_relations
+    from zerosearch_agents.tiny_init import ROPE_THETA, induction_init
+
+    tokenizer = learn_tokenizer(0, 3584)
+    model = new_model(tiny_config(len(tokenizer), rope_theta=ROPE_THETA))
+    induction_init(model)
+    group_names(model, tokenizer, seed=0)
+    look_at_relations(model, tokenizer, seed=0)
+    model.set_attn_implementation("eager")
+    text = "Question: Who is married to Alis Pemley?\nAnswer: Peron Millcroft\nQuery: spouse of Alis Pemley\nuseful 5\n"
+    ids = tokenizer(text + "Doc 1: (Title: Alis Pemley) Alis Pemley", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        weights = model(ids, output_attentions=True).attentions[1][0, 2, -1]
+    assert tokenizer.decode(ids[0, weights.argmax()]) == " spouse of"
+    assert weights.max() > 0.9
 
 
 def test_the_same_seed_gives_the_same_files(trained: Path, tmp_path: Path) -> None:
