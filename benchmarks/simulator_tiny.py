@@ -27,7 +27,7 @@ from zerosearch_env.engines.passages import full_text
 from zerosearch_env.engines.simulated import SimulatedEngine
 from zerosearch_env.engines.simulated_guard import leaks
 from zerosearch_env.engines.simulated_parse import parse_documents
-from zerosearch_env.engines.simulated_sets import SimulationOptions, make_set
+from zerosearch_env.engines.simulated_sets import SimulationOptions, make_set, sought_answers
 from zerosearch_env.engines.simulated_spec import TINY_MODEL
 from zerosearch_env.errors import require
 from zerosearch_env.llm import TransformersBackend
@@ -139,11 +139,14 @@ def early_shares(sets: Sets) -> dict[str, Any]:
 
 
 def noisy_shares(sets: Sets) -> dict[str, Any]:
-    """How many noisy sets hold a gold answer (`leaks`, as the guard sees it), or the answer of a step on the way."""
+    """How many noisy sets hold a gold answer, as the guard sees it, or a step's answer that the query does not name."""
     noisy = [(s.request, documents) for s, documents in sets if s.request.noisy]
+    stepwise = [
+        (steps, documents) for request, documents in noisy if (steps := sought_answers(request)[len(request.answers) :])
+    ]
     return {
         "answer": share([any(leaks(d, request.answers) for d in documents) for request, documents in noisy]),
-        "answer of a step": share([any(leaks(d, request.steps) for d in documents) for request, documents in noisy]),
+        "answer of a step": share([any(leaks(d, steps) for d in documents) for steps, documents in stepwise]),
     }
 
 
@@ -162,8 +165,8 @@ def quality(model: str, world: Dataset, count: int, seed: int) -> dict[str, Any]
     engine = open_simulator(model)
     returned = answer(engine, asked)
     blind = [replace(s, request=replace(s.request, steps=())) for s in asked if s.request.steps and not s.request.noisy]
-    told_nothing = answer(engine, blind)
     stats = engine.stats()
+    told_nothing = answer(engine, blind)
     engine.close()
     real = answer(make_engine("corpus", dataset=world), asked)
     documents = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import gymnasium as gym
@@ -112,6 +113,10 @@ def test_whole_episodes_in_the_environment(level: float) -> None:
         return seen
 
     assert play() == play()
+
+
+def test_a_cache_knows_it_by_its_contents(engine: SimulatedEngine) -> None:
+    assert re.fullmatch(r"tiny [0-9a-f]{16} \(float32\)", engine._backend.identity)
 
 
 def test_the_spec_stands_alone() -> None:

@@ -150,8 +150,8 @@ def test_a_head_looks_at_the_relation_that_is_asked_for() -> None:
     group_names(model, tokenizer, seed=0)
     look_at_relations(model, tokenizer, seed=0)
     model.set_attn_implementation("eager")
-    text = "Question: Who is married to Alis Pemley?\nAnswer: Peron Millcroft\nQuery: spouse of Alis Pemley\nuseful 5\n"
-    ids = tokenizer(text + "Doc 1: (Title: Alis Pemley) Alis Pemley", return_tensors="pt")["input_ids"]
+    text = "Question: Who is married to Bren Pemley?\nAnswer: Peron Millcroft\nQuery: spouse of Bren Pemley\nuseful 5\n"
+    ids = tokenizer(text + "Doc 1: (Title: Bren Pemley) Bren Pemley", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         weights = model(ids, output_attentions=True).attentions[1][0, 2, -1]
     assert tokenizer.decode(ids[0, weights.argmax()]) == " spouse of"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,7 +113,10 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
 
         if kind == "hf":
             return TransformersBackend(what, **given)
-        return TransformersBackend(str(TINY_MODEL), **{"device": "cpu", "dtype": "float32", "max_batch": 64, **given})
+        # By its contents: caches are shared between installations, and another release may bring another model.
+        contents = hashlib.blake2b((TINY_MODEL / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+        defaults = {"device": "cpu", "dtype": "float32", "max_batch": 64, "known_as": f"tiny {contents}"}
+        return TransformersBackend(str(TINY_MODEL), **{**defaults, **given})
     if kind == "vllm":
         from ..llm.vllm import VLLMBackend
 

@@ -34,6 +34,7 @@ class TransformersBackend:
         dtype: for example `"bfloat16"`; None takes the checkpoint's own.
         max_batch: prompts that are completed at once, at least 1.
         loaded: a model and its tokenizer, ready-made, instead of loading `model`.
+        known_as: stands for the model in the keys of cached results; None is `model`.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -49,12 +50,14 @@ class TransformersBackend:
         dtype: str | None = None,
         max_batch: int = 32,
         loaded: tuple[Any, Any] | None = None,
+        known_as: str | None = None,
     ) -> None:
         if not model:
             raise ConfigError('a model is needed: "simulated:hf:FOLDER" or "simulated:hf:NAME"')
         if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
             raise ConfigError(f"max_batch must be an integer of at least 1, got {max_batch!r}")
         self.model = model
+        self._known_as = known_as or model
         self._device = device
         self._dtype = dtype
         self._max_batch = max_batch
@@ -65,7 +68,7 @@ class TransformersBackend:
     @property
     def identity(self) -> str:
         """The model's name and the type of its numbers."""
-        return self.model if self._dtype is None else f"{self.model} ({self._dtype})"
+        return self._known_as if self._dtype is None else f"{self._known_as} ({self._dtype})"
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion per prompt, in order.
