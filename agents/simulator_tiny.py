@@ -71,7 +71,7 @@ class TinySimulatorConfig:
     """Tokens of the tokenizer; the world's names need about 2,000."""
     seed: int = 0
     """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
-    tokens: float = 5e6
+    tokens: float = 8e6
     """Tokens to train on, prompts included."""
     batch_tokens: int = 1500
     """Tokens of one optimizer step (about; whole texts)."""

@@ -37,6 +37,9 @@ from zerosearch_env.types import Dataset, Document
 from .measure import Case, default_output, machine, measure, print_timings, write_record
 from .style_distance import style_distance
 
+TEMPERATURE = 0.65
+"""The default of "simulated:tiny"."""
+
 Sets = list[tuple[Search, tuple[Document, ...]]]
 
 _TEMPLATES = (
@@ -73,7 +76,7 @@ def searches(world: Dataset, count: int, seed: int) -> list[Search]:
 
 def first_samples(model: str, asked: Sequence[Search]) -> tuple[Sets, list[bool]]:
     """What the model writes before anything is checked, and which of it could not be read (no documents then)."""
-    options = SimulationOptions(prompt="tiny")
+    options = SimulationOptions(prompt="tiny", temperature=TEMPERATURE)
     prompts = [next(make_set(s.request, s.request.noisy is True, options, source="")) for s in asked]
     backend = TransformersBackend(model, device="cpu", dtype="float32", max_batch=64)
     parsed = [
@@ -153,7 +156,7 @@ def noisy_shares(sets: Sets) -> dict[str, Any]:
 def open_simulator(model: str) -> SimulatedEngine:
     """The engine of "simulated:tiny" with a model of one's own."""
     spec = {"kind": "simulated", "argument": f"hf:{model}", "prompt": "tiny", "device": "cpu", "dtype": "float32"}
-    engine = make_engine({**spec, "max_batch": 64})
+    engine = make_engine({**spec, "max_batch": 64, "temperature": TEMPERATURE})
     assert isinstance(engine, SimulatedEngine)
     return engine
 

@@ -32,7 +32,7 @@ def simulated_engine(
     dataset: Dataset | None,
     *,
     prompt: str | None = None,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     top_p: float = 1.0,
     max_tokens: int | None = None,
     resamples: int = 3,
@@ -56,7 +56,7 @@ def simulated_engine(
         dataset: not used; a request brings its question along.
         prompt: as in `SimulationOptions`, like those up to `max_document_chars`; None is `"tiny"` for `tiny`, and else
             `"tuned"`.
-        temperature: of the sampling.
+        temperature: of the sampling; None is 0.65 for `tiny`, which copies better so, and else 0.8.
         top_p: of the sampling.
         max_tokens: of a completion.
         resamples: after unusable and leaking samples.
@@ -96,7 +96,7 @@ def simulated_engine(
             raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")
     options = SimulationOptions(
         prompt=prompt or ("tiny" if kind == "tiny" else "tuned"),
-        temperature=temperature,
+        temperature=(0.65 if kind == "tiny" else 0.8) if temperature is None else temperature,
         top_p=top_p,
         max_tokens=max_tokens,
         resamples=resamples,
