@@ -11,7 +11,6 @@ BENCHMARKS = {
     "corpus-engine": ("corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
     "dense": ("dense", "Passages and queries per CPU second of the dense engine, and recall of its approximate kinds."),
     "simulated": ("simulated", "The simulated engine: cost of its client, throughput on a server, cache hits."),
-    "simulator-tiny": ("simulator_tiny", "The tiny simulation LLM: answers, leaks, style, documents per second."),
     "world-generation": ("world_generation", "Passages per second of the synthetic world."),
     "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
     "learning": ("learning", "What the quickstart learns, for several seeds."),

@@ -42,9 +42,6 @@ COMMANDS: dict[str, Command] = {
     "pretrain": Command(
         "zerosearch_agents.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
-    "pretrain-simulator": Command(
-        "zerosearch_agents.simulator_tiny", "Train the small simulation LLM that the package ships.", "train"
-    ),
     "train": Command("zerosearch_agents.train_cli", "Train a policy with reinforcement learning.", "train"),
     "eval": Command(
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"

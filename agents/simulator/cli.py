@@ -2,7 +2,8 @@
 
     collect -> label -> extract -> train -> evaluate
 
-Each stage reads a file and writes a file with a manifest, and can be run alone.
+Each stage reads a file and writes a file with a manifest, and can be run alone. `tiny` stands beside them: it makes the
+simulation LLM that the package ships.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zerosearch_env.errors import unknown_name
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline."""
+    """One stage of the pipeline, or what stands beside it."""
 
     module: str
     """Beside this one; holds the next two."""
@@ -48,6 +49,9 @@ STAGES: dict[str, Stage] = {
     "train": Stage("train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
     "evaluate": Stage(
         "evaluate", "SimulatorEvalConfig", "run_evaluate", "Measure a simulated engine: noise, leaks, style, attacks."
+    ),
+    "tiny": Stage(
+        "tiny", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` anew, from the synthetic world alone."
     ),
 }
 

@@ -115,8 +115,8 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         attacked = _attacked(probes, config)
         total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
         bar = stack.enter_context(CountBar("searches", total))
-        warm_up = SearchRequest(probes[0].query, probes[0].question, probes[0].answers, False, top_k, ~config.seed)
-        engine.search([warm_up])  # loads the model, which belongs to no document's time
+        # loads the model, which belongs to no document's time
+        engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
         levels, found = [], {}
         for level in config.levels:
             searches = at_level(probes, level, top_k=top_k, seed=config.seed)
@@ -184,7 +184,7 @@ def attack_report(
     rows = []
     for i, attack in enumerate(ATTACKS):
         searches = [
-            (p, SearchRequest(attack.of(p.question), p.question, p.answers, True, top_k, mix(config.seed, 7, i, j)))
+            (p, p.request(attack.of(p.question), True, top_k, mix(config.seed, 7, i, j)))
             for j, p in enumerate(attacked)
         ]
         asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))

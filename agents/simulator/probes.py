@@ -31,6 +31,12 @@ class Probe:
     """What the query itself asks for; None where that is not known."""
     documents: tuple[Document, ...] = ()
     """What the real engine returned for it; empty where it was not asked."""
+    steps: tuple[str, ...] = ()
+    """Answers of the question's steps before the last, where they are known."""
+
+    def request(self, query: str, noisy: bool, top_k: int, seed: int) -> SearchRequest:
+        """A search of this question."""
+        return SearchRequest(query, self.question, self.answers, noisy, top_k, seed, steps=self.steps)
 
 
 def world_probes(questions: Sequence[Question]) -> list[Probe]:
@@ -48,7 +54,8 @@ def world_probes(questions: Sequence[Question]) -> list[Probe]:
         for name, found in zip(metadata["relations"], metadata["chain"], strict=True):
             relation = BY_NAME[name]
             hop_answers = (found, *aliases(relation.object, found))
-            probes.append(Probe(f"{relation.noun} of {subject}", question.text, question.answers, hop_answers))
+            query = f"{relation.noun} of {subject}"
+            probes.append(Probe(query, question.text, question.answers, hop_answers, steps=question.steps))
             subject = found
     return probes
 
@@ -80,8 +87,7 @@ def at_level(probes: Sequence[Probe], level: float, *, top_k: int, seed: int) ->
     searches = []
     for i, probe in enumerate(probes):
         noisy = uniform(seed, i, 0) < level
-        request = SearchRequest(probe.query, probe.question, probe.answers, noisy, top_k, mix(seed, i, 1))
-        searches.append((probe, request))
+        searches.append((probe, probe.request(probe.query, noisy, top_k, mix(seed, i, 1))))
     return searches
 
 

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import gymnasium as gym
 import pytest
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.simulator_tiny import (
-    answer,
-    first_samples,
-    noisy_shares,
-    open_simulator,
-    searches,
-    template_documents,
-    useful_shares,
-)
-from zerosearch_benchmarks.style_distance import style_distance
+from zerosearch_agents.simulator.probes import at_level, choose, world_probes
 from zerosearch_env.datasets.world import WorldConfig, make_world
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.simulated import SimulatedEngine
 from zerosearch_env.engines.simulated_spec import TINY_MODEL
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.types import Dataset, SearchRequest
+from zerosearch_env.types import SearchRequest
 
 pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def world() -> Dataset:
-    return make_world(WorldConfig(seed=11, passages=2000, questions=400), "test")
+def requests() -> list[SearchRequest]:
+    """Searches for every hop of questions about entities that it never saw, half of them noisy."""
+    world = make_world(WorldConfig(seed=11, passages=2000, questions=400), "test")
+    return [request for _, request in at_level(choose(world_probes(world.questions), 12, 1), 0.5, top_k=5, seed=1)]
 
 
 @pytest.fixture(scope="module")
@@ -47,35 +41,17 @@ def test_the_asset_is_small() -> None:
     assert sum(file.stat().st_size for file in TINY_MODEL.iterdir()) <= 8_000_000
 
 
-def test_its_figures_on_entities_that_it_never_saw(world: Dataset, engine: SimulatedEngine) -> None:
-    asked = searches(world, 160, 5)
-    raw, unusable = first_samples(str(TINY_MODEL), asked)
-    assert sum(unusable) <= 3
-    returned = answer(engine, asked)
-    assert useful_shares(returned)["all"]["share"] >= 0.85  # 0.9 is the aim; this is a small sample
-    assert noisy_shares(raw)["answer"]["share"] <= 0.05
-    assert noisy_shares(returned)["answer"]["share"] == 0.0
-    assert all(len(documents) == 5 for _, documents in returned)
-
-    real = [d for _, documents in answer(make_engine("corpus", dataset=world), asked) for d in documents]
-    simulated = [d for _, documents in returned for d in documents]
-    template = [d for search in asked for d in template_documents(search)]
-    distances = [style_distance(documents, real)["mean"] for documents in (simulated, template)]
-    assert distances[0] < 0.6 * distances[1]
-
-
-def test_a_search_gives_the_same_documents_alone_and_in_a_batch(world: Dataset, engine: SimulatedEngine) -> None:
-    requests = [search.request for search in searches(world, 12, 1)]
+def test_a_search_gives_the_same_documents_alone_and_in_a_batch(
+    requests: list[SearchRequest], engine: SimulatedEngine
+) -> None:
     together = [result.documents for result in engine.search(requests)]
-    alone = [open_simulator(str(TINY_MODEL)).search([request])[0].documents for request in requests[:3]]
-    assert alone == together[:3]
+    assert [make_engine("simulated:tiny").search([request])[0].documents for request in requests[:3]] == together[:3]
     assert [result.documents for result in engine.search(requests[::-1])][::-1] == together
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 8])
-def test_other_numbers_of_documents(world: Dataset, engine: SimulatedEngine, top_k: int) -> None:
-    asked = [search.request for search in searches(world, 8, 2)]
-    found = engine.search([SearchRequest(r.query, r.question, r.answers, r.noisy, top_k, r.seed) for r in asked])
+def test_other_numbers_of_documents(requests: list[SearchRequest], engine: SimulatedEngine, top_k: int) -> None:
+    found = engine.search([replace(request, top_k=top_k) for request in requests[:8]])
     assert all(len(result.documents) == top_k for result in found)
 
 

@@ -17,7 +17,7 @@ from zerosearch_agents.pretrain import PROMPT, PretrainConfig, Writer, main, pre
 from zerosearch_agents.reading import open_library
 from zerosearch_agents.tokenizer import TAGS
 from zerosearch_env import cli
-from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError
+from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError, TrainingError
 
 SMALL = PretrainConfig(
     hidden=32, layers=3, heads=4, mlp=48, vocab_size=512, base_tokens=6000, warm_tokens=2000, batch_tokens=600
@@ -265,7 +265,7 @@ def test_a_loss_that_is_no_number_ends_the_run(whole: Path, tmp_path: Path) -> N
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.fill_(float("nan"))
     save_policy(policy, tmp_path / "broken")
-    with pytest.raises(module.TrainingError, match=r"loss of stage base is nan .* lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"loss of stage base is nan .* lower the learning rate"):
         pretrain(replace(SMALL, output=str(tmp_path / "new"), start=str(tmp_path / "broken")))
 
 

@@ -16,7 +16,7 @@ from zerosearch_env.datasets.world_text import BY_NAME, RELATIONS
 from zerosearch_env.engines.corpus import CorpusEngine
 from zerosearch_env.types import Document, Question, SearchRequest
 
-from .reading import Library, open_library
+from ..reading import Library, open_library
 
 QueryForm = Literal["fact", "short fact", "wh-question", "question", "name", "short name", "off the path"]
 

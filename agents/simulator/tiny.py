@@ -1,7 +1,7 @@
-"""`zerosearch simulator tiny`: the tiny simulation LLM, made from the synthetic world alone.
+"""The tiny simulation LLM, made from the synthetic world alone; the defaults make the shipped one.
 
 It is trained on searches in train worlds, as the simulated engine's prompt "tiny" puts them, and on the documents that
-the corpus engine answers them with (`simulator_world.py`). The result is an ordinary Transformers directory. The engine
+the corpus engine answers them with (`tiny_world.py`). The result is an ordinary Transformers directory. The engine
 "simulated:tiny" has the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` takes any.
 """
 
@@ -33,12 +33,12 @@ from zerosearch_env.errors import ConfigError, require, unknown_name
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document
 
-from .fit import FitOptions, Row, encode_rows, fit, one_thread
-from .policy_files import check_replaceable
-from .pretrain import expect
-from .reading import Segment
-from .simulator_world import Search, SearchWriter
-from .tokenizer import EOS
+from ..fit import FitOptions, Row, encode_rows, fit, one_thread
+from ..policy_files import check_replaceable
+from ..pretrain import expect
+from ..reading import Segment
+from ..tokenizer import EOS
+from .tiny_world import Search, SearchWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -150,13 +150,17 @@ def documents_text(documents: tuple[Document, ...]) -> str:
     return "\n".join(f"Doc {n}: (Title: {d.title}) {d.text}" for n, d in enumerate(documents, 1))
 
 
-def train_simulator(config: TinySimulatorConfig) -> Path:
+def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any]:
     """Make the tiny simulation LLM and save it; progress is printed.
 
     It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
 
+    Args:
+        config: what decides about it.
+        command: not kept: everything that decides is in the configuration.
+
     Returns:
-        Its directory.
+        Its directory and the tokens that it was trained on.
 
     Raises:
         ConfigError: when the model cannot have the wanted shape, or the output would replace something else.
@@ -167,9 +171,9 @@ def train_simulator(config: TinySimulatorConfig) -> Path:
     check_replaceable(output)
     require("torch", "train")
     require("transformers", "train")
-    from .attention import use_block_attention
-    from .model import AgentCard, Policy, new_model, save_policy, tiny_config
-    from .tiny_init import ROPE_THETA, induction_init
+    from ..attention import use_block_attention
+    from ..model import AgentCard, Policy, new_model, save_policy, tiny_config
+    from ..tiny_init import ROPE_THETA, induction_init
 
     with one_thread():
         tokenizer = learn_tokenizer(config.seed, config.vocab_size)
@@ -198,15 +202,14 @@ def train_simulator(config: TinySimulatorConfig) -> Path:
             if done or time.monotonic() - saved > 60 * config.save_every_minutes:
                 save_policy(simulator, output, dtype="bfloat16")
                 saved = time.monotonic()
-    print(f"wrote {output}", flush=True)
-    return output
+    return {"tokens": int(config.tokens), "model": str(output)}
 
 
 def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE over `PIECES`, learnt from the seed's own worlds; every word of a name is one token."""
     from tokenizers import Regex, pre_tokenizers
 
-    from .tokenizer import build_tokenizer
+    from ..tokenizer import build_tokenizer
 
     pieces = pre_tokenizers.Sequence(
         [
@@ -310,23 +313,3 @@ _FEW = 0.2
 
 _WORD_REPEATS = 100
 """How often every word of a name is shown to the tokenizer besides its natural occurrences."""
-
-_HELP = """Make the tiny simulation LLM from the synthetic world alone; the defaults reproduce the shipped one.
-
-It learns to answer searches as the built-in search engine does: useful ones with passages that state what is asked
-for, noisy ones with passages that do not."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of `zerosearch simulator tiny`.
-
-    Args:
-        argv: arguments after the command; None takes those of the process.
-
-    Returns:
-        The exit status, 0. Errors and Ctrl-C are left to the caller (`zerosearch_env.cli`).
-    """
-    import tyro
-
-    train_simulator(tyro.cli(TinySimulatorConfig, args=argv, prog="zerosearch pretrain-simulator", description=_HELP))
-    return 0
