@@ -121,6 +121,8 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         for level in config.levels:
             searches = at_level(probes, level, top_k=top_k, seed=config.seed)
             asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
+            if not asked.found:
+                raise EngineError(f"all {len(asked.failures)} searches failed; the first: {asked.failures[0]}")
             found[level] = asked.found
             levels.append(level_report(level, asked))
         attacks = attack_report(engine, attacked, config, top_k, bar) if attacked else None

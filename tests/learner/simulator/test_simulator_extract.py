@@ -125,7 +125,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_pairs_are_named(tmp_path: Path) -> None:
     good = as_record(pair("tree"))
     path = write(tmp_path / "pairs.jsonl", good, {**good, "prompt_id": "tuned-0"})
-    with pytest.raises(DataError, match="row 2: field 'prompt_id': expected one of few-shot-1, tuned-1"):
+    with pytest.raises(DataError, match="row 2: field 'prompt_id': expected one of few-shot-1, tiny-1, tuned-1"):
         read_pairs(path)
     assert len(read_pairs(path, on_bad_row="skip")) == 1
 
