@@ -40,18 +40,30 @@ def test_the_tiny_prompt_is_short_and_a_noisy_one_tells_nothing() -> None:
     assert noisy == "Question: Who taught the author of It?\nQuery: ?\nnoisy 2\n"
 
 
-def test_a_step_counts_as_found_until_the_query_names_it() -> None:
+def test_what_is_sought_is_the_step_behind_the_one_that_the_query_names() -> None:
+    request = ask("author of It", steps=("Bo Ek", "Ulm"))
+    for query, sought in {
+        "author of It": ("Bo Ek",),
+        "birthplace of BO EK": ("Ulm",),
+        "where was Ek born": ("Ulm",),
+        "capital of the region of Ulm": ("Paris", "City of Light"),
+        "Ek, Ulm": ("Paris", "City of Light"),
+    }.items():
+        assert sought_answers(replace(request, query=query)) == sought
+    assert sought_answers(replace(request, steps=())) == ("Paris", "City of Light")
+
+
+def test_a_set_without_it_is_sampled_again() -> None:
     request = ask("author of It", steps=("Bo Ek",))
-    assert sought_answers(request) == ("Paris", "City of Light", "Bo Ek")
-    assert sought_answers(replace(request, query="teacher of BO EK")) == ("Paris", "City of Light")
     written = numbered("It is by Bo Ek.", "b", "c")
     backend = FakeBackend(lambda *_: written)
     engine = SimulatedEngine(backend, options=SimulationOptions(prompt="tiny"))
     engine.search([request])
     assert engine.stats().misses == 0
     assert len(backend.prompts) == 1
-    engine.search([replace(request, query="teacher of Bo Ek")])
+    engine.search([replace(request, query="teacher of Ek")])
     assert engine.stats().misses == 1
+    assert len(backend.prompts) == 3
 
 
 def test_searches_with_other_steps_are_other_searches() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError, unknown_name
 from ..llm.backend import Completion, Prompt
 from ..randomness import mix
-from ..rewards import contains_answer
+from ..rewards import contains_answer, normalize_answer
 from ..types import Document, SearchRequest
 from .simulated_guard import leaks, redact
 from .simulated_parse import parse_documents
@@ -103,8 +103,19 @@ def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -
 
 
 def sought_answers(request: SearchRequest) -> tuple[str, ...]:
-    """What useful documents may state: an answer of the question, or of a step that the query does not name already."""
-    return (*request.answers, *(step for step in request.steps if not contains_answer(request.query, (step,))))
+    """What useful documents are to state: the answer of the step behind the last one that the query names.
+
+    A query names a step's answer by all of it or by its last word ("birthplace of Holm"). Without known steps, and
+    when it names the last of them, that is a gold answer of the question.
+    """
+    words = normalize_answer(request.query).split()
+    named = [contains_answer(request.query, (step,)) or _last_word(step) in words for step in request.steps]
+    following = max((number + 1 for number, known in enumerate(named) if known), default=0)
+    return (request.steps[following],) if following < len(request.steps) else request.answers
+
+
+def _last_word(text: str) -> str | None:
+    return next(reversed(normalize_answer(text).split()), None)
 
 
 def make_set(
