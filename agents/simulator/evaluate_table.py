@@ -28,8 +28,8 @@ class Rows:
 _LEVEL_ROWS = (
     ("realised noise %", "realised_noise", 100),
     ("useful sets with the question's answer %", "useful_with_answer", 100),
-    ("  before resampling", "useful_with_answer_before", 100),
     ("useful sets with their hop's answer %", "useful_with_hop_answer", 100),
+    ("  what was sought, before resampling", "useful_with_sought_before", 100),
     ("noisy sets with the question's answer %", "noisy_with_answer", 100),
     ("  before the guard", "noisy_with_answer_before", 100),
     ("noisy sets with their hop's answer %", "noisy_with_hop_answer", 100),

@@ -120,7 +120,7 @@ def level_report(level: float, asked: Asked) -> dict[str, Any]:
         "noisy_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in noisy if hops),
     }
     if (stats := asked.stats) is not None:
-        report["useful_with_answer_before"] = wilson(stats["useful_sets"] - stats["misses"], stats["useful_sets"])
+        report["useful_with_sought_before"] = wilson(stats["useful_sets"] - stats["misses"], stats["useful_sets"])
         report["noisy_with_answer_before"] = wilson(stats["leaks"], stats["noisy_sets"])
         report |= {name: stats[name] for name in ("completions", "resamples", "redactions", "unusable", "cache_hits")}
     sets = [one.result.documents for one in asked.found]

@@ -82,7 +82,7 @@ def test_the_figures_of_each_level(pairs_file: Path) -> None:
     gardens = [i for i in range(24) if i % 6 < 4]
     with_answer = sum(i % 3 != 0 for i in gardens) / 16
     assert clean["realised_noise"]["mean"] == 0.0
-    assert clean["useful_with_answer"]["mean"] == clean["useful_with_answer_before"]["mean"] == with_answer
+    assert clean["useful_with_answer"]["mean"] == clean["useful_with_sought_before"]["mean"] == with_answer
     assert clean["useful_with_answer"]["low"] < with_answer < clean["useful_with_answer"]["high"]
     assert clean["noisy_with_answer"]["n"] == 0
     assert clean["useful_with_hop_answer"]["mean"] is None
