@@ -2,10 +2,13 @@
 #   make quickstart   train a small search agent and measure it; about 5 minutes on two cores after the installation
 #   make test         the test suite                  make test ARGS="-k noise -x"
 #   make check        what CI runs: linters, type checker, tests
+#   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
+#   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
 #   make format       let the formatter and the linter rewrite the code
 #   make clean        remove build products and caches (runs/ stays);  make distclean also removes .venv
 
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 ARGS ?=
 
@@ -17,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint check format clean distclean setup
+.PHONY: help quickstart test test-servers test-vllm lint check format clean distclean setup
 
 help:
-	@sed -n '2,6s/^#   *//p' Makefile
+	@sed -n '2,8s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -28,6 +31,13 @@ quickstart: $(VENV)/.ready-train
 # One thread for each of the two workers.
 test: $(VENV)/.ready-dev
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+test-servers: $(VENV)/.ready-servers
+	@$(BIN)/python -m pytest -q -m servers tests/servers/test_transformers_serve.py $(ARGS)
+
+test-vllm:
+	@python=$$(sh .ci/find-python) && "$$python" .ci/vllm_venv.py $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pytest -q -m servers tests/servers/test_vllm.py $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check --quiet
@@ -49,10 +59,10 @@ clean:
 	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(VLLM_VENV)
 
 # The stamps make a second call instant; editing pyproject.toml or constraints.txt installs again.
-$(VENV)/.ready-train $(VENV)/.ready-dev: $(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.ready-train $(VENV)/.ready-dev $(VENV)/.ready-servers: $(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing zerosearch-env[$*] into $(VENV) (once; a minute or two, longer on a slow network) ..."
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	@touch $@
