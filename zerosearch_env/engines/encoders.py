@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, EngineError, require
+from ..llm.quiet import no_progress_bars
 from .steady import Fillers, steady_batches
 
 Vectors = NDArray[np.float32]
@@ -237,7 +237,7 @@ def _load(kind: str, name: str, device: str | None) -> Any:
     """
     library = require("sentence_transformers", "dense")
     try:
-        with _no_bars():
+        with no_progress_bars("dense"):
             return getattr(library, kind)(name, device=device)
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         reason = str(cause).partition("\n")[0]
@@ -245,16 +245,3 @@ def _load(kind: str, name: str, device: str | None) -> Any:
             f"no {kind} could be loaded from {name!r}: {reason}. Expected a folder that sentence-transformers has "
             "saved, or the name of one on the hub (which needs a network or a filled cache)."
         ) from cause
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars over the weights."""
-    logging = require("transformers.utils.logging", "dense")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -19,6 +19,7 @@ from ..errors import ConfigError, EngineError, require
 from ..randomness import uniform_rows
 from .backend import Completion, Prompt
 from .chat import cut_at_stop, prompt_ids, too_long
+from .quiet import no_progress_bars
 
 _STOP_CHECK_EVERY = 8
 _COMPACT_BELOW = 0.75
@@ -124,7 +125,8 @@ class TransformersBackend:
                 raise ConfigError(f"dtype must be the name of a torch type such as 'bfloat16', got {self._dtype!r}")
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
-                model = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=self._dtype or "auto")
+                with no_progress_bars("train"):
+                    model = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=self._dtype or "auto")
             except (OSError, ValueError) as cause:
                 raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
