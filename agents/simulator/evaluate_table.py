@@ -30,6 +30,7 @@ _LEVEL_ROWS = (
     ("useful sets with the question's answer %", "useful_with_answer", 100),
     ("useful sets with their hop's answer %", "useful_with_hop_answer", 100),
     ("  what was sought, before resampling", "useful_with_sought_before", 100),
+    ("  a first hop's with the question's answer %", "useful_too_early", 100),
     ("noisy sets with the question's answer %", "noisy_with_answer", 100),
     ("  before the guard", "noisy_with_answer_before", 100),
     ("noisy sets with their hop's answer %", "noisy_with_hop_answer", 100),

@@ -116,6 +116,7 @@ def level_report(level: float, asked: Asked) -> dict[str, Any]:
         "realised_noise": share(one.noisy for one in asked.found),
         "useful_with_answer": share(one.holds(one.probe.answers) for one in useful),
         "useful_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in useful if hops),
+        "useful_too_early": share(one.holds(one.probe.answers) for one in useful if one.probe.on_the_way),
         "noisy_with_answer": share(one.leaks for one in noisy),
         "noisy_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in noisy if hops),
     }

@@ -34,6 +34,11 @@ class Probe:
     steps: tuple[str, ...] = ()
     """Answers of the question's steps before the last, where they are known."""
 
+    @property
+    def on_the_way(self) -> bool:
+        """Whether it asks for something that the question's answer depends on, and not for the answer itself."""
+        return self.hop_answers is not None and set(self.hop_answers).isdisjoint(self.answers)
+
     def request(self, query: str, noisy: bool, top_k: int, seed: int) -> SearchRequest:
         """A search of this question."""
         return SearchRequest(query, self.question, self.answers, noisy, top_k, seed, steps=self.steps)

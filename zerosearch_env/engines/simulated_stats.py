@@ -79,8 +79,9 @@ class Counters:
         counts = {"completions": made.completions, "unusable": made.unusable}
         counts["resamples"] = max(made.completions - 1, 0)
         if made.failure is None:
-            counts |= {"noisy_sets": 1, "leaks": made.leaked} if made.noisy else {"useful_sets": 1}
-            counts |= {"redactions": made.redactions, "misses": made.missed, "accepted_misses": made.accepted_miss}
+            counts |= {"noisy_sets": 1, "leaks": int(made.leaked)} if made.noisy else {"useful_sets": 1}
+            counts |= {"misses": int(made.missed), "accepted_misses": int(made.accepted_miss)}
+            counts["redactions"] = made.redactions
         self.add(**counts)
 
     def snapshot(self, **more: int) -> SimulatorStats:

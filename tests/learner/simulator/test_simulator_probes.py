@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from zerosearch_agents.simulator.pairs import Pair
-from zerosearch_agents.simulator.probes import at_level, choose, pair_probes, template_documents, world_probes
+from zerosearch_agents.simulator.probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines import make_engine
@@ -76,3 +76,9 @@ def test_the_template_states_the_answer_in_useful_sets_alone(pairs: list[Pair]) 
     assert all("oak" in d.text for d in template_documents(useful))
     assert not any("oak" in d.text for d in template_documents(noisy))
     assert len({d.text for d in template_documents(useful)}) == 2
+
+
+def test_which_searches_are_on_the_way() -> None:
+    assert Probe("author of X", "Where was the author of X born?", ("Ely",), ("Bo Ek",)).on_the_way
+    assert not Probe("birthplace of Bo Ek", "Where was the author of X born?", ("Ely",), ("Ely", "Ely town")).on_the_way
+    assert not Probe("X", "Where was the author of X born?", ("Ely",)).on_the_way
