@@ -63,13 +63,18 @@ def documents(prompt: str) -> str:
 
 
 def documents_after(latency_s: float) -> Handler:
-    """A handler that takes a while and then writes `documents`."""
+    """A handler that takes so long, its own work included, and then writes `documents`."""
 
     async def handler(call: Call) -> Reply:
-        await asyncio.sleep(latency_s)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         if call.path.endswith("/models"):
-            return Reply({"data": [{"id": "local"}]})
-        return chat(documents(call.body["messages"][-1]["content"]))
+            reply = Reply({"data": [{"id": "local"}]})
+        else:
+            reply = chat(documents(call.body["messages"][-1]["content"]))
+            reply = Reply(json.dumps(reply.body).encode())
+        await asyncio.sleep(latency_s - (loop.time() - began))
+        return reply
 
     return handler
 

@@ -192,11 +192,15 @@ def test_equal_pages_are_fetched_and_paid_once() -> None:
         await asyncio.to_thread(released.wait, 20)
         return await serving(call)
 
+    async def waiting(client: Any, count: int) -> None:
+        while sum(flight.waiting for flight in client._flights._flights.values()) != count:
+            await asyncio.sleep(0.005)
+
     async def main(client: Any) -> list[SearchResult]:
         searches = [asyncio.create_task(client.asearch(ask("third", seed=seed))) for seed in range(20)]
-        while sum(flight.waiting for flight in client._flights._flights.values()) < 20:
-            await asyncio.sleep(0.005)
+        await waiting(client, 20)
         searches.pop().cancel()
+        await waiting(client, 19)  # the cancellation has reached the other loop
         released.set()
         return await asyncio.gather(*searches)
 

@@ -190,6 +190,39 @@ def test_a_refused_connection_is_tried_again() -> None:
     assert "ClientConnectorError" in str(error)
 
 
+def ask_many(client: JsonClient, count: int) -> list[Any]:
+    async def run() -> list[Any]:
+        found = await asyncio.gather(
+            *(client.request("POST", "/x", body=number) for number in range(count)), return_exceptions=True
+        )
+        await client.aclose()
+        return found
+
+    return asyncio.run(run())
+
+
+def test_a_queue_behind_a_dead_server_ends_with_it() -> None:
+    client = JsonClient(
+        [f"http://127.0.0.1:{free_port()}/v1"], options(concurrency=1, attempts=1000, total_s=0.3, backoff_cap_s=0.02)
+    )
+    began = time.monotonic()
+    errors = ask_many(client, 20)
+    assert time.monotonic() - began < 3, "each of them had its own time"
+    assert all(isinstance(error, EngineError) for error in errors)
+    assert all("ClientConnectorError" in str(error) for error in errors)
+    assert errors[-1].attempts == 0
+
+
+def test_a_queue_behind_a_busy_server_waits_for_longer_than_one_request_may_take() -> None:
+    async def slow(call: Call) -> Reply:
+        await asyncio.sleep(0.04)
+        return Reply({})
+
+    with ServerThread(slow) as server:
+        replies = ask_many(JsonClient([server.url], options(concurrency=1, total_s=0.5)), 25)
+    assert all(isinstance(reply, JsonReply) for reply in replies)
+
+
 @pytest.mark.parametrize(("handler", "word"), [(stall, "SocketTimeoutError"), (cut, "ClientPayloadError")])
 def test_a_body_that_stops_halfway(handler: Callable[[Call], Any], word: str) -> None:
     with ServerThread(Script(handler)) as server:

@@ -20,7 +20,7 @@ from ..randomness import mix
 from .codecs import JSON, Codec
 from .options import HttpOptions, check_url
 from .privacy import hide
-from .replicas import Replica
+from .replicas import Breaker, Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
 from .session import Cleanup, Session, open_session
 
@@ -148,6 +148,7 @@ class JsonClient:
         sent = {**(headers or {}), **({"Content-Type": self._codec.content_type} if content is not None else {})}
         call = _Call(session, self.options, method, path, final, hopeless, seed, self._codec, self._gate)
         call.content, call.params, call.headers, call.hidden = content, dict(params or {}), sent, self._hidden
+        call.asked = time.monotonic()
         async with session.slots:
             return await call.run()
 
@@ -182,16 +183,21 @@ class _Call:
     params: dict[str, str] = field(default_factory=dict, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     hidden: Sequence[str] = field(default=(), repr=False)
+    asked: float = 0.0
+    """When the request was made; it may have waited for its turn since."""
 
     async def run(self) -> JsonReply:
         options, replicas = self.options, self.session.replicas
-        deadline = time.monotonic() + options.total_s
+        # Waiting behind others costs no time while the servers answer them. Behind a dead server it does: else each
+        # batch of those that wait would find out about it by itself.
+        deadline = max(self.asked, self.session.progress) + options.total_s
         last: Exception | None = None
         tried: set[str] = set()
         attempt = 0
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or attempt == options.attempts:
+                last = last or self.session.failure
                 raise self._give_up(attempt, last) from last
             picked = replicas.pick(avoid=tried)
             if picked is None:
@@ -204,6 +210,7 @@ class _Call:
                 return JsonReply(await self._attempt(replica, probe, left), attempt, replica.url)
             except _RetryableError as failure:
                 last, tried = failure, tried | {replica.url}
+                self.session.failure = failure
             except (StatusError, ValueError) as refusal:
                 raise EngineError(str(refusal), attempts=attempt) from refusal
             if attempt == options.attempts:
@@ -228,7 +235,8 @@ class _Call:
             if isinstance(stop, EngineError):
                 stop.attempts = attempts
             raise
-        return time.monotonic() - began
+        self.session.progress = time.monotonic()
+        return self.session.progress - began
 
     def _pause(self, attempt: int, failure: _RetryableError, tried: set[str]) -> float:
         """Seconds until the next attempt: none while another replica has not been tried in this round."""
@@ -258,22 +266,29 @@ class _Call:
             async with asyncio.timeout(left):
                 data = await self._send(replica)
         except _RetryableError as failure:
-            breaker.succeed() if failure.healthy else breaker.fail(probe=probe)
+            if failure.healthy:
+                self._answered(breaker)
+            else:
+                breaker.fail(probe=probe)
             raise
         except TimeoutError as cause:
             breaker.fail(probe=probe)
             raise _RetryableError(f"{replica.url}: no complete answer within {self.options.total_s:g} s") from cause
         except (StatusError, ValueError):
-            breaker.succeed()
+            self._answered(breaker)
             raise
         except BaseException:
             breaker.abandon(probe=probe)
             raise
         else:
-            breaker.succeed()
+            self._answered(breaker)
             return data
         finally:
             self.session.replicas.notify()
+
+    def _answered(self, breaker: Breaker) -> None:
+        breaker.succeed()
+        self.session.progress = time.monotonic()
 
     async def _send(self, replica: Replica) -> Any:
         aiohttp, url = self.session.aiohttp, replica.url + self.path

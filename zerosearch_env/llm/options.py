@@ -23,7 +23,7 @@ class HttpOptions:
     read_s: float = 60.0
     """Longest silence of a server while its answer is awaited."""
     total_s: float = 120.0
-    """Longest time of a request with all its attempts and waits, from its first attempt on."""
+    """Longest time of a request with all its attempts and waits; waiting in the queue counts while nobody answers."""
     backoff_s: float = 0.5
     """Longest wait after the first failed attempt; it doubles with each further one."""
     backoff_cap_s: float = 20.0

@@ -33,6 +33,10 @@ class Session:
     replicas: ReplicaSet
     clients: dict[bool, Any] = field(default_factory=dict)
     pid: int = field(default_factory=os.getpid)
+    progress: float = 0.0
+    """When a server last answered, or a rate limit last let a request through; of `time.monotonic`."""
+    failure: Exception | None = None
+    """The latest failure of an attempt, for those that give up while they wait for their turn."""
 
     def client(self, url: str) -> Any:
         """The HTTP client for an address: proxies of the environment are for the way out, never for this machine."""
