@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ for _variable, _value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(_variable, _value)
+
+# A shell has its background jobs ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # CI draws the same examples every time: a red run can be repeated. No deadline: the cores are shared.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])

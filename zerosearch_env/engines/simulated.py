@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import EngineError
 from ..llm.backend import AsyncBackend, Backend
+from ..llm.client import asked_at
 from ..types import Document, SearchRequest, SearchResult
 from .base import BatchedEngine
 from .passages import check_mask
@@ -171,7 +172,18 @@ class SimulatedEngine(BatchedEngine):
             waiting = going
 
     async def _gather(self, backend: AsyncBackend, jobs: Sequence[_Job]) -> None:
-        await asyncio.gather(*(self._at_own_pace(backend, job) for job in jobs))
+        # As many at once as the server takes: the prompts of the others are made while it is waited for.
+        waiting = iter(jobs)
+
+        async def work() -> None:
+            for job in waiting:
+                await self._at_own_pace(backend, job)
+
+        began = asked_at.set(time.monotonic())
+        try:
+            await asyncio.gather(*(work() for _ in range(min(len(jobs), backend.concurrency))))
+        finally:
+            asked_at.reset(began)
 
     async def _at_own_pace(self, backend: AsyncBackend, job: _Job) -> None:
         maker = make_set(job.request, job.noisy, self._options, source=self._name)

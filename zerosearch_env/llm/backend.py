@@ -69,6 +69,11 @@ class Backend(Protocol):
 class AsyncBackend(Backend, Protocol):
     """A backend whose prompts wait for a server, each at its own pace, in an event loop of the backend's own."""
 
+    @property
+    def concurrency(self) -> int:
+        """Prompts that may be on their way at once, at least 1."""
+        ...
+
     async def acomplete(self, prompt: Prompt) -> Completion:
         """Complete one prompt; to be awaited in the backend's loop, so inside `run` or `arun`."""
         ...

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,10 @@ from .retries import backoff, is_retryable_status, parse_retry_after
 from .session import Cleanup, Session, open_session
 
 _EXCERPT = 200
+
+asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
+"""When whoever makes many requests began (`time.monotonic`): it may hold some back until there is a place for them, and
+their time runs all the same. None: each request's own beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class JsonClient:
         sent = {**(headers or {}), **({"Content-Type": self._codec.content_type} if content is not None else {})}
         call = _Call(session, self.options, method, path, final, hopeless, seed, self._codec, self._gate)
         call.content, call.params, call.headers, call.hidden = content, dict(params or {}), sent, self._hidden
-        call.asked = time.monotonic()
+        call.asked = asked_at.get() or time.monotonic()
         async with session.slots:
             return await call.run()
 

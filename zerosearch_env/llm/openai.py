@@ -68,6 +68,11 @@ class OpenAIBackend:
         what = self.model or ",".join(sorted(self.client.urls))
         return f"{what} {sorted(self._extra.items())!r}" if self._extra else what
 
+    @property
+    def concurrency(self) -> int:
+        """Prompts that may be on their way at once."""
+        return self.client.options.concurrency
+
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """One completion per prompt, in order; all are sent at once, within the client's concurrency.
 
