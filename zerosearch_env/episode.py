@@ -219,7 +219,7 @@ class Episode:
             rules.top_k,
             split(seed, search),
             question.paragraphs,
-            question.steps,
+            question.steps if question.metadata else (),
         )
         request.__class__ = SearchRequest
         return request
