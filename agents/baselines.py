@@ -129,7 +129,9 @@ class DirectPlayer(PolicyPlayer):
         keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
         turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
         missing = [number for number in range(len(rows)) if number not in turns]
-        sampler = self.make_sampler(max(1, len(missing)), stop_strings)
+        if not missing:
+            return [turns[number] for number in range(len(rows))]
+        sampler = self.make_sampler(len(missing), stop_strings)
         for number in missing:
             sampler.start(number, rows[number], seeds[number])
         while len(turns) < len(rows):

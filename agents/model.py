@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
+from zerosearch_env.llm.quiet import no_progress_bars
 
 from .policy_files import check_complete, one_line, read_json, replaced_directory, roll_back
 
@@ -204,15 +205,13 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 def quiet_transformers() -> Iterator[None]:
     """Silence Transformers' log lines below errors and its progress bars inside the block, then restore both."""
     logging = require("transformers", "train").utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with no_progress_bars("train"):
+            yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _torch_dtype(name: str) -> torch.dtype:

@@ -22,6 +22,7 @@ from .base import BatchedEngine
 from .passages import check_mask
 from .ranking import Found, Page, find
 from .result_cache import ResultCache, cache_key
+from .search_counts import SearchCounts
 from .simulated_prompts import clean_query
 
 _TITLE_CHARS = 300
@@ -51,41 +52,19 @@ class RemoteOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteStats:
-    """Counts since an engine was made, in this process."""
+class RemoteStats(SearchCounts):
+    """Counts since an engine was made, in this process. What is cached are pages."""
 
-    searches: int = 0
-    failed_searches: int = 0
     empty_searches: int = 0
     """Searches that succeeded and found nothing."""
-    documents: int = 0
-    """Documents returned, cached ones included."""
-    noisy_documents: int = 0
-    """Noisy ones among them."""
     pages: int = 0
     """Pages of rankings that a server sent."""
-    cache_hits: int = 0
-    """Pages that came from the cache."""
-    cache_misses: int = 0
-    cache_errors: int = 0
-    """Look-ups and writes that failed because the file was locked or broken; the engine went on without."""
     requests: int = 0
     """HTTP requests, retries included."""
     cost: float = 0.0
     """`requests` at the price that was given, in its currency; a provider may bill less, as for failed requests."""
     budget_left: int | None = None
     """Requests that may still be sent; None without a budget."""
-
-    @property
-    def realised_noise(self) -> float:
-        """Share of noisy documents among those returned; 0 before the first."""
-        return self.noisy_documents / self.documents if self.documents else 0.0
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of pages that came from the cache; 0 without a cache."""
-        asked = self.cache_hits + self.cache_misses
-        return self.cache_hits / asked if asked else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,17 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, fields
 
+from .search_counts import SearchCounts
 from .simulated_sets import DocumentSet
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatorStats:
-    """Counts since an engine was made. A *set* is what one prompt asks for: `top_k` documents, useful or noisy."""
+class SimulatorStats(SearchCounts):
+    """Counts since an engine was made. A *set* is what one prompt asks for: `top_k` documents, useful or noisy.
 
-    searches: int = 0
-    failed_searches: int = 0
-    documents: int = 0
-    """Documents returned, cached ones included."""
-    noisy_documents: int = 0
-    """Noisy ones among them."""
+    What is cached are sets.
+    """
+
     useful_sets: int = 0
     """Useful sets generated without a failure; cached ones are not counted, here and below."""
     noisy_sets: int = 0
@@ -35,10 +33,6 @@ class SimulatorStats:
     completions: int = 0
     unusable: int = 0
     """Completions that held too few documents: empty, refusing, looping or badly numbered ones."""
-    cache_hits: int = 0
-    cache_misses: int = 0
-    cache_errors: int = 0
-    """Look-ups and writes that failed because the file was locked or broken; the engine went on without."""
 
     @property
     def leak_rate(self) -> float:
@@ -49,17 +43,6 @@ class SimulatorStats:
     def miss_rate(self) -> float:
         """Share of useful sets without a gold answer in the first sample; 0 without useful sets."""
         return self.misses / self.useful_sets if self.useful_sets else 0.0
-
-    @property
-    def realised_noise(self) -> float:
-        """Share of noisy documents among those returned; 0 before the first."""
-        return self.noisy_documents / self.documents if self.documents else 0.0
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of sets that came from the cache; 0 without a cache."""
-        asked = self.cache_hits + self.cache_misses
-        return self.cache_hits / asked if asked else 0.0
 
 
 class Counters:
