@@ -214,7 +214,10 @@ def main() -> int:
         dist.destroy_process_group()
     except Exception:
         traceback.print_exc()
-        return 1
+        sys.stderr.flush()
+        # Without the interpreter's shutdown: gloo's threads still run, and destroying them there may abort the process
+        # with a message of its own ("terminate called without an active exception") in place of the error.
+        os._exit(1)
     return 0
 
 

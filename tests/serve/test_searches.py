@@ -91,10 +91,12 @@ def test_a_schedule_moves_with_the_searches() -> None:
 def test_answers_of_known_questions_are_filled_in() -> None:
     own = (Paragraph("T", "text", True),)
     maker = SearchMaker(
-        questions=[Question("1", "Who?", ("Ada", "A."), paragraphs=own)], required=["question", "answers"]
+        questions=[Question("1", "Who?", ("Ada", "A."), paragraphs=own, metadata={"chain": ["Rome", "Ada"]})],
+        required=["question", "answers"],
     )
     request = make(maker, query="q", question="Who?")[0]
     assert (request.question, request.answers, request.paragraphs) == ("Who?", ("Ada", "A."), own)
+    assert request.steps == ("Rome",)
     assert make(maker, query="q", question="Who?", answers=["Bob"])[0].answers == ("Bob",)
     with pytest.raises(RequestError, match="needs 'answers' with every query"):
         make(maker, query="q", question="Where?")

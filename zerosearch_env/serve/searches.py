@@ -30,7 +30,7 @@ class SearchMaker:
         noise: a level in [0, 1], or a schedule: progress in [0, 1] -> level.
         curriculum_searches: searches until a schedule's progress is 1.
         seed: the server's seed.
-        questions: known questions; their answers and paragraphs are filled in when a request names only the question.
+        questions: known questions; their answers, steps and paragraphs are filled in when a request names only the question.
         required: fields of `SearchRequest` that the engine cannot do without, of `"question"` and `"answers"`.
 
     Raises:
@@ -100,6 +100,7 @@ class SearchMaker:
             top_k=top_k,
             seed=split(seed, 1),
             paragraphs=None if known is None else known.paragraphs,
+            steps=() if known is None else known.steps,
         )
 
     def _check_required(self, given: Mapping[str, Any]) -> None:
