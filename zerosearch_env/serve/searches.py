@@ -30,7 +30,7 @@ class SearchMaker:
         noise: a level in [0, 1], or a schedule: progress in [0, 1] -> level.
         curriculum_searches: searches until a schedule's progress is 1.
         seed: the server's seed.
-        questions: known questions; their answers, steps and paragraphs are filled in when a request names only the question.
+        questions: known questions; a request that names one gets its answers, steps and paragraphs filled in.
         required: fields of `SearchRequest` that the engine cannot do without, of `"question"` and `"answers"`.
 
     Raises:
