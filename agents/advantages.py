@@ -1,13 +1,17 @@
-"""Advantages: one number for each rollout from the rewards of its batch.
+"""Advantages: what each sampled token is worth, from the rewards of a step.
 
-Pure functions `(rewards_N, groups_N) -> advantages_N`. `groups_N` says which rollouts answer the same question;
-rollouts that are out of the loss (a failed search engine) are left out by the caller before, so that they count in
-no mean. Every token which the policy sampled in a rollout gets the rollout's advantage.
+Outcome estimators are pure functions `(rewards_N, groups_N) -> advantages_N`, one number for each rollout, which every
+token that the policy sampled in it gets. `groups_N` says which rollouts answer the same question. Token estimators
+(`reinforce_plus_plus`, `gae`) take the rewards of the sampled tokens of a rollout, `_n`, in order.
+
+Prompt and document tokens are in none of these vectors: they are no actions, so nothing is estimated at them and
+nothing is discounted through them. Rollouts that are out of the loss (a failed search engine) are left out by the
+caller before, so that they count in no mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +59,12 @@ def reinforce(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> ND
     return rewards_N - rewards_N.mean() if rewards_N.size else rewards_N
 
 
-def reinforce_plus_plus(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A_i = (r_i - mean(r of the batch)) / (std(r of the batch) + 1e-4); std with n - 1, groups play no part.
+def reinforce_no_baseline(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A_i = r_i: REINFORCE as it is, unbiased and of the highest variance; with rewards of 0 and 1 nothing is unlearnt.
 
-    Source: Hu et al., "REINFORCE++", arXiv 2501.03262, section 3 (advantages normalised over the whole batch).
+    Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992, section 4 (baseline 0).
     """
-    one_group_N = np.zeros_like(groups_N)
-    return grpo(rewards_N, one_group_N)
+    return rewards_N.copy()
 
 
 ADVANTAGES: dict[str, Advantage] = {
@@ -69,12 +72,13 @@ ADVANTAGES: dict[str, Advantage] = {
     "dr-grpo": dr_grpo,
     "rloo": rloo,
     "reinforce": reinforce,
-    "reinforce++": reinforce_plus_plus,
+    "reinforce-no-baseline": reinforce_no_baseline,
 }
+"""The outcome estimators by name."""
 
 
 def get_advantage(name: str) -> Advantage:
-    """The function called `name`.
+    """The outcome estimator called `name`.
 
     Raises:
         ConfigError: when there is none; the message names the nearest one.
@@ -82,6 +86,73 @@ def get_advantage(name: str) -> Advantage:
     if name not in ADVANTAGES:
         raise unknown_name("advantage", name, ADVANTAGES)
     return ADVANTAGES[name]
+
+
+def token_rewards(reward: float, penalties_n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """r_t = -penalty_t, and the rollout's reward on top at its last sampled token.
+
+    Args:
+        reward: the rollout's reward.
+        penalties_n: what is taken off at each sampled token: kl_coefficient times the KL estimate, or zeros.
+    """
+    rewards_n = -penalties_n
+    rewards_n[-1] += reward
+    return rewards_n
+
+
+def returns_to_go(rewards_n: NDArray[np.float64], gamma: float = 1.0) -> NDArray[np.float64]:
+    """G_t = r_t + gamma * G_(t+1) over the sampled tokens of one rollout, G = 0 after the last."""
+    returns_n = np.empty_like(rewards_n)
+    following = 0.0
+    for place in range(len(rewards_n) - 1, -1, -1):
+        following = rewards_n[place] + gamma * following
+        returns_n[place] = following
+    return returns_n
+
+
+def normalize(parts: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """(x - mean) / (std + 1e-4) over all tokens of all rollouts together; std with n - 1, 0 for a single token."""
+    if not parts:
+        return []
+    everything = np.concatenate(parts)
+    std = everything.std(ddof=1) if len(everything) > 1 else 0.0
+    return [(part - everything.mean()) / (std + EPSILON) for part in parts]
+
+
+def reinforce_plus_plus(rewards: Sequence[NDArray[np.float64]], gamma: float = 1.0) -> list[NDArray[np.float64]]:
+    """A_t = (G_t - mean(G)) / (std(G) + 1e-4), mean and std over all sampled tokens of the batch; groups play no part.
+
+    With "reinforce++-baseline" the rewards are those minus their group's mean, otherwise the same.
+
+    Source: Hu et al., "REINFORCE++", arXiv 2501.03262, section 3: A_t = r - beta * sum of KL from t on, normalised over
+    the global batch; its variant "w/ baseline" subtracts the group's mean reward first.
+
+    Args:
+        rewards: rewards of the sampled tokens of each rollout (`token_rewards`).
+        gamma: discount a sampled token; the paper has 1.
+    """
+    return normalize([returns_to_go(rewards_n, gamma) for rewards_n in rewards])
+
+
+def gae(
+    rewards_n: NDArray[np.float64], values_n: NDArray[np.float64], gamma: float, lambda_: float
+) -> NDArray[np.float64]:
+    """A_t = delta_t + gamma * lambda * A_(t+1) with delta_t = r_t + gamma * V_(t+1) - V_t.
+
+    t + 1 is the next token *that the policy sampled*: documents in between are part of the transition, so neither gamma
+    nor lambda is applied for them. V is 0 after the last token, whatever ended the episode: its reward is final. The
+    targets of the critic are `gae(...) + values_n`, the lambda-returns.
+
+    Source: Schulman et al., "High-Dimensional Continuous Control Using GAE", arXiv 1506.02438, equations 11, 16.
+
+    Args:
+        rewards_n: rewards of the sampled tokens of one rollout (`token_rewards`).
+        values_n: the critic's value before each of them was sampled.
+        gamma: discount a sampled token, in [0, 1].
+        lambda_: in [0, 1]; 1 gives returns minus values, 0 gives delta_t.
+    """
+    following_n = np.append(values_n[1:], 0.0)
+    return returns_to_go(rewards_n + gamma * following_n - values_n, gamma * lambda_)
 
 
 def _group_statistics(

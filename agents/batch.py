@@ -30,11 +30,25 @@ class Sample:
     """A rollout as the loss sees it."""
 
     rollout: Rollout
-    advantage: float
+    advantage: float | NDArray[np.float64]
+    """Of each of its sampled tokens; one number where they all have the same."""
     weight: float
     """Weight of each of its sampled tokens in the loss (`losses.token_weights`)."""
     old_logprobs: NDArray[np.float32] | None = None
     """Learner's log-probabilities before this step's updates, one a sampled token; None: take the sampler's."""
+    reference_logprobs: NDArray[np.float32] | None = None
+    """Log-probabilities under the KL's reference, one a sampled token; None: there is no KL."""
+    values: NDArray[np.float32] | None = None
+    """The critic's value before each sampled token, before this step's updates; None: there is no critic."""
+    returns: NDArray[np.float64] | None = None
+    """What those values should have been; None: there is no critic."""
+
+    @property
+    def policy_logprobs(self) -> NDArray[np.float32]:
+        """Log-probabilities under the policy before this step's updates: the learner's where it has any."""
+        if self.old_logprobs is not None:
+            return self.old_logprobs
+        return self.rollout.logprobs[self.rollout.loss_mask]
 
 
 @dataclass(frozen=True)
@@ -52,10 +66,20 @@ class MicroBatch:
     old_logprobs_N: Tensor
     advantages_N: Tensor
     weights_N: Tensor
+    reference_logprobs_N: Tensor | None
+    """None: there is no KL."""
+    values_N: Tensor | None
+    """The critic's values before this step's updates. None: there is no critic."""
+    returns_N: Tensor | None
     counts_B: tuple[int, ...]
     """Sampled tokens of each row: how to split a vector over N back into rows."""
     tokens: int
     """Real tokens, padding left out."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rollouts."""
+        return len(self.counts_B)
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -90,12 +114,14 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
         ids_BT[row, : lengths[row]] = sample.rollout.token_ids
     counts = [len(mask) for mask in masks]
     sampler = [sample.rollout.logprobs[mask] for sample, mask in zip(samples, masks, strict=True)]
-    old = [
-        s if sample.old_logprobs is None else sample.old_logprobs for sample, s in zip(samples, sampler, strict=True)
-    ]
 
     def put(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+    def flat(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
+        """One vector, or None where the samples have none."""
+        whole = [part for part in parts if part is not None]
+        return put(np.concatenate(whole), torch.float32) if whole else None
 
     rows_N = np.repeat(np.arange(len(samples)), counts)
     places_N = np.concatenate(masks)
@@ -105,12 +131,23 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
         positions_N=put(places_N - 1, torch.int64),
         targets_N=put(ids_BT[rows_N, places_N], torch.int64),
         sampler_logprobs_N=put(np.concatenate(sampler), torch.float32),
-        old_logprobs_N=put(np.concatenate(old), torch.float32),
-        advantages_N=put(np.repeat([s.advantage for s in samples], counts), torch.float32),
+        old_logprobs_N=put(np.concatenate([sample.policy_logprobs for sample in samples]), torch.float32),
+        advantages_N=put(
+            np.concatenate([np.broadcast_to(s.advantage, n) for s, n in zip(samples, counts, strict=True)]),
+            torch.float32,
+        ),
         weights_N=put(np.repeat([s.weight for s in samples], counts), torch.float32),
+        reference_logprobs_N=flat([sample.reference_logprobs for sample in samples]),
+        values_N=flat([sample.values for sample in samples]),
+        returns_N=flat([sample.returns for sample in samples]),
         counts_B=tuple(counts),
         tokens=sum(lengths),
     )
+
+
+def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
+    """Final hidden states before each sampled token, shape `(N, D)`; `model` is a Transformers causal language model."""
+    return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
 
 
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -127,24 +164,50 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> t
     Returns:
         Log-probabilities with gradient (where gradients are on), and entropies in nats without.
     """
-    hidden_ND = hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
-    head = model.get_output_embeddings()
-    if len(batch.targets_N) <= HEAD_CHUNK:
-        return _score(hidden_ND, batch.targets_N, head, temperature)
+    return score_tokens(hidden_states(model, batch), batch.targets_N, model.get_output_embeddings(), temperature)
+
+
+def score_tokens(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: torch.nn.Module,
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The second half of `token_logprobs`: from hidden states on, chunk by chunk.
+
+    Args:
+        hidden_ND: hidden states before each sampled token.
+        targets_N: the sampled tokens.
+        head: the vocabulary head.
+        temperature: what the sampler divided its logits by.
+        entropy_gradient: whether entropies carry a gradient too; costs one more vector over the vocabulary a token.
+
+    Returns:
+        Log-probabilities and entropies (in nats), both `(N,)`.
+    """
+    if len(targets_N) <= HEAD_CHUNK:
+        return _score(hidden_ND, targets_N, head, temperature, entropy_gradient)
     parts = [
-        checkpoint(_score, hidden, targets, head, temperature, use_reentrant=False)
-        for hidden, targets in zip(hidden_ND.split(HEAD_CHUNK), batch.targets_N.split(HEAD_CHUNK), strict=True)
+        checkpoint(_score, hidden, targets, head, temperature, entropy_gradient, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _score(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of targets and entropies (without gradient) from hidden states."""
+def _score(
+    hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of targets and entropies from hidden states."""
     logits_NV = head(hidden_ND).float()
     if temperature != 1.0:
         logits_NV = logits_NV / temperature
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
     logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
+    if entropy_gradient:
+        probabilities_NV = (logits_NV - normaliser_N[:, None]).exp()
+        return logprobs_N, normaliser_N - (probabilities_NV * logits_NV).sum(-1)
     with torch.no_grad():
         probabilities_NV = (logits_NV - normaliser_N[:, None]).exp_()
         entropy_N = normaliser_N - probabilities_NV.mul_(logits_NV).sum(-1)

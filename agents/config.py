@@ -22,6 +22,8 @@ import tyro
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
 
+from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -85,32 +87,6 @@ class RolloutConfig:
     """Most tokens of an episode, prompt and documents included; unset: what the policy's card says."""
     slots: int = 64
     """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
-
-
-@dataclass(frozen=True)
-class AlgorithmConfig:
-    """From rewards to the loss."""
-
-    advantage: Literal["grpo", "dr-grpo", "rloo", "reinforce", "reinforce++"] = "grpo"
-    """How rewards become advantages (`advantages.py`)."""
-    aggregation: Literal["tokens", "sequences", "constant"] = "tokens"
-    """How rollouts of different lengths are weighed; "constant" divides by `context_tokens`."""
-    minibatches: int = 2
-    """Parts into which a step's groups are split; one optimizer update each."""
-    epochs: int = 1
-    """Times that a step's rollouts are gone through."""
-    clip_low: float = 0.2
-    """How far the probability ratio may fall below 1."""
-    clip_high: float = 0.2
-    """How far the probability ratio may rise above 1."""
-    kl_coefficient: float = 0.0
-    """Weight of the KL to the initial policy, added to the loss; 0 needs no reference model."""
-    kl_estimator: Literal["k2", "k3"] = "k3"
-    """Estimator of that KL (k1 is not offered: as a loss its expected gradient is zero)."""
-    recompute_logprobs: bool = False
-    """Take the ratio against the learner's own log-probabilities (one more forward pass) instead of the sampler's."""
-    importance_cap: float = 2.0
-    """Upper bound of the importance weight between sampler and learner; used with `recompute_logprobs`."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +155,8 @@ class TrainConfig:
     """How many episodes a step samples, and how."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     """From rewards to the loss."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """The value function, where the algorithm has one."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW and its learning rate."""
     files: OutputConfig = field(default_factory=OutputConfig)
@@ -228,6 +206,15 @@ def load_preset(name: str) -> TrainConfig:
         raise unknown_name("preset", name, preset_names())
     text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_config(text, f"preset {name}")
+
+
+def with_algorithm(config: TrainConfig, name: str) -> TrainConfig:
+    """The configuration with another algorithm (`algorithms.ALGORITHMS`); everything else stays.
+
+    Raises:
+        ConfigError: when there is no such algorithm, or it does not fit the rest.
+    """
+    return dataclasses.replace(config, algorithm=apply_algorithm(config.algorithm, name))
 
 
 def read_config(path: str | os.PathLike[str]) -> TrainConfig:
@@ -320,12 +307,17 @@ _POSITIVE = (
     "rollout.group_size", "rollout.temperature", "rollout.turn_tokens", "rollout.context_tokens", "rollout.slots",
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",
-    "files.transcripts_every", "files.transcripts",
+    "files.transcripts_every", "files.transcripts", "algorithm.constant_length", "critic.learning_rate",
+    "critic.value_clip",
 )  # fmt: skip
-_NOT_NEGATIVE = ("algorithm.clip_high", "algorithm.kl_coefficient", "optimizer.warmup_steps", "optimizer.weight_decay")
+_NOT_NEGATIVE = (
+    "algorithm.clip_high", "algorithm.kl_coefficient", "algorithm.entropy_coefficient",
+    "algorithm.dynamic_sampling_rounds", "critic.value_coefficient", "critic.warmup_steps", "optimizer.warmup_steps",
+    "optimizer.weight_decay",
+)  # fmt: skip
 _FRACTIONS = (
     "curriculum.start", "curriculum.end", "algorithm.clip_low", "optimizer.final_fraction", "optimizer.beta1",
-    "optimizer.beta2",
+    "optimizer.beta2", "algorithm.gamma", "algorithm.gae_lambda",
 )  # fmt: skip
 
 
@@ -347,3 +339,4 @@ def _check(config: TrainConfig) -> None:
             f"algorithm.minibatches ({config.algorithm.minibatches}) must not exceed rollout.prompts "
             f"({config.rollout.prompts}): a group is never split between updates."
         )
+    check_algorithm(config.algorithm, config.rollout.group_size)

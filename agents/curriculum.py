@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -16,7 +16,7 @@ from zerosearch_env.types import Question
 from .config import CurriculumConfig
 
 # Streams of the run's seed, so that no two purposes share a draw.
-_ORDER, _EPISODE, _MINIBATCH = 1, 2, 3
+_ORDER, _EPISODE, _MINIBATCH, _MORE = 1, 2, 3, 4
 
 
 def make_schedule(config: CurriculumConfig) -> Callable[[float], float]:
@@ -48,6 +48,25 @@ def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int
     return chosen
 
 
+def choose_more_questions(count: int, wanted: int, used: Collection[int], seed: int, step: int) -> list[int]:
+    """Indices of further questions of a step, in a seeded order of the step's own.
+
+    Questions that the step has not used come first; where they run out, the order begins anew.
+
+    Args:
+        count: questions in the data set.
+        wanted: how many.
+        used: indices that the step has had already.
+        seed: the run's seed.
+        step: the 0-based step.
+    """
+    order = _order(count, mix(seed, _MORE, step)).tolist()
+    chosen = [index for index in order if index not in used][:wanted]
+    while len(chosen) < wanted:
+        chosen += order[: wanted - len(chosen)]
+    return chosen
+
+
 def make_group_episodes(
     questions: Sequence[Question],
     rules: Rules,
@@ -57,15 +76,18 @@ def make_group_episodes(
     seed: int,
     step: int,
     draws: Literal["episode", "group"] = "episode",
+    first_slot: int = 0,
 ) -> list[list[Episode]]:
     """One list of `group_size` fresh episodes for each question.
 
     With `draws="episode"` every episode draws its own noise, as in the paper: within a group the reward then also
     varies by luck. With `draws="group"` the k-th search of every member is noisy or useful together: luck drops out
     of the advantage (it is in the group's mean), at the price of fewer independent draws a step (one a question).
+
+    `first_slot` is the place of the first of these groups in the step; two groups of a step never share a slot.
     """
     groups = []
-    for slot, question in enumerate(questions):
+    for slot, question in enumerate(questions, start=first_slot):
         seeds = [mix(seed, _EPISODE, step, slot, member) for member in range(group_size)]
         shared = mix(seed, _EPISODE, step, slot)
         groups.append(

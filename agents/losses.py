@@ -4,12 +4,11 @@ Shape suffixes: `_N` the sampled tokens of a micro-batch, `_R` the rollouts of a
 
 The global normaliser is an argument: `weights_N` holds one weight a token (see `token_weights`) which sums to 1
 over the whole mini-batch, so a loss is a plain weighted sum and splitting the mini-batch, or dealing it to workers,
-changes no gradient.
+changes no gradient. A rollout is never split, so sums over one rollout (`rows_N` says which) are whole as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from zerosearch_env.errors import unknown_name
 
 Aggregation = Literal["tokens", "sequences", "constant"]
+Level = Literal["token", "sequence"]
 
 
 def token_weights(
@@ -46,84 +46,178 @@ def token_weights(
     raise unknown_name("aggregation", aggregation, ("tokens", "sequences", "constant"))
 
 
+def sequence_log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
+    """log s = mean over the rollout's tokens of (log pi - log pi_old), the same value at each of its tokens.
+
+    The value is the rollout's; the gradient at token t is that of log pi(t) alone. Summed with equal weights over the
+    rollout, which is what aggregation "sequences" does, that is the gradient of GSPO's own objective, and it remains
+    right where the tokens of a rollout have advantages of their own.
+
+    Source: GSPO, Zheng et al., arXiv 2507.18071, equation 7, in the form of its equations 13 and 14 (GSPO-token).
+
+    Args:
+        logprobs_N: log-probabilities under the weights being trained; carries the gradient.
+        old_logprobs_N: the same under the weights before this step's updates.
+        rows_N: rollout of each token, 0-based.
+        rows: number of rollouts in the micro-batch.
+    """
+    gap_N = (logprobs_N - old_logprobs_N).detach()
+    mean_R = _sum_by_row(gap_N, rows_N, rows) / _sum_by_row(torch.ones_like(gap_N), rows_N, rows).clamp(min=1.0)
+    return mean_R[rows_N] + (logprobs_N - logprobs_N.detach())
+
+
 def clipped_policy_loss(
-    logprobs_N: Tensor,
-    old_logprobs_N: Tensor,
+    log_ratio_N: Tensor,
     advantages_N: Tensor,
     weights_N: Tensor,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of w * -min(q A, clip(q, 1 - low, 1 + high) A) with the ratio q = exp(log pi - log pi_old).
+    """Sum of w * -min(q A, clip(q, 1 - low, 1 + high) A) with the ratio q = pi / pi_old; dual clip: at least c A if A < 0.
 
-    Source: PPO, Schulman et al., arXiv 1707.06347, equation 7; separate bounds: DAPO, arXiv 2503.14476, section 3.1.
+    Without the dual clip a token whose advantage is negative and whose ratio has run away upwards has a loss without
+    bound; with it the objective is max(min(q A, clip(q) A), c A) there, and the gradient ends at q = c.
+
+    Source: PPO, Schulman et al., arXiv 1707.06347, equation 7; separate bounds: DAPO, arXiv 2503.14476, section 3.1;
+    dual clip: Ye et al., arXiv 1912.09729, equation 5 (c = 3).
 
     Args:
-        logprobs_N: log-probabilities of the sampled tokens under the weights being trained; carries the gradient.
-        old_logprobs_N: the same under the weights before this step's updates.
+        log_ratio_N: log pi - log pi_old of each sampled token, or `sequence_log_ratio`; carries the gradient.
         advantages_N: advantage of each token.
         weights_N: weight of each token (`token_weights`, times an importance weight where there is one).
         clip_low: how far the ratio may fall below 1 and still be pushed down.
         clip_high: how far the ratio may rise above 1 and still be pushed up.
+        dual_clip: the bound c > 1 + clip_high; None: none.
 
     Returns:
-        The loss, and for each token 1.0 where the clip is active (its gradient is cut to zero), else 0.0.
+        The loss, and for each token 1.0 where a clip is active (its gradient is cut to zero), else 0.0.
     """
-    ratio_N = torch.exp(logprobs_N - old_logprobs_N)
+    ratio_N = torch.exp(log_ratio_N)
     surrogate_N = ratio_N * advantages_N
     clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages_N
-    loss = -(torch.minimum(surrogate_N, clipped_N) * weights_N).sum()
-    return loss, (clipped_N < surrogate_N).detach().to(logprobs_N.dtype)
+    objective_N = torch.minimum(surrogate_N, clipped_N)
+    active_N = clipped_N < surrogate_N
+    if dual_clip is not None:
+        floor_N = torch.where(advantages_N < 0, dual_clip * advantages_N, float("-inf"))
+        active_N = active_N | (objective_N < floor_N)
+        objective_N = torch.maximum(objective_N, floor_N)
+    return -(objective_N * weights_N).sum(), active_N.detach().to(log_ratio_N.dtype)
+
+
+def cispo_loss(
+    logprobs_N: Tensor,
+    log_ratio_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
+    clip_low: float = 1.0,
+    clip_high: float = 4.0,
+) -> tuple[Tensor, Tensor]:
+    """Sum of w * -sg(clip(q, 1 - low, 1 + high)) A log pi: the weight is clipped, and no token loses its gradient.
+
+    Source: CISPO, MiniMax-M1, arXiv 2506.13585, equations 4 and 5.
+
+    Args:
+        logprobs_N: log-probabilities of the sampled tokens; carries the gradient.
+        log_ratio_N: as in `clipped_policy_loss`; its gradient is not used.
+        advantages_N: advantage of each token.
+        weights_N: weight of each token.
+        clip_low: the ratio's lower bound is 1 - clip_low; 1 sets none, as in the paper.
+        clip_high: the ratio's upper bound is 1 + clip_high.
+
+    Returns:
+        The loss, and for each token 1.0 where its weight was clipped, else 0.0.
+    """
+    ratio_N = torch.exp(log_ratio_N.detach())
+    clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return -(clipped_N * advantages_N * logprobs_N * weights_N).sum(), (clipped_N != ratio_N).to(logprobs_N.dtype)
+
+
+def reinforce_loss(logprobs_N: Tensor, advantages_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of w * -A log pi, whose gradient is the policy gradient of what the policy has just sampled; nothing is clipped.
+
+    Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992, theorem 1; without clip for language
+    models: Ahmadian et al., arXiv 2402.14740, section 3.
+
+    Returns:
+        The loss, and zeros.
+    """
+    return -(advantages_N * logprobs_N * weights_N).sum(), torch.zeros_like(logprobs_N)
+
+
+def entropy_bonus(entropy_N: Tensor, weights_N: Tensor, coefficient: float) -> Tensor:
+    """-coefficient * sum of w * H: a term *added* to a loss that is minimised, so that more entropy means less loss.
+
+    Source: Williams and Peng, 1991; Mnih et al., A3C, arXiv 1602.01783, section 4.
+    """
+    return -coefficient * (entropy_N * weights_N).sum()
 
 
 def truncated_importance_weights(
-    old_logprobs_N: Tensor, sampler_logprobs_N: Tensor, cap: float
+    old_logprobs_N: Tensor,
+    sampler_logprobs_N: Tensor,
+    cap: float,
+    level: Level = "token",
+    rows_N: Tensor | None = None,
+    rows: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """w = min(exp(log pi_old - log pi_sampler), cap): corrects the gap between the sampler's and the learner's numbers.
+    """w = min(pi_old / pi_sampler, cap): corrects the gap between the sampler's and the learner's numbers.
+
+    At level "token" the quotient is the token's own; at level "sequence" it is that of the whole rollout, the product
+    over its tokens, which is the unbiased one and of the higher variance.
 
     Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025 (truncated
-    importance sampling); Espeholt et al., IMPALA, arXiv 1802.01561 (truncation).
+    importance sampling); Espeholt et al., IMPALA, arXiv 1802.01561 (truncation); Liu et al., "When Speed Kills
+    Stability", 2025 (sequence level).
+
+    Args:
+        old_logprobs_N: the learner's log-probabilities before this step's updates.
+        sampler_logprobs_N: the sampler's.
+        cap: upper bound of a weight.
+        level: whose quotient is taken.
+        rows_N: rollout of each token; needed at level "sequence".
+        rows: number of rollouts; needed at level "sequence".
 
     Returns:
         The weights without gradient, and each token's k3 estimate of KL(sampler || learner), the mismatch KL.
     """
     gap_N = (old_logprobs_N - sampler_logprobs_N).detach()
-    return torch.exp(gap_N).clamp(max=cap), torch.expm1(gap_N) - gap_N
+    log_weight_N = gap_N
+    if level == "sequence":
+        assert rows_N is not None
+        log_weight_N = _sum_by_row(gap_N, rows_N, rows)[rows_N]
+    return torch.exp(log_weight_N).clamp(max=cap), torch.expm1(gap_N) - gap_N
 
 
-def kl_k1(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
-    """k1 = log pi - log pi_ref: unbiased for KL(pi || ref), may be negative.
+def value_loss(
+    values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, weights_N: Tensor, clip: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of w / 2 * max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2); without a clip, w / 2 * (V - R)^2.
 
-    For logging: as a term of a loss its expected gradient is zero. Source: Schulman, "Approximating KL Divergence",
-    2020.
+    The clip cuts the gradient of a value that has moved further than c towards its target since the step began.
+
+    Source: Schulman et al., PPO's published code (OpenAI baselines, `ppo2`); Engstrom et al., arXiv 2005.12729,
+    section 3.
+
+    Args:
+        values_N: the critic's values; carries the gradient.
+        old_values_N: its values before this step's updates.
+        returns_N: their targets, `gae(...) + old values`.
+        weights_N: weight of each token.
+        clip: the bound c; None: no clip.
+
+    Returns:
+        The loss, and for each token 1.0 where the clip is active, else 0.0.
     """
-    return logprobs_N - reference_logprobs_N
+    error_N = (values_N - returns_N) ** 2
+    if clip is None:
+        return 0.5 * (error_N * weights_N).sum(), torch.zeros_like(values_N)
+    near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    clipped_N = (near_N - returns_N) ** 2
+    active_N = (clipped_N > error_N).detach().to(values_N.dtype)
+    return 0.5 * (torch.maximum(error_N, clipped_N) * weights_N).sum(), active_N
 
 
-def kl_k2(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
-    """k2 = (log pi - log pi_ref)^2 / 2: biased, low variance; its expected gradient is that of KL(pi || ref).
-
-    Source: Schulman, "Approximating KL Divergence", 2020.
-    """
-    return 0.5 * (logprobs_N - reference_logprobs_N) ** 2
-
-
-def kl_k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
-    """k3 = exp(d) - d - 1 with d = log pi_ref - log pi: unbiased for KL(pi || ref) and never negative.
-
-    As a term of a loss its expected gradient is that of KL(ref || pi): it too pulls the policy to the reference.
-    Source: Schulman, "Approximating KL Divergence", 2020; GRPO, arXiv 2402.03300, equation 4.
-    """
-    gap_N = reference_logprobs_N - logprobs_N
-    return torch.expm1(gap_N) - gap_N
-
-
-KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-
-
-def policy_loss_with_kl(policy_loss: Tensor, kl_N: Tensor, weights_N: Tensor, coefficient: float) -> Tensor:
-    """policy_loss + coefficient * sum of w * kl: the divergence is *added* to a loss that is minimised.
-
-    The released ZeroSearch code subtracts it, which drives the policy away from its reference.
-    """
-    return policy_loss + coefficient * (kl_N * weights_N).sum()
+def _sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
+    """Sums of the tokens of each rollout, shape `(rows,)`."""
+    return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)

@@ -19,6 +19,7 @@ from zerosearch_env.transcripts import TranscriptWriter, transcript_record
 
 from .checkpoint import RunState, fingerprint, load_latest, save_checkpoint
 from .config import TrainConfig, config_differences, dump_config, read_config
+from .critic import split_weights, with_critic
 from .learner import Learner
 from .metrics import MetricsLog
 from .rollout import Rollout
@@ -69,6 +70,8 @@ def learner_weights(learner: Learner) -> dict[str, Tensor]:
 def restore_learner(learner: Learner, output: Path) -> RunState:
     """Puts the newest valid checkpoint into a learner; a run without any is at its start.
 
+    A critic that the saved run did not have (a resume that was forced to another algorithm) begins anew.
+
     Raises:
         CheckpointError: when no checkpoint is valid, it does not fit the model, or the KL's reference has changed.
     """
@@ -77,9 +80,17 @@ def restore_learner(learner: Learner, output: Path) -> RunState:
     found = load_latest(output / "checkpoints")
     if found is None:
         return replace(_START, initial_policy=initial)
-    path, state, saved, optimizer = found
+    path, state, everything, optimizer = found
+    saved, saved_critic = split_weights(everything)
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
         raise CheckpointError(f"{path} belongs to another model than {learner.config.policy!r}.")
+    critic = learner.critic if saved_critic else None
+    if critic is not None and {k: v.shape for k, v in saved_critic.items()} != {
+        k: v.shape for k, v in critic.weights().items()
+    }:
+        raise CheckpointError(
+            f'{path} holds a critic of another shape than critic.trunk = "{learner.config.critic.trunk}".'
+        )
     if state.initial_policy and initial and state.initial_policy != initial:
         raise CheckpointError(
             f"{learner.config.policy!r} is not the policy that the run in {output} began with, so its KL would be "
@@ -88,7 +99,12 @@ def restore_learner(learner: Learner, output: Path) -> RunState:
     with torch.no_grad():
         for name, value in weights.items():
             value.copy_(saved[name])
+        for name, value in critic.weights().items() if critic is not None else ():
+            value.copy_(saved_critic[name])
+    critic_state = optimizer.pop("critic", None)
     learner.optimizer.load_state_dict(optimizer)
+    if critic is not None:
+        critic.optimizer.load_state_dict(critic_state)
     learner.sampler.refresh()
     return state
 
@@ -159,7 +175,10 @@ class RunFiles:
             initial_policy=self._state.initial_policy,
             seconds=self.seconds,
         )
-        weights, optimizer = learner_weights(self._learner), self._learner.optimizer.state_dict()
+        critic, optimizer = self._learner.critic, self._learner.optimizer.state_dict()
+        weights = with_critic(learner_weights(self._learner), critic)
+        if critic is not None:
+            optimizer |= {"critic": critic.optimizer.state_dict()}
         keep = self._learner.config.files.keep_checkpoints
         save_checkpoint(self._output / "checkpoints", state, weights, optimizer, keep=keep)
         self._saved_step = step

@@ -1,6 +1,6 @@
 """Training: `train_step` is one step of reinforcement learning on one screen, `train` runs them.
 
-    questions -> groups of episodes -> rollouts -> advantages -> mini-batches -> loss -> optimizer updates
+    questions -> groups of episodes -> rollouts -> samples -> advantages -> mini-batches -> loss -> optimizer updates
 
 Deviations from the paper's released code, each on purpose: the KL is added to the loss, not subtracted; sampled ids are
 trained on as they are; the noise of a search and the choice of questions are functions of (seed, step); a failed search
@@ -26,27 +26,20 @@ from zerosearch_env.episode import make_rules
 from zerosearch_env.types import Dataset
 
 from .attention import use_block_attention
+from .collect import collect_groups
 from .config import TrainConfig, policy_path
-from .curriculum import choose_questions, make_group_episodes, make_schedule, noise_level, split_groups
-from .learner import (
-    Learner,
-    UpdateStats,
-    add_old_logprobs,
-    flat_gradient,
-    learning_rate,
-    make_optimizer,
-    make_reference,
-    sample_groups,
-    update,
-    update_metrics,
-    weigh,
-)
+from .critic import make_critic
+from .curriculum import make_schedule, noise_level, split_groups
+from .learner import Learner, UpdateStats, make_reference, update, update_metrics
 from .metrics import rollout_metrics
 from .model import Policy, load_policy, save_policy
+from .parameters import flat_gradient, learning_rate, make_optimizer
 from .rollout import Rollout
 from .run_files import RunFiles, prepare_output, restore_learner
 from .sampler import Sampler
+from .scoring import score
 from .team import Team, default_workers, start_team
+from .weighing import make_samples, weigh, weighing_metrics
 
 StopCause = Literal["finished", "time", "interrupt"]
 
@@ -97,33 +90,28 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     config, algorithm = learner.config, learner.config.algorithm
     began = time.perf_counter()
     level = noise_level(learner.schedule, step, config.steps)
-    chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, step)
-    episodes = make_group_episodes(
-        [learner.questions[index] for index in chosen],
-        learner.rules,
-        noise=level,
-        group_size=config.rollout.group_size,
-        seed=config.seed,
-        step=step,
-        draws=config.curriculum.noise_draws,
-    )
-    groups = sample_groups(learner, episodes, step)
+    collected = collect_groups(learner, step, level)
     sampled = time.perf_counter()
 
-    samples = weigh(learner, groups)
-    if algorithm.recompute_logprobs:
-        samples = add_old_logprobs(learner, samples)
+    samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
+    samples = weigh(algorithm, score(learner, samples))
     rate = learning_rate(config, step)
     stats: list[UpdateStats] = []
     for epoch in range(algorithm.epochs):
         for members in split_groups(len(samples), algorithm.minibatches, config.seed, step, epoch):
-            one = update(learner, [sample for group in members for sample in samples[group]], rate)
+            batch = [sample for group in members for sample in samples[group]]
+            one = update(
+                learner, batch, rate, critic_only=step < config.critic.warmup_steps and learner.critic is not None
+            )
             stats += [] if one is None else [one]
     learner.sampler.refresh()
 
     ended = time.perf_counter()
+    groups = collected.groups
     tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
-    metrics = rollout_metrics(groups) | update_metrics(learner, stats, rate)
+    metrics = rollout_metrics(groups) | weighing_metrics(algorithm, samples) | update_metrics(learner, stats, rate)
+    if algorithm.dynamic_sampling_rounds:
+        metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.kept))}
     metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
     return metrics | {"rollout_seconds": sampled - began, "update_seconds": ended - sampled}, groups
 
@@ -251,6 +239,7 @@ def build_learner(
         config=config,
         policy=policy,
         reference=make_reference(policy) if config.algorithm.kl_coefficient > 0 else None,
+        critic=make_critic(policy, config),
         optimizer=make_optimizer(policy.model, config),
         gradient=flat_gradient(policy.model),
         sampler=sampler,

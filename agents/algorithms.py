@@ -1,0 +1,187 @@
+"""The algorithm of a training run: its parts as configuration, and the named algorithms as presets over these parts.
+
+A preset is data. Nothing in the learner asks for an algorithm's name; it reads the fields that the preset has set, and
+every combination that `check_algorithm` lets through is an algorithm too. The table is in `docs/algorithms.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from zerosearch_env.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """From rewards to the loss."""
+
+    advantage: Literal[
+        "grpo",
+        "dr-grpo",
+        "rloo",
+        "reinforce",
+        "reinforce-no-baseline",
+        "reinforce++",
+        "reinforce++-baseline",
+        "gae",
+    ] = "grpo"
+    """How rewards become advantages (`advantages.py`); "gae" trains a critic, set up under `critic`."""
+    policy_loss: Literal["clip", "cispo", "reinforce"] = "clip"
+    """PPO's clipped objective, CISPO's clipped weight, or the plain log-probability times the advantage."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Probability ratio of each token, or one for the whole rollout (GSPO: the geometric mean over its tokens)."""
+    aggregation: Literal["tokens", "sequences", "constant"] = "tokens"
+    """How rollouts of different lengths are weighed: token mean, sequence mean, or division by a constant length."""
+    constant_length: int | None = None
+    """Length that aggregation "constant" divides by, in tokens; unset: the context's `context_tokens`."""
+    minibatches: int = 2
+    """Parts into which a step's groups are split; one optimizer update each."""
+    epochs: int = 1
+    """Times that a step's rollouts are gone through."""
+    clip_low: float = 0.2
+    """How far the probability ratio may fall below 1; 1 sets no lower bound."""
+    clip_high: float = 0.2
+    """How far the probability ratio may rise above 1."""
+    dual_clip: float | None = None
+    """Bound of the ratio where the advantage is negative (dual clip), above 1 + clip_high; unset: no bound."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus, which is taken off the loss. Above 0 it can make the entropy explode."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL to the initial policy; 0 needs no reference model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that KL; k1 only in the reward, since as a loss its expected gradient is zero."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL goes: added to the loss, or taken off the reward of each sampled token."""
+    gamma: float = 1.0
+    """Discount a sampled token of "gae" and "reinforce++", in [0, 1]; documents are not discounted through."""
+    gae_lambda: float = 0.95
+    """Lambda of "gae", in [0, 1]: 1 takes whole returns, 0 trusts the critic after one token."""
+    dynamic_sampling_rounds: int = 0
+    """Most further rounds of sampling a step, to replace groups whose rewards are all the same; 0: none."""
+    mask_overlong: bool = False
+    """Whether episodes that outgrew the token budget stay out of loss and means, as failed searches always do."""
+    recompute_logprobs: bool = False
+    """Take the ratio against the learner's own log-probabilities (one more forward pass) instead of the sampler's."""
+    importance_sampling: Literal["token", "sequence"] = "token"
+    """Importance weight between sampler and learner: of each token, or one for the whole rollout."""
+    importance_cap: float = 2.0
+    """Upper bound of that weight (truncated importance sampling); used with `recompute_logprobs`."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The value function that `algorithm.advantage = "gae"` needs; without it nothing here is used."""
+
+    trunk: Literal["separate", "shared"] = "separate"
+    """A model of its own that begins as a copy of the policy, or a value head on the policy's own hidden states."""
+    learning_rate: float | None = None
+    """Peak learning rate of the critic's own parameters, with the policy's warm-up and fall; unset: the policy's."""
+    value_clip: float | None = 0.2
+    """How far a value may move from the one before the step and still be pushed on; unset: no clip."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss beside the policy loss; it matters where they share the trunk."""
+    warmup_steps: int = 0
+    """First steps in which only the critic's own parameters are updated."""
+
+
+_RUN_FIELDS = ("minibatches", "epochs", "recompute_logprobs", "importance_sampling", "importance_cap")
+"""What says how a run is carried out rather than which algorithm it is: kept when an algorithm is applied."""
+
+ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Schulman et al., arXiv 1707.06347 (clip); Ouyang et al., arXiv 2203.02155, appendix C (gamma, lambda, KL)
+        "ppo": {
+            "advantage": "gae", "gamma": 1.0, "gae_lambda": 0.95, "clip_low": 0.2, "clip_high": 0.2,
+            "aggregation": "tokens", "kl_in": "reward", "kl_estimator": "k1", "kl_coefficient": 0.02,
+        },
+        # Williams, 1992: whole returns, one update on what the policy itself has just sampled
+        "reinforce": {
+            "advantage": "reinforce", "policy_loss": "reinforce", "aggregation": "constant", "minibatches": 1,
+            "epochs": 1,
+        },
+        # Hu et al., arXiv 2501.03262: token-level KL in the reward, normalised over the tokens of the batch
+        "reinforce++": {
+            "advantage": "reinforce++", "clip_low": 0.2, "clip_high": 0.2, "aggregation": "tokens",
+            "kl_in": "reward", "kl_estimator": "k1", "kl_coefficient": 0.001,
+        },
+        # Ahmadian et al., arXiv 2402.14740: the whole answer is one action, no clip, KL in the reward
+        "rloo": {
+            "advantage": "rloo", "policy_loss": "reinforce", "aggregation": "constant", "kl_in": "reward",
+            "kl_estimator": "k1", "kl_coefficient": 0.05, "minibatches": 1, "epochs": 1,
+        },
+        # Shao et al., arXiv 2402.03300
+        "grpo": {
+            "advantage": "grpo", "clip_low": 0.2, "clip_high": 0.2, "aggregation": "sequences", "kl_in": "loss",
+            "kl_estimator": "k3", "kl_coefficient": 0.04,
+        },
+        # Liu et al., arXiv 2503.20783
+        "dr-grpo": {"advantage": "dr-grpo", "clip_low": 0.2, "clip_high": 0.2, "aggregation": "constant"},
+        # Yu et al., arXiv 2503.14476
+        "dapo": {
+            "advantage": "grpo", "clip_low": 0.2, "clip_high": 0.28, "aggregation": "tokens",
+            "dynamic_sampling_rounds": 9, "mask_overlong": True,
+        },
+        # Zheng et al., arXiv 2507.18071
+        "gspo": {
+            "advantage": "grpo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequences",
+        },
+        # MiniMax, arXiv 2506.13585 (no lower bound); the upper one is that of Khatri et al., arXiv 2510.13786
+        "cispo": {
+            "advantage": "grpo", "policy_loss": "cispo", "clip_low": 1.0, "clip_high": 4.0, "aggregation": "tokens",
+        },
+    }
+)  # fmt: skip
+"""The fields of `AlgorithmConfig` that each named algorithm sets; its other defining fields have their defaults."""
+
+
+def apply_algorithm(config: AlgorithmConfig, name: str) -> AlgorithmConfig:
+    """`config` turned into the algorithm called `name`.
+
+    Fields that define an algorithm get the preset's values, or their defaults where it names none, so that nothing of
+    another algorithm stays behind. How the run is carried out (mini-batches, epochs, recomputed log-probabilities and
+    their importance weight) stays as it is, unless the preset sets it.
+
+    Raises:
+        ConfigError: when there is no such algorithm; the message names the nearest one.
+    """
+    if name not in ALGORITHMS:
+        raise unknown_name("algorithm", name, ALGORITHMS)
+    kept = {field: getattr(config, field) for field in _RUN_FIELDS}
+    return replace(AlgorithmConfig(), **(kept | dict(ALGORITHMS[name])))
+
+
+def check_algorithm(config: AlgorithmConfig, group_size: int) -> None:
+    """Raises `ConfigError` for parts that do not fit together; the message says what to set instead."""
+    if config.kl_coefficient > 0 and config.kl_in == "loss" and config.kl_estimator == "k1":
+        raise ConfigError(
+            'algorithm.kl_estimator "k1" must not go into the loss: its expected gradient is zero, so it would add '
+            'noise and hold nothing back. Use "k2" or "k3", or set algorithm.kl_in to "reward".'
+        )
+    if config.policy_loss == "reinforce" and config.minibatches * config.epochs > 1:
+        raise ConfigError(
+            'algorithm.policy_loss "reinforce" corrects for no update since the sampling, so it needs '
+            f"algorithm.minibatches and algorithm.epochs of 1, got {config.minibatches} and {config.epochs}. "
+            'Set both to 1, or use "clip" or "cispo".'
+        )
+    if config.ratio == "sequence" and config.policy_loss == "reinforce":
+        raise ConfigError('algorithm.ratio "sequence" has no meaning with policy_loss "reinforce", which has no ratio.')
+    if config.ratio == "sequence" and config.aggregation != "sequences":
+        raise ConfigError(
+            'algorithm.ratio "sequence" needs algorithm.aggregation "sequences", got '
+            f'"{config.aggregation}": the sequence ratio\'s objective is a mean over rollouts.'
+        )
+    if config.dual_clip is not None and config.policy_loss != "clip":
+        raise ConfigError(f'algorithm.dual_clip needs algorithm.policy_loss "clip", got "{config.policy_loss}".')
+    if config.dual_clip is not None and not config.dual_clip > 1.0 + config.clip_high:
+        raise ConfigError(
+            f"algorithm.dual_clip must be above 1 + algorithm.clip_high = {1.0 + config.clip_high:g}, "
+            f"got {config.dual_clip!r}."
+        )
+    if config.dynamic_sampling_rounds and group_size < 2:
+        raise ConfigError(
+            "algorithm.dynamic_sampling_rounds needs rollout.group_size of 2 or more: "
+            "a group of one never has rewards that differ."
+        )

@@ -1,0 +1,69 @@
+"""The KL divergence to the reference policy: its estimators, and the two places where it goes.
+
+In the loss it is *added*, in the reward it is *taken off*: both pull the policy towards its reference. Every function
+is pure; vectors are over sampled tokens, `_N`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def kl_k1(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
+    """k1 = log pi - log pi_ref: unbiased for KL(pi || ref), may be negative.
+
+    For the reward and for logging. In the reward its policy gradient is exactly that of KL(pi || ref). As a term of a
+    loss its expected gradient is zero. Source: Schulman, "Approximating KL Divergence", 2020.
+    """
+    return logprobs_N - reference_logprobs_N
+
+
+def kl_k2(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
+    """k2 = (log pi - log pi_ref)^2 / 2: biased, low variance; its expected gradient is that of KL(pi || ref).
+
+    Source: Schulman, "Approximating KL Divergence", 2020.
+    """
+    return 0.5 * (logprobs_N - reference_logprobs_N) ** 2
+
+
+def kl_k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
+    """k3 = exp(d) - d - 1 with d = log pi_ref - log pi: unbiased for KL(pi || ref) and never negative.
+
+    As a term of a loss its expected gradient is that of KL(ref || pi): it too pulls the policy to the reference.
+    Source: Schulman, "Approximating KL Divergence", 2020; GRPO, arXiv 2402.03300, equation 4.
+    """
+    gap_N = reference_logprobs_N - logprobs_N
+    return torch.expm1(gap_N) - gap_N
+
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+def kl_loss(kl_N: Tensor, weights_N: Tensor, coefficient: float) -> Tensor:
+    """coefficient * sum of w * kl: a term *added* to a loss that is minimised.
+
+    The released ZeroSearch code subtracts it, which drives the policy away from its reference.
+    """
+    return coefficient * (kl_N * weights_N).sum()
+
+
+def kl_penalties(
+    logprobs_n: NDArray[np.float32], reference_logprobs_n: NDArray[np.float32], estimator: str, coefficient: float
+) -> NDArray[np.float64]:
+    """coefficient * kl at each sampled token of a rollout: what is taken *off* its reward.
+
+    Args:
+        logprobs_n: log-probabilities under the policy that sampled, before this step's updates.
+        reference_logprobs_n: the same under the reference.
+        estimator: a name of `KL_ESTIMATORS`. The policy gradient of k1 is that of KL(pi || ref); those of k2 and k3 are
+            not, although k3 is an unbiased estimate of its value.
+        coefficient: weight of the KL.
+    """
+    pair = (torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in (logprobs_n, reference_logprobs_n))
+    penalties: NDArray[np.float64] = coefficient * KL_ESTIMATORS[estimator](*pair).numpy()
+    return penalties
