@@ -146,7 +146,7 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
 
 
 def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
-    """Final hidden states before each sampled token, shape `(N, D)`; `model` is a Transformers causal language model."""
+    """Final hidden states of a Transformers causal language model before each sampled token, shape `(N, D)`."""
     return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
 
 

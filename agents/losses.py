@@ -74,7 +74,7 @@ def clipped_policy_loss(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of w * -min(q A, clip(q, 1 - low, 1 + high) A) with the ratio q = pi / pi_old; dual clip: at least c A if A < 0.
+    """Sum of w * -min(q A, clip(q, 1 - low, 1 + high) A) with the ratio q = pi / pi_old, or with a dual clip.
 
     Without the dual clip a token whose advantage is negative and whose ratio has run away upwards has a loss without
     bound; with it the objective is max(min(q A, clip(q) A), c A) there, and the gradient ends at q = c.
@@ -134,7 +134,7 @@ def cispo_loss(
 
 
 def reinforce_loss(logprobs_N: Tensor, advantages_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of w * -A log pi, whose gradient is the policy gradient of what the policy has just sampled; nothing is clipped.
+    """Sum of w * -A log pi: its gradient is the policy gradient of what the policy has just sampled, without any clip.
 
     Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992, theorem 1; without clip for language
     models: Ahmadian et al., arXiv 2402.14740, section 3.

@@ -33,22 +33,36 @@ GLOSSARY: dict[str, str] = {
     "answer_in_documents": "Searches whose documents held a gold answer / searches.",
     "search_again": "Noisy searches after which the episode searched again / noisy searches.",
     "groups_without_signal": "Groups in which every reward is the same / groups.",
+    "sampling_rounds": "Further rounds of sampling of the step; with dynamic_sampling_rounds.",
+    "kept_groups": "Groups trained on, out of all that were played; with dynamic_sampling_rounds.",
     "episode_tokens": "Tokens an episode: prompt, sampled and environment tokens.",
     "sampled_tokens": "Tokens an episode that the policy sampled.",
-    "loss": "Mean over updates of: policy loss + kl_coefficient * KL.",
+    "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
+    "each term as far as the configuration has it.",
     "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
-    "clip_fraction": "Trained tokens whose gradient the clip cut off / trained tokens.",
+    "clip_fraction": "Trained tokens on which the clip acts (clip: no gradient is left; cispo: the weight is cut) / "
+    "trained tokens.",
     "entropy": "Mean entropy, in nats, of the distributions that trained tokens were drawn from.",
     "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained "
     "tokens with recompute_logprobs, else over those of the first update.",
     "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
-    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap); with recompute_logprobs.",
+    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap), d summed over the rollout where "
+    "importance_sampling is sequence; with recompute_logprobs.",
     "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
     "kl_k1": "Mean over trained tokens of log p - log p (reference); with kl_coefficient > 0.",
+    "kl_penalty": "Mean over trained rollouts of kl_coefficient * sum of the KL estimates, taken off the reward; "
+    "with kl_in reward.",
+    "value": "Mean over trained tokens of the critic's value before any update; with a critic.",
+    "explained_variance": "1 - variance of (return - value) / variance of the return, over trained tokens; "
+    "with a critic.",
+    "value_loss": "Mean over updates of the critic's loss; with a critic.",
+    "value_clip_fraction": "Trained tokens whose value the clip holds / trained tokens; with a critic.",
+    "critic_gradient_norm": "Mean over updates of the L2 norm of the gradient of the critic's own parameters.",
     "gradient_norm": "Mean over updates of the gradient's L2 norm before it is cut.",
     "updates": "Optimizer updates made.",
     "skipped_updates": "Updates left out because the gradient was not finite.",
-    "trained_rollouts": "Rollouts that went through the loss (advantage or KL not zero) / episodes.",
+    "trained_rollouts": "Rollouts that went through the loss, each update counted: those whose advantages, KL, entropy "
+    "or value loss have a gradient.",
     "learning_rate": "Learning rate of the step.",
     "tokens_per_second": "Tokens of all episodes / seconds of the step.",
     "rollout_seconds": "Wall time of sampling and searching.",

@@ -13,7 +13,8 @@ import tyro
 
 from zerosearch_env.errors import ConfigError
 
-from .config import TrainConfig, load_preset, preset_names, read_config
+from .algorithms import ALGORITHMS
+from .config import TrainConfig, load_preset, preset_names, read_config, with_algorithm
 from .progress import TrainProgress, format_seconds
 
 
@@ -27,6 +28,8 @@ class TrainCommand:
 
     preset: str | None = None
     """A shipped preset, or a TOML file of your own: where the other options start from."""
+    algorithm: str | None = None
+    """A named algorithm: sets the options under `algorithm`, over the preset's and under those given by themselves."""
     resume: str | None = None
     """Run directory to go on with; its own configuration is used."""
     force: bool = False
@@ -41,12 +44,13 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
     """The command in `argv`; options override the preset or the saved configuration they are given beside.
 
     Raises:
-        ConfigError: for an unknown preset, or one together with `--resume`.
+        ConfigError: for an unknown preset or algorithm, or a preset together with `--resume`.
         CheckpointError: when the run to resume has no configuration.
         SystemExit: for options that do not exist, and after `--help`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
+    first.add_argument("--algorithm")
     first.add_argument("--resume")
     start, _ = first.parse_known_args(argv)
     if start.preset is not None and start.resume is not None:
@@ -58,12 +62,15 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
         saved = Path(start.resume) / "config.toml"
         # Without one, `train` says that there is no run to resume. The directory may have moved since it was written.
         config = replace(read_config(saved) if saved.is_file() else config, output=start.resume)
+    if start.algorithm is not None:
+        config = with_algorithm(config, start.algorithm)
+    names = f"Presets: {', '.join(preset_names())}. Algorithms: {', '.join(ALGORITHMS)}."
     return tyro.cli(
         TrainCommand,
         prog="zerosearch train",
         args=list(argv),
         default=TrainCommand(config=config),
-        description=f"{TrainCommand.__doc__}\n\nPresets: {', '.join(preset_names())}.",
+        description=f"{TrainCommand.__doc__}\n\n{names}",
     )
 
 

@@ -96,13 +96,12 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
     samples = weigh(algorithm, score(learner, samples))
     rate = learning_rate(config, step)
+    critic_only = learner.critic is not None and step < config.critic.warmup_steps
     stats: list[UpdateStats] = []
     for epoch in range(algorithm.epochs):
         for members in split_groups(len(samples), algorithm.minibatches, config.seed, step, epoch):
             batch = [sample for group in members for sample in samples[group]]
-            one = update(
-                learner, batch, rate, critic_only=step < config.critic.warmup_steps and learner.critic is not None
-            )
+            one = update(learner, batch, rate, critic_only=critic_only)
             stats += [] if one is None else [one]
     learner.sampler.refresh()
 

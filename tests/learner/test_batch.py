@@ -90,7 +90,7 @@ def _gradient(model, samples, max_tokens):
     for part in plan_micro_batches([len(sample.rollout.token_ids) for sample in samples], max_tokens):
         batch = make_micro_batch([samples[index] for index in part])
         logprobs, _ = token_logprobs(model, batch)
-        loss, _ = clipped_policy_loss(logprobs, batch.old_logprobs_N, batch.advantages_N, batch.weights_N)
+        loss, _ = clipped_policy_loss(logprobs - batch.old_logprobs_N, batch.advantages_N, batch.weights_N)
         loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 

@@ -67,6 +67,6 @@ def test_tensorboard_events_are_written(tmp_path):
 
 
 def test_the_glossary_in_the_documentation_is_this_one():
-    page = (Path(module.__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    page = (Path(module.__file__).resolve().parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     for name, formula in GLOSSARY.items():
         assert f"| `{name}` | {formula} |" in page

@@ -24,12 +24,13 @@ from zerosearch_agents.config import (
     dump_config,
     read_config,
 )
-from zerosearch_agents.learner import learning_rate
 from zerosearch_agents.metrics import GLOSSARY, read_metrics
 from zerosearch_agents.model import load_policy
+from zerosearch_agents.parameters import learning_rate
 from zerosearch_agents.run_files import learner_weights
 from zerosearch_agents.team import Team, start_team
 from zerosearch_agents.trainer import build_learner, train, train_step
+from zerosearch_agents.weighing import make_samples, weigh
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
 from zerosearch_env.transcripts import read_transcripts
@@ -315,7 +316,7 @@ def test_failed_searches_stay_out_of_the_loss(tmp_path):
     metrics, groups = train_step(learner, 0)
     failures = [one for group in groups for one in group if not one.trainable]
     assert metrics["engine_failures"] == len(failures) > 0
-    weighed = learner_module.weigh(learner, groups)
+    weighed = weigh(learner.config.algorithm, make_samples(groups))
     assert sum(map(len, weighed)) == 16 - len(failures)
 
 
@@ -325,7 +326,7 @@ def test_a_step_without_any_rollout_to_train_on_stops_the_run(tmp_path):
     lost = [[replace(one, stop_reason="engine_error", error="no route") for one in group] for group in groups]
     lost = [[replace(one, loss_mask=np.zeros_like(one.loss_mask)) for one in group] for group in lost]
     with pytest.raises(TrainingError, match="every search failed: no route"):
-        learner_module.weigh(learner, lost)
+        make_samples(lost)
     with pytest.raises(TrainingError, match="no prompt fits into context_tokens"):
         train_step(make_learner(tmp_path, rollout=RolloutConfig(prompts=4, group_size=2, context_tokens=3)), 0)
 
@@ -333,7 +334,7 @@ def test_a_step_without_any_rollout_to_train_on_stops_the_run(tmp_path):
 def test_gradients_that_are_not_finite_are_left_out_and_end_the_run_at_last(tmp_path, monkeypatch):
     learner = make_learner(tmp_path)
     _, groups = train_step(learner, 0)
-    samples = [s for group in learner_module.weigh(learner, groups) for s in group]
+    samples = [s for group in weigh(learner.config.algorithm, make_samples(groups)) for s in group]
     before = fingerprint(learner_weights(learner))
     original = learner_module.loss_and_sums
     monkeypatch.setattr(learner_module, "loss_and_sums", lambda *a: (original(*a)[0] * float("nan"), original(*a)[1]))
