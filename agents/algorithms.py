@@ -13,21 +13,16 @@ from typing import Any, Literal
 
 from zerosearch_env.errors import ConfigError, unknown_name
 
+AdvantageName = Literal[
+    "grpo", "dr-grpo", "rloo", "reinforce", "reinforce-no-baseline", "reinforce++", "reinforce++-baseline", "gae"
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
     """From rewards to the loss."""
 
-    advantage: Literal[
-        "grpo",
-        "dr-grpo",
-        "rloo",
-        "reinforce",
-        "reinforce-no-baseline",
-        "reinforce++",
-        "reinforce++-baseline",
-        "gae",
-    ] = "grpo"
+    advantage: AdvantageName = "grpo"
     """How rewards become advantages (`advantages.py`); "gae" trains a critic, set up under `critic`."""
     policy_loss: Literal["clip", "cispo", "reinforce"] = "clip"
     """PPO's clipped objective, CISPO's clipped weight, or the plain log-probability times the advantage."""
@@ -52,7 +47,7 @@ class AlgorithmConfig:
     kl_coefficient: float = 0.0
     """Weight of the KL to the initial policy; 0 needs no reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that KL; k1 only in the reward, since as a loss its expected gradient is zero."""
+    """Estimator of that KL: k2 or k3 in the loss (there k1 has no expected gradient), k1 in the reward."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL goes: added to the loss, or taken off the reward of each sampled token."""
     gamma: float = 1.0
@@ -159,6 +154,11 @@ def check_algorithm(config: AlgorithmConfig, group_size: int) -> None:
         raise ConfigError(
             'algorithm.kl_estimator "k1" must not go into the loss: its expected gradient is zero, so it would add '
             'noise and hold nothing back. Use "k2" or "k3", or set algorithm.kl_in to "reward".'
+        )
+    if config.kl_coefficient > 0 and config.kl_in == "reward" and config.kl_estimator != "k1":
+        raise ConfigError(
+            f'algorithm.kl_estimator "{config.kl_estimator}" must not go into the reward: the gradient that it gives '
+            'there is not the divergence\'s and can raise it. Use "k1", or set algorithm.kl_in to "loss".'
         )
     if config.policy_loss == "reinforce" and config.minibatches * config.epochs > 1:
         raise ConfigError(

@@ -29,7 +29,7 @@ class TrainCommand:
     preset: str | None = None
     """A shipped preset, or a TOML file of your own: where the other options start from."""
     algorithm: str | None = None
-    """A named algorithm: sets the options under `algorithm`, over the preset's and under those given by themselves."""
+    """A named algorithm (see above): sets the options under `algorithm`; any of them that is given too wins."""
     resume: str | None = None
     """Run directory to go on with; its own configuration is used."""
     force: bool = False

@@ -106,9 +106,7 @@ def _penalties(algorithm: AlgorithmConfig, sample: Sample) -> NDArray[np.float64
     if algorithm.kl_in != "reward" or algorithm.kl_coefficient == 0.0:
         return np.zeros(sample.rollout.sampled_tokens)
     assert sample.reference_logprobs is not None
-    return kl_penalties(
-        sample.policy_logprobs, sample.reference_logprobs, algorithm.kl_estimator, algorithm.kl_coefficient
-    )
+    return kl_penalties(sample.policy_logprobs, sample.reference_logprobs, algorithm.kl_coefficient)
 
 
 def weighing_metrics(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> dict[str, float]:

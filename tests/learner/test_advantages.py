@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 from zerosearch_agents.advantages import (
     ADVANTAGES,
     dr_grpo,
+    gae,
     get_advantage,
     grpo,
+    normalize,
     reinforce,
+    reinforce_no_baseline,
     reinforce_plus_plus,
+    returns_to_go,
     rloo,
+    token_rewards,
 )
 from zerosearch_env.errors import ConfigError
 
@@ -39,9 +44,69 @@ def test_reinforce_subtracts_the_batch_mean():
     np.testing.assert_allclose(reinforce(REWARDS, GROUPS), [0.5, -0.5, -0.5, 0.5, 0.0], rtol=1e-12)
 
 
-def test_reinforce_plus_plus_is_the_batch_z_score():
-    expected = (REWARDS - 0.5) / (REWARDS.std(ddof=1) + 1e-4)
-    np.testing.assert_allclose(reinforce_plus_plus(REWARDS, GROUPS), expected, rtol=1e-12)
+def test_reinforce_without_a_baseline_is_the_reward():
+    advantages = reinforce_no_baseline(REWARDS, GROUPS)
+    np.testing.assert_array_equal(advantages, REWARDS)
+    assert advantages is not REWARDS
+
+
+def test_token_rewards_and_returns_by_hand():
+    rewards = token_rewards(1.0, np.array([0.1, -0.2, 0.3]))
+    np.testing.assert_allclose(rewards, [-0.1, 0.2, 0.7])
+    np.testing.assert_allclose(returns_to_go(rewards), [0.8, 0.9, 0.7])
+    np.testing.assert_allclose(returns_to_go(rewards, 0.5), [0.175, 0.55, 0.7])
+
+
+def test_reinforce_plus_plus_is_the_z_score_over_all_tokens():
+    # returns 1, 1 and 0: mean 2/3, std (n - 1) sqrt(1/3), each *token* counted
+    got = reinforce_plus_plus([token_rewards(1.0, np.zeros(2)), token_rewards(0.0, np.zeros(1))])
+    scale = 3**-0.5 + 1e-4
+    np.testing.assert_allclose(np.concatenate(got), [1 / 3 / scale, 1 / 3 / scale, -2 / 3 / scale])
+    assert [len(part) for part in got] == [2, 1]
+
+
+def test_normalize_of_little():
+    assert normalize([]) == []
+    np.testing.assert_array_equal(normalize([np.array([3.0])])[0], [0.0])
+    np.testing.assert_array_equal(normalize([np.full(3, 2.0)])[0], np.zeros(3))
+
+
+def test_gae_by_hand():
+    # gamma .5, lambda .5, values 1, 2, 4 and reward 8 at the end:
+    # deltas 0 + .5 * 2 - 1 = 0, 0 + .5 * 4 - 2 = 0, 8 + 0 - 4 = 4; A = 4, 0 + .25 * 4 = 1, 0 + .25 * 1 = .25
+    rewards, values = token_rewards(8.0, np.zeros(3)), np.array([1.0, 2.0, 4.0])
+    np.testing.assert_allclose(gae(rewards, values, 0.5, 0.5), [0.25, 1.0, 4.0])
+    np.testing.assert_allclose(gae(rewards, values, 0.5, 0.0), [0.0, 0.0, 4.0])  # the deltas themselves
+    np.testing.assert_allclose(gae(rewards, values, 1.0, 1.0), [7.0, 6.0, 4.0])  # returns minus values
+
+
+def _gae_over_positions(mask, rewards, values, gamma, lambda_):
+    """A plain loop over *all* positions of a rollout, documents included, which it walks past."""
+    advantages = np.zeros(len(mask))
+    next_value, running = 0.0, 0.0
+    for place in reversed(range(len(mask))):
+        if not mask[place]:
+            continue  # a document or the prompt: neither gamma nor lambda, no value, no advantage
+        delta = rewards[place] + gamma * next_value - values[place]
+        running = delta + gamma * lambda_ * running
+        advantages[place] = running
+        next_value = values[place]
+    return advantages
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=40),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_gae_passes_over_documents(mask, gamma, lambda_, seed):
+    random, mask = np.random.default_rng(seed), np.array([*mask, True])
+    rewards, values = random.normal(size=(2, len(mask)))
+    got = gae(rewards[mask], values[mask], gamma, lambda_)
+    np.testing.assert_allclose(got, _gae_over_positions(mask, rewards, values, gamma, lambda_)[mask], atol=1e-9)
+    returns = returns_to_go(rewards[mask], gamma)
+    np.testing.assert_allclose(gae(rewards[mask], values[mask], gamma, 1.0), returns - values[mask], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr-grpo", "rloo"])
