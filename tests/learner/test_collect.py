@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+
+from zerosearch_agents import collect as collect_module
+from zerosearch_agents.algorithms import AlgorithmConfig
+from zerosearch_agents.collect import collect_groups
+from zerosearch_agents.config import RolloutConfig
+from zerosearch_agents.curriculum import choose_more_questions
+from zerosearch_agents.team import Team, start_team
+from zerosearch_agents.trainer import build_learner, train_step
+from zerosearch_agents.weighing import has_signal
+
+ROUNDS = AlgorithmConfig(dynamic_sampling_rounds=3)
+
+
+def make_learner(folder, team=None, **changes):
+    config = tiny.tiny_train_config(folder, rollout=RolloutConfig(prompts=4, group_size=3, slots=16), **changes)
+    return build_learner(config, team or Team(), tiny.tiny_dataset())
+
+
+def signal(groups):
+    return [has_signal(group, mask_overlong=False) for group in groups]
+
+
+def tokens(groups):
+    return [[one.token_ids.tolist() for one in group] for group in groups]
+
+
+def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
+    learner = make_learner(tmp_path, algorithm=ROUNDS)
+    plain = make_learner(tmp_path)
+    several = 0
+    for step in range(4):
+        found, first = collect_groups(learner, step, 0.0), collect_groups(plain, step, 0.0)
+        assert first.kept is first.groups
+        assert tokens(found.groups[:4]) == tokens(first.groups)  # the first round is the ordinary one
+        assert found.rounds <= 3
+        assert found.rounds == 3 or sum(signal(found.groups)) >= 4
+        if any(signal(found.groups)):
+            assert all(signal(found.kept))
+            assert len(found.kept) == sum(signal(found.groups)) <= 4
+        several += found.rounds > 1
+    assert several
+
+
+def test_each_round_fills_only_what_is_missing(tmp_path, monkeypatch):
+    played = []
+    original = collect_module.sample_groups
+
+    def counted(learner, groups, step, first_slot=0):
+        played.append((first_slot, len(groups)))
+        return original(learner, groups, step, first_slot)
+
+    monkeypatch.setattr(collect_module, "sample_groups", counted)
+    found = collect_groups(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.0)
+    have, slot = sum(signal(found.groups[:4])), 4
+    for first_slot, count in played[1:]:
+        assert (first_slot, count) == (slot, 4 - have)
+        have += sum(signal(found.groups[slot : slot + count]))
+        slot += count
+    assert len(played) == found.rounds + 1
+    assert len(found.groups) == slot
+
+
+def test_no_two_episodes_of_a_step_share_their_seeds(tmp_path):
+    found = collect_groups(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.5)
+    seeds = [one.episode.seed for group in found.groups for one in group]
+    assert len(found.groups) > 4
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_step_without_any_signal_goes_on_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect_module, "has_signal", lambda group, mask_overlong: False)
+    learner = make_learner(tmp_path, algorithm=ROUNDS)
+    original = collect_module.sample_groups
+
+    def alike(*arguments):
+        groups = original(*arguments)
+        return [[replace(one, scores=replace(one.scores, reward=1.0)) for one in group] for group in groups]
+
+    monkeypatch.setattr(collect_module, "sample_groups", alike)
+    metrics, groups = train_step(learner, 0)
+    assert (metrics["sampling_rounds"], metrics["updates"], metrics["kept_groups"]) == (3, 0, 16)
+    assert len(groups) == 16
+    assert metrics["groups_without_signal"] == 1
+
+
+def test_metrics_are_of_everything_that_was_played(tmp_path):
+    """Groups that are thrown away count: else the reward would be that of a selection."""
+    metrics, groups = train_step(make_learner(tmp_path, algorithm=ROUNDS), 0)
+    rewards = [one.scores.reward for group in groups for one in group]
+    assert len(groups) > 4
+    assert metrics["reward"] == pytest.approx(np.mean(rewards))
+    assert metrics["kept_groups"] < len(groups)
+
+
+def test_further_questions_are_new_ones_first():
+    first = choose_more_questions(10, 4, {1, 2, 3}, 0, 5)
+    assert len(set(first)) == 4
+    assert not set(first) & {1, 2, 3}
+    assert first == choose_more_questions(10, 4, {1, 2, 3}, 0, 5)
+    assert first != choose_more_questions(10, 4, {1, 2, 3}, 0, 6)
+    again = choose_more_questions(3, 7, {0, 1}, 0, 0)
+    assert again[0] == 2
+    assert sorted(again[1:]) == [0, 0, 1, 1, 2, 2]
+
+
+def collected(team, folder):
+    """What a step plays, in every worker."""
+    found = collect_groups(make_learner(folder, team, algorithm=ROUNDS), 0, 0.0)
+    return tokens(found.groups), tokens(found.kept), found.rounds
+
+
+def test_workers_draw_what_one_draws(tmp_path):
+    make_learner(tmp_path)
+    with start_team(2, collected, tmp_path) as team:
+        together = collected(team, tmp_path)
+    assert together == collected(Team(), tmp_path)
