@@ -68,9 +68,8 @@ def test_a_new_critic_says_zero_everywhere_and_has_only_what_it_needs(trunk):
     policys = sum(p.numel() for p in policy.model.parameters())
     vocabulary = policy.model.get_output_embeddings().weight.numel()
     assert sum(parameters.values()) == (33 if trunk == "shared" else policys - vocabulary + 33)
-    assert all(
-        p.data_ptr() not in {q.data_ptr() for q in policy.model.parameters()} for p in critic.module.parameters()
-    )
+    theirs = {parameter.data_ptr() for parameter in policy.model.parameters()}
+    assert all(parameter.data_ptr() not in theirs for parameter in critic.module.parameters())
     assert make_critic(policy, TrainConfig()) is None
 
 
@@ -107,14 +106,16 @@ def test_the_critics_rate_follows_the_policys_course():
 
 @TRUNKS
 def test_the_critic_learns(tmp_path, trunk):
-    learner = build_learner(
-        ppo_config(tmp_path, trunk, rollout=RolloutConfig(prompts=8, group_size=8)), Team(), tiny.tiny_dataset()
-    )
-    metrics = [train_step(learner, step)[0] for step in range(6)]
+    """In the warm-up the policy stays, so the same step gives the same rollouts, and the critic comes to know them."""
+    critic = {"warmup_steps": 1, "learning_rate": 1e-2}
+    config = ppo_config(tmp_path, trunk, critic=critic, rollout=RolloutConfig(prompts=8, group_size=8))
+    learner = build_learner(config, Team(), tiny.tiny_dataset())
+    metrics = [train_step(learner, 0)[0] for _ in range(15)]
+    assert len({one["reward"] for one in metrics}) == 1
     assert metrics[0]["value"] == 0
-    assert metrics[-1]["explained_variance"] > metrics[0]["explained_variance"]
-    assert metrics[-1]["value"] == pytest.approx(np.mean([one["reward"] for one in metrics]), abs=0.15)
-    assert all(one["critic_gradient_norm"] > 0 for one in metrics)
+    assert metrics[-1]["value"] == pytest.approx(metrics[0]["reward"] - metrics[0]["kl_penalty"], abs=0.05)
+    assert metrics[-1]["explained_variance"] > 0.02
+    assert metrics[-1]["value_loss"] < metrics[0]["value_loss"]
 
 
 @TRUNKS
@@ -143,21 +144,16 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, trunk):
     assert same(weights, other_weights)
     assert same(optimizer, other_optimizer)
     assert optimizer["critic"]["state"]
-    metrics = [
-        [
-            {k: v for k, v in record.items() if k not in TIMES}
-            for record in read_metrics(Path(c.output) / "metrics.jsonl")
-        ]
-        for c in (whole, parts)
-    ]
-    assert metrics[0] == metrics[1]
+    records, others = (read_metrics(Path(config.output) / "metrics.jsonl") for config in (whole, parts))
+    for record, other in zip(records, others, strict=True):
+        assert {k: v for k, v in record.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
 
 
 def test_resuming_with_another_critic(tmp_path):
     config = ppo_config(tmp_path, steps=1)
     train(config, dataset=tiny.tiny_dataset())
     other = replace(config, critic=CriticConfig(trunk="shared"))
-    with pytest.raises(CheckpointError, match="critic.trunk: 'separate' -> 'shared'"):
+    with pytest.raises(CheckpointError, match=r"critic\.trunk: 'separate' -> 'shared'"):
         train(other, dataset=tiny.tiny_dataset(), resume=True)
     with pytest.raises(CheckpointError, match="holds a critic of another shape"):
         train(other, dataset=tiny.tiny_dataset(), resume=True, force=True)
