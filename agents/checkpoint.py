@@ -3,7 +3,8 @@
 A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
 `optimizer.pt` and `state.json`, written last, which names the other files with their sizes. It is written under a
 temporary name, every file is synced, and then it is renamed: under its final name it is whole. Nothing random is
-stored, since all randomness of a run is a function of (seed, step).
+stored, since all randomness of a run is a function of (seed, step). A critic's weights stand beside the policy's under
+the prefix `critic.`, the state of its optimizer in that of the policy's under the key `critic`.
 """
 
 from __future__ import annotations

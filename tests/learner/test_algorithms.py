@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import tiny
 
+import zerosearch_agents.algorithms as algorithms_module
 from zerosearch_agents.algorithms import ALGORITHMS, AlgorithmConfig, apply_algorithm
 from zerosearch_agents.config import RolloutConfig, TrainConfig, dump_config, load_preset, parse_config, with_algorithm
 from zerosearch_agents.metrics import GLOSSARY, read_metrics
@@ -96,3 +98,45 @@ def test_each_trains(name, tmp_path):
     assert ("value_loss" in metrics[0]) == (name == "ppo")
     assert ("kl_penalty" in metrics[0]) == (name in ("ppo", "rloo", "reinforce++"))
     assert ("kept_groups" in metrics[0]) == (name == "dapo")
+
+
+def test_a_configuration_of_an_earlier_release_loads_as_what_it_was():
+    """Written before there were presets, ratios and critics: every field that is new has the old behaviour."""
+    text = """
+        [algorithm]
+        advantage = "grpo"
+        aggregation = "tokens"
+        minibatches = 2
+        epochs = 1
+        clip_low = 0.2
+        clip_high = 0.2
+        kl_coefficient = 0.001
+        kl_estimator = "k3"
+        recompute_logprobs = false
+        importance_cap = 2.0
+    """
+    assert parse_config(text) == TrainConfig(algorithm=AlgorithmConfig(kl_coefficient=0.001))
+    old = AlgorithmConfig()
+    assert (old.policy_loss, old.ratio, old.kl_in, old.importance_sampling) == ("clip", "token", "loss", "token")
+    assert (old.dual_clip, old.entropy_coefficient, old.dynamic_sampling_rounds, old.mask_overlong) == (
+        None,
+        0,
+        0,
+        False,
+    )
+
+
+def test_the_table_in_the_documentation_is_this_one():
+    page = (Path(algorithms_module.__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    table = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in ALGORITHMS}
+    assert set(table) == set(ALGORITHMS)
+    for name, (advantage, ratio, clip, aggregation, kl, *_) in table.items():
+        config = apply_algorithm(AlgorithmConfig(), name)
+        assert advantage.startswith(f"`{config.advantage}`")
+        assert ratio == ("none" if config.policy_loss == "reinforce" else config.ratio)
+        bounds = f"{config.clip_low:g} / {config.clip_high:g}"
+        assert {"reinforce": "none", "clip": bounds, "cispo": f"weight, {bounds}"}[config.policy_loss] == clip
+        assert aggregation == f"`{config.aggregation}`"
+        where = f"{config.kl_estimator} in the {config.kl_in}, {config.kl_coefficient:g}"
+        assert kl == (where if config.kl_coefficient else "none")

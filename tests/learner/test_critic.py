@@ -65,9 +65,9 @@ def test_a_new_critic_says_zero_everywhere_and_has_only_what_it_needs(trunk):
     assert values.shape == batch.targets_N.shape
     assert values.abs().max() == 0
     parameters = {name: p.numel() for name, p in critic.module.named_parameters()}
-    policys = sum(p.numel() for p in policy.model.parameters())
+    of_policy = sum(p.numel() for p in policy.model.parameters())
     vocabulary = policy.model.get_output_embeddings().weight.numel()
-    assert sum(parameters.values()) == (33 if trunk == "shared" else policys - vocabulary + 33)
+    assert sum(parameters.values()) == (33 if trunk == "shared" else of_policy - vocabulary + 33)
     theirs = {parameter.data_ptr() for parameter in policy.model.parameters()}
     assert all(parameter.data_ptr() not in theirs for parameter in critic.module.parameters())
     assert make_critic(policy, TrainConfig()) is None
@@ -98,7 +98,7 @@ def test_the_two_halves_of_a_checkpoint():
     assert with_critic({"a": torch.ones(2)}, None).keys() == {"a"}
 
 
-def test_the_critics_rate_follows_the_policys_course():
+def test_the_critics_rate_follows_the_of_policy_course():
     config = TrainConfig(optimizer=OptimizerConfig(learning_rate=1e-3), critic=CriticConfig(learning_rate=1e-2))
     assert critic_rate(config, 5e-4) == pytest.approx(5e-3)
     assert critic_rate(TrainConfig(), 5e-4) == 5e-4
