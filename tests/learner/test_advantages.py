@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import statistics
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,6 +121,30 @@ def test_a_group_of_one_or_of_equal_rewards_has_no_signal(name):
 @pytest.mark.parametrize("name", sorted(ADVANTAGES))
 def test_no_rollouts_have_no_advantages(name):
     assert ADVANTAGES[name](np.zeros(0), np.zeros(0, dtype=np.int64)).shape == (0,)
+
+
+def _slow_advantage(name, rewards, groups, i):
+    """One rollout's advantage in the words of the papers, with nothing but Python's own numbers."""
+    mine = [r for r, g in zip(rewards, groups, strict=True) if g == groups[i]]
+    others = [r for j, (r, g) in enumerate(zip(rewards, groups, strict=True)) if g == groups[i] and j != i]
+    if name == "reinforce-no-baseline":
+        return rewards[i]
+    if name == "reinforce":
+        return rewards[i] - math.fsum(rewards) / len(rewards)
+    if name == "rloo":
+        return rewards[i] - math.fsum(others) / len(others) if others else 0.0
+    if name == "dr-grpo":
+        return rewards[i] - statistics.mean(mine)
+    return (rewards[i] - statistics.mean(mine)) / ((statistics.stdev(mine) if others else 0.0) + 1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(ADVANTAGES))
+@pytest.mark.parametrize("seed", range(5))
+def test_random_batches_against_a_slow_loop(name, seed):
+    random = np.random.default_rng(seed)
+    rewards, groups = random.random(23), random.integers(0, 6, 23)  # groups of all sizes, in any order
+    expected = [_slow_advantage(name, rewards.tolist(), groups.tolist(), i) for i in range(23)]
+    np.testing.assert_allclose(ADVANTAGES[name](rewards, groups), expected, atol=1e-9)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 4)), min_size=1, max_size=30), st.randoms())
