@@ -62,21 +62,43 @@ def documents(prompt: str) -> str:
     return "\n".join(lines)
 
 
-def documents_after(latency_s: float) -> Handler:
-    """A handler that takes so long, its own work included, and then writes `documents`."""
+class _Delayed(asyncio.Protocol):
+    """A connection on which every request is answered with `documents` after a set time, its own work included.
 
-    async def handler(call: Call) -> Reply:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        if call.path.endswith("/models"):
-            reply = Reply({"data": [{"id": "local"}]})
+    It does as little as can be done between the bytes of a request and those of its answer, so that a benchmark
+    measures its client and not this server.
+    """
+
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s = latency_s
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the way back."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answers, later, once a whole request is there. Clients send the next one after the answer."""
+        due = self._loop.time() + self._latency_s
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+        if not end or len(body) < (int(length[1]) if length else 0):
+            return
+        self._received = b""
+        if head.startswith(b"GET"):
+            answer = Reply({"data": [{"id": "local"}]})
         else:
-            reply = chat(documents(call.body["messages"][-1]["content"]))
-            reply = Reply(json.dumps(reply.body).encode())
-        await asyncio.sleep(latency_s - (loop.time() - began))
-        return reply
+            answer = chat(documents(json.loads(body)["messages"][-1]["content"]))
+        content = json.dumps(answer.body).encode()
+        self._loop.call_at(due, self._answer, b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
 
-    return handler
+    def _answer(self, raw: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(raw)
 
 
 async def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
@@ -153,7 +175,7 @@ class ServerThread:
 
 
 async def _main(latency_s: float) -> None:
-    server = await serve(documents_after(latency_s))
+    server = await asyncio.get_running_loop().create_server(lambda: _Delayed(latency_s), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

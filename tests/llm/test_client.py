@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from http_fakes import Script, cut, huge, stall
 
 from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
 from zerosearch_env.errors import ConfigError, EngineError
@@ -48,43 +49,6 @@ def failure(client: JsonClient) -> EngineError:
     (error,) = post(client)
     assert isinstance(error, EngineError), error
     return error
-
-
-class Script:
-    """Answers with one reply after the other, the last one for ever; keeps what came in."""
-
-    def __init__(self, *replies: Reply | Callable[[Call], Any]) -> None:
-        self.replies = list(replies)
-        self.calls: list[Call] = []
-        self.times: list[float] = []
-
-    async def __call__(self, call: Call) -> Reply | None:
-        self.calls.append(call)
-        self.times.append(time.monotonic())
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, Reply):
-            return reply
-        result: Reply | None = await reply(call)
-        return result
-
-
-async def stall(call: Call) -> None:
-    """Half a body, and then nothing."""
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half')
-    await call.writer.drain()
-    await asyncio.sleep(30)
-
-
-async def cut(call: Call) -> None:
-    call.writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"half')
-    await call.writer.drain()
-
-
-async def endless(call: Call) -> None:
-    call.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        call.writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
-        await call.writer.drain()
 
 
 def test_an_answer_is_parsed_and_says_who_gave_it() -> None:
@@ -247,7 +211,7 @@ def test_a_server_that_drips_is_bounded_in_total() -> None:
 
 
 def test_an_endless_body_is_not_read() -> None:
-    with ServerThread(Script(endless)) as server:
+    with ServerThread(Script(huge)) as server:
         error = failure(JsonClient([server.url], options(max_body_bytes=200_000)))
     assert error.attempts == 1
     assert "more than 200,000 bytes" in str(error)

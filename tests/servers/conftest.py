@@ -1,9 +1,8 @@
-"""The model and the questions of the tests on real servers; makes `real_servers` importable."""
+"""The model and the questions of the tests on real servers."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines.simulated_spec import TINY_MODEL
 from zerosearch_env.types import Dataset
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
