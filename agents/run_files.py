@@ -108,7 +108,7 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     weights = learner_weights(learner)
     initial = fingerprint(dict(learner.reference.named_parameters())) if learner.reference is not None else ""
     rollbacks = read_rollbacks(output)
-    learner.config = after_rollbacks(config, len(rollbacks))
+    learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
     found = load_latest(output / "checkpoints", lambda state: is_current(state, rollbacks))
     if found is None:
         return replace(_START, initial_policy=initial)

@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--steps", type=int, default=10, help="training steps of each run (10)")
     parser.add_argument("--kl-coefficient", type=float, default=0.2, help="weight of the KL (0.2)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="learning rate (1e-3)")
+    parser.add_argument("--learning-rate", type=float, default=4e-4, help="learning rate (4e-4, the quickstart's)")
     parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=list(BEHAVIOURS), help="which (all)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones stay"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 import tiny
 
+from zerosearch_agents import loggers
 from zerosearch_agents.config import EnvironmentConfig, OutputConfig, dump_config, parse_config
 from zerosearch_agents.loggers import make_loggers, shown_config
 from zerosearch_agents.metrics import MetricsLog, read_metrics
@@ -23,11 +24,10 @@ SECRET = "pa55word-of-mine"
 ENGINE = f"retrieve:https://me:{SECRET}@search.example:8000/retrieve?api_key={SECRET}"
 
 
-class FakeWandb(ModuleType):
+class FakeWandb:
     """What a run uses of the library, and what it was given."""
 
     def __init__(self) -> None:
-        super().__init__("wandb")
         self.inits: list[dict] = []
         self.logged: list[dict] = []
         self.finished = 0
@@ -53,7 +53,8 @@ class FakeWandb(ModuleType):
 @pytest.fixture
 def wandb(monkeypatch):
     fake = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    # not into sys.modules: accelerate looks there, and would take it for the real one
+    monkeypatch.setattr(loggers, "importlib", SimpleNamespace(import_module={"wandb": fake}.__getitem__))
     return fake
 
 

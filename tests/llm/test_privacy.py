@@ -12,13 +12,14 @@ SECRET = "Zx81-secret/value"
     [
         f"retrieve:http://user:{SECRET.replace('/', '')}@host:80/search",
         f"http://{SECRET.replace('/', '')}@host",
+        f"there is no folder https:/user:{SECRET.replace('/', '')}@host",
         f"web:serper?api_key={SECRET}&top=5",
         f"--token={SECRET} --steps 3",
         f"{{'api_key': '{SECRET}', 'n': 3}}",
         f'{{"access_token": "{SECRET}"}}',
         f"X-API-KEY: {SECRET}",
         f"Authorization: Bearer {SECRET}",
-        "my key is sk-Zx81-secret/value" + "a" * 20,
+        "my key is sk-Zx81-secret-value" + "a" * 20,
         "hf_Zx81secretvalueaaaaaaaaaa",
     ],
 )

@@ -23,7 +23,7 @@ def hide(text: str, secrets: Sequence[str]) -> str:
 
 _NAME = r"(?:[\w-]*[_-])?(?:apikey|key|token|secret|password|passwd|authorization|signature)"
 _HEADER = r"(?:[\w-]*-)?(?:authorization|api-?key|secret|password)"
-_IN_ADDRESS = re.compile(r"(?<=://)[^/?#\s'\"@]+@")
+_IN_ADDRESS = re.compile(r"(:/{1,2})[^/?#\s'\"@]+@")  # one slash is what a path makes of two
 _PARAMETER = re.compile(
     rf"(?i)\b({_NAME}\s*=\s*[\"']?|{_HEADER}:\s*|{_NAME}[\"']\s*:\s*[\"'])(?!\*\*\*|bearer |basic )([^\s&,;'\"}})]+)"
 )
@@ -49,7 +49,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """
     held = [value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)]
     text = hide(text, [value for value in held if len(value) >= _SHORTEST and value in text])
-    text = _IN_ADDRESS.sub(f"{HIDDEN}@", text)
+    text = _IN_ADDRESS.sub(rf"\1{HIDDEN}@", text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     return _KNOWN.sub(HIDDEN, text)
