@@ -133,24 +133,29 @@ def retokenised(learner: Learner, rollout: Rollout) -> Rollout:
 
 
 def run_one(name: str, config: TrainConfig) -> dict[str, Any]:
-    """One run, or what an earlier call left of it when it was finished.
+    """One run; where an earlier call has left it, or a shorter one, it goes on from there.
 
     Returns:
         Behaviour, seed, what ended it, CPU seconds, the alarms that were on at its end, and the metrics of every step.
     """
     from zerosearch_agents.alarms import find_alarms
+    from zerosearch_agents.config import config_differences, read_config
     from zerosearch_agents.metrics import read_metrics
     from zerosearch_agents.trainer import train
     from zerosearch_env.errors import TrainingError
 
-    row_file = Path(config.output) / "row.json"
-    if row_file.is_file():
-        row: dict[str, Any] = json.loads(row_file.read_text("utf-8"))
-        return row
+    row_file, saved = Path(config.output) / "row.json", Path(config.output) / "config.toml"
+    row: dict[str, Any] = {"steps": (), "cpu_seconds": 0.0}
+    # neither the rate nor the noise depends on the number of steps, so a longer run begins as a shorter one
+    same = saved.is_file() and not config_differences(replace(read_config(saved), steps=config.steps), config)
+    if same and row_file.is_file():
+        row = json.loads(row_file.read_text("utf-8"))
+        if len(row["steps"]) >= config.steps or row["ended"] != "finished":
+            return row
     began, ended = time.process_time(), "finished"
     with behaviour(name):
         try:
-            train(config, overwrite=True)
+            train(config, resume=same, force=same, overwrite=not same)
         except TrainingError as error:
             ended = str(error)
     history = read_metrics(Path(config.output) / "metrics.jsonl")
@@ -159,7 +164,7 @@ def run_one(name: str, config: TrainConfig) -> dict[str, Any]:
         "behaviour": name,
         "seed": config.seed,
         "ended": ended,
-        "cpu_seconds": round(time.process_time() - began, 1),
+        "cpu_seconds": round(row["cpu_seconds"] + time.process_time() - began, 1),
         "alarms": [str(alarm) for alarm in find_alarms(config.alarms, history)],
         "steps": [{metric: record[metric] for metric in kept if metric in record} for record in history],
     }
@@ -216,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs every behaviour for every seed, writing the record after each run, and prints the table."""
     parser = argparse.ArgumentParser(prog="zerosearch bench stability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
-    parser.add_argument("--steps", type=int, default=10, help="training steps of each run (10)")
+    parser.add_argument("--steps", type=int, default=16, help="training steps of each run (16)")
     parser.add_argument("--kl-coefficient", type=float, default=0.2, help="weight of the KL (0.2)")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="learning rate (4e-4, the quickstart's)")
     parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=list(BEHAVIOURS), help="which (all)")

@@ -68,7 +68,10 @@ def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
     row = stability.run_one(name, config)
     assert (objective.kl_loss, trainer.score) == before
     assert (row["behaviour"], row["ended"], len(row["steps"])) == (name, "finished", 2)
-    assert stability.run_one(name, replace(config, seed=9)) == row  # what is finished stays
+    assert stability.run_one(name, config) == row  # what is finished stays
+    longer = stability.run_one(name, replace(config, steps=3))
+    assert longer["steps"][:2] == row["steps"]
+    assert len(longer["steps"]) == 3
 
 
 def test_the_wrong_sign_changes_the_sign():
