@@ -14,16 +14,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError
+
+from .policy_files import one_line
 
 STATE_FILE = "state.json"
 VERSION = 1
@@ -45,6 +48,8 @@ class RunState:
     """Fingerprint of the policy that the run began with: the KL's reference."""
     seconds: float
     """Wall time of the run so far, in seconds."""
+    rollbacks: int = 0
+    """Rollbacks of the run before it was saved."""
 
 
 def save_checkpoint(
@@ -58,6 +63,10 @@ def save_checkpoint(
         weights: the parameters by name, each once.
         optimizer: the optimizer's `state_dict()`.
         keep: checkpoints that stay, this one included.
+
+    Raises:
+        CheckpointError: when it cannot be written, because the disk is full for example. Then nothing of it is left
+            behind, and every older checkpoint is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".new-*"):
@@ -65,6 +74,26 @@ def save_checkpoint(
     final = folder / f"step-{state.step:06d}"
     new = folder / f".new-{final.name}"
     new.mkdir()
+    try:
+        _write(new, state, weights, optimizer)
+    except (OSError, RuntimeError, SafetensorError) as cause:
+        shutil.rmtree(new, ignore_errors=True)
+        newest = next(iter(reversed(checkpoint_paths(folder))), None)
+        kept = "There is no older checkpoint" if newest is None else f"{newest} is untouched"
+        raise CheckpointError(
+            f"the checkpoint {final} could not be written: {one_line(cause)}. {kept}; make room and resume."
+        ) from cause
+    if final.exists():  # of steps that are done again after a fall-back to an older one
+        shutil.rmtree(final)
+    os.rename(new, final)
+    _sync(folder)
+    for old in checkpoint_paths(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Everything that a checkpoint consists of, durable, under a temporary name."""
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
     torch.save(dict(optimizer), new / _FILES[1])
     for name in _FILES:
@@ -77,13 +106,6 @@ def save_checkpoint(
     (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     _sync(new / STATE_FILE)
     _sync(new)
-    if final.exists():  # of steps that are done again after a fall-back to an older one
-        shutil.rmtree(final)
-    os.rename(new, final)
-    _sync(folder)
-    for old in checkpoint_paths(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -94,8 +116,8 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, Any]]:
-    """Reads one checkpoint: the state, the weights by name, the optimizer's state.
+def checkpoint_state(path: Path) -> RunState:
+    """Where the run stood when a checkpoint was saved.
 
     Raises:
         CheckpointError: when it is missing, half written or damaged.
@@ -106,15 +128,34 @@ def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, 
         if found != size:
             raise CheckpointError(f"{path} is half written: {name} should have {size} bytes, found {found}.")
     try:
+        return RunState(**record)
+    except TypeError as cause:
+        raise CheckpointError(f"{path / STATE_FILE} is damaged: {cause}.") from cause
+
+
+def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, Any]]:
+    """Reads one checkpoint: the state, the weights by name, the optimizer's state.
+
+    Raises:
+        CheckpointError: when it is missing, half written or damaged.
+    """
+    state = checkpoint_state(path)
+    try:
         weights = load_file(path / _FILES[0])
         optimizer = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
-        return RunState(**record), weights, optimizer
+        return state, weights, optimizer
     except Exception as cause:  # torch, safetensors and pickle each raise classes of their own
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
 
 
-def load_latest(folder: Path) -> tuple[Path, RunState, dict[str, Tensor], dict[str, Any]] | None:
+def load_latest(
+    folder: Path, current: Callable[[RunState], bool] = lambda state: True
+) -> tuple[Path, RunState, dict[str, Tensor], dict[str, Any]] | None:
     """The newest valid checkpoint of a folder; None when it has none at all.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        current: whether a checkpoint is to be looked at; others are passed over.
 
     Raises:
         CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
@@ -122,7 +163,8 @@ def load_latest(folder: Path) -> tuple[Path, RunState, dict[str, Tensor], dict[s
     problems = []
     for path in reversed(checkpoint_paths(folder)):
         try:
-            return path, *load_checkpoint(path)
+            if current(checkpoint_state(path)):
+                return path, *load_checkpoint(path)
         except CheckpointError as error:
             problems.append(str(error))
     if problems:

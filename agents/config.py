@@ -21,7 +21,9 @@ import tyro
 
 from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.llm.privacy import redact
 
+from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
 
 
@@ -125,6 +127,10 @@ class OutputConfig:
     """Rollouts written each time."""
     tensorboard: Annotated[bool, tyro.conf.arg(aliases=["--tensorboard"])] = False
     """Whether metrics also go to TensorBoard event files."""
+    wandb: Annotated[bool, tyro.conf.arg(aliases=["--wandb"])] = False
+    """Whether metrics also go to Weights & Biases; WANDB_MODE=offline keeps them on this machine."""
+    wandb_project: str = "zerosearch"
+    """Project of the run there."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,8 @@ class TrainConfig:
     """The value function, where the algorithm has one."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW and its learning rate."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    """What announces a collapse, and what to do then."""
     files: OutputConfig = field(default_factory=OutputConfig)
     """What is written into the run directory, and how often."""
 
@@ -175,9 +183,13 @@ FREE_FIELDS = frozenset(
         "rollout.slots",
         "optimizer.micro_batch_tokens",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
+        *(f"alarms.{entry.name}" for entry in dataclasses.fields(AlarmConfig)),
     }
 )
-"""Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding)."""
+"""Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding).
+
+The alarms are among them, since a run that one has stopped goes on with another action.
+"""
 
 
 def policy_path(policy: str) -> Path:
@@ -238,7 +250,7 @@ def parse_config(text: str, where: str = "configuration") -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The configuration as TOML; fields that are None are left out, since TOML has no null."""
+    """The configuration as TOML; fields that are None are left out, since TOML has no null, and so are credentials."""
     return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
 
 
@@ -248,8 +260,11 @@ def flatten_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def config_differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
-    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`."""
-    old, new = flatten_config(saved), flatten_config(wanted)
+    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`; credentials do not count."""
+    old, new = (
+        {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}
+        for config in (saved, wanted)
+    )
     return [
         f"{name}: {old[name]!r} -> {new[name]!r}" for name in new if name not in FREE_FIELDS and old[name] != new[name]
     ]
@@ -265,10 +280,15 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> typing.Iterator[tuple[str
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _without_none(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        name: _without_none(value) if isinstance(value, Mapping) else _plain(value)
         for name, value in values.items()
         if value is not None
     }
+
+
+def _plain(value: Any) -> Any:
+    """A leaf as TOML has it: lists for tuples, texts without credentials."""
+    return list(value) if isinstance(value, tuple) else redact(value) if isinstance(value, str) else value
 
 
 def _build(kind: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:

@@ -23,6 +23,7 @@ from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.episode import make_rules
 from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.llm.privacy import redact
 from zerosearch_env.noise import check_level
 
 from .config import policy_path
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read the options, measure, print the tables; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     config = tyro.cli(EvalConfig, args=argv, prog="zerosearch eval", description=__doc__)
-    run_evaluation(config, command=shlex.join(["zerosearch", "eval", *argv]))
+    run_evaluation(config, command=redact(shlex.join(["zerosearch", "eval", *argv])))
     return 0
 
 

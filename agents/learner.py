@@ -117,7 +117,7 @@ def update(
     norms = [float(gradient.norm()) for gradient in gradients]
     applied = bool(np.isfinite(norms).all())
     learner.skipped = 0 if applied else learner.skipped + 1
-    if learner.skipped >= MAX_SKIPPED:
+    if learner.skipped >= MAX_SKIPPED and not learner.config.alarms.ends_skipping:
         raise TrainingError(f"the gradient was not finite in {MAX_SKIPPED} updates in a row; lower the learning rate.")
     if applied and not critic_only:
         clip_and_step(learner.optimizer, learner.gradient, norms[0], settings.max_grad_norm, rate)

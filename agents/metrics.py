@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from zerosearch_env.errors import require
-
+from .loggers import Logger
 from .rollout import Rollout
 
 GLOSSARY: dict[str, str] = {
     "step": "Steps finished, this one included.",
     "reward": "Mean reward over episodes.",
     "reward_std": "Standard deviation of the reward over episodes.",
+    "group_reward_std": "Mean over groups of the standard deviation of the reward within the group.",
     "em": "Mean exact match over episodes.",
     "f1": "Mean token F1 over episodes.",
     "subem": "Mean sub-string exact match over episodes.",
@@ -37,6 +37,7 @@ GLOSSARY: dict[str, str] = {
     "kept_groups": "Groups trained on, out of all that were played; with dynamic_sampling_rounds.",
     "episode_tokens": "Tokens an episode: prompt, sampled and environment tokens.",
     "sampled_tokens": "Tokens an episode that the policy sampled.",
+    "turn_tokens": "Tokens that the policy sampled / turns.",
     "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
     "each term as far as the configuration has it.",
     "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
@@ -64,6 +65,8 @@ GLOSSARY: dict[str, str] = {
     "trained_rollouts": "Rollouts that went through the loss, each update counted: those whose advantages, KL, entropy "
     "or value loss have a gradient.",
     "learning_rate": "Learning rate of the step.",
+    "alarms": "Bounds of `[alarms]` that have been broken for `patience` steps; unless their action is off.",
+    "rollbacks": "Rollbacks of the run so far; where there are any.",
     "tokens_per_second": "Tokens of all episodes / seconds of the step.",
     "rollout_seconds": "Wall time of sampling and searching.",
     "update_seconds": "Wall time of the updates.",
@@ -83,9 +86,11 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     turns = sum(rollout.turns for rollout in kept)
     searches = sum(rollout.scores.searches for rollout in kept)
     noisy = sum(rollout.noisy_searches for rollout in kept)
+    by_group = [[one.scores.reward for one in group if one.stop_reason != "engine_error"] for group in groups]
     metrics |= {
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std()),
+        "group_reward_std": _mean([float(np.std(rewards_g)) for rewards_g in by_group if rewards_g]),
         "em": _mean([rollout.scores.em for rollout in kept]),
         "f1": _mean([rollout.scores.f1 for rollout in kept]),
         "subem": _mean([rollout.scores.subem for rollout in kept]),
@@ -95,11 +100,10 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "answered": _mean([rollout.stop_reason == "answer" for rollout in kept]),
         "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in kept]),
         "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in kept]),
-        "groups_without_signal": _mean(
-            [len({one.scores.reward for one in group if one.stop_reason != "engine_error"}) < 2 for group in groups]
-        ),
+        "groups_without_signal": _mean([len(set(rewards_g)) < 2 for rewards_g in by_group]),
         "episode_tokens": _mean([len(rollout.token_ids) for rollout in kept]),
         "sampled_tokens": _mean([rollout.sampled_tokens for rollout in kept]),
+        "turn_tokens": sum(rollout.sampled_tokens for rollout in kept) / max(turns, 1),
     }
     if searches:
         metrics["noisy"] = noisy / searches
@@ -113,48 +117,53 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
+def recorded(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """A step's metrics as they are written and read again: six digits, and no value that is not finite."""
+    finite = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+    return {"step": step, **finite}
+
+
 class MetricsLog:
-    """Appends one JSON object a step to `metrics.jsonl`, and scalars to TensorBoard when asked.
+    """Appends one JSON object a step to `metrics.jsonl`, and hands it on to other loggers.
 
     Args:
         path: the JSONL file.
-        tensorboard: folder of event files; None writes none.
+        others: loggers that get the same; closed with this one.
         keep: bytes of an existing file that stay; what follows belongs to steps that are done again.
-        step: steps finished before this log begins.
     """
 
-    def __init__(self, path: Path, *, tensorboard: Path | None = None, keep: int = 0, step: int = 0) -> None:
+    def __init__(self, path: Path, *, others: Sequence[Logger] = (), keep: int = 0) -> None:
         path.touch()
         os.truncate(path, min(keep, path.stat().st_size))
-        self._file = path.open("a", encoding="utf-8")
-        self._writer: Any = None
-        if tensorboard is not None:
-            require("tensorboard", "train")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        # without a buffer: what a full disk has refused is not tried again while the run comes to its end
+        self._file = path.open("ab", buffering=0)
+        self._others = others
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds the metrics of a finished step (1-based)."""
-        record = {"step": step, **{name: float(f"{value:.6g}") for name, value in metrics.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
+        """Adds the metrics of a finished step (1-based).
+
+        Raises:
+            OSError: when the file cannot be written.
+        """
+        record = recorded(step, metrics)
+        line = memoryview((json.dumps(record) + "\n").encode())
+        while line:
+            line = line[self._file.write(line) :]
+        for other in self._others:
+            other.write(step, {name: value for name, value in record.items() if name != "step"})
 
     def sync(self) -> int:
         """Makes everything written durable; returns the size of the file in bytes."""
         os.fsync(self._file.fileno())
-        if self._writer is not None:
-            self._writer.flush()
+        for other in self._others:
+            other.flush()
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for other in self._others:
+            other.close()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:

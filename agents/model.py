@@ -149,13 +149,22 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
 
     Returns:
         The directory.
+
+    Raises:
+        CheckpointError: when it cannot be written, because the disk is full for example; what stood there is untouched.
     """
     target = Path(path)
-    with replaced_directory(target) as new:
-        with quiet_transformers():
-            _write_weights(policy.model, new, dtype)
-            policy.tokenizer.save_pretrained(new)
-        (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
+    safetensors = require("safetensors", "train")
+    try:
+        with replaced_directory(target) as new:
+            with quiet_transformers():
+                _write_weights(policy.model, new, dtype)
+                policy.tokenizer.save_pretrained(new)
+            (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
+    except (OSError, safetensors.SafetensorError) as cause:
+        raise CheckpointError(
+            f"the policy {target} could not be written: {one_line(cause)}. What stood there before is untouched."
+        ) from cause
     return target
 
 

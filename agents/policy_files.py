@@ -110,8 +110,12 @@ def replaced_directory(target: Path) -> Iterator[Path]:
         if leftover.exists():
             shutil.rmtree(leftover)
     new.mkdir()
-    yield new
-    sync(new)
+    try:
+        yield new
+        sync(new)
+    except BaseException:  # also Ctrl-C: half of a policy is of no use, and on a full disk it is in the way
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     if target.exists():
         os.rename(target, old)
     os.rename(new, target)

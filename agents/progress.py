@@ -69,6 +69,8 @@ class TrainProgress:
         now = time.monotonic()
         self._durations = [*self._durations[-9:], now - self._last]
         self._last = now
+        for alarm in report.alarms:
+            self._console.print(f"alarm: {alarm}", soft_wrap=True, highlight=False, markup=False)
         left = f"{format_seconds(self._seconds_left(report))} left"
         if self._bar is None:
             # soft_wrap: one step is one line, however narrow a log's reader is.

@@ -27,6 +27,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
 from zerosearch_env.episode import Rules, make_rules
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.privacy import redact
 from zerosearch_env.noise import check_level
 from zerosearch_env.types import Dataset
 
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read the options and run; returns 0, or 130 when training was interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     config = tyro.cli(QuickstartConfig, args=argv, prog="zerosearch quickstart", description=__doc__)
-    return run_quickstart(config, command=shlex.join(["zerosearch", "quickstart", *argv]))
+    return run_quickstart(config, command=redact(shlex.join(["zerosearch", "quickstart", *argv])))
 
 
 def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quickstart") -> int:

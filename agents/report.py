@@ -15,12 +15,16 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from zerosearch_env.render_html import html_style
 
 from .report_noise import noise_section, whole_percent
 from .report_training import Pair, choose_pairs, training_section, transcripts_section
 from .results import RESULTS_FILE, Evaluation, load_evaluation
+
+if TYPE_CHECKING:
+    from .rollbacks import Rollback
 
 EVALUATION_FOLDER = "evaluation"
 REPORT_FILE = "report.html"
@@ -34,6 +38,7 @@ class ReportData:
     evaluation: Evaluation = field(default_factory=Evaluation)
     metrics: Sequence[Mapping[str, float]] = ()
     """Records of `metrics.jsonl`."""
+    rollbacks: Sequence[Rollback] = ()
     pairs: Sequence[Pair] = ()
     stages: Sequence[tuple[str, float]] = ()
     """(what, wall seconds) of each stage."""
@@ -73,6 +78,7 @@ def write_report(
         title=title or f"Run {folder.name}",
         evaluation=evaluation,
         metrics=_read_metrics(metrics) if metrics.exists() else (),
+        rollbacks=_read_rollbacks(folder),
         pairs=choose_pairs(evaluation, evaluation_folder),
         stages=stages,
         config=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -89,7 +95,7 @@ def render_report(data: ReportData) -> str:
     sections = (
         _header(data),
         noise_section(data.evaluation),
-        training_section(data.metrics),
+        training_section(data.metrics, data.rollbacks),
         transcripts_section(data.pairs),
         _reproduce_section(data),
     )
@@ -152,6 +158,12 @@ def _reproduce_section(data: ReportData) -> str:
         f"<details><summary>Configuration</summary><pre>{escape(data.config)}</pre></details>" if data.config else ""
     )
     return f"<section><h2>How to repeat it</h2><dl>{facts}</dl>{stages}{config}</section>"
+
+
+def _read_rollbacks(folder: Path) -> list[Rollback]:
+    from .rollbacks import read_rollbacks
+
+    return read_rollbacks(folder)
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:

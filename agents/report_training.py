@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.render_html import render_html
 from zerosearch_env.transcripts import read_transcripts
@@ -26,6 +26,9 @@ from .report_charts import (
     smoothed,
 )
 from .results import Evaluation
+
+if TYPE_CHECKING:
+    from .rollbacks import Rollback
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,30 @@ _EXACT = frozenset({"noise_level"})
 """Set, not measured: drawn as it is."""
 
 
-def training_section(metrics: Sequence[Mapping[str, float]]) -> str:
-    """The learning curves; empty without metrics."""
-    if not metrics:
+def training_section(metrics: Sequence[Mapping[str, float]], rollbacks: Sequence[Rollback] = ()) -> str:
+    """The learning curves, and under them what the alarms said; empty without metrics."""
+    if not metrics and not rollbacks:
         return ""
     charts = "".join(_curve(metrics, *curve) for curve in _CURVES)
     return (
         "<section><h2>Training</h2><p>Measured on the episodes that training itself sampled: training questions, "
         "temperature 1, the noise of the moment. Pale: every step. Strong: moving average.</p>"
-        f'<div class="grid">{charts}</div></section>'
+        f'<div class="grid">{charts}</div>{_alarms(metrics, rollbacks)}</section>'
     )
+
+
+def _alarms(metrics: Sequence[Mapping[str, float]], rollbacks: Sequence[Rollback]) -> str:
+    """Each rollback, and the steps of the path that was kept at which an alarm was on."""
+    lines = [
+        f"After step {one.step} the run went back to step {one.to_step}, with another seed and a lower learning rate: "
+        f"{one.alarm}. The curves leave out what was given up; rollbacks.jsonl holds it."
+        for one in rollbacks
+    ]
+    steps = [f"{record['step']:.0f}" for record in metrics if record.get("alarms")]
+    if steps:
+        lines.append(f"An alarm was on after steps {', '.join(steps)}.")
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h3>Alarms</h3><ul>{items}</ul>" if lines else ""
 
 
 def _curve(metrics: Sequence[Mapping[str, float]], name: str, title: str, unit: str, key: str) -> str:

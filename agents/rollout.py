@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.episode import Episode
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.randomness import mix
 from zerosearch_env.shell import run_searches
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
@@ -202,9 +203,18 @@ def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> li
 def encode_prompts(
     prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, chat: bool = False
 ) -> list[list[int]]:
-    """Token ids of prompts: as plain text, or as one user message of the chat template with `chat`."""
+    """Token ids of prompts: as plain text, or as one user message of the chat template with `chat`.
+
+    Raises:
+        ConfigError: with `chat`, when the tokenizer has no chat template.
+    """
     if not chat:
         return encode_texts(prompts, tokenizer)
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            "the policy's card (zerosearch.json) says chat = true, but its tokenizer has no chat template: put one "
+            "into chat_template.jinja in the policy's directory, or set chat = false there."
+        )
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in chats]
     return encode_texts(cast("list[str]", texts), tokenizer)

@@ -1,11 +1,12 @@
-"""The run directory: `config.toml`, `metrics.jsonl`, `transcripts.jsonl`, `checkpoints/`, `policy/`, `tensorboard/`."""
+"""The run directory: configuration, metrics, transcripts, rollbacks, checkpoints, the policy, TensorBoard's events."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +16,31 @@ import torch
 from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.llm.privacy import HIDDEN
 from zerosearch_env.transcripts import TranscriptWriter, transcript_record
 
-from .checkpoint import RunState, fingerprint, load_latest, save_checkpoint
-from .config import TrainConfig, config_differences, dump_config, read_config
+from .alarms import Alarm, after_rollbacks, find_alarms, last_good_step
+from .checkpoint import RunState, checkpoint_paths, fingerprint, load_checkpoint, load_latest, save_checkpoint
+from .config import TrainConfig, config_differences, dump_config, flatten_config, read_config
 from .critic import split_weights, with_critic
 from .learner import Learner
-from .metrics import MetricsLog
+from .loggers import WANDB_ID_FILE, make_loggers
+from .metrics import MetricsLog, read_metrics, recorded
+from .policy_files import one_line
+from .rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .rollout import Rollout
 
-RUN_FILES = ("config.toml", "metrics.jsonl", "transcripts.jsonl", "checkpoints", "policy", "tensorboard")
+RUN_FILES = (
+    "config.toml",
+    "metrics.jsonl",
+    "transcripts.jsonl",
+    ROLLBACKS_FILE,
+    "checkpoints",
+    "policy",
+    "tensorboard",
+    "wandb",
+    WANDB_ID_FILE,
+)
 """What a run writes into its directory."""
 
 _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="", seconds=0.0)
@@ -34,10 +50,16 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
     """Makes the run directory ready and saves the configuration in it; an existing run stays unless told otherwise.
 
     Raises:
-        ConfigError: when a new run is to begin where one is already.
+        ConfigError: when a new run is to begin where one is already, or a value lacks its credentials.
         CheckpointError: when there is no run to resume, or it had another configuration and `force` is not set.
     """
     saved = output / "config.toml"
+    for name, value in flatten_config(config).items():
+        if isinstance(value, str) and HIDDEN in value:
+            raise ConfigError(
+                f"{name} is {value!r}: its credentials are not kept in {saved}. Give the whole value again, or put "
+                "them into the environment variable that the engine reads."
+            )
     if resume:
         if not saved.is_file():
             raise CheckpointError(f"there is no run to resume in {output}: it has no config.toml.")
@@ -47,6 +69,7 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
                 f"the run in {output} had another configuration: {'; '.join(differences)}. "
                 "Resume without these options, or force it."
             )
+        remove_given_up(output)
     else:
         existing = [name for name in RUN_FILES if (output / name).exists()]
         if existing and not overwrite:
@@ -67,17 +90,26 @@ def learner_weights(learner: Learner) -> dict[str, Tensor]:
     return {name: parameter.data for name, parameter in learner.policy.model.named_parameters()}
 
 
-def restore_learner(learner: Learner, output: Path) -> RunState:
+def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunState:
     """Puts the newest valid checkpoint into a learner; a run without any is at its start.
 
+    After a rollback the learner goes on with another seed and a lower learning rate (`alarms.after_rollbacks`).
+
     A critic that the saved run did not have (a resume that was forced to another algorithm) begins anew.
+
+    Args:
+        learner: whose weights, optimizers and configuration change.
+        output: the run directory.
+        config: the run's own configuration, before any rollback.
 
     Raises:
         CheckpointError: when no checkpoint is valid, it does not fit the model, or the KL's reference has changed.
     """
     weights = learner_weights(learner)
-    initial = fingerprint(weights) if learner.reference is not None else ""
-    found = load_latest(output / "checkpoints")
+    initial = fingerprint(dict(learner.reference.named_parameters())) if learner.reference is not None else ""
+    rollbacks = read_rollbacks(output)
+    learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
+    found = load_latest(output / "checkpoints", lambda state: is_current(state, rollbacks))
     if found is None:
         return replace(_START, initial_policy=initial)
     path, state, everything, optimizer = found
@@ -125,6 +157,9 @@ class RunFiles:
         self._state = _START
         self._saved_step = -1
         self._metrics: MetricsLog | None = None
+        self._config = learner.config
+        self._history: list[dict[str, float]] = []
+        self._rollbacks = 0
 
     @property
     def session_seconds(self) -> float:
@@ -138,27 +173,90 @@ class RunFiles:
 
     def restore(self) -> int:
         """Puts the newest checkpoint into the learner, cuts the logs back to it, and returns the steps finished."""
-        state = restore_learner(self._learner, self._output)
-        self._state = state
+        state = restore_learner(self._learner, self._output, self._config)
+        # the time of steps that a rollback gives up has been spent all the same
+        self._state = state if self._metrics is None else replace(state, seconds=self._state.seconds)
+        self._rollbacks = len(read_rollbacks(self._output))
+        self.close()
         self._saved_step = state.step or -1
-        tensorboard = self._output / "tensorboard" if self._learner.config.files.tensorboard else None
-        self._metrics = MetricsLog(
-            self._output / "metrics.jsonl", tensorboard=tensorboard, keep=state.metrics_bytes, step=state.step
-        )
+        others = make_loggers(self._output, self._config, state.step)
+        self._metrics = MetricsLog(self._output / "metrics.jsonl", others=others, keep=state.metrics_bytes)
+        self._history = read_metrics(self._output / "metrics.jsonl")
         transcripts = self._output / "transcripts.jsonl"
         transcripts.touch()
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
+        if state.step == 0 and self._config.alarms.action in ("stop", "rollback"):
+            self.checkpoint(0)  # an alarm may come before the first one is due
         return state.step
 
-    def record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> None:
-        """Writes what a finished step (1-based) has to say, and a checkpoint when one is due."""
+    def record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
+        """Writes what a finished step (1-based) has to say, and a checkpoint when one is due.
+
+        Returns:
+            The alarms that have gone on with this step.
+
+        Raises:
+            CheckpointError: when something cannot be written; all checkpoints are still there.
+        """
+        with self._writing():
+            return self._record(step, metrics, groups)
+
+    def _record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
         assert self._metrics is not None
-        files = self._learner.config.files
-        self._metrics.write(step, metrics)
+        files = self._config.files
+        earlier = {alarm.field for alarm in self.alarms}
+        self._history.append(recorded(step, metrics))
+        alarms = self.alarms
+        extra: dict[str, float] = {} if self._config.alarms.action == "off" else {"alarms": float(len(alarms))}
+        if self._rollbacks:
+            extra["rollbacks"] = float(self._rollbacks)
+        self._history[-1] |= extra
+        self._metrics.write(step, {**metrics, **extra})
         if files.transcripts_every and (step == 1 or step % files.transcripts_every == 0):
             self._write_transcripts(step, groups, files.transcripts)
         if files.checkpoint_every and step % files.checkpoint_every == 0:
             self.checkpoint(step)
+        return [alarm for alarm in alarms if alarm.field not in earlier]
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """The alarms that are on."""
+        return find_alarms(self._config.alarms, self._history)
+
+    def roll_back(self, step: int) -> bool:
+        """Gives up everything since the newest checkpoint from before the alarm; `restore` goes on from there.
+
+        Returns:
+            False, with nothing changed, when there is no such checkpoint or no rollback is left.
+        """
+        good = last_good_step(self._config.alarms, step)
+        if self._rollbacks >= self._config.alarms.max_rollbacks:
+            return False
+        for path in reversed(checkpoint_paths(self._output / "checkpoints")):
+            try:
+                to_step = load_checkpoint(path)[0].step
+            except CheckpointError:
+                continue  # damaged: an older one will do
+            if to_step <= good:
+                undone = [record for record in self._history if record["step"] > to_step]
+                alarm = "; ".join(map(str, self.alarms))
+                with self._writing():
+                    record_rollback(self._output, Rollback(alarm, step, to_step, undone))
+                return True
+        return False
+
+    def stop_message(self, step: int) -> str:
+        """What a run says that an alarm has stopped, with the ways out."""
+        alarms, again = self._config.alarms, f"zerosearch train --resume {self._output}"
+        said = f"stopped after {step} steps by an alarm: {'; '.join(map(str, self.alarms))}. Everything is saved."
+        ignore = f"go on as it is with {again} --alarms.action warn"
+        if alarms.action == "stop":
+            return f"{said} Go back to before it with {again} --alarms.action rollback, or {ignore}."
+        if self._rollbacks >= alarms.max_rollbacks:
+            why = f"The run has been rolled back {self._rollbacks} times already (alarms.max_rollbacks)"
+        else:
+            why = f"No checkpoint of {last_good_step(alarms, step)} steps or fewer is left to go back to"
+        return f"{said} {why}: begin anew with a lower optimizer.learning_rate, or {ignore}."
 
     def checkpoint(self, step: int) -> None:
         """Saves everything needed to go on after `step` finished steps; does nothing when that is saved already."""
@@ -174,14 +272,26 @@ class RunFiles:
             transcripts_bytes=transcripts.stat().st_size,
             initial_policy=self._state.initial_policy,
             seconds=self.seconds,
+            rollbacks=self._rollbacks,
         )
         critic, optimizer = self._learner.critic, self._learner.optimizer.state_dict()
         weights = with_critic(learner_weights(self._learner), critic)
         if critic is not None:
             optimizer |= {"critic": critic.optimizer.state_dict()}
-        keep = self._learner.config.files.keep_checkpoints
-        save_checkpoint(self._output / "checkpoints", state, weights, optimizer, keep=keep)
+        save_checkpoint(self._output / "checkpoints", state, weights, optimizer, keep=self._keep(step))
         self._saved_step = step
+
+    def _keep(self, step: int) -> int:
+        """Checkpoints that stay: as many as configured, and those that a rollback from here on may need."""
+        files, alarms = self._config.files, self._config.alarms
+        if alarms.action not in ("stop", "rollback"):
+            return files.keep_checkpoints
+        good = last_good_step(alarms, step)
+        steps = {
+            step,
+            *(int(path.name.removeprefix("step-")) for path in checkpoint_paths(self._output / "checkpoints")),
+        }
+        return max(files.keep_checkpoints, 1 + sum(one > good for one in steps))
 
     def _write_transcripts(self, step: int, groups: Sequence[Sequence[Rollout]], count: int) -> None:
         """One member of each group, then the next ones, as far as this process has their episodes."""
@@ -191,11 +301,26 @@ class RunFiles:
             for episode in episodes[:count]:
                 writer.write(transcript_record(episode, step=step))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what a failed write means for the run."""
+        try:
+            yield
+        except OSError as cause:
+            raise CheckpointError(
+                f"the run in {self._output} could not be written: {one_line(cause)}. Its checkpoints are "
+                f"untouched; make room and go on with: zerosearch train --resume {self._output}"
+            ) from cause
+
+    def close(self) -> None:
+        """Closes the logs."""
+        if self._metrics is not None:
+            self._metrics.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        self.close()

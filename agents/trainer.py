@@ -23,6 +23,7 @@ from typing import Literal
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.episode import make_rules
+from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import Dataset
 
 from .attention import use_block_attention
@@ -59,6 +60,8 @@ class StepReport:
     """The step's metrics (`metrics.GLOSSARY`)."""
     seconds: float
     """Wall time of the run so far, resumed parts included, in seconds."""
+    alarms: tuple[str, ...] = ()
+    """The alarms that have gone on with this step, in words."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def train(
     Raises:
         ConfigError: for a configuration that cannot be used, or an output directory that already holds a run.
         CheckpointError: when there is nothing valid to resume, or the saved run had another configuration.
-        TrainingError: when the run cannot go on.
+        TrainingError: when the run cannot go on, or an alarm stops it (`alarms.action`).
     """
     began = time.perf_counter()
     output = Path(config.output)
@@ -151,15 +154,19 @@ def train(
         learner = build_learner(config, team, dataset, engine)
         with RunFiles(output, learner, began) as files:
             step = files.restore()
-            cause: StopCause | None = None
-            while (cause := _decide(learner, step, interrupted, files)) is None:
+            while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
+                if cause == "rollback":
+                    step = files.restore()
+                    continue
                 metrics, groups = train_step(learner, step)
                 step += 1
-                files.record(step, metrics, groups)
+                alarms = tuple(map(str, files.record(step, metrics, groups)))
                 if callback is not None:
-                    callback(StepReport(step, config.steps, metrics, files.seconds))
+                    callback(StepReport(step, config.steps, metrics, files.seconds, alarms))
             files.checkpoint(step)
             seconds = files.seconds
+        if cause == "alarm":
+            raise TrainingError(files.stop_message(step))
         policy = finished_policy(learner)
         save_policy(policy, output / "policy")
     return TrainResult(output, policy, step, cause, seconds)
@@ -168,25 +175,36 @@ def train(
 def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
     """What the workers beside the calling process do: the same steps, and no writing."""
     learner = build_learner(config, team, dataset, engine)
-    step = restore_learner(learner, Path(config.output)).step
-    while _decide(learner, step, None, None) is None:
+    step = restore_learner(learner, Path(config.output), config).step
+    while (cause := _decide(learner, step, None, None)) is None or cause == "rollback":
+        if cause == "rollback":
+            step = restore_learner(learner, Path(config.output), config).step
+            continue
         train_step(learner, step)
         step += 1
 
 
-_CAUSES: tuple[StopCause | None, ...] = (None, "finished", "time", "interrupt")
+Decision = StopCause | Literal["alarm", "rollback"]
+_CAUSES: tuple[Decision | None, ...] = (None, "finished", "time", "interrupt", "alarm", "rollback")
 
 
 def _decide(
     learner: Learner, step: int, interrupted: threading.Event | None, files: RunFiles | None
-) -> StopCause | None:
-    """Why to stop before this step, or None: worker 0 decides, so that all stop at the same step."""
-    limit = learner.config.max_seconds
-    cause: StopCause | None = None
-    if step >= learner.config.steps:
+) -> Decision | None:
+    """Why not to do this step, or None: worker 0 decides, so that all stop, or turn back, at the same step.
+
+    Alarms are looked for here, in what is recorded, so that a resumed run decides as one that was never interrupted.
+    """
+    limit, action = learner.config.max_seconds, learner.config.alarms.action
+    cause: Decision | None = None
+    alarmed = files is not None and action in ("stop", "rollback") and bool(files.alarms)
+    if step >= learner.config.steps and not alarmed:
         cause = "finished"
     elif interrupted is not None and interrupted.is_set():
         cause = "interrupt"
+    elif files is not None and alarmed:
+        turned = action == "rollback" and files.roll_back(step)
+        cause = "rollback" if turned else "alarm"
     elif limit is not None and files is not None and files.session_seconds >= limit:
         cause = "time"
     return _CAUSES[learner.team.agree(_CAUSES.index(cause))]

@@ -49,7 +49,11 @@ def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = F
         elif any(rollout.trainable for rollout in everything):
             reason = "every episode outgrew context_tokens, and algorithm.mask_overlong leaves such episodes out"
         else:
-            reason = "no prompt fits into context_tokens"
+            shortest = min(len(rollout.token_ids) for rollout in everything)
+            reason = (
+                f"no prompt fits into context_tokens: the shortest has {shortest} tokens, and a turn needs room too. "
+                "Raise rollout.context_tokens"
+            )
         raise TrainingError(f"no rollout of this step can be trained on: {reason}.")
     return samples
 

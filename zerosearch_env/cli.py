@@ -124,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     except ZeroSearchError as error:
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             raise
-        print(f"zerosearch: error: {' '.join(str(error).split())}", file=sys.stderr)
+        from .llm.privacy import redact
+
+        print(f"zerosearch: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nzerosearch: interrupted", file=sys.stderr)

@@ -53,7 +53,7 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
         state = restore(tuner)
         log = None
         if team.rank == 0:
-            log = MetricsLog(config.output / "metrics.jsonl", keep=state.metrics_bytes, step=state.step)
+            log = MetricsLog(config.output / "metrics.jsonl", keep=state.metrics_bytes)
         with contextlib.closing(log) if log is not None else contextlib.nullcontext():
             stopped, figures = _loop(tuner, state, log, interrupted, began)
         if team.rank == 0 and stopped == "finished":

@@ -87,8 +87,9 @@ def test_a_save_that_fails_leaves_the_others_valid(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\. .*step-000001 is untouched"):
         save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     assert load_latest(tmp_path)[1].step == 1
 
 

@@ -51,19 +51,10 @@ def test_the_log_is_cut_back_to_where_a_run_resumes(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 3, "rew')
     assert [record["step"] for record in read_metrics(path)] == [1, 2]
-    log = MetricsLog(path, keep=keep, step=1)
+    log = MetricsLog(path, keep=keep)
     log.write(2, {"reward": 1 / 3})
     log.close()
     assert read_metrics(path) == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.333333}]
-
-
-def test_tensorboard_events_are_written(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
-    log.write(1, {"reward": 0.5})
-    log.sync()
-    log.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"reward" in events.read_bytes()
 
 
 def test_the_glossary_in_the_documentation_is_this_one():
