@@ -89,7 +89,7 @@ def test_the_table_shows_every_seed():
     rows.append(row("kl-subtracted", 0, [0.6, 0.6, 0.6, 0.0, 0.0, 0.0], "stopped: gradient", ["reward fell"]))
     options = {"steps": 4, "seeds": [0, 1], "kl_coefficient": 0.2, "learning_rate": 1e-3}
     table = stability.markdown({"options": options, "runs": rows})
-    assert "| ours | 0.60 0.30, **0.45** | 0.60 0.30 | - - | - - | 0.5 0.5 | 0 of 2 |" in table
+    assert "| ours | 0.60 0.30, **0.45** | 0.60 0.30 | - - | - - | 0.5 0.5 | 0 of 2 | 4 4 |" in table
     assert "| kl-subtracted | 0.00, **0.00** | 0.60 |" in table
-    assert "1 of 1 |" in table
+    assert "1 of 1 | 6 |" in table
     assert "- kl-subtracted, seed 0: stopped: gradient" in table
