@@ -1,25 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from zerosearch_agents import objective, trainer
 from zerosearch_agents.team import Team
 from zerosearch_agents.trainer import build_learner, train_step
 from zerosearch_benchmarks import stability
 from zerosearch_env.datasets.world import WorldConfig
-
-_PATH = Path(__file__).resolve().parents[1] / "learner" / "tiny.py"
-_SPEC = importlib.util.spec_from_file_location("tiny_of_stability", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = sys.modules.setdefault(_SPEC.name, importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(tiny)
 
 
 @pytest.fixture(scope="module")
