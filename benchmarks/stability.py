@@ -196,8 +196,8 @@ def markdown(record: dict[str, Any]) -> str:
         "steps; the reward's mean over the seeds in bold.",
         "",
         "| behaviour | reward at the end | best reward | turns without action, % | entropy, nats | KL to the start | "
-        "alarm at the end |",
-        "|---|---|---|---|---|---|---|",
+        "alarm at the end | steps |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["behaviour"] for row in rows):
         mine = [row for row in rows if row["behaviour"] == name]
@@ -211,7 +211,7 @@ def markdown(record: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {each('reward', '.2f')}, **{mean:.2f}** | {each('best', '.2f')} | "
             f"{each('invalid_rate', '.0f', scale=100.0)} | {each('entropy', '.2f')} | {each('kl', '.3g')} | "
-            f"{alarms} of {len(mine)} |"
+            f"{alarms} of {len(mine)} | {' '.join(str(len(row['steps'])) for row in mine)} |"
         )
     broken = [f"- {row['behaviour']}, seed {row['seed']}: {row['ended']}" for row in rows if row["ended"] != "finished"]
     return "\n".join([*lines, *([""] if broken else []), *broken]) + "\n"

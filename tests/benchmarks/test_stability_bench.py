@@ -1,25 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from zerosearch_agents import objective, trainer
 from zerosearch_agents.team import Team
 from zerosearch_agents.trainer import build_learner, train_step
 from zerosearch_benchmarks import stability
 from zerosearch_env.datasets.world import WorldConfig
-
-_PATH = Path(__file__).resolve().parents[1] / "learner" / "tiny.py"
-_SPEC = importlib.util.spec_from_file_location("tiny_of_stability", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = sys.modules.setdefault(_SPEC.name, importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +80,7 @@ def test_the_table_shows_every_seed():
     rows.append(row("kl-subtracted", 0, [0.6, 0.6, 0.6, 0.0, 0.0, 0.0], "stopped: gradient", ["reward fell"]))
     options = {"steps": 4, "seeds": [0, 1], "kl_coefficient": 0.2, "learning_rate": 1e-3}
     table = stability.markdown({"options": options, "runs": rows})
-    assert "| ours | 0.60 0.30, **0.45** | 0.60 0.30 | - - | - - | 0.5 0.5 | 0 of 2 |" in table
+    assert "| ours | 0.60 0.30, **0.45** | 0.60 0.30 | - - | - - | 0.5 0.5 | 0 of 2 | 4 4 |" in table
     assert "| kl-subtracted | 0.00, **0.00** | 0.60 |" in table
-    assert "1 of 1 |" in table
+    assert "1 of 1 | 6 |" in table
     assert "- kl-subtracted, seed 0: stopped: gradient" in table
