@@ -23,6 +23,7 @@ from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
 
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
+from .vllm_config import VLLMConfig, parse_sampler
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class RolloutConfig:
     """Most tokens of an episode, prompt and documents included; unset: what the policy's card says."""
     slots: int = 64
     """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
+    sampler: str = "local"
+    """Who samples: "local", "vllm" (in this process) or "vllm:URL[,URL...]" (servers)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,8 @@ class TrainConfig:
     """How noisy searches are as training goes on."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How many episodes a step samples, and how."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM as the sampler."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     """From rewards to the loss."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -173,6 +178,11 @@ FREE_FIELDS = frozenset(
         "workers",
         "device",
         "rollout.slots",
+        "vllm.gpu_memory",
+        "vllm.eager",
+        "vllm.sync_folder",
+        "vllm.timeout_s",
+        "vllm.logprob_gap",
         "optimizer.micro_batch_tokens",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
     }
@@ -248,8 +258,10 @@ def flatten_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def config_differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
-    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`."""
+    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`; servers may have moved."""
     old, new = flatten_config(saved), flatten_config(wanted)
+    for values in (old, new):
+        values["rollout.sampler"] = parse_sampler(values["rollout.sampler"]).kind
     return [
         f"{name}: {old[name]!r} -> {new[name]!r}" for name in new if name not in FREE_FIELDS and old[name] != new[name]
     ]
@@ -308,7 +320,7 @@ _POSITIVE = (
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",
     "files.transcripts_every", "files.transcripts", "algorithm.constant_length", "critic.learning_rate",
-    "critic.value_clip",
+    "critic.value_clip", "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "algorithm.clip_high", "algorithm.kl_coefficient", "algorithm.entropy_coefficient",
@@ -317,7 +329,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _FRACTIONS = (
     "curriculum.start", "curriculum.end", "algorithm.clip_low", "optimizer.final_fraction", "optimizer.beta1",
-    "optimizer.beta2", "algorithm.gamma", "algorithm.gae_lambda",
+    "optimizer.beta2", "algorithm.gamma", "algorithm.gae_lambda", "vllm.gpu_memory",
 )  # fmt: skip
 
 
@@ -340,3 +352,4 @@ def _check(config: TrainConfig) -> None:
             f"({config.rollout.prompts}): a group is never split between updates."
         )
     check_algorithm(config.algorithm, config.rollout.group_size)
+    parse_sampler(config.rollout.sampler)

@@ -24,7 +24,7 @@ from .learner import Learner
 from .metrics import MetricsLog
 from .rollout import Rollout
 
-RUN_FILES = ("config.toml", "metrics.jsonl", "transcripts.jsonl", "checkpoints", "policy", "tensorboard")
+RUN_FILES = ("config.toml", "metrics.jsonl", "transcripts.jsonl", "checkpoints", "policy", "tensorboard", "sync")
 """What a run writes into its directory."""
 
 _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="", seconds=0.0)
@@ -105,7 +105,7 @@ def restore_learner(learner: Learner, output: Path) -> RunState:
     learner.optimizer.load_state_dict(optimizer)
     if critic is not None:
         critic.optimizer.load_state_dict(critic_state)
-    learner.sampler.refresh()
+    learner.sampler.refresh(state.step)
     return state
 
 
