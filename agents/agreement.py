@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from zerosearch_env.errors import TrainingError
 
 from .engine_sampler import EngineSampler
+from .sampling_protocol import TurnSample
 
 TOKENS = 24
 """Tokens sampled behind each prompt."""
@@ -44,7 +45,7 @@ def measure_gap(
     for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True)):
         sampler.start(key, prompt, seed=number, turn_tokens=min(TOKENS, sampler.turn_tokens))
     try:
-        found = {}
+        found: dict[Hashable, TurnSample] = {}
         while len(found) < len(keys):
             found |= {sample.key: sample for sample in sampler.run(len(keys) - len(found))}
     finally:

@@ -109,6 +109,7 @@ class CachedDecoder:
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
         """See `Decoder.copy`."""
         for layer in self._cache.layers:
+            assert isinstance(layer, _SlotLayer)
             assert layer.keys is not None
             assert layer.values is not None
             for states in (layer.keys, layer.values):

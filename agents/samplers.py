@@ -56,7 +56,7 @@ class CheckedSampler(EngineSampler):
         super().__init__(
             engine,
             policy.tokenizer,
-            model.get_input_embeddings().weight.shape[0],
+            vocab_size(policy),
             limits,
             context_tokens=card.context_tokens,
             turn_tokens=card.turn_tokens,
@@ -142,8 +142,7 @@ def make_sampler(
             temperature=settings.temperature,
             turn_tokens=policy.card.turn_tokens,
         )
-    vocab_size = policy.model.get_input_embeddings().weight.shape[0]
-    ends = tuple(sorted(eos_ids(policy.model, policy.tokenizer, vocab_size)))
+    ends = tuple(sorted(eos_ids(policy.model, policy.tokenizer, vocab_size(policy))))
     limits = TurnLimits(tuple(stop_strings), ends, settings.temperature)
     engine: TurnEngine
     if choice.urls:
@@ -177,6 +176,13 @@ def make_sampler(
     except BaseException:
         engine.close()
         raise
+
+
+def vocab_size(policy: Policy) -> int:
+    """Number of token ids that the model knows."""
+    weight = policy.model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return int(weight.shape[0])
 
 
 def sampler_workers(config: TrainConfig) -> int | None:

