@@ -25,6 +25,7 @@ from zerosearch_env.llm.privacy import redact
 
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
+from .vllm_config import VLLMConfig, parse_sampler
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class RolloutConfig:
     """Most tokens of an episode, prompt and documents included; unset: what the policy's card says."""
     slots: int = 64
     """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
+    sampler: str = "local"
+    """Who samples: "local", "vllm" (in this process) or "vllm:URL[,URL...]" (servers)."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class TrainConfig:
     """How noisy searches are as training goes on."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How many episodes a step samples, and how."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM as the sampler."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     """From rewards to the loss."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -181,6 +186,11 @@ FREE_FIELDS = frozenset(
         "workers",
         "device",
         "rollout.slots",
+        "vllm.gpu_memory",
+        "vllm.eager",
+        "vllm.sync_folder",
+        "vllm.timeout_s",
+        "vllm.logprob_gap",
         "optimizer.micro_batch_tokens",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
         *(f"alarms.{entry.name}" for entry in dataclasses.fields(AlarmConfig)),
@@ -260,11 +270,16 @@ def flatten_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def config_differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
-    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`; credentials do not count."""
+    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`.
+
+    Credentials do not count, and the servers of a sampler may have moved.
+    """
     old, new = (
         {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}
         for config in (saved, wanted)
     )
+    for values in (old, new):
+        values["rollout.sampler"] = parse_sampler(values["rollout.sampler"]).kind
     return [
         f"{name}: {old[name]!r} -> {new[name]!r}" for name in new if name not in FREE_FIELDS and old[name] != new[name]
     ]
@@ -328,7 +343,7 @@ _POSITIVE = (
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",
     "files.transcripts_every", "files.transcripts", "algorithm.constant_length", "critic.learning_rate",
-    "critic.value_clip",
+    "critic.value_clip", "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "algorithm.clip_high", "algorithm.kl_coefficient", "algorithm.entropy_coefficient",
@@ -337,7 +352,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _FRACTIONS = (
     "curriculum.start", "curriculum.end", "algorithm.clip_low", "optimizer.final_fraction", "optimizer.beta1",
-    "optimizer.beta2", "algorithm.gamma", "algorithm.gae_lambda",
+    "optimizer.beta2", "algorithm.gamma", "algorithm.gae_lambda", "vllm.gpu_memory",
 )  # fmt: skip
 
 
@@ -360,3 +375,4 @@ def _check(config: TrainConfig) -> None:
             f"({config.rollout.prompts}): a group is never split between updates."
         )
     check_algorithm(config.algorithm, config.rollout.group_size)
+    parse_sampler(config.rollout.sampler)

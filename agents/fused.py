@@ -110,6 +110,11 @@ class FusedDecoder:
             self._layers = [self._fuse(layer) for layer in self._model.model.layers]
 
     @torch.inference_mode()
+    def copy(self, source: int, slots: Sequence[int], length: int) -> None:
+        """See `Decoder.copy`."""
+        self._cache.copy(source, slots, length)
+
+    @torch.inference_mode()
     def release(self, slot: int) -> None:
         """See `Decoder.release`."""
         self._cache.truncate(slot, 0)

@@ -105,6 +105,16 @@ class CachedDecoder:
     def refresh(self) -> None:
         """See `Decoder.refresh`: the model itself is used."""
 
+    @torch.inference_mode()
+    def copy(self, source: int, slots: Sequence[int], length: int) -> None:
+        """See `Decoder.copy`."""
+        for layer in self._cache.layers:
+            assert isinstance(layer, _SlotLayer)
+            assert layer.keys is not None
+            assert layer.values is not None
+            for states in (layer.keys, layer.values):
+                states[list(slots), :, :length] = states[source, :, :length]
+
     def release(self, slot: int) -> None:
         """See `Decoder.release`: a slot's old columns are never read again."""
 
@@ -183,6 +193,11 @@ class PlainDecoder:
 
     def refresh(self) -> None:
         """See `Decoder.refresh`: nothing is kept."""
+
+    def copy(self, source: int, slots: Sequence[int], length: int) -> None:
+        """See `Decoder.copy`."""
+        for slot in slots:
+            self._rows[slot] = self._rows[source][:length]
 
     def release(self, slot: int) -> None:
         """See `Decoder.release`."""

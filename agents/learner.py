@@ -23,7 +23,7 @@ from .losses import token_weights
 from .model import Policy
 from .objective import SUMS, loss_and_sums
 from .parameters import clip_and_step
-from .sampler import Sampler
+from .sampling_protocol import TurnSampler
 from .team import Team
 
 NO_SIGNAL = 1e-8
@@ -43,7 +43,7 @@ class Learner:
     optimizer: torch.optim.AdamW
     gradient: Tensor
     """All gradients as one flat vector, which every parameter's `.grad` is a view of."""
-    sampler: Sampler
+    sampler: TurnSampler
     engine: SearchEngine
     questions: Sequence[Question]
     rules: Rules

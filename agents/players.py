@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zerosearch_env.episode import Episode, Rules
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.protocols import get_protocol
-from zerosearch_env.types import SearchRequest, SearchResult
 
 from .config import policy_path
 from .third_party import CallablePlayer
@@ -139,14 +138,14 @@ class PolicyPlayer:
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
-        from .rollout import rollout
+        from .rollout import stream
 
         if not episodes:
             return
         sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol.stop_strings)
-        watched = _Watched(engine, episodes, on_done)
-        rollout(episodes, watched, sampler, self.policy.tokenizer, chat=self.card.chat)
-        watched.report()
+        for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, chat=self.card.chat):
+            if on_done:
+                on_done(episodes[index])
 
     def make_sampler(self, rows: int, stop_strings: Sequence[str]) -> Sampler:
         """A sampler for `rows` episodes that ends turns at `stop_strings`."""
@@ -168,35 +167,6 @@ def card_rules(rules: Rules, card: AgentCard) -> Rules:
     """The evaluation's rules in the protocol and with the prompt of a policy's card."""
     protocol = get_protocol(card.protocol)
     return replace(rules, protocol=protocol, prompt_template=card.prompt_template or protocol.prompt_template)
-
-
-class _Watched:
-    """The engine, which reports finished episodes whenever it is asked something."""
-
-    def __init__(self, engine: SearchEngine, episodes: Sequence[Episode], on_done: OnDone | None) -> None:
-        self._engine = engine
-        self._open = list(episodes)
-        self._on_done = on_done
-
-    def report(self) -> None:
-        """Hand over the episodes that have ended since the last call."""
-        still_open = []
-        for episode in self._open:
-            if not episode.done:
-                still_open.append(episode)
-            elif self._on_done:
-                self._on_done(episode)
-        self._open = still_open
-
-    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        self.report()
-        return self._engine.search(requests)
-
-    async def asearch(self, request: SearchRequest) -> SearchResult:
-        return await self._engine.asearch(request)
-
-    def close(self) -> None:
-        """The engine belongs to the caller."""
 
 
 def player_kinds() -> dict[str, type[Any]]:

@@ -6,8 +6,9 @@ decoded and encoded again. Environment text is tokenised once and appended. The 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,13 +18,14 @@ from zerosearch_env.engines import SearchEngine
 from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.randomness import mix
-from zerosearch_env.shell import run_searches
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
+
+from .search_desk import SearchDesk, make_desk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .sampler import Sampler, TurnSample
+    from .sampling_protocol import TurnSample, TurnSampler
 
 _SAMPLING = 1 << 33  # sampling's own stream: an episode's noise uses (search, document), both far below
 
@@ -58,6 +60,8 @@ class Rollout:
     """The engine's failure, where the episode ended by one."""
     episode: Episode | None = None
     """The episode itself; None where the rollout comes from another process."""
+    weight_versions: tuple[int, ...] = ()
+    """Version of the weights that sampled each turn, in order (`TurnSample.weight_version`)."""
 
     @property
     def sampled_tokens(self) -> int:
@@ -78,6 +82,7 @@ class _Row:
         self.token_ids: list[int] = []
         self.loss_mask: list[bool] = []
         self.logprobs: list[float] = []
+        self.versions: list[int] = []
         self.last: Step | None = None
         self.append_environment(prompt_ids)
 
@@ -90,6 +95,7 @@ class _Row:
         self.token_ids += sample.token_ids
         self.loss_mask += [True] * len(sample.token_ids)
         self.logprobs += sample.logprobs
+        self.versions.append(sample.weight_version)
 
     def freeze(self) -> Rollout:
         arrays = (
@@ -117,80 +123,146 @@ class _Row:
             searches_after_noise=sum(noisy[:-1]),
             error=last.error,
             episode=self.episode,
+            weight_versions=tuple(self.versions),
         )
 
 
 def rollout(
     episodes: Sequence[Episode],
     engine: SearchEngine,
-    sampler: Sampler,
+    sampler: TurnSampler,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seeds: Sequence[int] | None = None,
     chat: bool = False,
 ) -> list[Rollout]:
-    """Plays fresh episodes to their end with a sampled policy.
+    """Plays fresh episodes to their end: `stream`, with all of them at once and their rollouts in order."""
+    played = dict(stream(episodes, engine, sampler, tokenizer, seeds=seeds, chat=chat))
+    return [played[index] for index in range(len(episodes))]
 
-    Each episode goes on as soon as its own turn and its own search are done; the searches that are pending at one
-    moment go to the engine in one call. An episode whose search fails is truncated (`StopReason.ENGINE_ERROR`), one
-    that outgrows the sampler's context ends with `StopReason.CONTEXT_LIMIT`.
+
+def stream(
+    episodes: Iterable[Episode],
+    engine: SearchEngine,
+    sampler: TurnSampler,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seeds: Iterable[int] | None = None,
+    chat: bool = False,
+    active: int | None = None,
+    desk: SearchDesk | None = None,
+) -> Iterator[tuple[int, Rollout]]:
+    """Plays fresh episodes with a sampled policy, and yields each as soon as it is over.
+
+    There is no turn that all wait for: an episode goes on when its own turn and its own search are done. Searches of an
+    engine that waits for others (`waits`) run while the rest generates; those of an engine in this process are answered
+    in one call whenever turns have ended. What an episode samples depends on its tokens and its seed, and what it finds
+    on its requests, so timing changes no rollout (up to rounding).
+
+    An episode whose search fails is truncated (`StopReason.ENGINE_ERROR`), one that outgrows the sampler's context ends
+    with `StopReason.CONTEXT_LIMIT`.
 
     Args:
-        episodes: episodes that have not begun.
+        episodes: episodes that have not begun; taken as there is room.
         engine: answers the searches.
         sampler: a sampler without rows, which ends turns at the protocol's stop strings.
         tokenizer: tokenises prompts and environment text.
         seeds: 64-bit seed of what each episode samples; None derives it from the episode's own seed.
         chat: whether prompts go through the tokenizer's chat template.
+        active: most episodes played at once, at least 1; a new one enters when another one ends. None: all of them.
+        desk: takes the searches; None: one that fits the engine.
 
-    Returns:
-        One rollout an episode, in order.
+    Yields:
+        The place of an episode among `episodes`, and its rollout.
+
+    Raises:
+        TrainingError: the sampler failed.
     """
     if seeds is None:
-        seeds = [mix(episode.seed, _SAMPLING) for episode in episodes]
-    prompts = encode_prompts([episode.prompt for episode in episodes], tokenizer, chat=chat)
-    rows = [_Row(episode, prompt) for episode, prompt in zip(episodes, prompts, strict=True)]
-    active = 0
-    for key, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
-        if len(row.token_ids) >= sampler.context_tokens:
-            row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
-            continue
-        sampler.start(key, row.token_ids, seed)
-        active += 1
-    while active:
-        waiting: list[tuple[int, Step]] = []
-        pending: list[tuple[int, SearchRequest]] = []
-        for sample in sampler.run():
-            key = cast("int", sample.key)
-            row = rows[key]
-            row.append_sampled(sample)
-            if sample.finish == "context":
-                outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
-            else:
-                outcome = row.episode.advance(sample.text)
-            if isinstance(outcome, SearchRequest):
-                pending.append((key, outcome))
-            else:
-                waiting.append((key, outcome))
-        for (key, _), result in zip(pending, run_searches(engine, [request for _, request in pending]), strict=True):
-            waiting.append((key, rows[key].episode.observe(result)))
-        open_ = [(key, step) for key, step in waiting if not step.done]
-        texts = encode_texts([step.observation for _, step in open_], tokenizer)
-        for key, step in waiting:
-            rows[key].last = step
-            if step.done:
-                sampler.finish(key)
-                active -= 1
-        for (key, _), ids in zip(open_, texts, strict=True):
-            row = rows[key]
-            if len(row.token_ids) + len(ids) >= sampler.context_tokens:
-                row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
-                sampler.finish(key)
-                active -= 1
+        waiting = enumerate((episode, mix(episode.seed, _SAMPLING)) for episode in episodes)
+    else:
+        waiting = enumerate(zip(episodes, seeds, strict=True))
+    rows: dict[int, _Row] = {}
+    generating: set[int] = set()  # the others' searches are pending
+    desk = make_desk(engine, sampler) if desk is None else desk
+    try:
+        while True:
+            room = None if active is None else active - len(rows)
+            entering = list(islice(waiting, room))
+            prompts = encode_prompts([episode.prompt for _, (episode, _) in entering], tokenizer, chat=chat)
+            for (key, (episode, seed)), prompt in zip(entering, prompts, strict=True):
+                row = _Row(episode, prompt)
+                if len(prompt) >= sampler.context_tokens:
+                    row.last = episode.stop(StopReason.CONTEXT_LIMIT)
+                    yield key, row.freeze()
+                    continue
+                sampler.start(key, prompt, seed)
+                rows[key] = row
+                generating.add(key)
+            if not rows:
+                if not entering:
+                    return
                 continue
-            row.append_environment(ids)
-            sampler.extend(key, ids)
-    return [row.freeze() for row in rows]
+            steps = _end_turns(rows, sampler.run(), desk, generating) if generating else []
+            # Nothing generates and no turn has ended: then searches are pending.
+            found = desk.collect(wait=not generating and not steps)
+            steps += [(key, rows[key].episode.observe(result)) for key, result in found]
+            for key in _go_on(rows, steps, sampler, tokenizer, generating):
+                yield key, rows.pop(key).freeze()
+    finally:
+        desk.close()
+        for key in rows:
+            sampler.finish(key)
+
+
+def _end_turns(
+    rows: Mapping[int, _Row], samples: Sequence[TurnSample], desk: SearchDesk, generating: set[int]
+) -> list[tuple[int, Step]]:
+    """Takes finished turns into their episodes: searches go to the desk, the steps of the others come back."""
+    steps: list[tuple[int, Step]] = []
+    for sample in samples:
+        key = cast("int", sample.key)
+        generating.discard(key)
+        row = rows[key]
+        row.append_sampled(sample)
+        if sample.finish == "context":
+            outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
+        else:
+            outcome = row.episode.advance(sample.text)
+        if isinstance(outcome, SearchRequest):
+            desk.submit(key, outcome)
+        else:
+            steps.append((key, outcome))
+    return steps
+
+
+def _go_on(
+    rows: Mapping[int, _Row],
+    steps: Sequence[tuple[int, Step]],
+    sampler: TurnSampler,
+    tokenizer: PreTrainedTokenizerBase,
+    generating: set[int],
+) -> list[int]:
+    """Begins the next turn after each step; the keys of the episodes that are over, whose rows the sampler forgets."""
+    open_ = [(key, step) for key, step in steps if not step.done]
+    texts = encode_texts([step.observation for _, step in open_], tokenizer)
+    over: list[int] = []
+    for key, step in steps:
+        rows[key].last = step
+        if step.done:
+            over.append(key)
+            sampler.finish(key)
+    for (key, _), ids in zip(open_, texts, strict=True):
+        row = rows[key]
+        if len(row.token_ids) + len(ids) >= sampler.context_tokens:
+            row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
+            over.append(key)
+            sampler.finish(key)
+            continue
+        row.append_environment(ids)
+        sampler.extend(key, ids)
+        generating.add(key)
+    return over
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -40,6 +40,7 @@ RUN_FILES = (
     "tensorboard",
     "wandb",
     WANDB_ID_FILE,
+    "sync",
 )
 """What a run writes into its directory."""
 
@@ -137,7 +138,7 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     learner.optimizer.load_state_dict(optimizer)
     if critic is not None:
         critic.optimizer.load_state_dict(critic_state)
-    learner.sampler.refresh()
+    learner.sampler.refresh(state.step)
     return state
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,37 +18,26 @@ from zerosearch_env.randomness import uniform_rows
 
 from .decoder import make_decoder
 from .sampling import draw
+from .sampling_protocol import Finish, TurnSample
 from .stops import StopFinder, decode
+
+__all__ = ["Finish", "Sampler", "TurnSample", "eos_ids"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Finish = Literal["stop", "eos", "length", "context"]
 _PREFILL_TOKENS = 256
 """Pending tokens that are worth a prefill at once."""
 _PATIENCE = 4
 """Decoding steps for which fewer pending tokens wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnSample:
-    """One finished turn of one row."""
-
-    key: Hashable
-    token_ids: tuple[int, ...]
-    """Every token sampled in this turn, the one that ended it included."""
-    logprobs: tuple[float, ...]
-    """Log-probability of each token under the distribution it was drawn from (temperature 1 when greedy)."""
-    text: str
-    """The tokens' text, without an end-of-sequence token."""
-    finish: Finish
-    """`"stop"`: a stop string; `"eos"`: an end token; `"length"`: `turn_tokens`; `"context"`: the row is full."""
+_SHARED_TOKENS = 64
+"""Prompts that are as long are computed once for all rows that begin with them; copying shorter ones gains nothing."""
 
 
 class _Row:
     """A row: its tokens up to the current turn, and where it is cached."""
 
-    __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "waiting")
+    __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "version", "waiting")
 
     def __init__(self, key: Hashable, ids: list[int], seed: int, limit: int) -> None:
         self.key = key
@@ -57,11 +46,12 @@ class _Row:
         self.limit = limit
         self.slot = -1
         self.cached = 0
+        self.version = 0  # of the weights that sampled the turn's first token
         self.waiting = False
 
 
 class Sampler:
-    """Samples turns of many rows with one model. Rows beyond `slots` wait for a free slot.
+    """Samples turns of many rows with one model (see `TurnSampler`). Rows beyond `slots` wait for a free slot.
 
     What a row samples depends on its tokens and its seed alone, not on the other rows nor on the number of slots
     (up to floating-point noise): the draw at position i of a row uses `uniform(seed, i)`.
@@ -101,7 +91,9 @@ class Sampler:
         self.temperature = float(temperature)
         self.turn_tokens = turn_tokens
         self.context_tokens = context_tokens
+        self.weight_version = 0
         self._seed = seed
+        self._woken = threading.Event()
         self._decoder = make_decoder(model, slots, context_tokens)
         self._stops = StopFinder(tokenizer, stop_strings, self._decoder.vocab_size)
         self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
@@ -111,6 +103,7 @@ class Sampler:
         self._queue: deque[_Row] = deque()  # turns to begin in a slot yet to be had
         self._ready: deque[_Row] = deque()  # turns to begin, or to go on with, in the row's own slot
         self._full: list[_Row] = []  # turns for which the context has no room
+        self._prompts: dict[tuple[int, ...], _Row] = {}  # the last row that began with a prompt
         self._postponed = 0
         self._free = list(range(slots))[::-1]
         # One entry a slot: the row that holds it and its turn in progress.
@@ -165,16 +158,32 @@ class Sampler:
         """Forget a row, whatever it is doing, and free its slot."""
         row = self._row(key)
         del self._rows[key]
+        if not self._rows:
+            self._prompts.clear()
         for turns in (self._queue, self._ready, self._full):
             if row in turns:
                 turns.remove(row)
         self._release(row)
 
-    def refresh(self) -> None:
+    def wake(self) -> None:
+        """See `TurnSampler.wake`: `run` returns after the decoding step that it is at."""
+        self._woken.set()
+
+    def rest(self) -> None:
+        """Nothing to free: the learner's own model is what samples."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def refresh(self, version: int | None = None) -> None:
         """Take over changed weights: what is cached is dropped and computed anew when a row goes on.
 
         A turn in progress keeps the tokens that it has; the rest is sampled with the new weights.
+
+        Args:
+            version: what the new weights are called; None counts up by one.
         """
+        self.weight_version = self.weight_version + 1 if version is None else version
         self._decoder.refresh()
         for row in self._rows.values():
             row.cached = 0
@@ -187,16 +196,19 @@ class Sampler:
         """Decode until rows have finished their turns.
 
         Args:
-            minimum: how many rows to wait for. Fewer are returned only when no other row is being sampled.
+            minimum: how many rows to wait for. Fewer are returned only when no other row is being sampled, or after
+                `wake`.
 
         Returns:
             The rows that finished, in the order in which they did; none when no row has a turn to sample.
         """
-        finished = [TurnSample(row.key, (), (), "", "context") for row in self._full]
+        finished = [TurnSample(row.key, (), (), "", "context", self.weight_version) for row in self._full]
         for row in self._full:
             row.waiting = True
         self._full.clear()
         while len(finished) < minimum and (self._queue or self._ready or len(self._active)):
+            if self._woken.is_set():
+                break
             rows = self._admit()
             if rows:
                 self._prefill(rows, finished)
@@ -204,6 +216,7 @@ class Sampler:
                 slots = self._active
                 lasts = self._tokens[slots, self._counts[slots] - 1]
                 self._accept(slots, self._decoder.step(slots, self._lengths[slots] - 1, lasts), finished)
+        self._woken.clear()
         return finished
 
     def _enter(self, row: _Row) -> None:
@@ -249,12 +262,54 @@ class Sampler:
 
     def _prefill(self, rows: list[_Row], finished: list[TurnSample]) -> None:
         slots = np.array([row.slot for row in rows])
+        twins = self._share_prompts(rows)
         chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
-        logits = self._decoder.prefill(slots.tolist(), [row.cached for row in rows], chunks)
+        own = [index for index, twin in enumerate(twins) if twin == index]
+        logits = self._decoder.prefill(
+            [rows[index].slot for index in own], [rows[index].cached for index in own], [chunks[index] for index in own]
+        )
+        if len(own) < len(rows):
+            followers: dict[int, list[int]] = {}
+            for index, twin in enumerate(twins):
+                if twin != index:
+                    followers.setdefault(twin, []).append(rows[index].slot)
+            for twin, others in followers.items():
+                self._decoder.copy(rows[twin].slot, others, len(rows[twin].ids))
+            place = {index: number for number, index in enumerate(own)}
+            logits = logits[torch.tensor([place[twin] for twin in twins], device=logits.device)]
         self._lengths[slots] = [row.cached + len(chunk) for row, chunk in zip(rows, chunks, strict=True)]
         self._limits[slots] = [row.limit for row in rows]
+        for row in rows:
+            if not self._counts[row.slot]:
+                row.version = self.weight_version
         self._active = np.concatenate([self._active, slots])
         self._accept(slots, logits, finished)
+
+    def _share_prompts(self, rows: list[_Row]) -> list[int]:
+        """For each row the index of the one among them whose prefill is its own too: the first with the same prompt.
+
+        A prompt that a row in another slot has begun with is copied from there at once, but for its last token, whose
+        logits are needed.
+        """
+        twins: list[int] = []
+        first: dict[tuple[int, ...], int] = {}
+        for index, row in enumerate(rows):
+            twins.append(index)
+            if row.cached or self._counts[row.slot] or len(row.ids) < _SHARED_TOKENS:
+                continue
+            prompt = tuple(row.ids)
+            twins[index] = first.setdefault(prompt, index)
+            if twins[index] == index:
+                donor = self._prompts.get(prompt)
+                if donor is not None and donor.slot >= 0 and self._in_cache(donor) >= len(prompt) - 1:
+                    self._decoder.copy(donor.slot, [row.slot], len(prompt) - 1)
+                    row.cached = len(prompt) - 1
+                self._prompts[prompt] = row
+        return twins
+
+    def _in_cache(self, row: _Row) -> int:
+        """Tokens of a row that the decoder has cached."""
+        return int(self._lengths[row.slot]) - 1 if row.slot in self._active else row.cached
 
     @torch.inference_mode()
     def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
@@ -297,7 +352,8 @@ class Sampler:
         row.waiting = True
         self._counts[slot] = 0
         text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
-        return TurnSample(row.key, tuple(ids), tuple(self._logprobs[slot, :count].tolist()), text, finish)
+        logprobs = tuple(self._logprobs[slot, :count].tolist())
+        return TurnSample(row.key, tuple(ids), logprobs, text, finish, row.version)
 
     def _release(self, row: _Row) -> None:
         if row.slot < 0:

@@ -7,6 +7,7 @@ would read twice as much, and a loop over rows pays for every call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,18 @@ class PagedCache:
         self._version += 1
         if len(self._free) > 8 and len(self._free) * 4 > self._used:
             self._compact()
+
+    def copy(self, source: int, slots: Sequence[int], length: int) -> None:
+        """Give empty slots the first `length` tokens of another one, in pages of their own."""
+        self.reserve(np.array(slots), np.full(len(slots), length))
+        pages = self.pages_of(source, length)
+        for slot in slots:
+            targets = self.pages_of(slot, length)
+            for pool in (*self.keys, *self.values):
+                pool[targets] = pool[pages]
+            self.bias[targets] = 0.0
+            if length % PAGE:  # the source may hold more
+                self.bias[targets[-1], length % PAGE :] = float("-inf")
 
     def places(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Page and offset of each token, marked as cached from now on.

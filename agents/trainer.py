@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from typing import Literal
 
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
-from zerosearch_env.episode import make_rules
+from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import Dataset
 
@@ -35,9 +35,9 @@ from .learner import Learner, UpdateStats, make_reference, update, update_metric
 from .metrics import rollout_metrics
 from .model import Policy, load_policy, save_policy
 from .parameters import flat_gradient, learning_rate, make_optimizer
-from .rollout import Rollout
+from .rollout import Rollout, encode_prompts
 from .run_files import RunFiles, prepare_output, restore_learner
-from .sampler import Sampler
+from .samplers import CHECK_PROMPTS, make_sampler, sampler_workers
 from .scoring import score
 from .team import Team, default_workers, start_team
 from .weighing import make_samples, weigh, weighing_metrics
@@ -94,6 +94,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     began = time.perf_counter()
     level = noise_level(learner.schedule, step, config.steps)
     collected = collect_groups(learner, step, level)
+    learner.sampler.rest()
     sampled = time.perf_counter()
 
     samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
@@ -106,7 +107,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
             batch = [sample for group in members for sample in samples[group]]
             one = update(learner, batch, rate, critic_only=critic_only)
             stats += [] if one is None else [one]
-    learner.sampler.refresh()
+    learner.sampler.refresh(step + 1)
 
     ended = time.perf_counter()
     groups = collected.groups
@@ -149,10 +150,10 @@ def train(
     began = time.perf_counter()
     output = Path(config.output)
     prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
-    count = config.workers or default_workers(policy_path(config.policy), config.device)
+    count = config.workers or sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
     with interrupt_flag() as interrupted, start_team(count, run_worker, config, dataset, engine) as team:
         learner = build_learner(config, team, dataset, engine)
-        with RunFiles(output, learner, began) as files:
+        with closing(learner.sampler), RunFiles(output, learner, began) as files:
             step = files.restore()
             while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
                 if cause == "rollback":
@@ -175,13 +176,14 @@ def train(
 def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
     """What the workers beside the calling process do: the same steps, and no writing."""
     learner = build_learner(config, team, dataset, engine)
-    step = restore_learner(learner, Path(config.output), config).step
-    while (cause := _decide(learner, step, None, None)) is None or cause == "rollback":
-        if cause == "rollback":
-            step = restore_learner(learner, Path(config.output), config).step
-            continue
-        train_step(learner, step)
-        step += 1
+    with closing(learner.sampler):
+        step = restore_learner(learner, Path(config.output), config).step
+        while (cause := _decide(learner, step, None, None)) is None or cause == "rollback":
+            if cause == "rollback":
+                step = restore_learner(learner, Path(config.output), config).step
+                continue
+            train_step(learner, step)
+            step += 1
 
 
 Decision = StopCause | Literal["alarm", "rollback"]
@@ -243,14 +245,13 @@ def build_learner(
         reward=environment.reward,
         noise_unit=environment.noise_unit,
     )
-    sampler = Sampler(
-        policy.model,
-        policy.tokenizer,
-        slots=min(settings.slots, -(-settings.prompts // team.size) * settings.group_size),
-        context_tokens=card.context_tokens,
+    first = [Episode(question, rules).prompt for question in dataset.questions[:CHECK_PROMPTS]]
+    sampler = make_sampler(
+        config,
+        policy,
+        team,
         stop_strings=rules.protocol.stop_strings,
-        temperature=settings.temperature,
-        turn_tokens=card.turn_tokens,
+        prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
     )
     return Learner(
         config=config,

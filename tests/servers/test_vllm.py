@@ -1,17 +1,35 @@
-"""The simulated engine over vLLM, in this process and as a server, without a GPU: `make test-vllm`."""
+"""vLLM as the simulation LLM and as the sampler, in this process and as a server, without a GPU: `make test-vllm`."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import pytest
 from real_servers import serving
 
+from zerosearch_agents.agreement import measure_gap
+from zerosearch_agents.config import (
+    AlgorithmConfig,
+    DataConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    TrainConfig,
+    VLLMConfig,
+    policy_path,
+)
+from zerosearch_agents.engine_sampler import EngineSampler
+from zerosearch_agents.learner import Learner
+from zerosearch_agents.rollout import encode_prompts
+from zerosearch_agents.team import Team
+from zerosearch_agents.trainer import build_learner, train_step
+from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.engines import SearchEngine, make_engine
+from zerosearch_env.errors import TrainingError
 from zerosearch_env.rewards import contains_answer
 from zerosearch_env.types import Dataset, SearchRequest
 
@@ -75,3 +93,66 @@ def test_as_a_server(model: Path, questions: Dataset, tmp_path: Path) -> None:
         closing(make_engine({**STYLE, "argument": f"openai:{server.url}"})) as engine,
     ):
         check(engine, requests(questions))
+
+
+SERVER = (
+    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}", "--host", "127.0.0.1"),
+    *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16", "--generation-config", "vllm"),
+    *("--logprobs-mode", "processed_logprobs"),
+)
+EXTENSION = ("--worker-extension-cls", "zerosearch_agents.vllm_worker.LearnerWeights")
+
+
+def train_config(folder: Path, sampler: str) -> TrainConfig:
+    """Two steps of the shipped tiny policy, whose head is tied, at a temperature that shows raw log-probabilities."""
+    settings = RolloutConfig(prompts=2, group_size=4, temperature=0.8, turn_tokens=48, context_tokens=640)
+    return TrainConfig(
+        output=str(folder / "run"),
+        steps=2,
+        data=DataConfig(world=WorldConfig(passages=600)),
+        rollout=replace(settings, sampler=sampler),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
+        algorithm=AlgorithmConfig(recompute_logprobs=True, advantage="rloo", kl_coefficient=0.1),
+        vllm=VLLMConfig(eager=True),
+    )
+
+
+def check_training(config: TrainConfig) -> Learner:
+    """Two steps; sampler and learner agree to 1e-3 at every token before and after the updates; returns the learner."""
+    learner = build_learner(config, Team())
+    assert learner.policy.model.config.tie_word_embeddings
+    prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:8]], learner.policy.tokenizer)
+    for step in range(2):
+        metrics, groups = train_step(learner, step)
+        assert metrics["updates"] >= 1
+        assert metrics["mismatch_kl"] < 1e-6
+        assert {version for group in groups for one in group for version in one.weight_versions} == {step}
+        assert isinstance(learner.sampler, EngineSampler)
+        gap = measure_gap(learner.sampler, learner.policy.model, prompts, 0.8)
+        assert gap.largest < 1e-3, gap
+        print(f"step {step + 1}: {gap}, mismatch_kl {metrics['mismatch_kl']:.2e}, {metrics['seconds']:.1f} s")
+    return learner
+
+
+def test_training_with_an_engine_in_this_process(tmp_path: Path) -> None:
+    check_training(train_config(tmp_path, "vllm")).sampler.close()
+
+
+@pytest.mark.parametrize("extension", [True, False])
+def test_training_with_a_server(extension: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    command = [
+        *SERVER,
+        "--model",
+        str(policy_path("tiny")),
+        "--max-model-len",
+        "640",
+        *(EXTENSION if extension else ()),
+    ]
+    with serving(command, tmp_path / "server.log", end_with=signal.SIGTERM) as server:
+        config = train_config(tmp_path, f"vllm:{server.url}")
+        if extension:
+            check_training(config).sampler.close()
+        else:
+            with pytest.raises(TrainingError, match="worker-extension-cls"):
+                build_learner(config, Team())

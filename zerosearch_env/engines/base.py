@@ -45,7 +45,13 @@ class BatchedEngine(ABC):
         max_wait_s: how long the first caller of a batch waits for company, in seconds. 0 gathers what is ready in the
             same turn of the event loop.
         max_batch: a batch is sent at once when it holds this many requests.
+
+    Attributes:
+        waits: whether a search waits for another process or machine. Rollouts then go on meanwhile; a search that
+            computes in this process is answered at once, so that what is computed together never depends on timing.
     """
+
+    waits = False
 
     def __init__(self, *, max_wait_s: float = 0.002, max_batch: int = 1024) -> None:
         if not max_wait_s >= 0:

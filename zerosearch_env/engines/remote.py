@@ -100,6 +100,7 @@ class RemoteEngine(BatchedEngine):
 
     _LIVE: tuple[str, ...] = ("_loop", "_counts", "_client")
     """What a copy makes anew, in `_connect`."""
+    waits = True
 
     _loop: LoopThread
     _client: JsonClient

@@ -61,6 +61,7 @@ class SimulatedEngine(BatchedEngine):
     ) -> None:
         super().__init__()
         self._backend = backend
+        self.waits = isinstance(backend, AsyncBackend)
         self._options = SimulationOptions() if options is None else options
         self._name = f"simulated:{backend.name}"
         self._cache = ResultCache(cache) if isinstance(cache, str) else cache

@@ -40,7 +40,7 @@ class LoopThread:
         Raises:
             EngineError: the loop is closed, or is closed meanwhile.
         """
-        future = self._submit(coroutine)
+        future = self.submit(coroutine)
         try:
             return future.result()
         except concurrent.futures.CancelledError as cause:
@@ -55,7 +55,7 @@ class LoopThread:
         Raises:
             EngineError: the loop is closed, or is closed meanwhile.
         """
-        future = self._submit(coroutine)
+        future = self.submit(coroutine)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError as cause:
@@ -75,7 +75,12 @@ class LoopThread:
         if finalizer is not None:
             finalizer()
 
-    def _submit(self, coroutine: Coroutine[Any, Any, Value]) -> concurrent.futures.Future[Value]:
+    def submit(self, coroutine: Coroutine[Any, Any, Value]) -> concurrent.futures.Future[Value]:
+        """Have the coroutine run, and go on; cancelling the future cancels it.
+
+        Raises:
+            EngineError: the loop is closed.
+        """
         try:
             with self._lock:
                 return asyncio.run_coroutine_threadsafe(coroutine, self._started())

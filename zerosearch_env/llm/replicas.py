@@ -84,8 +84,10 @@ class ReplicaSet:
     _next: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def pick(self, avoid: Collection[str] = ()) -> tuple[Replica, bool] | None:
+    def pick(self, avoid: Collection[str] = (), prefer: str = "") -> tuple[Replica, bool] | None:
         """The next server in turn that may be called, one outside `avoid` where there is one; None when all are out.
+
+        The one at the address `prefer` comes before its turn, unless it is to be avoided.
 
         Returns:
             The server, and whether the request is the probe of its breaker.
@@ -95,7 +97,7 @@ class ReplicaSet:
         ready = [replica for replica in turn if replica.breaker.admits()]
         if not ready:
             return None
-        chosen = min(ready, key=lambda replica: replica.url in avoid)  # the first in turn among equals
+        chosen = min(ready, key=lambda one: (one.url in avoid, one.url != prefer))  # the first in turn among equals
         self._next = (self._next + turn.index(chosen) + 1) % count
         chosen.sent += 1
         return chosen, chosen.breaker.begin()
