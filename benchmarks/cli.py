@@ -17,6 +17,7 @@ BENCHMARKS = {
     "learning": ("learning", "What the quickstart learns, for several seeds."),
     "stability": ("stability", "What known faults of search-RL code do to a run, beside this learner, three seeds."),
     "serve": ("serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),
+    "gpu": ("gpu", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "import-time": ("import_time", "What `import zerosearch_env` costs."),
 }
 

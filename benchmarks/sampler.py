@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 EPISODES, TURNS, PROMPT, DOCUMENT = 32, 4, 50, 150
 EQUAL, SHORTEST, LONGEST = 64, 16, 112
 VOCABULARY, WIDTH, LAYERS = 4096, 256, 4
+_FIRST = 0x10000
+"""Character of token 0: from here on there are a million without a gap."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,9 +73,10 @@ def _against_generate(which: str, rounds: int) -> tuple[dict[str, Timing], dict[
     record: dict[str, Any] = {"matrix_flops_per_cpu_s": rate}
     for name in ("equal", "varied") if which == "both" else (which,):
         lengths = _lengths(name)
+        work = multi_turn(lengths, prompt=PROMPT, document=DOCUMENT, vocabulary=VOCABULARY)
         limit = int(lengths.sum()) * rate / _flops(lengths)
         ours, peer = f"sampler, {name}", f"generate anew, {name}"
-        cases = [Case(ours, _sampler_case(model, lengths)), Case(peer, _generate_case(model, lengths))]
+        cases = [Case(ours, sampler_case(model, work)), Case(peer, generate_case(model, work))]
         with quiet_transformers():
             timings |= measure(cases, rounds=rounds, seconds=0.0)
         for case in (ours, peer):
@@ -84,6 +88,35 @@ def _against_generate(which: str, rounds: int) -> tuple[dict[str, Timing], dict[
     return timings, record
 
 
+@dataclass(frozen=True)
+class MultiTurn:
+    """Multi-turn episodes of random tokens."""
+
+    prompts: list[list[int]]
+    """By episode."""
+    documents: list[list[list[int]]]
+    """What is put behind each turn but the last, by turn and episode."""
+    lengths: NDArray[np.int64]
+    """New tokens, shape `(turns, episodes)`."""
+    vocabulary: int
+    """Ids that may be sampled."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest that an episode becomes, and one more."""
+        rest = sum(len(one) for one in (self.prompts[0], *(turn[0] for turn in self.documents)))
+        return int(self.lengths.sum(0).max()) + rest + 1
+
+
+def multi_turn(lengths: NDArray[np.int64], *, prompt: int, document: int, vocabulary: int) -> MultiTurn:
+    """Episodes whose turns have these lengths, with prompts and documents of so many tokens."""
+    turns, episodes = lengths.shape
+    rng = np.random.default_rng(1)
+    prompts: list[list[int]] = rng.integers(10, vocabulary, (episodes, prompt)).tolist()
+    documents: list[list[list[int]]] = rng.integers(10, vocabulary, (turns - 1, episodes, document)).tolist()
+    return MultiTurn(prompts, documents, lengths, vocabulary)
+
+
 def _lengths(name: str) -> NDArray[np.int64]:
     """New tokens of every turn and episode, shape `(TURNS, EPISODES)`."""
     if name == "equal":
@@ -91,65 +124,61 @@ def _lengths(name: str) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, (TURNS, EPISODES))
 
 
-def _texts() -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Random prompts, and documents by turn and episode."""
-    rng = np.random.default_rng(1)
-    prompts: list[list[int]] = rng.integers(10, VOCABULARY, (EPISODES, PROMPT)).tolist()
-    documents: list[list[list[int]]] = rng.integers(10, VOCABULARY, (TURNS - 1, EPISODES, DOCUMENT)).tolist()
-    return prompts, documents
-
-
-def _sampler_case(model: Any, lengths: NDArray[np.int64]) -> Callable[[], int]:
+def sampler_case(model: Any, work: MultiTurn) -> Callable[[], int]:
+    """Plays the episodes with this package's sampler; returns how many tokens it sampled."""
     from zerosearch_agents.sampler import Sampler
 
-    prompts, documents = _texts()
-    tokenizer = _character_tokenizer()
+    turns, episodes = work.lengths.shape
+    tokenizer = _character_tokenizer(work.vocabulary)
+    context, longest = work.context_tokens, int(work.lengths.max())
 
     def run() -> int:
-        sampler = Sampler(model, tokenizer, slots=EPISODES, context_tokens=1024, turn_tokens=LONGEST)
-        for episode, prompt in enumerate(prompts):
-            sampler.start(episode, prompt, episode, turn_tokens=int(lengths[0, episode]))
-        turns, sampled = [0] * EPISODES, 0
+        sampler = Sampler(model, tokenizer, slots=episodes, context_tokens=context, turn_tokens=longest)
+        for episode, prompt in enumerate(work.prompts):
+            sampler.start(episode, prompt, episode, turn_tokens=int(work.lengths[0, episode]))
+        done, sampled = [0] * episodes, 0
         while finished := sampler.run():
             for sample in finished:
                 episode = int(str(sample.key))
                 sampled += len(sample.token_ids)
-                turn = turns[episode] = turns[episode] + 1
-                if turn == TURNS:
+                turn = done[episode] = done[episode] + 1
+                if turn == turns:
                     sampler.finish(episode)
                 else:
-                    limit = int(lengths[turn, episode])
-                    sampler.extend(episode, documents[turn - 1][episode], turn_tokens=limit)
-        if sampled != lengths.sum():
-            raise RuntimeError(f"{sampled} tokens sampled instead of {lengths.sum()}")
+                    limit = int(work.lengths[turn, episode])
+                    sampler.extend(episode, work.documents[turn - 1][episode], turn_tokens=limit)
+        if sampled != work.lengths.sum():
+            raise RuntimeError(f"{sampled} tokens sampled instead of {work.lengths.sum()}")
         return sampled
 
     return run
 
 
-def _generate_case(model: Any, lengths: NDArray[np.int64]) -> Callable[[], int]:
+def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
+    """Plays the episodes in step with `model.generate`, which reads everything anew each turn."""
     import torch
     from transformers import GenerationConfig
 
-    prompts, documents = _texts()
+    turns = len(work.lengths)
 
     def run() -> int:
-        texts = [list(prompt) for prompt in prompts]
-        for turn in range(TURNS):
-            count = int(lengths[turn].max())
+        texts = [list(prompt) for prompt in work.prompts]
+        for turn in range(turns):
+            count = int(work.lengths[turn].max())
             width = max(map(len, texts))
-            ids = torch.tensor([[0] * (width - len(text)) + text for text in texts])
-            mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
+            ids = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=model.device)
+            mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
             config = GenerationConfig(
                 max_new_tokens=count, min_new_tokens=count, do_sample=True, top_k=0, top_p=1.0, pad_token_id=0
             )
             with torch.inference_mode():
-                new = model.generate(ids, attention_mask=mask, generation_config=config)[:, width:]
+                seen = torch.tensor(mask, device=model.device)
+                new = model.generate(ids, attention_mask=seen, generation_config=config)[:, width:]
             for episode, text in enumerate(texts):
-                text += new[episode, : lengths[turn, episode]].tolist()
-                if turn < TURNS - 1:
-                    text += documents[turn][episode]
-        return int(lengths.sum())
+                text += new[episode, : work.lengths[turn, episode]].tolist()
+                if turn < turns - 1:
+                    text += work.documents[turn][episode]
+        return int(work.lengths.sum())
 
     return run
 
@@ -212,13 +241,13 @@ def _matrix_rate(size: int = 2048, repeats: int = 5) -> float:
     return float(np.median(rates))
 
 
-def _character_tokenizer() -> Any:
-    """A tokenizer of as many characters as the model has tokens; the benchmark never looks at its text."""
+def _character_tokenizer(size: int) -> Any:
+    """A tokenizer of so many characters; the benchmark never looks at its text."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {chr(0x4E00 + index): index for index in range(VOCABULARY)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(0x4E00)))
+    vocabulary = {chr(_FIRST + index): index for index in range(size)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(_FIRST)))
     inner.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=inner)
 

@@ -18,5 +18,6 @@ def test_both_sides_sample_the_same_number_of_tokens() -> None:
     model = new_model(tiny_config(benchmark.VOCABULARY, hidden=8, layers=1, heads=2, mlp=8))
     model.generation_config.eos_token_id = None
     lengths = np.random.default_rng(0).integers(1, 4, (benchmark.TURNS, benchmark.EPISODES))
-    assert benchmark._sampler_case(model, lengths)() == lengths.sum()
-    assert benchmark._generate_case(model, lengths)() == lengths.sum()
+    work = benchmark.multi_turn(lengths, prompt=10, document=20, vocabulary=benchmark.VOCABULARY)
+    assert benchmark.sampler_case(model, work)() == lengths.sum()
+    assert benchmark.generate_case(model, work)() == lengths.sum()

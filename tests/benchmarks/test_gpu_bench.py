@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from zerosearch_benchmarks import gpu
+from zerosearch_env.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "training"])
+def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:
+    assert gpu.run_check(name, gpu.Setting("cpu", tiny=True), tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["passed"]
+    assert record["device"] == "cpu"
+
+
+def test_each_check_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cpu", "--size", "tiny", "--output", str(tmp_path)]
+    assert gpu.main(["machine", "training", *options]) == 0
+    assert "all passed" in capfd.readouterr().out
+    assert json.loads((tmp_path / "gpu-training.json").read_text())["resumed_weights_apart"] == 0.0
+    assert json.loads((tmp_path / "gpu-machine.json").read_text())["tflops"]["float32"] > 0
+
+
+def test_a_check_that_takes_too_long_has_failed(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--size", "tiny", "--output", str(tmp_path), "--limit", "0.1"]
+    assert gpu.main(["machine", *options]) == 1
+    assert not json.loads((tmp_path / "gpu-machine.json").read_text())["passed"]
+
+
+def test_an_error_is_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    def fail(setting: gpu.Setting) -> dict[str, object]:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(gpu.CHECKS, "machine", fail)
+    assert not gpu.run_check("machine", gpu.Setting("cpu", tiny=True), tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text())["error"] == "RuntimeError: out of luck"
+
+
+def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="machine"):
+        gpu.main(["machin"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU"):
+        gpu.main(["machine"])
