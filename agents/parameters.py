@@ -5,11 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zerosearch_env.errors import require
+
 from .config import TrainConfig
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW whose weight decay leaves out norms and biases (everything with one dimension)."""
+def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW whose weight decay leaves out norms and biases (everything with one dimension).
+
+    Raises:
+        MissingExtraError: `optimizer.eight_bit` is set and bitsandbytes is not installed.
+    """
     settings = config.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -17,7 +23,12 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+    betas = settings.beta1, settings.beta2
+    if settings.eight_bit:
+        bitsandbytes = require("bitsandbytes", "eight-bit")
+        optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate, betas=betas)
+        return optimizer
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
 
 
 def flat_gradient(model: torch.nn.Module) -> Tensor:

@@ -13,6 +13,7 @@ BENCHMARKS = {
     "simulated": ("simulated", "The simulated engine: cost of its client, throughput on a server, cache hits."),
     "world-generation": ("world_generation", "Passages per second of the synthetic world."),
     "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
+    "learner": ("learner", "Tokens per CPU second and memory of the optimisation step, beside TRL's GRPOTrainer."),
     "learning": ("learning", "What the quickstart learns, for several seeds."),
     "stability": ("stability", "What known faults of search-RL code do to a run, beside this learner, three seeds."),
     "serve": ("serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),
