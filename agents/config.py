@@ -120,7 +120,7 @@ class OptimizerConfig:
     gradient_checkpointing: bool = False
     """Compute the inside of every layer again in the backward pass: less memory, a quarter more time."""
     eight_bit: bool = False
-    """Keep the optimizer's state in 8 bits instead of 32 (bitsandbytes)."""
+    """Keep the optimizer's state in 8 bits instead of 32; needs a GPU and bitsandbytes."""
 
 
 @dataclass(frozen=True)
