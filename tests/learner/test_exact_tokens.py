@@ -26,7 +26,7 @@ from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Document, Question
 
 DOCUMENTS = (Document("Über", "naïve 東京 text 🜁"), Document("", "b <answer> k </answer></search>"))
-TEXT = st.text(max_size=8) | st.sampled_from(["東京", "é🜁", "</thi", "<", "search>", "</search", "answer>\n", "<|im_"])
+TEXT = st.text(max_size=8) | st.sampled_from(["東京", "é🜁", "</t", "<", "search>", "</search", "answer>\n", "<|im_"])
 
 
 @lru_cache

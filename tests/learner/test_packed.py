@@ -16,7 +16,7 @@ from zerosearch_agents.batch import Sample, hidden_states, make_micro_batch, pla
 from zerosearch_agents.config import OptimizerConfig, TrainConfig
 from zerosearch_agents.layout import Layout, disagreement, prepare_model
 from zerosearch_agents.objective import loss_and_sums
-from zerosearch_agents.packed import packed_hidden, why_not_packed
+from zerosearch_agents.packed import _attend_sequences, packed_hidden, why_not_packed
 from zerosearch_env.errors import ConfigError
 
 SIZES = {
@@ -206,6 +206,16 @@ def test_backward_passes_by_finite_differences(operation):
         strict=True,
     ):
         torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_a_gpu_is_that_of_a_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(12, heads, 8, generator=generator).to(dtype) for heads in (4, 2, 2))
+    expected = dense_ops.attend_blocks(q, k, v, dense_ops.plan_blocks([5, 7]))
+    got = _attend_sequences(q, k, v, [5, 7])
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(got, expected, **close)
 
 
 def test_packing_counts_real_tokens():
