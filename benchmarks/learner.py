@@ -3,7 +3,8 @@
 Each side is a process of its own with one thread. After one step to warm up they take turns, a step each; the ratio is
 that of the medians. Compared are the CPU seconds of scoring (policy and reference) and of one update, the peak of
 resident memory, and the norm of the gradient, which shows that both do the same work. TRL runs without gradient
-checkpointing, which is its faster setting, and pads to micro-batches of `--peer-rows` rollouts.
+checkpointing, which is its faster setting, and pads to micro-batches of `--peer-rows` rollouts. Its loss is divided by
+their number twice (by TRL 1.16 and by Transformers), so its norm is given times that number.
 
 MFU is the least work of the step (`learner_work.flops`) over its CPU time, over the speed of a large matrix product of
 the same type measured in the same run. The last table is the peak memory of this package's side as the batch and the
@@ -147,16 +148,19 @@ def compare(name: str, spec: WorkSpec, rounds: int, options: dict[str, Any], pee
     }  # fmt: skip
     for side, found in steps.items():
         timed = found[1:]
+        norm = found[0]["gradient_norm"] * (
+            spec.sequences / min(peer_rows, spec.sequences) if peer_rows and side == "trl" else 1
+        )
         cpu = statistics.median(one["score_cpu_s"] + one["update_cpu_s"] for one in timed)
         wall = statistics.median(one["score_wall_s"] + one["update_wall_s"] for one in timed)
         result[side] = {
             "tokens_per_cpu_s": work.tokens / cpu, "tokens_per_s": work.tokens / wall, "mfu": least / cpu / rate,
-            "peak_mib": found[-1]["peak_mib"], "gradient_norm": found[0]["gradient_norm"], "steps": timed,
+            "peak_mib": found[-1]["peak_mib"], "gradient_norm": norm, "steps": timed,
         }  # fmt: skip
         print(
             f"  {side:<5} {work.tokens / cpu:7.0f} tokens/CPU-s  {work.tokens / wall:7.0f} tokens/s  "
             f"MFU {least / cpu / rate:4.0%}  peak {found[-1]['peak_mib']:6.0f} MiB  "
-            f"gradient norm {found[0]['gradient_norm']:.5f}"
+            f"gradient norm {norm:.5f}"
         )
     if peer_rows is not None:
         result["ratio"] = result["ours"]["tokens_per_cpu_s"] / result["trl"]["tokens_per_cpu_s"]

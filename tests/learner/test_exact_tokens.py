@@ -15,6 +15,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rollout import ScriptedSampler
+from tokenizers import pre_tokenizers
 
 from zerosearch_agents.batch import Sample, make_micro_batch
 from zerosearch_agents.rollout import rollout
@@ -32,8 +33,9 @@ TEXT = st.text(max_size=8) | st.sampled_from(["東京", "é🜁", "</t", "<", "s
 @lru_cache
 def split_tokenizer():
     """No tag is a token of its own, and some tokens reach over the end of a tag (`>K`, `er>\\n`)."""
-    texts = ["</search>Known </answer>\nthen <search> Über", "er>\n er>\n >K >K the town 東京 of a person"] * 6
-    return build_tokenizer(texts, 300, tags=())
+    texts = ["h>K", "h>K</answer>\nthen <search> Über", "er>\n er>\n >K >K the town 東京 of a person"] * 6
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # merges may cross anything
+    return build_tokenizer(texts, 300, tags=(), pieces=whole)
 
 
 @lru_cache
@@ -95,8 +97,9 @@ def test_trained_ids_are_the_sampled_ids(name, split, data):
 
 def test_a_stop_string_that_ends_inside_a_token_is_trained_with_the_whole_token():
     tokenizer = split_tokenizer()
-    ids = tokenizer.encode("</search>Known")
+    wide = next(i for i in range(len(tokenizer)) if decode(tokenizer, [i]).startswith("h>") and i > 257)
+    assert len(decode(tokenizer, [wide])) > len("h>")
+    ids = [*tokenizer.encode("</searc"), wide, *tokenizer.encode("more")]
     cut = until_stop(finder("zerosearch", True), ids)
-    text = decode(tokenizer, cut)
-    assert "</search>" in text
-    assert len(text) > len("</search>")
+    assert cut[-1] == wide
+    assert not decode(tokenizer, cut).endswith("</search>")
