@@ -28,6 +28,7 @@ def test_a_quarter_of_the_search_work_is_the_policys() -> None:
     assert mask_of(100, True)[:5] == [1, 1, 1, 1, 0]
 
 
+@pytest.mark.timeout(600)  # two processes that load torch, one of them TRL
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed (extra trl)")
 def test_both_sides_have_the_same_gradient(tmp_path) -> None:
     output = tmp_path / "learner.json"
