@@ -1,28 +1,30 @@
-"""From rollouts to tensors: micro-batches of similar length, and log-probabilities only where a token was sampled.
+"""From rollouts to tensors: micro-batches, and hidden states and log-probabilities only where a token was sampled.
 
-Rows are padded on the right. A causal model needs no attention mask for that: a real position never sees the
-padding behind it, and the padding's own outputs are never read. So attention runs its causal kernel without a mask
-tensor. Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden
-size.
+A micro-batch goes through the model as its layout says. Packed, its rollouts stand behind each other and no padding is
+computed (`packed.py`). Padded, rows of similar length go together, padding on the right. A causal model needs no
+attention mask for that: a real position never sees the padding behind it, and the padding's own outputs are never
+read. So attention runs its causal kernel without a mask tensor.
+
+Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from .head import score_tokens
 from .hidden import hidden_at
+from .layout import Layout, transformers_hidden
+from .packed import packed_hidden
 from .rollout import Rollout
-
-HEAD_CHUNK = 4096
-"""Sampled tokens whose logits are alive at once; more are computed chunk by chunk and again in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,17 @@ class MicroBatch:
     values_N: Tensor | None
     """The critic's values before this step's updates. None: there is no critic."""
     returns_N: Tensor | None
+    lengths_B: tuple[int, ...]
+    """Real tokens of each row."""
     counts_B: tuple[int, ...]
     """Sampled tokens of each row: how to split a vector over N back into rows."""
-    tokens: int
-    """Real tokens, padding left out."""
+    layout: Layout = field(default_factory=Layout)
+    """How it goes through the model."""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding left out."""
+        return sum(self.lengths_B)
 
     @property
     def rows(self) -> int:
@@ -82,11 +91,32 @@ class MicroBatch:
         return len(self.counts_B)
 
 
-def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped so that each group has at most `max_tokens` tokens (a longer one goes alone).
+
+    First fit, longest first: within 22 % of the fewest groups possible (Dosa, 2007).
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((g for g, left in enumerate(room) if left >= lengths[index]), None)
+        if place is None:
+            groups.append([index])
+            room.append(max_tokens - lengths[index])
+        else:
+            groups[place].append(index)
+            room[place] -= lengths[index]
+    return groups
+
+
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int, *, packed: bool = False) -> list[list[int]]:
     """Indices of rows grouped so that rows times the longest stays within `max_tokens` (one longer row goes alone).
 
-    Rows are sorted by length, longest first, so that a group holds little padding.
+    Rows are sorted by length, longest first, so that a group holds little padding. With `packed`, real tokens alone
+    count (`pack`).
     """
+    if packed:
+        return pack(lengths, max_tokens)
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
@@ -105,7 +135,9 @@ def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
     return shares
 
 
-def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cpu") -> MicroBatch:
+def make_micro_batch(
+    samples: Sequence[Sample], device: torch.device | str = "cpu", layout: Layout | None = None
+) -> MicroBatch:
     """Pads and flattens samples; the shapes are in `MicroBatch`."""
     lengths = [len(sample.rollout.token_ids) for sample in samples]
     ids_BT = np.zeros((len(samples), max(lengths)), dtype=np.int64)
@@ -140,14 +172,50 @@ def make_micro_batch(samples: Sequence[Sample], device: torch.device | str = "cp
         reference_logprobs_N=flat([sample.reference_logprobs for sample in samples]),
         values_N=flat([sample.values for sample in samples]),
         returns_N=flat([sample.returns for sample in samples]),
+        lengths_B=tuple(lengths),
         counts_B=tuple(counts),
-        tokens=sum(lengths),
+        layout=Layout() if layout is None else layout,
     )
 
 
 def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
     """Final hidden states of a Transformers causal language model before each sampled token, shape `(N, D)`."""
-    return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
+    layout = batch.layout
+    if not layout.packed:
+        device = batch.ids_BT.device.type
+        with (
+            torch.autocast(device, dtype=torch.bfloat16, enabled=layout.dtype == torch.bfloat16),
+            _checkpointing(model, layout),
+        ):
+            return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
+    lengths = list(batch.lengths_B)
+    ids_T = torch.cat([row[:length] for row, length in zip(batch.ids_BT, lengths, strict=True)])
+    if layout.packing == "sequences":
+        read = [one.numpy() for one in batch.positions_N.cpu().split(list(batch.counts_B))]
+        return packed_hidden(
+            model, ids_T, lengths, read, dtype=layout.dtype, checkpointing=layout.checkpointing and _differentiates()
+        )
+    starts_B = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    places_N = batch.positions_N + torch.from_numpy(starts_B).to(batch.rows_N.device)[batch.rows_N]
+    with _checkpointing(model, layout):
+        return transformers_hidden(model, ids_T, lengths, layout.dtype)[places_N]
+
+
+def _differentiates() -> bool:
+    return torch.is_grad_enabled()
+
+
+@contextmanager
+def _checkpointing(model: Any, layout: Layout) -> Iterator[None]:
+    """Training mode for a forward pass: Transformers checkpoints in no other, and a sampler must not see it."""
+    if not (layout.checkpointing and _differentiates()):
+        yield
+        return
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -164,51 +232,5 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> t
     Returns:
         Log-probabilities with gradient (where gradients are on), and entropies in nats without.
     """
-    return score_tokens(hidden_states(model, batch), batch.targets_N, model.get_output_embeddings(), temperature)
-
-
-def score_tokens(
-    hidden_ND: Tensor,
-    targets_N: Tensor,
-    head: torch.nn.Module,
-    temperature: float = 1.0,
-    *,
-    entropy_gradient: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """The second half of `token_logprobs`: from hidden states on, chunk by chunk.
-
-    Args:
-        hidden_ND: hidden states before each sampled token.
-        targets_N: the sampled tokens.
-        head: the vocabulary head.
-        temperature: what the sampler divided its logits by.
-        entropy_gradient: whether entropies carry a gradient too; costs one more vector over the vocabulary a token.
-
-    Returns:
-        Log-probabilities and entropies (in nats), both `(N,)`.
-    """
-    if len(targets_N) <= HEAD_CHUNK:
-        return _score(hidden_ND, targets_N, head, temperature, entropy_gradient)
-    parts = [
-        checkpoint(_score, hidden, targets, head, temperature, entropy_gradient, use_reentrant=False)
-        for hidden, targets in zip(hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True)
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-
-def _score(
-    hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module, temperature: float, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of targets and entropies from hidden states."""
-    logits_NV = head(hidden_ND).float()
-    if temperature != 1.0:
-        logits_NV = logits_NV / temperature
-    normaliser_N = torch.logsumexp(logits_NV, dim=-1)
-    logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
-    if entropy_gradient:
-        probabilities_NV = (logits_NV - normaliser_N[:, None]).exp()
-        return logprobs_N, normaliser_N - (probabilities_NV * logits_NV).sum(-1)
-    with torch.no_grad():
-        probabilities_NV = (logits_NV - normaliser_N[:, None]).exp_()
-        entropy_N = normaliser_N - probabilities_NV.mul_(logits_NV).sum(-1)
-    return logprobs_N, entropy_N
+    head = model.get_output_embeddings()
+    return score_tokens(hidden_states(model, batch), batch.targets_N, head, temperature, dtype=batch.layout.dtype)

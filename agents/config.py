@@ -23,6 +23,7 @@ from zerosearch_env.datasets.world import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.llm.privacy import redact
 
+from .adapters import LoraShape
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
 from .vllm_config import VLLMConfig, parse_sampler
@@ -114,6 +115,15 @@ class OptimizerConfig:
     """The gradient's L2 norm is cut to this."""
     micro_batch_tokens: int = 2048
     """Most tokens (padding included) that go through the model at once. Memory grows with it, results do not change."""
+    packing: Literal["auto", "off", "sequences", "flex", "flash"] = "auto"
+    """Rollouts behind each other in one row, without padding: "sequences" on any device, "flex" and "flash" through
+    Transformers on a GPU; "off" pads. "auto" is "sequences" where the model allows it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the learner's matrix products; weights, gradients and optimizer state are float32 in any case."""
+    gradient_checkpointing: bool = False
+    """Compute the inside of every layer again in the backward pass: less memory, a quarter more time."""
+    eight_bit: bool = False
+    """Keep the optimizer's state in 8 bits instead of 32; needs a GPU and bitsandbytes."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,8 @@ class TrainConfig:
     """AdamW and its learning rate."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     """What announces a collapse, and what to do then."""
+    lora: LoraShape = field(default_factory=LoraShape)
+    """Train adapters instead of the whole policy."""
     files: OutputConfig = field(default_factory=OutputConfig)
     """What is written into the run directory, and how often."""
 
@@ -192,6 +204,8 @@ FREE_FIELDS = frozenset(
         "vllm.timeout_s",
         "vllm.logprob_gap",
         "optimizer.micro_batch_tokens",
+        "optimizer.packing",
+        "optimizer.gradient_checkpointing",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
         *(f"alarms.{entry.name}" for entry in dataclasses.fields(AlarmConfig)),
     }
@@ -343,12 +357,12 @@ _POSITIVE = (
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",
     "files.transcripts_every", "files.transcripts", "algorithm.constant_length", "critic.learning_rate",
-    "critic.value_clip", "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap",
+    "critic.value_clip", "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap", "lora.alpha",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "algorithm.clip_high", "algorithm.kl_coefficient", "algorithm.entropy_coefficient",
     "algorithm.dynamic_sampling_rounds", "critic.value_coefficient", "critic.warmup_steps", "optimizer.warmup_steps",
-    "optimizer.weight_decay",
+    "optimizer.weight_decay", "lora.rank",
 )  # fmt: skip
 _FRACTIONS = (
     "curriculum.start", "curriculum.end", "algorithm.clip_low", "optimizer.final_fraction", "optimizer.beta1",

@@ -29,13 +29,13 @@ class Critic:
     """A causal language model whose vocabulary head is the value head; None: the policy's hidden states are read."""
     head: nn.Linear
     """Hidden state -> value."""
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     gradient: Tensor
     """The critic's own gradients as one flat vector, which every parameter's `.grad` is a view of."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The critic's own parameters by name, shared ones once."""
-        return {name: parameter.data for name, parameter in self.module.named_parameters()}
+        """The critic's own trained parameters by name, shared ones once."""
+        return {name: parameter.data for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
 
 def make_critic(policy: Policy, config: TrainConfig) -> Critic | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from zerosearch_env.types import Question
 from .batch import Sample, deal, make_micro_batch, plan_micro_batches
 from .config import TrainConfig
 from .critic import Critic, critic_rate
+from .layout import Layout
+from .lora import Adapter
 from .losses import token_weights
 from .model import Policy
 from .objective import SUMS, loss_and_sums
@@ -39,8 +43,9 @@ class Learner:
     config: TrainConfig
     policy: Policy
     reference: Any | None
-    """A frozen copy of the initial model; None without a KL term."""
-    optimizer: torch.optim.AdamW
+    """A frozen copy of the initial model; with adapters the policy's own model, to be read through `reference_model`;
+    None without a KL term."""
+    optimizer: torch.optim.Optimizer
     gradient: Tensor
     """All gradients as one flat vector, which every parameter's `.grad` is a view of."""
     sampler: TurnSampler
@@ -51,6 +56,10 @@ class Learner:
     team: Team
     critic: Critic | None = None
     """The value function of advantage "gae"; None: the algorithm has none."""
+    layout: Layout = field(default_factory=Layout)
+    """How rollouts go through the models."""
+    adapter: Adapter | None = None
+    """The low-rank adapters; None: the whole model is trained."""
     skipped: int = 0
     """Updates in a row that were left out."""
 
@@ -67,9 +76,27 @@ class UpdateStats:
     applied: bool
 
 
-def make_reference(policy: Policy) -> Any:
-    """A frozen copy of the model."""
+def make_reference(policy: Policy, config: TrainConfig) -> Any | None:
+    """A frozen copy of the model, or with adapters the model itself; None without a KL term."""
+    if config.algorithm.kl_coefficient <= 0:
+        return None
+    if config.lora.rank:
+        return policy.model
     return copy.deepcopy(policy.model).requires_grad_(False).eval()
+
+
+@contextmanager
+def reference_model(learner: Learner) -> Iterator[Any]:
+    """The KL's reference, for as long as the block lasts: with adapters the policy with these switched off."""
+    with contextlib.nullcontext() if learner.adapter is None else learner.adapter.switched_off():
+        yield learner.reference
+
+
+def refresh_sampler(learner: Learner, version: int) -> None:
+    """Let the sampler take over the policy's weights after `version` steps, adapters merged in."""
+    if learner.adapter is not None:
+        learner.adapter.merge()
+    learner.sampler.refresh(version)
 
 
 def update(
@@ -106,8 +133,9 @@ def update(
         gradient.zero_()
     mine = [live[i] for i in deal([len(sample.rollout.token_ids) for sample in live], team.size)[team.rank]]
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
-    for part in plan_micro_batches([len(s.rollout.token_ids) for s in mine], settings.micro_batch_tokens):
-        batch = make_micro_batch([mine[i] for i in part], learner.gradient.device)
+    sizes, layout = [len(sample.rollout.token_ids) for sample in mine], learner.layout
+    for part in plan_micro_batches(sizes, settings.micro_batch_tokens, packed=layout.packed):
+        batch = make_micro_batch([mine[i] for i in part], learner.gradient.device, layout)
         loss, part_sums = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         sums += part_sums

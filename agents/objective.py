@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .algorithms import AlgorithmConfig
-from .batch import MicroBatch, hidden_states, score_tokens
+from .batch import MicroBatch, hidden_states
 from .config import TrainConfig
 from .critic import Critic, token_values
 from .divergence import KL_ESTIMATORS, kl_k1, kl_loss
+from .head import head_loss, score_tokens, takes_token_loss
 from .losses import (
     cispo_loss,
     clipped_policy_loss,
@@ -52,21 +54,49 @@ def policy_loss(
     return clipped_policy_loss(log_ratio_N, batch.advantages_N, weights_N, *bounds, algorithm.dual_clip)
 
 
+def tokens_of(batch: MicroBatch, part: slice) -> MicroBatch:
+    """The micro-batch with some of its sampled tokens; the rows stay, and so do vectors over them."""
+    vectors = {
+        name: value[part]
+        for name in (
+            "rows_N", "positions_N", "targets_N", "sampler_logprobs_N", "old_logprobs_N", "advantages_N", "weights_N",
+            "reference_logprobs_N", "values_N", "returns_N",
+        )
+        if (value := getattr(batch, name)) is not None
+    }  # fmt: skip
+    return replace(batch, **vectors)
+
+
+def token_loss(
+    algorithm: AlgorithmConfig, batch: MicroBatch, logprobs_N: Tensor, entropy_N: Tensor, importance_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All terms but the value loss; also the policy loss alone, and where its clip was active.
+
+    Args:
+        algorithm: which terms.
+        batch: tokens of whole rows, or, unless the ratio is that of a sequence, any tokens.
+        logprobs_N: log-probabilities of the sampled tokens.
+        entropy_N: entropies of their distributions.
+        importance_N: importance weights between sampler and learner.
+    """
+    policy, clipped_N = policy_loss(algorithm, batch, logprobs_N, batch.weights_N * importance_N)
+    loss = policy
+    if batch.reference_logprobs_N is not None and algorithm.kl_in == "loss":
+        kl_N = KL_ESTIMATORS[algorithm.kl_estimator](logprobs_N, batch.reference_logprobs_N)
+        loss = loss + kl_loss(kl_N, batch.weights_N, algorithm.kl_coefficient)
+    if algorithm.entropy_coefficient > 0:
+        loss = loss + entropy_bonus(entropy_N, batch.weights_N, algorithm.entropy_coefficient)
+    return loss, policy, clipped_N
+
+
 def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """The loss of a micro-batch (its share of the mini-batch's), and the sums for the metrics in order of `SUMS`.
 
     loss = policy loss + kl_coefficient * KL - entropy_coefficient * H + value_coefficient * value loss, each term
     only where the configuration has it; a critic with a trunk of its own has the value loss as it is.
     """
-    algorithm = config.algorithm
+    algorithm, temperature, dtype = config.algorithm, config.rollout.temperature, batch.layout.dtype
     hidden_ND = hidden_states(model, batch)
-    logprobs_N, entropy_N = score_tokens(
-        hidden_ND,
-        batch.targets_N,
-        model.get_output_embeddings(),
-        config.rollout.temperature,
-        entropy_gradient=algorithm.entropy_coefficient > 0,
-    )
     importance_N, mismatch_N = truncated_importance_weights(
         batch.old_logprobs_N,
         batch.sampler_logprobs_N,
@@ -75,16 +105,31 @@ def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch:
         batch.rows_N,
         batch.rows,
     )
-    policy, clipped_N = policy_loss(algorithm, batch, logprobs_N, batch.weights_N * importance_N)
-    loss, value = policy, torch.zeros(())
+    head = model.get_output_embeddings()
+    if algorithm.ratio == "sequence" or not takes_token_loss(head):
+        logprobs_N, entropy_N = score_tokens(
+            hidden_ND,
+            batch.targets_N,
+            head,
+            temperature,
+            entropy_gradient=algorithm.entropy_coefficient > 0,
+            dtype=dtype,
+        )
+        loss, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)
+    else:
+
+        def of_chunk(logprobs_n: Tensor, entropy_n: Tensor, part: slice) -> Tensor:
+            return token_loss(algorithm, tokens_of(batch, part), logprobs_n, entropy_n, importance_N[part])[0]
+
+        loss, logprobs_N, entropy_N = head_loss(hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype)
+        with torch.no_grad():
+            _, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)
+    value = torch.zeros(())
     kl_N = k1_N = value_clipped_N = torch.zeros_like(logprobs_N)
     if batch.reference_logprobs_N is not None:
-        kl_N = KL_ESTIMATORS[algorithm.kl_estimator](logprobs_N, batch.reference_logprobs_N)
-        k1_N = kl_k1(logprobs_N, batch.reference_logprobs_N)
-        if algorithm.kl_in == "loss":
-            loss = loss + kl_loss(kl_N, batch.weights_N, algorithm.kl_coefficient)
-    if algorithm.entropy_coefficient > 0:
-        loss = loss + entropy_bonus(entropy_N, batch.weights_N, algorithm.entropy_coefficient)
+        with torch.no_grad():
+            kl_N = KL_ESTIMATORS[algorithm.kl_estimator](logprobs_N, batch.reference_logprobs_N)
+            k1_N = kl_k1(logprobs_N, batch.reference_logprobs_N)
     if critic is not None:
         assert batch.values_N is not None
         assert batch.returns_N is not None

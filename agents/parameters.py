@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from zerosearch_env.errors import ConfigError
 
 from .config import TrainConfig
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW whose weight decay leaves out norms and biases (everything with one dimension)."""
+def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW whose weight decay leaves out norms and biases (everything with one dimension).
+
+    Raises:
+        ConfigError: `optimizer.eight_bit` is set without a GPU, or without bitsandbytes.
+    """
     settings = config.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+    betas = settings.beta1, settings.beta2
+    if settings.eight_bit:
+        return _eight_bit(groups, settings.learning_rate, betas)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+
+
+def _eight_bit(groups: list[dict[str, Any]], rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    device = groups[0]["params"][0].device
+    if device.type != "cuda":
+        raise ConfigError(f"optimizer.eight_bit needs a GPU, the policy is on {device}; leave it out.")
+    try:
+        library = importlib.import_module("bitsandbytes")
+    except ImportError as cause:
+        raise ConfigError(
+            f"optimizer.eight_bit needs bitsandbytes, which cannot be imported ({cause}): pip install bitsandbytes."
+        ) from cause
+    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(groups, lr=rate, betas=betas)
+    return optimizer
 
 
 def flat_gradient(model: torch.nn.Module) -> Tensor:

@@ -23,7 +23,7 @@ from .alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from .checkpoint import RunState, checkpoint_paths, fingerprint, load_checkpoint, load_latest, save_checkpoint
 from .config import TrainConfig, config_differences, dump_config, flatten_config, read_config
 from .critic import split_weights, with_critic
-from .learner import Learner
+from .learner import Learner, refresh_sampler
 from .loggers import WANDB_ID_FILE, make_loggers
 from .metrics import MetricsLog, read_metrics, recorded
 from .policy_files import one_line
@@ -87,8 +87,8 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
 
 
 def learner_weights(learner: Learner) -> dict[str, Tensor]:
-    """The parameters by name, shared ones once."""
-    return {name: parameter.data for name, parameter in learner.policy.model.named_parameters()}
+    """The trained parameters by name, shared ones once; with adapters these alone."""
+    return {name: p.data for name, p in learner.policy.model.named_parameters() if p.requires_grad}
 
 
 def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunState:
@@ -107,7 +107,9 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
         CheckpointError: when no checkpoint is valid, it does not fit the model, or the KL's reference has changed.
     """
     weights = learner_weights(learner)
-    initial = fingerprint(dict(learner.reference.named_parameters())) if learner.reference is not None else ""
+    frozen = {} if learner.reference is None else dict(learner.reference.named_parameters())
+    # With adapters the reference is the policy itself, whose adapters change: they are no part of it.
+    initial = fingerprint({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
     rollbacks = read_rollbacks(output)
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
     found = load_latest(output / "checkpoints", lambda state: is_current(state, rollbacks))
@@ -138,7 +140,7 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     learner.optimizer.load_state_dict(optimizer)
     if critic is not None:
         critic.optimizer.load_state_dict(critic_state)
-    learner.sampler.refresh(state.step)
+    refresh_sampler(learner, state.step)
     return state
 
 

@@ -10,18 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch import (
-    MicroBatch,
-    Sample,
-    deal,
-    hidden_states,
-    make_micro_batch,
-    plan_micro_batches,
-    score_tokens,
-    token_logprobs,
-)
+from .batch import MicroBatch, Sample, deal, hidden_states, make_micro_batch, plan_micro_batches
 from .critic import token_values
-from .learner import Learner
+from .head import target_logprobs
+from .learner import Learner, reference_model
 
 
 def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
@@ -36,9 +28,10 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
     lengths = [len(groups[g][i].rollout.token_ids) for g, i in flat]
     found: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
     mine = deal(lengths, learner.team.size)[learner.team.rank]
-    for part in plan_micro_batches([lengths[i] for i in mine], learner.config.optimizer.micro_batch_tokens):
+    limit, layout = learner.config.optimizer.micro_batch_tokens, learner.layout
+    for part in plan_micro_batches([lengths[i] for i in mine], limit, packed=layout.packed):
         keys = [flat[mine[i]] for i in part]
-        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device)
+        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, layout)
         vectors = {
             name: [row.numpy() for row in vector_N.cpu().split(list(batch.counts_B))]
             for name, vector_N in _score_batch(learner, batch).items()
@@ -53,6 +46,7 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
 def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
     """Vectors over the sampled tokens of a micro-batch, by the name of their field of `Sample`."""
     model, critic, temperature = learner.policy.model, learner.critic, learner.config.rollout.temperature
+    targets_N, dtype = batch.targets_N, batch.layout.dtype
     vectors: dict[str, Tensor] = {}
     hidden_ND: Tensor | None = None
     if learner.config.algorithm.recompute_logprobs or (critic is not None and critic.trunk is None):
@@ -60,9 +54,12 @@ def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
     if learner.config.algorithm.recompute_logprobs:
         assert hidden_ND is not None
         head = model.get_output_embeddings()
-        vectors["old_logprobs"] = score_tokens(hidden_ND, batch.targets_N, head, temperature)[0]
+        vectors["old_logprobs"] = target_logprobs(hidden_ND, targets_N, head, temperature, dtype)
     if learner.reference is not None:
-        vectors["reference_logprobs"] = token_logprobs(learner.reference, batch, temperature)[0]
+        with reference_model(learner) as reference:
+            head = reference.get_output_embeddings()
+            hidden = hidden_states(reference, batch)
+            vectors["reference_logprobs"] = target_logprobs(hidden, targets_N, head, temperature, dtype)
     if critic is not None:
         vectors["values"] = token_values(critic, batch, hidden_ND)
     return vectors

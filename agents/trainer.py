@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
@@ -26,12 +26,14 @@ from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import Dataset
 
-from .attention import use_block_attention
+from .adapters import checkpoint_activations
 from .collect import collect_groups
 from .config import TrainConfig, policy_path
 from .critic import make_critic
 from .curriculum import make_schedule, noise_level, split_groups
-from .learner import Learner, UpdateStats, make_reference, update, update_metrics
+from .layout import prepare_model
+from .learner import Learner, UpdateStats, make_reference, refresh_sampler, update, update_metrics
+from .lora import make_adapter, sampled_model
 from .metrics import rollout_metrics
 from .model import Policy, load_policy, save_policy
 from .parameters import flat_gradient, learning_rate, make_optimizer
@@ -43,9 +45,6 @@ from .team import Team, default_workers, start_team
 from .weighing import make_samples, weigh, weighing_metrics
 
 StopCause = Literal["finished", "time", "interrupt"]
-
-BLOCK_ATTENTION_TOKENS = 2048
-"""Longest context that trains with `block_causal_attention` on a CPU; its memory grows with the length's square."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
             batch = [sample for group in members for sample in samples[group]]
             one = update(learner, batch, rate, critic_only=critic_only)
             stats += [] if one is None else [one]
-    learner.sampler.refresh(step + 1)
+    refresh_sampler(learner, step + 1)
 
     ended = time.perf_counter()
     groups = collected.groups
@@ -231,8 +230,8 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
-    if config.device == "cpu" and card.context_tokens <= BLOCK_ATTENTION_TOKENS:
-        use_block_attention(policy.model)
+    layout = prepare_model(policy.model, config, card.context_tokens)
+    adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data
         world = data.world if data.dataset == "world" else None
@@ -248,7 +247,7 @@ def build_learner(
     first = [Episode(question, rules).prompt for question in dataset.questions[:CHECK_PROMPTS]]
     sampler = make_sampler(
         config,
-        policy,
+        replace(policy, model=sampled_model(policy.model, adapter)),
         team,
         stop_strings=rules.protocol.stop_strings,
         prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
@@ -256,7 +255,7 @@ def build_learner(
     return Learner(
         config=config,
         policy=policy,
-        reference=make_reference(policy) if config.algorithm.kl_coefficient > 0 else None,
+        reference=make_reference(policy, config),
         critic=make_critic(policy, config),
         optimizer=make_optimizer(policy.model, config),
         gradient=flat_gradient(policy.model),
@@ -266,14 +265,19 @@ def build_learner(
         rules=rules,
         schedule=make_schedule(config.curriculum),
         team=team,
+        layout=layout,
+        adapter=adapter,
     )
 
 
 def finished_policy(learner: Learner) -> Policy:
-    """The trained policy, free of the learner's gradient memory and attention."""
+    """The trained policy, free of the learner's gradient memory and attention, adapters merged in."""
     learner.policy.model.zero_grad(set_to_none=True)
-    learner.policy.model.set_attn_implementation("sdpa")
-    return learner.policy
+    model: Any = learner.policy.model if learner.adapter is None else learner.adapter.unload()
+    model.set_attn_implementation("sdpa")
+    if learner.layout.checkpointing and learner.layout.packing != "sequences":
+        checkpoint_activations(model, False)
+    return replace(learner.policy, model=model)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "world-generation": ("world_generation", "Passages per second of the synthetic world."),
     "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
     "rollouts": ("rollouts", "Seconds of rollouts with latencies of their own, beside lock-step and a lower bound."),
+    "learner": ("learner", "Tokens per CPU second and memory of the optimisation step, beside TRL's GRPOTrainer."),
     "learning": ("learning", "What the quickstart learns, for several seeds."),
     "stability": ("stability", "What known faults of search-RL code do to a run, beside this learner, three seeds."),
     "serve": ("serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),

@@ -62,24 +62,6 @@ def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Example | None:
     return Example(np.array(ids, dtype=np.int32), len(prompt), pair.noisy) if len(ids) <= max_tokens else None
 
 
-def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that each group has at most `max_tokens` tokens (a longer one goes alone).
-
-    First fit, longest first: within 22 % of the fewest groups possible (Dosa, 2007).
-    """
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((g for g, left in enumerate(room) if left >= lengths[index]), None)
-        if place is None:
-            groups.append([index])
-            room.append(max_tokens - lengths[index])
-        else:
-            groups[place].append(index)
-            room[place] -= lengths[index]
-    return groups
-
-
 def loss_sum(model: Any, examples: Sequence[Example], *, packed: bool, device: torch.device | str = "cpu") -> Tensor:
     """Sum of the cross-entropy over the trained tokens of all examples, in nats; the caller divides.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerosearch_env.errors import CheckpointError, ConfigError, require
+from zerosearch_env.errors import CheckpointError, require
 
 from ..model import load_policy, new_model, quiet_transformers, tiny_config
 from ..policy_files import read_json, replaced_directory
@@ -43,16 +42,6 @@ class TinyShape:
     """Most tokens of the tokenizer."""
     context_tokens: int = 4096
     """Longest text that the model declares."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoraShape:
-    """A low-rank adaptation of all linear layers but the head (Hu et al., 2021), merged when the model is saved."""
-
-    rank: int = 0
-    """Rank of the adapters; 0 trains the whole model instead."""
-    alpha: float = 32.0
-    """The adapters' output is scaled by alpha / rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,41 +97,6 @@ def load_base(path: Path, *, dtype: str, device: str) -> tuple[PreTrainedModel, 
     """
     loaded = load_policy(path, dtype=dtype, device=device)
     return loaded.model, loaded.tokenizer
-
-
-def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
-    """Freeze a model and put adapters beside its linear layers, in place; returns peft's wrapper around it.
-
-    Raises:
-        ConfigError: the rank is below 1.
-        MissingExtraError: peft is not installed.
-    """
-    if shape.rank < 1:
-        raise ConfigError(f"lora.rank must be at least 1, got {shape.rank}")
-    torch, peft = require("torch", "train"), require("peft", "lora")
-    options = peft.LoraConfig(
-        r=shape.rank, lora_alpha=shape.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft 0.21 asks Transformers 5.2x by an old name; ours to hide, not the user's to see.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        torch.manual_seed(seed)
-        return peft.get_peft_model(model, options)
-
-
-def checkpoint_activations(model: Any, wanted: bool) -> None:
-    """Compute activations again in the backward pass, or stop doing so.
-
-    Raises:
-        ConfigError: the model cannot.
-    """
-    if wanted and not model.supports_gradient_checkpointing:
-        raise ConfigError(f"{type(model).__name__} has no gradient checkpointing: leave --gradient-checkpointing out")
-    name = f"checkpointing_{'enable' if wanted else 'disable'}"
-    # Transformers before 5.2x knows the old name alone.
-    new = getattr(model, f"activation_{name}", None)
-    change = new if new is not None else getattr(model, f"gradient_{name}")
-    change(*([{"use_reentrant": False}] if wanted else []))
 
 
 def save_simulator(

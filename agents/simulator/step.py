@@ -24,9 +24,9 @@ from torch import Tensor
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.randomness import mix, mix_array
 
-from ..batch import deal, plan_micro_batches
+from ..batch import deal, pack, plan_micro_batches
 from ..team import Team
-from .batch import Example, loss_sum, pack
+from .batch import Example, loss_sum
 from .train import TuneConfig
 
 _BUCKET = 1 << 24

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from zerosearch_env.errors import ConfigError, DataError, require
 
+from ..adapters import LoraShape
 from ..evaluate import versions
 from .files import (
     SCHEMA_VERSION,
@@ -28,7 +29,7 @@ from .files import (
     settings_differences,
     write_json,
 )
-from .model import LoraShape, TinyShape
+from .model import TinyShape
 
 RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 FREE = ("output", "fresh", "device", "checkpoint_every", "keep_checkpoints", "max_seconds")

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError
 from zerosearch_env.randomness import mix_array
 
+from ..adapters import add_lora, checkpoint_activations
 from ..attention import use_block_attention
 from ..checkpoint import RunState, fingerprint, load_latest, save_checkpoint
 from ..metrics import MetricsLog
@@ -31,7 +32,7 @@ from ..model import quiet_transformers
 from ..team import Team
 from ..trainer import interrupt_flag
 from .batch import Example, check_loss, encode
-from .model import SimulatorCard, add_lora, checkpoint_activations, load_base, new_tiny, save_simulator
+from .model import SimulatorCard, load_base, new_tiny, save_simulator
 from .pairs import Pair, read_pairs
 from .progress import CountBar
 from .step import Tuner, held_out_loss, make_optimizer, tune_step

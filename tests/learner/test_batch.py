@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents import batch as batch_module
+from zerosearch_agents import head
 from zerosearch_agents.batch import Sample, deal, make_micro_batch, plan_micro_batches, token_logprobs
 from zerosearch_agents.losses import clipped_policy_loss, token_weights
 from zerosearch_agents.rollout import Rollout
@@ -109,5 +109,5 @@ def test_splitting_into_micro_batches_changes_no_gradient(model, aggregation):
 def test_chunks_of_the_head_change_nothing(model, monkeypatch):
     samples = [Sample(make_rollout(40, 3), 1.0, 0.1), Sample(make_rollout(25, 4), -1.0, 0.1)]
     whole = _gradient(model, samples, 10_000)
-    monkeypatch.setattr(batch_module, "HEAD_CHUNK", 5)
+    monkeypatch.setattr(head, "chunk_size", lambda *_: 5)
     torch.testing.assert_close(_gradient(model, samples, 10_000), whole, atol=1e-6, rtol=1e-5)

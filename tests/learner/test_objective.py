@@ -185,13 +185,13 @@ def test_splitting_a_mini_batch_changes_no_gradient(case):
 
 
 def test_the_entropys_gradient_goes_through_the_chunks(monkeypatch):
-    from zerosearch_agents import batch as batch_module
+    from zerosearch_agents import head
 
     config = make_config(replace(BASE, entropy_coefficient=0.5))
     samples = weigh(make_samples(), "tokens")
     gradients = []
     for chunk in (4096, 5):
-        monkeypatch.setattr(batch_module, "HEAD_CHUNK", chunk)
+        monkeypatch.setattr(head, "chunk_size", lambda *_, chunk=chunk: chunk)
         model = tiny.tiny_policy().model
         loss_and_sums(model, None, config, make_micro_batch(samples))[0].backward()
         gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))

@@ -1,0 +1,194 @@
+"""The operations of a dense decoder layer beside its products, each with a backward pass of its own.
+
+PyTorch's autograd keeps every intermediate of a norm, a rotation or a gate and walks over memory once for each. These
+keep their inputs alone and walk a few times; attention keeps queries, keys and values, never scores. On a CPU that is
+a third of a layer's time and most of its memory.
+
+Shape suffixes: `_T` tokens of all sequences behind each other, `_N` read tokens, `_H` heads, `_K` key/value heads, `_E`
+size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 128
+"""Queries of one block of attention."""
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        wide = x.float()
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, gain, scale)
+        return (wide * scale).mul_(gain).to(dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, gain, scale = ctx.saved_tensors
+        normed, gradient = x.float() * scale, gradient.float()
+        product = (gradient * normed).reshape(-1, x.shape[-1])
+        share = torch.mv(product, gain.float()).div_(x.shape[-1]).view(scale.shape)
+        d_gain = product.sum(0).to(gain.dtype) if ctx.needs_input_grad[1] else None
+        d_x = (gradient * gain).addcmul_(normed, share, value=-1).mul_(scale)
+        return d_x.to(x.dtype), d_gain, None, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        ctx.dtype = x.dtype
+        left, right = x.float().chunk(2, -1)
+        turned = (
+            (left * cosine).addcmul_(right, sine, value=-1),
+            (right * cosine).addcmul_(left, sine),
+        )
+        return torch.cat(turned, -1).to(dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        cosine, sine = ctx.saved_tensors
+        left, right = gradient.float().chunk(2, -1)
+        back = ((left * cosine).addcmul_(right, sine), (right * cosine).addcmul_(left, sine, value=-1))
+        return torch.cat(back, -1).to(ctx.dtype), None, None, None
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        d_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return d_gate, torch.nn.functional.silu(gate).mul_(gradient)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries of one sequence and the keys that they see, as places in the flat vectors."""
+
+    queries: slice
+    keys: slice
+    later: Tensor | None
+    """Which of the last keys a query does not see, shape `(queries, last keys)`; None: it sees them all."""
+
+
+def plan_blocks(
+    lengths: Sequence[int], positions: Sequence[NDArray[np.int64]] | None = None, device: torch.device | str = "cpu"
+) -> list[Block]:
+    """How causal attention within each sequence is cut into blocks.
+
+    Args:
+        lengths: tokens of each sequence, all behind each other.
+        positions: which positions of each sequence ask, ascending; None: all.
+        device: where the masks go.
+    """
+    blocks: list[Block] = []
+    first_key = first_query = 0
+    for index, length in enumerate(lengths):
+        asking = np.arange(length) if positions is None else positions[index]
+        for begin in range(0, len(asking), BLOCK):
+            part = asking[begin : begin + BLOCK]
+            low, end = int(part[0]) + 1, int(part[-1]) + 1
+            later = None
+            if end > low:
+                later = torch.from_numpy(np.arange(low, end) > part[:, None]).to(device)
+            start = first_query + begin
+            blocks.append(Block(slice(start, start + len(part)), slice(first_key, first_key + end), later))
+        first_key += length
+        first_query += len(asking)
+    return blocks
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention block by block; the backward pass computes the scores again."""
+
+    @staticmethod
+    def forward(ctx: Any, q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
+        ctx.save_for_backward(q_NHE, k_TKE, v_TKE)
+        ctx.blocks = blocks
+        q_KGNE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE, v_TKE)
+        out_KGNE = torch.empty_like(q_KGNE)
+        for block in blocks:
+            weights, shape = _weights(q_KGNE, k_KTE, block)
+            out_KGNE[:, :, block.queries] = torch.bmm(weights, v_KTE[:, block.keys]).view(shape)
+        return out_KGNE.flatten(0, 1).transpose(0, 1).contiguous()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        q_NHE, k_TKE, v_TKE = ctx.saved_tensors
+        q_KGNE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE, v_TKE)
+        d_out_KGNE = _by_head(gradient, k_TKE, v_TKE)[0]
+        d_q_KGNE = torch.empty_like(q_KGNE)
+        d_k_KTE, d_v_KTE = (torch.zeros_like(x, dtype=torch.float32) for x in (k_KTE, v_KTE))
+        for block in ctx.blocks:
+            weights, shape = _weights(q_KGNE, k_KTE, block)
+            asked = q_KGNE[:, :, block.queries].flatten(1, 2)
+            d_out = d_out_KGNE[:, :, block.queries].flatten(1, 2)
+            d_v_KTE[:, block.keys] += torch.bmm(weights.transpose(1, 2), d_out)
+            d_weights = torch.bmm(d_out, v_KTE[:, block.keys].transpose(1, 2))
+            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_q_KGNE[:, :, block.queries] = torch.bmm(d_scores, k_KTE[:, block.keys]).view(shape)
+            d_k_KTE[:, block.keys] += torch.bmm(d_scores.transpose(1, 2), asked)
+        d_q_NHE = d_q_KGNE.flatten(0, 1).transpose(0, 1)
+        return d_q_NHE, d_k_KTE.transpose(0, 1).to(k_TKE.dtype), d_v_KTE.transpose(0, 1).to(v_TKE.dtype), None
+
+
+def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries by key head and group, shape `(K, G, N, E)`; keys and values by head; all contiguous."""
+    count, heads, size = q_NHE.shape
+    groups = heads // k_TKE.shape[1]
+    q_KGNE = q_NHE.transpose(0, 1).reshape(-1, groups, count, size)
+    return q_KGNE.contiguous(), k_TKE.transpose(0, 1).contiguous(), v_TKE.transpose(0, 1).contiguous()
+
+
+def _weights(q_KGNE: Tensor, k_KTE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
+    """Attention weights of a block, shape `(K, groups * queries, keys)`, and the shape of its queries."""
+    asked = q_KGNE[:, :, block.queries]
+    scores = torch.bmm(asked.flatten(1, 2), k_KTE[:, block.keys].transpose(1, 2))
+    if block.later is not None:
+        last = scores.view(*asked.shape[:3], -1)[..., -block.later.shape[1] :]
+        last.masked_fill_(block.later, float("-inf"))
+    return scores.softmax(-1), tuple(asked.shape)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * gain over the last dimension, computed in float32 and returned in `dtype`."""
+    result: Tensor = _RmsNorm.apply(x, gain, eps, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rotary embedding of heads whose pairs are (i, i + half): `cosine` and `sine` broadcast over half a head."""
+    result: Tensor = _Rotate.apply(x, cosine, sine, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    result: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend_blocks(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Softmax attention of (already scaled) queries to the keys that their block names; shape of the queries."""
+    result: Tensor = _Attention.apply(q_NHE, k_TKE, v_TKE, blocks)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,223 @@
+"""Packed rollouts against padded ones and against the model's own forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_batch import make_rollout
+from test_objective import CASES, make_config, make_samples, weigh
+
+from zerosearch_agents import dense_ops
+from zerosearch_agents.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
+from zerosearch_agents.config import OptimizerConfig, TrainConfig
+from zerosearch_agents.layout import Layout, disagreement, prepare_model
+from zerosearch_agents.objective import loss_and_sums
+from zerosearch_agents.packed import _attend_sequences, packed_hidden, why_not_packed
+from zerosearch_env.errors import ConfigError
+
+SIZES = {
+    "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+PADDED, PACKED = Layout(), Layout("sequences")
+
+
+def make_model(kind: str = "Qwen3", **changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**(SIZES | changes))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    for parameter in model.parameters():  # biases and norms away from their neutral start
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def samples_of(lengths, seed=0):
+    return [Sample(make_rollout(length, seed + index), 1.0, 0.1) for index, length in enumerate(lengths)]
+
+
+def gradients(model, samples, layout):
+    model.zero_grad()
+    logprobs, entropy = token_logprobs(model, make_micro_batch(samples, layout=layout), 0.9)
+    (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+    return logprobs.detach(), entropy, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Llama"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_equals_padded_in_logprobs_and_gradients(kind, checkpointing):
+    model = make_model(kind)
+    samples = samples_of((40, 9, 23, 3, 300))  # the last one has several blocks of attention
+    padded, packed = (
+        gradients(model, samples, layout) for layout in (PADDED, replace(PACKED, checkpointing=checkpointing))
+    )
+    torch.testing.assert_close(packed[0], padded[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed[1], padded[1], atol=1e-5, rtol=1e-5)
+    assert packed[2].keys() == padded[2].keys()
+    for name, gradient in padded[2].items():
+        torch.testing.assert_close(packed[2][name], gradient, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_changing_one_rollout_changes_no_bit_of_another():
+    model = make_model()
+    samples = samples_of((40, 30, 23))
+    before = token_logprobs(model, make_micro_batch(samples, layout=PACKED))[0]
+    changed = replace(samples[0].rollout, token_ids=(samples[0].rollout.token_ids[::-1] + 7) % 320)
+    after = token_logprobs(model, make_micro_batch([replace(samples[0], rollout=changed), *samples[1:]], layout=PACKED))
+    first = samples[0].rollout.sampled_tokens
+    assert torch.equal(before[first:], after[0][first:])
+    assert not torch.equal(before[:first], after[0][:first])
+
+
+def test_a_rollout_without_a_read_token_is_packed_too():
+    model = make_model()
+    ids = torch.arange(20) % 320
+    nothing = np.zeros(0, dtype=np.int64)
+    got = packed_hidden(model, ids, [8, 12], [nothing, np.array([0, 11])])
+    own = model.base_model(input_ids=ids[None, 8:], use_cache=False).last_hidden_state[0, [0, 11]]
+    torch.testing.assert_close(got, own, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_is_close_and_its_gradients_are_float32():
+    model = make_model()
+    samples = samples_of((40, 9, 150))
+    whole = gradients(model, samples, PACKED)
+    for layout in (Layout("sequences", torch.bfloat16), Layout("off", torch.bfloat16)):
+        short = gradients(model, samples, layout)
+        assert short[0].dtype == torch.float32
+        torch.testing.assert_close(short[0], whole[0], atol=0.05, rtol=0.02)
+        for name, gradient in whole[2].items():
+            assert short[2][name].dtype == torch.float32
+            error = (short[2][name] - gradient).norm() / gradient.norm()
+            assert error < 0.06, (name, error)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_micro_batches_packing_and_checkpoints_change_no_gradient(case):
+    config = make_config(CASES[case])
+    samples = weigh(make_samples(1), config.algorithm.aggregation)
+    found = []
+    for layout in (PADDED, PACKED, replace(PACKED, checkpointing=True)):
+        for parts in ([samples], [samples[:1], samples[1:3], samples[3:]]):
+            model = make_model()
+            for part in parts:
+                loss_and_sums(model, None, config, make_micro_batch(part, layout=layout))[0].backward()
+            found.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], atol=1e-6, rtol=1e-5)
+
+
+def test_padded_rows_with_checkpoints_are_the_same_and_leave_evaluation_mode_alone():
+    samples = samples_of((40, 9))
+    model = make_model(attention_dropout=0.5)
+    plain = gradients(model, samples, PADDED)
+    settings = OptimizerConfig(packing="off", gradient_checkpointing=True)
+    layout = prepare_model(model, TrainConfig(optimizer=settings), 64)
+    assert layout == Layout("off", torch.float32, True)
+    checkpointed = gradients(model, samples, layout)
+    assert not model.training
+    torch.testing.assert_close(checkpointed[0], plain[0], atol=1e-5, rtol=1e-5)
+    for name, gradient in plain[2].items():
+        torch.testing.assert_close(checkpointed[2][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_which_models_are_packed():
+    auto = TrainConfig()
+    for kind in ("Qwen3", "Qwen2", "Llama"):
+        assert prepare_model(make_model(kind), auto, 64) == PACKED
+    sliding = make_model("Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    assert "without full attention" in why_not_packed(sliding)
+    other = transformers.AutoModelForCausalLM.from_config(
+        transformers.GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")})
+    ).eval()
+    assert prepare_model(other, auto, 64) == PADDED
+    with pytest.raises(ConfigError, match="GPTNeoXForCausalLM is not one of"):
+        prepare_model(other, TrainConfig(optimizer=OptimizerConfig(packing="sequences")), 64)
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        prepare_model(make_model(), TrainConfig(optimizer=OptimizerConfig(packing="flex")), 64)
+
+
+def test_a_model_that_computes_something_else_is_found(monkeypatch):
+    model = make_model()
+    assert disagreement(model, PACKED) is None
+    assert disagreement(model, Layout("sequences", torch.bfloat16)) is None
+    model.base_model.layers[0].mlp.act_fn = torch.nn.ReLU()
+    assert "differ" in disagreement(model, PACKED)
+    assert prepare_model(model, TrainConfig(), 64) == PADDED
+
+
+def test_a_leak_between_sequences_is_found(monkeypatch):
+    plan = dense_ops.plan_blocks
+    monkeypatch.setattr("zerosearch_agents.packed.plan_blocks", lambda lengths, *_: plan([sum(lengths)]))
+    with pytest.raises(ConfigError, match=r"differ|see each other"):
+        prepare_model(make_model(), TrainConfig(optimizer=OptimizerConfig(packing="sequences")), 64)
+
+
+def test_transformers_own_packing_is_the_same():
+    model = make_model()
+    samples = samples_of((40, 9, 23))
+    ours = hidden_states(model, make_micro_batch(samples, layout=PACKED))
+    theirs = hidden_states(model, make_micro_batch(samples, layout=Layout("flex")))  # sdpa stands in for flex on a CPU
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert disagreement(model, Layout("flex")) is None
+
+
+@pytest.mark.parametrize("operation", ["norm", "rotate", "swiglu", "attention"])
+def test_backward_passes_by_finite_differences(operation):
+    """In double precision as far as the operation keeps it; the norm and the rotation compute in float32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape, dtype=torch.float64):
+        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+
+    if operation == "swiglu":
+        assert torch.autograd.gradcheck(dense_ops.swiglu, (normal(5, 4), normal(5, 4)))
+        return
+    if operation == "attention":
+        blocks = dense_ops.plan_blocks([4, 3], [np.array([1, 3]), np.array([0, 1, 2])])
+        whole = (normal(5, 4, 2), normal(7, 2, 2), normal(7, 2, 2))
+        assert torch.autograd.gradcheck(lambda *qkv: dense_ops.attend_blocks(*qkv, blocks), whole, atol=1e-4)
+        return
+    x, gain = normal(6, 3, 8, dtype=torch.float32), normal(8, dtype=torch.float32)
+    angle = torch.rand(6, 1, 4, generator=generator)
+    weights = torch.randn(6, 3, 8, generator=generator)
+
+    def plain():
+        if operation == "norm":
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-3) * gain
+        left, right = x.chunk(2, -1)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)
+
+    def ours():
+        if operation == "norm":
+            return dense_ops.rms_norm(x, gain, 1e-3, torch.float32)
+        return dense_ops.rotate(x, angle.cos(), angle.sin(), torch.float32)
+
+    expected, got = plain(), ours()
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    inputs = (x, gain) if operation == "norm" else (x,)
+    for a, b in zip(
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        torch.autograd.grad((got * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_a_gpu_is_that_of_a_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(12, heads, 8, generator=generator).to(dtype) for heads in (4, 2, 2))
+    expected = dense_ops.attend_blocks(q, k, v, dense_ops.plan_blocks([5, 7]))
+    got = _attend_sequences(q, k, v, [5, 7])
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(got, expected, **close)
+
+
+def test_packing_counts_real_tokens():
+    lengths = [50, 40, 30, 20, 10]
+    assert plan_micro_batches(lengths, 60, packed=True) == [[0, 4], [1, 3], [2]]
