@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from small_simulator import small_run as config
 from tiny import tiny_tokenizer
 
+from zerosearch_agents.adapters import LoraShape
 from zerosearch_agents.metrics import read_metrics
 from zerosearch_agents.model import new_model, tiny_config
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.model import CARD_FILE, LoraShape, load_simulator_card
+from zerosearch_agents.simulator.model import CARD_FILE, load_simulator_card
 from zerosearch_agents.simulator.pairs import Pair
 from zerosearch_agents.simulator.step import held_out_loss, micro_batches, step_rows, tune_step
 from zerosearch_agents.simulator.train import TuneConfig, run_train
