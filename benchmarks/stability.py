@@ -214,11 +214,45 @@ def markdown(record: dict[str, Any]) -> str:
             f"{alarms} of {len(mine)} | {' '.join(str(len(row['steps'])) for row in mine)} |"
         )
     broken = [f"- {row['behaviour']}, seed {row['seed']}: {row['ended']}" for row in rows if row["ended"] != "finished"]
-    return "\n".join([*lines, *([""] if broken else []), *broken]) + "\n"
+    image = ["", "![Reward over training steps: every seed pale, their mean strong](stability.svg)"]
+    return "\n".join([*lines, *([""] if broken else []), *broken, *image]) + "\n"
+
+
+_STYLE = (
+    "svg{background:#fdfdfc;--s-other1:#0a5cad;--s-other2:#c2500a;--s-other3:#0c7f5f;--s-other4:#a03a8c}"
+    "text{fill:#585e68;font:12.5px sans-serif}.gridline{stroke:#eceef1}.tickmark{stroke:#585e68}"
+    ".line{fill:none;stroke:var(--c);stroke-width:2.2}.line.faint{stroke-width:1;opacity:.4}"
+)
+"""The page of a report brings its own; a file that stands alone must hold it."""
+
+
+def plot(record: dict[str, Any]) -> str:
+    """Reward over steps as one SVG file: every seed pale, their mean strong."""
+    from zerosearch_agents.report_charts import Axis, Point, Series, fitted_axis, line_chart, share_axis
+
+    series: list[Series] = []
+    names = list(dict.fromkeys(row["behaviour"] for row in record["runs"]))
+    longest = max(len(row["steps"]) for row in record["runs"])
+    for index, name in enumerate(names, start=1):
+        curves = [[step.get("reward", 0.0) for step in r["steps"]] for r in record["runs"] if r["behaviour"] == name]
+        shared = zip(*curves, strict=False)
+        lines = [(curve, True) for curve in curves] + [([statistics.mean(at) for at in shared], False)]
+        for values, faint in lines:
+            points = tuple(Point(step, value) for step, value in enumerate(values, start=1))
+            series.append(Series(name, f"other{index}", points, markers=False, faint=faint))
+    x, share = fitted_axis("training step", [0.0, longest]), share_axis("reward")
+    y = Axis("reward", 0.0, 1.0, share.ticks, lambda value: f"{value:g}")
+    chart = line_chart(sorted(series, key=lambda one: not one.faint), x, y, title="Reward over training steps")
+    legend, at = "", 52.0
+    for index, name in enumerate(names, start=1):
+        legend += f'<text x="{at:.0f}" y="11" style="fill:var(--s-other{index})">{name}</text>'
+        at += 6.6 * len(name) + 18
+    head, _, body = chart.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{legend}{body}\n'
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs every behaviour for every seed, writing the record after each run, and prints the table."""
+    """Runs every behaviour for every seed, writing record, table and plot after each run, and prints the table."""
     parser = argparse.ArgumentParser(prog="zerosearch bench stability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--steps", type=int, default=16, help="training steps of each run (16)")
@@ -241,5 +275,6 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(run_one(name, config))
             arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
             arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
+            arguments.output.with_suffix(".svg").write_text(plot(record), "utf-8")
     print(markdown(record))
     return 0

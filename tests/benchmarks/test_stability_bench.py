@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -84,3 +85,5 @@ def test_the_table_shows_every_seed():
     assert "| kl-subtracted | 0.00, **0.00** | 0.60 |" in table
     assert "1 of 1 | 6 |" in table
     assert "- kl-subtracted, seed 0: stopped: gradient" in table
+    image = ElementTree.fromstring(stability.plot({"options": options, "runs": rows}))
+    assert len(image.findall(".//{*}path")) == 3 + 2  # every seed, and a mean for each behaviour
