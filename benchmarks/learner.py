@@ -3,8 +3,7 @@
 Each side is a process of its own with one thread. After one step to warm up they take turns, a step each; the ratio is
 that of the medians. Compared are the CPU seconds of scoring (policy and reference) and of one update, the peak of
 resident memory, and the norm of the gradient, which shows that both do the same work. TRL runs without gradient
-checkpointing, which is its faster setting, and pads to micro-batches of `--peer-rows` rollouts. Its loss is divided by
-their number twice (by TRL 1.16 and by Transformers), so its norm is given times that number.
+checkpointing, which is its faster setting, and pads to micro-batches of `--peer-rows` rollouts.
 
 MFU is the least work of the step (`learner_work.flops`) over its CPU time, over the speed of a large matrix product of
 the same type measured in the same run. The last table is the peak memory of this package's side as the batch and the
@@ -148,9 +147,7 @@ def compare(name: str, spec: WorkSpec, rounds: int, options: dict[str, Any], pee
     }  # fmt: skip
     for side, found in steps.items():
         timed = found[1:]
-        norm = found[0]["gradient_norm"] * (
-            spec.sequences / min(peer_rows, spec.sequences) if peer_rows and side == "trl" else 1
-        )
+        norm = found[0]["gradient_norm"]
         cpu = statistics.median(one["score_cpu_s"] + one["update_cpu_s"] for one in timed)
         wall = statistics.median(one["score_wall_s"] + one["update_wall_s"] for one in timed)
         result[side] = {

@@ -68,7 +68,12 @@ def ours(spec: WorkSpec, options: dict[str, Any]) -> Callable[[], dict[str, floa
 
     config = TrainConfig(
         algorithm=AlgorithmConfig(
-            aggregation="sequences", clip_low=CLIP, clip_high=CLIP, kl_coefficient=BETA, recompute_logprobs=True
+            aggregation="sequences",
+            clip_low=CLIP,
+            clip_high=CLIP,
+            kl_coefficient=BETA,
+            recompute_logprobs=True,
+            importance_cap=1.0,
         ),
         optimizer=OptimizerConfig(**{"learning_rate": RATE, "dtype": spec.dtype, **options}),
     )
@@ -122,7 +127,8 @@ def rollouts(work: Work) -> list[Any]:
     for prompt, completion, mask in zip(work.prompts, work.completions, work.masks, strict=True):
         ids = np.array([*prompt, *completion], dtype=np.int32)
         sampled = np.array([0] * len(prompt) + mask, dtype=np.bool_)
-        logprobs = np.where(sampled, -8.0, 0.0).astype(np.float32)
+        # So unlikely that the importance weight is its bound, 1, everywhere: TRL has none with a sampler of its own.
+        logprobs = np.where(sampled, -50.0, 0.0).astype(np.float32)
         scores = Scores(None, ("a",), 0.0, 0.0, 0.0, 0.0, 0)
         found.append(Rollout(ids, sampled, logprobs, scores, StopReason.ANSWER, 0.0, 1, 0, 0, 0, 0))
     return found
