@@ -200,6 +200,10 @@ def restore(tuner: Tuner) -> RunState:
 def torchrun_team(device: str) -> Iterator[Team]:
     """This process among those that torchrun started; alone without it.
 
+    After the block all of them wait for each other, so that none takes its connections down while another needs them.
+    A process that fails does not wait, and leaves the group as it is: taking it down may wait for those who no longer
+    answer, and torchrun ends them.
+
     Raises:
         ConfigError: torchrun started more processes than there are GPUs.
     """
@@ -217,10 +221,9 @@ def torchrun_team(device: str) -> Iterator[Team]:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
-    try:
-        yield Team(dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
+    yield Team(dist.get_rank(), size)
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Example]:
