@@ -111,6 +111,8 @@ class OptimizerConfig:
     """The gradient's L2 norm is cut to this."""
     micro_batch_tokens: int = 2048
     """Most tokens (padding included) that go through the model at once. Memory grows with it, results do not change."""
+    gradient_checkpointing: bool = False
+    """Compute the inside of every layer again in the backward pass: less memory, a quarter more time."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,16 @@ class OutputConfig:
     """Whether metrics also go to Weights & Biases; WANDB_MODE=offline keeps them on this machine."""
     wandb_project: str = "zerosearch"
     """Project of the run there."""
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """How a run is spread over processes (docs/scale.md)."""
+
+    fsdp: Literal["auto", "on", "off"] = "auto"
+    """Whether weights, gradients and optimizer state are sharded; "auto": under torchrun with several processes."""
+    sampler_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the whole copy that each process samples with where the policy is sharded; bfloat16 halves it."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,8 @@ class TrainConfig:
     """What announces a collapse, and what to do then."""
     files: OutputConfig = field(default_factory=OutputConfig)
     """What is written into the run directory, and how often."""
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    """How the run is spread over processes."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -182,8 +196,10 @@ FREE_FIELDS = frozenset(
         "device",
         "rollout.slots",
         "optimizer.micro_batch_tokens",
+        "optimizer.gradient_checkpointing",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
         *(f"alarms.{entry.name}" for entry in dataclasses.fields(AlarmConfig)),
+        *(f"scale.{entry.name}" for entry in dataclasses.fields(ScaleConfig)),
     }
 )
 """Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding).

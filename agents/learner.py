@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from zerosearch_env.types import Question
 
 from .batch import Sample, deal, make_micro_batch, plan_micro_batches
 from .config import TrainConfig
-from .critic import Critic, critic_rate
+from .critic import Critic, critic_rate, make_critic
 from .losses import token_weights
 from .model import Policy
 from .objective import SUMS, loss_and_sums
 from .parameters import clip_and_step
 from .sampler import Sampler
+from .sharding import Place, copy_weights, gradient_norm
+from .simulator.model import checkpoint_activations
 from .team import Team
 
 NO_SIGNAL = 1e-8
@@ -51,6 +53,8 @@ class Learner:
     team: Team
     critic: Critic | None = None
     """The value function of advantage "gae"; None: the algorithm has none."""
+    whole: Any | None = None
+    """The whole copy of a sharded policy's model, which the sampler reads; None: the policy is not sharded."""
     skipped: int = 0
     """Updates in a row that were left out."""
 
@@ -70,6 +74,39 @@ class UpdateStats:
 def make_reference(policy: Policy) -> Any:
     """A frozen copy of the model."""
     return copy.deepcopy(policy.model).requires_grad_(False).eval()
+
+
+class Models(NamedTuple):
+    """The models of a run."""
+
+    policy: Any
+    reference: Any | None
+    critic: Critic | None
+
+
+def make_models(policy: Policy, config: TrainConfig, place: Place | None = None) -> Models:
+    """The models of a new run.
+
+    Args:
+        policy: the initial policy.
+        config: decides whether there are a reference and a critic.
+        place: shards a model (`sharding.make_place`): then the policy's own model stays as it is, for the sampler, and
+            copies of it are sharded one by one, so that two are whole at a time; None: the policy's model is trained.
+    """
+    reference = make_reference(policy) if config.algorithm.kl_coefficient > 0 else None
+    if place is not None and reference is not None:
+        place(reference)
+    critic = make_critic(policy, config, place)
+    model: Any = policy.model
+    if place is not None:
+        model = copy.deepcopy(model)
+        place(model)
+    if config.optimizer.gradient_checkpointing:
+        for trained in (model, None if critic is None else critic.trunk):
+            if trained is not None:
+                checkpoint_activations(trained, True)
+                trained.train()  # Transformers checkpoints in training mode only; dense decoders have no dropout
+    return Models(model, reference, critic)
 
 
 def update(
@@ -104,17 +141,23 @@ def update(
     gradients = [learner.gradient] if critic is None else [learner.gradient, critic.gradient]
     for gradient in gradients:
         gradient.zero_()
-    mine = [live[i] for i in deal([len(sample.rollout.token_ids) for sample in live], team.size)[team.rank]]
+    sharded = [learner.whole is not None] if critic is None else [learner.whole is not None, critic.sharded]
+    mine, fillers = my_micro_batches(learner, [len(sample.rollout.token_ids) for sample in live])
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
-    for part in plan_micro_batches([len(s.rollout.token_ids) for s in mine], settings.micro_batch_tokens):
-        batch = make_micro_batch([mine[i] for i in part], learner.gradient.device)
+    for part in mine:
+        batch = make_micro_batch([live[i] for i in part], learner.gradient.device)
         loss, part_sums = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         sums += part_sums
-    for gradient in gradients:
-        team.add(gradient)
+    for index in fillers:
+        batch = make_micro_batch([replace(live[index], weight=0.0)], learner.gradient.device)
+        loss, _ = loss_and_sums(learner.policy.model, critic, learner.config, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    for gradient, summed in zip(gradients, sharded, strict=True):
+        if not summed:  # FSDP has done it in the backward pass
+            team.add(gradient)
     team.add(sums)
-    norms = [float(gradient.norm()) for gradient in gradients]
+    norms = [gradient_norm(one, team, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
     applied = bool(np.isfinite(norms).all())
     learner.skipped = 0 if applied else learner.skipped + 1
     if learner.skipped >= MAX_SKIPPED and not learner.config.alarms.ends_skipping:
@@ -125,6 +168,38 @@ def update(
         own = critic_rate(learner.config, rate)
         clip_and_step(critic.optimizer, critic.gradient, norms[1], settings.max_grad_norm, own)
     return UpdateStats(dict(zip(SUMS, sums.tolist(), strict=True)), norms[0], sum(norms[1:]), len(live), applied)
+
+
+def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """This worker's micro-batches of rollouts with these lengths, and rollouts to compute once more in vain.
+
+    Workers that hold parts of one model gather its weights together, so each of them must call it equally often:
+    who has fewer micro-batches computes the shortest rollout with weight zero, or without using what comes out.
+
+    Args:
+        learner: its team, and the most tokens of a micro-batch.
+        lengths: tokens of each rollout, at least one.
+
+    Returns:
+        Micro-batches as indices of rollouts, and the indices of what only fills up; none where nothing is sharded.
+    """
+    team, most = learner.team, learner.config.optimizer.micro_batch_tokens
+    shares = deal(lengths, team.size)
+    plans = [
+        [[share[i] for i in part] for part in plan_micro_batches([lengths[i] for i in share], most)]
+        for share in (shares if learner.whole is not None else [shares[team.rank]])
+    ]
+    if learner.whole is None:
+        return plans[0], []
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    return plans[team.rank], [shortest] * (max(map(len, plans)) - len(plans[team.rank]))
+
+
+def refresh_sampler(learner: Learner) -> None:
+    """Lets the sampler take over the policy's weights as they are now; all workers call this together."""
+    if learner.whole is not None:
+        copy_weights(learner.policy.model, learner.whole)
+    learner.sampler.refresh()
 
 
 def _has_other_losses(learner: Learner) -> bool:

@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
     "train": Command("zerosearch_agents.train_cli", "Train a policy with reinforcement learning.", "train"),
+    "plan": Command(
+        "zerosearch_agents.plan_cli", "Print what a preset needs in memory and time on GPUs, or run it dry.", "train"
+    ),
     "eval": Command(
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
     ),
@@ -108,7 +111,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command, and ends the process where it is one of several (see `_leave`).
 
     Args:
         argv: the arguments after the program's name; None takes those of the process.
@@ -119,8 +122,26 @@ def main(argv: list[str] | None = None) -> int:
     """
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    return _leave(_status(sys.argv[1:] if argv is None else argv))
+
+
+def _leave(status: int) -> int:
+    """The exit status; a process that torchrun started among several ends here, without the interpreter's shutdown.
+
+    gloo's and NCCL's threads may still run then, and taking them down may abort a process that has done all its work
+    ("terminate called without an active exception"), which torchrun would report as a failure of the run.
+    """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _status(argv: list[str]) -> int:
+    """The exit status of one command, its errors turned into lines."""
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        return _dispatch(argv)
     except ZeroSearchError as error:
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             raise
