@@ -14,10 +14,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +27,9 @@ from torch import Tensor
 from zerosearch_env.errors import CheckpointError
 
 from .policy_files import one_line
+from .sharding import whole
+
+T = TypeVar("T")
 
 STATE_FILE = "state.json"
 VERSION = 1
@@ -68,21 +71,48 @@ def save_checkpoint(
         CheckpointError: when it cannot be written, because the disk is full for example. Then nothing of it is left
             behind, and every older checkpoint is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".new-*"):
-        shutil.rmtree(leftover)
-    final = folder / f"step-{state.step:06d}"
-    new = folder / f".new-{final.name}"
-    new.mkdir()
+    new = new_checkpoint(folder, state.step)
     try:
         _write(new, state, weights, optimizer)
     except (OSError, RuntimeError, SafetensorError) as cause:
-        shutil.rmtree(new, ignore_errors=True)
-        newest = next(iter(reversed(checkpoint_paths(folder))), None)
-        kept = "There is no older checkpoint" if newest is None else f"{newest} is untouched"
-        raise CheckpointError(
-            f"the checkpoint {final} could not be written: {one_line(cause)}. {kept}; make room and resume."
-        ) from cause
+        raise failed_checkpoint(new, cause) from cause
+    return finish_checkpoint(new, keep=keep)
+
+
+def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Everything that a checkpoint consists of, durable, under a temporary name."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
+    torch.save(dict(optimizer), new / _FILES[1])
+    for name in _FILES:
+        _sync(new / name)
+    write_state(new, state, _FILES)
+
+
+def new_checkpoint(folder: Path, step: int) -> Path:
+    """An empty directory to write a checkpoint into, under its temporary name; removes what killed saves left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".new-*"):
+        shutil.rmtree(leftover)
+    new = folder / f".new-step-{step:06d}"
+    new.mkdir()
+    return new
+
+
+def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
+    """Writes the state beside files that are on the disk already, given by their path inside the directory."""
+    record = {
+        "version": VERSION,
+        **asdict(state),
+        "files": {name: (new / name).stat().st_size for name in files},
+    }
+    (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _sync(new / STATE_FILE)
+    _sync(new)
+
+
+def finish_checkpoint(new: Path, *, keep: int) -> Path:
+    """Gives a checkpoint that is written its final name, and removes the oldest ones beyond `keep`."""
+    folder, final = new.parent, _final(new)
     if final.exists():  # of steps that are done again after a fall-back to an older one
         shutil.rmtree(final)
     os.rename(new, final)
@@ -92,20 +122,18 @@ def save_checkpoint(
     return final
 
 
-def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-    """Everything that a checkpoint consists of, durable, under a temporary name."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
-    torch.save(dict(optimizer), new / _FILES[1])
-    for name in _FILES:
-        _sync(new / name)
-    record = {
-        "version": VERSION,
-        **asdict(state),
-        "files": {name: (new / name).stat().st_size for name in _FILES},
-    }
-    (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    _sync(new / STATE_FILE)
-    _sync(new)
+def failed_checkpoint(new: Path, cause: BaseException) -> CheckpointError:
+    """Removes what there is of a checkpoint that could not be written, and says what that means."""
+    shutil.rmtree(new, ignore_errors=True)
+    older = next(iter(reversed(checkpoint_paths(new.parent))), None)
+    kept = "There is no older checkpoint" if older is None else f"{older} is untouched"
+    return CheckpointError(
+        f"the checkpoint {_final(new)} could not be written: {one_line(cause)}. {kept}; make room and resume."
+    )
+
+
+def _final(new: Path) -> Path:
+    return new.with_name(new.name.removeprefix(".new-"))
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -160,11 +188,26 @@ def load_latest(
     Raises:
         CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
     """
+    found = newest(folder, load_checkpoint, current)
+    return None if found is None else (found[0], *found[1])
+
+
+def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState], bool]) -> tuple[Path, T] | None:
+    """The newest checkpoint of a folder that `read` takes, and what it makes of it; None when there is none at all.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        read: reads one; raises `CheckpointError` where that cannot be.
+        current: whether a checkpoint is to be looked at; others are passed over.
+
+    Raises:
+        CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
+    """
     problems = []
     for path in reversed(checkpoint_paths(folder)):
         try:
             if current(checkpoint_state(path)):
-                return path, *load_checkpoint(path)
+                return path, read(path)
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
@@ -173,10 +216,10 @@ def load_latest(
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A digest of the bits of all weights, the same in every process that holds them."""
+    """A digest of the bits of all weights, the same in every process that holds them, or parts of them."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
+        value = whole(weights[name].detach()).cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

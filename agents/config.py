@@ -147,6 +147,16 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    """How a run is spread over processes (docs/scale.md)."""
+
+    fsdp: Literal["auto", "on", "off"] = "auto"
+    """Whether weights, gradients and optimizer state are sharded; "auto": under torchrun with several processes."""
+    sampler_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the whole copy that each process samples with where the policy is sharded; bfloat16 halves it."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a training run."""
 
@@ -186,6 +196,8 @@ class TrainConfig:
     """Train adapters instead of the whole policy."""
     files: OutputConfig = field(default_factory=OutputConfig)
     """What is written into the run directory, and how often."""
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    """How the run is spread over processes."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -208,6 +220,7 @@ FREE_FIELDS = frozenset(
         "optimizer.gradient_checkpointing",
         *(f"files.{entry.name}" for entry in dataclasses.fields(OutputConfig)),
         *(f"alarms.{entry.name}" for entry in dataclasses.fields(AlarmConfig)),
+        *(f"scale.{entry.name}" for entry in dataclasses.fields(ScaleConfig)),
     }
 )
 """Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding).

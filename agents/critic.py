@@ -17,6 +17,7 @@ from .batch import MicroBatch, hidden_states
 from .config import TrainConfig
 from .model import Policy
 from .parameters import flat_gradient, make_optimizer
+from .sharding import Place, is_sharded
 
 
 @dataclass
@@ -33,15 +34,25 @@ class Critic:
     gradient: Tensor
     """The critic's own gradients as one flat vector, which every parameter's `.grad` is a view of."""
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of it only; a value head alone is whole everywhere."""
+        return self.trunk is not None and is_sharded(self.trunk)
+
     def weights(self) -> dict[str, Tensor]:
         """The critic's own trained parameters by name, shared ones once."""
         return {name: parameter.data for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
 
-def make_critic(policy: Policy, config: TrainConfig) -> Critic | None:
+def make_critic(policy: Policy, config: TrainConfig, place: Place | None = None) -> Critic | None:
     """The critic of a new run, or None when the algorithm has none.
 
     The value head begins at zero, so the first values are 0 whatever the hidden states are, and a critic needs no seed.
+
+    Args:
+        policy: what a trunk of its own is a copy of; whole, not sharded.
+        config: the run's configuration.
+        place: puts the critic where it computes (`sharding.make_place`); None: where the policy is.
     """
     if config.algorithm.advantage != "gae":
         return None
@@ -58,6 +69,8 @@ def make_critic(policy: Policy, config: TrainConfig) -> Critic | None:
             parameter.grad = None
         trunk.set_output_embeddings(head)  # so that a vocabulary head that nobody reads costs no memory
     module: nn.Module = head if trunk is None else trunk
+    if place is not None:
+        place(module)
     return Critic(module, trunk, head, make_optimizer(module, config), flat_gradient(module))
 
 

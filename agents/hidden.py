@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sharding import is_sharded
+
 _KNOWN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 """Architectures whose decoder layer is the one below: pre-norm, rotary attention, gated MLP."""
 
@@ -29,6 +31,9 @@ def hidden_at(model: Any, ids_BT: Tensor, rows_N: Tensor, positions_N: Tensor, c
     Returns:
         Shape `(N, hidden size)`, as `model.base_model(ids)` followed by indexing gives it, up to rounding.
     """
+    if is_sharded(model):  # what is whole of its weights when, is decided around whole layers
+        hidden_BTD = model.final_hidden(ids_BT)
+        return hidden_BTD[rows_N, positions_N]
     if type(model).__name__ not in _KNOWN or set(getattr(model.config, "layer_types", ())) - {"full_attention"}:
         hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return hidden_BTD[rows_N, positions_N]

@@ -20,6 +20,7 @@ from .adapters import checkpoint_activations
 from .attention import use_block_attention
 from .config import TrainConfig
 from .packed import packed_hidden, why_not_packed
+from .sharding import is_sharded
 
 Packing = Literal["off", "sequences", "flex", "flash"]
 BLOCK_ATTENTION_TOKENS = 2048
@@ -45,7 +46,7 @@ class Layout:
         return self.packing != "off"
 
 
-def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layout:
+def prepare_model(model: Any, config: TrainConfig, context_tokens: int, *, sharded: bool = False) -> Layout:
     """The layout that the configuration asks for, and the model made ready for it.
 
     Args:
@@ -53,13 +54,15 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layou
             layers, may be set otherwise.
         config: `optimizer.packing`, `optimizer.dtype` and `optimizer.gradient_checkpointing` are read.
         context_tokens: longest rollout.
+        sharded: the model, or copies of it, will be sharded: FSDP must see whole layers being called, so "sequences",
+            which calls what is inside of them, does not fit.
 
     Raises:
         ConfigError: when the packing that is asked for does not compute what the model does.
     """
     settings = config.optimizer
     layout = Layout("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
-    reason = why_not_packed(model)
+    reason = "it is sharded (scale.fsdp)" if sharded else why_not_packed(model)
     if settings.packing in ("auto", "sequences") and reason is None:
         packed = Layout("sequences", layout.dtype, layout.checkpointing)
         if (reason := disagreement(model, packed)) is None:
@@ -112,9 +115,12 @@ def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: to
     """
     positions_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
     with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = model.base_model(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False)
-    hidden_TD: Tensor = found.last_hidden_state[0]
-    return hidden_TD
+        if is_sharded(model):
+            whole: Tensor = model.final_hidden(ids_T[None], positions_T[None])
+        else:
+            found = model.base_model(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False)
+            whole = found.last_hidden_state
+    return whole[0]
 
 
 @torch.no_grad()

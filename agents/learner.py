@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from zerosearch_env.types import Question
 
 from .batch import Sample, deal, make_micro_batch, plan_micro_batches
 from .config import TrainConfig
-from .critic import Critic, critic_rate
+from .critic import Critic, critic_rate, make_critic
 from .layout import Layout
 from .lora import Adapter
 from .losses import token_weights
@@ -28,6 +28,7 @@ from .model import Policy
 from .objective import SUMS, loss_and_sums
 from .parameters import clip_and_step
 from .sampling_protocol import TurnSampler
+from .sharding import Place, copy_weights, gradient_norm
 from .team import Team
 
 NO_SIGNAL = 1e-8
@@ -60,6 +61,8 @@ class Learner:
     """How rollouts go through the models."""
     adapter: Adapter | None = None
     """The low-rank adapters; None: the whole model is trained."""
+    whole: Any | None = None
+    """The whole copy of a sharded policy's model, which the sampler reads; None: the policy is not sharded."""
     skipped: int = 0
     """Updates in a row that were left out."""
 
@@ -93,10 +96,45 @@ def reference_model(learner: Learner) -> Iterator[Any]:
 
 
 def refresh_sampler(learner: Learner, version: int) -> None:
-    """Let the sampler take over the policy's weights after `version` steps, adapters merged in."""
+    """Let the sampler take over the policy's weights, adapters merged in; all workers call this together.
+
+    Args:
+        learner: whose sampler and weights.
+        version: of the weights: the steps finished.
+    """
     if learner.adapter is not None:
         learner.adapter.merge()
+    if learner.whole is not None:
+        copy_weights(learner.policy.model, learner.whole)
     learner.sampler.refresh(version)
+
+
+class Models(NamedTuple):
+    """The models of a run."""
+
+    policy: Any
+    reference: Any | None
+    critic: Critic | None
+
+
+def make_models(policy: Policy, config: TrainConfig, place: Place | None = None) -> Models:
+    """The models of a new run.
+
+    Args:
+        policy: the initial policy.
+        config: decides whether there are a reference and a critic.
+        place: shards a model (`sharding.make_place`): then the policy's own model stays as it is, for the sampler, and
+            copies of it are sharded one by one, so that two are whole at a time; None: the policy's model is trained.
+    """
+    reference = make_reference(policy, config)
+    if place is not None and reference is not None:
+        place(reference)
+    critic = make_critic(policy, config, place)
+    model: Any = policy.model
+    if place is not None:
+        model = copy.deepcopy(model)
+        place(model)
+    return Models(model, reference, critic)
 
 
 def update(
@@ -131,18 +169,23 @@ def update(
     gradients = [learner.gradient] if critic is None else [learner.gradient, critic.gradient]
     for gradient in gradients:
         gradient.zero_()
-    mine = [live[i] for i in deal([len(sample.rollout.token_ids) for sample in live], team.size)[team.rank]]
+    sharded = [learner.whole is not None] if critic is None else [learner.whole is not None, critic.sharded]
+    mine, fillers = my_micro_batches(learner, [len(sample.rollout.token_ids) for sample in live])
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
-    sizes, layout = [len(sample.rollout.token_ids) for sample in mine], learner.layout
-    for part in plan_micro_batches(sizes, settings.micro_batch_tokens, packed=layout.packed):
-        batch = make_micro_batch([mine[i] for i in part], learner.gradient.device, layout)
+    for part in mine:
+        batch = make_micro_batch([live[i] for i in part], learner.gradient.device, learner.layout)
         loss, part_sums = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         sums += part_sums
-    for gradient in gradients:
-        team.add(gradient)
+    for index in fillers:
+        batch = make_micro_batch([replace(live[index], weight=0.0)], learner.gradient.device, learner.layout)
+        loss, _ = loss_and_sums(learner.policy.model, critic, learner.config, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    for gradient, summed in zip(gradients, sharded, strict=True):
+        if not summed:  # FSDP has done it in the backward pass
+            team.add(gradient)
     team.add(sums)
-    norms = [float(gradient.norm()) for gradient in gradients]
+    norms = [gradient_norm(one, team, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
     applied = bool(np.isfinite(norms).all())
     learner.skipped = 0 if applied else learner.skipped + 1
     if learner.skipped >= MAX_SKIPPED and not learner.config.alarms.ends_skipping:
@@ -153,6 +196,31 @@ def update(
         own = critic_rate(learner.config, rate)
         clip_and_step(critic.optimizer, critic.gradient, norms[1], settings.max_grad_norm, own)
     return UpdateStats(dict(zip(SUMS, sums.tolist(), strict=True)), norms[0], sum(norms[1:]), len(live), applied)
+
+
+def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """This worker's micro-batches of rollouts with these lengths, and rollouts to compute once more in vain.
+
+    Workers that hold parts of one model gather its weights together, so each of them must call it equally often:
+    who has fewer micro-batches computes the shortest rollout with weight zero, or without using what comes out.
+
+    Args:
+        learner: its team, and the most tokens of a micro-batch.
+        lengths: tokens of each rollout, at least one.
+
+    Returns:
+        Micro-batches as indices of rollouts, and the indices of what only fills up; none where nothing is sharded.
+    """
+    team, most, packed = learner.team, learner.config.optimizer.micro_batch_tokens, learner.layout.packed
+    shares = deal(lengths, team.size)
+    plans = [
+        [[share[i] for i in part] for part in plan_micro_batches([lengths[i] for i in share], most, packed=packed)]
+        for share in (shares if learner.whole is not None else [shares[team.rank]])
+    ]
+    if learner.whole is None:
+        return plans[0], []
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    return plans[team.rank], [shortest] * (max(map(len, plans)) - len(plans[team.rank]))
 
 
 def _has_other_losses(learner: Learner) -> bool:

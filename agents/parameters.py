@@ -11,6 +11,7 @@ from torch import Tensor
 from zerosearch_env.errors import ConfigError
 
 from .config import TrainConfig
+from .sharding import local, placed_like
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -47,13 +48,17 @@ def _eight_bit(groups: list[dict[str, Any]], rate: float, betas: tuple[float, fl
 
 
 def flat_gradient(model: torch.nn.Module) -> Tensor:
-    """Points every parameter's gradient into one flat vector of zeros, so that it is summed and measured in one go."""
+    """Points every parameter's gradient into one flat vector of zeros, so that it is summed and measured in one go.
+
+    Of sharded parameters it holds this process's parts, into which FSDP adds what it has summed over the processes.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float32, device=parameters[0].device)
+    parts = [local(parameter.detach()) for parameter in parameters]
+    flat = torch.zeros(sum(part.numel() for part in parts), dtype=torch.float32, device=parts[0].device)
     offset = 0
-    for parameter in parameters:
-        parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-        offset += parameter.numel()
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = placed_like(parameter, flat[offset : offset + part.numel()].view_as(part))
+        offset += part.numel()
     return flat
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from zerosearch_env.llm.privacy import HIDDEN
 from zerosearch_env.transcripts import TranscriptWriter, transcript_record
 
 from .alarms import Alarm, after_rollbacks, find_alarms, last_good_step
-from .checkpoint import RunState, checkpoint_paths, fingerprint, load_checkpoint, load_latest, save_checkpoint
+from .checkpoint import RunState, checkpoint_paths, fingerprint, save_checkpoint
 from .config import TrainConfig, config_differences, dump_config, flatten_config, read_config
 from .critic import split_weights, with_critic
 from .learner import Learner, refresh_sampler
@@ -29,6 +29,8 @@ from .metrics import MetricsLog, read_metrics, recorded
 from .policy_files import one_line
 from .rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .rollout import Rollout
+from .sharded_checkpoint import find_newest, load_shards, read_found, save_shards, spread_optimizer
+from .sharding import copy_share
 
 RUN_FILES = (
     "config.toml",
@@ -112,40 +114,51 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     initial = fingerprint({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
     rollbacks = read_rollbacks(output)
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
-    found = load_latest(output / "checkpoints", lambda state: is_current(state, rollbacks))
-    if found is None:
+    newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks))
+    if newest is None:
         return replace(_START, initial_policy=initial)
-    path, state, everything, optimizer = found
-    saved, saved_critic = split_weights(everything)
-    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
-        raise CheckpointError(f"{path} belongs to another model than {learner.config.policy!r}.")
-    critic = learner.critic if saved_critic else None
-    if critic is not None and {k: v.shape for k, v in saved_critic.items()} != {
-        k: v.shape for k, v in critic.weights().items()
-    }:
-        raise CheckpointError(
-            f'{path} holds a critic of another shape than critic.trunk = "{learner.config.critic.trunk}".'
-        )
+    path, found = newest
+    if found.weights is not None:
+        saved, saved_critic = split_weights(found.weights)
+        if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
+            raise CheckpointError(f"{path} belongs to another model than {learner.config.policy!r}.")
+        critic = learner.critic if saved_critic else None
+        if critic is not None and {k: v.shape for k, v in saved_critic.items()} != {
+            k: v.shape for k, v in critic.weights().items()
+        }:
+            raise CheckpointError(
+                f'{path} holds a critic of another shape than critic.trunk = "{learner.config.critic.trunk}".'
+            )
+    state = found.state
     if state.initial_policy and initial and state.initial_policy != initial:
         raise CheckpointError(
             f"{learner.config.policy!r} is not the policy that the run in {output} began with, so its KL would be "
             "measured against another reference."
         )
-    with torch.no_grad():
+    if found.weights is None or found.optimizer is None:
+        load_shards(path, learner)
+    else:
         for name, value in weights.items():
-            value.copy_(saved[name])
+            copy_share(saved[name], value)
         for name, value in critic.weights().items() if critic is not None else ():
-            value.copy_(saved_critic[name])
-    critic_state = optimizer.pop("critic", None)
-    learner.optimizer.load_state_dict(optimizer)
-    if critic is not None:
-        critic.optimizer.load_state_dict(critic_state)
+            copy_share(saved_critic[name], value)
+        critic_state = found.optimizer.pop("critic", None)
+        load = spread_optimizer if learner.whole is not None else _load_optimizer
+        load(found.optimizer, learner.optimizer)
+        if critic is not None:
+            load(critic_state, critic.optimizer)
     refresh_sampler(learner, state.step)
     return state
 
 
+def _load_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.load_state_dict(dict(saved))
+
+
 class RunFiles:
-    """What worker 0 writes while a run goes on. A context manager.
+    """What is written while a run goes on: by worker 0, and checkpoints of sharded models by all. A context manager.
+
+    Every worker has one and makes the same calls.
 
     Args:
         output: the run directory, prepared.
@@ -182,15 +195,20 @@ class RunFiles:
         self._rollbacks = len(read_rollbacks(self._output))
         self.close()
         self._saved_step = state.step or -1
+        if self._learner.team.rank == 0:
+            self._open_logs(state)
+        if state.step == 0 and self._config.alarms.action in ("stop", "rollback"):
+            self.checkpoint(0)  # an alarm may come before the first one is due
+        return state.step
+
+    def _open_logs(self, state: RunState) -> None:
+        """Opens the logs, cut back to a checkpoint."""
         others = make_loggers(self._output, self._config, state.step)
         self._metrics = MetricsLog(self._output / "metrics.jsonl", others=others, keep=state.metrics_bytes)
         self._history = read_metrics(self._output / "metrics.jsonl")
         transcripts = self._output / "transcripts.jsonl"
         transcripts.touch()
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
-        if state.step == 0 and self._config.alarms.action in ("stop", "rollback"):
-            self.checkpoint(0)  # an alarm may come before the first one is due
-        return state.step
 
     def record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
         """Writes what a finished step (1-based) has to say, and a checkpoint when one is due.
@@ -201,11 +219,16 @@ class RunFiles:
         Raises:
             CheckpointError: when something cannot be written; all checkpoints are still there.
         """
+        files = self._config.files
         with self._writing():
-            return self._record(step, metrics, groups)
+            alarms = [] if self._metrics is None else self._record(self._metrics, step, metrics, groups)
+            if files.checkpoint_every and step % files.checkpoint_every == 0:
+                self.checkpoint(step)
+        return alarms
 
-    def _record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
-        assert self._metrics is not None
+    def _record(
+        self, log: MetricsLog, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]
+    ) -> list[Alarm]:
         files = self._config.files
         earlier = {alarm.field for alarm in self.alarms}
         self._history.append(recorded(step, metrics))
@@ -214,11 +237,9 @@ class RunFiles:
         if self._rollbacks:
             extra["rollbacks"] = float(self._rollbacks)
         self._history[-1] |= extra
-        self._metrics.write(step, {**metrics, **extra})
+        log.write(step, {**metrics, **extra})
         if files.transcripts_every and (step == 1 or step % files.transcripts_every == 0):
             self._write_transcripts(step, groups, files.transcripts)
-        if files.checkpoint_every and step % files.checkpoint_every == 0:
-            self.checkpoint(step)
         return [alarm for alarm in alarms if alarm.field not in earlier]
 
     @property
@@ -237,7 +258,7 @@ class RunFiles:
             return False
         for path in reversed(checkpoint_paths(self._output / "checkpoints")):
             try:
-                to_step = load_checkpoint(path)[0].step
+                to_step = read_found(path).state.step
             except CheckpointError:
                 continue  # damaged: an older one will do
             if to_step <= good:
@@ -263,13 +284,28 @@ class RunFiles:
 
     def checkpoint(self, step: int) -> None:
         """Saves everything needed to go on after `step` finished steps; does nothing when that is saved already."""
-        assert self._metrics is not None
         if step == self._saved_step:
             return
+        learner, folder = self._learner, self._output / "checkpoints"
+        state, keep = self._state_after(step), self._keep(step)
+        if learner.whole is not None:
+            save_shards(folder, state, learner, keep=keep)
+        elif state is not None:
+            critic, optimizer = learner.critic, learner.optimizer.state_dict()
+            weights = with_critic(learner_weights(learner), critic)
+            if critic is not None:
+                optimizer |= {"critic": critic.optimizer.state_dict()}
+            save_checkpoint(folder, state, weights, optimizer, keep=keep)
+        self._saved_step = step
+
+    def _state_after(self, step: int) -> RunState | None:
+        """Where the run stands, its logs synced; None in workers that write none."""
+        if self._metrics is None:
+            return None
         transcripts = self._output / "transcripts.jsonl"
         with transcripts.open("rb") as stream:
             os.fsync(stream.fileno())
-        state = RunState(
+        return RunState(
             step=step,
             metrics_bytes=self._metrics.sync(),
             transcripts_bytes=transcripts.stat().st_size,
@@ -277,12 +313,6 @@ class RunFiles:
             seconds=self.seconds,
             rollbacks=self._rollbacks,
         )
-        critic, optimizer = self._learner.critic, self._learner.optimizer.state_dict()
-        weights = with_critic(learner_weights(self._learner), critic)
-        if critic is not None:
-            optimizer |= {"critic": critic.optimizer.state_dict()}
-        save_checkpoint(self._output / "checkpoints", state, weights, optimizer, keep=self._keep(step))
-        self._saved_step = step
 
     def _keep(self, step: int) -> int:
         """Checkpoints that stay: as many as configured, and those that a rollback from here on may need."""

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch import MicroBatch, Sample, deal, hidden_states, make_micro_batch, plan_micro_batches
+from .batch import MicroBatch, Sample, hidden_states, make_micro_batch
 from .critic import token_values
 from .head import target_logprobs
-from .learner import Learner, reference_model
+from .learner import Learner, my_micro_batches, reference_model
+from .sharding import drop_whole_weights
 
 
 def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
@@ -27,17 +28,21 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
     flat = [(g, i) for g, group in enumerate(groups) for i in range(len(group))]
     lengths = [len(groups[g][i].rollout.token_ids) for g, i in flat]
     found: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
-    mine = deal(lengths, learner.team.size)[learner.team.rank]
-    limit, layout = learner.config.optimizer.micro_batch_tokens, learner.layout
-    for part in plan_micro_batches([lengths[i] for i in mine], limit, packed=layout.packed):
-        keys = [flat[mine[i]] for i in part]
-        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, layout)
+    mine, fillers = my_micro_batches(learner, lengths) if lengths else ([], [])
+    for part in mine:
+        keys = [flat[i] for i in part]
+        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, learner.layout)
         vectors = {
             name: [row.numpy() for row in vector_N.cpu().split(list(batch.counts_B))]
             for name, vector_N in _score_batch(learner, batch).items()
         }
         for place, key in enumerate(keys):
             found[key] = {name: rows[place] for name, rows in vectors.items()}
+    for index in fillers:
+        g, i = flat[index]
+        _score_batch(learner, make_micro_batch([groups[g][i]], learner.gradient.device, learner.layout))
+    trunk = None if learner.critic is None else learner.critic.trunk
+    drop_whole_weights([learner.policy.model, learner.reference, trunk])
     everyone = {key: value for theirs in learner.team.gather(found) for key, value in theirs.items()}
     return [[replace(sample, **everyone[g, i]) for i, sample in enumerate(group)] for g, group in enumerate(groups)]
 

@@ -1,6 +1,7 @@
-"""Data parallelism on one machine: W processes that sample and differentiate a share each, and add up their gradients.
+"""Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
 
-The calling process is worker 0; the others are started as `python -m zerosearch_agents.team` and get their work
+torchrun starts them, on one machine or several (`torchrun_team`), or this module does, on one (`start_team`). There the
+calling process is worker 0; the others are started as `python -m zerosearch_agents.team` and get their work
 through their standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9`
 too), and then they end. Each worker computes with one thread: two workers of one thread are faster than one worker
 of two, since the small operations of sampling gain nothing from threads.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -80,6 +81,57 @@ def default_workers(policy: Path, device: str) -> int:
     """Physical cores, at most 2, for a small policy (up to 100 MB) on the CPU; else 1, with torch's own threads."""
     size = sum(file.stat().st_size for file in policy.glob("*.safetensors"))
     return min(physical_cores(), 2) if device == "cpu" and size <= 100e6 else 1
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch_rank() -> int:
+    """This process's rank among those that torchrun started; 0 without it."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
+
+
+def local_device(device: str) -> str:
+    """The device of this process: with several on a machine, each has a GPU of its own (torchrun's `LOCAL_RANK`)."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+@contextlib.contextmanager
+def torchrun_team(device: str) -> Iterator[Team]:
+    """This process among those that torchrun started; alone without it.
+
+    After the block all of them wait for each other, so that none takes its connections down while another needs them.
+    A process that fails does not wait: torchrun ends the others. The group is then left as it is, since taking it down
+    may wait for those who no longer answer; such a process is good for nothing but its exit.
+
+    Args:
+        device: "cpu" (gloo), or "cuda" (nccl for tensors on the GPU, gloo for those on the CPU).
+
+    Raises:
+        ConfigError: torchrun started more processes than there are GPUs, or this process has a group already.
+    """
+    if not under_torchrun():
+        yield Team()
+        return
+    if dist.is_initialized():
+        raise ConfigError("this process already belongs to a torch.distributed group; leave it before training.")
+    backend = "gloo"
+    if device.startswith("cuda"):
+        place = int(os.environ["LOCAL_RANK"])
+        if place >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {place} of this machine has no GPU of its own: {torch.cuda.device_count()} here; "
+                f"start with torchrun --nproc-per-node {max(torch.cuda.device_count(), 1)}."
+            )
+        torch.cuda.set_device(place)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    team = Team(dist.get_rank(), dist.get_world_size())
+    yield team
+    team.add(torch.zeros(1))
+    dist.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -197,7 +249,7 @@ def _leash() -> None:
     os._exit(1)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """A further worker: reads its work from standard input and does it."""
     # Ctrl-C reaches the whole foreground group; only worker 0 reacts, and tells the others at the end of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -212,14 +264,16 @@ def main() -> int:
         _join(store, rank, size)
         function(Team(rank, size), *arguments)
         dist.destroy_process_group()
+        status = 0
     except Exception:
         traceback.print_exc()
-        sys.stderr.flush()
-        # Without the interpreter's shutdown: gloo's threads still run, and destroying them there may abort the process
-        # with a message of its own ("terminate called without an active exception") in place of the error.
-        os._exit(1)
-    return 0
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's shutdown: gloo's threads may still run, and destroying them there may abort the process
+    # with a message of its own ("terminate called without an active exception") in place of the error, if any.
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -84,10 +85,12 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 130 after Ctrl-C.
     """
     command = parse_command(sys.argv[1:] if argv is None else argv)
+    from .team import launch_rank
     from .trainer import train
 
     config = command.config
-    with TrainProgress(config.steps, max_seconds=config.max_seconds) as progress:
+    leads = launch_rank() == 0
+    with TrainProgress(config.steps, max_seconds=config.max_seconds) if leads else nullcontext() as progress:
         result = train(
             config,
             callback=progress,
@@ -95,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
             force=command.force,
             overwrite=command.overwrite,
         )
+    if not leads:
+        return 0
     done = f"{result.step} of {config.steps} steps in {format_seconds(result.seconds)}"
     print(f"{done}; {_ending(result.stopped, result.output)}")
     print(f"policy       {result.output / 'policy'}")

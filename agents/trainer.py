@@ -14,37 +14,48 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import torch
+
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.episode import Episode, make_rules
-from zerosearch_env.errors import TrainingError
+from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.types import Dataset
 
 from .adapters import checkpoint_activations
 from .collect import collect_groups
 from .config import TrainConfig, policy_path
-from .critic import make_critic
 from .curriculum import make_schedule, noise_level, split_groups
 from .layout import prepare_model
-from .learner import Learner, UpdateStats, make_reference, refresh_sampler, update, update_metrics
+from .learner import Learner, UpdateStats, make_models, refresh_sampler, update, update_metrics
 from .lora import make_adapter, sampled_model
 from .metrics import rollout_metrics
 from .model import Policy, load_policy, save_policy
 from .parameters import flat_gradient, learning_rate, make_optimizer
 from .rollout import Rollout, encode_prompts
-from .run_files import RunFiles, prepare_output, restore_learner
+from .run_files import RunFiles, prepare_output
 from .samplers import CHECK_PROMPTS, make_sampler, sampler_workers
 from .scoring import score
-from .team import Team, default_workers, start_team
+from .sharding import copy_weights, make_place, wants_fsdp
+from .team import (
+    Team,
+    default_workers,
+    launch_rank,
+    local_device,
+    start_team,
+    torchrun_team,
+    under_torchrun,
+)
 from .weighing import make_samples, weigh, weighing_metrics
 
 StopCause = Literal["finished", "time", "interrupt"]
+Decision = StopCause | Literal["alarm", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,8 @@ def train(
 ) -> TrainResult:
     """Trains a policy and writes the run directory `config.output`.
 
+    Under torchrun every process calls it with the same arguments; process 0 does the writing and calls back.
+
     Ctrl-C once ends the run after the current step, with everything saved; twice ends it at once (`KeyboardInterrupt`).
 
     Args:
@@ -148,65 +161,86 @@ def train(
     """
     began = time.perf_counter()
     output = Path(config.output)
-    prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
-    count = config.workers or sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
-    with interrupt_flag() as interrupted, start_team(count, run_worker, config, dataset, engine) as team:
+    if launch_rank() == 0:  # the others wait for it when they join
+        prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
+    with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as team:
         learner = build_learner(config, team, dataset, engine)
         with closing(learner.sampler), RunFiles(output, learner, began) as files:
-            step = files.restore()
-            while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
-                if cause == "rollback":
-                    step = files.restore()
-                    continue
-                metrics, groups = train_step(learner, step)
-                step += 1
-                alarms = tuple(map(str, files.record(step, metrics, groups)))
-                if callback is not None:
-                    callback(StepReport(step, config.steps, metrics, files.seconds, alarms))
-            files.checkpoint(step)
+            step, cause = _loop(learner, files, interrupted, callback if team.rank == 0 else None)
             seconds = files.seconds
         if cause == "alarm":
             raise TrainingError(files.stop_message(step))
         policy = finished_policy(learner)
-        save_policy(policy, output / "policy")
+        if team.rank == 0:
+            save_policy(policy, output / "policy")
     return TrainResult(output, policy, step, cause, seconds)
 
 
+def _join_team(
+    config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
+) -> AbstractContextManager[Team]:
+    """The processes of this run: those that torchrun started, or `workers` of our own."""
+    if not under_torchrun():
+        wanted = config.workers or sampler_workers(config)
+        count = wanted or default_workers(policy_path(config.policy), config.device)
+        return start_team(count, run_worker, config, dataset, engine)
+    if (config.workers or 1) > 1:
+        raise ConfigError(
+            f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and give "
+            f"--nproc-per-node {config.workers} to torchrun."
+        )
+    return torchrun_team(config.device)
+
+
 def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
-    """What the workers beside the calling process do: the same steps, and no writing."""
+    """What the workers that `start_team` started do: the same steps; worker 0 does the writing."""
     learner = build_learner(config, team, dataset, engine)
-    with closing(learner.sampler):
-        step = restore_learner(learner, Path(config.output), config).step
-        while (cause := _decide(learner, step, None, None)) is None or cause == "rollback":
-            if cause == "rollback":
-                step = restore_learner(learner, Path(config.output), config).step
-                continue
-            train_step(learner, step)
-            step += 1
+    with closing(learner.sampler), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
+        _, cause = _loop(learner, files, threading.Event(), None)
+    if cause != "alarm":
+        finished_policy(learner)
 
 
-Decision = StopCause | Literal["alarm", "rollback"]
+def _loop(
+    learner: Learner,
+    files: RunFiles,
+    interrupted: threading.Event,
+    callback: Callable[[StepReport], None] | None,
+) -> tuple[int, StopCause | Literal["alarm"]]:
+    """All steps from the newest checkpoint on; returns the steps finished and why it ended. Every worker runs it."""
+    step = files.restore()
+    while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
+        if cause == "rollback":
+            step = files.restore()
+            continue
+        metrics, groups = train_step(learner, step)
+        step += 1
+        alarms = tuple(map(str, files.record(step, metrics, groups)))
+        if callback is not None:
+            callback(StepReport(step, learner.config.steps, metrics, files.seconds, alarms))
+    files.checkpoint(step)
+    return step, cause
+
+
 _CAUSES: tuple[Decision | None, ...] = (None, "finished", "time", "interrupt", "alarm", "rollback")
 
 
-def _decide(
-    learner: Learner, step: int, interrupted: threading.Event | None, files: RunFiles | None
-) -> Decision | None:
+def _decide(learner: Learner, step: int, interrupted: threading.Event, files: RunFiles) -> Decision | None:
     """Why not to do this step, or None: worker 0 decides, so that all stop, or turn back, at the same step.
 
     Alarms are looked for here, in what is recorded, so that a resumed run decides as one that was never interrupted.
     """
     limit, action = learner.config.max_seconds, learner.config.alarms.action
     cause: Decision | None = None
-    alarmed = files is not None and action in ("stop", "rollback") and bool(files.alarms)
+    alarmed = action in ("stop", "rollback") and bool(files.alarms)
     if step >= learner.config.steps and not alarmed:
         cause = "finished"
-    elif interrupted is not None and interrupted.is_set():
+    elif interrupted.is_set():
         cause = "interrupt"
-    elif files is not None and alarmed:
+    elif alarmed:
         turned = action == "rollback" and files.roll_back(step)
         cause = "rollback" if turned else "alarm"
-    elif limit is not None and files is not None and files.session_seconds >= limit:
+    elif limit is not None and files.session_seconds >= limit:
         cause = "time"
     return _CAUSES[learner.team.agree(_CAUSES.index(cause))]
 
@@ -223,14 +257,16 @@ def build_learner(
         engine: replaces `config.environment.search_engine`.
     """
     environment, settings = config.environment, config.rollout
-    policy = load_policy(policy_path(config.policy), device=config.device)
+    device, sharded = local_device(config.device), wants_fsdp(config, team)
+    # What is sharded is loaded on the CPU and goes to its device in parts.
+    policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
     card = replace(
         policy.card,
         turn_tokens=settings.turn_tokens or policy.card.turn_tokens,
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
-    layout = prepare_model(policy.model, config, card.context_tokens)
+    layout = prepare_model(policy.model, config, card.context_tokens, sharded=sharded)
     adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data
@@ -244,6 +280,10 @@ def build_learner(
         reward=environment.reward,
         noise_unit=environment.noise_unit,
     )
+    place = make_place(team, device) if sharded else None
+    models = make_models(policy, config, place)
+    if place is not None:
+        policy.model.to(device=device, dtype=getattr(torch, config.scale.sampler_dtype))  # type: ignore[call-arg]
     first = [Episode(question, rules).prompt for question in dataset.questions[:CHECK_PROMPTS]]
     sampler = make_sampler(
         config,
@@ -254,11 +294,11 @@ def build_learner(
     )
     return Learner(
         config=config,
-        policy=policy,
-        reference=make_reference(policy, config),
-        critic=make_critic(policy, config),
-        optimizer=make_optimizer(policy.model, config),
-        gradient=flat_gradient(policy.model),
+        policy=replace(policy, model=models.policy),
+        reference=models.reference,
+        critic=models.critic,
+        optimizer=make_optimizer(models.policy, config),
+        gradient=flat_gradient(models.policy),
         sampler=sampler,
         engine=make_engine(environment.search_engine if engine is None else engine, dataset=dataset),
         questions=dataset.questions,
@@ -267,13 +307,24 @@ def build_learner(
         team=team,
         layout=layout,
         adapter=adapter,
+        whole=policy.model if sharded else None,
     )
 
 
 def finished_policy(learner: Learner) -> Policy:
-    """The trained policy, free of the learner's gradient memory and attention, adapters merged in."""
+    """The trained policy, whole, free of the learner's gradient memory and attention, adapters merged in.
+
+    All workers call it together.
+    """
+    model: Any = learner.policy.model
+    if learner.adapter is not None:
+        model = learner.adapter.unload()
+    elif learner.whole is not None:
+        model = learner.whole
+        if model.dtype != torch.float32:  # where there is room for it in full precision
+            model = model.to("cpu").float()
+        copy_weights(learner.policy.model, model)
     learner.policy.model.zero_grad(set_to_none=True)
-    model: Any = learner.policy.model if learner.adapter is None else learner.adapter.unload()
     model.set_attn_implementation("sdpa")
     if learner.layout.checkpointing and learner.layout.packing != "sequences":
         checkpoint_activations(model, False)

@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
     "train": Command("zerosearch_agents.train_cli", "Train a policy with reinforcement learning.", "train"),
+    "plan": Command(
+        "zerosearch_agents.plan_cli", "Print what a preset needs in memory and time on GPUs, or run it dry.", "train"
+    ),
     "eval": Command(
         "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
     ),

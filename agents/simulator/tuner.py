@@ -9,19 +9,17 @@ run on a CPU has the same bits.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from zerosearch_env.errors import CheckpointError, ConfigError, DataError
+from zerosearch_env.errors import CheckpointError, DataError
 from zerosearch_env.randomness import mix_array
 
 from ..adapters import add_lora, checkpoint_activations
@@ -29,7 +27,7 @@ from ..attention import use_block_attention
 from ..checkpoint import RunState, fingerprint, load_latest, save_checkpoint
 from ..metrics import MetricsLog
 from ..model import quiet_transformers
-from ..team import Team
+from ..team import Team, local_device, torchrun_team
 from ..trainer import interrupt_flag
 from .batch import Example, check_loss, encode
 from .model import SimulatorCard, load_base, new_tiny, save_simulator
@@ -44,8 +42,7 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
     began = time.perf_counter()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     with interrupt_flag() as interrupted, torchrun_team(device) as team:
-        if device == "cuda":
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = local_device(device)
         settings = settings_of(config)
         if team.rank == 0:
             prepare_output(config, settings, command=command)
@@ -194,36 +191,6 @@ def restore(tuner: Tuner) -> RunState:
             value.copy_(saved[name])
     tuner.optimizer.load_state_dict(optimizer)
     return state
-
-
-@contextlib.contextmanager
-def torchrun_team(device: str) -> Iterator[Team]:
-    """This process among those that torchrun started; alone without it.
-
-    After the block all of them wait for each other, so that none takes its connections down while another needs them.
-    A process that fails does not wait, and leaves the group as it is: taking it down may wait for those who no longer
-    answer, and torchrun ends them.
-
-    Raises:
-        ConfigError: torchrun started more processes than there are GPUs.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Team()
-        return
-    backend = "gloo"
-    if device.startswith("cuda"):
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"process {local} of this machine has no GPU of its own: {torch.cuda.device_count()} here"
-            )
-        torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
-    yield Team(dist.get_rank(), size)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Example]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from zerosearch_agents import run_files
+from zerosearch_agents import checkpoint, run_files
 from zerosearch_agents.alarms import BOUNDS, AlarmConfig
 from zerosearch_agents.checkpoint import RunState, checkpoint_paths, fingerprint
 from zerosearch_agents.config import AlgorithmConfig, OptimizerConfig, OutputConfig
@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole
     assert str(ended.value) == message.replace(config.output, mine.output)
     assert learning(mine.output) == learning(config.output)
     assert timeless(read_rollbacks(Path(mine.output))) == timeless(read_rollbacks(Path(config.output)))
-    weights = [run_files.load_latest(Path(one.output) / "checkpoints")[2] for one in (config, mine)]
+    weights = [checkpoint.load_latest(Path(one.output) / "checkpoints")[2] for one in (config, mine)]
     assert fingerprint(weights[0]) == fingerprint(weights[1])
 
 
