@@ -7,6 +7,7 @@ where there is no GPU, which is how the tests keep it working; such records are 
     machine    the card, its speed in one large product and its memory bandwidth: what the others are measured against
     agreement  the learner's log-probabilities on the GPU beside the CPU's, and the sampler's beside the learner's
     training   steps of the quickstart on the GPU; a run that is interrupted and resumed beside one that is not
+    step       the optimisation step: tokens per second, utilisation, peak memory, by model, work and packing
     sampler    tokens per second of multi-turn sampling beside a loop over `generate` that reads everything anew
     simulated  documents per second of the tiny simulation LLM
 """
@@ -33,6 +34,10 @@ from .measure import default_output, machine
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zerosearch_agents.plan import Architecture
+
+    from .learner_work import Work
 
 _LIBRARIES = ["zerosearch-env", "torch", "transformers", "triton", "numpy", "trl"]
 
@@ -76,10 +81,8 @@ def check_machine(setting: Setting) -> dict[str, Any]:
     import torch
 
     size = 256 if setting.tiny else 8192
-    speeds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
-        speeds[str(dtype).removeprefix("torch.")] = 2e-12 * size**3 / setting.seconds(lambda a=left, b=right: a @ b)  # type: ignore[misc]
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    speeds = {name: _product_speed(setting, dtype) / 1e12 for name, dtype in kinds.items()}
     source = torch.zeros(size * size, device=setting.device)
     target = torch.empty_like(source)
     seconds = setting.seconds(lambda: target.copy_(source))
@@ -88,6 +91,15 @@ def check_machine(setting: Setting) -> dict[str, Any]:
         card = torch.cuda.get_device_properties(0)
         record |= {"card": card.name, "memory_gb": card.total_memory / 1e9, "cuda": torch.version.cuda}
     return record
+
+
+def _product_speed(setting: Setting, dtype: Any) -> float:
+    """Operations per second of one large product."""
+    import torch
+
+    size = 256 if setting.tiny else 8192
+    left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    return float(2 * size**3 / setting.seconds(lambda: left @ right))
 
 
 def check_agreement(setting: Setting) -> dict[str, Any]:
@@ -168,20 +180,73 @@ def check_training(setting: Setting) -> dict[str, Any]:
     return {"steps": metrics, "resumed_weights_apart": apart, "peak_memory_gb": setting.peak_memory()}
 
 
+def check_step(setting: Setting) -> dict[str, Any]:
+    """Tokens per second, model FLOPs utilisation and peak memory of the optimisation step, by model, work and packing.
+
+    A step is scoring by policy and reference, and one forward, backward and AdamW update: five forward passes' worth.
+    The utilisation is of the speed of one large bfloat16 product, measured here.
+    """
+    import torch
+
+    from .learner_sides import ours
+    from .learner_work import PASSES, WorkSpec, make_work
+
+    peak = _product_speed(setting, torch.bfloat16)
+    record: dict[str, Any] = {"product_tflops": peak / 1e12, "cases": []}
+    packings = ["sequences"] if setting.device == "cpu" else ["sequences", "flex", "off"]
+    for name in ["tiny"] if setting.tiny else ["Qwen2.5-0.5B", "Qwen2.5-1.5B"]:
+        shape = _shape(name)
+        for search in (False, True):
+            size = (
+                {"sequences": 8, "longest": 96} if setting.tiny else {"sequences": 32, "shortest": 512, "longest": 2048}
+            )
+            spec = WorkSpec(vocabulary=shape.vocab, dtype="bfloat16", search=search, **size)
+            for packing in packings:
+                case = {"model": name, "work": "search" if search else "dense", "packing": packing}
+                model = _random_model(shape, setting, "float32")
+                if setting.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                options = {"packing": packing, "micro_batch_tokens": 256 if setting.tiny else 16_384}
+                try:
+                    seconds = setting.seconds(ours(spec, options, model), rounds=1 if setting.tiny else 3)
+                except (RuntimeError, ConfigError) as error:  # the other cases are still worth knowing
+                    record["cases"].append(case | {"error": f"{type(error).__name__}: {error}"})
+                    continue
+                work = make_work(spec)
+                needed = PASSES * _forward_flops(shape, work)
+                record["cases"].append(
+                    case
+                    | {"tokens_per_s": work.tokens / seconds, "utilisation": needed / seconds / peak}
+                    | {"peak_memory_gb": setting.peak_memory()}
+                )
+                del model
+    if any("error" in case for case in record["cases"]):
+        raise RuntimeError(f"some cases failed: {json.dumps(record)}")
+    return record
+
+
+def _forward_flops(shape: Architecture, work: Work) -> int:
+    """Of one forward pass over the work: every token through the layers, the head where it is the policy's."""
+    from zerosearch_agents.plan import forward_flops
+
+    lengths = [len(prompt) + len(rest) for prompt, rest in zip(work.prompts, work.completions, strict=True)]
+    body = sum(forward_flops(shape, length, length, 0) for length in lengths)
+    return body + forward_flops(shape, 0, 0, sum(map(sum, work.masks)))
+
+
 def check_sampler(setting: Setting) -> dict[str, Any]:
     """New tokens per second of multi-turn episodes, the sampler beside `generate` on everything anew, in bf16."""
     import numpy as np
 
-    from zerosearch_agents.model import new_model, quiet_transformers
+    from zerosearch_agents.model import quiet_transformers
 
     from .sampler import generate_case, multi_turn, sampler_case
 
-    shape = _shape("tiny" if setting.tiny else "0.5B")
-    model: Any = new_model(shape, dtype="float32" if setting.device == "cpu" else "bfloat16").to(setting.device)  # type: ignore[arg-type]
-    model.generation_config.eos_token_id = None
+    shape = _shape("tiny" if setting.tiny else "Qwen2.5-0.5B")
+    model = _random_model(shape, setting, "float32" if setting.device == "cpu" else "bfloat16")
     lengths = np.full((2, 3), 4) if setting.tiny else np.full((3, 64), 128)
     prompt, document = (8, 16) if setting.tiny else (256, 512)
-    work = multi_turn(lengths, prompt=prompt, document=document, vocabulary=shape.vocab_size)
+    work = multi_turn(lengths, prompt=prompt, document=document, vocabulary=shape.vocab)
     speeds = {}
     with quiet_transformers():
         for name, case in (("sampler", sampler_case), ("generate", generate_case)):
@@ -223,29 +288,40 @@ CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "machine": check_machine,
     "agreement": check_agreement,
     "training": check_training,
+    "step": check_step,
     "sampler": check_sampler,
     "simulated": check_simulated,
 }
 
 
-def _shape(name: str) -> Any:
-    """A configuration of Qwen2.5's architecture: its 0.5B or 1.5B, or one that fits anywhere."""
+def _shape(name: str) -> Architecture:
+    """The numbers of a Qwen2.5 model, or of one that fits anywhere ("tiny")."""
+    from zerosearch_agents.plan import MODELS, Architecture
+
+    if name == "tiny":
+        return Architecture("qwen2", 32, 2, 2, 1, 16, 64, 4096, True)
+    return MODELS[name]
+
+
+def _random_model(shape: Architecture, setting: Setting, dtype: str) -> Any:
+    """A model with random weights on the device."""
     from transformers import Qwen2Config
 
-    hidden, mlp, layers, heads, kv_heads, vocabulary = {
-        "tiny": (32, 64, 2, 2, 1, 512),
-        "0.5B": (896, 4864, 24, 14, 2, 151936),
-        "1.5B": (1536, 8960, 28, 12, 2, 151936),
-    }[name]
-    return Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
+    from zerosearch_agents.model import new_model
+
+    config = Qwen2Config(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
     )
+    model: Any = new_model(config, dtype=dtype)
+    model.to(setting.device)
+    model.generation_config.eos_token_id = None
+    return model
 
 
 def _config(setting: Setting, *, prompts: int, steps: int = 2) -> Any:

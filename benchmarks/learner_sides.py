@@ -49,12 +49,13 @@ def make_model(spec: WorkSpec) -> Any:
     )  # fmt: skip
 
 
-def ours(spec: WorkSpec, options: dict[str, Any]) -> Callable[[], dict[str, float]]:
+def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
     """One step of this package: `scoring.score`, then `learner.update`.
 
     Args:
         spec: the workload.
         options: fields of `OptimizerConfig` that differ from the defaults.
+        model: another model than the workload's own, on any device.
     """
     from zerosearch_agents.algorithms import AlgorithmConfig
     from zerosearch_agents.batch import Sample
@@ -78,7 +79,7 @@ def ours(spec: WorkSpec, options: dict[str, Any]) -> Callable[[], dict[str, floa
         optimizer=OptimizerConfig(**{"learning_rate": RATE, "dtype": spec.dtype, **options}),
     )
     unused: Any = None
-    policy = Policy(make_model(spec), unused)
+    policy = Policy(make_model(spec) if model is None else model, unused)
     layout = prepare_model(policy.model, config, spec.longest)
     learner = Learner(
         config=config,
