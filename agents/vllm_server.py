@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import queue
 import secrets
@@ -87,18 +88,21 @@ class VLLMServers:
     def wait(self) -> list[tuple[int, TurnReply]]:
         """See `TurnEngine.wait`."""
         found: list[tuple[int, TurnReply]] = []
-        items = [self._replies.get()]
-        while True:
-            try:
-                items.append(self._replies.get_nowait())
-            except queue.Empty:
-                break
-        for number, reply in items:
-            self._futures.pop(number, None)
-            if isinstance(reply, _Failed):
-                raise reply.error
-            if reply is not None:
-                found.append((number, reply))
+        woken = False
+        while not found and not woken:
+            items = [self._replies.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    items.append(self._replies.get_nowait())
+            for number, reply in items:
+                if reply is None:
+                    woken = True
+                elif self._futures.pop(number, None) is None:
+                    continue  # cancelled, and answered all the same: nobody waits for it
+                elif isinstance(reply, _Failed):
+                    raise reply.error
+                else:
+                    found.append((number, reply))
         return found
 
     def wake(self) -> None:

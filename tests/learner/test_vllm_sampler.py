@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -240,10 +241,14 @@ def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_fou
             sampler.refresh()
 
 
-def test_turns_in_progress_begin_anew_with_new_weights(tmp_path, prompts):
+@pytest.mark.parametrize("answered", [False, True])
+def test_turns_in_progress_begin_anew_with_new_weights(tmp_path, prompts, answered):
     policy = tiny.tiny_policy()
     with FakeVLLM(policy) as server, closing(make([server], policy, tmp_path)) as sampler:
         sampler.start(0, prompts[0], 0)
+        deadline = time.monotonic() + 30
+        while answered and sampler.engine._replies.empty() and time.monotonic() < deadline:
+            time.sleep(0.01)  # then what is cancelled has been answered already
         with torch.no_grad():
             policy.model.get_output_embeddings().weight.mul_(2.0)
         sampler.refresh()
