@@ -32,6 +32,9 @@ from zerosearch_agents.team import Team, local_device, start_team, under_torchru
 from zerosearch_agents.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError
 
+# Two processes wait for each other at every layer: on cores that others use too they are many times slower.
+pytestmark = pytest.mark.timeout(600)
+
 
 def config_of(folder: Path, algorithm: str, **changes):
     """Three steps on files, with micro-batches so small that the processes have unlike many."""
@@ -77,7 +80,7 @@ def launch(config, output: Path, *options: str, program: tuple[str, ...] = ("--m
 
 def finish(child: subprocess.Popen[str]) -> str:
     """What a launch prints when it goes well."""
-    out, err = child.communicate(timeout=110)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     return out
 
@@ -127,7 +130,7 @@ def killed(runs):
     config, folder = runs
     (folder / "dying.py").write_text(DYING)
     child = launch(config, folder / "killed", program=(str(folder / "dying.py"),))
-    _, err = child.communicate(timeout=110)
+    _, err = child.communicate(timeout=300)
     assert child.returncode != 0
     assert "Signal 9" in err
     assert [path.name for path in (folder / "killed" / "checkpoints").iterdir()] == ["step-000001"]
@@ -215,7 +218,7 @@ def test_an_error_under_torchrun_is_said_once(tmp_path):
     config = config_of(tmp_path, "grpo")
     (tmp_path / "full" / "policy").mkdir(parents=True)
     child = launch(config, tmp_path / "full")
-    _, err = child.communicate(timeout=110)
+    _, err = child.communicate(timeout=300)
     assert child.returncode == 1
     assert err.count("zerosearch: error: ") == 1
     assert "already holds a run" in err

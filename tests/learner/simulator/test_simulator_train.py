@@ -175,6 +175,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
         assert torch.equal(weights(run)[name], value), name
 
 
+@pytest.mark.timeout(400)
 def test_two_processes_are_one(pairs_file: Path) -> None:
     options = ["--input", str(pairs_file), "--device", "cpu", "--batch-size", "5", "--epochs", "2"]
     options += [*TINY, "--tiny.context-tokens", "2048", "--micro-batch-tokens", "500"]
@@ -183,7 +184,7 @@ def test_two_processes_are_one(pairs_file: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
     command = [*launch, "zerosearch_env.cli", "simulator", "train", *options, "--output", str(both)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = without_times(alone), without_times(both)
     assert len(found) == len(expected) == 7
