@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.loop import LoopThread
 
 from .agreement import Gap, check_gap, measure_gap
 from .config import TrainConfig, policy_path
@@ -147,13 +148,20 @@ def make_sampler(
     engine: TurnEngine
     if choice.urls:
         from .vllm_server import VLLMServers
+        from .vllm_sync import BroadcastSync, FolderSync, WeightSync
 
         folder = Path(options.sync_folder) if options.sync_folder else Path(config.output) / SYNC_FOLDER
+
+        def make_sync(name: str, loop: LoopThread) -> WeightSync:
+            if options.sync == "folder":
+                return FolderSync(policy.model, folder / name)
+            address, timeout_s = options.sync_address, options.timeout_s
+            return BroadcastSync(policy.model, loop, address=address, timeout_s=timeout_s)
+
         engine = VLLMServers(
             choice.urls,
-            policy.model,
             limits,
-            folder=folder,
+            sync=make_sync,
             concurrency=slots,
             timeout_s=options.timeout_s,
             team=team,

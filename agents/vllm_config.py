@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.llm.options import check_url
@@ -18,8 +19,12 @@ class VLLMConfig:
     """Share of the GPU's memory that an engine in this process takes, in (0, 1]."""
     eager: bool = False
     """Whether an engine in this process does without compilation: it starts faster and decodes slower."""
+    sync: Literal["folder", "nccl"] = "folder"
+    """How weights get to servers: "folder", as files that they read; "nccl", from GPU to GPU by vLLM's own transfer."""
     sync_folder: str | None = None
     """Folder for the weights that servers read, which must see it under the same name; unset: "sync" in the output."""
+    sync_address: str | None = None
+    """This machine's address, at which servers meet it for "nccl"; unset: the one on the way to the server."""
     timeout_s: float = 600.0
     """Longest time of one turn, or of one loading of weights, on a server, in seconds."""
     logprob_gap: float = 0.05

@@ -16,7 +16,7 @@ from zerosearch_env.errors import ConfigError, EngineError, require
 
 from .engine_sampler import TurnLimits, TurnReply, TurnRequest
 from .vllm_config import VLLMConfig
-from .vllm_server import WORKER_EXTENSION
+from .vllm_sync import WORKER_EXTENSION
 from .vllm_weights import named_weights
 
 

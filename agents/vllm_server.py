@@ -1,7 +1,8 @@
-"""vLLM servers as a turn engine: completions of token ids, and weights through a folder that the servers can read.
+"""vLLM servers as a turn engine: completions of token ids, and weights by `vllm_sync`.
 
-Only what every vLLM since 0.28 has is used: `/v1/completions`, and with `VLLM_SERVER_DEV_MODE=1` the routes
-`/collective_rpc`, `/reset_prefix_cache`, `/update_weight_version` and `/weight_info`.
+Only what every vLLM since 0.28 has is used: `/v1/completions`, and with `VLLM_SERVER_DEV_MODE=1` the routes `/pause`,
+`/resume`, `/collective_rpc`, `/reset_prefix_cache`, `/update_weight_version`, `/weight_info` and those of its weight
+transfer.
 """
 
 from __future__ import annotations
@@ -12,13 +13,9 @@ import contextlib
 import logging
 import queue
 import secrets
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from zerosearch_env.errors import EngineError
 from zerosearch_env.llm.client import JsonClient, StatusError
@@ -27,12 +24,10 @@ from zerosearch_env.llm.options import HttpOptions
 
 from .engine_sampler import TurnLimits, TurnReply, TurnRequest, as_floats
 from .team import Team
-from .vllm_weights import drop_old_weights, write_weights
+from .vllm_sync import TransferHangsError, WeightSync
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 4
-
-WORKER_EXTENSION = "zerosearch_agents.vllm_worker.LearnerWeights"
 
 
 @dataclass(frozen=True)
@@ -45,41 +40,43 @@ class VLLMServers:
 
     Args:
         urls: addresses of the servers, without "/v1"; all serve the learner's model.
-        model: the learner's model, whose weights are sent.
         limits: how turns are sampled.
-        folder: where weights are written; the servers must see it under the same name.
+        sync: makes the way of the weights, from a name that no other learner has and the loop that asks the servers.
         concurrency: turns on their way at once.
         timeout_s: longest time of a turn or of a loading of weights, in seconds.
         team: of the learner; only worker 0 talks to the servers about weights.
+
+    Raises:
+        EngineError: a server does not have the routes that are needed.
     """
 
     def __init__(
         self,
         urls: Sequence[str],
-        model: torch.nn.Module,
         limits: TurnLimits,
         *,
-        folder: Path,
+        sync: Callable[[str, LoopThread], WeightSync],
         concurrency: int,
         timeout_s: float,
         team: Team | None = None,
     ) -> None:
         self.urls = tuple(urls)
-        self._model = model
         self._limits = limits
         self._run = secrets.token_hex(4)  # what another learner sends, or an earlier run has left, is not ours
-        self._folder = folder / self._run
         self._loads = 0
         self._team = team or Team()
         self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
         self._loop = LoopThread("zerosearch-vllm")
+        self._sync = sync(self._run, self._loop)
         self._live = self.urls  # those that have the newest weights
         self._client = self._connect(self.urls)
         self._controls = {url: self._connect([url], attempts=_ATTEMPTS) for url in self.urls}
         self._replies: queue.SimpleQueue[tuple[int, TurnReply | _Failed | None]] = queue.SimpleQueue()
         self._futures: dict[int, concurrent.futures.Future[None]] = {}
         self._label = ""  # of the weights that the servers have; empty: those that they were started with
-        self._extended: dict[str, bool] = {}  # whether a server has our worker extension, where that is known
+        if self._team.rank == 0:
+            for url in self.urls:
+                self._loop.run(self._resume(url))
 
     def submit(self, number: int, request: TurnRequest) -> None:
         """See `TurnEngine.submit`."""
@@ -116,19 +113,19 @@ class VLLMServers:
             future.cancel()
 
     def load(self, version: int) -> None:
-        """See `TurnEngine.load`: a new folder, then every server reads it.
+        """See `TurnEngine.load`: every server takes over the weights.
 
         A server that cannot is left out until the next time, with a warning: it would sample with old weights. With
         several workers all of them must call this.
         """
         leader = self._team.rank == 0
-        path = write_weights(self._model, self._folder, self._loads, leader=leader)
+        self._team.gather(None)  # no worker has turns in progress any more
+        self._sync.prepare(leader=leader)
         label = f"{self._run}-{self._loads}-{version}"
         self._loads += 1
         failures: dict[str, str] = {}
         if leader:
-            failures = self._loop.run(self._load_everywhere(path, label))
-            drop_old_weights(self._folder)
+            failures = self._loop.run(self._load_everywhere(label))
         failures, label = self._team.gather((failures, label))[0]
         if len(failures) == len(self.urls):
             raise EngineError(
@@ -151,9 +148,9 @@ class VLLMServers:
             self._loop.run(self._check_versions())
 
     def close(self) -> None:
-        """See `TurnEngine.close`; the folders with weights are removed."""
+        """See `TurnEngine.close`."""
         self._loop.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._sync.close()
 
     async def _turn(self, number: int, request: TurnRequest) -> None:
         body = {
@@ -187,40 +184,41 @@ class VLLMServers:
         client.on_connect = self._loop.on_close
         return client
 
-    async def _load_everywhere(self, path: Path, label: str) -> dict[str, str]:
+    async def _load_everywhere(self, label: str) -> dict[str, str]:
         """What went wrong, by server."""
-        results = await asyncio.gather(*(self._load_one(url, path, label) for url in self.urls), return_exceptions=True)
+        results = await asyncio.gather(*(self._load_one(url, label) for url in self.urls), return_exceptions=True)
         failures: dict[str, str] = {}
         for url, result in zip(self.urls, results, strict=True):
-            if isinstance(result, EngineError):
+            if isinstance(result, EngineError) and not isinstance(result, TransferHangsError):
                 failures[url] = str(result)
             elif result is not None:
                 raise result
         return failures
 
-    async def _load_one(self, url: str, path: Path, label: str) -> None:
+    async def _load_one(self, url: str, label: str) -> None:
         control = self._controls[url]
-        if self._extended.get(url) is not False:
-            body: dict[str, Any] = {"method": "zerosearch_load_folder", "args": [str(path)]}
-            try:
-                # 500 is what a server without the extension answers; there is no use in asking again.
-                await control.request("POST", "/collective_rpc", body=body, final=(500,))
-                self._extended[url] = True
-            except EngineError as error:
-                refusal = error.__cause__
-                if self._extended.get(url) or not (isinstance(refusal, StatusError) and refusal.status == 500):
-                    raise
-                _log.warning("%s runs without --worker-extension-cls %s; its own reload is used", url, WORKER_EXTENSION)
-                self._extended[url] = False
-        if self._extended[url] is False:
-            body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
-            await control.request("POST", "/collective_rpc", body=body, final=(500,))
-        reply = await control.request("POST", "/reset_prefix_cache")
-        if not isinstance(reply.data, dict) or reply.data.get("success") is not True:
-            raise EngineError(
-                f"{url} could not empty its prefix cache, which holds results of old weights; is it busy?"
-            )
-        await control.request("POST", "/update_weight_version", body={"new_version": label})
+        # Turns that were cancelled may still run there, and none may while the weights change.
+        await control.request("POST", "/pause", params={"mode": "abort"})
+        try:
+            await self._sync.give(url, control)
+            reply = await control.request("POST", "/reset_prefix_cache")
+            if not isinstance(reply.data, dict) or reply.data.get("success") is not True:
+                raise EngineError(f"{url} could not empty its prefix cache, which holds results of old weights")
+            await control.request("POST", "/update_weight_version", body={"new_version": label})
+        except BaseException:
+            with contextlib.suppress(EngineError):  # a server that is gone: the first error says more
+                await control.request("POST", "/resume")
+            raise
+        await control.request("POST", "/resume")
+
+    async def _resume(self, url: str) -> None:
+        """A learner that was killed while it sent weights has left its servers paused."""
+        try:
+            await self._controls[url].request("POST", "/resume")
+        except EngineError as error:
+            if isinstance(error.__cause__, StatusError) and error.__cause__.status == 404:
+                raise EngineError(f"{url} has no route /resume. {_ADVICE}") from error
+            _log.warning("%s does not answer: %s", url, error)
 
     async def _check_versions(self) -> None:
         for url in self._live:
@@ -238,7 +236,8 @@ class VLLMServers:
 
 
 _ADVICE = (
-    "They must run with VLLM_SERVER_DEV_MODE=1 and see the folder vllm.sync_folder under the same name as this machine."
+    'Servers must run with VLLM_SERVER_DEV_MODE=1 and, with vllm.sync = "folder", see vllm.sync_folder under the same '
+    "name as this machine."
 )
 
 

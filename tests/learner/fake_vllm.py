@@ -33,6 +33,8 @@ class FakeVLLM(ServerThread):
         self.bodies: list[Any] = []
         self.paths: list[str] = []
         self.loaded: list[str] = []
+        self.routes = True
+        """Whether it runs with VLLM_SERVER_DEV_MODE=1."""
         self.restart()
 
     def restart(self) -> None:
@@ -40,6 +42,7 @@ class FakeVLLM(ServerThread):
         self.model = copy.deepcopy(self.start_model)
         self.head = None
         self.version = "default"
+        self.paused = False
 
     @property
     def root(self) -> str:
@@ -47,10 +50,17 @@ class FakeVLLM(ServerThread):
 
     async def _answer(self, call: Call) -> Reply:
         self.paths.append(call.path)
+        if not self.routes and call.path != "/v1/completions":
+            return Reply({"error": "no such route"}, 404)
+        if call.path in ("/pause?mode=abort", "/resume"):
+            self.paused = call.path != "/resume"
+            return Reply({"status": "done"})
         if call.path == "/v1/completions":
+            assert not self.paused
             self.bodies.append(call.body)
             return Reply({"error": "broken"}, self.fail) if self.fail else Reply(self.complete(call.body))
         if call.path == "/collective_rpc":
+            assert self.paused
             return self.rpc(call.body)
         if call.path == "/reset_prefix_cache":
             return Reply({"success": True})

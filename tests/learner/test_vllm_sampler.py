@@ -14,6 +14,7 @@ import tiny
 import torch
 from fake_vllm import FakeVLLM
 
+from zerosearch_agents import vllm_sync
 from zerosearch_agents.config import AlgorithmConfig, RolloutConfig, TrainConfig, config_differences
 from zerosearch_agents.engine_sampler import EngineSampler, TurnLimits, TurnReply
 from zerosearch_agents.rollout import rollout
@@ -22,10 +23,11 @@ from zerosearch_agents.team import Team, start_team
 from zerosearch_agents.trainer import build_learner, train, train_step
 from zerosearch_agents.vllm_config import VLLMConfig, parse_sampler
 from zerosearch_agents.vllm_server import VLLMServers, parse_completion
+from zerosearch_agents.vllm_sync import FolderSync
 from zerosearch_agents.vllm_weights import named_weights, write_weights
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.episode import Episode, make_rules
-from zerosearch_env.errors import ConfigError, TrainingError
+from zerosearch_env.errors import ConfigError, EngineError, TrainingError
 from zerosearch_env.types import Question
 
 STOPS = ("</search>", "</answer>")
@@ -33,9 +35,9 @@ LIMITS = TurnLimits(STOPS, (), 1.0)
 
 
 def make(servers, policy, folder, limits=LIMITS, context_tokens=60, turn_tokens=8):
-    engine = VLLMServers(
-        [server.root for server in servers], policy.model, limits, folder=folder, concurrency=8, timeout_s=100.0
-    )
+    urls = [server.root for server in servers]
+    sync = lambda name, loop: FolderSync(policy.model, folder / name)  # noqa: E731
+    engine = VLLMServers(urls, limits, sync=sync, concurrency=8, timeout_s=100.0)
     size = policy.model.get_input_embeddings().weight.shape[0]
     return EngineSampler(engine, policy.tokenizer, size, limits, context_tokens=context_tokens, turn_tokens=turn_tokens)
 
@@ -218,7 +220,8 @@ def test_weights_go_through_a_new_folder_each_time_and_caches_are_emptied(tmp_pa
     for prompt, sample in zip(prompts, samples, strict=True):
         np.testing.assert_allclose(sample.logprobs, own_logprobs(policy.model, prompt, sample.token_ids), atol=1e-5)
     order = [path for path in one.paths if path != "/v1/completions"]
-    assert order[:3] == ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]
+    load = ["/pause?mode=abort", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+    assert order == ["/resume", *load * 3, "/weight_info"]
 
 
 def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_found_out(tmp_path, prompts, caplog):
@@ -239,6 +242,30 @@ def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_fou
         other.rpc = one.rpc
         with pytest.raises(TrainingError, match="VLLM_SERVER_DEV_MODE"):
             sampler.refresh()
+
+
+def test_a_server_left_paused_is_woken_and_one_without_the_routes_refused(tmp_path, prompts, caplog):
+    policy = tiny.tiny_policy()
+    with FakeVLLM(policy) as one, FakeVLLM(policy) as other:
+        one.paused = True  # by a learner that was killed
+        with closing(make([one], policy, tmp_path)) as sampler:
+            assert len(turns(sampler, prompts)) == 5
+        one.routes = False
+        with pytest.raises(EngineError, match="VLLM_SERVER_DEV_MODE"):
+            make([other, one], policy, tmp_path)
+    with FakeVLLM(policy) as live, caplog.at_level(logging.WARNING), closing(make([live, other], policy, tmp_path)):
+        assert "does not answer" in caplog.text
+
+
+def test_broadcasts_need_a_gpu_and_an_address_of_this_machine(tmp_path):
+    with FakeVLLM(tiny.tiny_policy()) as server, pytest.raises(ConfigError, match="folder"):
+        build_learner(config_for(tmp_path, server, sync="nccl"), Team())
+    assert vllm_sync.address_towards("http://127.0.0.1:8000") == "127.0.0.1"
+    assert 0 < vllm_sync.free_port("127.0.0.1") < 65536
+    with pytest.raises(EngineError, match="sync_address"):
+        vllm_sync.address_towards("http://no-such-host.invalid:8000")
+    with pytest.raises(EngineError, match="no address of this machine"):
+        vllm_sync.free_port("192.0.2.1")
 
 
 @pytest.mark.parametrize("answered", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import closing
@@ -162,3 +163,32 @@ def test_training_with_a_server(extension: bool, tmp_path: Path, monkeypatch: py
                 raise
         else:
             learner.sampler.close()
+
+
+@pytest.mark.parametrize("fault", [None, "unconfigured", "in the middle"])
+def test_training_with_vllms_own_weight_transfer(
+    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it but the wire, which needs two GPUs: the tensors go through a store instead."""
+    import store_transfer
+
+    from zerosearch_agents import vllm_sync
+
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("STORE_TRANSFER_BREAKS", "1" if fault == "in the middle" else "")
+    monkeypatch.setattr(vllm_sync, "check_device", lambda device: None)
+    monkeypatch.setattr(vllm_sync, "trainer_info", lambda *place: store_transfer.StoreTrainer(*place, rank=0))
+    command = [*SERVER, "--model", str(policy_path("tiny")), "--max-model-len", "640"]
+    if fault != "unconfigured":
+        command += ["--worker-extension-cls", "store_transfer.Weights"]
+        command += ["--weight-transfer-config", '{"backend": "store"}']
+    with serving(command, tmp_path / "server.log", end_with=signal.SIGTERM) as server:
+        config = train_config(tmp_path, f"vllm:{server.url}")
+        config = replace(config, vllm=replace(config.vllm, sync="nccl"))
+        if fault is None:
+            check_training(config).sampler.close()
+            return
+        message = "weight-transfer-config" if fault == "unconfigured" else "in the middle of a broadcast"
+        with pytest.raises(TrainingError, match=message):
+            build_learner(config, Team())
