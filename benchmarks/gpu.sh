@@ -1,26 +1,26 @@
 #!/bin/sh
 # Every check that needs a GPU, in one command: sh benchmarks/gpu.sh [CHECK ...]
 #
-# It takes the Python that is there with its torch and transformers, and adds what is missing of the rest from a folder
-# of wheels where the machine has no network (WHEELS=FOLDER), else from PyPI, without touching torch. The records are
-# benchmarks/results/gpu-*.json; RESULTS=FOLDER puts them elsewhere. Exit status 1: a check failed, or there is no GPU.
+# It takes the Python that is there with its torch and transformers, and adds what is missing of the rest from PyPI,
+# without touching torch. Where the machine has no network, WHEELS=FOLDER (absolute) holds wheels, all of which are used: those
+# of the list below that the machine lacks, and whatever the checks "peer" (trl, accelerate, datasets and what they need)
+# and "vllm" are to be done with; without these the two are skipped. The records are benchmarks/results/gpu-*.json;
+# RESULTS=FOLDER puts them elsewhere. Exit status 1: a check failed, or there is no GPU.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 needed="gymnasium farama-notifications cloudpickle bm25s rich markdown-it-py mdurl pygments tyro docstring-parser typeguard shtab tomli-w"
-missing=
-for name in $needed; do
-    "$python" -c "import importlib.metadata as m, sys; m.distribution(sys.argv[1])" "$name" 2>/dev/null || missing="$missing $name"
-done
-if [ -n "$missing" ]; then
+if [ -n "${WHEELS:-}" ]; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
+else
+    missing=
+    for name in $needed; do
+        "$python" -c "import importlib.metadata as m, sys; m.distribution(sys.argv[1])" "$name" 2>/dev/null || missing="$missing $name"
+    done
     # shellcheck disable=SC2086
-    if [ -n "${WHEELS:-}" ]; then
-        "$python" -m pip install -q --no-index --find-links "$WHEELS" --no-deps --target "$site" $missing
-    else
-        "$python" -m pip install -q --no-deps --target "$site" $missing
-    fi
+    [ -z "$missing" ] || "$python" -m pip install -q --no-deps --target "$site" $missing
 fi
 ln -s "$PWD/zerosearch_env" "$site/zerosearch_env"
 ln -s "$PWD/agents" "$site/zerosearch_agents"

@@ -40,10 +40,18 @@ PEER_ROWS = {4096: 16}
 
 
 class Side:
-    """One side's process; a context manager."""
+    """One side's process; a context manager.
 
-    def __init__(self, side: str, spec: WorkSpec, cycles: int, options: dict[str, Any]) -> None:
-        wanted = {"side": side, "work": asdict(spec), "cycles": cycles, "options": options}
+    Args:
+        side: "ours" or "trl".
+        spec: the workload.
+        cycles: steps that it will do.
+        options: of the side (`learner_sides`).
+        where: `model` and `device`, where they are others than the workload's own on the CPU.
+    """
+
+    def __init__(self, side: str, spec: WorkSpec, cycles: int, options: dict[str, Any], **where: str) -> None:
+        wanted = {"side": side, "work": asdict(spec), "cycles": cycles, "options": options, **where}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._name = side
         self.ready: dict[str, float] = {}

@@ -3,7 +3,8 @@
     python -m zerosearch_benchmarks.learner_sides '{"side": "ours", "cycles": 3, "work": {...}}'
 
 It writes a line of JSON when it is ready, then one for every line that it reads, and ends after `cycles` of them.
-Waiting for a line is no part of what is measured.
+Waiting for a line is no part of what is measured. `"model"` names another model of `agents/plan.py` instead of the
+workload's own, and `"device": "cuda"` another place.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ from typing import IO, Any
 
 import numpy as np
 
+from zerosearch_env.errors import ConfigError
+
 from .learner_work import GROUP, HEAD, HEADS, KV_HEADS, LAYERS, MLP, WIDTH, Work, WorkSpec, make_work
 
 BETA, CLIP, RATE = 0.001, 0.2, 1e-6
 
 
-def peak_mib() -> float:
-    """Most resident memory that this process has had, in MiB."""
+def peak_mib(device: str = "cpu") -> float:
+    """Most memory that this process has had, in MiB: resident, or of tensors on the GPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
@@ -37,16 +44,32 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def make_model(spec: WorkSpec) -> Any:
-    """The random model of a workload."""
-    from zerosearch_agents.model import new_model, tiny_config
+def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
+    """A random model: the workload's own, or one of the shape that `plan.MODELS` has under a name."""
+    from transformers import Qwen2Config
 
-    return new_model(
-        tiny_config(
+    from zerosearch_agents.model import new_model, tiny_config
+    from zerosearch_agents.plan import MODELS
+
+    if name is None:
+        config: Any = tiny_config(
             spec.vocabulary, hidden=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, mlp=MLP, head_dim=HEAD,
             eos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+    else:
+        shape = MODELS[name]
+        if shape.kind != "qwen2":
+            raise ConfigError(f"only Qwen2 shapes are made here, and {name} is of the kind {shape.kind!r}")
+        config = Qwen2Config(
+            vocab_size=shape.vocab,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.mlp,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            tie_word_embeddings=shape.tied,
         )
-    )  # fmt: skip
+    return new_model(config, dtype=dtype)
 
 
 def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
@@ -98,16 +121,27 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     work = make_work(spec)
     samples = [Sample(one, float(a), 0.0) for one, a in zip(rollouts(work), work.advantages, strict=True)]
 
+    device = policy.model.device.type
+
     def cycle() -> dict[str, float]:
-        clocks = [(time.process_time(), time.perf_counter())]
+        clocks = [read_clocks(device)]
         scored = score(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
-        clocks.append((time.process_time(), time.perf_counter()))
+        clocks.append(read_clocks(device))
         stats = update(learner, [one for group in scored for one in group], RATE)
-        clocks.append((time.process_time(), time.perf_counter()))
+        clocks.append(read_clocks(device))
         assert stats is not None
         return {**_spent(clocks), "gradient_norm": stats.gradient_norm}
 
     return cycle
+
+
+def read_clocks(device: str) -> tuple[float, float]:
+    """CPU and wall clock, in seconds, when the device has done all that it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.process_time(), time.perf_counter()
 
 
 def _spent(clocks: list[tuple[float, float]]) -> dict[str, float]:
@@ -142,7 +176,7 @@ def trl(
 
     Args:
         spec: the workload.
-        options: `micro_batch`, rollouts that go through the model at once.
+        options: `micro_batch`, rollouts that go through the model at once; `model`, `device` as this module has them.
         cycles: steps.
         wait: returns when the next step is wanted.
         say: reports one.
@@ -155,6 +189,7 @@ def trl(
 
     work = make_work(spec)
     rows = min(int(options.get("micro_batch", 16)), spec.sequences)
+    device: str = options.get("device", "cpu")
     clocks: dict[str, list[float]] = {"cpu": [], "wall": []}
     score: dict[str, float] = {}
     steps: list[tuple[float, float]] = []
@@ -162,15 +197,14 @@ def trl(
 
     class Clock(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            began.append((time.process_time(), time.perf_counter()))
+            began.append(read_clocks(device))
             clocks["cpu"], clocks["wall"] = [], []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             cpu, wall = began[-1]
             # The first micro-batch is made inside the step; what that took is scoring, and no part of the update.
-            steps.append(
-                (time.process_time() - cpu - sum(clocks["cpu"]), time.perf_counter() - wall - sum(clocks["wall"]))
-            )
+            now_cpu, now_wall = read_clocks(device)
+            steps.append((now_cpu - cpu - sum(clocks["cpu"]), now_wall - wall - sum(clocks["wall"])))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if len(steps) == 2 and "grad_norm" in logs:
@@ -180,11 +214,11 @@ def trl(
 
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"  # TRL loads its reference from where the policy lies
-        make_model(spec).save_pretrained(start)
+        make_model(spec, options.get("model")).save_pretrained(start)
         config = peer.GRPOConfig(
             output_dir=folder, per_device_train_batch_size=rows, gradient_accumulation_steps=spec.sequences // rows,
             steps_per_generation=spec.sequences // rows, num_generations=GROUP, num_iterations=2, beta=BETA,
-            epsilon=CLIP, max_completion_length=spec.longest, learning_rate=RATE, use_cpu=True,
+            epsilon=CLIP, max_completion_length=spec.longest, learning_rate=RATE, use_cpu=device == "cpu",
             bf16=spec.dtype == "bfloat16", activation_checkpointing=False, loss_type="grpo", max_steps=2 * cycles,
             logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch",
             dataloader_num_workers=0, shuffle_dataset=False, lr_scheduler_type="constant",
@@ -207,13 +241,14 @@ def trl(
         inner = trainer._generate_and_score_completions
 
         def timed(inputs: Any) -> Any:
-            waiting = time.process_time(), time.perf_counter()
+            waiting = read_clocks(device)
             wait()
-            cpu, wall = time.process_time(), time.perf_counter()
+            cpu, wall = read_clocks(device)
             result = inner(inputs)
-            score["score_cpu_s"], score["score_wall_s"] = time.process_time() - cpu, time.perf_counter() - wall
-            clocks["cpu"].append(time.process_time() - waiting[0])
-            clocks["wall"].append(time.perf_counter() - waiting[1])
+            end_cpu, end_wall = read_clocks(device)
+            score["score_cpu_s"], score["score_wall_s"] = end_cpu - cpu, end_wall - wall
+            clocks["cpu"].append(end_cpu - waiting[0])
+            clocks["wall"].append(end_wall - waiting[1])
             return result
 
         trainer._generate_and_score_completions = timed
@@ -239,8 +274,10 @@ def main(argv: list[str]) -> int:
     out: IO[str] = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no part of the conversation
 
+    name, device = wanted.get("model"), wanted.get("device", "cpu")
+
     def say(**values: Any) -> None:
-        print(json.dumps({**values, "peak_mib": round(peak_mib(), 1)}), file=out, flush=True)
+        print(json.dumps({**values, "peak_mib": round(peak_mib(device), 1)}), file=out, flush=True)
 
     def wait() -> None:
         if not sys.stdin.readline():
@@ -250,9 +287,9 @@ def main(argv: list[str]) -> int:
 
     torch.set_num_threads(int(wanted.get("threads", 1)))
     if wanted["side"] == "trl":
-        trl(spec, options, cycles, wait, say)
+        trl(spec, {**options, "model": name, "device": device}, cycles, wait, say)
         return 0
-    cycle = ours(spec, options)
+    cycle = ours(spec, options, None if name is None and device == "cpu" else make_model(spec, name).to(device))
     say(ready=True)
     for _ in range(cycles):
         wait()
