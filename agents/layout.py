@@ -46,7 +46,7 @@ class Layout:
         return self.packing != "off"
 
 
-def prepare_model(model: Any, config: TrainConfig, context_tokens: int, *, sharded: bool = False) -> Layout:
+def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layout:
     """The layout that the configuration asks for, and the model made ready for it.
 
     Args:
@@ -54,15 +54,13 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int, *, shard
             layers, may be set otherwise.
         config: `optimizer.packing`, `optimizer.dtype` and `optimizer.gradient_checkpointing` are read.
         context_tokens: longest rollout.
-        sharded: the model, or copies of it, will be sharded: FSDP must see whole layers being called, so "sequences",
-            which calls what is inside of them, does not fit.
 
     Raises:
         ConfigError: when the packing that is asked for does not compute what the model does.
     """
     settings = config.optimizer
     layout = Layout("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
-    reason = "it is sharded (scale.fsdp)" if sharded else why_not_packed(model)
+    reason = why_not_packed(model)
     if settings.packing in ("auto", "sequences") and reason is None:
         packed = Layout("sequences", layout.dtype, layout.checkpointing)
         if (reason := disagreement(model, packed)) is None:

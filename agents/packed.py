@@ -61,6 +61,23 @@ def packed_hidden(
         dtype: of the products; the residual stream stays in the dtype of the weights.
         checkpointing: compute the inside of every layer again in the backward pass.
     """
+    # Of a sharded model FSDP must see the call (`sharding.shard`).
+    run = getattr(model, "packed", None)
+    if run is not None:
+        found: Tensor = run(ids_T, lengths, read, dtype, checkpointing)
+        return found
+    return run_packed(model, ids_T, lengths, read, dtype, checkpointing)
+
+
+def run_packed(
+    model: Any,
+    ids_T: Tensor,
+    lengths: Sequence[int],
+    read: Sequence[NDArray[np.int64]],
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Tensor:
+    """`packed_hidden` of a model whose weights are whole, but for those of layers that see to it themselves."""
     body, device = model.base_model, ids_T.device
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     places_N = torch.from_numpy(np.concatenate([one + s for one, s in zip(read, starts, strict=True)])).to(device)
@@ -80,16 +97,31 @@ def packed_hidden(
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for number, layer in enumerate(body.layers):
             last = number == len(body.layers) - 1
-            arguments = (layer, x_TD, turns, attend_last if last else attend, places_N if last else None, dtype)
-            x_TD = checkpoint(_layer, *arguments, use_reentrant=False) if checkpointing else _layer(*arguments)
+            arguments = (x_TD, turns, attend_last if last else attend, places_N if last else None, dtype, checkpointing)
+            through = getattr(layer, "packed", None)
+            x_TD = run_layer(layer, *arguments) if through is None else through(*arguments)
         norm = body.norm
         return rms_norm(x_TD, norm.weight, norm.variance_epsilon, x_TD.dtype)
+
+
+def run_layer(
+    layer: Any,
+    x_TD: Tensor,
+    turns: tuple[Tensor, Tensor],
+    attend: Attend,
+    places_N: Tensor | None,
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Tensor:
+    """One decoder layer; with `places_N` only the tokens at these places come out of it."""
+    arguments = (layer, x_TD, turns, attend, places_N, dtype)
+    result: Tensor = checkpoint(_layer, *arguments, use_reentrant=False) if checkpointing else _layer(*arguments)
+    return result
 
 
 def _layer(
     layer: Any, x_TD: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, places_N: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """One decoder layer; with `places_N` only the tokens at these places come out of it."""
     attention, mlp = layer.self_attn, layer.mlp
     normed = rms_norm(x_TD, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon, dtype)
     cosine, sine = turns

@@ -11,6 +11,7 @@ Sampling reads all weights for every token, so it has a whole copy of its own in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from zerosearch_env.errors import ConfigError
 
 from .config import TrainConfig
+from .packed import run_layer, run_packed
 from .team import Team, under_torchrun
 
 Place = Callable[[nn.Module], None]
@@ -88,9 +90,14 @@ def shard(model: Any, mesh: Any) -> None:
         states: Tensor = body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
         return states
 
-    # A forward of the root group that leaves the vocabulary head to the loss.
+    # Forwards of the root group that leave the vocabulary head to the loss, and the packed one of each layer.
     model.final_hidden = final_hidden
     register_fsdp_forward_method(model, "final_hidden")
+    for layer in layers:
+        layer.packed = partial(run_layer, layer)
+    model.packed = partial(run_packed, model)
+    for module in [*layers, model]:
+        register_fsdp_forward_method(module, "packed")
 
 
 def is_sharded(model: Any) -> bool:

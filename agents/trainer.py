@@ -266,7 +266,7 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
-    layout = prepare_model(policy.model, config, card.context_tokens, sharded=sharded)
+    layout = prepare_model(policy.model, config, card.context_tokens)
     adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data

@@ -158,6 +158,7 @@ def sharded_and_back(team: Team, config, folder: Path) -> dict[str, torch.Tensor
     """A step from a checkpoint that a single process wrote. Runs in both workers."""
     learner = build_learner(config, team)
     assert learner.whole is not None
+    assert learner.layout.packing == ("off" if config.optimizer.packing == "off" else "sequences")
     mine = sum(local(parameter).numel() for parameter in learner.policy.model.parameters())
     assert sum(team.gather(mine)) == sum(p.numel() for p in learner.whole.parameters())
     assert restore_learner(learner, folder / "one", config).step == 1
@@ -174,14 +175,15 @@ def sharded_worker(team: Team, config, folder: Path) -> None:
 
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
 def test_a_checkpoint_of_one_process_is_read_by_two(tmp_path, trunk):
-    """Also with activations computed again in the backward pass, which changes nothing."""
+    """Also with activations computed again in the backward pass, and padded: neither changes anything."""
     config = config_of(tmp_path, "ppo", critic=CriticConfig(trunk=trunk))
     train(replace(config, steps=1, output=str(tmp_path / "one")))
     config = replace(config, output=str(tmp_path / "one"))
     single = build_learner(config, Team())
     assert restore_learner(single, tmp_path / "one", config).step == 1
     train_step(single, 1)
-    optimizer = replace(config.optimizer, gradient_checkpointing=True)
+    packing = "off" if trunk == "shared" else "auto"
+    optimizer = replace(config.optimizer, gradient_checkpointing=True, packing=packing)
     sharded = replace(config, scale=ScaleConfig(fsdp="on"), optimizer=optimizer)
     with start_team(2, sharded_worker, sharded, tmp_path) as team:
         found = sharded_and_back(team, sharded, tmp_path)
