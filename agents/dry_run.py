@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from zerosearch_env.datasets.world import WorldConfig
-from zerosearch_env.errors import require
 
 from .config import TrainConfig, policy_path
 from .model import AgentCard, Policy, load_policy, new_model, save_policy
-from .plan import Architecture
+from .plan import Architecture, transformers_config
 from .trainer import TrainResult, train
 
 _STEPS, _PROMPTS, _TURN_TOKENS, _ANSWER_ROOM = 2, 2, 12, 200
@@ -26,22 +25,18 @@ _LAYERS, _HEAD_DIM = 2, 16
 
 def shrunken_config(model: Architecture, vocab: int) -> Any:
     """A Transformers configuration of the same kind: two layers, narrow, one key head to two query heads."""
-    transformers = require("transformers", "train")
-    kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
     heads = 2 if model.heads > model.kv_heads else 1
-    sizes = {
-        "vocab_size": vocab,
-        "hidden_size": 2 * _HEAD_DIM,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": heads,
-        "num_key_value_heads": 1,
-        "intermediate_size": 3 * _HEAD_DIM,
-        "tie_word_embeddings": model.tied,
-        "max_position_embeddings": 8192,
-    }
-    if model.kind != "qwen2":  # whose heads are as wide as hidden / heads
-        sizes["head_dim"] = _HEAD_DIM
-    return getattr(transformers, kinds[model.kind])(**sizes)
+    small = replace(
+        model,
+        hidden=2 * _HEAD_DIM,
+        layers=_LAYERS,
+        heads=heads,
+        kv_heads=1,
+        head_dim=2 * _HEAD_DIM // heads if model.kind == "qwen2" else _HEAD_DIM,  # Qwen2's are hidden / heads
+        mlp=3 * _HEAD_DIM,
+        vocab=vocab,
+    )
+    return transformers_config(small, max_position_embeddings=8192)
 
 
 def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> TrainConfig:

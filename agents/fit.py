@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zerosearch_env.errors import TrainingError
+from zerosearch_env.errors import ConfigError, TrainingError, unknown_name
 
 from .reading import Segment
 
@@ -50,6 +51,33 @@ class FitOptions:
     """Share of the peak at which the learning rate ends."""
     dtype: Literal["bfloat16", "float32"]
     """Of the matrix products; weights and optimizer are fp32."""
+
+
+def check_common(config: Any) -> None:
+    """Check the options that all models have which are made from scratch: sizes, seed, dtype, output.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
+        expect(name, getattr(config, name), getattr(config, name) >= 1, "at least 1")
+    minutes = config.save_every_minutes
+    expect("save_every_minutes", minutes, 0 < minutes < math.inf, "positive")
+    expect("seed", config.seed, 0 <= config.seed < 2**63, "from 0 to 2**63 - 1")
+    if config.dtype not in ("bfloat16", "float32"):
+        raise unknown_name("dtype", config.dtype, ("bfloat16", "float32"))
+    if Path(config.output).name in ("", ".."):
+        raise ConfigError(f"output must name a directory of its own, such as runs/tiny, got {config.output!r}.")
+
+
+def expect(name: str, value: object, fits: bool, phrase: str) -> None:
+    """Check an option's value.
+
+    Raises:
+        ConfigError: when it does not fit; `phrase` says what does.
+    """
+    if not fits:
+        raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[Segment]]) -> list[Row]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, require
 
 from .config import TrainConfig
 from .head import CHUNK_BYTES
@@ -114,6 +114,28 @@ def read_architecture(values: Mapping[str, Any], where: str) -> Architecture:
         )
     except KeyError as cause:
         raise ConfigError(f"{where} has no {cause.args[0]!r}; give the directory of a complete model.") from cause
+
+
+def transformers_config(model: Architecture, **options: Any) -> Any:
+    """The Transformers configuration of these numbers; `options` are further fields of it.
+
+    Raises:
+        MissingExtraError: when Transformers is not installed.
+    """
+    transformers = require("transformers", "train")
+    kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
+    if model.kind != "qwen2":  # whose heads are as wide as hidden / heads
+        options["head_dim"] = model.head_dim
+    return getattr(transformers, kinds[model.kind])(
+        vocab_size=model.vocab,
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        intermediate_size=model.mlp,
+        tie_word_embeddings=model.tied,
+        **options,
+    )
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ from zerosearch_env.datasets.world import WorldConfig, make_questions
 from zerosearch_env.datasets.world_text import BY_NAME
 from zerosearch_env.engines.corpus import CorpusEngine
 from zerosearch_env.episode import Episode
-from zerosearch_env.errors import ConfigError, require, unknown_name
+from zerosearch_env.errors import require
 from zerosearch_env.randomness import mix
 from zerosearch_env.rules import make_rules
 
 from .demonstrations import Habits, demonstrate
-from .fit import FitOptions, Row, encode_rows, fit, one_thread
+from .fit import FitOptions, Row, check_common, encode_rows, expect, fit, one_thread
 from .policy_files import check_replaceable
 from .reading import Library, Segment, need_text, notes_text, open_library
 from .tokenizer import TAGS
@@ -98,8 +98,7 @@ class PretrainConfig:
     """Of the matrix products while training; weights and optimizer are fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
-            expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check_common(self)
         for name in ("base_tokens", "warm_tokens"):
             value = getattr(self, name)
             expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
@@ -107,12 +106,6 @@ class PretrainConfig:
             expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
         for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share", "slips"):
             expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        expect("save_every_minutes", self.save_every_minutes, self.save_every_minutes > 0, "positive")
-        expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
-        if self.dtype not in ("bfloat16", "float32"):
-            raise unknown_name("dtype", self.dtype, ("bfloat16", "float32"))
-        if Path(self.output).name in ("", ".."):
-            raise ConfigError(f"output must name a directory of its own, such as runs/tiny, got {self.output!r}.")
 
 
 class Writer:
@@ -309,16 +302,6 @@ def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
                         yield f"Question: {question % {'s': subject}}\nTo look up: {question % {'s': subject}}\n"
 
     return build_tokenizer(texts(), config.vocab_size)
-
-
-def expect(name: str, value: object, fits: bool, phrase: str) -> None:
-    """Check an option's value.
-
-    Raises:
-        ConfigError: when it does not fit; `phrase` says what does.
-    """
-    if not fits:
-        raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
 
 
 def _stage_output(output: Path, stage: str) -> Path:

@@ -22,8 +22,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from zerosearch_env.errors import ConfigError
-
 from .learner_work import GROUP, HEAD, HEADS, KV_HEADS, LAYERS, MLP, WIDTH, Work, WorkSpec, make_work
 
 BETA, CLIP, RATE = 0.001, 0.2, 1e-6
@@ -46,29 +44,15 @@ def peak_mib(device: str = "cpu") -> float:
 
 def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
     """A random model: the workload's own, or one of the shape that `plan.MODELS` has under a name."""
-    from transformers import Qwen2Config
-
     from zerosearch_agents.model import new_model, tiny_config
-    from zerosearch_agents.plan import MODELS
+    from zerosearch_agents.plan import MODELS, transformers_config
 
-    if name is None:
-        config: Any = tiny_config(
-            spec.vocabulary, hidden=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, mlp=MLP, head_dim=HEAD,
-            eos_token_id=1, pad_token_id=0,
-        )  # fmt: skip
-    else:
-        shape = MODELS[name]
-        if shape.kind != "qwen2":
-            raise ConfigError(f"only Qwen2 shapes are made here, and {name} is of the kind {shape.kind!r}")
-        config = Qwen2Config(
-            vocab_size=shape.vocab,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.mlp,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            tie_word_embeddings=shape.tied,
-        )
+    if name is not None:
+        return new_model(transformers_config(MODELS[name]), dtype=dtype)
+    config = tiny_config(
+        spec.vocabulary, hidden=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, mlp=MLP, head_dim=HEAD,
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
     return new_model(config, dtype=dtype)
 
 

@@ -29,13 +29,12 @@ from zerosearch_env.datasets.world_names import (
 )
 from zerosearch_env.datasets.world_text import RELATIONS
 from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
-from zerosearch_env.errors import ConfigError, require, unknown_name
+from zerosearch_env.errors import require
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document
 
-from ..fit import FitOptions, Row, encode_rows, fit, one_thread
+from ..fit import FitOptions, Row, check_common, encode_rows, expect, fit, one_thread
 from ..policy_files import check_replaceable
-from ..pretrain import expect
 from ..reading import Segment
 from ..tokenizer import EOS
 from .tiny_world import Search, SearchWriter
@@ -83,15 +82,9 @@ class TinySimulatorConfig:
     """Of the matrix products while training; weights and optimizer are fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
-            expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("tokens", "learning_rate", "save_every_minutes"):
+        check_common(self)
+        for name in ("tokens", "learning_rate"):
             expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
-        expect("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
-        if self.dtype not in ("bfloat16", "float32"):
-            raise unknown_name("dtype", self.dtype, ("bfloat16", "float32"))
-        if Path(self.output).name in ("", ".."):
-            raise ConfigError(f"output must name a directory of its own, such as runs/sim, got {self.output!r}.")
 
 
 class PairWriter:

@@ -24,6 +24,7 @@ from zerosearch_agents.plan import (
     memory,
     read_architecture,
     step_seconds,
+    transformers_config,
 )
 from zerosearch_agents.plan_cli import find_architecture, main
 from zerosearch_env.errors import ConfigError
@@ -49,28 +50,12 @@ def on_meta(config) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def full_config(model: Architecture):
-    """The Transformers configuration of these numbers."""
-    kinds = {"qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config, "llama": transformers.LlamaConfig}
-    head = {} if model.kind == "qwen2" else {"head_dim": model.head_dim}
-    return kinds[model.kind](
-        vocab_size=model.vocab,
-        hidden_size=model.hidden,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        intermediate_size=model.mlp,
-        tie_word_embeddings=model.tied,
-        **head,
-    )
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_of_the_real_model(name):
     model = MODELS[name]
-    assert on_meta(full_config(model)) == model.parameters
+    assert on_meta(transformers_config(model)) == model.parameters
     assert model.parameters == PUBLISHED.get(name, model.parameters)
-    assert read_architecture(full_config(model).to_dict(), name) == model
+    assert read_architecture(transformers_config(model).to_dict(), name) == model
 
 
 @pytest.mark.parametrize("name", ["Qwen2.5-3B", "Qwen2.5-7B", "Qwen3-8B", "Llama-3.2-3B"])
