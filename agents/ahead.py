@@ -95,8 +95,16 @@ class Ahead:
             TrainingError: the sampler failed.
         """
         while self._missing[batch]:
-            self._end(_play(*self._begin()))
+            self.advance()
         return self._hand_out(batch)
+
+    def advance(self) -> None:
+        """One round: those begin for whom there is room, and the next turns or searches end.
+
+        Raises:
+            TrainingError: the sampler failed.
+        """
+        self._end(_play(*self._begin()))
 
     def still(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the sampler is the caller's: its weights may change. Turns in progress go on afterwards."""
@@ -147,7 +155,7 @@ class AheadInThread(Ahead):
 
     The thread has the sampler, the desk and the table to itself, but for the blocks of `still`, in which it waits: so
     the weights are sent from the caller's thread, where the learner's processes do it together. What fails in the
-    thread is raised by the next `take` or `still`.
+    thread is raised by the next `take` or `still`. `advance` is the thread's alone.
 
     Args:
         open_table: see `Ahead`.
