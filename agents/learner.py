@@ -129,6 +129,7 @@ def refresh_sampler(learner: Learner, version: int) -> None:
         learner.sampler.refresh(version)
         return
     with learner.ahead.still():
+        learner.team.gather(None)  # from here on no worker takes a turn any more
         learner.sampler.rest()
         learner.sampler.refresh(version)
 

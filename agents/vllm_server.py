@@ -31,6 +31,8 @@ from .vllm_weights import drop_old_weights, write_weights
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 4
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Waits for turns that were cancelled to leave a server's cache."""
 
 WORKER_EXTENSION = "zerosearch_agents.vllm_worker.LearnerWeights"
 
@@ -219,12 +221,19 @@ class VLLMServers:
         if self._extended[url] is False:
             body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
             await control.request("POST", "/collective_rpc", body=body, final=(500,))
-        reply = await control.request("POST", "/reset_prefix_cache")
-        if not isinstance(reply.data, dict) or reply.data.get("success") is not True:
-            raise EngineError(
-                f"{url} could not empty its prefix cache, which holds results of old weights; is it busy?"
-            )
+        await self._empty_cache(url)
         await control.request("POST", "/update_weight_version", body={"new_version": label})
+
+    async def _empty_cache(self, url: str) -> None:
+        for pause_s in (*_PAUSES_S, 0.0):
+            reply = await self._controls[url].request("POST", "/reset_prefix_cache")
+            success = reply.data.get("success") if isinstance(reply.data, dict) else None
+            if success is True:
+                return
+            if success is not False:
+                break
+            await asyncio.sleep(pause_s)
+        raise EngineError(f"{url} could not empty its prefix cache, which holds results of old weights; is it busy?")
 
     async def _check_versions(self) -> None:
         for url in self._live:

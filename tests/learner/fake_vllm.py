@@ -23,6 +23,8 @@ class FakeVLLM(ServerThread):
         beyond: tokens that it samples behind the end of a turn, as with speculative decoding.
         raw: gives log-probabilities at temperature 1 (vLLM's default).
         fail: answers completions with this status.
+
+    `held` is how often it will not be able to empty its prefix cache, since turns still hold on to it.
     """
 
     def __init__(self, policy, *, extension=True, stale_head=False, beyond=0, raw=False, fail=0) -> None:
@@ -30,6 +32,7 @@ class FakeVLLM(ServerThread):
         self.start_model = copy.deepcopy(policy.model)
         self.tokenizer = policy.tokenizer
         self.extension, self.stale_head, self.beyond, self.raw, self.fail = extension, stale_head, beyond, raw, fail
+        self.held = 0
         self.bodies: list[Any] = []
         self.paths: list[str] = []
         self.loaded: list[str] = []
@@ -53,7 +56,8 @@ class FakeVLLM(ServerThread):
         if call.path == "/collective_rpc":
             return self.rpc(call.body)
         if call.path == "/reset_prefix_cache":
-            return Reply({"success": True})
+            self.held -= 1
+            return Reply({"success": self.held < 0})
         if call.path == "/update_weight_version":
             self.version = call.body["new_version"]
             return Reply({"success": True})

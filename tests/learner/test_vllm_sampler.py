@@ -221,6 +221,19 @@ def test_weights_go_through_a_new_folder_each_time_and_caches_are_emptied(tmp_pa
     assert order[:3] == ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]
 
 
+def test_a_cache_that_cancelled_turns_hold_on_to_is_emptied_a_moment_later(tmp_path, prompts, monkeypatch):
+    policy = tiny.tiny_policy()
+    monkeypatch.setattr("zerosearch_agents.vllm_server._PAUSES_S", (0.0, 0.0))
+    with FakeVLLM(policy) as server, closing(make([server], policy, tmp_path)) as sampler:
+        server.held = 2
+        sampler.refresh()
+        assert server.paths.count("/reset_prefix_cache") == 3
+        assert server.version.endswith("-1")
+        server.held = 3
+        with pytest.raises(TrainingError, match="could not empty its prefix cache"):
+            sampler.refresh()
+
+
 def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_found_out(tmp_path, prompts, caplog):
     policy = tiny.tiny_policy()
     with FakeVLLM(policy) as one, FakeVLLM(policy) as other, closing(make([one, other], policy, tmp_path)) as sampler:
