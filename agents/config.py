@@ -26,7 +26,7 @@ from zerosearch_env.llm.privacy import redact
 from .adapters import LoraShape
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
-from .vllm_config import VLLMConfig, parse_sampler
+from .vllm_config import VLLMConfig, check_staleness, parse_sampler
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class RolloutConfig:
     """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
     sampler: str = "local"
     """Who samples: "local", "vllm" (in this process) or "vllm:URL[,URL...]" (servers)."""
+    max_staleness: int = 0
+    """Steps by which the weights that sample a turn may be older than those that are trained; 0: on-policy."""
 
 
 @dataclass(frozen=True)
@@ -404,4 +406,4 @@ def _check(config: TrainConfig) -> None:
             f"({config.rollout.prompts}): a group is never split between updates."
         )
     check_algorithm(config.algorithm, config.rollout.group_size)
-    parse_sampler(config.rollout.sampler)
+    check_staleness(config.rollout.sampler, config.rollout.max_staleness)

@@ -87,6 +87,14 @@ class TurnEngine(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Find out whether what was sampled since `load` can be used. Turns may be in progress.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        ...
+
     def rest(self) -> None:
         """See `TurnSampler.rest`. No turn is in progress."""
         ...
@@ -179,8 +187,7 @@ class EngineSampler:
         del self._rows[key]
         if row in self._full:
             self._full.remove(row)
-        if row.number >= 0:
-            del self._busy[row.number]
+        if self._busy.pop(row.number, None) is not None:
             self.engine.cancel(row.number)
 
     def run(self, minimum: int = 1) -> list[TurnSample]:
@@ -212,24 +219,32 @@ class EngineSampler:
             TrainingError: the weights could not be brought in.
         """
         version = self.weight_version + 1 if version is None else version
-        rows = list(self._busy.values())
+        rows, full = list(self._busy.values()), self._full
         for row in rows:
             self.engine.cancel(row.number)
         self._busy.clear()
+        self._full = []
         with _blame():
             self.engine.load(version)
         self.weight_version = version
+        self._after_load()
+        self._full += full
         for row in rows:
             self._submit(row)
 
+    def _after_load(self) -> None:
+        """New weights are in, and no turn is in progress yet: a subclass may try them out."""
+
     def rest(self) -> None:
-        """See `TurnSampler.rest`. Nothing happens while turns are in progress.
+        """See `TurnSampler.rest`. While turns are in progress, what was sampled is checked and nothing is freed.
 
         Raises:
             TrainingError: what was sampled cannot be used.
         """
-        if not self._busy:
-            with _blame():
+        with _blame():
+            if self._busy:
+                self.engine.check()
+            else:
                 self.engine.rest()
 
     def close(self) -> None:

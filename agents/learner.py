@@ -18,6 +18,7 @@ from zerosearch_env.episode import Rules
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import Question
 
+from .ahead import Ahead
 from .batch import Sample, deal, make_micro_batch, plan_micro_batches
 from .config import TrainConfig
 from .critic import Critic, critic_rate, make_critic
@@ -63,8 +64,18 @@ class Learner:
     """The low-rank adapters; None: the whole model is trained."""
     whole: Any | None = None
     """The whole copy of a sharded policy's model, which the sampler reads; None: the policy is not sharded."""
+    ahead: Ahead | None = None
+    """Plays the episodes of later steps, with the sampler; None: every step is on-policy."""
     skipped: int = 0
     """Updates in a row that were left out."""
+
+    def close(self) -> None:
+        """Drops what is in play and releases what the sampler holds."""
+        try:
+            if self.ahead is not None:
+                self.ahead.close()
+        finally:
+            self.sampler.close()
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,16 @@ def reference_model(learner: Learner) -> Iterator[Any]:
         yield learner.reference
 
 
+def rest_sampler(learner: Learner) -> None:
+    """Let the sampler check what it has sampled, before anything is trained on it, and free what it can."""
+    with contextlib.nullcontext() if learner.ahead is None else learner.ahead.still():
+        learner.sampler.rest()
+
+
 def refresh_sampler(learner: Learner, version: int) -> None:
     """Let the sampler take over the policy's weights, adapters merged in; all workers call this together.
+
+    What was sampled ahead meanwhile is checked first: afterwards nobody can tell whose weights it is from.
 
     Args:
         learner: whose sampler and weights.
@@ -106,7 +125,13 @@ def refresh_sampler(learner: Learner, version: int) -> None:
         learner.adapter.merge()
     if learner.whole is not None:
         copy_weights(learner.policy.model, learner.whole)
-    learner.sampler.refresh(version)
+    if learner.ahead is None:
+        learner.sampler.refresh(version)
+        return
+    with learner.ahead.still():
+        learner.team.gather(None)  # from here on no worker takes a turn any more
+        learner.sampler.rest()
+        learner.sampler.refresh(version)
 
 
 class Models(NamedTuple):

@@ -32,6 +32,9 @@ GLOSSARY: dict[str, str] = {
     "noisy": "Noisy searches / searches.",
     "answer_in_documents": "Searches whose documents held a gold answer / searches.",
     "search_again": "Noisy searches after which the episode searched again / noisy searches.",
+    "staleness": "Mean over the sampled turns of trained rollouts of: this step's weights - the turn's, in updated "
+    "steps; with max_staleness.",
+    "staleness_max": "Largest of these; with max_staleness.",
     "groups_without_signal": "Groups in which every reward is the same / groups.",
     "sampling_rounds": "Further rounds of sampling of the step; with dynamic_sampling_rounds.",
     "kept_groups": "Groups trained on, out of all that were played; with dynamic_sampling_rounds.",
@@ -111,6 +114,17 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     if noisy:
         metrics["search_again"] = sum(rollout.searches_after_noise for rollout in kept) / noisy
     return metrics
+
+
+def staleness_metrics(trained: Sequence[Rollout], step: int) -> dict[str, float]:
+    """How old the weights were that sampled a step's trained rollouts.
+
+    Args:
+        trained: the rollouts that are trained on.
+        step: 0-based: the version of the weights that are trained.
+    """
+    ages = [step - version for rollout in trained for version in rollout.weight_versions]
+    return {"staleness": _mean(ages), "staleness_max": float(max(ages))} if ages else {}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -179,40 +179,105 @@ def stream(
         TrainingError: the sampler failed.
     """
     if seeds is None:
-        waiting = enumerate((episode, mix(episode.seed, _SAMPLING)) for episode in episodes)
+        waiting = ((key, episode, mix(episode.seed, _SAMPLING)) for key, episode in enumerate(episodes))
     else:
-        waiting = enumerate(zip(episodes, seeds, strict=True))
-    rows: dict[int, _Row] = {}
-    generating: set[int] = set()  # the others' searches are pending
-    desk = make_desk(engine, sampler) if desk is None else desk
+        waiting = ((key, *one) for key, one in enumerate(zip(episodes, seeds, strict=True)))
+    table = Table(engine, sampler, tokenizer, chat=chat, desk=desk)
     try:
         while True:
-            room = None if active is None else active - len(rows)
-            entering = list(islice(waiting, room))
-            prompts = encode_prompts([episode.prompt for _, (episode, _) in entering], tokenizer, chat=chat)
-            for (key, (episode, seed)), prompt in zip(entering, prompts, strict=True):
-                row = _Row(episode, prompt)
-                if len(prompt) >= sampler.context_tokens:
-                    row.last = episode.stop(StopReason.CONTEXT_LIMIT)
-                    yield key, row.freeze()
-                    continue
-                sampler.start(key, prompt, seed)
-                rows[key] = row
-                generating.add(key)
-            if not rows:
-                if not entering:
-                    return
-                continue
-            steps = _end_turns(rows, sampler.run(), desk, generating) if generating else []
-            # Nothing generates and no turn has ended: then searches are pending.
-            found = desk.collect(wait=not generating and not steps)
-            steps += [(key, rows[key].episode.observe(result)) for key, result in found]
-            for key in _go_on(rows, steps, sampler, tokenizer, generating):
-                yield key, rows.pop(key).freeze()
+            entering = list(islice(waiting, None if active is None else active - table.active))
+            yield from table.enter(entering)
+            if table.active:
+                yield from table.advance()
+            elif not entering:
+                return
     finally:
-        desk.close()
-        for key in rows:
-            sampler.finish(key)
+        table.close()
+
+
+class Table:
+    """Episodes in play, each at its own turn: they enter, `advance` takes them on, and their rollouts come out.
+
+    Args:
+        engine: answers the searches.
+        sampler: a sampler without rows, which ends turns at the protocol's stop strings.
+        tokenizer: tokenises prompts and environment text.
+        chat: whether prompts go through the tokenizer's chat template.
+        desk: takes the searches; None: one that fits the engine.
+    """
+
+    def __init__(
+        self,
+        engine: SearchEngine,
+        sampler: TurnSampler,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat: bool = False,
+        desk: SearchDesk | None = None,
+    ) -> None:
+        self._sampler = sampler
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._desk = make_desk(engine, sampler) if desk is None else desk
+        self._rows: dict[int, _Row] = {}
+        self._generating: set[int] = set()  # the others' searches are pending
+
+    @property
+    def active(self) -> int:
+        """Episodes in play."""
+        return len(self._rows)
+
+    def enter(self, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
+        """Begins fresh episodes.
+
+        Args:
+            entering: a number that is not in play, the episode, and the 64-bit seed of what it samples.
+
+        Returns:
+            Those that are over at once, since their prompt fills the context.
+        """
+        over: list[tuple[int, Rollout]] = []
+        prompts = encode_prompts([episode.prompt for _, episode, _ in entering], self._tokenizer, chat=self._chat)
+        for (key, episode, seed), prompt in zip(entering, prompts, strict=True):
+            row = _Row(episode, prompt)
+            if len(prompt) >= self._sampler.context_tokens:
+                row.last = episode.stop(StopReason.CONTEXT_LIMIT)
+                over.append((key, row.freeze()))
+                continue
+            self._sampler.start(key, prompt, seed)
+            self._rows[key] = row
+            self._generating.add(key)
+        return over
+
+    def advance(self) -> list[tuple[int, Rollout]]:
+        """Waits for turns or searches to end, and takes their episodes on. To be called while there are active ones.
+
+        Returns:
+            The episodes that are over, by their numbers; there may be none, also after `wake`.
+
+        Raises:
+            TrainingError: the sampler failed.
+        """
+        rows, generating, desk = self._rows, self._generating, self._desk
+        steps = _end_turns(rows, self._sampler.run(), desk, generating) if generating else []
+        # Nothing generates and no turn has ended: then searches are pending.
+        found = desk.collect(wait=not generating and not steps)
+        steps += [(key, rows[key].episode.observe(result)) for key, result in found]
+        over = _go_on(rows, steps, self._sampler, self._tokenizer, generating)
+        return [(key, rows.pop(key).freeze()) for key in over]
+
+    def wake(self) -> None:
+        """Has an `advance` in progress (or the next one) return soon. From any thread."""
+        self._sampler.wake()
+        self._desk.wake()
+
+    def close(self) -> None:
+        """Gives up the episodes in play; the sampler forgets them."""
+        self._desk.close()
+        for key in self._rows:
+            self._sampler.finish(key)
+        self._rows.clear()
+        self._generating.clear()
 
 
 def _end_turns(

@@ -96,7 +96,8 @@ def learner_weights(learner: Learner) -> dict[str, Tensor]:
 def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunState:
     """Puts the newest valid checkpoint into a learner; a run without any is at its start.
 
-    After a rollback the learner goes on with another seed and a lower learning rate (`alarms.after_rollbacks`).
+    What is played ahead is dropped. After a rollback the learner goes on with another seed and a lower learning rate
+    (`alarms.after_rollbacks`).
 
     A critic that the saved run did not have (a resume that was forced to another algorithm) begins anew.
 
@@ -114,6 +115,8 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     initial = fingerprint({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
     rollbacks = read_rollbacks(output)
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
+    if learner.ahead is not None:
+        learner.ahead.reset()
     newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks))
     if newest is None:
         return replace(_START, initial_policy=initial)

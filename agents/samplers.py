@@ -67,17 +67,13 @@ class CheckedSampler(EngineSampler):
         self._prompts = [list(prompt)[: card.context_tokens - 1] for prompt in prompts]
         self._limit = limit
         self._team = team or Team()
-        self._unchecked = True
+        self._unchecked = False
         self._start()
+        self._unchecked = True
 
-    def refresh(self, version: int | None = None) -> None:
-        """See `TurnSampler.refresh`.
-
-        Raises:
-            TrainingError: the weights could not be brought in, or the engine does not compute what the learner does.
-        """
-        super().refresh(version)
-        if self._unchecked and not self._busy:
+    def _after_load(self) -> None:
+        """Checks the first update, whatever was in progress: the workers' checks must come together."""
+        if self._unchecked:
             check_gap(self._gap(), self._limit, "after the first update of the weights")
             self._unchecked = False
 
@@ -86,7 +82,7 @@ class CheckedSampler(EngineSampler):
         if not gap.mean <= self._limit:
             # A server may have the weights of an earlier run.
             _log.warning("the sampler starts with other weights than the learner (%.3g): they are sent", gap.mean)
-            super().refresh(0)
+            self.refresh(0)
             gap = self._gap()
         check_gap(gap, self._limit, "at the start")
         self._try_other_weights()
@@ -101,11 +97,11 @@ class CheckedSampler(EngineSampler):
         before = weight.detach().clone()
         weight.mul_(TRIAL_FACTOR)
         try:
-            super().refresh(0)
+            self.refresh(0)
             gap = self._gap()
         finally:
             weight.copy_(before)
-        super().refresh(0)
+        self.refresh(0)
         check_gap(gap, self._limit, "after a trial change of the weights")
 
     def _gap(self) -> Gap:
@@ -132,7 +128,7 @@ def make_sampler(
     """
     settings, options = config.rollout, config.vllm
     choice = parse_sampler(settings.sampler)
-    slots = min(settings.slots, -(-settings.prompts // team.size) * settings.group_size)
+    slots = share_slots(config, team)
     if choice.kind == "local":
         return Sampler(
             policy.model,
@@ -184,6 +180,12 @@ def make_sampler(
     except BaseException:
         engine.close()
         raise
+
+
+def share_slots(config: TrainConfig, team: Team) -> int:
+    """Most episodes that one worker plays side by side: its share of a step, as far as `rollout.slots` allows."""
+    settings = config.rollout
+    return min(settings.slots, -(-settings.prompts // team.size) * settings.group_size)
 
 
 def vocab_size(policy: Policy) -> int:

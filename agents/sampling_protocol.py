@@ -77,7 +77,14 @@ class TurnSampler(Protocol):
         ...
 
     def rest(self) -> None:
-        """Nothing is sampled until the next `refresh`: a sampler that shares a GPU with the learner frees memory."""
+        """What was sampled is about to be trained on: a sampler checks that it can be, as far as there is doubt.
+
+        Where no turn is in progress nothing is sampled until the next `refresh`: one that shares a GPU with the learner
+        frees memory.
+
+        Raises:
+            TrainingError: what was sampled cannot be used.
+        """
         ...
 
     def close(self) -> None:

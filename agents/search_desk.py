@@ -19,14 +19,21 @@ Answer = tuple[int, SearchResult]
 
 
 class SearchDesk(Protocol):
-    """Takes searches, gives results; all from one thread."""
+    """Takes searches, gives results; all from one thread, except `wake`."""
 
     def submit(self, key: int, request: SearchRequest) -> None:
         """Hand in a search; its result comes with `key`."""
         ...
 
     def collect(self, *, wait: bool) -> list[Answer]:
-        """Results that are there; with `wait`, one at least. To be waited for only while searches are pending."""
+        """Results that are there; with `wait`, one at least, or none after `wake`.
+
+        To be waited for only while searches are pending.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Have a `collect` that waits (or the next one) return soon. From any thread."""
         ...
 
     def close(self) -> None:
@@ -57,6 +64,9 @@ class DirectDesk:
         self._keys, self._requests = [], []
         return list(zip(keys, run_searches(self._engine, requests), strict=True))
 
+    def wake(self) -> None:
+        """Nothing waits here: the engine computes."""
+
     def close(self) -> None:
         """See `SearchDesk.close`."""
         self._keys, self._requests = [], []
@@ -77,7 +87,7 @@ class BackgroundDesk:
         self._engine = engine
         self._on_ready = on_ready
         self._loop = LoopThread("zerosearch-searches")
-        self._answers: queue.SimpleQueue[tuple[int, SearchResult | BaseException]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, SearchResult | BaseException] | None] = queue.SimpleQueue()
         self._pending: set[Future[None]] = set()
 
     def submit(self, key: int, request: SearchRequest) -> None:
@@ -94,12 +104,20 @@ class BackgroundDesk:
         found: list[Answer] = []
         while True:
             try:
-                key, result = self._answers.get(block=wait and not found)
+                answer = self._answers.get(block=wait and not found)
             except queue.Empty:
                 return found
+            if answer is None:
+                wait = False
+                continue
+            key, result = answer
             if isinstance(result, BaseException):
                 raise result
             found.append((key, result))
+
+    def wake(self) -> None:
+        """See `SearchDesk.wake`."""
+        self._answers.put(None)
 
     def close(self) -> None:
         """See `SearchDesk.close`."""

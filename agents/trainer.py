@@ -29,13 +29,14 @@ from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.types import Dataset
 
 from .adapters import checkpoint_activations
+from .ahead import make_ahead
 from .collect import collect_groups
 from .config import TrainConfig, policy_path
 from .curriculum import make_schedule, noise_level, split_groups
 from .layout import prepare_model
-from .learner import Learner, UpdateStats, make_models, refresh_sampler, update, update_metrics
+from .learner import Learner, UpdateStats, make_models, refresh_sampler, rest_sampler, update, update_metrics
 from .lora import make_adapter, sampled_model
-from .metrics import rollout_metrics
+from .metrics import rollout_metrics, staleness_metrics
 from .model import Policy, load_policy, save_policy
 from .parameters import flat_gradient, learning_rate, make_optimizer
 from .rollout import Rollout, encode_prompts
@@ -104,7 +105,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     began = time.perf_counter()
     level = noise_level(learner.schedule, step, config.steps)
     collected = collect_groups(learner, step, level)
-    learner.sampler.rest()
+    rest_sampler(learner)
     sampled = time.perf_counter()
 
     samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
@@ -123,6 +124,8 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     groups = collected.groups
     tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
     metrics = rollout_metrics(groups) | weighing_metrics(algorithm, samples) | update_metrics(learner, stats, rate)
+    if config.rollout.max_staleness:
+        metrics |= staleness_metrics([sample.rollout for group in samples for sample in group], step)
     if algorithm.dynamic_sampling_rounds:
         metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.kept))}
     metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
@@ -165,7 +168,7 @@ def train(
         prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
     with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as team:
         learner = build_learner(config, team, dataset, engine)
-        with closing(learner.sampler), RunFiles(output, learner, began) as files:
+        with closing(learner), RunFiles(output, learner, began) as files:
             step, cause = _loop(learner, files, interrupted, callback if team.rank == 0 else None)
             seconds = files.seconds
         if cause == "alarm":
@@ -195,7 +198,7 @@ def _join_team(
 def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
     """What the workers that `start_team` started do: the same steps; worker 0 does the writing."""
     learner = build_learner(config, team, dataset, engine)
-    with closing(learner.sampler), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
+    with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
         _, cause = _loop(learner, files, threading.Event(), None)
     if cause != "alarm":
         finished_policy(learner)
@@ -292,6 +295,7 @@ def build_learner(
         stop_strings=rules.protocol.stop_strings,
         prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
     )
+    search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
     return Learner(
         config=config,
         policy=replace(policy, model=models.policy),
@@ -300,7 +304,7 @@ def build_learner(
         optimizer=make_optimizer(models.policy, config),
         gradient=flat_gradient(models.policy),
         sampler=sampler,
-        engine=make_engine(environment.search_engine if engine is None else engine, dataset=dataset),
+        engine=search,
         questions=dataset.questions,
         rules=rules,
         schedule=make_schedule(config.curriculum),
@@ -308,6 +312,7 @@ def build_learner(
         layout=layout,
         adapter=adapter,
         whole=policy.model if sharded else None,
+        ahead=make_ahead(config, sampler, search, policy, team),
     )
 
 

@@ -62,3 +62,20 @@ def parse_sampler(text: str) -> SamplerChoice:
         f'rollout.sampler must be "local", "vllm" (in this process, from the policy\'s own directory) or '
         f'"vllm:URL[,URL...]" (servers), got {text!r}.'
     )
+
+
+def check_staleness(sampler: str, max_staleness: int) -> None:
+    """Whether rollouts of this sampler may run ahead by so many steps.
+
+    Raises:
+        ConfigError: for no whole number of at least 0, or an engine that makes way for the update.
+    """
+    choice = parse_sampler(sampler)
+    if type(max_staleness) is not int or max_staleness < 0:
+        raise ConfigError(f"rollout.max_staleness must be a whole number of 0 or more, got {max_staleness!r}.")
+    if max_staleness and choice.kind == "vllm" and not choice.urls:
+        raise ConfigError(
+            f'rollout.max_staleness = {max_staleness} with rollout.sampler = "vllm": an engine in this process gives '
+            "up its memory, and with it what is in progress, for the update. Set max_staleness = 0, or start vLLM as a "
+            'server and give its address: rollout.sampler = "vllm:http://127.0.0.1:8000".'
+        )

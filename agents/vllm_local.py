@@ -136,6 +136,9 @@ class VLLMEngine:
         if self._llm.reset_prefix_cache() is False:
             raise EngineError("vLLM could not empty its prefix cache, which holds results of old weights")
 
+    def check(self) -> None:
+        """Nobody else can change the weights of an engine in this process."""
+
     def rest(self) -> None:
         """See `TurnEngine.rest`: on a GPU weights and cache are dropped (sleep level 2)."""
         if self._sleeps and not self._asleep:

@@ -138,7 +138,7 @@ class VLLMServers:
             self._live, self._client = live, self._connect(live)
         self._label = label
 
-    def rest(self) -> None:
+    def check(self) -> None:
         """Checks that every server that answers still has the weights it was given: one that was restarted has not.
 
         Raises:
@@ -146,6 +146,10 @@ class VLLMServers:
         """
         if self._label and self._team.rank == 0:
             self._loop.run(self._check_versions())
+
+    def rest(self) -> None:
+        """See `check`; there is nothing to free."""
+        self.check()
 
     def close(self) -> None:
         """See `TurnEngine.close`."""

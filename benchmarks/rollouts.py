@@ -7,72 +7,39 @@ exact simulated time, and with real sleeps.
 
 Lock-step is the loop of the reference: all generate and wait for the slowest, a pool of 10 threads searches and all
 wait for the slowest, then the next turn. The lower bound of a batch is the longest episode, or the searches' work / 16.
+
+Steps: batch, update, batch, update, in simulated time, where the servers go on during the updates as far as
+`rollout.max_staleness` allows (`zerosearch_agents.ahead`).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import heapq
 import statistics
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, make_rules
-from zerosearch_env.types import Question, SearchRequest, SearchResult
-
+from .latencies import (
+    DOCUMENTS,
+    EPISODES,
+    LONGEST,
+    SERVERS,
+    Characters,
+    RealTime,
+    SimulatedTime,
+    SleepingEngine,
+    Workload,
+    join,
+    make_workload,
+)
 from .measure import default_output, machine, write_record
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from zerosearch_agents.sampling_protocol import TurnSample
-
-EPISODES, LONGEST, SERVERS, POOL, BATCHES = 64, 5, 16, 10, 5
-SIGMA = 0.8
-RULES = make_rules(prompt_template="{question}", max_turns=LONGEST, top_k=1)
-DOCUMENTS = ConstantEngine()
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Latencies in seconds."""
-
-    turns: NDArray[np.int64]
-    """Turns of each episode, shape `(episodes,)`."""
-    generate: NDArray[np.float64]
-    """Shape `(episodes, LONGEST)`."""
-    search: NDArray[np.float64]
-    """The same shape; the last turn of an episode does not search."""
-
-    def episodes(self) -> list[Episode]:
-        """One episode each; its question is its number."""
-        return [Episode(Question(str(i), str(i), ("a",)), RULES, seed=i) for i in range(len(self.turns))]
-
-
-def make_workload(seed: int, median_s: float) -> Workload:
-    """The published workload; the draws are in its order."""
-    rng = np.random.default_rng(seed)
-    turns = rng.integers(1, LONGEST + 1, EPISODES)
-    center = np.log(median_s)
-    generate = np.exp(rng.normal(center, SIGMA, (EPISODES, LONGEST)))
-    return Workload(turns, generate, np.exp(rng.normal(center, SIGMA, (EPISODES, LONGEST))))
-
-
-def join(loads: Sequence[Workload]) -> Workload:
-    """Batches one behind the other."""
-    parts = zip(*((load.turns, load.generate, load.search) for load in loads), strict=True)
-    return Workload(*(np.concatenate(part) for part in parts))
+POOL, BATCHES = 10, 5
 
 
 def lower_bound(load: Workload) -> tuple[float, float]:
@@ -109,176 +76,12 @@ def lock_step_real(load: Workload) -> float:
     return time.perf_counter() - began
 
 
-class _Turns:
-    """What a waiting sampler writes: searches, and an answer in an episode's last turn."""
-
-    context_tokens = 10**6
-    weight_version = 0
-
-    def __init__(self, load: Workload) -> None:
-        self._load = load
-        self._done: dict[Hashable, int] = {}
-
-    def latency(self, key: Hashable) -> float:
-        """Of the turn that begins now."""
-        turn = self._done.setdefault(key, 0)
-        return float(self._load.generate[int(str(key)), turn])
-
-    def sample(self, key: Hashable) -> TurnSample:
-        """The turn that ends now."""
-        from zerosearch_agents.sampling_protocol import TurnSample
-
-        turn = self._done[key]
-        self._done[key] = turn + 1
-        last = turn + 1 == self._load.turns[int(str(key))]
-        text = "<answer>a</answer>" if last else f"<search>{key} {turn}</search>"
-        return TurnSample(key, (1,), (-1.0,), text, "stop")
-
-    def finish(self, key: Hashable) -> None:
-        """Nothing to free."""
-
-    def refresh(self, version: int | None = None) -> None:
-        """No weights."""
-
-    def rest(self) -> None:
-        """No memory."""
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-class SimulatedTime(_Turns):
-    """Sampler and desk in one, on a clock that jumps from event to event."""
-
-    def __init__(self, load: Workload) -> None:
-        super().__init__(load)
-        self.now = 0.0
-        self._events: list[tuple[float, int, str, Any]] = []
-        self._count = 0
-        self._busy = 0
-        self._queue: deque[tuple[int, float]] = deque()
-        self._answers: list[int] = []
-
-    def _at(self, after: float, what: str, key: Any) -> None:
-        heapq.heappush(self._events, (self.now + after, self._count, what, key))
-        self._count += 1
-
-    def start(self, key: Hashable, ids: Sequence[int], seed: int) -> None:
-        """See `TurnSampler.start`."""
-        self._at(self.latency(key), "turn", key)
-
-    def extend(self, key: Hashable, ids: Sequence[int]) -> None:
-        """See `TurnSampler.extend`."""
-        self._at(self.latency(key), "turn", key)
-
-    def wake(self) -> None:
-        """Searches come in the same thread."""
-
-    def run(self, minimum: int = 1) -> list[TurnSample]:
-        """See `TurnSampler.run`."""
-        self.now, _, what, key = heapq.heappop(self._events)
-        if what == "turn":
-            return [self.sample(key)]
-        self._answer(key)
-        return []
-
-    def submit(self, key: int, request: SearchRequest) -> None:
-        """See `SearchDesk.submit`."""
-        self._queue.append((key, self._latency(request)))
-        self._fill()
-
-    def collect(self, *, wait: bool) -> list[tuple[int, SearchResult]]:
-        """See `SearchDesk.collect`."""
-        if wait and not self._answers:
-            self.now, _, _, key = heapq.heappop(self._events)
-            self._answer(key)
-        keys, self._answers = self._answers, []
-        return [(key, _result()) for key in keys]
-
-    def _latency(self, request: SearchRequest) -> float:
-        return _search_latency(self._load, request)
-
-    def _answer(self, key: int) -> None:
-        self._busy -= 1
-        self._answers.append(key)
-        self._fill()
-
-    def _fill(self) -> None:
-        while self._queue and self._busy < SERVERS:
-            key, latency = self._queue.popleft()
-            self._busy += 1
-            self._at(latency, "search", key)
-
-
-class RealTime(_Turns):
-    """A sampler whose turns take real time."""
-
-    def __init__(self, load: Workload) -> None:
-        super().__init__(load)
-        self._due: list[tuple[float, int]] = []
-        self._woken = threading.Event()
-
-    def start(self, key: Hashable, ids: Sequence[int], seed: int) -> None:
-        """See `TurnSampler.start`."""
-        heapq.heappush(self._due, (time.perf_counter() + self.latency(key), int(str(key))))
-
-    def extend(self, key: Hashable, ids: Sequence[int]) -> None:
-        """See `TurnSampler.extend`."""
-        self.start(key, ids, 0)
-
-    def wake(self) -> None:
-        """See `TurnSampler.wake`."""
-        self._woken.set()
-
-    def run(self, minimum: int = 1) -> list[TurnSample]:
-        """See `TurnSampler.run`."""
-        self._woken.wait(max(self._due[0][0] - time.perf_counter(), 0.0))
-        self._woken.clear()
-        found = []
-        while self._due and self._due[0][0] <= time.perf_counter():
-            found.append(self.sample(heapq.heappop(self._due)[1]))
-        return found
-
-
-class SleepingEngine(ConstantEngine):
-    """Searches that take real time, `SERVERS` of them at once."""
-
-    waits = True
-
-    def __init__(self, load: Workload) -> None:
-        super().__init__()
-        self._load = load
-        self._servers = asyncio.Semaphore(SERVERS)
-
-    async def asearch(self, request: SearchRequest) -> SearchResult:
-        """The same documents after the search's latency."""
-        async with self._servers:
-            await asyncio.sleep(_search_latency(self._load, request))
-        return _result()
-
-
-def _search_latency(load: Workload, request: SearchRequest) -> float:
-    episode, turn = map(int, request.query.split())
-    return float(load.search[episode, turn])
-
-
-def _result() -> SearchResult:
-    return DOCUMENTS.search([SearchRequest("", "", ("a",), noisy=False, top_k=1, seed=0)])[0]
-
-
-class _Characters:
-    """As much of a tokenizer as rollouts need."""
-
-    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[1] * max(len(text), 1) for text in texts]}
-
-
 def simulated(load: Workload, active: int | None = None) -> float:
     """Seconds of our rollouts in simulated time."""
     from zerosearch_agents.rollout import stream
 
     clock = SimulatedTime(load)
-    tokenizer: Any = _Characters()
+    tokenizer: Any = Characters()
     played = list(stream(load.episodes(), DOCUMENTS, clock, tokenizer, active=active, desk=clock))
     _check(load, len(played))
     return clock.now
@@ -288,11 +91,38 @@ def real(load: Workload, active: int | None = None) -> float:
     """Seconds of our rollouts with sleeps."""
     from zerosearch_agents.rollout import stream
 
-    tokenizer: Any = _Characters()
+    tokenizer: Any = Characters()
     began = time.perf_counter()
     played = list(stream(load.episodes(), SleepingEngine(load), RealTime(load), tokenizer, active=active))
     _check(load, len(played))
     return time.perf_counter() - began
+
+
+def steps_of_training(batches: Sequence[Workload], staleness: int, update_s: float) -> float:
+    """Seconds of as many steps as there are batches, each with its update, in simulated time.
+
+    Args:
+        batches: one a step.
+        staleness: see `rollout.max_staleness`.
+        update_s: seconds of an update, during which the servers go on.
+    """
+    from zerosearch_agents.ahead import Ahead, Entry
+    from zerosearch_agents.rollout import Table
+
+    load = join(batches)
+    clock, episodes = SimulatedTime(load), load.episodes()
+    tokenizer: Any = Characters()
+    ahead = Ahead(lambda: Table(DOCUMENTS, clock, tokenizer, desk=clock), EPISODES)
+    begun = played = 0
+    for step in range(len(batches)):
+        for later in range(begun, min(step + staleness + 1, len(batches))):
+            share = episodes[later * EPISODES : (later + 1) * EPISODES]
+            ahead.add((later, 0), [Entry((i, 0), episode, 0) for i, episode in enumerate(share)])
+            begun = later + 1
+        played += len(ahead.take((step, 0)))
+        clock.update(update_s, ahead.advance)
+    _check(load, played)
+    return clock.now
 
 
 def _check(load: Workload, played: int) -> None:
@@ -311,17 +141,35 @@ def main(argv: list[str] | None = None) -> int:
     loads = [make_workload(seed, 0.5) for seed in range(arguments.seeds)]
     streams = [loads[first : first + BATCHES] for first in range(0, len(loads) - BATCHES + 1, BATCHES)]
     record: dict[str, Any] = {"simulated": _ratios(loads, streams, simulated, lock_step)}
+    if streams:
+        record["steps"] = _steps(streams, statistics.median(row["ours_s"] for row in record["simulated"]["rows"]))
     slept = [make_workload(seed, arguments.median) for seed in range(arguments.real_seeds)]
     if slept:
         record["slept"] = _ratios(slept, [], real, lock_step_real) | {"median_s": arguments.median}
-    for name, ratios in record.items():
+    for name in ("simulated", "slept"):
+        ratios = record.get(name)
+        if ratios is None:
+            continue
         print(f"{name}, {ratios['seeds']} workloads, medians:")
         for what in ("ours / lower bound", "lock-step / ours", "stream: lock-step / ours", "stream: ours / work"):
             if what in ratios:
                 print(f"  {what:<26} {ratios[what]:.3f}")
+    for row in record.get("steps", ()):
+        print(f"{BATCHES} steps, update {row['update / rollouts']:g} times the rollouts: max_staleness 0 / ours")
+        print("  " + ", ".join(f"{name} {row[name]:.3f}" for name in row if name.startswith("max_staleness")))
     write_record(arguments.output, {}, **record, unit="seconds", machine=machine(["zerosearch-env", "numpy"]))
     print(f"written: {arguments.output}")
     return 0
+
+
+def _steps(streams: Sequence[Sequence[Workload]], batch_s: float) -> list[dict[str, float]]:
+    """Medians over streams of: seconds with `max_staleness` 0 / with more of it, for updates of several lengths."""
+    rows = []
+    for factor in (0.5, 1.0, 2.0):
+        seconds = [[steps_of_training(stream, k, factor * batch_s) for k in (0, 1, 2)] for stream in streams]
+        row = {f"max_staleness {k}": statistics.median(one[0] / one[k] for one in seconds) for k in (1, 2)}
+        rows.append({"update / rollouts": factor, "update_s": factor * batch_s, **row})
+    return rows
 
 
 def _ratios(

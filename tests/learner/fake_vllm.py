@@ -23,6 +23,8 @@ class FakeVLLM(ServerThread):
         beyond: tokens that it samples behind the end of a turn, as with speculative decoding.
         raw: gives log-probabilities at temperature 1 (vLLM's default).
         fail: answers completions with this status.
+
+    With `held` it cannot empty its prefix cache.
     """
 
     def __init__(self, policy, *, extension=True, stale_head=False, beyond=0, raw=False, fail=0) -> None:
@@ -30,6 +32,7 @@ class FakeVLLM(ServerThread):
         self.start_model = copy.deepcopy(policy.model)
         self.tokenizer = policy.tokenizer
         self.extension, self.stale_head, self.beyond, self.raw, self.fail = extension, stale_head, beyond, raw, fail
+        self.held = False
         self.bodies: list[Any] = []
         self.paths: list[str] = []
         self.loaded: list[str] = []
@@ -63,7 +66,7 @@ class FakeVLLM(ServerThread):
             assert self.paused
             return self.rpc(call.body)
         if call.path == "/reset_prefix_cache":
-            return Reply({"success": True})
+            return Reply({"success": not self.held})
         if call.path == "/update_weight_version":
             self.version = call.body["new_version"]
             return Reply({"success": True})

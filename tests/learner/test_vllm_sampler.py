@@ -224,6 +224,18 @@ def test_weights_go_through_a_new_folder_each_time_and_caches_are_emptied(tmp_pa
     assert order == ["/resume", *load * 3, "/weight_info"]
 
 
+def test_a_server_whose_cache_cannot_be_emptied_samples_with_old_results(tmp_path):
+    policy = tiny.tiny_policy()
+    with FakeVLLM(policy) as server, closing(make([server], policy, tmp_path)) as sampler:
+        server.held = True
+        with pytest.raises(TrainingError, match="could not empty its prefix cache"):
+            sampler.refresh()
+        assert not server.paused
+        server.held = False
+        sampler.refresh()
+        assert server.version.endswith("-1-1")
+
+
 def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_found_out(tmp_path, prompts, caplog):
     policy = tiny.tiny_policy()
     with FakeVLLM(policy) as one, FakeVLLM(policy) as other, closing(make([one, other], policy, tmp_path)) as sampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -10,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
+import torch
 from real_servers import serving
 
 from zerosearch_agents.agreement import measure_gap
@@ -192,3 +195,37 @@ def test_training_with_vllms_own_weight_transfer(
         message = "weight-transfer-config" if fault == "unconfigured" else "in the middle of a broadcast"
         with pytest.raises(TrainingError, match=message):
             build_learner(config, Team())
+
+
+def test_rollouts_run_ahead_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that cross updates: each has the log-probabilities of the weights whose version it carries."""
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    command = [*SERVER, "--model", str(policy_path("tiny")), "--max-model-len", "640", *EXTENSION]
+    with serving(command, tmp_path / "server.log", end_with=signal.SIGTERM) as server:
+        config = train_config(tmp_path, f"vllm:{server.url}")
+        config = replace(config, steps=4, rollout=replace(config.rollout, max_staleness=1))
+        learner = build_learner(config, Team())
+        model = learner.policy.model
+        weights = [copy.deepcopy(model.state_dict())]
+        played = []
+        with closing(learner):
+            for step in range(4):
+                played.append(train_step(learner, step))
+                weights.append(copy.deepcopy(model.state_dict()))
+    ages, largest = set(), 0.0
+    for step, (metrics, groups) in enumerate(played):
+        for one in (one for group in groups for one in group):
+            edges = np.diff(one.loss_mask.astype(int), prepend=0, append=0)
+            begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+            for begin, end, version in zip(begins, ends, one.weight_versions, strict=False):
+                ages.add(step - version)
+                model.load_state_dict(weights[version])
+                ids = torch.from_numpy(one.token_ids[:end].astype(np.int64))[None]
+                with torch.no_grad():
+                    logits = model(input_ids=ids, use_cache=False).logits[0, begin - 1 : end - 1] / 0.8
+                own = logits.log_softmax(-1).gather(1, ids[0, begin:end, None])[:, 0].numpy()
+                largest = max(largest, float(np.abs(own - one.logprobs[begin:end]).max()))
+        print(f"step {step + 1}: staleness {metrics['staleness']:.2f}, mismatch_kl {metrics['mismatch_kl']:.2e}")
+    assert ages == {0, 1}
+    assert largest < 1e-3
+    print(f"largest difference of log-probabilities: {largest:.2e}")
