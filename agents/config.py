@@ -229,7 +229,8 @@ FREE_FIELDS = frozenset(
 )
 """Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding).
 
-The alarms are among them, since a run that one has stopped goes on with another action.
+The alarms are among them, since a run that one has stopped goes on with another action. With `rollout.max_staleness`
+some of them also decide which weights sample a turn (docs/samplers.md).
 """
 
 
