@@ -103,6 +103,8 @@ SERVER = (
     *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}", "--host", "127.0.0.1"),
     *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16", "--generation-config", "vllm"),
     *("--logprobs-mode", "processed_logprobs"),
+    # vLLM on a CPU dies of a prompt with a seed that is computed in parts ("CPU Generator does not use offset").
+    *("--max-num-batched-tokens", str(16 * 640)),
 )
 EXTENSION = ("--worker-extension-cls", "zerosearch_agents.vllm_worker.LearnerWeights")
 
