@@ -170,24 +170,28 @@ def test_training_with_a_server(extension: bool, tmp_path: Path, monkeypatch: py
             learner.sampler.close()
 
 
-@pytest.mark.parametrize("fault", [None, "unconfigured", "in the middle"])
-def test_training_with_vllms_own_weight_transfer(
-    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All of it but the wire, which needs two GPUs: the tensors go through a store instead."""
+def use_store(monkeypatch: pytest.MonkeyPatch, *, breaks: bool = False) -> tuple[str, ...]:
+    """Weights by vLLM's own transfer, all of it but the wire, which needs two GPUs; returns the server's options."""
     import store_transfer
 
     from zerosearch_agents import vllm_sync
 
-    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("STORE_TRANSFER_BREAKS", "1" if fault == "in the middle" else "")
+    monkeypatch.setenv("STORE_TRANSFER_BREAKS", "1" if breaks else "")
     monkeypatch.setattr(vllm_sync, "check_device", lambda device: None)
     monkeypatch.setattr(vllm_sync, "trainer_info", lambda *place: store_transfer.StoreTrainer(*place, rank=0))
+    extension = ("--worker-extension-cls", "store_transfer.Weights")
+    return *extension, "--weight-transfer-config", '{"backend": "store"}'
+
+
+@pytest.mark.parametrize("fault", [None, "unconfigured", "in the middle"])
+def test_training_with_vllms_own_weight_transfer(
+    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    options = use_store(monkeypatch, breaks=fault == "in the middle")
     command = [*SERVER, "--model", str(policy_path("tiny")), "--max-model-len", "640"]
-    if fault != "unconfigured":
-        command += ["--worker-extension-cls", "store_transfer.Weights"]
-        command += ["--weight-transfer-config", '{"backend": "store"}']
+    command += () if fault == "unconfigured" else options
     with serving(command, tmp_path / "server.log", end_with=signal.SIGTERM) as server:
         config = train_config(tmp_path, f"vllm:{server.url}")
         config = replace(config, vllm=replace(config.vllm, sync="nccl"))
@@ -199,13 +203,16 @@ def test_training_with_vllms_own_weight_transfer(
             build_learner(config, Team())
 
 
-def test_rollouts_run_ahead_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sync", ["folder", "nccl"])
+def test_rollouts_run_ahead_on_a_server(sync: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns that cross updates: each has the log-probabilities of the weights whose version it carries."""
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
-    command = [*SERVER, "--model", str(policy_path("tiny")), "--max-model-len", "640", *EXTENSION]
+    command = [*SERVER, "--model", str(policy_path("tiny")), "--max-model-len", "640"]
+    command += EXTENSION if sync == "folder" else use_store(monkeypatch)
     with serving(command, tmp_path / "server.log", end_with=signal.SIGTERM) as server:
         config = train_config(tmp_path, f"vllm:{server.url}")
-        config = replace(config, steps=4, rollout=replace(config.rollout, max_staleness=1))
+        rollout = replace(config.rollout, max_staleness=1)
+        config = replace(config, steps=4, rollout=rollout, vllm=replace(config.vllm, sync=sync))
         learner = build_learner(config, Team())
         model = learner.policy.model
         weights = [copy.deepcopy(model.state_dict())]
