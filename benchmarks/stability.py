@@ -46,16 +46,35 @@ class Setting:
     title: str
     """What it is about, as a sentence."""
     behaviours: tuple[str, ...]
-    start: str = "shipped"
+    start: str
     """`"shipped"`: the base model; `"taken-apart"`: that of `stability_start.py`."""
-    steps: int = 40
-    learning_rate: float = 2e-4
-    kl_coefficient: float = 0.001
+    steps: int
+    learning_rate: float
+    kl_coefficient: float
     noise: tuple[float, float] = (0.0, 0.0)
     """Probability of a noisy search at the first and at the last training step; there is none in the evaluation."""
 
 
-SETTINGS = (Setting("kl", "The sign of the KL.", ("ours", "kl-subtracted")),)
+SETTINGS = (
+    Setting(
+        "varied-tokens",
+        "A start that does not always write its tokenizer's tokens.",
+        BEHAVIOURS,
+        start="taken-apart",
+        steps=50,
+        learning_rate=2e-4,
+        kl_coefficient=0.001,
+    ),
+    Setting(
+        "strong-kl",
+        "The shipped base model with a strong KL.",
+        BEHAVIOURS,
+        start="shipped",
+        steps=16,
+        learning_rate=4e-4,
+        kl_coefficient=0.2,
+    ),
+)
 
 
 def train_config(setting: Setting, start: Path | None, seed: int, output: Path) -> TrainConfig:
@@ -119,6 +138,19 @@ def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
     return found
 
 
+def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str, Any]:
+    """`held_out` of the initial policy, kept in a file of the folder of all runs."""
+    from zerosearch_agents.config import policy_path
+
+    policy = policy_path(config.policy)
+    file = runs / f"held-out-{policy.name}-{questions}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(held_out(policy, config, questions)) + "\n", "utf-8")
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
 def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
     """One run and its evaluation; one that an earlier call has finished is read and not repeated.
 
@@ -178,8 +210,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=default_output("stability"), help="the JSON record")
     arguments = parser.parse_args(argv)
-    from zerosearch_agents.config import policy_path
-
     settings = [one for one in SETTINGS if one.name in arguments.settings]
     if arguments.steps:
         settings = [replace(one, steps=arguments.steps) for one in settings]
@@ -201,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
                     continue
                 config = train_config(setting, start, seed, arguments.runs / setting.name / f"{name}-{seed}")
                 if setting.start not in starts:
-                    starts[setting.start] = held_out(policy_path(config.policy), config, arguments.questions)
+                    starts[setting.start] = start_held_out(config, arguments.questions, arguments.runs)
                 rows.append({"setting": setting.name, **run_one(name, config, arguments.questions)})
                 arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
                 arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")

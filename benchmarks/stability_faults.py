@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,9 @@ def behaviour(name: str) -> Iterator[list[float]]:
     """
     from zerosearch_agents import objective, trainer
 
-    score, kl_loss = trainer.score, objective.kl_loss
+    step: Any = trainer
+    losses: Any = objective
+    score, kl_loss = step.score, losses.kl_loss
     changed: list[float] = []
 
     def watched(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
@@ -47,12 +49,12 @@ def behaviour(name: str) -> Iterator[list[float]]:
     elif name == "documents-trained":
         faulty = _changing(score, lambda learner, rollout: with_documents(rollout))
     elif name == "kl-subtracted":
-        objective.kl_loss = lambda *arguments: -kl_loss(*arguments)
-    trainer.score = watched
+        losses.kl_loss = lambda *arguments: -kl_loss(*arguments)
+    step.score = watched
     try:
         yield changed
     finally:
-        trainer.score, objective.kl_loss = score, kl_loss
+        step.score, losses.kl_loss = score, kl_loss
 
 
 def _changing(score: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:

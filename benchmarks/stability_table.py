@@ -120,7 +120,7 @@ def plot(record: dict[str, Any]) -> str:
     from zerosearch_agents.report_charts import LARGE
 
     width, height = LARGE
-    parts = []
+    parts: list[str] = []
     for setting in record["settings"]:
         rows = [row for row in record["runs"] if row["setting"] == setting["name"]]
         if rows:

@@ -26,7 +26,7 @@ def small(tmp_path_factory):
     """The benchmark's configuration of a run on a policy and a world that take no time."""
     folder = tmp_path_factory.mktemp("stability")
     start = tiny.tiny_train_config(folder)
-    setting = stability.Setting("tried", "A try.", stability.BEHAVIOURS, steps=2, learning_rate=3e-3, noise=(0.0, 0.5))
+    setting = stability.Setting("tried", "A try.", stability.BEHAVIOURS, "shipped", 2, 3e-3, 0.001, noise=(0.0, 0.5))
     config = stability.train_config(setting, None, 0, folder / "run")
     data = replace(config.data, world=WorldConfig(passages=200, questions=40, hops=(1,)))
     return replace(config, policy=start.policy, data=data)
@@ -151,7 +151,7 @@ def test_the_wrong_sign_changes_the_sign():
 
 
 def record_of(rows):
-    setting = stability.Setting("tried", "A try.", ("ours", "kl-subtracted"), steps=4)
+    setting = stability.Setting("tried", "A try.", ("ours", "kl-subtracted"), "shipped", 4, 4e-4, 0.2)
     settings = json.loads(json.dumps([vars(setting)]))
     start = {"sampled": interval(0.1), "greedy": interval(0.2)}
     return {"questions": 200, "settings": settings, "starts": {"shipped": start}, "runs": rows}
