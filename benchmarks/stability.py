@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from .measure import default_output, machine
 from .stability_faults import BEHAVIOURS, behaviour
-from .stability_start import make_start
+from .stability_start import STARTS, make_start
 from .stability_table import markdown, plot
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Setting:
     """What it is about, as a sentence."""
     behaviours: tuple[str, ...]
     start: str
-    """`"shipped"`: the base model; `"taken-apart"`: that of `stability_start.py`."""
+    """`"shipped"`: the base model; else a name of `stability_start.STARTS`."""
     steps: int
     learning_rate: float
     kl_coefficient: float
@@ -62,6 +62,15 @@ SETTINGS = (
         BEHAVIOURS,
         start="taken-apart",
         steps=50,
+        learning_rate=2e-4,
+        kl_coefficient=0.001,
+    ),
+    Setting(
+        "early-ends",
+        "A start that often ends a turn without an action.",
+        ("ours", "re-tokenised"),
+        start="early-ends",
+        steps=40,
         learning_rate=2e-4,
         kl_coefficient=0.001,
     ),
@@ -225,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     for seed in arguments.seeds:
         for setting in settings:
-            start = None if setting.start == "shipped" else make_start(arguments.runs)
+            start = make_start(arguments.runs, STARTS[setting.start]) if setting.start in STARTS else None
             for name in setting.behaviours:
                 if name not in arguments.behaviours:
                     continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,34 @@ if TYPE_CHECKING:
 
     from zerosearch_agents.fit import Row
 
-RATE, TOKENS, PEAK = 0.05, 1.2e6, 1e-3
-"""Of the start that the benchmark makes (`make_start`)."""
 Parts = Mapping[int, tuple[int, int]]
 """Token -> the two tokens that the tokenizer merges into it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a start is made."""
+
+    apart: float
+    """Probability that a token which the policy writes is taken apart."""
+    early: float
+    """Probability that a turn is cut at a random place, with the token that ends a text behind it."""
+    tokens: float
+    """Budget, context included."""
+    learning_rate: float
+    """Its peak; it falls to zero."""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder, which holds everything that decides it."""
+        habits = f"{self.apart:g}" + (f"-{self.early:g}" if self.early else "")
+        return f"start-{habits}-{self.tokens:g}-{self.learning_rate:g}"
+
+
+STARTS = {
+    "taken-apart": Start(apart=0.05, early=0.0, tokens=1.2e6, learning_rate=1e-3),
+    "early-ends": Start(apart=0.0, early=0.3, tokens=0.3e6, learning_rate=5e-4),
+}
 
 
 def merge_parts(tokenizer: PreTrainedTokenizerBase) -> Parts:
@@ -58,14 +83,33 @@ def respelled(row: Row, parts: Parts, rate: float, rng: np.random.Generator) -> 
     return Row(ids, [trained for piece, trained in pieces for _ in piece])
 
 
-def make_start(runs: Path, *, rate: float = RATE, tokens: float = TOKENS, learning_rate: float = PEAK) -> Path:
-    """The shipped tiny policy, trained on for a short while on texts whose tokens are taken apart at random.
+def ended_early(row: Row, begin: int, end: int, share: float, rng: np.random.Generator) -> Row:
+    """A training text that stops within a turn, with the token that ends one.
+
+    Args:
+        row: a demonstration; where no turn begins in it, it stays as it is.
+        begin: the token that a turn begins with.
+        end: the token that ends the text.
+        share: probability that a turn is cut, at a place drawn at random; the first one that is ends the text.
+        rng: the draws.
+    """
+    from zerosearch_agents.fit import Row
+
+    starts = [i for i, token in enumerate(row.ids) if token == begin and row.trained[i]]
+    for start in starts:
+        length = next((n for n, trained in enumerate(row.trained[start:]) if not trained), len(row.ids) - start)
+        if rng.random() < share:
+            stop = start + 1 + int(rng.integers(length))
+            return Row([*row.ids[:stop], end], [*row.trained[:stop], True])
+    return row
+
+
+def make_start(runs: Path, kind: Start) -> Path:
+    """The shipped tiny policy, trained on for a short while on texts with habits of larger models.
 
     Args:
         runs: folder in which its own is written; a start that an earlier call has left there is taken as it is.
-        rate: probability that a token which the policy writes is taken apart.
-        tokens: budget, context included.
-        learning_rate: peak; it falls to zero.
+        kind: which habits, how strong, how long.
 
     Returns:
         Its folder. One machine and one number of threads give the same weights bit for bit.
@@ -76,20 +120,23 @@ def make_start(runs: Path, *, rate: float = RATE, tokens: float = TOKENS, learni
     from zerosearch_agents.model import load_policy, save_policy
     from zerosearch_agents.pretrain import PretrainConfig, Writer
 
-    folder = runs / f"start-{rate:g}-{tokens:g}-{learning_rate:g}"
+    folder = runs / kind.folder
     if folder.is_dir():
         return folder
     policy = load_policy(policy_path("tiny"))
+    begin, end = policy.tokenizer.convert_tokens_to_ids("<think>"), policy.tokenizer.eos_token_id
     parts, rng = merge_parts(policy.tokenizer), np.random.default_rng(0)
     config = PretrainConfig()
     writer = Writer(policy.tokenizer, config, stage=1)
 
     def draw_rows(count: int, _: float) -> list[Row]:
         rows = writer.rows(count, progress=1.0, demonstrations=config.warm_demonstrations)
-        return [respelled(row, parts, rate, rng) for row in rows]
+        if kind.early:
+            rows = [ended_early(row, begin, end, kind.early, rng) for row in rows]
+        return [respelled(row, parts, kind.apart, rng) for row in rows]
 
     use_block_attention(policy.model)
-    options = FitOptions("start", int(tokens), config.batch_tokens, learning_rate, 0.0, config.dtype)
+    options = FitOptions("start", int(kind.tokens), config.batch_tokens, kind.learning_rate, 0.0, config.dtype)
     with one_thread():
         for _ in fit(policy.model.train(), draw_rows, options):
             pass

@@ -43,7 +43,7 @@ def test_a_setting_decides_the_configuration(small):
     assert (small.steps, small.optimizer.learning_rate, small.algorithm.kl_coefficient) == (2, 3e-3, 0.001)
     assert (small.curriculum.start, small.curriculum.end) == (0.0, 0.5)
     assert small.algorithm.recompute_logprobs
-    assert {one.start for one in stability.SETTINGS} <= {"shipped", "taken-apart"}
+    assert {one.start for one in stability.SETTINGS} <= {"shipped", *stability_start.STARTS}
     assert all(one.behaviours[0] == "ours" for one in stability.SETTINGS)
     faults = {name for one in stability.SETTINGS for name in one.behaviours}
     assert faults == set(stability.BEHAVIOURS)
@@ -120,12 +120,35 @@ def test_only_what_is_trained_on_is_taken_apart():
     assert tokenizer.decode(new.ids) == " the author the author"
 
 
+def test_a_text_ends_within_a_turn():
+    begin, end = 90, 91
+    row = Row([1, begin, 2, 3, 4, begin, begin, 5], [False, *[True] * 4, False, True, True])
+
+    def cut(share, seed=0):
+        return stability_start.ended_early(row, begin, end, share, np.random.default_rng(seed))
+
+    assert cut(0.0) == row
+    found = [cut(1.0, seed) for seed in range(40)]
+    for one in found:
+        assert one.ids[-1] == end
+        assert one.trained[-1]
+        assert (one.ids[:-1], one.trained[:-1]) == (row.ids[: len(one.ids) - 1], row.trained[: len(one.ids) - 1])
+    assert {len(one.ids) - 1 for one in found} == {2, 3, 4, 5}  # every place within the first turn
+    lengths = {len(cut(0.5, seed).ids) for seed in range(60)}
+    assert {8, 9} & lengths  # the second turn: the document's token before it begins none
+    assert 7 not in lengths
+    text = Row([1, 2], [False, True])
+    assert stability_start.ended_early(text, begin, end, 1.0, np.random.default_rng(0)) == text
+
+
 def test_a_start_is_made_once(tmp_path):
-    first = stability_start.make_start(tmp_path, rate=0.5, tokens=1, learning_rate=1e-3)
+    kind = stability_start.Start(apart=0.5, early=0.5, tokens=1, learning_rate=1e-3)
+    first = stability_start.make_start(tmp_path, kind)
     weights = (first / "model.safetensors").stat()
-    assert stability_start.make_start(tmp_path, rate=0.5, tokens=1, learning_rate=1e-3) == first
+    assert stability_start.make_start(tmp_path, kind) == first
     assert (first / "model.safetensors").stat() == weights
     assert load_policy(first).card == load_policy(policy_path("tiny")).card
+    assert len({one.folder for one in stability_start.STARTS.values()}) == len(stability_start.STARTS)
 
 
 @pytest.mark.parametrize("name", stability.BEHAVIOURS)
@@ -142,6 +165,14 @@ def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
     assert stability.run_one(name, config, QUESTIONS) == row  # what is finished stays
     other = stability.run_one(name, replace(config, steps=1), QUESTIONS)
     assert len(other["steps"]) == 1  # another configuration starts anew
+
+
+def test_the_figures_of_a_start_are_kept(small, tmp_path):
+    found = stability.start_held_out(small, QUESTIONS, tmp_path)
+    assert found["greedy"]["n"] == QUESTIONS
+    (file,) = tmp_path.iterdir()
+    file.write_text('{"greedy": {"n": 1}}')
+    assert stability.start_held_out(small, QUESTIONS, tmp_path) == {"greedy": {"n": 1}}
 
 
 def test_the_wrong_sign_changes_the_sign():
