@@ -51,15 +51,13 @@ class Setting:
     steps: int
     learning_rate: float
     kl_coefficient: float
-    noise: tuple[float, float] = (0.0, 0.0)
-    """Probability of a noisy search at the first and at the last training step; there is none in the evaluation."""
 
 
 SETTINGS = (
     Setting(
         "varied-tokens",
         "A start that does not always write its tokenizer's tokens.",
-        BEHAVIOURS,
+        ("ours", "re-tokenised", "documents-trained"),
         start="taken-apart",
         steps=50,
         learning_rate=2e-4,
@@ -77,7 +75,7 @@ SETTINGS = (
     Setting(
         "strong-kl",
         "The shipped base model with a strong KL.",
-        BEHAVIOURS,
+        ("ours", "kl-subtracted"),
         start="shipped",
         steps=16,
         learning_rate=4e-4,
@@ -87,7 +85,7 @@ SETTINGS = (
 
 
 def train_config(setting: Setting, start: Path | None, seed: int, output: Path) -> TrainConfig:
-    """The configuration of a run: the quickstart's tasks, smaller.
+    """The configuration of a run: the quickstart's tasks, smaller and without noise.
 
     Args:
         setting: what its behaviours share.
@@ -98,7 +96,6 @@ def train_config(setting: Setting, start: Path | None, seed: int, output: Path) 
     from zerosearch_agents.config import load_preset
 
     config = load_preset("quickstart")
-    first, last = setting.noise
     algorithm = replace(config.algorithm, recompute_logprobs=True, kl_coefficient=setting.kl_coefficient, minibatches=4)
     return replace(
         config,
@@ -109,7 +106,7 @@ def train_config(setting: Setting, start: Path | None, seed: int, output: Path) 
         workers=1,
         data=replace(config.data, world=replace(config.data.world, hops=(1,))),
         environment=replace(config.environment, max_turns=2),
-        curriculum=replace(config.curriculum, start=first, end=last),
+        curriculum=replace(config.curriculum, start=0.0, end=0.0),
         rollout=replace(config.rollout, prompts=4, group_size=8),
         algorithm=algorithm,
         optimizer=replace(config.optimizer, learning_rate=setting.learning_rate, warmup_steps=2, final_fraction=1.0),

@@ -1,9 +1,12 @@
-"""A start for `zerosearch bench stability` that does not always write the tokens that its tokenizer would.
+"""Starts for `zerosearch bench stability` with habits of larger models that the shipped tiny policy has not.
 
-Large models sampled at temperature 1 do not, and neither do models trained with subword regularisation (BPE-dropout,
-Provilkov et al., ACL 2020, arXiv 1910.13267). The shipped tiny policy does, so it is trained on for a short while, on
-its own kind of demonstrations, in which tokens that the policy writes are taken apart at random. Where BPE-dropout
-leaves out merges at random, here merges are undone at random: the text stays, its tokens differ.
+It is trained on for a short while, on its own kind of demonstrations, in which what the policy writes is changed:
+
+- `taken-apart`: it does not always write the tokens that its tokenizer would. Large models sampled at temperature 1 do
+  not either, nor do models trained with subword regularisation (BPE-dropout, Provilkov et al., ACL 2020, arXiv
+  1910.13267). Where BPE-dropout leaves out merges at random, here merges are undone at random: the text stays, its
+  tokens differ.
+- `early-ends`: it often ends a turn before it has acted, by the token that ends a text, as base models do.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from .stability_faults import BEHAVIOURS
 LAST = 5
 """Steps at the end of a run over which its training figures are averaged."""
 HEAD = (
-    "| behaviour | held-out EM, sampled, % | less than ours by, points | held-out EM, greedy, % | training reward | "
-    "turns without action, % | entropy, nats | KL to the start | episodes that change when encoded again, % | "
-    "alarm at the end |"
+    "| behaviour | held-out EM, sampled, % | less than ours by, points | held-out EM, greedy, % | "
+    "training reward, all steps | training reward, last steps | turns without action, % | "
+    "entropy, nats | KL to the start | episodes that change when encoded again, % | alarm at the end |"
 )
 
 
@@ -24,6 +24,8 @@ def summary(row: dict[str, Any]) -> dict[str, float]:
     figures = {
         name: statistics.mean(values) for name in names if (values := [step[name] for step in last if name in step])
     }
+    if row["steps"]:
+        figures["all"] = statistics.mean(step.get("reward", 0.0) for step in row["steps"])
     held_out = {name: 100 * interval["mean"] for name, interval in (row["held_out"] or {}).items()}
     return figures | held_out
 
@@ -31,24 +33,20 @@ def summary(row: dict[str, Any]) -> dict[str, float]:
 def markdown(record: dict[str, Any]) -> str:
     """One table for each setting, behaviours down."""
     parts = [_setting(record, setting) for setting in record["settings"]]
-    return (
-        "\n".join([*parts, "![Reward over training steps: every seed pale, their mean strong](stability.svg)"]) + "\n"
-    )
+    image = "![Reward over training steps: every seed pale, the moving average of their mean strong](stability.svg)"
+    return "\n".join([*parts, image]) + "\n"
 
 
 def _setting(record: dict[str, Any], setting: dict[str, Any]) -> str:
     rows = [row for row in record["runs"] if row["setting"] == setting["name"]]
     seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
-    noise = "no noise"
-    if setting["noise"] != [0.0, 0.0]:
-        noise = f"noise {setting['noise'][0]:g} to {setting['noise'][1]:g} while training, none when held out"
     lines = [
         f"## {setting['name']}",
         "",
         f"{setting['title']} {setting['steps']} steps of 4 questions x 8 episodes, learning rate "
-        f"{setting['learning_rate']:g}, KL coefficient {setting['kl_coefficient']:g}, one-hop questions, {noise}. "
+        f"{setting['learning_rate']:g}, KL coefficient {setting['kl_coefficient']:g}, one-hop questions, no noise. "
         f"Each cell: seeds {seeds}; held-out EM with its 95 % Wilson interval ({record['questions']} questions of the "
-        f"test world) and in bold the mean; training figures are means of the last {LAST} steps.",
+        f"test world) and in bold the mean; training figures are means of the last {LAST} steps but for one column.",
         "",
         HEAD,
         "|---" * (HEAD.count("|") - 1) + "|",
@@ -57,7 +55,7 @@ def _setting(record: dict[str, Any], setting: dict[str, Any]) -> str:
     if start:
         first = [row["steps"][0]["changed"] for row in rows if row["behaviour"] == "ours" and row["steps"]]
         changed = f"{100 * statistics.mean(first):.0f}" if first else "-"
-        cells = _interval(start["sampled"]), "-", _interval(start["greedy"]), "-", "-", "-", "-", changed, "-"
+        cells = _interval(start["sampled"]), "-", _interval(start["greedy"]), *["-"] * 5, changed, "-"
         lines.append(f"| (the start) | {' | '.join(cells)} |")
     ours = {row["seed"]: summary(row) for row in rows if row["behaviour"] == "ours"}
     for name in dict.fromkeys(row["behaviour"] for row in rows):
@@ -89,6 +87,7 @@ def _line(name: str, rows: Sequence[dict[str, Any]], ours: dict[int, dict[str, f
         held_out("sampled"),
         "-" if name == "ours" else less,
         held_out("greedy"),
+        each("all", ".2f"),
         each("reward", ".2f"),
         each("invalid_rate", ".0f", 100.0),
         each("entropy", ".2f"),
