@@ -127,7 +127,7 @@ def make_start(runs: Path, kind: Start) -> Path:
     if folder.is_dir():
         return folder
     policy = load_policy(policy_path("tiny"))
-    begin, end = policy.tokenizer.convert_tokens_to_ids("<think>"), policy.tokenizer.eos_token_id
+    begin, end = policy.tokenizer.get_vocab()["<think>"], policy.tokenizer.eos_token_id
     parts, rng = merge_parts(policy.tokenizer), np.random.default_rng(0)
     config = PretrainConfig()
     writer = Writer(policy.tokenizer, config, stage=1)

@@ -142,7 +142,7 @@ def _chart(title: str, rows: Sequence[dict[str, Any]]) -> str:
     )
 
     series: list[Series] = []
-    legend, at = f'<text x="44" y="14" style="font-weight:bold">{title}</text>', 44.0
+    legend, at = f'<text x="44" y="14" style="font-weight:bold">Reward. {title}</text>', 44.0
     for name in dict.fromkeys(row["behaviour"] for row in rows):
         key = f"other{BEHAVIOURS.index(name) + 1}"
         curves = [[step.get("reward", 0.0) for step in row["steps"]] for row in rows if row["behaviour"] == name]

@@ -218,4 +218,4 @@ def test_the_plot_shows_every_seed_and_every_mean():
     rows = [row("ours", 0, [0.2, 0.4], 0.6), row("ours", 1, [0.3, 0.3], 0.7), row("kl-subtracted", 0, [0.6], 0.2)]
     image = ElementTree.fromstring(stability_table.plot(record_of(rows)))
     assert len(image.findall(".//{*}path")) == 3 + 2
-    assert next(text.text for text in image.iter("{http://www.w3.org/2000/svg}text")) == "A try."
+    assert next(text.text for text in image.iter("{http://www.w3.org/2000/svg}text")) == "Reward. A try."
