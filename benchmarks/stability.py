@@ -1,142 +1,168 @@
 """What known faults of search-RL code do to a run: the same start, the same tasks, the same steps, one fault each.
 
-The faults exist in this file alone. Each replaces one pure function of a training step while its run goes on:
-
 - `kl-subtracted`: the KL to the initial policy is taken off the loss, as the released ZeroSearch code does (dp_actor.py
   271), so that divergence is sought instead of avoided;
 - `re-tokenised`: the text of every turn is decoded and encoded again before training, as there (generation.py 171-192),
   special tokens lost;
 - `documents-trained`: what the search engine returned is trained on as if the policy had written it.
 
-All runs recompute the log-probabilities before the first update, as the reference does, so that a fault changes what
-is trained on and nothing else. Every seed is reported as it came out.
+The faults are in `stability_faults.py` alone. All runs recompute the log-probabilities before the first update, as the
+reference does, so that a fault changes what is trained on and nothing else. After a run its policy answers questions of
+the test world, whose names no training question has. Every seed is reported as it came out.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .measure import default_output, machine
+from .stability_faults import BEHAVIOURS, behaviour
+from .stability_start import STARTS, make_start
+from .stability_table import markdown, plot
 
 if TYPE_CHECKING:
-    from zerosearch_agents.batch import Sample
     from zerosearch_agents.config import TrainConfig
-    from zerosearch_agents.learner import Learner
-    from zerosearch_agents.rollout import Rollout
+    from zerosearch_env.datasets.world import WorldConfig
+    from zerosearch_env.engines import SearchEngine
+    from zerosearch_env.types import Dataset
 
 LIBRARIES = ("torch", "transformers", "numpy")
-BEHAVIOURS = ("ours", "kl-subtracted", "re-tokenised", "documents-trained")
-LAST = 3
-"""Steps at the end of a run over which its figures are averaged."""
-Groups = list[list["Sample"]]
+KEPT_METRICS = ("step", "reward", "entropy", "kl", "invalid_rate", "clip_fraction", "update_kl", "turn_tokens")
+DECODINGS = {"sampled": 1.0, "greedy": 0.0}
+"""How held-out questions are answered: as in training, and by the most likely tokens; name -> temperature."""
 
 
-def setting(seed: int, output: Path, steps: int, kl_coefficient: float, learning_rate: float) -> TrainConfig:
-    """The configuration that all behaviours share: the quickstart's start and tasks, smaller and without noise."""
+@dataclass(frozen=True)
+class Setting:
+    """What all behaviours of a comparison share."""
+
+    name: str
+    title: str
+    """What it is about, as a sentence."""
+    behaviours: tuple[str, ...]
+    start: str
+    """`"shipped"`: the base model; else a name of `stability_start.STARTS`."""
+    steps: int
+    learning_rate: float
+    kl_coefficient: float
+
+
+SETTINGS = (
+    Setting(
+        "varied-tokens",
+        "A start that does not always write its tokenizer's tokens.",
+        ("ours", "re-tokenised", "documents-trained"),
+        start="taken-apart",
+        steps=50,
+        learning_rate=2e-4,
+        kl_coefficient=0.001,
+    ),
+    Setting(
+        "early-ends",
+        "A start that often ends a turn without an action.",
+        ("ours", "re-tokenised"),
+        start="early-ends",
+        steps=40,
+        learning_rate=2e-4,
+        kl_coefficient=0.001,
+    ),
+    Setting(
+        "strong-kl",
+        "The shipped base model with a strong KL.",
+        ("ours", "kl-subtracted"),
+        start="shipped",
+        steps=16,
+        learning_rate=4e-4,
+        kl_coefficient=0.2,
+    ),
+)
+
+
+def train_config(setting: Setting, start: Path | None, seed: int, output: Path) -> TrainConfig:
+    """The configuration of a run: the quickstart's tasks, smaller and without noise.
+
+    Args:
+        setting: what its behaviours share.
+        start: the initial policy; None: the shipped base model.
+        seed: of the run.
+        output: its directory.
+    """
     from zerosearch_agents.config import load_preset
 
     config = load_preset("quickstart")
+    algorithm = replace(config.algorithm, recompute_logprobs=True, kl_coefficient=setting.kl_coefficient, minibatches=4)
     return replace(
         config,
+        policy="tiny" if start is None else str(start),
         seed=seed,
         output=str(output),
-        steps=steps,
+        steps=setting.steps,
         workers=1,
         data=replace(config.data, world=replace(config.data.world, hops=(1,))),
         environment=replace(config.environment, max_turns=2),
         curriculum=replace(config.curriculum, start=0.0, end=0.0),
         rollout=replace(config.rollout, prompts=4, group_size=8),
-        algorithm=replace(config.algorithm, recompute_logprobs=True, kl_coefficient=kl_coefficient, minibatches=4),
-        optimizer=replace(config.optimizer, learning_rate=learning_rate, warmup_steps=2, final_fraction=1.0),
+        algorithm=algorithm,
+        optimizer=replace(config.optimizer, learning_rate=setting.learning_rate, warmup_steps=2, final_fraction=1.0),
         files=replace(config.files, checkpoint_every=None, transcripts_every=None),
     )
 
 
-@contextlib.contextmanager
-def behaviour(name: str) -> Iterator[None]:
-    """Training inside the block has this fault; `"ours"` has none."""
-    from zerosearch_agents import objective, trainer
+@lru_cache(maxsize=1)
+def _test_world(world: WorldConfig, search_engine: str) -> tuple[Dataset, SearchEngine]:
+    from zerosearch_env.datasets import load_dataset
+    from zerosearch_env.engines import make_engine
 
-    module, attribute = (objective, "kl_loss") if name == "kl-subtracted" else (trainer, "score")
-    original = getattr(module, attribute)
-    faulty = {
-        "ours": original,
-        "kl-subtracted": lambda *arguments: -original(*arguments),
-        "re-tokenised": _changing(original, retokenised),
-        "documents-trained": _changing(original, lambda learner, rollout: with_documents(rollout)),
-    }[name]
-    setattr(module, attribute, faulty)
-    try:
-        yield
-    finally:
-        setattr(module, attribute, original)
+    test = load_dataset("world", "test", world=world)
+    return test, make_engine(search_engine, dataset=test)
 
 
-def _changing(score: Callable[..., Groups], change: Callable[[Learner, Rollout], Rollout]) -> Callable[..., Groups]:
-    """`scoring.score` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
-
-    def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
-        new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]
-        return [[_own_logprobs(one) for one in group] for group in score(learner, new)]
-
-    return changed
-
-
-def _own_logprobs(sample: Sample) -> Sample:
-    assert sample.old_logprobs is not None
-    logprobs = np.zeros(len(sample.rollout.token_ids), dtype=np.float32)
-    logprobs[sample.rollout.loss_mask] = sample.old_logprobs
-    return replace(sample, rollout=replace(sample.rollout, logprobs=logprobs))
-
-
-def with_documents(rollout: Rollout) -> Rollout:
-    """The rollout with a mask that lets everything behind the prompt into the loss."""
-    mask = rollout.loss_mask.copy()
-    mask[int(np.argmax(mask)) :] = True
-    return replace(rollout, loss_mask=mask)
-
-
-def retokenised(learner: Learner, rollout: Rollout) -> Rollout:
-    """The rollout with every turn decoded without special tokens and encoded again."""
-    tokenizer = learner.policy.tokenizer
-    ids, mask = rollout.token_ids, rollout.loss_mask
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    new_ids: list[int] = []
-    new_mask: list[bool] = []
-    end = 0
-    for start, stop in edges.reshape(-1, 2).tolist():
-        text = tokenizer.decode(ids[start:stop].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        again = tokenizer(text, add_special_tokens=False)["input_ids"]
-        for part, sampled in ((ids[end:start].tolist(), False), (again, True)):
-            new_ids += part
-            new_mask += [sampled] * len(part)
-        end = stop
-    new_ids += ids[end:].tolist()
-    new_mask += [False] * (len(ids) - end)
-    room = learner.sampler.context_tokens
-    return replace(
-        rollout,
-        token_ids=np.array(new_ids[:room], dtype=np.int32),
-        loss_mask=np.array(new_mask[:room], dtype=np.bool_),
-        logprobs=np.zeros(len(new_ids[:room]), dtype=np.float32),
-    )
-
-
-def run_one(name: str, config: TrainConfig) -> dict[str, Any]:
-    """One run; where an earlier call has left it, or a shorter one, it goes on from there.
+def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
+    """Exact match of a policy on questions of the test world, without noise.
 
     Returns:
-        Behaviour, seed, what ended it, CPU seconds, the alarms that were on at its end, and the metrics of every step.
+        For each of `DECODINGS` mean, Wilson interval and number of questions; the questions are the same for all.
+    """
+    from zerosearch_agents.evaluate import evaluate, select_questions
+    from zerosearch_agents.players import PolicyOptions, PolicyPlayer
+    from zerosearch_env.episode import make_rules
+
+    environment = config.environment
+    test, engine = _test_world(config.data.world, environment.search_engine)
+    rules = make_rules(max_turns=environment.max_turns, top_k=environment.top_k, reward=environment.reward)
+    items = select_questions(test.questions, count)
+    found = {}
+    for name, temperature in DECODINGS.items():
+        player = PolicyPlayer(PolicyOptions(str(policy), temperature=temperature), name=name)
+        found[name] = evaluate(player, items, engine, rules, (0.0,)).cells[0].summary().em.as_dict()
+    return found
+
+
+def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str, Any]:
+    """`held_out` of the initial policy, kept in a file of the folder of all runs."""
+    from zerosearch_agents.config import policy_path
+
+    policy = policy_path(config.policy)
+    file = runs / f"held-out-{policy.name}-{questions}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(held_out(policy, config, questions)) + "\n", "utf-8")
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
+    """One run and its evaluation; one that an earlier call has finished is read and not repeated.
+
+    Returns:
+        Behaviour, seed, what ended it, CPU seconds, the alarms that were on at its end, the metrics of every step, and
+        the held-out exact match (None where training broke off).
     """
     from zerosearch_agents.alarms import find_alarms
     from zerosearch_agents.config import config_differences, read_config
@@ -144,137 +170,77 @@ def run_one(name: str, config: TrainConfig) -> dict[str, Any]:
     from zerosearch_agents.trainer import train
     from zerosearch_env.errors import TrainingError
 
-    row_file, saved = Path(config.output) / "row.json", Path(config.output) / "config.toml"
-    row: dict[str, Any] = {"steps": (), "cpu_seconds": 0.0}
-    # neither the rate nor the noise depends on the number of steps, so a longer run begins as a shorter one
-    same = saved.is_file() and not config_differences(replace(read_config(saved), steps=config.steps), config)
-    if same and row_file.is_file():
-        row = json.loads(row_file.read_text("utf-8"))
-        if len(row["steps"]) >= config.steps or row["ended"] != "finished":
+    output = Path(config.output)
+    row_file, saved = output / "row.json", output / "config.toml"
+    if row_file.is_file() and not config_differences(read_config(saved), config):
+        row: dict[str, Any] = json.loads(row_file.read_text("utf-8"))
+        if row["questions"] == questions:
             return row
     began, ended = time.process_time(), "finished"
-    with behaviour(name):
+    with behaviour(name) as changed:
         try:
-            train(config, resume=same, force=same, overwrite=not same)
+            train(config, overwrite=True)
         except TrainingError as error:
             ended = str(error)
-    history = read_metrics(Path(config.output) / "metrics.jsonl")
-    kept = ("step", "reward", "entropy", "kl", "invalid_rate", "clip_fraction", "update_kl", "turn_tokens")
+    history = read_metrics(output / "metrics.jsonl")
+    steps = [
+        {metric: record[metric] for metric in KEPT_METRICS if metric in record} | {"changed": share}
+        for record, share in zip(history, changed, strict=False)  # a step that broke off has no metrics
+    ]
+    policy = output / "policy"
     row = {
         "behaviour": name,
         "seed": config.seed,
         "ended": ended,
-        "cpu_seconds": round(row["cpu_seconds"] + time.process_time() - began, 1),
         "alarms": [str(alarm) for alarm in find_alarms(config.alarms, history)],
-        "steps": [{metric: record[metric] for metric in kept if metric in record} for record in history],
+        "held_out": held_out(policy, config, questions) if policy.is_dir() else None,
+        "questions": questions,
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "steps": steps,
     }
     row_file.write_text(json.dumps(row) + "\n", "utf-8")
     return row
 
 
-def summary(row: dict[str, Any]) -> dict[str, float]:
-    """Means over a run's last steps, and its best mean of as many steps in a row."""
-    steps = row["steps"]
-    last = steps[-LAST:]
-    rewards = [step.get("reward", 0.0) for step in steps]
-    best = max(statistics.mean(rewards[i : i + LAST]) for i in range(max(len(rewards) - LAST + 1, 1)))
-    means = {
-        name: statistics.mean(values)
-        for name in ("reward", "invalid_rate", "entropy", "kl", "turn_tokens")
-        if (values := [step[name] for step in last if name in step])
-    }
-    return {"best": best, **means}
-
-
-def markdown(record: dict[str, Any]) -> str:
-    """A table, behaviours down: every seed's figures as they came out, and the mean of the rewards."""
-    rows, options = record["runs"], record["options"]
-    lines = [
-        f"{options['steps']} steps of 4 questions x 8 episodes, learning rate {options['learning_rate']:g}, "
-        f"KL coefficient {options['kl_coefficient']:g}, from the shipped base model; one-hop questions, no noise. "
-        f"Each cell: every seed ({', '.join(map(str, options['seeds']))}) as it came out, mean of the last {LAST} "
-        "steps; the reward's mean over the seeds in bold.",
-        "",
-        "| behaviour | reward at the end | best reward | turns without action, % | entropy, nats | KL to the start | "
-        "alarm at the end | steps |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(row["behaviour"] for row in rows):
-        mine = [row for row in rows if row["behaviour"] == name]
-        figures = [summary(row) for row in mine]
-
-        def each(metric: str, style: str, figures: list[dict[str, float]] = figures, scale: float = 1.0) -> str:
-            return " ".join(format(scale * f[metric], style) if metric in f else "-" for f in figures)
-
-        mean = statistics.mean(f.get("reward", 0.0) for f in figures)
-        alarms = sum(bool(row["alarms"]) for row in mine)
-        lines.append(
-            f"| {name} | {each('reward', '.2f')}, **{mean:.2f}** | {each('best', '.2f')} | "
-            f"{each('invalid_rate', '.0f', scale=100.0)} | {each('entropy', '.2f')} | {each('kl', '.3g')} | "
-            f"{alarms} of {len(mine)} | {' '.join(str(len(row['steps'])) for row in mine)} |"
-        )
-    broken = [f"- {row['behaviour']}, seed {row['seed']}: {row['ended']}" for row in rows if row["ended"] != "finished"]
-    image = ["", "![Reward over training steps: every seed pale, their mean strong](stability.svg)"]
-    return "\n".join([*lines, *([""] if broken else []), *broken, *image]) + "\n"
-
-
-_STYLE = (
-    "svg{background:#fdfdfc;--s-other1:#0a5cad;--s-other2:#c2500a;--s-other3:#0c7f5f;--s-other4:#a03a8c}"
-    "text{fill:#585e68;font:12.5px sans-serif}.gridline{stroke:#eceef1}.tickmark{stroke:#585e68}"
-    ".line{fill:none;stroke:var(--c);stroke-width:2.2}.line.faint{stroke-width:1;opacity:.4}"
-)
-"""The page of a report brings its own; a file that stands alone must hold it."""
-
-
-def plot(record: dict[str, Any]) -> str:
-    """Reward over steps as one SVG file: every seed pale, their mean strong."""
-    from zerosearch_agents.report_charts import Axis, Point, Series, fitted_axis, line_chart, share_axis
-
-    series: list[Series] = []
-    names = list(dict.fromkeys(row["behaviour"] for row in record["runs"]))
-    longest = max(len(row["steps"]) for row in record["runs"])
-    for index, name in enumerate(names, start=1):
-        curves = [[step.get("reward", 0.0) for step in r["steps"]] for r in record["runs"] if r["behaviour"] == name]
-        shared = zip(*curves, strict=False)
-        lines = [(curve, True) for curve in curves] + [([statistics.mean(at) for at in shared], False)]
-        for values, faint in lines:
-            points = tuple(Point(step, value) for step, value in enumerate(values, start=1))
-            series.append(Series(name, f"other{index}", points, markers=False, faint=faint))
-    x, share = fitted_axis("training step", [0.0, longest]), share_axis("reward")
-    y = Axis("reward", 0.0, 1.0, share.ticks, lambda value: f"{value:g}")
-    chart = line_chart(sorted(series, key=lambda one: not one.faint), x, y, title="Reward over training steps")
-    legend, at = "", 52.0
-    for index, name in enumerate(names, start=1):
-        legend += f'<text x="{at:.0f}" y="11" style="fill:var(--s-other{index})">{name}</text>'
-        at += 6.6 * len(name) + 18
-    head, _, body = chart.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{legend}{body}\n'
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Runs every behaviour for every seed, writing record, table and plot after each run, and prints the table."""
+    """Runs every behaviour of every setting for every seed, writing record, tables and plot after each run."""
+    names = [setting.name for setting in SETTINGS]
     parser = argparse.ArgumentParser(prog="zerosearch bench stability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
-    parser.add_argument("--steps", type=int, default=16, help="training steps of each run (16)")
-    parser.add_argument("--kl-coefficient", type=float, default=0.2, help="weight of the KL (0.2)")
-    parser.add_argument("--learning-rate", type=float, default=4e-4, help="learning rate (4e-4, the quickstart's)")
-    parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=list(BEHAVIOURS), help="which (all)")
+    parser.add_argument("--settings", nargs="+", choices=names, default=names, help="which (all)")
+    parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=BEHAVIOURS, help="which (all)")
+    parser.add_argument("--steps", type=int, help="training steps of each run (each setting's own)")
+    parser.add_argument("--questions", type=int, default=400, help="held-out questions (400)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones stay"
     )
     parser.add_argument("--output", type=Path, default=default_output("stability"), help="the JSON record")
     arguments = parser.parse_args(argv)
-    options = {name: getattr(arguments, name) for name in ("seeds", "steps", "kl_coefficient", "learning_rate")}
-    rows: list[dict[str, Any]] = []
+    settings = [one for one in SETTINGS if one.name in arguments.settings]
+    if arguments.steps:
+        settings = [replace(one, steps=arguments.steps) for one in settings]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"options": options, "machine": machine(LIBRARIES), "runs": rows}
+    starts: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    record: dict[str, Any] = {
+        "questions": arguments.questions,
+        "machine": machine(LIBRARIES),
+        "settings": [asdict(one) for one in settings],
+        "starts": starts,
+        "runs": rows,
+    }
     for seed in arguments.seeds:
-        for name in arguments.behaviours:
-            output = arguments.runs / f"{name}-{seed}"
-            config = setting(seed, output, arguments.steps, arguments.kl_coefficient, arguments.learning_rate)
-            rows.append(run_one(name, config))
-            arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-            arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
-            arguments.output.with_suffix(".svg").write_text(plot(record), "utf-8")
+        for setting in settings:
+            start = make_start(arguments.runs, STARTS[setting.start]) if setting.start in STARTS else None
+            for name in setting.behaviours:
+                if name not in arguments.behaviours:
+                    continue
+                config = train_config(setting, start, seed, arguments.runs / setting.name / f"{name}-{seed}")
+                if setting.start not in starts:
+                    starts[setting.start] = start_held_out(config, arguments.questions, arguments.runs)
+                rows.append({"setting": setting.name, **run_one(name, config, arguments.questions)})
+                arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+                arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
+                arguments.output.with_suffix(".svg").write_text(plot(record), "utf-8")
     print(markdown(record))
     return 0
