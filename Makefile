@@ -1,5 +1,5 @@
 # Every target sets up what it needs on a fresh machine: only Python >= 3.11 and make have to be there.
-#   make quickstart   train a small search agent and measure it; about 5 minutes on two cores after the installation
+#   make quickstart   train a small search agent and measure it; about 4 minutes on two cores after the installation
 #   make test         the test suite                  make test ARGS="-k noise -x"
 #   make check        what CI runs: linters, type checker, tests
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes

@@ -5,7 +5,7 @@
     3. measure the trained model, baselines on the same model, and the trained model on a larger real BM25 index
     4. write report.html
 
-Everything lands in one run directory. Two CPU cores need about five minutes.
+Everything lands in one run directory. Two CPU cores need about four minutes.
 """
 
 from __future__ import annotations
