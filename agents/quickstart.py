@@ -25,22 +25,25 @@ import tyro
 
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
-from zerosearch_env.episode import Rules, make_rules
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.llm.privacy import redact
-from zerosearch_env.noise import check_level
+from zerosearch_env.game.episode import Rules, make_rules
+from zerosearch_env.game.noise import check_level
+from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
-from .config import TrainConfig, load_preset, policy_path
-from .evaluate import NOISE_LEVELS, Item, Store, evaluate, forget, select_questions, versions
-from .players import Player, PolicyOptions, PolicyPlayer, fingerprint, make_player
-from .report import EVALUATION_FOLDER, write_report
-from .workers import WorkerPool, default_workers
+from .config.train import TrainConfig, load_preset
+from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, forget, select_questions, versions
+from .players.base import Player, PolicyOptions
+from .players.make import fingerprint, make_player
+from .players.policy import PolicyPlayer
+from .policy.files import policy_path
+from .processes.pool import WorkerPool, default_workers
+from .report.page import EVALUATION_FOLDER, write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .trainer import TrainResult
+    from .training.trainer import TrainResult
 
 BASELINES = ("rag", "rag-own", "direct", "random", "oracle")
 LARGE_ENGINE = "bm25, train and test passages"
@@ -104,7 +107,7 @@ class Bench:
 
     def measure(self, players: list[Player], *, engine: SearchEngine | None = None, name: str = "corpus") -> None:
         """Play every question with every player at every noise level; another engine only without noise."""
-        from .eval_display import EvaluationDisplay
+        from .evaluation.display import EvaluationDisplay
 
         levels = self.levels if engine is None else (0.0,)
         known = self.store.evaluation.settings["agents"]
@@ -253,8 +256,8 @@ def _load(training: TrainConfig, split: str) -> Dataset:
 
 
 def _train(training: TrainConfig) -> TrainResult:
-    from .progress import TrainProgress
-    from .trainer import train
+    from .training.progress import TrainProgress
+    from .training.trainer import train
 
     with TrainProgress(training.steps, max_seconds=training.max_seconds) as progress:
         return train(training, callback=progress, overwrite=True)
@@ -301,7 +304,7 @@ def _facts(config: QuickstartConfig, training: TrainConfig, command: str, parame
 
 def _print_results(bench: Bench, config: QuickstartConfig, watch: Stopwatch, report: Path) -> None:
     """The tables, what was written where, and how long each stage took."""
-    from .eval_display import em_table, percent
+    from .evaluation.display import em_table, percent
 
     evaluation, console = bench.store.evaluation, bench.console
     console.print()

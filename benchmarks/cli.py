@@ -7,19 +7,31 @@ import importlib
 from zerosearch_env.errors import unknown_name
 
 BENCHMARKS = {
-    "env-overhead": ("env_overhead", "CPU time of the environment per step, beside gem-llm."),
-    "corpus-engine": ("corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
-    "dense": ("dense", "Passages and queries per CPU second of the dense engine, and recall of its approximate kinds."),
-    "simulated": ("simulated", "The simulated engine: cost of its client, throughput on a server, cache hits."),
-    "world-generation": ("world_generation", "Passages per second of the synthetic world."),
-    "sampler": ("sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
-    "rollouts": ("rollouts", "Seconds of rollouts with latencies of their own, beside lock-step and a lower bound."),
-    "learner": ("learner", "Tokens per CPU second and memory of the optimisation step, beside TRL's GRPOTrainer."),
-    "learning": ("learning", "What the quickstart learns, for several seeds."),
-    "stability": ("stability", "What known faults of search-RL code do to a run, beside this learner, three seeds."),
-    "serve": ("serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),
-    "gpu": ("gpu", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
-    "import-time": ("import_time", "What `import zerosearch_env` costs."),
+    "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, beside gem-llm."),
+    "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
+    "dense": (
+        "speed.dense",
+        "Passages and queries per CPU second of the dense engine, and recall of its approximate kinds.",
+    ),
+    "simulated": ("speed.simulated", "The simulated engine: cost of its client, throughput on a server, cache hits."),
+    "world-generation": ("speed.world_generation", "Passages per second of the synthetic world."),
+    "sampler": ("speed.sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
+    "rollouts": (
+        "speed.rollouts",
+        "Seconds of rollouts with latencies of their own, beside lock-step and a lower bound.",
+    ),
+    "learner": (
+        "speed.learner.bench",
+        "Tokens per CPU second and memory of the optimisation step, beside TRL's GRPOTrainer.",
+    ),
+    "learning": ("learning.quickstart", "What the quickstart learns, for several seeds."),
+    "stability": (
+        "learning.stability.bench",
+        "What known faults of search-RL code do to a run, beside this learner, three seeds.",
+    ),
+    "serve": ("speed.serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),
+    "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
+    "import-time": ("speed.import_time", "What `import zerosearch_env` costs."),
 }
 
 

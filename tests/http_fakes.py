@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zerosearch_benchmarks.chat_server import Call, Reply
+from zerosearch_benchmarks.speed.chat_server import Call, Reply
 
 
 class Script:

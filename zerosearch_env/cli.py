@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zerosearch_env.errors import MissingExtraError, ZeroSearchError, unknown_name
+from .errors import MissingExtraError, ZeroSearchError, unknown_name
 
 _OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
 
@@ -35,19 +35,21 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "play": Command("zerosearch_env.play", "Be the policy yourself: search and answer in the terminal."),
+    "play": Command("zerosearch_env.commands.play", "Be the policy yourself: search and answer in the terminal."),
     "quickstart": Command(
         "zerosearch_agents.quickstart", "Train a small search agent, measure it, and write a report.", "train"
     ),
     "pretrain": Command(
-        "zerosearch_agents.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
+        "zerosearch_agents.tiny.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
-    "train": Command("zerosearch_agents.train_cli", "Train a policy with reinforcement learning.", "train"),
+    "train": Command("zerosearch_agents.training.cli", "Train a policy with reinforcement learning.", "train"),
     "plan": Command(
-        "zerosearch_agents.plan_cli", "Print what a preset needs in memory and time on GPUs, or run it dry.", "train"
+        "zerosearch_agents.plan.cli", "Print what a preset needs in memory and time on GPUs, or run it dry.", "train"
     ),
     "eval": Command(
-        "zerosearch_agents.eval_cli", "Measure checkpoints, your own agents and baselines at fixed noise.", "train"
+        "zerosearch_agents.evaluation.cli",
+        "Measure checkpoints, your own agents and baselines at fixed noise.",
+        "train",
     ),
     "simulator": Command(
         "zerosearch_agents.simulator.cli",
@@ -58,9 +60,9 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"
     ),
-    "index": Command("zerosearch_env.index", "Build a dense index, or say what one holds.", "dense"),
-    "cache": Command("zerosearch_env.cache", "Look into a file of cached searches, or empty it."),
-    "view": Command("zerosearch_env.view", "Turn recorded transcripts into one HTML file."),
+    "index": Command("zerosearch_env.commands.index", "Build a dense index, or say what one holds.", "dense"),
+    "cache": Command("zerosearch_env.commands.cache", "Look into a file of cached searches, or empty it."),
+    "view": Command("zerosearch_env.commands.view", "Turn recorded transcripts into one HTML file."),
 }
 
 
@@ -145,7 +147,7 @@ def _status(argv: list[str]) -> int:
     except ZeroSearchError as error:
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             raise
-        from .llm.privacy import redact
+        from .privacy import redact
 
         print(f"zerosearch: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2

@@ -183,3 +183,8 @@ class Dataset:
     skipped_rows: int = 0
     """Rows left out by `on_bad_row="skip"`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def full_text(document: Document | Paragraph) -> str:
+    """Title and text, as they are indexed and searched for answers."""
+    return f"{document.title} {document.text}" if document.title else document.text

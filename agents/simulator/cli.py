@@ -29,7 +29,7 @@ class Stage:
     """One stage of the pipeline, or what stands beside it."""
 
     module: str
-    """Beside this one; holds the next two."""
+    """Module of this package that holds the next two names."""
     config: str
     """Class of its options."""
     run: str
@@ -39,19 +39,26 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
-        "collect",
+        "pairs.collect",
         "CollectConfig",
         "run_collect",
         "Let an agent search, and keep every query with its documents.",
     ),
-    "label": Stage("label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."),
-    "extract": Stage("extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."),
-    "train": Stage("train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
+    "label": Stage(
+        "pairs.label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."
+    ),
+    "extract": Stage(
+        "pairs.extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."
+    ),
+    "train": Stage("tuning.train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
     "evaluate": Stage(
-        "evaluate", "SimulatorEvalConfig", "run_evaluate", "Measure a simulated engine: noise, leaks, style, attacks."
+        "evaluation.evaluate",
+        "SimulatorEvalConfig",
+        "run_evaluate",
+        "Measure a simulated engine: noise, leaks, style, attacks.",
     ),
     "tiny": Stage(
-        "tiny", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` anew, from the synthetic world alone."
+        "tiny.make", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` anew, from the synthetic world alone."
     ),
 }
 

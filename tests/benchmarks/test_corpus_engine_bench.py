@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import corpus_engine
+from zerosearch_benchmarks.speed import corpus_engine
 
 
 def test_the_benchmark_compares_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

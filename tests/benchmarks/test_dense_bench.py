@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import dense
+from zerosearch_benchmarks.speed import dense
 
 pytest.importorskip("faiss", reason="faiss is not installed (extra dense)")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import env_overhead as bench
 from zerosearch_benchmarks.measure import Timing
-from zerosearch_env.episode import Episode, make_rules
+from zerosearch_benchmarks.speed import env_overhead as bench
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.types import SearchRequest, SearchResult
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerosearch_benchmarks import gpu
+from zerosearch_benchmarks.gpu import command as gpu
 from zerosearch_env.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from zerosearch_benchmarks import learner
-from zerosearch_benchmarks.learner_work import WorkSpec, flops, make_work, mask_of
+from zerosearch_benchmarks.speed.learner import bench as learner
+from zerosearch_benchmarks.speed.learner.work import WorkSpec, flops, make_work, mask_of
 
 
 def test_the_work_is_that_of_the_published_workload() -> None:

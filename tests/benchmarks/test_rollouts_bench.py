@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import rollouts as benchmark
+from zerosearch_benchmarks.speed import rollouts as benchmark
 
 
 def test_the_workload_is_the_published_one() -> None:

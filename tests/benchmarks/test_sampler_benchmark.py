@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zerosearch_agents.model import new_model, tiny_config
-from zerosearch_benchmarks import sampler as benchmark
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_benchmarks.speed import sampler as benchmark
 
 
 def test_the_least_work_is_that_of_the_published_workload() -> None:

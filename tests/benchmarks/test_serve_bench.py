@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import serve as bench
+from zerosearch_benchmarks.speed import serve as bench
 
 
 def test_the_benchmark_loads_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

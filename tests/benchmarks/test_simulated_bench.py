@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks import simulated
+from zerosearch_benchmarks.speed import simulated
 
 
 def test_the_benchmark_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents import objective, trainer
-from zerosearch_agents.config import policy_path
-from zerosearch_agents.fit import Row
-from zerosearch_agents.model import load_policy
-from zerosearch_agents.team import Team
-from zerosearch_agents.trainer import build_learner, train_step
-from zerosearch_benchmarks import stability, stability_faults, stability_start, stability_table
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.policy.policy import load_policy
+from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.sft.rows import Row
+from zerosearch_agents.training import loss as objective
+from zerosearch_agents.training import trainer
+from zerosearch_agents.training.trainer import build_learner, train_step
+from zerosearch_benchmarks.learning.stability import bench as stability
+from zerosearch_benchmarks.learning.stability import faults as stability_faults
+from zerosearch_benchmarks.learning.stability import start as stability_start
+from zerosearch_benchmarks.learning.stability import table as stability_table
+from zerosearch_env.datasets.world.make import WorldConfig
 
 QUESTIONS = 12
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from zerosearch_env.datasets import FORMATS, load_corpus, load_dataset
-from zerosearch_env.datasets.readers import read_questions
+from zerosearch_env.datasets.files.readers import read_questions
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Document, Paragraph, Question
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zerosearch_env.datasets.world import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
-from zerosearch_env.datasets.world_names import GRAMMARS, aliases, draw_names
-from zerosearch_env.datasets.world_text import RELATIONS
+from zerosearch_env.datasets.world.make import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
+from zerosearch_env.datasets.world.names import GRAMMARS, aliases, draw_names
+from zerosearch_env.datasets.world.text import RELATIONS
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Question
 
@@ -21,7 +21,7 @@ SMALL = WorldConfig(seed=3, passages=600)
 
 DIGEST = """
 import hashlib
-from zerosearch_env.datasets.world import WorldConfig, make_world
+from zerosearch_env.datasets.world.make import WorldConfig, make_world
 world = make_world(WorldConfig(seed=3, passages=600), "train")
 print(hashlib.sha256(repr((list(world.passages), list(world.questions))).encode()).hexdigest())
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zerosearch_env.engines.tokens import words
+from zerosearch_env.engines.corpus.tokens import words
 from zerosearch_env.types import Document, SearchRequest
 
 NAMES = ["Ada", "Bea", "Cora", "Dora", "Elsa", "Fay", "Gil", "Hal", "Ivo", "Jon"]

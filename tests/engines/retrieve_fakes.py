@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zerosearch_benchmarks.chat_server import Call, Reply
+from zerosearch_benchmarks.speed.chat_server import Call, Reply
 from zerosearch_env.engines import make_engine
 
 FAST = {"attempts": 2, "backoff_s": 0.005, "total_s": 5.0, "read_s": 2.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zerosearch_benchmarks.chat_server import documents
+from zerosearch_benchmarks.speed.chat_server import documents
 from zerosearch_env.llm import Completion, Prompt
 from zerosearch_env.types import SearchRequest
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zerosearch_env.engines import bm25
-from zerosearch_env.engines.bm25 import SCALE, Bm25Index, build_index
+from zerosearch_env.engines.corpus import bm25
+from zerosearch_env.engines.corpus.bm25 import Bm25Index, build_index
+from zerosearch_env.engines.ranking import SCALE
 
 
 def zipf_texts(count: int, length: int, vocabulary: int, seed: int) -> list[str]:

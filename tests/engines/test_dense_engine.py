@@ -19,13 +19,14 @@ from dense_fakes import PASSAGES, HashEncoder, LengthReranker, ask
 
 import zerosearch_env  # noqa: F401  (registers the environment)
 from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world import WorldConfig
-from zerosearch_env.engines import DenseEngine, check_engine, dense_parts, make_engine
-from zerosearch_env.engines.dense_build import BuildOptions, build_index
-from zerosearch_env.engines.dense_index import DenseIndex, embed_queries
-from zerosearch_env.engines.dense_manifest import KINDS
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines import DenseEngine, check_engine, make_engine
+from zerosearch_env.engines.dense import parts as dense_parts
+from zerosearch_env.engines.dense.build import BuildOptions, build_index
+from zerosearch_env.engines.dense.index import DenseIndex, embed_queries
+from zerosearch_env.engines.dense.manifest import KINDS
 from zerosearch_env.errors import ConfigError, DataError, EngineError
-from zerosearch_env.rewards import contains_answer
+from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import Document, SearchRequest
 
 
@@ -143,7 +144,7 @@ def test_ties_are_broken_by_position_in_any_batch(tmp_path: Path) -> None:
 
 
 def test_more_ties_than_faiss_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerosearch_env.engines.dense_index._DEEPEST", 100)
+    monkeypatch.setattr("zerosearch_env.engines.dense.index._DEEPEST", 100)
     test_ties_are_broken_by_position_in_any_batch(tmp_path)
 
 

@@ -15,11 +15,13 @@ pytest.importorskip("faiss", reason="faiss is not installed (extra dense)")
 from dense_fakes import PASSAGES, HashEncoder, ask
 
 from zerosearch_env import cli
-from zerosearch_env.engines import DenseEngine, dense_build, encoders
-from zerosearch_env.engines.dense_build import BuildOptions, build_index, passage_text
-from zerosearch_env.engines.dense_index import DenseIndex
-from zerosearch_env.engines.dense_manifest import building_folder, read_manifest, verify_files
-from zerosearch_env.engines.passage_store import PassageStore, write_passages
+from zerosearch_env.engines import DenseEngine
+from zerosearch_env.engines.dense import build as dense_build
+from zerosearch_env.engines.dense import encoders
+from zerosearch_env.engines.dense.build import BuildOptions, build_index, passage_text
+from zerosearch_env.engines.dense.index import DenseIndex
+from zerosearch_env.engines.dense.manifest import building_folder, read_manifest, verify_files
+from zerosearch_env.engines.dense.passage_store import PassageStore, write_passages
 from zerosearch_env.errors import ConfigError, DataError, EngineError, MissingExtraError
 from zerosearch_env.types import Document
 

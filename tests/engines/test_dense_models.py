@@ -17,14 +17,14 @@ import torch
 from dense_fakes import PASSAGES, HashEncoder, ask
 
 from zerosearch_env.datasets import load_corpus, load_dataset
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import DenseEngine, check_engine, make_engine
-from zerosearch_env.engines.dense_build import build_index
+from zerosearch_env.engines.dense.build import build_index
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.rewards import contains_answer
+from zerosearch_env.game.rewards import contains_answer
 
 if TYPE_CHECKING:
-    from zerosearch_env.engines.encoders import CrossEncoderReranker, SentenceEncoder
+    from zerosearch_env.engines.dense.encoders import CrossEncoderReranker, SentenceEncoder
 
 QUERIES = ["", "?", "who", "Where was Cora number 3 born?", "日本語", "\ud800 \x00", "the " * 60]
 
@@ -47,7 +47,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def encoder(model: str) -> SentenceEncoder:
-    from zerosearch_env.engines.encoders import SentenceEncoder
+    from zerosearch_env.engines.dense.encoders import SentenceEncoder
 
     return SentenceEncoder(model, device="cpu")
 
@@ -85,7 +85,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(judge_folder: Path) -> CrossEncoderReranker:
-    from zerosearch_env.engines.encoders import CrossEncoderReranker
+    from zerosearch_env.engines.dense.encoders import CrossEncoderReranker
 
     return CrossEncoderReranker(str(judge_folder), device="cpu")
 
@@ -111,7 +111,7 @@ def test_a_query_has_one_vector_to_the_last_bit(encoder: SentenceEncoder) -> Non
 
 
 def test_one_row_a_batch_gives_the_same_vectors(model: str, encoder: SentenceEncoder) -> None:
-    from zerosearch_env.engines.encoders import SentenceEncoder
+    from zerosearch_env.engines.dense.encoders import SentenceEncoder
 
     single = SentenceEncoder(model, device="cpu", query_rows=1)
     assert np.abs(single.encode_queries(QUERIES) - encoder.encode_queries(QUERIES)).max() < 1e-5

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from zerosearch_env.engines.flights import Flights
+from zerosearch_env.engines.remote.deduplicate import Flights
 
 
 class Work:

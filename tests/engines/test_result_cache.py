@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from sim_fakes import FakeBackend, ask
 
-from zerosearch_benchmarks.chat_server import documents
+from zerosearch_benchmarks.speed.chat_server import documents
 from zerosearch_env.cli import main
-from zerosearch_env.engines import result_cache
-from zerosearch_env.engines.result_cache import ResultCache, cache_key
-from zerosearch_env.engines.simulated import SimulatedEngine
-from zerosearch_env.engines.simulated_sets import SimulationOptions
+from zerosearch_env.engines import cache as result_cache
+from zerosearch_env.engines.cache import ResultCache, cache_key
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import CacheError
 from zerosearch_env.types import Document
 
@@ -210,7 +210,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from zerosearch_env.engines.result_cache import ResultCache, cache_key
+from zerosearch_env.engines.cache import ResultCache, cache_key
 from zerosearch_env.types import Document
 cache, name = ResultCache(sys.argv[1]), sys.argv[2]
 for n in range(10**9):

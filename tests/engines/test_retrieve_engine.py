@@ -23,12 +23,12 @@ from retrieve_fakes import FAST, Server, engine, passages, shaped
 from sim_fakes import ask
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import check_engine, make_engine
-from zerosearch_env.engines.result_cache import ResultCache
-from zerosearch_env.engines.retrieve import RetrieveEngine
-from zerosearch_env.engines.retrieve_dialects import DIALECTS
+from zerosearch_env.engines.cache import ResultCache
+from zerosearch_env.engines.remote.retrieve import RetrieveEngine
 from zerosearch_env.errors import ConfigError, EngineError
+from zerosearch_env.retrieve_api.requests import DIALECTS
 
 
 @pytest.fixture(autouse=True)

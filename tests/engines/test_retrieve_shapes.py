@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zerosearch_env.engines.retrieve_shapes import parse_results
+from zerosearch_env.retrieve_api.results import parse_results
 from zerosearch_env.types import Document
 
 

@@ -11,14 +11,14 @@ import pytest
 from sim_fakes import FakeBackend, ask, numbered
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread, chat, documents
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat, documents
 from zerosearch_env.engines import check_engine, make_engine
-from zerosearch_env.engines.passages import full_text
-from zerosearch_env.engines.simulated import SimulatedEngine
-from zerosearch_env.engines.simulated_sets import SimulationOptions
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import ConfigError, EngineError
+from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.llm import Completion, Prompt
-from zerosearch_env.rewards import contains_answer
+from zerosearch_env.types import full_text
 
 FAST = {"attempts": 2, "backoff_s": 0.005, "total_s": 5.0, "read_s": 2.0}
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.engines.simulated_guard import leaks, redact
-from zerosearch_env.engines.simulated_parse import parse_documents
-from zerosearch_env.engines.simulated_prompts import clean_query, clean_text
+from zerosearch_env.engines.guard import leaks, redact
+from zerosearch_env.engines.simulated.parse import parse_documents
+from zerosearch_env.engines.simulated.prompts import clean_query, clean_text
 from zerosearch_env.types import Document
 
 TEXTS = ("The first one speaks of lakes.", "A second one, of 2 rivers.", "Third: seas and bays.")

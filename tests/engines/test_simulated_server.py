@@ -14,7 +14,7 @@ import pytest
 from sim_fakes import ask
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.chat_server import Call, Handler, Reply, ServerThread, chat, documents
+from zerosearch_benchmarks.speed.chat_server import Call, Handler, Reply, ServerThread, chat, documents
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import EngineError
 from zerosearch_env.types import StopReason

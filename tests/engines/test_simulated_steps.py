@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from sim_fakes import FakeBackend, ask, numbered
 
-from zerosearch_env.datasets.world import WorldConfig, make_world
-from zerosearch_env.engines.simulated import SimulatedEngine
-from zerosearch_env.engines.simulated_prompts import STYLES
-from zerosearch_env.engines.simulated_sets import SimulationOptions, sought_answers
-from zerosearch_env.episode import Episode
-from zerosearch_env.rules import make_rules
+from zerosearch_env.datasets.world.make import WorldConfig, make_world
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.simulated.prompts import STYLES
+from zerosearch_env.engines.simulated.sets import SimulationOptions, sought_answers
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Question, SearchRequest
 
 

@@ -10,11 +10,11 @@ import gymnasium as gym
 import pytest
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_agents.simulator.probes import at_level, choose, world_probes
-from zerosearch_env.datasets.world import WorldConfig, make_world
+from zerosearch_agents.simulator.evaluation.probes import at_level, choose, world_probes
+from zerosearch_env.datasets.world.make import WorldConfig, make_world
 from zerosearch_env.engines import make_engine
-from zerosearch_env.engines.simulated import SimulatedEngine
-from zerosearch_env.engines.simulated_spec import TINY_MODEL
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.simulated.make import TINY_MODEL
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import SearchRequest
 

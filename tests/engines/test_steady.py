@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.engines.steady import Fillers, steady_batches
+from zerosearch_env.engines.dense.steady import Fillers, steady_batches
 
 LIMIT = 50
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zerosearch_env.engines.token_bucket import Meter, TokenBucket
+from zerosearch_env.engines.remote.token_bucket import Meter, TokenBucket
 from zerosearch_env.errors import ConfigError, QuotaError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.engines.tokens import words
+from zerosearch_env.engines.corpus.tokens import words
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from sim_fakes import ask
 from web_fakes import FAST, KEY, VARIABLES, Service, engine, ranks
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
-from zerosearch_env.engines.web_providers import PROVIDERS, AnswerError, QuotaAnswer, used_up, wrong_key
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
+from zerosearch_env.engines.remote.providers import PROVIDERS, AnswerError, QuotaAnswer, used_up, wrong_key
 from zerosearch_env.errors import EngineError, QuotaError
-from zerosearch_env.llm.client import JsonClient
-from zerosearch_env.llm.options import HttpOptions
+from zerosearch_env.llm.http.client import JsonClient
+from zerosearch_env.llm.http.options import HttpOptions
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from sim_fakes import ask
 from web_fakes import FAST, KEY, PATHS, VARIABLES, Service, engine, ranks
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import check_engine, make_engine
-from zerosearch_env.engines.result_cache import ResultCache
+from zerosearch_env.engines.cache import ResultCache
 from zerosearch_env.errors import ConfigError, EngineError, QuotaError
 from zerosearch_env.types import SearchResult
 

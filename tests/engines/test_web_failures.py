@@ -15,11 +15,11 @@ from http_fakes import Script, cut, huge, stall
 from sim_fakes import ask
 from web_fakes import FAST, KEY, VARIABLES, Service, engine
 
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.errors import QuotaError
-from zerosearch_env.llm.client import JsonClient
-from zerosearch_env.llm.options import HttpOptions
-from zerosearch_env.llm.privacy import hide
+from zerosearch_env.llm.http.client import JsonClient
+from zerosearch_env.llm.http.options import HttpOptions
+from zerosearch_env.privacy import hide
 
 PROVIDERS = tuple(VARIABLES)
 ECHO = f"your key {KEY} {quote(KEY, safe='')} {quote_plus(KEY, safe='/')} is odd"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from zerosearch_env.engines.web_providers import PROVIDERS, AnswerError, QuotaAnswer, WebPage, WebQuery, used_up
+from zerosearch_env.engines.remote.providers import PROVIDERS, AnswerError, QuotaAnswer, WebPage, WebQuery, used_up
 from zerosearch_env.types import Document
 
 SERPAPI = {

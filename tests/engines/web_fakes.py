@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import make_engine
 
 KEY = "k/9+hush=hush"

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from zerosearch_env.engines import ConstantEngine, FailingEngine
-from zerosearch_env.env import ZeroSearchEnv
+from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Dataset, Question, SearchRequest, SearchResult, StopReason

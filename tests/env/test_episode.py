@@ -13,20 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zerosearch_env.episode import Episode, Rules, answer_in_documents, make_rules
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError, ZeroSearchError
+from zerosearch_env.game.episode import Episode, Rules, answer_in_documents, make_rules
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
 from zerosearch_env.randomness import split, uniform
-from zerosearch_env.types import (
-    Document,
-    Paragraph,
-    Question,
-    Scores,
-    SearchRequest,
-    SearchResult,
-    Step,
-    StopReason,
-)
+from zerosearch_env.types import Document, Paragraph, Question, Scores, SearchRequest, SearchResult, Step, StopReason
 
 QUESTION = Question("q1", "Where was {Ann Lee} born?", ("Geneva", "The Geneva of old"))
 USEFUL = Document("Ann Lee", "Ann Lee was born in Geneva.")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.noise import check_level, check_progress, get_schedule
+from zerosearch_env.game.noise import check_level, check_progress, get_schedule
 
 few = settings(max_examples=60)
 unit = st.floats(0.0, 1.0)

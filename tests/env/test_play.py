@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_env.env import ZeroSearchEnv
+from zerosearch_env.commands.play import PlayConfig, main, make_env, to_action
+from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.play import PlayConfig, main, make_env, to_action
 from zerosearch_env.protocols import PROTOCOLS
-from zerosearch_env.transcripts import read_transcripts
+from zerosearch_env.records.transcripts import read_transcripts
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_what_is_typed_becomes_a_turn_of_every_protocol(protocol: str) -> None:
 # A shell starts background jobs, and so perhaps this test, with SIGINT ignored; Python then keeps it so.
 PLAY = """
 import signal, sys
-from zerosearch_env.play import main
+from zerosearch_env.commands.play import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(sys.argv[1:]))
 """

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.prompts import load_prompt_template
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.protocols import PROTOCOLS
-from zerosearch_env.rules import make_rules
+from zerosearch_env.protocols.prompts import load_prompt_template
 from zerosearch_env.types import Question
 
 

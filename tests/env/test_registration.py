@@ -12,17 +12,17 @@ from env_fakes import make_dataset
 from gymnasium.envs.registration import EnvSpec
 
 import zerosearch_env
-import zerosearch_env.env
-import zerosearch_env.spaces
-import zerosearch_env.transcripts
-import zerosearch_env.vector_env
-from zerosearch_env.shell import make_setup
+import zerosearch_env.envs.single
+import zerosearch_env.envs.spaces
+import zerosearch_env.envs.vector
+import zerosearch_env.records.transcripts
+from zerosearch_env.envs.setup import make_setup
 
 
 def test_the_id_is_registered_with_both_entry_points_as_strings() -> None:
     spec = gym.spec("ZeroSearch-v0")
-    assert spec.entry_point == "zerosearch_env.env:ZeroSearchEnv"
-    assert spec.vector_entry_point == "zerosearch_env.vector_env:ZeroSearchVectorEnv"
+    assert spec.entry_point == "zerosearch_env.envs.single:ZeroSearchEnv"
+    assert spec.vector_entry_point == "zerosearch_env.envs.vector:ZeroSearchVectorEnv"
 
 
 def test_import_is_light_and_lazy() -> None:
@@ -46,7 +46,7 @@ def test_import_is_light_and_lazy() -> None:
         "pyarrow",
     }
     assert heavy.isdisjoint(modules)
-    assert "zerosearch_env.env" not in modules
+    assert "zerosearch_env.envs.single" not in modules
     assert taken < 0.5  # measured: 0.01; the machines that run this share their cores
 
 
@@ -109,7 +109,13 @@ def test_importing_by_the_id_works() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [zerosearch_env.env, zerosearch_env.vector_env, zerosearch_env.spaces, zerosearch_env.transcripts]
+    "module",
+    [
+        zerosearch_env.envs.single,
+        zerosearch_env.envs.vector,
+        zerosearch_env.envs.spaces,
+        zerosearch_env.records.transcripts,
+    ],
 )
 def test_the_examples_in_the_docstrings_run(module: object) -> None:
     outcome = doctest.testmod(module)  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env import view
-from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.commands import view
 from zerosearch_env.errors import ConfigError, DataError
-from zerosearch_env.render import clean, html_style, render_ansi, render_html, render_rich
-from zerosearch_env.transcripts import TranscriptWriter, transcript_record
+from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.records.terminal import clean, html_style, render_ansi, render_html, render_rich
+from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult
 
 NASTY = "\x1b]0;title\x07\x1b[2J\r\x9b31m<script>alert('&')</script>\u202e\ud800"

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.rewards import (
+from zerosearch_env.game.rewards import (
     contains_answer,
     exact_match,
     f1_score,

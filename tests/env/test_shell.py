@@ -7,7 +7,7 @@ import pytest
 from env_fakes import SEARCH, make_dataset
 
 from zerosearch_env.engines import CorpusEngine
-from zerosearch_env.env import ZeroSearchEnv
+from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Document, Paragraph, Question
 

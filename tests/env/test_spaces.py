@@ -19,8 +19,8 @@ from gymnasium.vector.utils import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zerosearch_env.envs.spaces import UnicodeText
 from zerosearch_env.protocols import PROTOCOLS
-from zerosearch_env.spaces import UnicodeText
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=60)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import DataError
-from zerosearch_env.transcripts import (
+from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.records.transcripts import (
     TranscriptWriter,
     encode_line,
     noisy_flags,

@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
 
 from zerosearch_env.engines import FailingEngine
+from zerosearch_env.envs.vector import ZeroSearchVectorEnv
 from zerosearch_env.errors import ConfigError, DataError, EngineError
-from zerosearch_env.vector_env import ZeroSearchVectorEnv
 
 MODES = list(AutoresetMode)
 # Kinds of turns of which sub-environments take different ones, so that episodes end at different times.

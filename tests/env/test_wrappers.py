@@ -10,14 +10,14 @@ import pytest
 from env_fakes import EchoEngine, make_dataset
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from zerosearch_env.errors import ConfigError
-from zerosearch_env.transcripts import read_transcripts
-from zerosearch_env.wrappers import (
+from zerosearch_env.envs.wrappers import (
     TranscriptObservation,
     TranscriptRecorder,
     VectorTranscriptObservation,
     VectorTranscriptRecorder,
 )
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.records.transcripts import read_transcripts
 
 TURNS = ("<search>a</search>", "no tag", "<answer>b</answer>")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,17 +19,43 @@ ALLOWED = {
     "zerosearch_benchmarks": set(FOLDERS),
 }
 
-# A module of zerosearch_env may import modules of its own line and of the lines above it.
-LAYERS = [
-    {"types", "errors", "randomness", "drafts"},
-    {"protocols", "prompts", "noise", "rewards", "spaces"},
-    {"llm"},
-    {"rules", "episode", "engines", "datasets"},
-    {"transcripts", "render", "render_html", "infos", "shell"},
-    {"env", "vector_env"},
-    {"wrappers", "play", "view", "serve", "index", "cache", "cli"},
-]
-LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+# The rooms of each package, lowest first. A room may import itself, the rooms before it, and the rooms next to it in the
+# same line. A module that is no folder is a room of its own.
+ROOMS = {
+    "zerosearch_env": [
+        "types errors randomness privacy bounded_cache drafts",
+        "protocols",
+        "game",
+        "datasets",
+        "llm retrieve_api",
+        "engines",
+        "records",
+        "envs",
+        "serve",
+        "commands",
+        "cli",
+    ],
+    "zerosearch_agents": [
+        "config processes",
+        "policy",
+        "sampling",
+        "rollouts",
+        "forward",
+        "objective",
+        "runs",
+        "training",
+        "players",
+        "evaluation",
+        "report",
+        "sft",
+        "tiny",
+        "simulator",
+        "plan quickstart",
+    ],
+    "zerosearch_benchmarks": ["measure", "speed", "learning gpu", "cli"],
+}
+MOST_MODULES = 14
+"""Modules of one folder, `__init__.py` not counted."""
 HEAVY = {
     *("torch", "transformers", "tokenizers", "safetensors", "vllm", "openai", "stable_baselines3"),
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
@@ -69,7 +96,7 @@ def test_packages_import_one_way(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("package", ["zerosearch_agents", "zerosearch_benchmarks"])
+@pytest.mark.parametrize("package", FOLDERS)
 def test_own_imports_are_relative(package: str) -> None:
     """The folder names differ from the installed names, and `agents` belongs to another distribution."""
     wrong = [
@@ -81,21 +108,102 @@ def test_own_imports_are_relative(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_layers_of_the_environment() -> None:
+def _modules(package: str) -> dict[str, Path]:
+    """Every module of a package by its full name; a folder's `__init__.py` by the folder's name."""
+    folder = ROOT / FOLDERS[package]
+    found = {}
+    for path in _files(package):
+        parts = [package, *path.relative_to(folder).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _graph(package: str) -> dict[str, dict[str, int]]:
+    """Module -> modules of the same package that it imports, each with the line. `__init__.py` files are left out:
+
+    they only offer names of their room's modules, and importing a name from a room counts as importing the module that
+    defines it only where the importer names it.
+    """
+    modules = _modules(package)
+    graph: dict[str, dict[str, int]] = {}
+    for module, path in modules.items():
+        if path.name == "__init__.py":
+            continue
+        graph[module] = {}
+        for name, _, line in _imports(path, package):
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and modules[target].name != "__init__.py":
+                graph[module].setdefault(target, line)
+    return graph
+
+
+def _room(name: str) -> str:
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_every_room_has_its_place(package: str) -> None:
+    rooms = {_room(module) for module in _modules(package) if module != package}
+    assert rooms == {room for line in ROOMS[package] for room in line.split()}
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_arrows_between_rooms_run_down(package: str) -> None:
+    floor = {room: number for number, line in enumerate(ROOMS[package]) for room in line.split()}
     wrong = []
-    for path in _files("zerosearch_env"):
-        parts = path.relative_to(ROOT / "zerosearch_env").with_suffix("").parts
+    for path in _files(package):
+        parts = path.relative_to(ROOT / FOLDERS[package]).with_suffix("").parts
         if parts == ("__init__",):
             continue
-        assert parts[0] in LAYER, f"{path.relative_to(ROOT)} has no place in LAYERS of this test: give it one"
-        for name, _, line in _imports(path, "zerosearch_env"):
-            package, _, inner = name.partition(".")
-            target = inner.partition(".")[0]
-            if package == "zerosearch_env" and LAYER.get(target, -1) > LAYER[parts[0]]:
-                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}, which stands above it")
-            if package == "zerosearch_env" and not inner:
-                wrong.append(f"{path.relative_to(ROOT)}:{line} imports the package as a whole")
+        for name, _, line in _imports(path, package):
+            top, _, inner = name.partition(".")
+            room = inner.partition(".")[0]
+            if top == package and room in floor and floor[room] > floor[parts[0]]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name} from a room above")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_circles(package: str) -> None:
+    graph = _graph(package)
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for target in graph[module]:
+            if circle := walk(target, [*path, module]):
+                return circle
+        done.add(module)
+        return []
+
+    circles = [" -> ".join(circle) for module in graph if (circle := walk(module, []))]
+    assert not circles, "\n".join(circles)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_rooms_without_a_fixed_order_form_no_circle(package: str) -> None:
+    """Rooms in one line of `ROOMS`, and folders inside a room, import each other in one direction only."""
+    edges: dict[str, dict[str, str]] = {}
+    for module, targets in _graph(package).items():
+        for target in targets:
+            first, second = module.split(".")[1:-1], target.split(".")[1:-1]
+            while first and second and first[0] == second[0]:
+                first, second = first[1:], second[1:]
+            if first and second:
+                place = module.split(".")[: -1 - len(first)]
+                source, goal = ".".join([*place, first[0]]), ".".join([*place, second[0]])
+                edges.setdefault(source, {})[goal] = f"{module} imports {target}"
+    both = [f"{edges[a][b]}, and {edges[b][a]}" for a in edges for b in edges[a] if a < b and a in edges.get(b, {})]
+    assert not both, "\n".join(both)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_folders_are_small(package: str) -> None:
+    counts = Counter(path.parent for path in _files(package) if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in counts.items() if count > MOST_MODULES}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from zerosearch_env.cli import COMMANDS, main
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.env import ZeroSearchEnv
+from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.types import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]

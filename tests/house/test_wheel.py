@@ -14,7 +14,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"zerosearch_env": "zerosearch_env", "agents": "zerosearch_agents", "benchmarks": "zerosearch_benchmarks"}
-DATA = [("agents", "presets"), ("agents", "assets"), ("agents", "templates"), ("zerosearch_env", "assets")]
+DATA = [
+    ("agents", "config", "presets"),
+    ("agents", "assets"),
+    ("agents", "report", "templates"),
+    ("zerosearch_env", "assets"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from zerosearch_agents.stops import decode
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_agents.sampling.stops import decode
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 
 
 class FakeVLLM(ServerThread):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zerosearch_agents.simulator.model import TinyShape
-from zerosearch_agents.simulator.pairs import Pair
-from zerosearch_agents.simulator.train import TuneConfig
+from zerosearch_agents.config.tune import TinyShape, TuneConfig
+from zerosearch_agents.simulator.pairs.pair import Pair
 from zerosearch_env.types import Document
 
 TREES = "oak ash elm birch larch alder hazel rowan maple poplar willow cedar".split()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents.advantages import (
+from zerosearch_agents.objective.advantages import (
     ADVANTAGES,
     dr_grpo,
     gae,

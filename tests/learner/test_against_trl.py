@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from zerosearch_agents.algorithms import AlgorithmConfig, apply_algorithm
-from zerosearch_agents.divergence import kl_k3, kl_loss
-from zerosearch_agents.losses import entropy_bonus, token_weights, truncated_importance_weights
-from zerosearch_agents.objective import policy_loss
+from zerosearch_agents.config.algorithms import AlgorithmConfig, apply_algorithm
+from zerosearch_agents.objective.kl import kl_k3, kl_loss
+from zerosearch_agents.objective.losses import entropy_bonus, token_weights, truncated_importance_weights
+from zerosearch_agents.training.loss import policy_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what TRL and its libraries warn of is not ours
 

@@ -12,14 +12,14 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.ahead import Ahead, AheadInThread, Entry, last_step_ahead
-from zerosearch_agents.config import OutputConfig, RolloutConfig, TrainConfig, config_differences
-from zerosearch_agents.rollout import Table
-from zerosearch_agents.sampling_protocol import TurnSample, TurnSampler
-from zerosearch_agents.vllm_config import parse_sampler
+from zerosearch_agents.config.train import OutputConfig, RolloutConfig, TrainConfig, config_differences
+from zerosearch_agents.config.vllm import parse_sampler
+from zerosearch_agents.rollouts.async_rollouts import Ahead, AheadInThread, Entry, last_step_ahead
+from zerosearch_agents.rollouts.rollout import Table
+from zerosearch_agents.sampling.protocol import TurnSample, TurnSampler
 from zerosearch_env.engines import ConstantEngine, FailingEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.types import Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))

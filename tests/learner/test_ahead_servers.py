@@ -19,13 +19,13 @@ import torch
 from fake_vllm import FakeVLLM
 from test_vllm_sampler import own_logprobs
 
-from zerosearch_agents import trainer
-from zerosearch_agents.config import AlgorithmConfig, OutputConfig, RolloutConfig
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.run_files import RunFiles
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train, train_step
-from zerosearch_agents.vllm_config import VLLMConfig
+from zerosearch_agents.config.train import AlgorithmConfig, OutputConfig, RolloutConfig
+from zerosearch_agents.config.vllm import VLLMConfig
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.training import trainer
+from zerosearch_agents.training.run_files import RunFiles
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import TrainingError
 
@@ -92,7 +92,7 @@ def gated_update(monkeypatch, server, then=lambda: None):
 
 
 def gate(server, learner, step):
-    from zerosearch_agents.curriculum import choose_questions
+    from zerosearch_agents.training.curriculum import choose_questions
 
     chosen = choose_questions(len(learner.questions), learner.config.rollout.prompts, learner.config.seed, step)
     server.open_questions = {int(learner.questions[index].id[1:]) for index in chosen}

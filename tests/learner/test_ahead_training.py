@@ -11,23 +11,17 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents import run_files
-from zerosearch_agents.alarms import BOUNDS, AlarmConfig
-from zerosearch_agents.checkpoint import fingerprint, load_latest
-from zerosearch_agents.config import (
-    AlgorithmConfig,
-    OptimizerConfig,
-    OutputConfig,
-    RolloutConfig,
-    ScaleConfig,
-)
-from zerosearch_agents.metrics import GLOSSARY, read_metrics, staleness_metrics
-from zerosearch_agents.rollbacks import read_rollbacks
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train, train_step
+from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
+from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig, RolloutConfig, ScaleConfig
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.runs.checkpoint import fingerprint, load_latest
+from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics, staleness_metrics
+from zerosearch_agents.runs.rollbacks import read_rollbacks
+from zerosearch_agents.training import run_files
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.engines import FailingEngine
 from zerosearch_env.errors import TrainingError
-from zerosearch_env.transcripts import read_transcripts
+from zerosearch_env.records.transcripts import read_transcripts
 
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 STILL = OptimizerConfig(learning_rate=1e-30, warmup_steps=0)
@@ -256,7 +250,7 @@ def test_a_sharded_policy_plays_ahead(tmp_path):
 
 def test_adapters_play_ahead(tmp_path):
     pytest.importorskip("peft")
-    from zerosearch_agents.adapters import LoraShape
+    from zerosearch_agents.config.lora import LoraShape
 
     config = config_of(tmp_path, lora=LoraShape(rank=2))
     played = play(Team(), config, 3)

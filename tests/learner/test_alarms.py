@@ -5,9 +5,10 @@ import math
 import pytest
 import tiny
 
-from zerosearch_agents.alarms import BOUNDS, AlarmConfig, after_rollbacks, find_alarms, last_good_step
-from zerosearch_agents.config import CriticConfig, OptimizerConfig, TrainConfig, parse_config
-from zerosearch_agents.metrics import GLOSSARY
+from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
+from zerosearch_agents.config.train import CriticConfig, OptimizerConfig, TrainConfig, parse_config
+from zerosearch_agents.runs.alarms import after_rollbacks, find_alarms, last_good_step
+from zerosearch_agents.runs.metrics import GLOSSARY
 from zerosearch_env.errors import ConfigError
 
 QUIET = {bound.field: None for bound in BOUNDS} | {"reward_fraction": None}

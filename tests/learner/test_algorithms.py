@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 import tiny
 
-import zerosearch_agents.algorithms as algorithms_module
-from zerosearch_agents.algorithms import ALGORITHMS, AlgorithmConfig, apply_algorithm
-from zerosearch_agents.config import RolloutConfig, TrainConfig, dump_config, load_preset, parse_config, with_algorithm
-from zerosearch_agents.metrics import GLOSSARY, read_metrics
-from zerosearch_agents.train_cli import parse_command
-from zerosearch_agents.trainer import train
+import zerosearch_agents.config.algorithms as algorithms_module
+from zerosearch_agents.config.algorithms import ALGORITHMS, AlgorithmConfig, apply_algorithm
+from zerosearch_agents.config.train import (
+    RolloutConfig,
+    TrainConfig,
+    dump_config,
+    load_preset,
+    parse_config,
+    with_algorithm,
+)
+from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics
+from zerosearch_agents.training.cli import parse_command
+from zerosearch_agents.training.trainer import train
 from zerosearch_env.errors import ConfigError
 
 

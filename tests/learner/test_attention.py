@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from zerosearch_agents import attention
-from zerosearch_agents.attention import BLOCK, block_causal_attention, use_block_attention
-from zerosearch_agents.model import new_model, tiny_config
+from zerosearch_agents.forward import attention
+from zerosearch_agents.forward.attention import BLOCK, block_causal_attention, use_block_attention
+from zerosearch_agents.policy.policy import new_model, tiny_config
 
 QWEN = tiny_config(64, hidden=32, layers=2, heads=4, kv_heads=2, mlp=48)
 LLAMA = LlamaConfig(

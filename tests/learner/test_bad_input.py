@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import tiny
 
-from zerosearch_agents import checkpoint, run_files
-from zerosearch_agents.checkpoint import checkpoint_paths, fingerprint, load_latest
-from zerosearch_agents.config import AlgorithmConfig, OptimizerConfig, RolloutConfig
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.model import load_policy, save_policy
-from zerosearch_agents.run_files import learner_weights
-from zerosearch_agents.team import Team
-from zerosearch_agents.trainer import build_learner, train, train_step
-from zerosearch_env.episode import make_rules
+from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, RolloutConfig
+from zerosearch_agents.policy.policy import load_policy, save_policy
+from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.runs import checkpoint
+from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.training import run_files
+from zerosearch_agents.training.run_files import learner_weights
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
+from zerosearch_env.game.episode import make_rules
 
 
 def run(config, **options):
@@ -84,7 +85,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path, monkeypatch, value):
     config = tiny.tiny_train_config(tmp_path, steps=9, algorithm=AlgorithmConfig(kl_coefficient=0.01, minibatches=2))
-    from zerosearch_agents import learner as module
+    from zerosearch_agents.training import update as module
 
     original = module.loss_and_sums
     monkeypatch.setattr(module, "loss_and_sums", lambda *a: (original(*a)[0] * value, original(*a)[1]))

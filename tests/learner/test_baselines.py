@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_dataset, tiny_policy
 
-from zerosearch_agents.baselines import (
+from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.baselines import (
     BASELINES,
+    BUILT_ON_POLICY,
     DirectPlayer,
     OraclePlayer,
     OwnQueryRagPlayer,
@@ -18,12 +20,11 @@ from zerosearch_agents.baselines import (
     question_search,
     thought_before_action,
 )
-from zerosearch_agents.model import save_policy
-from zerosearch_agents.players import PolicyOptions, player_kinds
+from zerosearch_agents.policy.policy import save_policy
 from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import CorpusEngine, FailingEngine, make_engine
-from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import StopReason
@@ -218,7 +219,7 @@ def test_the_oracle_works_without_a_chain() -> None:
 
 
 def test_every_baseline_can_be_made() -> None:
-    assert set(player_kinds()) - {"policy"} | {"random", "oracle"} == set(BASELINES)
+    assert set(BUILT_ON_POLICY) | {"random", "oracle"} == set(BASELINES)
     makers: list[Callable[..., object]] = [RandomPlayer, OraclePlayer]
     assert all(maker(name="x").name == "x" for maker in makers)  # type: ignore[attr-defined]
 

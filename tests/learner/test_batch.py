@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents import head
-from zerosearch_agents.batch import Sample, deal, make_micro_batch, plan_micro_batches, token_logprobs
-from zerosearch_agents.losses import clipped_policy_loss, token_weights
-from zerosearch_agents.rollout import Rollout
+from zerosearch_agents.forward import head
+from zerosearch_agents.forward.batch import Sample, deal, make_micro_batch, plan_micro_batches, token_logprobs
+from zerosearch_agents.objective.losses import clipped_policy_loss, token_weights
+from zerosearch_agents.rollouts.rollout import Rollout
 from zerosearch_env.types import Scores, StopReason
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=30)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zerosearch_agents import checkpoint as module
-from zerosearch_agents.checkpoint import (
+from zerosearch_agents.runs import checkpoint as module
+from zerosearch_agents.runs.checkpoint import (
     RunState,
     checkpoint_paths,
     fingerprint,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents import collect as collect_module
-from zerosearch_agents.algorithms import AlgorithmConfig
-from zerosearch_agents.collect import collect_groups
-from zerosearch_agents.config import RolloutConfig
-from zerosearch_agents.curriculum import choose_more_questions
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train_step
-from zerosearch_agents.weighing import has_signal
+from zerosearch_agents.config.algorithms import AlgorithmConfig
+from zerosearch_agents.config.train import RolloutConfig
+from zerosearch_agents.objective.credit import has_signal
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.training import step_rollouts as collect_module
+from zerosearch_agents.training.curriculum import choose_more_questions
+from zerosearch_agents.training.step_rollouts import collect_groups
+from zerosearch_agents.training.trainer import build_learner, train_step
 
 ROUNDS = AlgorithmConfig(dynamic_sampling_rounds=3)
 

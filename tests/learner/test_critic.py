@@ -11,15 +11,15 @@ import tiny
 import torch
 from test_objective import make_samples
 
-from zerosearch_agents.algorithms import AlgorithmConfig, CriticConfig
-from zerosearch_agents.batch import make_micro_batch
-from zerosearch_agents.checkpoint import load_latest
-from zerosearch_agents.config import OptimizerConfig, RolloutConfig, TrainConfig, read_config
-from zerosearch_agents.critic import critic_rate, make_critic, split_weights, token_values, with_critic
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.run_files import learner_weights
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train, train_step
+from zerosearch_agents.config.algorithms import AlgorithmConfig, CriticConfig
+from zerosearch_agents.config.train import OptimizerConfig, RolloutConfig, TrainConfig, read_config
+from zerosearch_agents.forward.batch import make_micro_batch
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.runs.checkpoint import load_latest
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.training.critic import critic_rate, make_critic, split_weights, token_values, with_critic
+from zerosearch_agents.training.run_files import learner_weights
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError
 
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}

@@ -6,8 +6,8 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents.config import CurriculumConfig
-from zerosearch_agents.curriculum import (
+from zerosearch_agents.config.train import CurriculumConfig
+from zerosearch_agents.training.curriculum import (
     choose_questions,
     make_group_episodes,
     make_schedule,
@@ -15,7 +15,7 @@ from zerosearch_agents.curriculum import (
     sampling_seed,
     split_groups,
 )
-from zerosearch_env.episode import make_rules
+from zerosearch_env.game.episode import make_rules
 from zerosearch_env.types import SearchRequest
 
 

@@ -18,11 +18,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from zerosearch_agents.decoder import Decoder, make_decoder
-from zerosearch_agents.fused import FusedDecoder, why_not_fused
-from zerosearch_agents.generic import CachedDecoder, PlainDecoder
-from zerosearch_agents.model import new_model, tiny_config
-from zerosearch_agents.slot_cache import PAGE, PagedCache
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.sampling.decoding.decoder import Decoder, make_decoder
+from zerosearch_agents.sampling.decoding.fused import FusedDecoder, why_not_fused
+from zerosearch_agents.sampling.decoding.generic import CachedDecoder, PlainDecoder
+from zerosearch_agents.sampling.decoding.paged_cache import PAGE, PagedCache
 
 VOCABULARY = 97
 SIZES = {

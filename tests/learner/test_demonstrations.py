@@ -8,14 +8,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from zerosearch_agents.demonstrations import Habits, demonstrate
-from zerosearch_agents.reading import Library, Segment, open_library, plan_text, title_words
-from zerosearch_env.datasets.world import WorldConfig, make_questions
-from zerosearch_env.datasets.world_text import BY_NAME
+from zerosearch_agents.sft.rows import Segment
+from zerosearch_agents.tiny.demonstrations import Habits, demonstrate
+from zerosearch_agents.tiny.reading import Library, open_library, plan_text, title_words
+from zerosearch_env.datasets.world.make import WorldConfig, make_questions
+from zerosearch_env.datasets.world.text import BY_NAME
 from zerosearch_env.engines import CorpusEngine
-from zerosearch_env.episode import Episode
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.rules import make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Question, StopReason
 
 SEED = 1_000_007

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zerosearch_agents.divergence import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3, kl_loss, kl_penalties
-from zerosearch_agents.losses import reinforce_loss
+from zerosearch_agents.objective.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3, kl_loss, kl_penalties
+from zerosearch_agents.objective.losses import reinforce_loss
 
 
 def test_kl_estimators_by_hand():

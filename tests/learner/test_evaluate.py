@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from tiny import tiny_dataset
 
-from zerosearch_agents.baselines import OraclePlayer, RandomPlayer
-from zerosearch_agents.eval_cli import EvalConfig, main, run_evaluation
-from zerosearch_agents.eval_display import evaluation_markdown
-from zerosearch_agents.evaluate import Store, evaluate, select_questions, transcript_path
-from zerosearch_agents.players import CallablePlayer
-from zerosearch_agents.results import Evaluation, load_evaluation, save_evaluation
+from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
+from zerosearch_agents.evaluation.display import evaluation_markdown
+from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions, transcript_path
+from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, save_evaluation
+from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.players.make import CallablePlayer
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine, FailingEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.randomness import mix
-from zerosearch_env.transcripts import read_transcripts
+from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import Question
 
 RULES = make_rules(max_turns=4, top_k=2)

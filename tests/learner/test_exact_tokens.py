@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from test_rollout import ScriptedSampler
 from tokenizers import pre_tokenizers
 
-from zerosearch_agents.batch import Sample, make_micro_batch
-from zerosearch_agents.rollout import rollout
-from zerosearch_agents.stops import StopFinder, decode
-from zerosearch_agents.tokenizer import build_tokenizer
+from zerosearch_agents.forward.batch import Sample, make_micro_batch
+from zerosearch_agents.rollouts.rollout import rollout
+from zerosearch_agents.sampling.stops import StopFinder, decode
+from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Document, Question
 

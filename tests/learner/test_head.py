@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zerosearch_agents import head as head_module
-from zerosearch_agents.head import chunk_size, head_loss, score_tokens, takes_token_loss, target_logprobs
+from zerosearch_agents.forward import head as head_module
+from zerosearch_agents.forward.head import chunk_size, head_loss, score_tokens, takes_token_loss, target_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 23, 8, 37
 

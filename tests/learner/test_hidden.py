@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from zerosearch_agents.attention import use_block_attention
-from zerosearch_agents.hidden import hidden_at
+from zerosearch_agents.forward.attention import use_block_attention
+from zerosearch_agents.forward.hidden import hidden_at
 
 SIZES = {
     "vocab_size": 50,

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from zerosearch_agents import loggers
-from zerosearch_agents.config import EnvironmentConfig, OutputConfig, dump_config, parse_config
-from zerosearch_agents.loggers import make_loggers, shown_config
-from zerosearch_agents.metrics import MetricsLog, read_metrics
-from zerosearch_agents.report import write_report
-from zerosearch_agents.trainer import train
+from zerosearch_agents.config.train import EnvironmentConfig, OutputConfig, dump_config, parse_config
+from zerosearch_agents.report.page import write_report
+from zerosearch_agents.runs import loggers
+from zerosearch_agents.runs.loggers import make_loggers, shown_config
+from zerosearch_agents.runs.metrics import MetricsLog, read_metrics
+from zerosearch_agents.training.trainer import train
 from zerosearch_env.cli import main
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError

@@ -9,13 +9,13 @@ import pytest
 import tiny
 import torch
 
-from zerosearch_agents.adapters import LoraShape
-from zerosearch_agents.algorithms import AlgorithmConfig
-from zerosearch_agents.checkpoint import checkpoint_paths, load_checkpoint
-from zerosearch_agents.config import TrainConfig
-from zerosearch_agents.lora import make_adapter
-from zerosearch_agents.model import load_policy
-from zerosearch_agents.trainer import train
+from zerosearch_agents.config.algorithms import AlgorithmConfig
+from zerosearch_agents.config.lora import LoraShape
+from zerosearch_agents.config.train import TrainConfig
+from zerosearch_agents.policy.lora import make_adapter
+from zerosearch_agents.policy.policy import load_policy
+from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_checkpoint
+from zerosearch_agents.training.trainer import train
 from zerosearch_env.errors import ConfigError
 
 pytest.importorskip("peft", reason="peft is not installed (extra lora)")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zerosearch_agents.losses import (
+from zerosearch_agents.objective.losses import (
     cispo_loss,
     clipped_policy_loss,
     entropy_bonus,

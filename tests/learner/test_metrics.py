@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_batch import SCORES, make_rollout
 
-import zerosearch_agents.metrics as module
-from zerosearch_agents.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
+import zerosearch_agents.runs.metrics as module
+from zerosearch_agents.runs.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
 from zerosearch_env.types import StopReason
 
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from zerosearch_agents import policy_files
-from zerosearch_agents.model import (
+from zerosearch_agents.policy import files as policy_files
+from zerosearch_agents.policy.policy import (
     AgentCard,
     Policy,
     load_policy,
@@ -21,7 +21,7 @@ from zerosearch_agents.model import (
     save_policy,
     tiny_config,
 )
-from zerosearch_agents.tokenizer import build_tokenizer
+from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 CARD = AgentCard(protocol="search-r1", prompt_template="Q: {question}", turn_tokens=7, context_tokens=99, chat=True)

@@ -11,12 +11,12 @@ import tiny
 import torch
 from test_batch import make_rollout
 
-from zerosearch_agents.algorithms import AlgorithmConfig, CriticConfig, apply_algorithm
-from zerosearch_agents.batch import Sample, make_micro_batch
-from zerosearch_agents.config import TrainConfig
-from zerosearch_agents.critic import make_critic
-from zerosearch_agents.losses import token_weights
-from zerosearch_agents.objective import SUMS, loss_and_sums
+from zerosearch_agents.config.algorithms import AlgorithmConfig, CriticConfig, apply_algorithm
+from zerosearch_agents.config.train import TrainConfig
+from zerosearch_agents.forward.batch import Sample, make_micro_batch
+from zerosearch_agents.objective.losses import token_weights
+from zerosearch_agents.training.critic import make_critic
+from zerosearch_agents.training.loss import SUMS, loss_and_sums
 
 LENGTHS = (30, 12, 21, 17)
 CONSTANT = 50
@@ -185,7 +185,7 @@ def test_splitting_a_mini_batch_changes_no_gradient(case):
 
 
 def test_the_entropys_gradient_goes_through_the_chunks(monkeypatch):
-    from zerosearch_agents import head
+    from zerosearch_agents.forward import head
 
     config = make_config(replace(BASE, entropy_coefficient=0.5))
     samples = weigh(make_samples(), "tokens")

@@ -11,12 +11,12 @@ import transformers
 from test_batch import make_rollout
 from test_objective import CASES, make_config, make_samples, weigh
 
-from zerosearch_agents import dense_ops
-from zerosearch_agents.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
-from zerosearch_agents.config import OptimizerConfig, TrainConfig
-from zerosearch_agents.layout import Layout, disagreement, prepare_model
-from zerosearch_agents.objective import loss_and_sums
-from zerosearch_agents.packed import _attend_sequences, packed_hidden, why_not_packed
+from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
+from zerosearch_agents.forward import dense_ops
+from zerosearch_agents.forward.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
+from zerosearch_agents.forward.mode import Layout, disagreement, prepare_model
+from zerosearch_agents.forward.packed import _attend_sequences, packed_hidden, why_not_packed
+from zerosearch_agents.training.loss import loss_and_sums
 from zerosearch_env.errors import ConfigError
 
 SIZES = {
@@ -151,7 +151,7 @@ def test_a_model_that_computes_something_else_is_found(monkeypatch):
 
 def test_a_leak_between_sequences_is_found(monkeypatch):
     plan = dense_ops.plan_blocks
-    monkeypatch.setattr("zerosearch_agents.packed.plan_blocks", lambda lengths, *_: plan([sum(lengths)]))
+    monkeypatch.setattr("zerosearch_agents.forward.packed.plan_blocks", lambda lengths, *_: plan([sum(lengths)]))
     with pytest.raises(ConfigError, match=r"differ|see each other"):
         prepare_model(make_model(), TrainConfig(optimizer=OptimizerConfig(packing="sequences")), 64)
 

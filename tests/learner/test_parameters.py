@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
-from zerosearch_agents.config import OptimizerConfig, TrainConfig
-from zerosearch_agents.parameters import _eight_bit, make_optimizer
+from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
+from zerosearch_agents.training.optimizer import _eight_bit, make_optimizer
 from zerosearch_env.errors import ConfigError
 
 

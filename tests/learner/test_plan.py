@@ -9,11 +9,10 @@ import pytest
 import torch
 import transformers
 
-from zerosearch_agents.config import ScaleConfig, load_preset, preset_names, with_algorithm
-from zerosearch_agents.dry_run import dry_run, shrunken_config
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.model import tiny_config
-from zerosearch_agents.plan import (
+from zerosearch_agents.config.train import ScaleConfig, load_preset, preset_names, with_algorithm
+from zerosearch_agents.plan.cli import find_architecture, main
+from zerosearch_agents.plan.dry_run import dry_run, shrunken_config
+from zerosearch_agents.plan.estimate import (
     MODELS,
     Architecture,
     Hardware,
@@ -26,7 +25,8 @@ from zerosearch_agents.plan import (
     step_seconds,
     transformers_config,
 )
-from zerosearch_agents.plan_cli import find_architecture, main
+from zerosearch_agents.policy.policy import tiny_config
+from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_env.errors import ConfigError
 
 PUBLISHED = {

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 from tiny import tiny_dataset, tiny_policy
 
-from zerosearch_agents.model import save_policy
-from zerosearch_agents.players import CallablePlayer, Player, PolicyOptions, PolicyPlayer, fingerprint, make_player
-from zerosearch_agents.third_party import public_info
-from zerosearch_agents.workers import WorkerPool, replay
+from zerosearch_agents.players.base import Player, PolicyOptions
+from zerosearch_agents.players.make import CallablePlayer, fingerprint, make_player
+from zerosearch_agents.players.policy import PolicyPlayer
+from zerosearch_agents.players.third_party import public_info
+from zerosearch_agents.policy.policy import save_policy
+from zerosearch_agents.processes.pool import WorkerPool, replay
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import AgentError, CheckpointError, ConfigError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.randomness import mix
-from zerosearch_env.transcripts import transcript_record
+from zerosearch_env.records.transcripts import transcript_record
 from zerosearch_env.types import Question, SearchRequest, Step, StopReason
 
 RULES = make_rules(max_turns=3, top_k=2)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerosearch_agents import fit as fit_module
-from zerosearch_agents import pretrain as module
-from zerosearch_agents.config import policy_path
-from zerosearch_agents.fit import loss_sum, one_thread
-from zerosearch_agents.model import AgentCard, load_policy, save_policy
-from zerosearch_agents.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
-from zerosearch_agents.reading import open_library
-from zerosearch_agents.tokenizer import TAGS
+from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.policy.policy import AgentCard, load_policy, save_policy
+from zerosearch_agents.sft import fit as fit_module
+from zerosearch_agents.sft.fit import loss_sum, one_thread
+from zerosearch_agents.tiny import pretrain as module
+from zerosearch_agents.tiny.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
+from zerosearch_agents.tiny.reading import open_library
+from zerosearch_agents.tiny.tokenizer import TAGS
 from zerosearch_env import cli
 from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError, TrainingError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_policy
 
-from zerosearch_agents.model import save_policy
+from zerosearch_agents.evaluation.results import load_evaluation
+from zerosearch_agents.policy.policy import save_policy
 from zerosearch_agents.quickstart import BASELINES, LARGE_ENGINE, QuickstartConfig, main, training_config
-from zerosearch_agents.results import load_evaluation
 from zerosearch_env.cli import main as zerosearch
 
 

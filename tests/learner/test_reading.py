@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zerosearch_agents.reading import Library, need_text, notes_text, open_library, plan_text, title_words
-from zerosearch_env.datasets.world import WorldConfig, make_facts, make_questions
-from zerosearch_env.datasets.world_names import GRAMMARS, TEST_SHARE, draw_names, is_test_code
-from zerosearch_env.datasets.world_text import BY_NAME
+from zerosearch_agents.tiny.reading import Library, need_text, notes_text, open_library, plan_text, title_words
+from zerosearch_env.datasets.world.make import WorldConfig, make_facts, make_questions
+from zerosearch_env.datasets.world.names import GRAMMARS, TEST_SHARE, draw_names, is_test_code
+from zerosearch_env.datasets.world.text import BY_NAME
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.protocols import get_protocol
 

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from zerosearch_agents.baselines import OraclePlayer, RandomPlayer
-from zerosearch_agents.evaluate import Store, evaluate, select_questions
-from zerosearch_agents.report import ReportData, render_report, write_report
-from zerosearch_agents.report_charts import (
+from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions
+from zerosearch_agents.evaluation.results import Cell, Evaluation
+from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.report.charts import (
     MARKERS,
     Point,
     Series,
@@ -22,12 +22,12 @@ from zerosearch_agents.report_charts import (
     smoothed,
     swatch,
 )
-from zerosearch_agents.report_noise import ROLES, roles_of
-from zerosearch_agents.results import Cell, Evaluation
+from zerosearch_agents.report.noise import ROLES, roles_of
+from zerosearch_agents.report.page import ReportData, render_report, write_report
 from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
-from zerosearch_env.episode import make_rules
+from zerosearch_env.game.episode import make_rules
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
 

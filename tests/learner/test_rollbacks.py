@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import tiny
 
-from zerosearch_agents import checkpoint, run_files
-from zerosearch_agents.alarms import BOUNDS, AlarmConfig
-from zerosearch_agents.checkpoint import RunState, checkpoint_paths, fingerprint
-from zerosearch_agents.config import AlgorithmConfig, OptimizerConfig, OutputConfig
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.progress import TrainProgress
-from zerosearch_agents.report import write_report
-from zerosearch_agents.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
-from zerosearch_agents.trainer import StepReport, train
+from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
+from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig
+from zerosearch_agents.report.page import write_report
+from zerosearch_agents.runs import checkpoint
+from zerosearch_agents.runs.checkpoint import RunState, checkpoint_paths, fingerprint
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.runs.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
+from zerosearch_agents.training import run_files
+from zerosearch_agents.training.progress import TrainProgress
+from zerosearch_agents.training.trainer import StepReport, train
 from zerosearch_env.errors import CheckpointError, TrainingError
 
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
@@ -105,7 +106,7 @@ def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole
         if moment == "before the record":
             patch.setattr(run_files, "record_rollback", die)
         elif moment == "after the record":
-            patch.setattr("zerosearch_agents.rollbacks.remove_given_up", die)
+            patch.setattr("zerosearch_agents.runs.rollbacks.remove_given_up", die)
         elif moment == "after the rollback":
             original = run_files.RunFiles.roll_back
             patch.setattr(run_files.RunFiles, "roll_back", lambda self, step: original(self, step) and die())

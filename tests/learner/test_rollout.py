@@ -6,12 +6,12 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.rollout import encode_prompts, encode_texts, rollout
-from zerosearch_agents.sampler import Sampler, TurnSample
-from zerosearch_agents.stops import decode
+from zerosearch_agents.rollouts.rollout import encode_prompts, encode_texts, rollout
+from zerosearch_agents.sampling.local import Sampler, TurnSample
+from zerosearch_agents.sampling.stops import decode
 from zerosearch_env.engines import ConstantEngine, FailingEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import EngineError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.types import Document, Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))

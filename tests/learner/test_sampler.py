@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
-from zerosearch_agents.model import new_model, tiny_config
-from zerosearch_agents.sampler import Sampler, TurnSample, eos_ids
-from zerosearch_agents.sampling import draw
-from zerosearch_agents.stops import StopFinder, decode
-from zerosearch_agents.tokenizer import build_tokenizer
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.sampling.draw import draw
+from zerosearch_agents.sampling.local import Sampler, TurnSample, eos_ids
+from zerosearch_agents.sampling.stops import StopFinder, decode
+from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.randomness import uniform, uniform_rows
 

@@ -15,8 +15,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from zerosearch_agents.adapters import LoraShape
-from zerosearch_agents.config import (
+from zerosearch_agents.config.lora import LoraShape
+from zerosearch_agents.config.train import (
     CriticConfig,
     DataConfig,
     EnvironmentConfig,
@@ -25,11 +25,11 @@ from zerosearch_agents.config import (
     dump_config,
     with_algorithm,
 )
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.run_files import restore_learner
-from zerosearch_agents.sharding import local, wants_fsdp, whole
-from zerosearch_agents.team import Team, local_device, start_team, under_torchrun
-from zerosearch_agents.trainer import build_learner, train, train_step
+from zerosearch_agents.forward.fsdp import local, wants_fsdp, whole
+from zerosearch_agents.processes.workers import Team, local_device, start_team, under_torchrun
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.training.run_files import restore_learner
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 # Two processes wait for each other at every layer: on cores that others use too they are many times slower.
@@ -204,7 +204,7 @@ def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
         restore_learner(learner, output, config)
     if learner.critic is not None:
         return
-    from zerosearch_agents.model import new_model, save_policy, tiny_config
+    from zerosearch_agents.policy.policy import new_model, save_policy, tiny_config
 
     model = new_model(tiny_config(320, hidden=16, layers=1, heads=2, mlp=16, context_tokens=512))
     save_policy(replace(tiny.tiny_policy(), model=model), tmp_path / "small")

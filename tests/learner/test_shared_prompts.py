@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents import decoder as decoder_module
-from zerosearch_agents.decoder import make_decoder
-from zerosearch_agents.fused import FusedDecoder
-from zerosearch_agents.generic import CachedDecoder, PlainDecoder
-from zerosearch_agents.sampler import Sampler
+from zerosearch_agents.sampling.decoding import decoder as decoder_module
+from zerosearch_agents.sampling.decoding.decoder import make_decoder
+from zerosearch_agents.sampling.decoding.fused import FusedDecoder
+from zerosearch_agents.sampling.decoding.generic import CachedDecoder, PlainDecoder
+from zerosearch_agents.sampling.local import Sampler
 
 KINDS = {"fused": FusedDecoder, "cached": CachedDecoder, "plain": PlainDecoder}
 
@@ -25,7 +25,7 @@ def kind(request, monkeypatch):
         assert decoder_module._disagreement(model, found) is None
         return found
 
-    monkeypatch.setattr("zerosearch_agents.sampler.make_decoder", make)
+    monkeypatch.setattr("zerosearch_agents.sampling.local.make_decoder", make)
     return chosen
 
 

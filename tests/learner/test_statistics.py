@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents.statistics import (
+from zerosearch_agents.evaluation.statistics import (
     EMPTY,
     Interval,
     bootstrap_mean,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents.rollout import rollout, stream
-from zerosearch_agents.sampler import Sampler
-from zerosearch_agents.search_desk import BackgroundDesk, DirectDesk, make_desk
+from zerosearch_agents.rollouts.rollout import rollout, stream
+from zerosearch_agents.rollouts.searches import BackgroundDesk, DirectDesk, make_desk
+from zerosearch_agents.sampling.local import Sampler
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import EngineError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.randomness import uniform
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult, StopReason
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerosearch_agents import team as module
-from zerosearch_agents.team import Team, default_workers, physical_cores, start_team
+from zerosearch_agents.processes import workers as module
+from zerosearch_agents.processes.workers import Team, default_workers, physical_cores, start_team
 from zerosearch_env.errors import ConfigError, TrainingError
 
 
@@ -66,7 +66,7 @@ PARENT = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from test_team import report_and_wait
-from zerosearch_agents.team import start_team
+from zerosearch_agents.processes.workers import start_team
 with start_team(2, report_and_wait) as team:
     report_and_wait(team)
 """

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from zerosearch_agents.model import new_model, tiny_config
-from zerosearch_agents.tiny_init import ROPE_THETA, induction_init
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.tiny.induction import ROPE_THETA, induction_init
 from zerosearch_env.errors import ConfigError
 
 VOCABULARY = 1024

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.tokenizer import EOS, PAD, TAGS, build_tokenizer
-from zerosearch_env.datasets.world_names import GRAMMARS
+from zerosearch_agents.tiny.tokenizer import EOS, PAD, TAGS, build_tokenizer
+from zerosearch_env.datasets.world.names import GRAMMARS
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.protocols import get_protocol
 

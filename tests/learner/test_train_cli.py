@@ -8,14 +8,14 @@ import pytest
 import tiny
 from rich.console import Console
 
-from zerosearch_agents import progress as progress_module
-from zerosearch_agents import train_cli
-from zerosearch_agents.config import load_preset, read_config
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.model import save_policy
-from zerosearch_agents.progress import TrainProgress, describe, format_seconds
-from zerosearch_agents.train_cli import main, parse_command
-from zerosearch_agents.trainer import StepReport
+from zerosearch_agents.config.train import load_preset, read_config
+from zerosearch_agents.policy.policy import save_policy
+from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.training import cli as train_cli
+from zerosearch_agents.training import progress as progress_module
+from zerosearch_agents.training.cli import main, parse_command
+from zerosearch_agents.training.progress import TrainProgress, describe, format_seconds
+from zerosearch_agents.training.trainer import StepReport
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 METRICS = {"reward": 0.5, "em": 0.25, "searches": 1.5, "noise_level": 0.1, "tokens_per_second": 12345.0}

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-import zerosearch_agents.config as config_module
-from zerosearch_agents.config import (
+import zerosearch_agents.config.train as config_module
+from zerosearch_agents.config.train import (
     FREE_FIELDS,
     AlgorithmConfig,
     CurriculumConfig,
@@ -19,11 +19,11 @@ from zerosearch_agents.config import (
     flatten_config,
     load_preset,
     parse_config,
-    policy_path,
     preset_names,
     read_config,
 )
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_agents.policy.files import policy_path
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError
 
 

@@ -13,9 +13,7 @@ import pytest
 import tiny
 import torch
 
-from zerosearch_agents import learner as learner_module
-from zerosearch_agents.checkpoint import checkpoint_paths, fingerprint, load_latest
-from zerosearch_agents.config import (
+from zerosearch_agents.config.train import (
     AlgorithmConfig,
     CurriculumConfig,
     OptimizerConfig,
@@ -24,16 +22,18 @@ from zerosearch_agents.config import (
     dump_config,
     read_config,
 )
-from zerosearch_agents.metrics import GLOSSARY, read_metrics
-from zerosearch_agents.model import load_policy
-from zerosearch_agents.parameters import learning_rate
-from zerosearch_agents.run_files import learner_weights
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train, train_step
-from zerosearch_agents.weighing import make_samples, weigh
+from zerosearch_agents.objective.credit import make_samples, weigh
+from zerosearch_agents.policy.policy import load_policy
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
+from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics
+from zerosearch_agents.training import update as learner_module
+from zerosearch_agents.training.optimizer import learning_rate
+from zerosearch_agents.training.run_files import learner_weights
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
-from zerosearch_env.transcripts import read_transcripts
+from zerosearch_env.records.transcripts import read_transcripts
 
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 
@@ -106,8 +106,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import tiny
 from zerosearch_agents import checkpoint, run_files
-from zerosearch_agents.config import read_config
-from zerosearch_agents.trainer import train
+from zerosearch_agents.config.train import read_config
+from zerosearch_agents.training.trainer import train
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -243,7 +243,7 @@ def test_the_reference_of_a_resumed_run_must_be_the_same(tmp_path):
     assert metrics["trained_rollouts"] == 16  # with a KL term every rollout has a gradient
     assert metrics["kl"] >= 0
     changed = tiny.tiny_policy(seed=1)
-    from zerosearch_agents.model import save_policy
+    from zerosearch_agents.policy.policy import save_policy
 
     save_policy(changed, config.policy)
     with pytest.raises(CheckpointError, match="not the policy that the run"):

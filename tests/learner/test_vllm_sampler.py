@@ -14,20 +14,20 @@ import tiny
 import torch
 from fake_vllm import FakeVLLM
 
-from zerosearch_agents import vllm_sync
-from zerosearch_agents.config import AlgorithmConfig, RolloutConfig, TrainConfig, config_differences
-from zerosearch_agents.engine_sampler import EngineSampler, TurnLimits, TurnReply
-from zerosearch_agents.rollout import rollout
-from zerosearch_agents.sampling_protocol import TurnSampler
-from zerosearch_agents.team import Team, start_team
-from zerosearch_agents.trainer import build_learner, train, train_step
-from zerosearch_agents.vllm_config import VLLMConfig, parse_sampler
-from zerosearch_agents.vllm_server import VLLMServers, parse_completion
-from zerosearch_agents.vllm_sync import FolderSync
-from zerosearch_agents.vllm_weights import named_weights, write_weights
+from zerosearch_agents.config.train import AlgorithmConfig, RolloutConfig, TrainConfig, config_differences
+from zerosearch_agents.config.vllm import VLLMConfig, parse_sampler
+from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.rollouts.rollout import rollout
+from zerosearch_agents.sampling.engine import EngineSampler, TurnLimits, TurnReply
+from zerosearch_agents.sampling.protocol import TurnSampler
+from zerosearch_agents.sampling.vllm import sync as vllm_sync
+from zerosearch_agents.sampling.vllm.server import VLLMServers, parse_completion
+from zerosearch_agents.sampling.vllm.sync import FolderSync
+from zerosearch_agents.sampling.vllm.weights import named_weights, write_weights
+from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, make_rules
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
+from zerosearch_env.game.episode import Episode, make_rules
 from zerosearch_env.types import Question
 
 STOPS = ("</search>", "</answer>")
@@ -240,7 +240,7 @@ def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_fou
     policy = tiny.tiny_policy()
     with FakeVLLM(policy) as one, FakeVLLM(policy) as other, closing(make([one, other], policy, tmp_path)) as sampler:
         sampler.refresh()
-        one.rpc = lambda body: __import__("zerosearch_benchmarks.chat_server").chat_server.Reply({}, 500)
+        one.rpc = lambda body: __import__("zerosearch_benchmarks.speed.chat_server").chat_server.Reply({}, 500)
         with caplog.at_level(logging.WARNING):
             sampler.refresh()
         assert "left out" in caplog.text
@@ -309,8 +309,8 @@ def test_wake_ends_a_wait(tmp_path):
 def test_weights_are_written_in_shards_and_a_tied_head_once(tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    from zerosearch_agents import vllm_weights
-    from zerosearch_agents.model import new_model, tiny_config
+    from zerosearch_agents.policy.policy import new_model, tiny_config
+    from zerosearch_agents.sampling.vllm import weights as vllm_weights
 
     model = new_model(tiny_config(64, hidden=16, layers=2, heads=2, mlp=16))
     names = [name for name, _ in named_weights(model)]
@@ -342,7 +342,7 @@ def test_training_with_servers(tmp_path):
     with FakeVLLM(policy) as one, FakeVLLM(policy) as other:
         result = train(config_for(tmp_path, one, other), dataset=tiny.tiny_dataset())
         assert result.step == 3
-        from zerosearch_agents.metrics import read_metrics
+        from zerosearch_agents.runs.metrics import read_metrics
 
         metrics = read_metrics(result.output / "metrics.jsonl")
         assert all(record["mismatch_kl"] < 1e-8 for record in metrics)

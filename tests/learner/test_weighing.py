@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_batch import make_rollout
 
-from zerosearch_agents.advantages import gae, normalize
-from zerosearch_agents.algorithms import AlgorithmConfig
-from zerosearch_agents.batch import Sample
-from zerosearch_agents.weighing import has_signal, is_trained, make_samples, weigh, weighing_metrics
+from zerosearch_agents.config.algorithms import AlgorithmConfig
+from zerosearch_agents.forward.batch import Sample
+from zerosearch_agents.objective.advantages import gae, normalize
+from zerosearch_agents.objective.credit import has_signal, is_trained, make_samples, weigh, weighing_metrics
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import StopReason
 

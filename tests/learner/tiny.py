@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from zerosearch_agents.config import (
+from zerosearch_agents.config.train import (
     AlgorithmConfig,
     EnvironmentConfig,
     OptimizerConfig,
@@ -15,8 +15,8 @@ from zerosearch_agents.config import (
     RolloutConfig,
     TrainConfig,
 )
-from zerosearch_agents.model import AgentCard, Policy, new_model, save_policy, tiny_config
-from zerosearch_agents.tokenizer import build_tokenizer
+from zerosearch_agents.policy.policy import AgentCard, Policy, new_model, save_policy, tiny_config
+from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.types import Dataset, Document, Question
 
 OPEN, WORDS, CLOSE = ("<search>", "<answer>"), ("k", "b"), ("</search>", "</answer>")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread, chat
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.llm import AsyncBackend, Backend, Completion, HttpOptions, LoopThread, OpenAIBackend, Prompt
 from zerosearch_env.llm.chat import cut_at_stop, prompt_ids

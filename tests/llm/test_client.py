@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from http_fakes import Script, cut, huge, stall
 
-from zerosearch_benchmarks.chat_server import Call, Reply, ServerThread
+from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.llm import HttpOptions, JsonClient, JsonReply
-from zerosearch_env.llm.client import StatusError
-from zerosearch_env.llm.replicas import Breaker, Replica, ReplicaSet
-from zerosearch_env.llm.retries import backoff, is_retryable_status, parse_retry_after
+from zerosearch_env.llm.http.client import StatusError
+from zerosearch_env.llm.http.replicas import Breaker, Replica, ReplicaSet
+from zerosearch_env.llm.http.retries import backoff, is_retryable_status, parse_retry_after
 
 FAST = {"backoff_s": 0.005, "backoff_cap_s": 0.01, "connect_s": 2.0, "read_s": 2.0, "total_s": 5.0, "attempts": 3}
 

@@ -77,7 +77,7 @@ def test_samples_follow_the_model(backend: TransformersBackend, folder: Path) ->
     """The first token of many seeds against the model's own probabilities, inside and outside of a nucleus."""
     model, tokenizer = backend._load()
     from zerosearch_env.llm.chat import prompt_ids
-    from zerosearch_env.llm.hf import _choose, _Row
+    from zerosearch_env.llm.local.backend import _choose, _Row
 
     ids = torch.tensor([prompt_ids(tokenizer, "word")])
     with torch.inference_mode():
@@ -233,7 +233,7 @@ def test_vllm_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPa
 def test_the_growing_cache_holds_what_the_copying_one_holds() -> None:
     from transformers import DynamicCache
 
-    from zerosearch_env.llm.hf_cache import grow_in_place
+    from zerosearch_env.llm.local.cache import grow_in_place
 
     generator = torch.Generator().manual_seed(0)
     copying, growing = DynamicCache(), DynamicCache()

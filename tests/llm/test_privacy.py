@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from zerosearch_env.llm.privacy import HIDDEN, redact
+from zerosearch_env.privacy import HIDDEN, redact
 
 SECRET = "Zx81-secret/value"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.serve.asked import TOP_K_FIELDS, Asked, AskedSearch, parse
-from zerosearch_env.serve.codec import RequestError, decode, encode, encoding_of
+from zerosearch_env.retrieve_api.bodies import TOP_K_FIELDS, Asked, AskedSearch, parse
+from zerosearch_env.retrieve_api.codec import RequestError, decode, encode, encoding_of
 
 
 @pytest.mark.parametrize("name", TOP_K_FIELDS)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from zerosearch_env.errors import ConfigError, EngineError
+from zerosearch_env.retrieve_api.codec import RequestError
 from zerosearch_env.serve.batching import Batcher, search_apart
-from zerosearch_env.serve.codec import RequestError
 from zerosearch_env.serve.metrics import Histogram, Metrics
 from zerosearch_env.types import SearchRequest, SearchResult
 

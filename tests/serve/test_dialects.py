@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.serve.asked import parse
-from zerosearch_env.serve.dialects import DIALECTS, PATHS, choose_dialect, get_dialect, render, score_of
+from zerosearch_env.retrieve_api.bodies import parse
+from zerosearch_env.retrieve_api.dialects import DIALECTS, PATHS, choose_dialect, get_dialect, render, score_of
 from zerosearch_env.types import Document
 
 ONE = (Document("A Mill", "Old.", "p1", 3.5), Document("", "No title.", "", None))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.noise import get_schedule
-from zerosearch_env.serve.asked import parse
-from zerosearch_env.serve.codec import RequestError
+from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.retrieve_api.bodies import parse
+from zerosearch_env.retrieve_api.codec import RequestError
 from zerosearch_env.serve.searches import SearchMaker
 from zerosearch_env.types import Paragraph, Question, SearchRequest
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from zerosearch_env.serve.dialects import DIALECTS
+from zerosearch_env.retrieve_api.dialects import DIALECTS
 
 BODIES: dict[str, dict[str, Any]] = {
     "search-r1": {"queries": ["q", "r"], "topk": 2, "return_scores": True},

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world import WorldConfig
-from zerosearch_env.engines.simulated_spec import TINY_MODEL
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines.simulated.make import TINY_MODEL
 from zerosearch_env.types import Dataset
 
 

@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 
-from zerosearch_agents.vllm_worker import mend_tied_head
+from zerosearch_agents.sampling.vllm.worker import mend_tied_head
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from real_servers import Server, serving
 
 from zerosearch_env.engines import make_engine
-from zerosearch_env.engines.simulated import SimulatedEngine
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
 from zerosearch_env.types import Dataset
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]

@@ -16,25 +16,25 @@ import pytest
 import torch
 from real_servers import serving
 
-from zerosearch_agents.agreement import measure_gap
-from zerosearch_agents.config import (
+from zerosearch_agents.config.train import (
     AlgorithmConfig,
     DataConfig,
     OptimizerConfig,
     RolloutConfig,
     TrainConfig,
     VLLMConfig,
-    policy_path,
 )
-from zerosearch_agents.engine_sampler import EngineSampler
-from zerosearch_agents.learner import Learner
-from zerosearch_agents.rollout import encode_prompts
-from zerosearch_agents.team import Team
-from zerosearch_agents.trainer import build_learner, train_step
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.rollouts.rollout import encode_prompts
+from zerosearch_agents.sampling.checks import measure_gap
+from zerosearch_agents.sampling.engine import EngineSampler
+from zerosearch_agents.training.trainer import build_learner, train_step
+from zerosearch_agents.training.update import Learner
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import TrainingError
-from zerosearch_env.rewards import contains_answer
+from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import Dataset, SearchRequest
 
 pytestmark = [
@@ -106,7 +106,7 @@ SERVER = (
     # vLLM on a CPU dies of a prompt with a seed that is computed in parts ("CPU Generator does not use offset").
     *("--max-num-batched-tokens", str(16 * 640)),
 )
-EXTENSION = ("--worker-extension-cls", "zerosearch_agents.vllm_worker.LearnerWeights")
+EXTENSION = ("--worker-extension-cls", "zerosearch_agents.sampling.vllm.worker.LearnerWeights")
 
 
 def train_config(folder: Path, sampler: str) -> TrainConfig:
@@ -174,7 +174,7 @@ def use_store(monkeypatch: pytest.MonkeyPatch, *, breaks: bool = False) -> tuple
     """Weights by vLLM's own transfer, all of it but the wire, which needs two GPUs; returns the server's options."""
     import store_transfer
 
-    from zerosearch_agents import vllm_sync
+    from zerosearch_agents.sampling.vllm import sync as vllm_sync
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("STORE_TRANSFER_BREAKS", "1" if breaks else "")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, unknown_name
 from ..types import Dataset
-from .hub import hub_rows
-from .passages import load_corpus
-from .readers import FORMATS, read_questions
-from .rows import find_file, looks_like_file, read_rows
+from .files.hub import hub_rows
+from .files.passages import load_corpus
+from .files.readers import FORMATS, read_questions
+from .files.rows import OnBadRow, check_reading, find_file, looks_like_file, read_rows
 
 if TYPE_CHECKING:
-    from .world import WorldConfig
-
-OnBadRow = Literal["raise", "skip"]
+    from .world.make import WorldConfig
 
 
 def load_dataset(
@@ -55,7 +53,7 @@ def load_dataset(
     if name == "world":
         if format is not None:
             raise ConfigError(f'format={format!r} describes a file, and the dataset "world" is none')
-        from .world import WorldConfig, make_world
+        from .world.make import WorldConfig, make_world
 
         return _cut(make_world(world or WorldConfig(), split), limit)
     if world is not None:
@@ -75,18 +73,6 @@ def load_dataset(
         rows, where=where, name=title, split=split, format=format, skip_bad_rows=on_bad_row == "skip", limit=limit
     )
     return Dataset(title, split, questions, skipped_rows=skipped, metadata={"format": found, "source": where})
-
-
-def check_reading(on_bad_row: str, limit: int | None) -> None:
-    """Check the arguments that all readers share.
-
-    Raises:
-        ConfigError: an unknown `on_bad_row`, or a `limit` below 1.
-    """
-    if on_bad_row not in get_args(OnBadRow):
-        raise unknown_name("on_bad_row", on_bad_row, get_args(OnBadRow))
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigError(f"limit must be None or an integer of at least 1, got {limit!r}")
 
 
 def _cut(dataset: Dataset, limit: int | None) -> Dataset:

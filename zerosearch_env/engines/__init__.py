@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from .base import BatchedEngine, EngineFactory, SearchEngine, make_engine, register_engine
-from .corpus import CorpusEngine, corpus_engine
-from .dense import DenseEngine, dense_engine
-from .remote_spec import retrieve_engine, web_engine
-from .simulated_spec import simulated_engine
+from .base import BatchedEngine, SearchEngine
+from .corpus.engine import CorpusEngine, corpus_engine
+from .dense.engine import DenseEngine, dense_engine
+from .registry import EngineFactory, make_engine, register_engine
+from .remote.make import retrieve_engine, web_engine
+from .simulated.make import simulated_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)

@@ -6,14 +6,13 @@ An engine answers a batch of requests in order. Whoever implements `search` gets
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ..errors import ConfigError, EngineError, unknown_name
-from ..types import Dataset, SearchRequest, SearchResult
+from ..errors import ConfigError, EngineError
+from ..types import SearchRequest, SearchResult
 
 _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
 
@@ -134,60 +133,28 @@ def _deliver(done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio
             future.set_result(done.result()[position])
 
 
-EngineFactory = Callable[..., SearchEngine]
-"""`factory(argument, dataset, **options) -> SearchEngine`; `argument` is the text after the colon of a spec, or ""."""
-
-_FACTORIES: dict[str, EngineFactory] = {}
-
-
-def register_engine(kind: str, factory: EngineFactory) -> None:
-    """Make a kind of engine known to `make_engine`.
-
-    Args:
-        kind: the name in front of the colon of a spec, for example `"corpus"`.
-        factory: called as `factory(argument, dataset, **options)`; its keyword-only parameters are the options that
-            a mapping may give.
+def check_size(passages: int, top_k: int, *, noise: bool) -> None:
+    """Check that there are enough passages for a result, and with noise for one beside it that shares none.
 
     Raises:
-        ConfigError: when the kind is empty, holds a colon, or is taken by another factory.
+        ConfigError: there are not; the message names both numbers.
     """
-    if not kind or ":" in kind:
-        raise ConfigError(f"the kind of an engine is a non-empty name without a colon, got {kind!r}")
-    if _FACTORIES.setdefault(kind, factory) is not factory:
-        raise ConfigError(f"an engine of the kind {kind!r} is registered already")
-
-
-def make_engine(spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Dataset | None = None) -> SearchEngine:
-    """Build a search engine from its description.
-
-    Args:
-        spec: `"KIND"`, `"KIND:ARGUMENT"`, `{"kind": KIND, "argument": ARGUMENT, **options}`, or a ready-made engine,
-            which is returned as it is.
-        dataset: the dataset whose passages an embedded engine searches.
-
-    Raises:
-        ConfigError: for an unknown kind or option (the nearest valid one is named), or an unusable value.
-    """
-    if isinstance(spec, str):
-        kind, _, argument = spec.partition(":")
-        options: dict[str, Any] = {}
-    elif isinstance(spec, Mapping):
-        options = dict(spec)
-        if "kind" not in options:
-            raise ConfigError(f"a search engine's description needs a 'kind', got the keys {sorted(map(str, spec))}")
-        kind, argument = options.pop("kind"), options.pop("argument", "")
-    elif isinstance(spec, SearchEngine):
-        return spec
-    else:
+    needed = 2 * top_k if noise else top_k
+    if passages < needed:
+        why = f"{top_k} useful ones and as many noisy ones" if noise else "the documents of one result"
         raise ConfigError(
-            "a search engine is described by a text such as 'corpus', by a mapping with a 'kind', or is an object with "
-            f"search, asearch and close; got {type(spec).__name__}"
+            f"the corpus has {passages} passages and top_k={top_k} needs at least {needed} ({why}). "
+            "Give a larger corpus or a smaller top_k."
         )
-    factory = _FACTORIES.get(kind) if isinstance(kind, str) else None
-    if factory is None:
-        raise unknown_name("search engine", kind, _FACTORIES)
-    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of the search engine {kind!r}", option, known)
-    return factory(argument, dataset, **options)
+
+
+def check_mask(request: SearchRequest) -> None:
+    """Check that a request asks for documents, and that a noise mask has one flag for each.
+
+    Raises:
+        ConfigError: `top_k` is below 1, or the mask has another length.
+    """
+    if request.top_k < 1:
+        raise ConfigError(f"top_k must be at least 1, got {request.top_k}")
+    if not isinstance(request.noisy, bool) and len(request.noisy) != request.top_k:
+        raise ConfigError(f"a noise mask has {len(request.noisy)} flags for top_k={request.top_k} documents")

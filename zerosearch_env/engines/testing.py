@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..rewards import contains_answer
-from ..types import Document, SearchRequest, SearchResult
+from ..game.rewards import contains_answer
+from ..types import Document, SearchRequest, SearchResult, full_text
 from .base import BatchedEngine, SearchEngine
-from .passages import full_text
 
 INVENTED_REQUESTS = tuple(
     SearchRequest(query, f"{query}?", (answer,), noisy=False, top_k=5, seed=seed)

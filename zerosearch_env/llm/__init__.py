@@ -7,11 +7,11 @@ server. Nothing heavy is loaded before it is used.
 from __future__ import annotations
 
 from .backend import AsyncBackend, Backend, Completion, Prompt
-from .client import JsonClient, JsonReply
-from .hf import TransformersBackend
-from .loop import LoopThread
+from .http.client import JsonClient, JsonReply
+from .http.loop import LoopThread
+from .http.options import HttpOptions
+from .local.backend import TransformersBackend
 from .openai import OpenAIBackend
-from .options import HttpOptions
 from .vllm import VLLMBackend
 
 __all__ = [

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, EngineError
 from ..randomness import mix
 from .backend import Completion, Prompt
-from .client import JsonClient, StatusError
-from .loop import LoopThread
-from .options import HttpOptions
+from .http.client import JsonClient, StatusError
+from .http.loop import LoopThread
+from .http.options import HttpOptions
 
 Value = TypeVar("Value")
 

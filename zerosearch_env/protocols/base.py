@@ -1,12 +1,14 @@
-"""The two records of a protocol: what a policy's turn was parsed to, and the protocol itself."""
+"""What a protocol is, what a turn is parsed to, and the protocols by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, SupportsIndex
 
-from zerosearch_env.types import ActionKind, Document
+from ..errors import ConfigError, unknown_name
+from ..types import ActionKind, Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,42 @@ class Protocol:
 
     def __reduce_ex__(self, version: SupportsIndex) -> str | tuple[Any, ...]:
         """Registered protocols are pickled and copied by name, so that they stay identical to the registered object."""
-        from zerosearch_env.protocols.registry import PROTOCOLS, get_protocol
-
         if PROTOCOLS.get(self.name) is self:
             return get_protocol, (self.name,)
         return object.__reduce_ex__(self, version)
+
+
+_REGISTERED: dict[str, Protocol] = {}
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(_REGISTERED)
+"""Every registered protocol by its name."""
+
+
+def register_protocol(protocol: Protocol) -> None:
+    """Make a protocol available by its name.
+
+    Args:
+        protocol: the protocol; its `name` is what users pass as `protocol=`.
+
+    Raises:
+        ConfigError: another protocol has that name.
+    """
+    if not isinstance(protocol, Protocol):
+        raise ConfigError(f"expected a Protocol, got {protocol!r}.")
+    if _REGISTERED.setdefault(protocol.name, protocol) is not protocol:
+        raise ConfigError(f"a protocol named {protocol.name!r} is registered already; choose another name.")
+
+
+def get_protocol(name: str | Protocol) -> Protocol:
+    """A protocol by name; a `Protocol` object is returned as it is.
+
+    Raises:
+        ConfigError: for an unknown name, or something that is neither.
+    """
+    if isinstance(name, Protocol):
+        return name
+    if not isinstance(name, str):
+        raise ConfigError(f"protocol must be a name or a Protocol, got {name!r}. Names: {', '.join(PROTOCOLS)}.")
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zerosearch_env.protocols.hygiene import clean_query, defuse_tags, visible
-from zerosearch_env.types import Document
+from ..types import Document
+from .hygiene import clean_query, defuse_tags, visible
 
 NOTHING_FOUND = "No documents were found.\n"
 """Stands in the block when an engine succeeded and returned nothing."""

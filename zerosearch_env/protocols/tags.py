@@ -18,9 +18,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from zerosearch_env.drafts import draft_of
-from zerosearch_env.protocols.base import INVALID, ParsedAction
-from zerosearch_env.protocols.hygiene import clean_query, visible
+from ..drafts import draft_of
+from .base import INVALID, ParsedAction
+from .hygiene import clean_query, visible
 
 ActionDraft = draft_of(ParsedAction)
 THINK, THINK_END = "<think>", "</think>"

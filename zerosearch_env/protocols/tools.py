@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from zerosearch_env.protocols.base import INVALID, ParsedAction
-from zerosearch_env.protocols.hygiene import clean_query
-from zerosearch_env.protocols.tags import Grammar, boxed_action, query_action, scan_elements, without_thoughts
+from .base import INVALID, ParsedAction
+from .hygiene import clean_query
+from .tags import Grammar, boxed_action, query_action, scan_elements, without_thoughts
 
 _QUERY_KEYS = ("query", "queries", "query_list", "q")
 _NESTED = 2

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, EngineError, ZeroSearchError, require
+from ..retrieve_api import codec
+from ..retrieve_api.bodies import parse
+from ..retrieve_api.codec import CONTENT_TYPES, Encoding, RequestError
+from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
 from ..types import Document, SearchRequest
-from . import codec
 from .access import is_token
-from .asked import parse
 from .batching import Batcher
-from .codec import CONTENT_TYPES, Encoding, RequestError
-from .dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
 from .metrics import CONTENT_TYPE, Metrics
 from .searches import SearchMaker
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from ..engines.base import SearchEngine
 from ..errors import ConfigError, EngineError, ZeroSearchError
+from ..retrieve_api.codec import RequestError
 from ..types import SearchRequest, SearchResult
-from .codec import RequestError
 from .metrics import Metrics
 
 Outcome = SearchResult | ZeroSearchError

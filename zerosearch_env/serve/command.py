@@ -15,16 +15,16 @@ from types import FrameType
 from typing import Any
 
 from ..datasets import load_dataset
-from ..datasets.world import WorldConfig
+from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
 from ..engines.base import SearchEngine
 from ..errors import ConfigError, require
-from ..noise import get_schedule
+from ..game.noise import get_schedule
+from ..retrieve_api.dialects import get_dialect
 from ..types import Dataset
 from .access import BACKLOG, address_of, is_loopback, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
-from .dialects import get_dialect
 from .metrics import Metrics
 from .searches import SearchMaker
 

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..noise import Schedule, check_level
+from ..game.noise import Schedule, check_level
 from ..randomness import mix, split, text_seed, uniform
+from ..retrieve_api.bodies import Asked, AskedSearch
+from ..retrieve_api.codec import RequestError
 from ..types import Question, SearchRequest
-from .asked import Asked, AskedSearch
-from .codec import RequestError
 
 _NO_QUESTION = -1
 """Stands for a missing question in the path of a seed; the hash of no text is negative."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from small_simulator import make_pairs, small_run
 
-from zerosearch_agents.simulator.pairs import Pair, as_record
-from zerosearch_agents.simulator.train import run_train
-from zerosearch_env.transcripts import encode_line
+from zerosearch_agents.simulator.pairs.pair import Pair, as_record
+from zerosearch_agents.simulator.tuning.train import run_train
+from zerosearch_env.records.transcripts import encode_line
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import codecs
 
 import pytest
 
-from zerosearch_agents.simulator.attacks import ATTACKS, holds_encoded
-from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
+from zerosearch_agents.simulator.evaluation.attacks import ATTACKS, holds_encoded
+from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.types import Document, SearchRequest
 
 QUESTION = "Which bridge leads over the Tarn?"

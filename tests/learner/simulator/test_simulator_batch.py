@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny import tiny_tokenizer
 
-from zerosearch_agents.batch import pack
-from zerosearch_agents.model import new_model, tiny_config
-from zerosearch_agents.simulator import batch
-from zerosearch_agents.simulator.batch import Example, check_loss, encode, loss_sum
-from zerosearch_agents.simulator.pairs import Pair, prompt_text, target_text
+from zerosearch_agents.forward.batch import pack
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.simulator.pairs.pair import Pair, prompt_text, target_text
+from zerosearch_agents.simulator.tuning import batch
+from zerosearch_agents.simulator.tuning.batch import Example, check_loss, encode, loss_sum
 from zerosearch_env.errors import ConfigError
 
 

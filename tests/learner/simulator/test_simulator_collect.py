@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.files import manifest_path, read_manifest, repair_lines
+from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest, repair_lines
 from zerosearch_env.errors import AgentError, ConfigError, DataError
 
 AGENT = """
@@ -150,7 +150,7 @@ def test_other_options_are_refused(folder: Path) -> None:
 
 
 def test_what_the_engine_failed_is_played_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zerosearch_agents.simulator import collect
+    from zerosearch_agents.simulator.pairs import collect
     from zerosearch_env.engines import FailingEngine
 
     with monkeypatch.context() as patch:

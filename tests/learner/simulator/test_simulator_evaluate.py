@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 from small_simulator import TREES
 
-from zerosearch_agents.simulator.attacks import ATTACKS
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.evaluate import SimulatorEvalConfig, engine_spec, run_evaluate
-from zerosearch_agents.simulator.evaluate_table import print_report
+from zerosearch_agents.simulator.evaluation.attacks import ATTACKS
+from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, engine_spec, run_evaluate
+from zerosearch_agents.simulator.evaluation.table import print_report
 from zerosearch_env.engines import ConstantEngine, FailingEngine, base, register_engine
-from zerosearch_env.engines.simulated import SimulatedEngine
-from zerosearch_env.engines.simulated_sets import SimulationOptions
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.llm import Completion
 from zerosearch_env.types import Document

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.extract import ExtractConfig, extract, split_of
-from zerosearch_agents.simulator.files import manifest_path, read_manifest
-from zerosearch_agents.simulator.pairs import Pair, as_record, prompt_text, question_key, read_pairs, target_text
-from zerosearch_env.engines.simulated_sets import SimulationOptions, prompt_of
+from zerosearch_agents.simulator.pairs.extract import ExtractConfig, extract, split_of
+from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.pair import Pair, as_record, prompt_text, question_key, read_pairs, target_text
+from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.types import Document, SearchRequest
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.files import RowReader, manifest_path, read_manifest
-from zerosearch_agents.simulator.label import by_judge, by_noise, by_trajectory
-from zerosearch_agents.simulator.records import Search, Trajectory, TrajectoryReader
+from zerosearch_agents.simulator.pairs.files import RowReader, manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.label import by_judge, by_noise, by_trajectory
+from zerosearch_agents.simulator.pairs.records import Search, Trajectory, TrajectoryReader
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.episode import Episode, make_rules
+from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, DataError
-from zerosearch_env.shell import run_searches
-from zerosearch_env.transcripts import TranscriptWriter, transcript_record
+from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Document, Question, SearchRequest
 
 

@@ -6,15 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from zerosearch_agents.simulator.pairs import Pair
-from zerosearch_agents.simulator.probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
+from zerosearch_agents.simulator.evaluation.probes import (
+    Probe,
+    at_level,
+    choose,
+    pair_probes,
+    template_documents,
+    world_probes,
+)
+from zerosearch_agents.simulator.pairs.pair import Pair
 from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
-from zerosearch_env.engines.passages import full_text
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.rewards import contains_answer
-from zerosearch_env.types import Question
+from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.types import Question, full_text
 
 
 @pytest.fixture(scope="module")

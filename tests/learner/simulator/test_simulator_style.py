@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from zerosearch_agents.simulator import style
-from zerosearch_agents.simulator.style import distinctness, halves, length, ratio, style_distance, words
+from zerosearch_agents.simulator.evaluation import style
+from zerosearch_agents.simulator.evaluation.style import distinctness, halves, length, ratio, style_distance, words
 from zerosearch_env.types import Document
 
 

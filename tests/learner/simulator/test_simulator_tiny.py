@@ -9,24 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zerosearch_agents.simulator.evaluate import SimulatorEvalConfig, run_evaluate
-from zerosearch_agents.simulator.tiny import (
-    PairWriter,
-    TinySimulatorConfig,
-    learn_tokenizer,
-    pair_text,
-    run_tiny,
-)
-from zerosearch_agents.simulator.tiny_world import FORMS, SearchWriter, draw_search
-from zerosearch_agents.tokenizer import EOS
+from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
+from zerosearch_agents.simulator.tiny.make import PairWriter, TinySimulatorConfig, learn_tokenizer, pair_text, run_tiny
+from zerosearch_agents.simulator.tiny.world import FORMS, SearchWriter, draw_search
+from zerosearch_agents.tiny.tokenizer import EOS
 from zerosearch_env import cli
-from zerosearch_env.datasets.world import WorldConfig
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
-from zerosearch_env.engines.passages import full_text
-from zerosearch_env.engines.simulated_parse import parse_documents
+from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.rewards import contains_answer
-from zerosearch_env.types import SearchRequest
+from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.types import SearchRequest, full_text
 
 SMALL = TinySimulatorConfig(hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=4000, batch_tokens=1000)
 
@@ -110,7 +103,7 @@ def test_a_name_s_words_are_the_same_tokens_everywhere() -> None:
 
 
 def test_rows_follow_the_seed_and_begin_with_few_documents(trained: Path) -> None:
-    from zerosearch_agents.model import load_policy
+    from zerosearch_agents.policy.policy import load_policy
 
     tokenizer = load_policy(trained).tokenizer
     rows = PairWriter(tokenizer, 0).rows(8, 0.5)
@@ -121,7 +114,7 @@ def test_rows_follow_the_seed_and_begin_with_few_documents(trained: Path) -> Non
 
 
 def test_names_that_nothing_tells_are_mostly_left_out_at_first(trained: Path) -> None:
-    from zerosearch_agents.model import load_policy
+    from zerosearch_agents.policy.policy import load_policy
 
     tokenizer = load_policy(trained).tokenizer
     early, late = (PairWriter(tokenizer, 3).rows(40, progress) for progress in (0.5, 0.9))
@@ -147,9 +140,9 @@ def test_names_that_nothing_tells_are_mostly_left_out_at_first(trained: Path) ->
 def test_a_head_looks_at_the_relation_that_is_asked_for() -> None:
     import torch
 
-    from zerosearch_agents.model import new_model, tiny_config
-    from zerosearch_agents.simulator.tiny import group_names, look_at_relations
-    from zerosearch_agents.tiny_init import ROPE_THETA, induction_init
+    from zerosearch_agents.policy.policy import new_model, tiny_config
+    from zerosearch_agents.simulator.tiny.make import group_names, look_at_relations
+    from zerosearch_agents.tiny.induction import ROPE_THETA, induction_init
 
     tokenizer = learn_tokenizer(0, 3584)
     model = new_model(tiny_config(len(tokenizer), rope_theta=ROPE_THETA))

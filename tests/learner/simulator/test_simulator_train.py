@@ -17,16 +17,17 @@ from safetensors.torch import load_file
 from small_simulator import small_run as config
 from tiny import tiny_tokenizer
 
-from zerosearch_agents.adapters import LoraShape
-from zerosearch_agents.metrics import read_metrics
-from zerosearch_agents.model import new_model, tiny_config
+from zerosearch_agents.config.lora import LoraShape
+from zerosearch_agents.config.tune import TuneConfig
+from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.model import CARD_FILE, load_simulator_card
-from zerosearch_agents.simulator.pairs import Pair
-from zerosearch_agents.simulator.step import held_out_loss, micro_batches, step_rows, tune_step
-from zerosearch_agents.simulator.train import TuneConfig, run_train
-from zerosearch_agents.simulator.tuner import build_tuner
-from zerosearch_agents.team import Team
+from zerosearch_agents.simulator.pairs.pair import Pair
+from zerosearch_agents.simulator.tuning.model import CARD_FILE, load_simulator_card
+from zerosearch_agents.simulator.tuning.step import held_out_loss, micro_batches, step_rows, tune_step
+from zerosearch_agents.simulator.tuning.train import run_train
+from zerosearch_agents.simulator.tuning.tuner import build_tuner
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
 from zerosearch_env.types import SearchRequest

@@ -1,0 +1,1 @@
+"""Options: every setting of training and tuning as a frozen dataclass. Importable without torch."""

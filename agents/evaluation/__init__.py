@@ -1,0 +1,1 @@
+"""Evaluation: players at fixed noise levels, results with intervals, tables."""

@@ -1,0 +1,294 @@
+"""Evaluation: the same questions, with the same draws of noise, for every agent at every noise level.
+
+The seed of an episode is `mix(seed, index of its question in the dataset)`. It does not depend on the agent, nor on
+the noise level: at a higher level the k-th search of a question is noisy in a superset of cases, and two agents meet
+the same draws. Differences between them are therefore paired ones, question by question.
+
+An episode that the *engine* failed is counted, reported, and left out of the means: it says nothing about the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.game.episode import Episode, Rules
+from zerosearch_env.game.noise import check_level
+from zerosearch_env.randomness import mix
+from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
+from zerosearch_env.types import Question
+
+from .results import RESULTS_FILE, Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+    from ..players.base import Player
+
+NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TRANSCRIPTS_FOLDER = "transcripts"
+
+OnProgress = Callable[["Progress"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question and its position in the dataset it was chosen from."""
+
+    index: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a cell has come, as reported after each finished episode."""
+
+    agent: str
+    engine: str
+    noise_level: float
+    done: int
+    planned: int
+    em: float
+    """Running mean of EM over the episodes finished so far, engine failures left out; 0.0 before the first."""
+
+
+def select_questions(
+    questions: Sequence[Question], count: int | None, *, seed: int = 0, per_hop: bool = False
+) -> list[Item]:
+    """A seeded choice of questions; a larger `count` with the same seed gives a superset.
+
+    Args:
+        questions: the dataset's questions.
+        count: how many to take; None takes all, and so does a count beyond what is there.
+        seed: seed of the choice.
+        per_hop: take `count` for each value of `metadata["hops"]` instead of `count` in all.
+
+    Returns:
+        The chosen questions in the dataset's order.
+
+    Raises:
+        DataError: when there is no question.
+        ConfigError: when `count` is not positive.
+    """
+    if not len(questions):
+        raise DataError("the dataset holds no question to evaluate on")
+    if count is not None and count < 1:
+        raise ConfigError(f"questions: expected at least 1, got {count}")
+    order = sorted(range(len(questions)), key=lambda index: mix(seed, index))
+    pools: dict[Any, list[int]] = {}
+    for index in order:
+        hop = (questions[index].metadata or {}).get("hops") if per_hop else None
+        pools.setdefault(hop, []).append(index)
+    chosen = sorted(index for pool in pools.values() for index in pool[:count])
+    return [Item(index, questions[index]) for index in chosen]
+
+
+@dataclass
+class Store:
+    """The output folder of an evaluation: `results.json`, and one transcript file a cell.
+
+    A store that is opened on an existing folder takes over the complete cells measured with the same settings by the
+    same agents, so that an interrupted evaluation goes on where it stopped.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    """What must agree for earlier cells to be taken over; kept in the file."""
+    agents: Mapping[str, str] = field(default_factory=dict)
+    """Agent name -> fingerprint of what it is; cells of an agent that has changed since are measured anew."""
+    evaluation: Evaluation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.evaluation = Evaluation((), {**self.settings, "agents": dict(self.agents)})
+        if (self.folder / RESULTS_FILE).exists():
+            earlier = load_evaluation(self.folder)
+            if {k: earlier.settings.get(k) for k in self.settings} != dict(self.settings):
+                changed = sorted(k for k in self.settings if earlier.settings.get(k) != self.settings[k])
+                raise ConfigError(
+                    f"{self.folder} holds an evaluation with other settings ({', '.join(changed)} differ); "
+                    "choose another --output, or remove that folder"
+                )
+            known = {**earlier.settings.get("agents", {})}
+            stale = {name for name, value in self.agents.items() if known.get(name) != value}
+            kept = tuple(cell for cell in earlier.cells if cell.agent not in stale)
+            self.evaluation = Evaluation(kept, {**earlier.settings, "agents": known | dict(self.agents)})
+
+    def finished(self, key: tuple[str, str, float]) -> Cell | None:
+        """The complete cell with this key, if an earlier run left one."""
+        return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
+
+    def add(self, cells: Sequence[Cell], **settings: Any) -> None:
+        """Take the cells over and write the file."""
+        self.evaluation = self.evaluation.merged(cells, **settings)
+        save_evaluation(self.evaluation, self.folder)
+
+    def note(self, **settings: Any) -> None:
+        """Keep more about the evaluation (command, versions) without making it a condition."""
+        self.add((), **settings)
+
+    def transcript_path(self, key: tuple[str, str, float]) -> Path:
+        """Where the transcripts of a cell lie."""
+        return transcript_path(self.folder, key)
+
+
+def transcript_path(folder: Path, key: tuple[str, str, float]) -> Path:
+    """Where the transcripts of a cell lie in the output folder of an evaluation."""
+    agent, engine, level = key
+    name = "__".join((_slug(agent), _slug(engine), f"noise-{level:.4g}"))
+    return folder / TRANSCRIPTS_FOLDER / f"{name}.jsonl"
+
+
+def evaluate(
+    agent: Player,
+    questions: Sequence[Question | Item],
+    engine: SearchEngine,
+    rules: Rules,
+    noise_levels: Sequence[float] = NOISE_LEVELS,
+    seed: int = 0,
+    *,
+    engine_name: str = "engine",
+    store: Store | None = None,
+    on_progress: OnProgress | None = None,
+    on_cell: Callable[[Cell, bool], None] | None = None,
+) -> Evaluation:
+    """Play every question at every noise level.
+
+    Args:
+        agent: who plays; see `players.py`.
+        questions: questions (their position is their index), or the items of `select_questions`.
+        engine: the search engine; called with the noise drawn for each search.
+        rules: protocol, limits and reward; `agent.rules_for(rules)` may narrow them (a policy brings its own protocol).
+        noise_levels: noise probabilities in [0, 1].
+        seed: seed of the evaluation; see the module docstring.
+        engine_name: how the engine is called in the results.
+        store: where results and transcripts go as they are measured; None keeps them in memory only.
+        on_progress: called after each finished episode.
+        on_cell: called with each complete cell, and whether an earlier run had left it in the store.
+
+    Returns:
+        One cell for each noise level.
+
+    Raises:
+        AgentError: when a third party's agent fails; every episode finished before is in the store.
+        ConfigError: when there is no noise level, or one lies outside [0, 1].
+    """
+    levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
+    if not levels:
+        raise ConfigError("no noise level to evaluate at; give at least one, for example 0.5")
+    items = [q if isinstance(q, Item) else Item(i, q) for i, q in enumerate(questions)]
+    if not items:
+        raise DataError("no question to evaluate on")
+    cells: list[Cell] = []
+    for level in levels:
+        key = (agent.name, engine_name, level)
+        cell = store.finished(key) if store else None
+        taken_over = cell is not None
+        if cell is None and cells and not agent.searches:
+            # Without a search no noise is drawn: the episodes of every level are the same ones.
+            cell = replace(cells[0], noise_level=level, seconds=0.0)
+        if cell is None:
+            with _recording(store, key) as write:
+                cell = _play_cell(agent, items, engine, rules, key, seed, write, on_progress, store)
+        cells.append(cell)
+        if store:
+            store.add([cell])
+        if on_cell:
+            on_cell(cell, taken_over)
+    return Evaluation(tuple(cells), store.settings if store else {"seed": seed})
+
+
+def _play_cell(
+    agent: Player,
+    items: Sequence[Item],
+    engine: SearchEngine,
+    rules: Rules,
+    key: tuple[str, str, float],
+    seed: int,
+    write: Callable[[Episode, int], None],
+    on_progress: OnProgress | None,
+    store: Store | None,
+) -> Cell:
+    """Play one cell; what is finished is kept whatever happens."""
+    own_rules = agent.rules_for(rules)
+    episodes = [Episode(item.question, own_rules, noise_level=key[2], seed=mix(seed, item.index)) for item in items]
+    index_of = {id(episode): item.index for episode, item in zip(episodes, items, strict=True)}
+    done: dict[int, EpisodeResult] = {}
+    right, valid = 0.0, 0
+    started = time.perf_counter()
+
+    def cell() -> Cell:
+        rows = tuple(done[index] for index in sorted(done))
+        return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
+
+    def record(episode: Episode) -> None:
+        nonlocal right, valid
+        index = index_of[id(episode)]
+        if index in done:
+            return
+        result = done[index] = episode_result(episode, index)
+        write(episode, index)
+        if not result.failed:
+            right, valid = right + result.em, valid + 1
+        if on_progress:
+            on_progress(Progress(*key, done=len(done), planned=len(items), em=right / valid if valid else 0.0))
+
+    try:
+        agent.play(episodes, engine, record)
+        if left := [e.question.id for e in episodes if not e.done]:
+            raise AgentError(f"agent {agent.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
+    finally:
+        for episode in episodes:
+            if episode.done:
+                record(episode)
+        if store and len(done) < len(items):
+            store.add([cell()])
+    return cell()
+
+
+@contextlib.contextmanager
+def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Callable[[Episode, int], None]]:
+    """A function that appends an episode to the cell's transcript file; what a partial run left there is replaced."""
+    if store is None:
+        yield lambda episode, index: None
+        return
+    path = store.transcript_path(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    agent, engine, _ = key
+    with TranscriptWriter(path) as writer:
+
+        def write(episode: Episode, index: int) -> None:
+            hops = (episode.question.metadata or {}).get("hops")
+            writer.write(transcript_record(episode, agent=agent, engine=engine, index=index, hops=hops))
+
+        yield write
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier evaluation wrote into a folder, and nothing else."""
+    (folder / RESULTS_FILE).unlink(missing_ok=True)
+    for file in (folder / TRANSCRIPTS_FOLDER).glob("*.jsonl"):
+        file.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures."""
+    found = {"python": platform.python_version()}
+    for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _slug(name: str) -> str:
+    """A name made fit for a file name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-") or "agent"

@@ -1,0 +1,340 @@
+"""What an evaluation measured: one record an episode, one cell for each (agent, engine, noise level), one file.
+
+    EpisodeResult -> Cell -> Evaluation -> results.json
+
+The file keeps every episode's scores, not only means, so that any later comparison on the same questions stays a
+paired one. It is written anew after each cell, in one atomic replace: a run that is interrupted loses at most the
+episodes that were still being played.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.errors import DataError
+from zerosearch_env.types import StopReason
+
+from .statistics import EMPTY, Interval, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    from zerosearch_env.game.episode import Episode
+
+SCHEMA_VERSION = 1
+RESULTS_FILE = "results.json"
+METRICS = ("em", "f1", "subem")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """One finished episode, reduced to what the tables need."""
+
+    index: int
+    """Position of the question in its dataset; with the evaluation's seed it fixes every draw of the episode."""
+    question_id: str
+    group: str
+    """`"1-hop"`, `"2-hop"`, ..., or `""` where the question does not say."""
+    em: float
+    f1: float
+    subem: float
+    searches: int
+    turns: int
+    invalid: int
+    """Turns without a well-formed action."""
+    noisy: int
+    """Noise draws that came out noisy (a draw decides a search, or a document, by the rules' `noise_unit`)."""
+    draws: int
+    """Noise draws made."""
+    stop_reason: str
+    prediction: str | None = None
+    error: str | None = None
+    """The engine's failure; such an episode is counted and left out of every mean."""
+
+    @property
+    def failed(self) -> bool:
+        """True when the engine, not the agent, ended the episode."""
+        return self.stop_reason == StopReason.ENGINE_ERROR
+
+
+_COLUMNS = tuple(column.name for column in fields(EpisodeResult))
+
+
+def episode_result(episode: Episode, index: int) -> EpisodeResult:
+    """Reduce a finished episode to its result.
+
+    Args:
+        episode: an episode with `done` set.
+        index: position of its question in the dataset.
+    """
+    steps = [turn.step for turn in episode.turns]
+    last = steps[-1]
+    if last.scores is None:
+        raise ValueError(f"question {episode.question.id!r}: the episode is not over")
+    flags = [
+        flag
+        for step in steps
+        if step.noisy is not None
+        for flag in ((step.noisy,) if isinstance(step.noisy, bool) else step.noisy)
+    ]
+    hops = (episode.question.metadata or {}).get("hops")
+    return EpisodeResult(
+        index=index,
+        question_id=episode.question.id,
+        group=f"{hops}-hop" if hops else "",
+        em=last.scores.em,
+        f1=last.scores.f1,
+        subem=last.scores.subem,
+        searches=last.scores.searches,
+        turns=len(steps),
+        invalid=sum(step.action == "invalid" for step in steps),
+        noisy=sum(flags),
+        draws=len(flags),
+        stop_reason=str(last.stop_reason),
+        prediction=last.scores.prediction,
+        error=last.error,
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over the episodes of a cell whose engine did not fail."""
+
+    em: Interval
+    f1: Interval
+    subem: Interval
+    searches: Interval
+    """Searches per episode."""
+    invalid_rate: float
+    """Turns without a well-formed action / all turns; NaN without turns."""
+    realised_noise: float
+    """Noisy draws / draws; NaN when the agent never searched."""
+    stop_reasons: Mapping[str, int]
+    engine_failures: int
+    """Episodes left out of the means because the engine failed."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; NaN becomes None."""
+        return {
+            **{name: getattr(self, name).as_dict() for name in (*METRICS, "searches")},
+            "invalid_rate": _none_if_nan(self.invalid_rate),
+            "realised_noise": _none_if_nan(self.realised_noise),
+            "stop_reasons": dict(self.stop_reasons),
+            "engine_failures": self.engine_failures,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One agent on one engine at one noise level."""
+
+    agent: str
+    engine: str
+    noise_level: float
+    planned: int
+    """Episodes that the cell should hold; fewer are there when the run was interrupted."""
+    episodes: tuple[EpisodeResult, ...]
+    seconds: float = 0.0
+    """Wall time of playing the cell."""
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        """What names the cell within its evaluation."""
+        return (self.agent, self.engine, self.noise_level)
+
+    @property
+    def complete(self) -> bool:
+        """True when every planned episode is there."""
+        return len(self.episodes) == self.planned
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of questions in it, sorted; `("",)` where questions carry none."""
+        return tuple(sorted({result.group for result in self.episodes}))
+
+    @cached_property
+    def _summaries(self) -> dict[str | None, Summary]:
+        """Summaries computed so far: the bootstrap behind them is the dear part of saving and printing."""
+        return {}
+
+    def summary(self, group: str | None = None) -> Summary:
+        """Means with 95 % intervals.
+
+        Args:
+            group: `"1-hop"`, ...; None takes every episode.
+        """
+        if group not in self._summaries:
+            self._summaries[group] = self._summarise(group)
+        return self._summaries[group]
+
+    def _summarise(self, group: str | None) -> Summary:
+        chosen = [r for r in self.episodes if group is None or r.group == group]
+        valid = [r for r in chosen if not r.failed]
+        turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
+
+        def mean(name: str) -> Interval:
+            return mean_interval([getattr(r, name) for r in valid]) if valid else EMPTY
+
+        return Summary(
+            em=mean("em"),
+            f1=mean("f1"),
+            subem=mean("subem"),
+            searches=mean("searches"),
+            invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
+            realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
+            stop_reasons=dict(sorted(Counter(r.stop_reason for r in chosen).items())),
+            engine_failures=len(chosen) - len(valid),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the summary for readers, the episodes for later comparisons."""
+        return self._as_dict
+
+    @cached_property
+    def _as_dict(self) -> dict[str, Any]:
+        """Made once: the results file is written anew after every cell."""
+        groups = [group for group in self.groups if group]
+        return {
+            "agent": self.agent,
+            "engine": self.engine,
+            "noise_level": self.noise_level,
+            "planned": self.planned,
+            "complete": self.complete,
+            "seconds": self.seconds,
+            "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
+            "episodes": [{name: getattr(result, name) for name in _COLUMNS} for result in self.episodes],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        """The inverse of `as_dict`; summaries are computed again from the episodes."""
+        rows = tuple(EpisodeResult(**{k: row[k] for k in _COLUMNS}) for row in values["episodes"])
+        return cls(
+            agent=values["agent"],
+            engine=values["engine"],
+            noise_level=float(values["noise_level"]),
+            planned=int(values["planned"]),
+            episodes=rows,
+            seconds=float(values["seconds"]),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every cell that was measured, and how."""
+
+    cells: tuple[Cell, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What a repetition needs: seed, dataset, split, protocol, limits, versions, command."""
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Agent names in the order in which they were first measured."""
+        return tuple(dict.fromkeys(cell.agent for cell in self.cells))
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engine names in the order in which they were first used."""
+        return tuple(dict.fromkeys(cell.engine for cell in self.cells))
+
+    @property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Noise levels, ascending."""
+        return tuple(sorted({cell.noise_level for cell in self.cells}))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of questions, sorted, without the empty one."""
+        return tuple(sorted({group for cell in self.cells for group in cell.groups if group}))
+
+    def find(self, agent: str, noise_level: float, engine: str | None = None) -> Cell | None:
+        """The cell of an agent at a noise level, or None. Without `engine` the first engine that has it."""
+        for cell in self.cells:
+            if cell.agent == agent and cell.noise_level == noise_level and engine in (None, cell.engine):
+                return cell
+        return None
+
+    def difference(
+        self,
+        first: str,
+        second: str,
+        noise_level: float,
+        *,
+        engine: str | None = None,
+        metric: str = "em",
+        group: str | None = None,
+    ) -> Interval:
+        """The paired difference `first - second` of a metric on the questions that both finished.
+
+        Args:
+            first: an agent.
+            second: the agent it is compared with.
+            noise_level: the level at which they are compared.
+            engine: engine name; None takes the first engine that has the cell.
+            metric: `"em"`, `"f1"`, `"subem"` or `"searches"`.
+            group: `"1-hop"`, ...; None takes all questions.
+        """
+        a, b = self.find(first, noise_level, engine), self.find(second, noise_level, engine)
+        if a is None or b is None:
+            return EMPTY
+        left, right = ({r.index: r for r in c.episodes if not r.failed and group in (None, r.group)} for c in (a, b))
+        common = sorted(left.keys() & right.keys())
+        return paired_difference(
+            [getattr(left[i], metric) for i in common], [getattr(right[i], metric) for i in common]
+        )
+
+    def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:
+        """This evaluation with `cells` added; a cell with the same key takes the old one's place."""
+        table = {cell.key: cell for cell in self.cells} | {cell.key: cell for cell in cells}
+        return Evaluation(tuple(table.values()), {**self.settings, **settings})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with the schema version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "settings": dict(self.settings),
+            "cells": [cell.as_dict() for cell in self.cells],
+        }
+
+
+def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:
+    """Write `results.json` into `folder` (made if missing) in one atomic replace; returns its path."""
+    path = Path(folder) / RESULTS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(evaluation.as_dict(), ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
+    """Read an evaluation from a `results.json` or from the folder that holds one.
+
+    Raises:
+        DataError: when the file is missing, is not such a file, or has another schema version.
+    """
+    file = Path(path)
+    file = file / RESULTS_FILE if file.is_dir() else file
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise DataError(f"{file}: no such file; expected the output folder of `zerosearch eval`") from cause
+    except (UnicodeDecodeError, json.JSONDecodeError) as cause:
+        raise DataError(f"{file}: not a results file ({cause})") from cause
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{file}: expected schema version {SCHEMA_VERSION}, got {version!r}")
+    try:
+        return Evaluation(tuple(Cell.from_dict(cell) for cell in values["cells"]), values["settings"])
+    except (KeyError, TypeError, ValueError) as cause:
+        raise DataError(f"{file}: a cell is incomplete ({cause!r})") from cause
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,236 @@
+"""From rollouts to tensors: micro-batches, and hidden states and log-probabilities only where a token was sampled.
+
+A micro-batch goes through the model as its layout says. Packed, its rollouts stand behind each other and no padding is
+computed (`packed.py`). Padded, rows of similar length go together, padding on the right. A causal model needs no
+attention mask for that: a real position never sees the padding behind it, and the padding's own outputs are never
+read. So attention runs its causal kernel without a mask tensor.
+
+Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..rollouts.rollout import Rollout
+from .head import score_tokens
+from .hidden import hidden_at
+from .mode import Layout, transformers_hidden
+from .packed import packed_hidden
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rollout as the loss sees it."""
+
+    rollout: Rollout
+    advantage: float | NDArray[np.float64]
+    """Of each of its sampled tokens; one number where they all have the same."""
+    weight: float
+    """Weight of each of its sampled tokens in the loss (`losses.token_weights`)."""
+    old_logprobs: NDArray[np.float32] | None = None
+    """Learner's log-probabilities before this step's updates, one a sampled token; None: take the sampler's."""
+    reference_logprobs: NDArray[np.float32] | None = None
+    """Log-probabilities under the KL's reference, one a sampled token; None: there is no KL."""
+    values: NDArray[np.float32] | None = None
+    """The critic's value before each sampled token, before this step's updates; None: there is no critic."""
+    returns: NDArray[np.float64] | None = None
+    """What those values should have been; None: there is no critic."""
+
+    @property
+    def policy_logprobs(self) -> NDArray[np.float32]:
+        """Log-probabilities under the policy before this step's updates: the learner's where it has any."""
+        if self.old_logprobs is not None:
+            return self.old_logprobs
+        return self.rollout.logprobs[self.rollout.loss_mask]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model together, and the sampled tokens in them as flat vectors."""
+
+    ids_BT: Tensor
+    """Token ids, padded on the right with id 0."""
+    rows_N: Tensor
+    """Row of each sampled token."""
+    positions_N: Tensor
+    """Position *before* each sampled token: the one whose output predicts it."""
+    targets_N: Tensor
+    sampler_logprobs_N: Tensor
+    old_logprobs_N: Tensor
+    advantages_N: Tensor
+    weights_N: Tensor
+    reference_logprobs_N: Tensor | None
+    """None: there is no KL."""
+    values_N: Tensor | None
+    """The critic's values before this step's updates. None: there is no critic."""
+    returns_N: Tensor | None
+    lengths_B: tuple[int, ...]
+    """Real tokens of each row."""
+    counts_B: tuple[int, ...]
+    """Sampled tokens of each row: how to split a vector over N back into rows."""
+    layout: Layout = field(default_factory=Layout)
+    """How it goes through the model."""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding left out."""
+        return sum(self.lengths_B)
+
+    @property
+    def rows(self) -> int:
+        """Number of rollouts."""
+        return len(self.counts_B)
+
+
+def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped so that each group has at most `max_tokens` tokens (a longer one goes alone).
+
+    First fit, longest first: within 22 % of the fewest groups possible (Dosa, 2007).
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((g for g, left in enumerate(room) if left >= lengths[index]), None)
+        if place is None:
+            groups.append([index])
+            room.append(max_tokens - lengths[index])
+        else:
+            groups[place].append(index)
+            room[place] -= lengths[index]
+    return groups
+
+
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int, *, packed: bool = False) -> list[list[int]]:
+    """Indices of rows grouped so that rows times the longest stays within `max_tokens` (one longer row goes alone).
+
+    Rows are sorted by length, longest first, so that a group holds little padding. With `packed`, real tokens alone
+    count (`pack`).
+    """
+    if packed:
+        return pack(lengths, max_tokens)
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
+    """Indices of rows for each worker: sorted by length and dealt back and forth, so that shares cost the same."""
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
+        turn, seat = divmod(place, workers)
+        shares[seat if turn % 2 == 0 else workers - 1 - seat].append(index)
+    return shares
+
+
+def make_micro_batch(
+    samples: Sequence[Sample], device: torch.device | str = "cpu", layout: Layout | None = None
+) -> MicroBatch:
+    """Pads and flattens samples; the shapes are in `MicroBatch`."""
+    lengths = [len(sample.rollout.token_ids) for sample in samples]
+    ids_BT = np.zeros((len(samples), max(lengths)), dtype=np.int64)
+    masks = [np.flatnonzero(sample.rollout.loss_mask) for sample in samples]
+    for row, sample in enumerate(samples):
+        ids_BT[row, : lengths[row]] = sample.rollout.token_ids
+    counts = [len(mask) for mask in masks]
+    sampler = [sample.rollout.logprobs[mask] for sample, mask in zip(samples, masks, strict=True)]
+
+    def put(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+    def flat(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
+        """One vector, or None where the samples have none."""
+        whole = [part for part in parts if part is not None]
+        return put(np.concatenate(whole), torch.float32) if whole else None
+
+    rows_N = np.repeat(np.arange(len(samples)), counts)
+    places_N = np.concatenate(masks)
+    return MicroBatch(
+        ids_BT=put(ids_BT, torch.int64),
+        rows_N=put(rows_N, torch.int64),
+        positions_N=put(places_N - 1, torch.int64),
+        targets_N=put(ids_BT[rows_N, places_N], torch.int64),
+        sampler_logprobs_N=put(np.concatenate(sampler), torch.float32),
+        old_logprobs_N=put(np.concatenate([sample.policy_logprobs for sample in samples]), torch.float32),
+        advantages_N=put(
+            np.concatenate([np.broadcast_to(s.advantage, n) for s, n in zip(samples, counts, strict=True)]),
+            torch.float32,
+        ),
+        weights_N=put(np.repeat([s.weight for s in samples], counts), torch.float32),
+        reference_logprobs_N=flat([sample.reference_logprobs for sample in samples]),
+        values_N=flat([sample.values for sample in samples]),
+        returns_N=flat([sample.returns for sample in samples]),
+        lengths_B=tuple(lengths),
+        counts_B=tuple(counts),
+        layout=Layout() if layout is None else layout,
+    )
+
+
+def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
+    """Final hidden states of a Transformers causal language model before each sampled token, shape `(N, D)`."""
+    layout = batch.layout
+    if not layout.packed:
+        device = batch.ids_BT.device.type
+        with (
+            torch.autocast(device, dtype=torch.bfloat16, enabled=layout.dtype == torch.bfloat16),
+            _checkpointing(model, layout),
+        ):
+            return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
+    lengths = list(batch.lengths_B)
+    ids_T = torch.cat([row[:length] for row, length in zip(batch.ids_BT, lengths, strict=True)])
+    if layout.packing == "sequences":
+        read = [one.numpy() for one in batch.positions_N.cpu().split(list(batch.counts_B))]
+        return packed_hidden(
+            model, ids_T, lengths, read, dtype=layout.dtype, checkpointing=layout.checkpointing and _differentiates()
+        )
+    starts_B = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    places_N = batch.positions_N + torch.from_numpy(starts_B).to(batch.rows_N.device)[batch.rows_N]
+    with _checkpointing(model, layout):
+        return transformers_hidden(model, ids_T, lengths, layout.dtype)[places_N]
+
+
+def _differentiates() -> bool:
+    return torch.is_grad_enabled()
+
+
+@contextmanager
+def _checkpointing(model: Any, layout: Layout) -> Iterator[None]:
+    """Training mode for a forward pass: Transformers checkpoints in no other, and a sampler must not see it."""
+    if not (layout.checkpointing and _differentiates()):
+        yield
+        return
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
+
+    The body of the model runs over everything (its last layer only as far as `hidden_at` must); the vocabulary head
+    only over the hidden states that predict a sampled token, so documents and prompts cost no vocabulary work.
+
+    Args:
+        model: a Transformers causal language model.
+        batch: the micro-batch.
+        temperature: what the sampler divided its logits by.
+
+    Returns:
+        Log-probabilities with gradient (where gradients are on), and entropies in nats without.
+    """
+    head = model.get_output_embeddings()
+    return score_tokens(hidden_states(model, batch), batch.targets_N, head, temperature, dtype=batch.layout.dtype)

@@ -1,0 +1,168 @@
+"""Models spread over the processes of a run with FSDP2 (`torch.distributed.fsdp.fully_shard`).
+
+Each process keeps a share of every parameter, of its gradient and of its optimizer state. A decoder layer's whole
+weights exist while that layer computes, and are dropped after it; embedding, last norm and vocabulary head (the root
+group) stay whole from the forward pass to the end of the backward pass, since the head is read chunk by chunk.
+
+Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.whole`), which
+`copy_weights` brings up to date once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zerosearch_env.errors import ConfigError
+
+from ..config.train import TrainConfig
+from ..processes.workers import Team, under_torchrun
+from .packed import run_layer, run_packed
+
+Place = Callable[[nn.Module], None]
+"""Puts a module where it computes: shards a language model, moves anything else."""
+
+
+def wants_fsdp(config: TrainConfig, team: Team) -> bool:
+    """Whether this run shards its models; "auto" leaves a model with adapters whole, most of which is not trained.
+
+    Raises:
+        ConfigError: when it must and there is one process only, or something else in the configuration stands against.
+    """
+    asked = config.scale.fsdp
+    if asked == "on" and team.size == 1:
+        raise ConfigError(
+            'scale.fsdp = "on" needs several processes, got one: start with '
+            "torchrun --nproc-per-node N -m zerosearch_env.cli train ..., or leave it at auto."
+        )
+    if asked == "on" and config.lora.rank:
+        raise ConfigError('scale.fsdp = "on" shards whole models, got lora.rank: set scale.fsdp to "auto" or "off".')
+    wanted = asked == "on" or (asked == "auto" and team.size > 1 and under_torchrun() and not config.lora.rank)
+    if wanted and config.optimizer.eight_bit:
+        raise ConfigError(
+            "optimizer.eight_bit cannot keep the state of a sharded model: leave it out (each process holds a share "
+            'of the state only), or set scale.fsdp to "off".'
+        )
+    return wanted
+
+
+def make_place(team: Team, device: str) -> Place:
+    """A `Place` over all processes of the team, which call it with the same modules in the same order."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(torch.device(device).type, (team.size,))
+
+    def place(module: nn.Module) -> None:
+        if getattr(module, "base_model", None) is None:
+            module.to(device)
+        else:
+            shard(module, mesh)
+
+    return place
+
+
+def shard(model: Any, mesh: Any) -> None:
+    """Shards a Transformers causal language model in place: one group a decoder layer, one for the rest.
+
+    Gradients are summed over the processes, not averaged: a loss is a share of the whole mini-batch's.
+
+    Args:
+        model: on the CPU or on the mesh's device; its parameters become DTensors on the mesh's device.
+        mesh: a mesh of one dimension.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    body = model.base_model
+    for module in [*layers, model]:
+        fully_shard(module, mesh=mesh)
+    for module in [*layers, model]:
+        # A sum by name, since gloo knows no sum with a factor.
+        module.set_force_sum_reduction_for_comms(True)
+        module.set_gradient_divide_factor(1.0)
+
+    def final_hidden(ids_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        states: Tensor = body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
+        return states
+
+    # Forwards of the root group that leave the vocabulary head to the loss, and the packed one of each layer.
+    model.final_hidden = final_hidden
+    register_fsdp_forward_method(model, "final_hidden")
+    for layer in layers:
+        layer.packed = partial(run_layer, layer)
+    model.packed = partial(run_packed, model)
+    for module in [*layers, model]:
+        register_fsdp_forward_method(module, "packed")
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether a model has been through `shard`."""
+    return hasattr(model, "final_hidden")
+
+
+def drop_whole_weights(models: Iterable[Any]) -> None:
+    """Frees what forward passes without a backward pass have left whole; other models stay as they are."""
+    for model in models:
+        if is_sharded(model):
+            model.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, in every process (they call this together); a plain tensor as it is."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; a plain tensor as it is."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def placed_like(tensor: Tensor, part: Tensor) -> Tensor:
+    """A sharded tensor of the shape and placement of `tensor` whose part here is `part`; of a plain one `part`."""
+    if not hasattr(tensor, "to_local"):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    like: Any = tensor
+    made: Tensor = DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return made
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copies a sharded model's weights into a whole one, parameter by parameter; all processes call it together."""
+    places = dict(target.named_parameters())
+    for name, parameter in source.named_parameters():
+        places[name].copy_(whole(parameter.detach()))
+
+
+@torch.no_grad()
+def copy_share(source: Tensor, target: Tensor) -> None:
+    """Copies a whole tensor, or this process's part of it, into a plain or a sharded one; nothing is communicated."""
+    if not hasattr(target, "to_local"):
+        target.copy_(source)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    placed: Any = target
+    source = source.to(placed.device, placed.dtype)
+    share: Any = distribute_tensor(source, placed.device_mesh, placed.placements, src_data_rank=None)
+    placed.to_local().copy_(share.to_local())
+
+
+def gradient_norm(gradient: Tensor, team: Team, *, sharded: bool) -> float:
+    """L2 norm of a flat gradient; of all processes' parts together where each holds a part."""
+    if not sharded:
+        return float(gradient.norm())
+    squares = gradient.double().square().sum().cpu()
+    team.add(squares)
+    return float(squares.sqrt())

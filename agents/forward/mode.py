@@ -1,0 +1,158 @@
+"""How rollouts go through a model: packed or padded, in which precision, with or without checkpointing.
+
+`choose_layout` looks at the model before a run: packing is used where it computes what the model's own forward pass
+does on two short sequences, and where no sequence sees another.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zerosearch_env.errors import ConfigError
+
+from ..config.train import TrainConfig
+from .activations import checkpoint_activations
+from .attention import use_block_attention
+from .fsdp import is_sharded
+from .packed import packed_hidden, why_not_packed
+
+Packing = Literal["off", "sequences", "flex", "flash"]
+BLOCK_ATTENTION_TOKENS = 2048
+"""Longest context whose padded rows train with `block_causal_attention` on a CPU; its memory grows with the square."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rollouts go through a model. The default is padded rows in float32."""
+
+    packing: Packing = "off"
+    """"off": rows padded on the right; "sequences": packed, attention sequence by sequence (`packed.py`); "flex",
+    "flash": packed, through Transformers' flex_attention or FlashAttention 2."""
+    dtype: torch.dtype = torch.float32
+    """Of the matrix products; weights, gradients and optimizer are float32 in any case."""
+    checkpointing: bool = False
+    """Whether the inside of a layer is computed again in the backward pass."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several rollouts."""
+        return self.packing != "off"
+
+
+def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layout:
+    """The layout that the configuration asks for, and the model made ready for it.
+
+    Args:
+        model: a causal language model in evaluation mode; its attention, and with `gradient_checkpointing` its
+            layers, may be set otherwise.
+        config: `optimizer.packing`, `optimizer.dtype` and `optimizer.gradient_checkpointing` are read.
+        context_tokens: longest rollout.
+
+    Raises:
+        ConfigError: when the packing that is asked for does not compute what the model does.
+    """
+    settings = config.optimizer
+    layout = Layout("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
+    reason = why_not_packed(model)
+    if settings.packing in ("auto", "sequences") and reason is None:
+        packed = Layout("sequences", layout.dtype, layout.checkpointing)
+        if (reason := disagreement(model, packed)) is None:
+            return packed
+    if settings.packing == "sequences":
+        raise ConfigError(f'optimizer.packing = "sequences" does not fit this model: {reason}. Use "auto" or "off".')
+    if settings.packing in ("flex", "flash"):
+        return _through_transformers(model, Layout(settings.packing, layout.dtype, layout.checkpointing))
+    if settings.packing == "auto":
+        _log.info("rollouts are padded, not packed: %s", reason)
+    if model.device.type == "cpu" and context_tokens <= BLOCK_ATTENTION_TOKENS:
+        use_block_attention(model)
+    if layout.checkpointing:
+        _checkpoint_layers(model)
+    return layout
+
+
+def _through_transformers(model: Any, layout: Layout) -> Layout:
+    name = {"flex": "flex_attention", "flash": "flash_attention_2"}[layout.packing]
+    if model.device.type != "cuda":
+        raise ConfigError(f'optimizer.packing = "{layout.packing}" needs a GPU (device "cuda"); use "auto".')
+    if layout.packing == "flash" and layout.dtype != torch.bfloat16:
+        raise ConfigError('optimizer.packing = "flash" computes in bfloat16 alone: set optimizer.dtype = "bfloat16".')
+    try:
+        model.set_attn_implementation(name)
+    except (ImportError, ValueError) as cause:
+        raise ConfigError(f'optimizer.packing = "{layout.packing}" cannot be used: {cause}') from cause
+    if layout.checkpointing:
+        _checkpoint_layers(model)
+    if (reason := disagreement(model, layout)) is not None:
+        raise ConfigError(f'optimizer.packing = "{layout.packing}" does not fit this model: {reason}. Use "off".')
+    return layout
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Checkpoints, which Transformers takes in training mode alone; so dropout goes, as the sampler has none."""
+    checkpoint_activations(model, True)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+
+
+def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: torch.dtype) -> Tensor:
+    """Final hidden states of packed sequences through the model's own forward pass, shape `(T, hidden size)`.
+
+    Position ids start anew in each sequence; from these Transformers tells the sequences apart, but only without an
+    attention mask and without a cache.
+    """
+    positions_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
+    with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        if is_sharded(model):
+            whole: Tensor = model.final_hidden(ids_T[None], positions_T[None])
+        else:
+            found = model.base_model(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False)
+            whole = found.last_hidden_state
+    return whole[0]
+
+
+@torch.no_grad()
+def disagreement(model: Any, layout: Layout) -> str | None:
+    """What packing does otherwise than the model's own forward pass of each sequence; None if nothing.
+
+    The weights of a new model hardly look at the context, so a leak is also looked for by changing the first of two
+    sequences: the second must stay as it is.
+    """
+    count = int(model.get_input_embeddings().weight.shape[0])
+    rows = [np.array([(7 * i + 3 + 11 * shift) % count for i in range(n)]) for n, shift in ((9, 0), (7, 1))]
+    own = torch.cat(
+        [
+            model.base_model(input_ids=_ids([row], model), use_cache=False).last_hidden_state[0]
+            for row in (row[None] for row in rows)
+        ]
+    )
+    ours, changed = (_packed(model, layout, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
+    scale = max(float(own.float().abs().max()), 1e-3)
+    allowed = 0.1 if layout.dtype == torch.bfloat16 or own.dtype != torch.float32 else 1e-3
+    if (error := float((ours.float() - own.float()).abs().max())) > allowed * scale:
+        return f"packed hidden states differ by {error:.2g} from those of the model's own forward pass"
+    leak = float((ours[len(rows[0]) :].float() - changed[len(rows[0]) :].float()).abs().max())
+    if leak > (1e-2 if allowed == 0.1 else 1e-5) * scale:
+        return f"packed sequences see each other (by {leak:.2g})"
+    return None
+
+
+def _ids(rows: list[Any], model: Any) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows)).to(model.device)
+
+
+def _packed(model: Any, layout: Layout, rows: list[Any]) -> Tensor:
+    lengths = [len(row) for row in rows]
+    if layout.packing != "sequences":
+        return transformers_hidden(model, _ids(rows, model), lengths, layout.dtype)
+    return packed_hidden(model, _ids(rows, model), lengths, [np.arange(n) for n in lengths], dtype=layout.dtype)

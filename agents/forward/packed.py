@@ -1,0 +1,165 @@
+"""Sequences behind each other in one row, through the layers of a Llama, Qwen2 or Qwen3 model, without cross-talk.
+
+Products run over all tokens at once, attention within each sequence alone: no padding is computed, and no mask can leak
+because none is there. The last layer runs its queries, output projection and MLP on the read tokens only. The modules'
+own linear layers are called, so adapters inside them (LoRA) take part. `why_not_packed` says for which models this is
+the whole truth; `agents/forward/mode.py` compares it with the model's own forward pass before a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .dense_ops import attend_blocks, plan_blocks, rms_norm, rotate, swiglu
+
+_KNOWN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def why_not_packed(model: Any) -> str | None:
+    """None when `packed_hidden` computes what this model does, else the first reason against it."""
+    config = model.config
+    if type(model).__name__ not in _KNOWN or not type(model).__module__.startswith("transformers."):
+        return f"{type(model).__name__} is not one of {', '.join(_KNOWN)}"
+    if config.hidden_act not in ("silu", "swish"):
+        return f"its activation is {config.hidden_act}"
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        return "it has layers without full attention"
+    if getattr(config, "attention_dropout", 0.0):
+        return "it has dropout"
+    body = model.base_model
+    cosine, _ = body.rotary_emb(body.norm.weight[None, None], torch.zeros(1, 1, dtype=torch.int64, device=model.device))
+    if cosine.shape[-1] != body.layers[0].self_attn.head_dim:
+        return "its rotary embedding covers only a part of each head"
+    return None
+
+
+def packed_hidden(
+    model: Any,
+    ids_T: Tensor,
+    lengths: Sequence[int],
+    read: Sequence[NDArray[np.int64]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    checkpointing: bool = False,
+) -> Tensor:
+    """Final hidden states at the read positions of each sequence, shape `(N, hidden size)`.
+
+    Args:
+        model: one that `why_not_packed` has nothing against.
+        ids_T: token ids of all sequences behind each other.
+        lengths: tokens of each.
+        read: read positions of each, ascending; may be none.
+        dtype: of the products; the residual stream stays in the dtype of the weights.
+        checkpointing: compute the inside of every layer again in the backward pass.
+    """
+    # Of a sharded model FSDP must see the call (`sharding.shard`).
+    run = getattr(model, "packed", None)
+    if run is not None:
+        found: Tensor = run(ids_T, lengths, read, dtype, checkpointing)
+        return found
+    return run_packed(model, ids_T, lengths, read, dtype, checkpointing)
+
+
+def run_packed(
+    model: Any,
+    ids_T: Tensor,
+    lengths: Sequence[int],
+    read: Sequence[NDArray[np.int64]],
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Tensor:
+    """`packed_hidden` of a model whose weights are whole, but for those of layers that see to it themselves."""
+    body, device = model.base_model, ids_T.device
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    places_N = torch.from_numpy(np.concatenate([one + s for one, s in zip(read, starts, strict=True)])).to(device)
+    positions_T = torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])).to(device)
+    x_TD = body.embed_tokens(ids_T)
+    cosine, sine = (part[0, :, None] for part in body.rotary_emb(x_TD[None], positions_T[None]))
+    half = cosine.shape[-1] // 2
+    turns = cosine[..., :half].float(), sine[..., :half].float()
+    if device.type == "cpu":
+        everywhere, there = plan_blocks(lengths), plan_blocks(lengths, read)
+        attend: Attend = lambda q, k, v: attend_blocks(q, k, v, everywhere)  # noqa: E731
+        attend_last: Attend = lambda q, k, v: attend_blocks(q, k, v, there)  # noqa: E731
+    else:
+        attend = lambda q, k, v: _attend_sequences(q, k, v, lengths)  # noqa: E731
+        attend_last = attend
+    kind = device.type
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for number, layer in enumerate(body.layers):
+            last = number == len(body.layers) - 1
+            arguments = (x_TD, turns, attend_last if last else attend, places_N if last else None, dtype, checkpointing)
+            through = getattr(layer, "packed", None)
+            x_TD = run_layer(layer, *arguments) if through is None else through(*arguments)
+        norm = body.norm
+        return rms_norm(x_TD, norm.weight, norm.variance_epsilon, x_TD.dtype)
+
+
+def run_layer(
+    layer: Any,
+    x_TD: Tensor,
+    turns: tuple[Tensor, Tensor],
+    attend: Attend,
+    places_N: Tensor | None,
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Tensor:
+    """One decoder layer; with `places_N` only the tokens at these places come out of it."""
+    arguments = (layer, x_TD, turns, attend, places_N, dtype)
+    result: Tensor = checkpoint(_layer, *arguments, use_reentrant=False) if checkpointing else _layer(*arguments)
+    return result
+
+
+def _layer(
+    layer: Any, x_TD: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, places_N: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    attention, mlp = layer.self_attn, layer.mlp
+    normed = rms_norm(x_TD, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon, dtype)
+    cosine, sine = turns
+
+    def heads(projection: Any, norm_name: str, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        split = projection(tokens).unflatten(-1, (-1, attention.head_dim))
+        norm = getattr(attention, norm_name, None)
+        if norm is not None:
+            split = rms_norm(split, norm.weight, norm.variance_epsilon, torch.float32)
+        return rotate(split, cos, sin, dtype)
+
+    k_TKE = heads(attention.k_proj, "k_norm", normed, cosine, sine)
+    v_TKE = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
+    narrow = places_N is not None and x_TD.device.type == "cpu"
+    if narrow:
+        normed, cosine, sine = normed[places_N], cosine[places_N], sine[places_N]
+    scale = attention.scaling
+    q_NHE = heads(attention.q_proj, "q_norm", normed, cosine * scale, sine * scale)
+    attended = attend(q_NHE, k_TKE, v_TKE).flatten(1)
+    if places_N is not None:
+        x_TD = x_TD[places_N]
+        attended = attended if narrow else attended[places_N]
+    x_TD = x_TD + attention.o_proj(attended)
+    behind = layer.post_attention_layernorm
+    normed = rms_norm(x_TD, behind.weight, behind.variance_epsilon, dtype)
+    result: Tensor = x_TD + mlp.down_proj(swiglu(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    return result
+
+
+def _attend_sequences(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Causal attention sequence by sequence through PyTorch's own kernels: what a GPU does best."""
+    parts = []
+    split = list(lengths)
+    for q, k, v in zip(q_THE.split(split), k_TKE.split(split), v_TKE.split(split), strict=True):
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1 and q.dtype == torch.float32:  # kernels that share keys know short numbers alone
+            k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=q.shape[1] != k.shape[1])
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)

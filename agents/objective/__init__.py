@@ -1,0 +1,1 @@
+"""The objective: advantages, losses and KL as pure functions of numbers."""

@@ -1,0 +1,1 @@
+"""Planning: memory and time of a training run on GPUs."""

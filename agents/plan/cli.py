@@ -1,0 +1,147 @@
+"""`zerosearch plan`: prints what a preset needs on one, several and many GPUs, and runs it dry."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from zerosearch_env.errors import ConfigError
+
+from ..config.train import TrainConfig, load_preset, preset_names
+from ..policy.files import policy_path, read_json
+from .estimate import MODELS, Architecture, Hardware, Load, Plan, context_tokens, make_plan, read_architecture
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Print the arithmetic of memory and time for a preset: what each part takes on a GPU, and whether it fits.
+
+    The figures are an expectation from counts, a share of the peak and a share of the bandwidth; nothing is measured.
+    """
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """A shipped preset, or a TOML file of your own."""
+    model: str | None = None
+    """A public model by name, or a directory with a config.json; unset: the preset's policy."""
+    gpus: tuple[int, ...] = (1, 4, 8, 16)
+    """Numbers of GPUs to plan for, one process each; 16 are two nodes of eight."""
+    gpu_memory: float = 80.0
+    """Memory of one GPU, in GB (10^9 bytes)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of matrix products and activations; unset: what the preset says, else float32."""
+    checkpointing: bool | None = None
+    """Whether layers are computed again in the backward pass; unset: what the preset says, else not."""
+    episode_tokens: int | None = None
+    """Tokens of a mean episode; unset: half of the longest."""
+    sampled_tokens: int | None = None
+    """Those that the policy samples; unset: a quarter of the mean episode's."""
+    hardware: Annotated[Hardware, tyro.conf.arg(name="")] = field(default_factory=Hardware)
+    """The GPU's figures."""
+    dry_run: bool = False
+    """Also run two steps of it on the CPU, with a shrunken model of the same architecture made from scratch."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: arguments after `zerosearch plan`; None takes those of the process.
+
+    Returns:
+        The exit status, 0.
+    """
+    names = f"Presets: {', '.join(preset_names())}. Models: {', '.join(MODELS)}."
+    command = tyro.cli(
+        PlanCommand,
+        prog="zerosearch plan",
+        args=sys.argv[1:] if argv is None else argv,
+        description=f"{PlanCommand.__doc__}\n\n{names}",
+    )
+    config = load_preset(command.preset)
+    model = find_architecture(command.model or config.policy)
+    plans = {gpus: make_plan(model, config, _hardware(command), _load(command, config, gpus)) for gpus in command.gpus}
+    console = Console()
+    console.print(plan_table(command, model, plans))
+    for line in _notes(command, config):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if command.dry_run:
+        from .dry_run import dry_run
+
+        done = dry_run(config, model)
+        print(f"dry run: {done.step} steps with a shrunken {model.kind} model in {done.seconds:.0f} s; {done.stopped}.")
+    return 0
+
+
+def find_architecture(name: str) -> Architecture:
+    """The numbers of a public model, or of the model in a directory.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    if Path(name).name in MODELS:
+        return MODELS[Path(name).name]
+    file = policy_path(name) / "config.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"the architecture of {name!r} is not known: it is none of {', '.join(MODELS)}, and there is no {file}. "
+            "Give --model NAME, or --model DIRECTORY with a config.json."
+        )
+    return read_architecture(read_json(file), str(file))
+
+
+def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, Plan]) -> Table:
+    """Parts as rows, numbers of GPUs as columns."""
+    table = Table(title=f"{command.preset}: {model.parameters:,} parameters ({model.kind})", title_justify="left")
+    table.add_column("GB on each GPU, with GPUs:")
+    for gpus in plans:
+        table.add_column(str(gpus), justify="right")
+    parts = list(dict.fromkeys(part for plan in plans.values() for part in plan.memory_bytes))
+    for part in parts:
+        cells = [plan.memory_bytes.get(part) for plan in plans.values()]
+        table.add_row(part, *("-" if size is None else f"{size / 1e9:.1f}" for size in cells))
+    table.add_section()
+    table.add_row("total", *(f"{sum(plan.memory_bytes.values()) / 1e9:.1f}" for plan in plans.values()))
+    verdict = [("yes" if plan.fits else "no") for plan in plans.values()]
+    table.add_row(f"fits {command.gpu_memory:g} GB less {command.hardware.reserve_gb:g}", *verdict)
+    table.add_section()
+    for part in next(iter(plans.values())).seconds:
+        table.add_row(f"seconds of {part}", *(f"{plan.seconds[part]:.1f}" for plan in plans.values()))
+    table.add_row("seconds a step", *(f"{sum(plan.seconds.values()):.1f}" for plan in plans.values()))
+    table.add_row("tokens a second", *(f"{plan.tokens_per_second:,.0f}" for plan in plans.values()))
+    return table
+
+
+def _hardware(command: PlanCommand) -> Hardware:
+    return replace(command.hardware, memory_gb=command.gpu_memory)
+
+
+def _load(command: PlanCommand, config: TrainConfig, gpus: int) -> Load:
+    episode = command.episode_tokens or max(context_tokens(config) // 2, 1)
+    dtype = command.dtype or config.optimizer.dtype
+    checkpointing = command.checkpointing
+    if checkpointing is None:
+        checkpointing = config.optimizer.gradient_checkpointing
+    return Load(gpus, episode, command.sampled_tokens or max(episode // 4, 1), dtype == "bfloat16", checkpointing)
+
+
+def _notes(command: PlanCommand, config: TrainConfig) -> list[str]:
+    load, hardware = _load(command, config, 1), command.hardware
+    peak = hardware.tflops if load.bf16 else hardware.tflops_fp32
+    episodes = config.rollout.prompts * config.rollout.group_size
+    return [
+        f"a step: {episodes} episodes of {load.episode_tokens} tokens, {load.sampled_tokens} of them sampled; "
+        f"{'bfloat16' if load.bf16 else 'float32'} products, {'with' if load.checkpointing else 'without'} "
+        f"activation checkpointing, micro-batches of {config.optimizer.micro_batch_tokens} tokens.",
+        f"assumed: {hardware.mfu:.0%} of {peak:g} TFLOP/s, {hardware.bandwidth_share:.0%} of "
+        f"{hardware.bandwidth_tb:g} TB/s; searches take no time.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

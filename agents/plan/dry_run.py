@@ -1,0 +1,93 @@
+"""A dry run of a preset: two steps on the CPU with a shrunken model of the same architecture, made from scratch.
+
+Everything is as in the preset but the sizes and the places: algorithm, critic, curriculum, rewards, optimizer and
+schedule stay; questions and search engine are the built-in world's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zerosearch_env.datasets.world.make import WorldConfig
+
+from ..config.train import TrainConfig
+from ..policy.files import policy_path
+from ..policy.policy import AgentCard, Policy, load_policy, new_model, save_policy
+from ..training.trainer import TrainResult, train
+from .estimate import Architecture, transformers_config
+
+_STEPS, _PROMPTS, _TURN_TOKENS, _ANSWER_ROOM = 2, 2, 12, 200
+_LAYERS, _HEAD_DIM = 2, 16
+
+
+def shrunken_config(model: Architecture, vocab: int) -> Any:
+    """A Transformers configuration of the same kind: two layers, narrow, one key head to two query heads."""
+    heads = 2 if model.heads > model.kv_heads else 1
+    small = replace(
+        model,
+        hidden=2 * _HEAD_DIM,
+        layers=_LAYERS,
+        heads=heads,
+        kv_heads=1,
+        head_dim=2 * _HEAD_DIM // heads if model.kind == "qwen2" else _HEAD_DIM,  # Qwen2's are hidden / heads
+        mlp=3 * _HEAD_DIM,
+        vocab=vocab,
+    )
+    return transformers_config(small, max_position_embeddings=8192)
+
+
+def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> TrainConfig:
+    """The preset with sizes that two CPU cores compute in seconds, its policy saved under `folder`."""
+    shipped = load_policy(policy_path("tiny"))
+    # Padded as that of a real model: Transformers adds a token to the tokenizers of some kinds.
+    small = new_model(shrunken_config(model, 64 * (len(shipped.tokenizer) // 64 + 1)))
+    card = replace(AgentCard(), protocol=shipped.card.protocol, prompt_template=shipped.card.prompt_template)
+    save_policy(Policy(small, shipped.tokenizer, card), folder / "policy")
+    turns = config.environment.max_turns + 1
+    critic = replace(config.critic, warmup_steps=min(config.critic.warmup_steps, 1))
+    return replace(
+        config,
+        policy=str(folder / "policy"),
+        output=str(folder / "run"),
+        steps=_STEPS,
+        device="cpu",
+        workers=1,
+        critic=critic,
+        data=replace(config.data, dataset="world", limit=8, world=WorldConfig(passages=200)),
+        environment=replace(config.environment, search_engine="corpus"),
+        rollout=replace(
+            config.rollout,
+            prompts=max(_PROMPTS, config.algorithm.minibatches),
+            turn_tokens=_TURN_TOKENS,
+            context_tokens=turns * (_TURN_TOKENS + _ANSWER_ROOM),
+            slots=8,
+        ),
+        optimizer=replace(
+            config.optimizer, warmup_steps=min(config.optimizer.warmup_steps, 1), micro_batch_tokens=2048
+        ),
+        files=replace(config.files, checkpoint_every=1, transcripts_every=1),
+    )
+
+
+def dry_run(config: TrainConfig, model: Architecture, folder: Path | None = None) -> TrainResult:
+    """Runs a preset's shrunken form and says how it ended.
+
+    Args:
+        config: the preset.
+        model: the architecture of its policy.
+        folder: where policy and run go; None: a temporary directory, which is removed.
+
+    Raises:
+        TrainingError: when the run cannot go on, as `train`.
+    """
+    if folder is not None:
+        return train(shrunken_run(config, model, folder))
+    place = Path(tempfile.mkdtemp(prefix="zerosearch-dry-run-"))
+    try:
+        return train(shrunken_run(config, model, place))
+    finally:
+        shutil.rmtree(place)

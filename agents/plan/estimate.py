@@ -1,0 +1,299 @@
+"""The arithmetic of a run on GPUs: bytes of memory on each, floating-point operations and seconds of a step.
+
+Everything is a function of an architecture's numbers, the run's configuration and the hardware's figures. Weights are
+counted exactly; activations are the tensors that autograd keeps of a Transformers layer; times are operations over a
+stated share of the peak and bytes over a stated share of the bandwidth: an expectation, not a measurement.
+
+Names end in their unit where it is not a count: `_bytes`, `_flops`, `_s`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zerosearch_env.errors import ConfigError, require
+
+from ..config.train import TrainConfig
+from ..forward.head import CHUNK_BYTES
+
+FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers of a dense decoder of the Qwen2, Qwen3 or Llama kind."""
+
+    kind: str
+    """`model_type`: "qwen2" (biases in query, key, value), "qwen3" (norms of query and key) or "llama"."""
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+    tied: bool
+    """Whether input embedding and vocabulary head are one matrix."""
+
+    @property
+    def queries(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of all key heads, and of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one decoder layer."""
+        attention = self.hidden * (2 * self.queries + 2 * self.keys)
+        biases = self.queries + 2 * self.keys if self.kind == "qwen2" else 0
+        head_norms = 2 * self.head_dim if self.kind == "qwen3" else 0
+        return attention + biases + head_norms + 3 * self.hidden * self.mlp + 2 * self.hidden
+
+    @property
+    def root_parameters(self) -> int:
+        """Embedding, vocabulary head where it is not the same matrix, and the last norm."""
+        return self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, shared ones once."""
+        return self.layers * self.layer_parameters + self.root_parameters
+
+
+def _qwen3(hidden: int, layers: int, heads: int, mlp: int, *, tied: bool) -> Architecture:
+    return Architecture("qwen3", hidden, layers, heads, 8, 128, mlp, 151_936, tied)
+
+
+MODELS = {
+    "Qwen2.5-0.5B": Architecture("qwen2", 896, 24, 14, 2, 64, 4864, 151_936, True),
+    "Qwen2.5-1.5B": Architecture("qwen2", 1536, 28, 12, 2, 128, 8960, 151_936, True),
+    "Qwen2.5-3B": Architecture("qwen2", 2048, 36, 16, 2, 128, 11_008, 151_936, True),
+    "Qwen2.5-7B": Architecture("qwen2", 3584, 28, 28, 4, 128, 18_944, 152_064, False),
+    "Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
+    "Qwen3-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
+    "Qwen3-4B": _qwen3(2560, 36, 32, 9728, tied=True),
+    "Qwen3-8B": _qwen3(4096, 36, 32, 12_288, tied=False),
+    "Llama-3.2-1B": Architecture("llama", 2048, 16, 32, 8, 64, 8192, 128_256, True),
+    "Llama-3.2-3B": Architecture("llama", 3072, 28, 24, 8, 128, 8192, 128_256, True),
+}
+"""Public models by their name, with the numbers of their `config.json`."""
+
+
+def read_architecture(values: Mapping[str, Any], where: str) -> Architecture:
+    """The numbers in a `config.json`.
+
+    Args:
+        values: its content.
+        where: names it in errors.
+
+    Raises:
+        ConfigError: for an architecture that the arithmetic does not cover, or a number that is missing.
+    """
+    kind = values.get("model_type")
+    if kind not in ("qwen2", "qwen3", "llama"):
+        raise ConfigError(f"{where} is of the kind {kind!r}; the plan's arithmetic covers qwen2, qwen3 and llama.")
+    try:
+        heads = int(values["num_attention_heads"])
+        return Architecture(
+            kind=kind,
+            hidden=int(values["hidden_size"]),
+            layers=int(values["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(values.get("num_key_value_heads") or heads),
+            head_dim=int(values.get("head_dim") or values["hidden_size"] // heads),
+            mlp=int(values["intermediate_size"]),
+            vocab=int(values["vocab_size"]),
+            tied=bool(values.get("tie_word_embeddings", False)),
+        )
+    except KeyError as cause:
+        raise ConfigError(f"{where} has no {cause.args[0]!r}; give the directory of a complete model.") from cause
+
+
+def transformers_config(model: Architecture, **options: Any) -> Any:
+    """The Transformers configuration of these numbers; `options` are further fields of it.
+
+    Raises:
+        MissingExtraError: when Transformers is not installed.
+    """
+    transformers = require("transformers", "train")
+    kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
+    if model.kind != "qwen2":  # whose heads are as wide as hidden / heads
+        options["head_dim"] = model.head_dim
+    return getattr(transformers, kinds[model.kind])(
+        vocab_size=model.vocab,
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        intermediate_size=model.mlp,
+        tie_word_embeddings=model.tied,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a GPU is, and what share of it a run reaches. The defaults are an H100 SXM."""
+
+    memory_gb: float = 80.0
+    """Memory of one GPU, in 10^9 bytes."""
+    tflops: float = 989.0
+    """Peak of dense products in bfloat16, in 10^12 operations a second."""
+    tflops_fp32: float = 67.0
+    """The same in float32."""
+    bandwidth_tb: float = 3.35
+    """Memory bandwidth, in 10^12 bytes a second."""
+    mfu: float = 0.4
+    """Share of the peak that updates and prefill reach."""
+    bandwidth_share: float = 0.6
+    """Share of the bandwidth that decoding reaches."""
+    reserve_gb: float = 4.0
+    """Kept free of the plan: CUDA context, NCCL's buffers, fragmentation; in 10^9 bytes."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a step computes and how."""
+
+    gpus: int
+    """Processes, one a GPU; with more than one, FSDP shards over all of them."""
+    episode_tokens: int
+    """Tokens of a mean episode, prompt and documents included."""
+    sampled_tokens: int
+    """Those of them that the policy samples."""
+    bf16: bool = False
+    """Whether matrix products, activations and gathered weights are bfloat16."""
+    checkpointing: bool = False
+    """Whether a layer's inside is computed again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Memory of one GPU by part, and the time of a step by part."""
+
+    memory_bytes: dict[str, int]
+    seconds: dict[str, float]
+    tokens_per_second: float
+    """Tokens of all episodes over the whole step's time."""
+    fits: bool
+
+
+def activation_bytes(model: Architecture, tokens: int, *, bf16: bool, checkpointing: bool) -> int:
+    """What autograd keeps of the layers for a micro-batch of `tokens` tokens.
+
+    One layer keeps, for each token: two norms (input in float32, normalised, output: 3 widths each), the two
+    residual sums, queries and keys before and after their rotation, values, the attention's output, and gate, up,
+    activated gate and product of the MLP. Attention is counted as fused: no scores. With checkpointing each layer
+    keeps its input alone, and one layer at a time the rest.
+    """
+    size = BF16 if bf16 else FP32
+    norms = 2 * model.hidden * (FP32 + 2 * size)
+    inside = 2 * model.hidden + 3 * model.queries + 3 * model.keys + 4 * model.mlp
+    layer = norms + size * inside
+    if checkpointing:
+        return tokens * (model.layers * model.hidden * size + layer)
+    return tokens * model.layers * layer
+
+
+def memory(model: Architecture, config: TrainConfig, load: Load) -> dict[str, int]:
+    """Bytes on one GPU by part; the sum is the peak, since the parts live at the same time or nearly so."""
+    algorithm, whole = config.algorithm, model.parameters
+    share = math.ceil(whole / load.gpus)
+    size = BF16 if load.bf16 else FP32
+    parts = {"weights": FP32 * share, "gradients": FP32 * share, "optimizer (AdamW)": 2 * FP32 * share}
+    if algorithm.kl_coefficient > 0:
+        parts["reference"] = FP32 * share
+    if algorithm.advantage == "gae" and config.critic.trunk == "separate":
+        head = model.vocab * model.hidden if not model.tied else 0
+        parts["critic with its optimizer"] = 4 * FP32 * math.ceil((whole - head) / load.gpus)
+    layers = model.layers * model.layer_parameters
+    sampler_size = FP32
+    if load.gpus > 1:
+        # The root group is whole, with its gradient, through the backward pass; of the layers one, and the next.
+        parts["gathered weights"] = (size + FP32) * model.root_parameters + (2 * size + FP32) * model.layer_parameters
+        sampler_size = BF16 if config.scale.sampler_dtype == "bfloat16" else FP32
+        parts["sampler's whole copy"] = sampler_size * whole
+    parts["sampler's fused layers"] = sampler_size * layers
+    context = context_tokens(config)
+    slots = min(config.rollout.slots, math.ceil(config.rollout.prompts / load.gpus) * config.rollout.group_size)
+    parts["sampler's cache"] = 2 * model.layers * model.keys * slots * context * sampler_size
+    tokens = max(config.optimizer.micro_batch_tokens, context)
+    parts["activations"] = activation_bytes(model, tokens, bf16=load.bf16, checkpointing=load.checkpointing)
+    # Logits, probabilities and the logits' gradient of one chunk, in float32.
+    parts["logits of a chunk"] = 3 * CHUNK_BYTES["cuda"]
+    return parts
+
+
+def context_tokens(config: TrainConfig) -> int:
+    """Tokens of the longest episode; the card's own default where the configuration leaves it to the policy."""
+    return config.rollout.context_tokens or 2048
+
+
+def forward_flops(model: Architecture, tokens: int, length: int, heads: int) -> int:
+    """Operations of a forward pass: 2 a weight and token, causal attention at a mean length of `length / 2`.
+
+    Args:
+        model: the architecture.
+        tokens: tokens that go through the layers.
+        length: tokens of a row.
+        heads: tokens that go through the vocabulary head.
+    """
+    products = model.layers * (model.layer_parameters - 2 * model.hidden)
+    attention = 2 * model.layers * model.queries * length
+    return 2 * products * tokens + attention * tokens + 2 * model.vocab * model.hidden * heads
+
+
+def step_seconds(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> dict[str, float]:
+    """Seconds of a step by part: sampling (decode and prefill), scoring, update; searches cost nothing here."""
+    episodes = config.rollout.prompts * config.rollout.group_size
+    length, sampled = load.episode_tokens, load.sampled_tokens
+    peak = hardware.tflops if load.bf16 else hardware.tflops_fp32
+    rate = peak * 1e12 * hardware.mfu * load.gpus
+    once = forward_flops(model, episodes * length, length, episodes * sampled) / rate
+    scored = int(config.algorithm.recompute_logprobs) + int(config.algorithm.kl_coefficient > 0)
+    passes = config.algorithm.epochs * (4 if load.checkpointing else 3)
+    if config.algorithm.advantage == "gae":
+        separate = config.critic.trunk == "separate"
+        scored += 1 if separate or not config.algorithm.recompute_logprobs else 0
+        passes *= 2 if separate else 1
+
+    size = BF16 if load.gpus > 1 and config.scale.sampler_dtype == "bfloat16" else FP32
+    sampler_rate = (hardware.tflops if size == BF16 else hardware.tflops_fp32) * 1e12 * hardware.mfu * load.gpus
+    mine = math.ceil(config.rollout.prompts / load.gpus) * config.rollout.group_size
+    slots = min(config.rollout.slots, mine)
+    cached = 2 * model.layers * model.keys * slots * (length // 2) * size
+    read = (model.layers * model.layer_parameters + model.vocab * model.hidden) * size + cached
+    turns = math.ceil(mine / slots) * sampled
+    prefill = forward_flops(model, episodes * (length - sampled), length, 0) / sampler_rate
+    return {
+        "decode": turns * read / (hardware.bandwidth_tb * 1e12 * hardware.bandwidth_share),
+        "prefill": prefill,
+        "scoring": scored * once,
+        "update": passes * once,
+    }
+
+
+def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> Plan:
+    """The plan of one run on `load.gpus` GPUs.
+
+    Raises:
+        ConfigError: when a number of the load cannot be.
+    """
+    if load.gpus < 1:
+        raise ConfigError(f"gpus must be at least 1, got {load.gpus}.")
+    if not 0 < load.sampled_tokens <= load.episode_tokens <= context_tokens(config):
+        raise ConfigError(
+            f"sampled tokens ({load.sampled_tokens}) must be positive and at most those of an episode "
+            f"({load.episode_tokens}), and these at most the context ({context_tokens(config)})."
+        )
+    parts, seconds = memory(model, config, load), step_seconds(model, config, hardware, load)
+    tokens = config.rollout.prompts * config.rollout.group_size * load.episode_tokens
+    fits = sum(parts.values()) <= (hardware.memory_gb - hardware.reserve_gb) * 1e9
+    return Plan(parts, seconds, tokens / sum(seconds.values()), fits)

@@ -1,0 +1,1 @@
+"""Players: everything that can play episodes (policies, third-party agents, baselines)."""

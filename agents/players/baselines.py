@@ -1,0 +1,340 @@
+"""Baselines: what an agent is compared with.
+
+Three are built on a policy model, so that what differs is the access to search and nothing else:
+
+`direct` answers without searching. The model writes one turn. If that turn answers, it stands. If it goes for
+anything else, the thought it wrote is kept, what follows is cut off, the protocol's opening answer tag is forced in
+its place, and the model writes the answer.
+
+`rag` searches once, with the question as the query: the model writes its first turn, its thought is kept, and the
+player puts a search for the question (`protocol.render_search`) in place of whatever the model wanted to do. (Without
+a thought before it a small policy is thrown off its format and reads worse.) The documents come back as for any
+policy, with the notice that only an answer is allowed now, and the model writes its answer turn, forced as above
+where it does not answer by itself.
+
+`rag-own` is the same with the model's own query. A model that answers at once keeps that answer. It is the agent
+itself, allowed one search.
+
+Two need no model: `random` acts at random, well-formed; `oracle` sees the gold answer and stops searching as soon as
+the documents hold it: what perfect reading and searching again could reach, not a competitor.
+
+Forcing the tag gives every baseline its best chance: none loses a question by its format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerosearch_env.bounded_cache import BoundedCache
+from zerosearch_env.engines.run import run_searches
+from zerosearch_env.game.episode import Episode, Rules
+from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.protocols import Protocol
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import SearchRequest, Step
+
+from .base import OnDone, PolicyOptions
+from .policy import PolicyPlayer
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+    from ..processes.pool import WorkerPool
+
+BASELINES: dict[str, str] = {
+    "direct": "the model answers without searching",
+    "rag": "one search with the question as query, then the model answers",
+    "rag-own": "one search with the model's own query, then it answers",
+    "random": "well-formed random actions",
+    "oracle": "sees the gold answer: what perfect reading and searching again could reach",
+}
+"""Every baseline and what it does, in a clause."""
+
+_REMEMBERED = 4096
+"""Sampled turns that a player keeps; three for each of a thousand questions and more."""
+
+_NO_ANSWER = "unknown"
+"""Given when the model's forced answer is empty; an empty answer would be an invalid action."""
+
+
+class DirectPlayer(PolicyPlayer):
+    """Answers without searching; see the module's docstring."""
+
+    searches = False
+
+    def __init__(
+        self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
+    ) -> None:
+        super().__init__(options, name=name, pool=pool)
+        self._sampled: BoundedCache[tuple[Sequence[str], tuple[int, ...], int], tuple[str, list[int]]] = BoundedCache(
+            _REMEMBERED
+        )
+
+    def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode in this process."""
+        self.answer(episodes, self._prompts(episodes), on_done)
+
+    def answer(self, episodes: Sequence[Episode], rows: Sequence[list[int]], on_done: OnDone | None) -> None:
+        """Let the model end each episode with an answer.
+
+        Args:
+            episodes: episodes in which an answer is the next action.
+            rows: the token ids of each episode so far.
+            on_done: called with each episode.
+        """
+        if not episodes:
+            return
+        protocol = episodes[0].rules.protocol
+        seeds = [mix(episode.seed, len(episode.turns)) for episode in episodes]
+        texts = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        forced = [i for i, text in enumerate(texts) if protocol.parse(text).kind != "answer"]
+        if forced:
+            opening, closing = answer_tags(protocol)
+            thoughts = [thought_before_action(texts[i], protocol) for i in forced]
+            prefixes = self._encode([thought + opening for thought in thoughts])
+            longer = [rows[i] + prefix for i, prefix in zip(forced, prefixes, strict=True)]
+            stops = (closing, *protocol.stop_strings) if closing else protocol.stop_strings
+            samples = self._sample(longer, stops, [seeds[i] for i in forced])
+            for i, thought, (text, _) in zip(forced, thoughts, samples, strict=True):
+                content = (text.partition(closing)[0] if closing else text).strip()
+                texts[i] = thought + protocol.render_answer(content)
+                if protocol.parse(texts[i]).kind != "answer":
+                    texts[i] = protocol.render_answer(_NO_ANSWER)
+        for episode, text in zip(episodes, texts, strict=True):
+            episode.advance(text)
+            if on_done:
+                on_done(episode)
+
+    def _prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
+        from ..rollouts.rollout import encode_prompts
+
+        return encode_prompts([e.prompt for e in episodes], self.policy.tokenizer, chat=self.card.chat)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        from ..rollouts.rollout import encode_texts
+
+        return encode_texts(texts, self.policy.tokenizer)
+
+    def _sample(
+        self, rows: Sequence[list[int]], stop_strings: Sequence[str], seeds: Sequence[int]
+    ) -> list[tuple[str, list[int]]]:
+        """One turn for each row: its text and its tokens. A row that fills the context gives what fitted.
+
+        A row that was sampled before is not sampled again: draws are coupled, so at the next noise level most searches
+        bring the documents that they brought at the last one.
+        """
+        keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
+        turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
+        missing = [number for number in range(len(rows)) if number not in turns]
+        if not missing:
+            return [turns[number] for number in range(len(rows))]
+        sampler = self.make_sampler(len(missing), stop_strings)
+        for number in missing:
+            sampler.start(number, rows[number], seeds[number])
+        while len(turns) < len(rows):
+            for sample in sampler.run():
+                number = int(str(sample.key))
+                turns[number] = (sample.text, list(sample.token_ids))
+                self._sampled.put(keys[number], turns[number])
+                sampler.finish(number)
+        return [turns[number] for number in range(len(rows))]
+
+
+class RagPlayer(DirectPlayer):
+    """One search with the question as query, then an answer; see the module's docstring."""
+
+    searches = True
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The policy's rules with a single turn that may search."""
+        return replace(super().rules_for(rules), max_turns=1)
+
+    def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode in this process."""
+        if not episodes:
+            return
+        rows = self._prompts(episodes)
+        pending: list[tuple[int, SearchRequest]] = []
+        observations: list[tuple[int, Step]] = []
+        for i, (text, ids) in enumerate(self.first_turns(episodes, rows)):
+            rows[i] = rows[i] + ids
+            outcome = episodes[i].advance(text)
+            if isinstance(outcome, SearchRequest):
+                pending.append((i, outcome))
+            else:
+                observations.append((i, outcome))
+        results = run_searches(engine, [request for _, request in pending])
+        observations += [(i, episodes[i].observe(result)) for (i, _), result in zip(pending, results, strict=True)]
+        still_open = []
+        for i, step in observations:
+            if not step.done:
+                still_open.append((i, step.observation))
+            elif on_done:
+                on_done(episodes[i])
+        for (i, _), ids in zip(still_open, self._encode([text for _, text in still_open]), strict=True):
+            rows[i] = rows[i] + ids
+        self.answer([episodes[i] for i, _ in still_open], [rows[i] for i, _ in still_open], on_done)
+
+    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
+        """The first turn of each episode: its text and its tokens."""
+        protocol = episodes[0].rules.protocol
+        seeds = [mix(episode.seed, 0) for episode in episodes]
+        own = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        texts = [question_search(t, e.question.text, protocol) for t, e in zip(own, episodes, strict=True)]
+        return list(zip(texts, self._encode(texts), strict=True))
+
+
+class OwnQueryRagPlayer(RagPlayer):
+    """One search with the model's own query, then an answer; see the module's docstring."""
+
+    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
+        """The model's own first turn."""
+        seeds = [mix(episode.seed, 0) for episode in episodes]
+        return self._sample(rows, episodes[0].rules.protocol.stop_strings, seeds)
+
+
+BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {
+    "direct": DirectPlayer,
+    "rag": RagPlayer,
+    "rag-own": OwnQueryRagPlayer,
+}
+"""The baselines that sample from a policy, by name."""
+
+
+def answer_tags(protocol: Protocol) -> tuple[str, str]:
+    """What stands before and after an answer in a protocol, for example `("<answer>", "</answer>")`.
+
+    The space inside the tags is left to the model: tokenizers join it to the word that follows.
+    """
+    opening, _, closing = protocol.render_answer(_MARK).partition(_MARK)
+    return opening.rstrip(), closing.strip()
+
+
+def question_search(text: str, question: str, protocol: Protocol) -> str:
+    """A model's turn with a search for the question in place of its action, spaced as the model spaces its queries."""
+    opening = protocol.render_search(_MARK).partition(_MARK)[0].rstrip()
+    query = text.partition(opening)[2] if opening else ""
+    space = query[: len(query) - len(query.lstrip())]
+    search = protocol.render_search(question).replace(question, space + question, 1)
+    return thought_before_action(text, protocol) + search
+
+
+def thought_before_action(text: str, protocol: Protocol) -> str:
+    """The part of a turn before its search: a finished thought, or nothing where the thought is unfinished."""
+    opening = protocol.render_search(_MARK).partition(_MARK)[0].strip()
+    thought, found, _ = text.partition(opening) if opening else ("", "", "")
+    if not found:
+        head, closed, _ = text.partition("</think>")
+        thought = head + closed if closed else ""
+    return "" if thought.count("<think>") != thought.count("</think>") else thought
+
+
+_MARK = "MARK"
+
+
+class RandomPlayer:
+    """Acts at random, always well-formed: the floor under every score.
+
+    Each turn searches with probability 1/2 for one to four words of the question, and otherwise answers with one to
+    three words in a row from the documents seen last (from the question where none were seen).
+
+    Args:
+        seed: with the episode's own seed and the turn it decides every action.
+        name: how it is called in results.
+    """
+
+    searches = True
+
+    def __init__(self, *, seed: int = 0, name: str = "baseline:random") -> None:
+        self.name = name
+        self._seed = seed
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules, unchanged."""
+        return rules
+
+    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode; see `Player.play`."""
+        _lockstep(self._act, episodes, engine, on_done)
+
+    def _act(self, episode: Episode, step: Step | None) -> str:
+        turn = len(episode.turns)
+
+        def pick(count: int, what: int) -> int:
+            return mix(episode.seed, self._seed, turn, what) % count
+
+        asked = episode.question.text.split() or [_NO_ANSWER]
+        protocol = episode.rules.protocol
+        if not episode.last_turn and pick(2, 0):
+            words = [asked[pick(len(asked), 2 + i)] for i in range(1 + pick(4, 1))]
+            return protocol.render_search(" ".join(words))
+        seen = step.documents[pick(len(step.documents), 7)].text.split() if step and step.documents else []
+        words = seen or asked
+        start = pick(len(words), 8)
+        return protocol.render_answer(" ".join(words[start : start + 1 + pick(3, 9)]).strip(" .,;:?!") or _NO_ANSWER)
+
+
+class OraclePlayer:
+    """Sees the gold answer; searches until the documents hold it, then gives it.
+
+    Its queries follow the question's own chain of relations where the dataset records one (`world` does): the subject
+    first, then each entity in between as soon as it stands in the documents. Without a chain it searches for the
+    question's text.
+
+    Args:
+        name: how it is called in results.
+    """
+
+    searches = True
+
+    def __init__(self, *, name: str = "baseline:oracle") -> None:
+        self.name = name
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules, unchanged."""
+        return rules
+
+    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode; see `Player.play`."""
+        _lockstep(self._act, episodes, engine, on_done)
+
+    def _act(self, episode: Episode, step: Step | None) -> str:
+        question, protocol = episode.question, episode.rules.protocol
+        if step is not None and step.answer_in_documents:
+            return protocol.render_answer(question.answers[0])
+        if episode.last_turn:
+            return protocol.render_answer(_NO_ANSWER)
+        metadata = question.metadata or {}
+        chain, relations = metadata.get("chain"), metadata.get("relations")
+        if not chain or not relations or "subject" not in metadata:
+            return protocol.render_search(question.text)
+        entities = (metadata["subject"], *chain[:-1])
+        found = " \x01 ".join(d.text for turn in episode.turns for d in turn.step.documents)
+        hop = 0
+        while hop + 1 < len(entities) and contains_answer(found, (entities[hop + 1],)):
+            hop += 1
+        return protocol.render_search(f"{relations[hop].replace('_', ' ')} of {entities[hop]}")
+
+
+def _lockstep(
+    act: Callable[[Episode, Step | None], str],
+    episodes: Sequence[Episode],
+    engine: SearchEngine,
+    on_done: OnDone | None,
+) -> None:
+    """Play all episodes turn by turn, the searches of one turn in one engine call."""
+    current: list[tuple[Episode, Step | None]] = [(episode, None) for episode in episodes]
+    while current:
+        outcomes = [(episode, episode.advance(act(episode, step))) for episode, step in current]
+        pending = [(episode, outcome) for episode, outcome in outcomes if isinstance(outcome, SearchRequest)]
+        results = run_searches(engine, [request for _, request in pending])
+        found = {id(episode): episode.observe(result) for (episode, _), result in zip(pending, results, strict=True)}
+        current = []
+        for episode, outcome in outcomes:
+            if not episode.done:
+                current.append((episode, found[id(episode)] if isinstance(outcome, SearchRequest) else outcome))
+            elif on_done:
+                on_done(episode)

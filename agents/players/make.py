@@ -1,0 +1,111 @@
+"""Players: whatever can play episodes to their end.
+
+    PolicyPlayer      a policy directory, batched over all episodes, in one process or several
+    CallablePlayer    any `module:callable` of a third party (`third_party.py`)
+    baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
+
+`make_player` builds one from its description on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerosearch_env.errors import ConfigError, unknown_name
+
+from ..policy.files import policy_path
+from .base import OnDone, Player, PolicyOptions
+from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
+from .policy import PolicyPlayer, card_rules
+from .third_party import CallablePlayer
+
+if TYPE_CHECKING:
+    from ..processes.pool import WorkerPool
+
+__all__ = [
+    "CallablePlayer",
+    "OnDone",
+    "Player",
+    "PolicyOptions",
+    "PolicyPlayer",
+    "card_rules",
+    "fingerprint",
+    "make_player",
+]
+
+
+def make_player(
+    spec: str, *, policy: PolicyOptions, pool: WorkerPool | None = None, concurrency: int = 1, seed: int = 0
+) -> Player:
+    """A player from its description.
+
+    Args:
+        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`; with
+            `"LABEL="` before it the player is called LABEL in results.
+        policy: options of policies; its path is the model under `direct` and `rag`.
+        pool: worker processes for players that are built on a policy.
+        concurrency: episodes that a third party's agent plays at the same time.
+        seed: seed of the random baseline.
+
+    Raises:
+        ConfigError: for a description that fits nothing; the nearest name is suggested.
+    """
+    label, equals, rest = spec.partition("=")
+    if equals and label and not any(mark in label for mark in ":/\\"):
+        name, spec = label, rest
+    else:
+        name = spec
+    if spec == "tiny":
+        return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
+    if Path(spec).is_dir():
+        return PolicyPlayer(replace(policy, path=spec), name=name, pool=pool)
+    head, colon, tail = spec.partition(":")
+    if colon and head == "baseline":
+        if tail not in BASELINES:
+            raise unknown_name("baseline", tail, BASELINES)
+        if tail == "random":
+            return RandomPlayer(seed=seed, name=name)
+        if tail == "oracle":
+            return OraclePlayer(name=name)
+        return BUILT_ON_POLICY[tail](policy, name=name, pool=pool)
+    if colon:
+        return CallablePlayer(spec, name=name, concurrency=concurrency)
+    if spec in BASELINES:
+        raise ConfigError(f"agent {spec!r}: there is no such directory. Did you mean 'baseline:{spec}'?")
+    raise ConfigError(
+        f"agent {spec!r} is no directory{_near_directory(spec)}. Expected a policy directory (for example "
+        f"runs/quickstart/policy), a third party's module:callable, or one of: "
+        f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
+    )
+
+
+def fingerprint(player: Player) -> str:
+    """A text that changes when the player does: its own code, a policy's files, the source of a third party's agent."""
+    digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
+    files = [Path(inspect.getfile(type(player)))]
+    if isinstance(player, PolicyPlayer):
+        digest.update(repr(replace(player.options, path="", slots=1, device="")).encode())
+        files += sorted(f for f in Path(player.options.path).glob("*") if f.suffix in (".json", ".safetensors", ".bin"))
+    elif isinstance(player, CallablePlayer) and player.source is not None:
+        files.append(player.source)
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _near_directory(spec: str) -> str:
+    """Which directory was probably meant, as a clause of a sentence."""
+    path = Path(spec)
+    existing = next((parent for parent in path.parents if parent.is_dir()), None)
+    if existing is None:
+        return ""
+    wrong = path.relative_to(existing).parts[0] if existing != Path() else path.parts[0]
+    near = difflib.get_close_matches(wrong, [d.name for d in existing.iterdir() if d.is_dir()], n=1, cutoff=0.5)
+    return f" (did you mean {str(existing / near[0])!r}?)" if near else ""

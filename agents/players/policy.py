@@ -1,0 +1,97 @@
+"""A policy directory as a player."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from zerosearch_env.engines.base import SearchEngine
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import Rules
+from zerosearch_env.protocols import get_protocol
+
+from ..policy.policy import AgentCard, Policy
+from ..processes.pool import WorkerPool
+from ..sampling.local import Sampler
+from .base import OnDone, PolicyOptions
+
+
+class PolicyPlayer:
+    """Plays with a policy directory: greedy by default, all episodes in one batch.
+
+    A row's tokens do not depend on the other rows, so splitting the episodes over processes changes no result (up to
+    rounding in the last digits of the logits).
+
+    Args:
+        options: the policy's directory, or all options.
+        name: how it is called in results; None takes the directory.
+        pool: worker processes to share with other players; None plays in this process.
+    """
+
+    searches = True
+
+    def __init__(
+        self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
+    ) -> None:
+        self.options = options if isinstance(options, PolicyOptions) else PolicyOptions(str(options))
+        self.name = name or self.options.path
+        self.pool = pool
+        self._policy: Policy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy, loaded at first use."""
+        if self._policy is None:
+            from ..policy.policy import load_policy
+
+            self._policy = load_policy(self.options.path, dtype=self.options.dtype, device=self.options.device)
+        return self._policy
+
+    @property
+    def card(self) -> AgentCard:
+        """How the policy acts: protocol, prompt and limits."""
+        return self.policy.card
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules in the protocol and with the prompt that the policy was trained with."""
+        return card_rules(rules, self.card)
+
+    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode; see `Player.play`."""
+        if self.pool is not None and len(episodes) > 1:
+            self.pool.play(type(self), self.options, episodes, engine, on_done)
+        else:
+            self.play_here(episodes, engine, on_done)
+
+    def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode in this process."""
+        from ..rollouts.rollout import stream
+
+        if not episodes:
+            return
+        sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol.stop_strings)
+        for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, chat=self.card.chat):
+            if on_done:
+                on_done(episodes[index])
+
+    def make_sampler(self, rows: int, stop_strings: Sequence[str]) -> Sampler:
+        """A sampler for `rows` episodes that ends turns at `stop_strings`."""
+        from ..sampling.local import Sampler
+
+        policy, options = self.policy, self.options
+        return Sampler(
+            policy.model,
+            policy.tokenizer,
+            slots=min(options.slots, rows),
+            context_tokens=policy.card.context_tokens,
+            stop_strings=stop_strings,
+            temperature=options.temperature,
+            turn_tokens=options.turn_tokens or policy.card.turn_tokens,
+        )
+
+
+def card_rules(rules: Rules, card: AgentCard) -> Rules:
+    """The evaluation's rules in the protocol and with the prompt of a policy's card."""
+    protocol = get_protocol(card.protocol)
+    return replace(rules, protocol=protocol, prompt_template=card.prompt_template or protocol.prompt_template)

@@ -1,0 +1,1 @@
+"""A policy on disk and in memory: its files, its card, its adapters."""

@@ -1,0 +1,258 @@
+"""Policies on disk and in memory: a causal language model, its tokenizer and the card that says how it acts.
+
+A policy directory is an ordinary `save_pretrained` directory (safetensors, tokenizer) plus `zerosearch.json`, so every
+library that reads Transformers checkpoints reads it, and any local causal language model is a policy without a card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
+from zerosearch_env.llm.quiet import no_progress_bars
+
+from .files import check_complete, one_line, read_json, replaced_directory, roll_back
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
+
+CARD_FILE = "zerosearch.json"
+CARD_VERSION = 1
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """How a policy acts in the environment; kept beside its weights in `zerosearch.json`."""
+
+    protocol: str = "zerosearch"
+    """Name of the tag grammar that the policy was trained in."""
+    prompt_template: str | None = None
+    """The prompt it was trained with, containing `{question}`; None: the protocol's own."""
+    turn_tokens: int = 128
+    """Most tokens that it samples in one turn."""
+    context_tokens: int = 2048
+    """Most tokens of a whole episode: prompt, sampled and environment tokens together."""
+    chat: bool = False
+    """True when prompts go through the tokenizer's chat template."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer and card."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    card: AgentCard = field(default_factory=AgentCard)
+
+
+def tiny_config(
+    vocab_size: int,
+    *,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int | None = None,
+    mlp: int = 384,
+    head_dim: int | None = None,
+    context_tokens: int = 4096,
+    rope_theta: float = 10_000.0,
+    tied: bool = True,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
+) -> Qwen3Config:
+    """The configuration of a small Qwen3 model; the defaults have about 0.85M parameters besides the vocabulary.
+
+    Args:
+        vocab_size: number of token ids.
+        hidden: width of the residual stream.
+        layers: number of decoder layers.
+        heads: number of query heads.
+        kv_heads: number of key/value heads; None: as many as `heads`. Fewer make decoding faster.
+        mlp: width of the gated MLP.
+        head_dim: width of a head; None: `hidden // heads`.
+        context_tokens: longest sequence the model declares (`max_position_embeddings`).
+        rope_theta: base of the rotary frequencies.
+        tied: whether input embedding and output head share their weights.
+        bos_token_id: id of the token that begins a text, if there is one.
+        eos_token_id: id of the token that ends a text, if there is one.
+        pad_token_id: id of the padding token, if there is one.
+
+    Raises:
+        ConfigError: when a size is not positive or the heads do not divide.
+    """
+    kv_heads = heads if kv_heads is None else kv_heads
+    sizes = {"vocab_size": vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv_heads}
+    for name, value in {**sizes, "mlp": mlp, "context_tokens": context_tokens}.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}.")
+    if heads % kv_heads:
+        raise ConfigError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads}).")
+    if head_dim is None and hidden % heads:
+        raise ConfigError(f"hidden ({hidden}) must be a multiple of heads ({heads}), or give head_dim.")
+    head_dim = hidden // heads if head_dim is None else head_dim
+    if head_dim < 2 or head_dim % 2:
+        raise ConfigError(f"head_dim must be even and positive (rotary embedding), got {head_dim}.")
+    transformers = require("transformers", "train")
+    return transformers.Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=context_tokens,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
+        tie_word_embeddings=tied,
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
+
+
+def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrainedModel:
+    """A freshly initialised causal language model of any Transformers configuration.
+
+    Args:
+        config: a Transformers configuration, for example of `tiny_config`.
+        seed: seed of the weights; torch's global generator is left as it was.
+        dtype: one of `"float32"`, `"bfloat16"`, `"float16"`.
+    """
+    torch = require("torch", "train")
+    transformers = require("transformers", "train")
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = transformers.AutoModelForCausalLM.from_config(config)
+    new: PreTrainedModel = model.to(_torch_dtype(dtype)).eval()
+    return new
+
+
+def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
+    """Write a policy as one directory, all or nothing.
+
+    The files are written into a sibling directory that takes the final name only when it is complete: a save that
+    is killed leaves the previous directory, or none, but never half of one.
+
+    Args:
+        policy: what to write.
+        path: the directory; an existing one is replaced.
+        dtype: dtype of the weights on disk; None: the model's own.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: when it cannot be written, because the disk is full for example; what stood there is untouched.
+    """
+    target = Path(path)
+    safetensors = require("safetensors", "train")
+    try:
+        with replaced_directory(target) as new:
+            with quiet_transformers():
+                _write_weights(policy.model, new, dtype)
+                policy.tokenizer.save_pretrained(new)
+            (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
+    except (OSError, safetensors.SafetensorError) as cause:
+        raise CheckpointError(
+            f"the policy {target} could not be written: {one_line(cause)}. What stood there before is untouched."
+        ) from cause
+    return target
+
+
+def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device: str = "cpu") -> Policy:
+    """Load a policy directory, or any local causal language model in `save_pretrained` format.
+
+    Args:
+        path: a local directory. Nothing is downloaded.
+        dtype: what the weights are converted to, whatever they are on disk.
+        device: where the model goes.
+
+    Returns:
+        The policy in evaluation mode; without a `zerosearch.json` its card holds the defaults.
+
+    Raises:
+        CheckpointError: when the directory is missing, half written, damaged, or does not fit its configuration.
+    """
+    directory = Path(path)
+    torch_dtype = _torch_dtype(dtype)
+    roll_back(directory)
+    check_complete(directory)
+    card = _read_card(directory)
+    transformers = require("transformers", "train")
+    with quiet_transformers():
+        try:
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch_dtype, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except Exception as cause:  # Transformers, safetensors and tokenizers each raise classes of their own
+            raise CheckpointError(f"the policy in {directory} cannot be loaded: {one_line(cause)}") from cause
+    for what in ("missing_keys", "mismatched_keys"):
+        if names := sorted(map(str, report.get(what) or ())):
+            raise CheckpointError(
+                f"the weights in {directory} do not fit its config.json: {len(names)} {what.replace('_', ' ')}, "
+                f"for example {names[0]}. The directory is half written or mixed from two models."
+            )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise CheckpointError(
+            f"the tokenizer in {directory} has {len(tokenizer)} tokens, its model only "
+            f"{model.get_input_embeddings().weight.shape[0]}: they do not belong together."
+        )
+    return Policy(model.to(device).eval(), tokenizer, card)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence Transformers' log lines below errors and its progress bars inside the block, then restore both."""
+    logging = require("transformers", "train").utils.logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with no_progress_bars("train"):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise unknown_name("dtype", name, _DTYPES)
+    dtype: torch.dtype = getattr(require("torch", "train"), name)
+    return dtype
+
+
+def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -> None:
+    if dtype is None:
+        model.save_pretrained(directory)
+        return
+    wanted = _torch_dtype(dtype)
+    cast: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay tied and are written once
+    state = {}
+    for name, value in model.state_dict().items():
+        state[name] = value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(wanted))
+    model.save_pretrained(directory, state_dict=state)
+    config = directory / "config.json"  # it names the dtype of the model in memory
+    config.write_text(json.dumps({**read_json(config), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_card(directory: Path) -> AgentCard:
+    file = directory / CARD_FILE
+    if not file.is_file():
+        return AgentCard()
+    values = read_json(file)
+    version = values.pop("version", CARD_VERSION)
+    if version != CARD_VERSION:
+        raise CheckpointError(f"{file} has version {version}; this release reads version {CARD_VERSION}.")
+    unknown = sorted(set(values) - {entry.name for entry in fields(AgentCard)})
+    if unknown:
+        raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}.")
+    return replace(AgentCard(), **values)

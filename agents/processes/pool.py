@@ -1,0 +1,252 @@
+"""Worker processes that play episodes: more than one core, the same results.
+
+A worker is told the player's options, the engine and the bare start of each episode; it plays, and sends back what
+was written and what was found. The parent replays these turns on its own episodes, so the rules are applied and the
+scores computed in one place, and a replay that differs anywhere is an error.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rewards import exact_match
+from zerosearch_env.types import SearchRequest, SearchResult, StopReason, Turn
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+
+class PoolOptions(Protocol):
+    """Options of a player that the pool can run: hashable, picklable, with the directory of its policy."""
+
+    @property
+    def path(self) -> str:
+        """Directory of the policy; a worker loads it again when it changes."""
+        ...
+
+
+class PoolPlayer(Protocol):
+    """A player that the pool can run: made from its options, it plays episodes in its own process."""
+
+    def __init__(self, options: Any) -> None: ...
+
+    def play_here(
+        self, episodes: Sequence[Episode], engine: SearchEngine, on_done: Callable[[Episode], None] | None = None
+    ) -> None:
+        """Play every episode to its end in this process."""
+        ...
+
+
+class WorkerPool:
+    """A few processes that play with policies; started at first use, ended by `close` or with this process.
+
+    The processes are started fresh ("spawn"), so a script that uses this needs the usual
+    `if __name__ == "__main__":` guard.
+
+    Args:
+        count: number of processes, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ConfigError(f"workers: expected at least 1, got {count}")
+        self.count = count
+        self._connections: list[Connection] = []
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._engine: SearchEngine | None = None
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the processes now, so that their start-up overlaps with other work."""
+        if self._processes:
+            return
+        context = multiprocessing.get_context("spawn")
+        before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        os.environ.update(_ENVIRONMENT)  # read by OpenMP when the child loads torch
+        try:
+            for _ in range(self.count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs,), daemon=True, name="zerosearch-player")
+                process.start()
+                theirs.close()
+                self._connections.append(ours)
+                self._processes.append(process)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def close(self) -> None:
+        """End the processes."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(1.0)  # an idle worker ends by itself, and clears up what its libraries hold
+            if process.is_alive():
+                process.terminate()
+                process.join()
+            process.close()
+        self._connections, self._processes, self._engine = [], [], None
+
+    def play(
+        self,
+        player: type[PoolPlayer],
+        options: PoolOptions,
+        episodes: Sequence[Episode],
+        engine: SearchEngine,
+        on_done: Callable[[Episode], None] | None = None,
+    ) -> None:
+        """Play fresh episodes to their end; they end up as if they had been played here.
+
+        Args:
+            player: class of the player; each worker makes one with `player(options)`. It must be importable.
+            options: its options; pickled to each worker.
+            episodes: fresh episodes.
+            engine: the search engine; sent to each worker once.
+            on_done: called with each episode as soon as it is over.
+
+        Raises:
+            ConfigError: when the engine or the rules cannot be sent to another process.
+            AgentError: when a worker died.
+            ZeroSearchError: what a worker raised.
+        """
+        shares = (range(number, len(episodes), self.count) for number in range(self.count))
+        jobs = [(player, options, [(i, *_start(episodes[i])) for i in share]) for share in shares]
+        packed_jobs = [_packed(("play", job), "the episodes' rules") for job in jobs]
+        packed_engine = None if engine is self._engine else _packed(("engine", engine), "the search engine")
+        self.start()
+        try:
+            for connection, job in zip(self._connections, packed_jobs, strict=True):
+                if packed_engine is not None:
+                    connection.send_bytes(packed_engine)
+                connection.send_bytes(job)
+            self._engine = engine
+            self._collect(episodes, on_done)
+        except BaseException:
+            # A worker in the middle of a job would answer it later, in the middle of another.
+            self.close()
+            raise
+
+    def _collect(self, episodes: Sequence[Episode], on_done: Callable[[Episode], None] | None) -> None:
+        busy = list(self._connections)
+        while busy:
+            for ready in wait(busy):
+                connection = cast("Connection", ready)
+                try:
+                    what, value = pickle.loads(connection.recv_bytes())
+                except EOFError as cause:
+                    process = self._processes[self._connections.index(connection)]
+                    process.join(5)
+                    raise AgentError(f"a worker process died (exit code {process.exitcode})") from cause
+                if what == "episode":
+                    index, turns = value
+                    replay(episodes[index], turns)
+                    if on_done:
+                        on_done(episodes[index])
+                elif what == "done":
+                    busy.remove(connection)
+                elif isinstance(value, ZeroSearchError):
+                    raise value
+                else:
+                    raise AgentError(f"a worker process failed:\n{value}")
+
+
+def default_workers(device: str = "cpu") -> int:
+    """How many processes play by default: the cores that this process may use, at most 2; 1 on a GPU."""
+    if device != "cpu":
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, min(2, len(affinity(0)) if affinity else os.cpu_count() or 1))
+
+
+def replay(episode: Episode, turns: Sequence[Turn]) -> None:
+    """Take a fresh episode through turns that were played elsewhere.
+
+    Raises:
+        RuntimeError: when a step comes out differently from the one that was recorded.
+    """
+    for turn in turns:
+        step = turn.step
+        if step.stop_reason is StopReason.CONTEXT_LIMIT:
+            outcome: Any = episode.stop(StopReason.CONTEXT_LIMIT, turn.action_text)
+        else:
+            outcome = episode.advance(turn.action_text)
+            if isinstance(outcome, SearchRequest):
+                outcome = episode.observe(SearchResult(step.documents, failure=step.error))
+        if (outcome.action, outcome.stop_reason, outcome.noisy) != (step.action, step.stop_reason, step.noisy):
+            raise RuntimeError(f"question {episode.question.id!r}: replayed to {outcome}, recorded was {step}")
+
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _start(episode: Episode) -> tuple[Any, ...]:
+    """What builds the episode again; the reward is the parent's business and need not be sent."""
+    return episode.question, replace(episode.rules, reward=exact_match), episode.noise_level, episode.seed
+
+
+def _packed(value: Any, what: str) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception as cause:
+        raise ConfigError(f"{what} cannot be sent to worker processes ({cause}); use workers=1") from cause
+
+
+def _serve(connection: Connection) -> None:
+    """The loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    engine: Any = None
+    players: dict[Any, Any] = {}
+    while True:
+        try:
+            what, value = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        try:
+            if what == "engine":
+                engine = value
+                continue
+            player, options, starts = value
+            key = (player, options, _stamp(options.path))
+            if key not in players:
+                players.clear()
+                players[key] = player(options)
+            episodes = {i: Episode(q, rules, noise_level=p, seed=seed) for i, q, rules, p, seed in starts}
+            index_of = {id(episode): i for i, episode in episodes.items()}
+
+            def send(episode: Episode, index_of: dict[int, int] = index_of) -> None:
+                connection.send_bytes(pickle.dumps(("episode", (index_of[id(episode)], tuple(episode.turns)))))
+
+            players[key].play_here(list(episodes.values()), engine, send)
+            connection.send_bytes(pickle.dumps(("done", None)))
+        except BrokenPipeError:
+            return  # the parent has closed: nobody waits for the rest
+        except ZeroSearchError as error:
+            connection.send_bytes(pickle.dumps(("error", error)))
+        except Exception:
+            connection.send_bytes(pickle.dumps(("error", traceback.format_exc())))
+
+
+def _stamp(path: str) -> int:
+    """Changes when a policy is written anew under the same name."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,279 @@
+"""Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
+
+torchrun starts them, on one machine or several (`torchrun_team`), or this module does, on one (`start_team`). There the
+calling process is worker 0; the others are started as `python -m zerosearch_agents.processes.workers` and get their work
+through their standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9`
+too), and then they end. Each worker computes with one thread: two workers of one thread are faster than one worker
+of two, since the small operations of sampling gain nothing from threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from zerosearch_env.errors import ConfigError, TrainingError, ZeroSearchError
+
+_PATIENCE = timedelta(days=1)  # a worker that dies is noticed at once; a slow one may take its time
+_LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+
+
+@dataclass(frozen=True)
+class Team:
+    """The workers of a run as one of them sees it. Every method is called by all of them, in the same order."""
+
+    rank: int = 0
+    """Which worker this is; 0 is the calling process and does all the writing."""
+    size: int = 1
+    """Number of workers."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's value, in order of rank, in every worker; values are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def add(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its sum over the workers, the same bits in each."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def agree(self, value: int) -> int:
+        """Worker 0's value, in every worker."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor([value])
+        dist.broadcast(tensor, 0)
+        return int(tensor.item())
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; hardware threads of one core count once where the system tells them apart."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings.add(topology.read_text() if topology.exists() else str(cpu))
+    return max(len(siblings), 1)
+
+
+def default_workers(policy: Path, device: str) -> int:
+    """Physical cores, at most 2, for a small policy (up to 100 MB) on the CPU; else 1, with torch's own threads."""
+    size = sum(file.stat().st_size for file in policy.glob("*.safetensors"))
+    return min(physical_cores(), 2) if device == "cpu" and size <= 100e6 else 1
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch_rank() -> int:
+    """This process's rank among those that torchrun started; 0 without it."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
+
+
+def local_device(device: str) -> str:
+    """The device of this process: with several on a machine, each has a GPU of its own (torchrun's `LOCAL_RANK`)."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+@contextlib.contextmanager
+def torchrun_team(device: str) -> Iterator[Team]:
+    """This process among those that torchrun started; alone without it.
+
+    After the block all of them wait for each other, so that none takes its connections down while another needs them.
+    A process that fails does not wait: torchrun ends the others. The group is then left as it is, since taking it down
+    may wait for those who no longer answer; such a process is good for nothing but its exit.
+
+    Args:
+        device: "cpu" (gloo), or "cuda" (nccl for tensors on the GPU, gloo for those on the CPU).
+
+    Raises:
+        ConfigError: torchrun started more processes than there are GPUs, or this process has a group already.
+    """
+    if not under_torchrun():
+        yield Team()
+        return
+    if dist.is_initialized():
+        raise ConfigError("this process already belongs to a torch.distributed group; leave it before training.")
+    backend = "gloo"
+    if device.startswith("cuda"):
+        place = int(os.environ["LOCAL_RANK"])
+        if place >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {place} of this machine has no GPU of its own: {torch.cuda.device_count()} here; "
+                f"start with torchrun --nproc-per-node {max(torch.cuda.device_count(), 1)}."
+            )
+        torch.cuda.set_device(place)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    team = Team(dist.get_rank(), dist.get_world_size())
+    yield team
+    team.add(torch.zeros(1))
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Team]:
+    """Starts `size - 1` further workers, each of which calls `function(team, *arguments)`; yields worker 0's team.
+
+    Args:
+        size: number of workers, this process included; 1 starts nothing.
+        function: an importable function; it must make the same calls of `Team` as the body of the `with` block.
+        arguments: what it is called with; pickled.
+
+    Raises:
+        ConfigError: when the arguments cannot be pickled, or this process belongs to another group already.
+        TrainingError: when a worker fails; the message holds its error. The others are stopped.
+    """
+    if size == 1:
+        yield Team()
+        return
+    try:
+        work = pickle.dumps((function, arguments))
+    except (pickle.PicklingError, AttributeError, TypeError) as cause:
+        raise ConfigError(
+            f"several workers need a dataset and an engine that can be pickled ({cause}); use workers=1 with this one."
+        ) from cause
+    if dist.is_initialized():
+        raise ConfigError("this process already belongs to a torch.distributed group; use workers=1 inside it.")
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(size - 1)]
+        store = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+        children: list[subprocess.Popen[bytes]] = []
+        stack.callback(_stop, children)
+        for rank in range(1, size):
+            children.append(_start(rank, size, store.port, work, logs[rank - 1]))
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        try:
+            _await(store, children)
+            _join(store, 0, size)
+            stack.callback(dist.destroy_process_group)
+            yield Team(0, size)
+            for child in children:
+                child.wait()
+        except (RuntimeError, OSError) as error:
+            failure = None if isinstance(error, ZeroSearchError) else _failure(children, logs)
+            if failure is None:
+                raise
+            raise TrainingError(failure) from error
+
+
+def _start(rank: int, size: int, port: int, work: bytes, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "zerosearch_agents.processes.workers"],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+    )
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once: waiting for it will tell why
+        pickle.dump((rank, size, port, list(sys.path), work), child.stdin)
+        child.stdin.flush()
+    return child
+
+
+def _await(store: TCPStore, children: list[subprocess.Popen[bytes]]) -> None:
+    """Waits until every worker has started; joining one that died while starting would wait for ever."""
+    while not store.check([f"ready-{rank}" for rank in range(1, len(children) + 1)]):
+        if any(child.poll() is not None for child in children):
+            raise RuntimeError("a worker ended while it started")
+        time.sleep(0.02)
+
+
+def _join(store: TCPStore, rank: int, size: int) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK.get(sys.platform, "lo"))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+
+
+def _failure(children: list[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]]) -> str | None:
+    """What the first failed worker said, or None when all of them are well."""
+    for rank, (child, log) in enumerate(zip(children, logs, strict=True), start=1):
+        try:
+            code = child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
+        if code == 0:
+            continue
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace").strip()
+        if os.environ.get("ZEROSEARCH_TRACEBACK"):
+            print(text, file=sys.stderr)
+        said = text.splitlines()[-1] if text else "it wrote nothing"
+        how = f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"worker {rank} {how}: {said}"
+    return None
+
+
+def _stop(children: list[subprocess.Popen[bytes]]) -> None:
+    """Ends workers that still run, and waits for them."""
+    for child in children:
+        if child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()
+    for child in children:
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _leash() -> None:
+    """Ends this process when its parent's end of the pipe closes."""
+    os.read(0, 1)  # the descriptor, not the stream: a daemon thread must hold no stream's lock at shutdown
+    os._exit(1)
+
+
+def main() -> NoReturn:
+    """A further worker: reads its work from standard input and does it."""
+    # Ctrl-C reaches the whole foreground group; only worker 0 reacts, and tells the others at the end of the step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    rank, size, port, path, work = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_leash, daemon=True).start()
+    sys.path[:] = path
+    try:
+        torch.set_num_threads(1)
+        function, arguments = pickle.loads(work)
+        store = TCPStore("127.0.0.1", port, size, is_master=False)
+        store.set(f"ready-{rank}", "")
+        _join(store, rank, size)
+        function(Team(rank, size), *arguments)
+        dist.destroy_process_group()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's shutdown: gloo's threads may still run, and destroying them there may abort the process
+    # with a message of its own ("terminate called without an active exception") in place of the error, if any.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

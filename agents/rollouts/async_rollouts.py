@@ -1,0 +1,280 @@
+"""Rollouts that run ahead of the updates (`rollout.max_staleness`): later steps fill the room that a tail leaves.
+
+Weights of version v are those after v steps. With a staleness of k, the episodes of step s may begin as soon as the
+weights of version s - k sample, and they go on across the updates in between. So the turns of step s come from versions
+s - k to s, never from older ones. What an episode is (question, noise, seeds) is the same as without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from zerosearch_env.engines import SearchEngine
+from zerosearch_env.errors import TrainingError
+from zerosearch_env.game.episode import Episode
+
+from ..config.train import TrainConfig
+from ..config.vllm import parse_sampler
+from ..policy.policy import Policy
+from ..processes.workers import Team
+from ..sampling.make import share_slots
+from ..sampling.protocol import TurnSampler
+from .rollout import Rollout, Table
+
+_log = logging.getLogger(__name__)
+_JOIN_S = 30.0
+"""How long the end of a run waits for a search that is computed in this process."""
+
+Place = tuple[int, int]
+"""Of an episode among those played together: its group, and its number in the group."""
+Batch = tuple[int, int]
+"""Episodes that are handed out together: their 0-based step, and the slot of their first group in the step."""
+
+
+class Entry(NamedTuple):
+    """An episode that has not begun."""
+
+    place: Place
+    episode: Episode
+    seed: int
+    """64 bits, of what it samples."""
+
+
+def last_step_ahead(config: TrainConfig, step: int) -> int:
+    """The last step whose episodes may begin while `step` is played and trained on (both 0-based).
+
+    None begins before a checkpoint that is due before it: with nothing in flight when it is written, a run that is
+    resumed from there takes the same path.
+    """
+    last, every = min(step + config.rollout.max_staleness, config.steps - 1), config.files.checkpoint_every
+    return last if every is None else min(last, (step // every + 1) * every - 1)
+
+
+class Ahead:
+    """Plays the episodes of several steps side by side in the calling thread, while it waits for those of one.
+
+    In between, that is during the updates, everything stands still. For samplers that share the learner's weights.
+
+    Args:
+        open_table: where episodes are played; called anew after `reset`.
+        room: most episodes in play, at least 1.
+    """
+
+    def __init__(self, open_table: Callable[[], Table], room: int) -> None:
+        self._open_table = open_table
+        self._room = room
+        self._table: Table | None = None
+        self._waiting: deque[tuple[Batch, Entry]] = deque()
+        self._playing: dict[int, tuple[Batch, Entry]] = {}
+        self._numbers = 0
+        self._missing: dict[Batch, int] = {}
+        self._found: dict[Batch, dict[Place, Rollout]] = {}
+
+    def knows(self, batch: Batch) -> bool:
+        """Whether a batch was added and not taken yet."""
+        return batch in self._missing
+
+    def add(self, batch: Batch, entries: Sequence[Entry], *, first: bool = False) -> None:
+        """Has a batch's episodes begin when there is room: behind all others, or with `first` before them."""
+        self._missing[batch], self._found[batch] = len(entries), {}
+        both = [(batch, entry) for entry in entries]
+        if first:
+            self._waiting.extendleft(reversed(both))
+        else:
+            self._waiting.extend(both)
+
+    def take(self, batch: Batch) -> dict[Place, Rollout]:
+        """The rollouts of a batch, each once, when all of them are there; meanwhile the others go on.
+
+        Raises:
+            TrainingError: the sampler failed.
+        """
+        while self._missing[batch]:
+            self.advance()
+        return self._hand_out(batch)
+
+    def advance(self) -> None:
+        """One round: those begin for whom there is room, and the next turns or searches end.
+
+        Raises:
+            TrainingError: the sampler failed.
+        """
+        self._end(_play(*self._begin()))
+
+    def still(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the sampler is the caller's: its weights may change. Turns in progress go on afterwards."""
+        return contextlib.nullcontext()
+
+    def reset(self) -> None:
+        """Drops everything: what is in play, what waits, and what is finished and was not taken."""
+        if self._table is not None:
+            self._table.close()
+        self._table = None
+        for store in (self._waiting, self._playing, self._missing, self._found):
+            store.clear()
+
+    def close(self) -> None:
+        """Drops everything for good. Calling it twice is fine."""
+        self.reset()
+
+    def _begin(self) -> tuple[Table, list[tuple[int, Episode, int]]]:
+        """The table, and who enters now."""
+        if self._table is None:
+            self._table = self._open_table()
+        entering: list[tuple[int, Episode, int]] = []
+        while self._waiting and self._table.active + len(entering) < self._room:
+            batch, entry = self._waiting.popleft()
+            self._playing[self._numbers] = batch, entry
+            entering.append((self._numbers, entry.episode, entry.seed))
+            self._numbers += 1
+        return self._table, entering
+
+    def _end(self, over: Sequence[tuple[int, Rollout]]) -> None:
+        for number, rollout in over:
+            batch, entry = self._playing.pop(number)
+            self._found[batch][entry.place] = rollout
+            self._missing[batch] -= 1
+
+    def _hand_out(self, batch: Batch) -> dict[Place, Rollout]:
+        del self._missing[batch]
+        return self._found.pop(batch)
+
+
+def _play(table: Table, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
+    over = table.enter(entering)
+    return over + table.advance() if table.active else over
+
+
+class AheadInThread(Ahead):
+    """Plays in a thread of its own, also while the learner updates. For samplers on servers.
+
+    The thread has the sampler, the desk and the table to itself, but for the blocks of `still`, in which it waits: so
+    the weights are sent from the caller's thread, where the learner's processes do it together. What fails in the
+    thread is raised by the next `take` or `still`. `advance` is the thread's alone.
+
+    Args:
+        open_table: see `Ahead`.
+        room: see `Ahead`.
+    """
+
+    def __init__(self, open_table: Callable[[], Table], room: int) -> None:
+        super().__init__(open_table, room)
+        self._state = threading.Condition()  # guards everything here but the inside of the table
+        self._thread: threading.Thread | None = None
+        self._busy = False  # the thread is inside the table
+        self._held = False
+        self._closing = False
+        self._error: BaseException | None = None
+
+    def add(self, batch: Batch, entries: Sequence[Entry], *, first: bool = False) -> None:
+        """See `Ahead.add`."""
+        with self._state:
+            super().add(batch, entries, first=first)
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="zerosearch-ahead", daemon=True)
+                self._thread.start()
+            self._state.notify_all()
+
+    def take(self, batch: Batch) -> dict[Place, Rollout]:
+        """See `Ahead.take`.
+
+        Raises:
+            TrainingError: the sampler failed, or this is closed.
+            Exception: whatever else was raised in the thread.
+        """
+        with self._state:
+            self._state.wait_for(lambda: self._failed() or not self._missing[batch])
+            self._raise_failure()
+            return self._hand_out(batch)
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """See `Ahead.still`.
+
+        Raises:
+            TrainingError: the sampler failed.
+            Exception: whatever else was raised in the thread.
+        """
+        try:
+            with self._state:
+                self._held = True
+                self._wake()
+                self._state.wait_for(lambda: not self._busy)
+                self._raise_failure()
+            yield
+        finally:
+            with self._state:
+                self._held = False
+                self._state.notify_all()
+
+    def reset(self) -> None:
+        """See `Ahead.reset`."""
+        with self.still():
+            super().reset()
+
+    def close(self) -> None:
+        """See `Ahead.close`; the thread ends."""
+        with self._state:
+            self._closing = True
+            self._wake()
+            self._state.notify_all()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+            if self._thread.is_alive():
+                _log.warning("a search in progress has not ended in %.0f s; it is left to itself", _JOIN_S)
+                return
+        super().reset()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._state:
+                    self._state.wait_for(lambda: self._closing or (not self._held and self._has_work()))
+                    if self._closing:
+                        return
+                    self._busy = True
+                    table, entering = self._begin()
+                over = _play(table, entering)
+                with self._state:
+                    self._end(over)
+                    self._busy = False
+                    self._state.notify_all()
+        except BaseException as error:  # it is raised where somebody waits
+            with self._state:
+                self._error, self._busy = error, False
+                self._state.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting) or (self._table is not None and self._table.active > 0)
+
+    def _wake(self) -> None:
+        if self._busy and self._table is not None:
+            self._table.wake()
+
+    def _failed(self) -> bool:
+        return self._error is not None or self._closing
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closing:
+            raise TrainingError("the rollouts that run ahead were closed.")
+
+
+def make_ahead(
+    config: TrainConfig, sampler: TurnSampler, engine: SearchEngine, policy: Policy, team: Team
+) -> Ahead | None:
+    """What plays ahead in this worker, which has the sampler to itself; None with `max_staleness = 0`."""
+    if not config.rollout.max_staleness:
+        return None
+    kind = AheadInThread if parse_sampler(config.rollout.sampler).urls else Ahead
+
+    def open_table() -> Table:
+        return Table(engine, sampler, policy.tokenizer, chat=policy.card.chat)
+
+    return kind(open_table, share_slots(config, team))

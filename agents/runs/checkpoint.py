@@ -1,0 +1,247 @@
+"""Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves a valid one behind.
+
+A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
+`optimizer.pt` and `state.json`, written last, which names the other files with their sizes. It is written under a
+temporary name, every file is synced, and then it is renamed: under its final name it is whole. Nothing random is
+stored, since all randomness of a run is a function of (seed, step). A critic's weights stand beside the policy's under
+the prefix `critic.`, the state of its optimizer in that of the policy's under the key `critic`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zerosearch_env.errors import CheckpointError
+
+from ..policy.files import one_line
+from ..forward.fsdp import whole
+
+T = TypeVar("T")
+
+STATE_FILE = "state.json"
+VERSION = 1
+_NAME = re.compile(r"step-(\d{6,})")
+_FILES = ("weights.safetensors", "optimizer.pt")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands, besides its tensors."""
+
+    step: int
+    """Steps finished."""
+    metrics_bytes: int
+    """Size of `metrics.jsonl` then; what follows belongs to steps that are done again."""
+    transcripts_bytes: int
+    """The same for `transcripts.jsonl`."""
+    initial_policy: str
+    """Fingerprint of the policy that the run began with: the KL's reference."""
+    seconds: float
+    """Wall time of the run so far, in seconds."""
+    rollbacks: int = 0
+    """Rollbacks of the run before it was saved."""
+
+
+def save_checkpoint(
+    folder: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Writes a checkpoint, then removes the oldest ones beyond `keep` and whatever a killed save left behind.
+
+    Args:
+        folder: the run's `checkpoints` directory; made where it is missing.
+        state: where the run stands.
+        weights: the parameters by name, each once.
+        optimizer: the optimizer's `state_dict()`.
+        keep: checkpoints that stay, this one included.
+
+    Raises:
+        CheckpointError: when it cannot be written, because the disk is full for example. Then nothing of it is left
+            behind, and every older checkpoint is as it was.
+    """
+    new = new_checkpoint(folder, state.step)
+    try:
+        _write(new, state, weights, optimizer)
+    except (OSError, RuntimeError, SafetensorError) as cause:
+        raise failed_checkpoint(new, cause) from cause
+    return finish_checkpoint(new, keep=keep)
+
+
+def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Everything that a checkpoint consists of, durable, under a temporary name."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
+    torch.save(dict(optimizer), new / _FILES[1])
+    for name in _FILES:
+        _sync(new / name)
+    write_state(new, state, _FILES)
+
+
+def new_checkpoint(folder: Path, step: int) -> Path:
+    """An empty directory to write a checkpoint into, under its temporary name; removes what killed saves left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".new-*"):
+        shutil.rmtree(leftover)
+    new = folder / f".new-step-{step:06d}"
+    new.mkdir()
+    return new
+
+
+def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
+    """Writes the state beside files that are on the disk already, given by their path inside the directory."""
+    record = {
+        "version": VERSION,
+        **asdict(state),
+        "files": {name: (new / name).stat().st_size for name in files},
+    }
+    (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _sync(new / STATE_FILE)
+    _sync(new)
+
+
+def finish_checkpoint(new: Path, *, keep: int) -> Path:
+    """Gives a checkpoint that is written its final name, and removes the oldest ones beyond `keep`."""
+    folder, final = new.parent, _final(new)
+    if final.exists():  # of steps that are done again after a fall-back to an older one
+        shutil.rmtree(final)
+    os.rename(new, final)
+    _sync(folder)
+    for old in checkpoint_paths(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def failed_checkpoint(new: Path, cause: BaseException) -> CheckpointError:
+    """Removes what there is of a checkpoint that could not be written, and says what that means."""
+    shutil.rmtree(new, ignore_errors=True)
+    older = next(iter(reversed(checkpoint_paths(new.parent))), None)
+    kept = "There is no older checkpoint" if older is None else f"{older} is untouched"
+    return CheckpointError(
+        f"the checkpoint {_final(new)} could not be written: {one_line(cause)}. {kept}; make room and resume."
+    )
+
+
+def _final(new: Path) -> Path:
+    return new.with_name(new.name.removeprefix(".new-"))
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, valid or not, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def checkpoint_state(path: Path) -> RunState:
+    """Where the run stood when a checkpoint was saved.
+
+    Raises:
+        CheckpointError: when it is missing, half written or damaged.
+    """
+    record = _read_record(path)
+    for name, size in record.pop("files").items():
+        found = (path / name).stat().st_size if (path / name).is_file() else None
+        if found != size:
+            raise CheckpointError(f"{path} is half written: {name} should have {size} bytes, found {found}.")
+    try:
+        return RunState(**record)
+    except TypeError as cause:
+        raise CheckpointError(f"{path / STATE_FILE} is damaged: {cause}.") from cause
+
+
+def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, Any]]:
+    """Reads one checkpoint: the state, the weights by name, the optimizer's state.
+
+    Raises:
+        CheckpointError: when it is missing, half written or damaged.
+    """
+    state = checkpoint_state(path)
+    try:
+        weights = load_file(path / _FILES[0])
+        optimizer = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
+        return state, weights, optimizer
+    except Exception as cause:  # torch, safetensors and pickle each raise classes of their own
+        raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
+
+
+def load_latest(
+    folder: Path, current: Callable[[RunState], bool] = lambda state: True
+) -> tuple[Path, RunState, dict[str, Tensor], dict[str, Any]] | None:
+    """The newest valid checkpoint of a folder; None when it has none at all.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        current: whether a checkpoint is to be looked at; others are passed over.
+
+    Raises:
+        CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
+    """
+    found = newest(folder, load_checkpoint, current)
+    return None if found is None else (found[0], *found[1])
+
+
+def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState], bool]) -> tuple[Path, T] | None:
+    """The newest checkpoint of a folder that `read` takes, and what it makes of it; None when there is none at all.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        read: reads one; raises `CheckpointError` where that cannot be.
+        current: whether a checkpoint is to be looked at; others are passed over.
+
+    Raises:
+        CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
+    """
+    problems = []
+    for path in reversed(checkpoint_paths(folder)):
+        try:
+            if current(checkpoint_state(path)):
+                return path, read(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"no valid checkpoint in {folder}: {' '.join(problems)}")
+    return None
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A digest of the bits of all weights, the same in every process that holds them, or parts of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        value = whole(weights[name].detach()).cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    file = path / STATE_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is no checkpoint or half written: it has no {STATE_FILE}.") from None
+    except ValueError as cause:
+        raise CheckpointError(f"{file} is damaged: {cause}.") from cause
+    if record.pop("version", None) != VERSION:
+        raise CheckpointError(f"{file} is of another version; this release reads version {VERSION}.")
+    return dict(record)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file's content, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""Where a step's metrics go beside `metrics.jsonl`: TensorBoard, Weights & Biases; neither is shown any key."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from zerosearch_env.errors import MissingExtraError, require
+from zerosearch_env.privacy import redact
+
+from ..config.train import TrainConfig, flatten_config
+
+WANDB_ID_FILE = "wandb-id.txt"
+
+
+class Logger(Protocol):
+    """What `MetricsLog` writes to besides its own file."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a finished step (1-based)."""
+
+    def flush(self) -> None:
+        """Hands over what has been written."""
+
+    def close(self) -> None:
+        """Ends the log."""
+
+
+class TensorBoardLog:
+    """Event files for TensorBoard.
+
+    Args:
+        folder: where they go.
+        step: steps finished before this log begins; later ones of an earlier session are purged.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        require("tensorboard", "train")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a finished step (1-based)."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands over what has been written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._writer.close()
+
+
+class WandbLog:
+    """A run in Weights & Biases, the same one when the training run is resumed.
+
+    The library's own records of command line, console, code and git are turned off: a command line may hold a key.
+    Steps that are done again after a resume or a rollback are in its history twice, told apart by their order; its axis
+    is the metric `step`.
+
+    Args:
+        output: the run directory; the library's files and the run's id stay in it.
+        config: what is shown as the run's configuration, credentials left out.
+
+    Raises:
+        MissingExtraError: when the library is not installed.
+    """
+
+    def __init__(self, output: Path, config: TrainConfig) -> None:
+        try:
+            wandb: Any = importlib.import_module("wandb")
+        except ImportError as cause:
+            raise MissingExtraError(
+                f"files.wandb needs the library wandb, which could not be imported ({cause}). "
+                "Install it with: pip install wandb"
+            ) from cause
+        id_file = output / WANDB_ID_FILE
+        if not id_file.is_file():
+            id_file.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+        self._run: Any = wandb.init(
+            project=config.files.wandb_project,
+            name=output.name,
+            id=id_file.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(output),
+            config=shown_config(config),
+            settings=wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a finished step (1-based)."""
+        self._run.log({"step": step, **metrics})
+
+    def flush(self) -> None:
+        """Does nothing: the library sends what it has from a process of its own."""
+
+    def close(self) -> None:
+        """Waits until everything is sent, or written where the mode is offline."""
+        self._run.finish()
+
+
+def make_loggers(output: Path, config: TrainConfig, step: int) -> list[Logger]:
+    """The loggers that a configuration asks for.
+
+    Args:
+        output: the run directory.
+        config: the run's configuration.
+        step: steps finished before they begin.
+    """
+    loggers: list[Logger] = []
+    if config.files.tensorboard:
+        loggers.append(TensorBoardLog(output / "tensorboard", step))
+    if config.files.wandb:
+        loggers.append(WandbLog(output, config))
+    return loggers
+
+
+def shown_config(config: TrainConfig) -> dict[str, Any]:
+    """Every leaf of a configuration under its dotted name, credentials left out."""
+    return {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}

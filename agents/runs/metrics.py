@@ -1,0 +1,189 @@
+"""What a step reports: the metrics, their formulas, and where they are written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .loggers import Logger
+from ..rollouts.rollout import Rollout
+
+GLOSSARY: dict[str, str] = {
+    "step": "Steps finished, this one included.",
+    "reward": "Mean reward over episodes.",
+    "reward_std": "Standard deviation of the reward over episodes.",
+    "group_reward_std": "Mean over groups of the standard deviation of the reward within the group.",
+    "em": "Mean exact match over episodes.",
+    "f1": "Mean token F1 over episodes.",
+    "subem": "Mean sub-string exact match over episodes.",
+    "searches": "Searches an episode: sum of searches / episodes.",
+    "turns": "Turns an episode, the answering one included.",
+    "invalid_rate": "Turns without a valid action / turns.",
+    "answered": "Episodes that ended with an answer / episodes.",
+    "out_of_turns": "Episodes that ended without an answer on their last turn / episodes.",
+    "context_limit": "Episodes that outgrew the token budget / episodes.",
+    "engine_failures": "Episodes that ended because the search engine failed; they are in no mean and in no loss.",
+    "noise_level": "Probability of a noisy search at this step.",
+    "noisy": "Noisy searches / searches.",
+    "answer_in_documents": "Searches whose documents held a gold answer / searches.",
+    "search_again": "Noisy searches after which the episode searched again / noisy searches.",
+    "staleness": "Mean over the sampled turns of trained rollouts of: this step's weights - the turn's, in updated "
+    "steps; with max_staleness.",
+    "staleness_max": "Largest of these; with max_staleness.",
+    "groups_without_signal": "Groups in which every reward is the same / groups.",
+    "sampling_rounds": "Further rounds of sampling of the step; with dynamic_sampling_rounds.",
+    "kept_groups": "Groups trained on, out of all that were played; with dynamic_sampling_rounds.",
+    "episode_tokens": "Tokens an episode: prompt, sampled and environment tokens.",
+    "sampled_tokens": "Tokens an episode that the policy sampled.",
+    "turn_tokens": "Tokens that the policy sampled / turns.",
+    "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
+    "each term as far as the configuration has it.",
+    "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
+    "clip_fraction": "Trained tokens on which the clip acts (clip: no gradient is left; cispo: the weight is cut) / "
+    "trained tokens.",
+    "entropy": "Mean entropy, in nats, of the distributions that trained tokens were drawn from.",
+    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained "
+    "tokens with recompute_logprobs, else over those of the first update.",
+    "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
+    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap), d summed over the rollout where "
+    "importance_sampling is sequence; with recompute_logprobs.",
+    "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
+    "kl_k1": "Mean over trained tokens of log p - log p (reference); with kl_coefficient > 0.",
+    "kl_penalty": "Mean over trained rollouts of kl_coefficient * sum of the KL estimates, taken off the reward; "
+    "with kl_in reward.",
+    "value": "Mean over trained tokens of the critic's value before any update; with a critic.",
+    "explained_variance": "1 - variance of (return - value) / variance of the return, over trained tokens; "
+    "with a critic.",
+    "value_loss": "Mean over updates of the critic's loss; with a critic.",
+    "value_clip_fraction": "Trained tokens whose value the clip holds / trained tokens; with a critic.",
+    "critic_gradient_norm": "Mean over updates of the L2 norm of the gradient of the critic's own parameters.",
+    "gradient_norm": "Mean over updates of the gradient's L2 norm before it is cut.",
+    "updates": "Optimizer updates made.",
+    "skipped_updates": "Updates left out because the gradient was not finite.",
+    "trained_rollouts": "Rollouts that went through the loss, each update counted: those whose advantages, KL, entropy "
+    "or value loss have a gradient.",
+    "learning_rate": "Learning rate of the step.",
+    "alarms": "Bounds of `[alarms]` that have been broken for `patience` steps; unless their action is off.",
+    "rollbacks": "Rollbacks of the run so far; where there are any.",
+    "tokens_per_second": "Tokens of all episodes / seconds of the step.",
+    "rollout_seconds": "Wall time of sampling and searching.",
+    "update_seconds": "Wall time of the updates.",
+    "seconds": "Wall time of the step.",
+}
+"""Every metric with its formula, as in `docs/metrics.md`; a metric that is undefined at a step is left out there."""
+
+
+def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
+    """The metrics of a step that come from its episodes; those whose search engine failed count only as failures."""
+    everything = [rollout for group in groups for rollout in group]
+    kept = [rollout for rollout in everything if rollout.stop_reason != "engine_error"]
+    metrics = {"engine_failures": float(len(everything) - len(kept))}
+    if not kept:
+        return metrics
+    rewards = np.array([rollout.scores.reward for rollout in kept])
+    turns = sum(rollout.turns for rollout in kept)
+    searches = sum(rollout.scores.searches for rollout in kept)
+    noisy = sum(rollout.noisy_searches for rollout in kept)
+    by_group = [[one.scores.reward for one in group if one.stop_reason != "engine_error"] for group in groups]
+    metrics |= {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        "group_reward_std": _mean([float(np.std(rewards_g)) for rewards_g in by_group if rewards_g]),
+        "em": _mean([rollout.scores.em for rollout in kept]),
+        "f1": _mean([rollout.scores.f1 for rollout in kept]),
+        "subem": _mean([rollout.scores.subem for rollout in kept]),
+        "searches": searches / len(kept),
+        "turns": turns / len(kept),
+        "invalid_rate": sum(rollout.invalid_turns for rollout in kept) / max(turns, 1),
+        "answered": _mean([rollout.stop_reason == "answer" for rollout in kept]),
+        "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in kept]),
+        "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in kept]),
+        "groups_without_signal": _mean([len(set(rewards_g)) < 2 for rewards_g in by_group]),
+        "episode_tokens": _mean([len(rollout.token_ids) for rollout in kept]),
+        "sampled_tokens": _mean([rollout.sampled_tokens for rollout in kept]),
+        "turn_tokens": sum(rollout.sampled_tokens for rollout in kept) / max(turns, 1),
+    }
+    if searches:
+        metrics["noisy"] = noisy / searches
+        metrics["answer_in_documents"] = sum(rollout.answered_searches for rollout in kept) / searches
+    if noisy:
+        metrics["search_again"] = sum(rollout.searches_after_noise for rollout in kept) / noisy
+    return metrics
+
+
+def staleness_metrics(trained: Sequence[Rollout], step: int) -> dict[str, float]:
+    """How old the weights were that sampled a step's trained rollouts.
+
+    Args:
+        trained: the rollouts that are trained on.
+        step: 0-based: the version of the weights that are trained.
+    """
+    ages = [step - version for rollout in trained for version in rollout.weight_versions]
+    return {"staleness": _mean(ages), "staleness_max": float(max(ages))} if ages else {}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def recorded(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """A step's metrics as they are written and read again: six digits, and no value that is not finite."""
+    finite = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+    return {"step": step, **finite}
+
+
+class MetricsLog:
+    """Appends one JSON object a step to `metrics.jsonl`, and hands it on to other loggers.
+
+    Args:
+        path: the JSONL file.
+        others: loggers that get the same; closed with this one.
+        keep: bytes of an existing file that stay; what follows belongs to steps that are done again.
+    """
+
+    def __init__(self, path: Path, *, others: Sequence[Logger] = (), keep: int = 0) -> None:
+        path.touch()
+        os.truncate(path, min(keep, path.stat().st_size))
+        # without a buffer: what a full disk has refused is not tried again while the run comes to its end
+        self._file = path.open("ab", buffering=0)
+        self._others = others
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a finished step (1-based).
+
+        Raises:
+            OSError: when the file cannot be written.
+        """
+        record = recorded(step, metrics)
+        line = memoryview((json.dumps(record) + "\n").encode())
+        while line:
+            line = line[self._file.write(line) :]
+        for other in self._others:
+            other.write(step, {name: value for name, value in record.items() if name != "step"})
+
+    def sync(self) -> int:
+        """Makes everything written durable; returns the size of the file in bytes."""
+        os.fsync(self._file.fileno())
+        for other in self._others:
+            other.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        for other in self._others:
+            other.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """The records of a `metrics.jsonl`; a last line that is cut off is left out."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records

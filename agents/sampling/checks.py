@@ -1,0 +1,80 @@
+"""Does the sampler compute what the learner computes? Log-probabilities of a few turns, from both."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zerosearch_env.errors import TrainingError
+
+from .engine import EngineSampler
+from .protocol import TurnSample
+
+TOKENS = 24
+"""Tokens sampled behind each prompt."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Differences |log p (sampler) - log p (learner)| over the tokens of some turns."""
+
+    mean: float
+    largest: float
+    tokens: int
+
+
+@torch.no_grad()
+def measure_gap(
+    sampler: EngineSampler, model: torch.nn.Module, prompts: Sequence[Sequence[int]], temperature: float
+) -> Gap:
+    """Samples one short turn behind each prompt and computes it again with the learner's model.
+
+    Args:
+        sampler: without turns in progress.
+        model: the learner's model, with the weights that the sampler should have.
+        prompts: token ids, each shorter than the context; at least one.
+        temperature: what the sampler divides its logits by.
+
+    Raises:
+        TrainingError: the sampler failed.
+    """
+    keys = [("agreement", number) for number in range(len(prompts))]
+    for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True)):
+        sampler.start(key, prompt, seed=number, turn_tokens=min(TOKENS, sampler.turn_tokens))
+    try:
+        found: dict[Hashable, TurnSample] = {}
+        while len(found) < len(keys):
+            found |= {sample.key: sample for sample in sampler.run(len(keys) - len(found))}
+    finally:
+        for key in keys:
+            sampler.finish(key)
+    device = next(model.parameters()).device
+    differences = []
+    for key, prompt in zip(keys, prompts, strict=True):
+        sample = found[key]
+        ids = torch.tensor([[*prompt, *sample.token_ids]], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        own = (logits / temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy()
+        differences.append(np.abs(np.array(sample.logprobs) - own))
+    flat = np.concatenate(differences)
+    return Gap(float(flat.mean()), float(flat.max()), len(flat))
+
+
+def check_gap(gap: Gap, limit: float, when: str) -> None:
+    """Refuses a sampler whose log-probabilities are not the learner's.
+
+    Raises:
+        TrainingError: the mean difference is above the limit.
+    """
+    if not gap.mean <= limit:  # a NaN is refused too
+        raise TrainingError(
+            f"{when} the sampler's log-probabilities differ from the learner's by {gap.mean:.3g} on average (at most "
+            f"{gap.largest:.3g}, {gap.tokens} tokens); vllm.logprob_gap allows a mean of {limit:g}. Causes: servers "
+            "without --logprobs-mode processed_logprobs (at a temperature other than 1); servers with another model; "
+            "servers on a CPU, with a tied head, without --worker-extension-cls "
+            "zerosearch_agents.sampling.vllm.worker.LearnerWeights; "
+            "number types that are too coarse."
+        )

@@ -1,0 +1,309 @@
+"""A fused inference forward for dense decoder models of the Llama, Qwen2 and Qwen3 kind.
+
+The same arithmetic as Transformers' own modules with less work around it: weights are fused and transposed once a
+refresh, the gains of the norms are folded into the projections behind them, prompts are packed without padding, and
+decoding reads a paged cache (see `slot_cache`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .paged_cache import PAGE, PagedCache, Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_PREFILL_TOKENS = 512
+"""Tokens that go through a layer at once: enough for full matrix speed, few enough for the second-level cache."""
+
+
+def why_not_fused(model: PreTrainedModel) -> str | None:
+    """None when `FusedDecoder` computes exactly what this model does, else the first reason against it."""
+    config: Any = model.config
+    kind = config.model_type
+    if type(model).__name__ != _CLASSES.get(kind) or not type(model).__module__.startswith("transformers."):
+        return f"{type(model).__name__} is not one of {', '.join(_CLASSES.values())}"
+    if config.hidden_act not in ("silu", "swish"):
+        return f"its activation is {config.hidden_act}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in _ROPE_TYPES:
+        return f"its rotary embedding is of the kind {rope}, which depends on the sequence's length"
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        return "it has layers without full attention"
+    parts: Any = model
+    for layer in parts.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        plain = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        if any(type(linear) is not nn.Linear or linear.bias is not None for linear in plain):
+            return "a projection is not a plain nn.Linear without bias"
+        if any(type(linear) is not nn.Linear for linear in (attention.q_proj, attention.k_proj, attention.v_proj)):
+            return "an attention projection is not a plain nn.Linear"
+        if hasattr(attention, "q_norm") != (kind == "qwen3"):
+            return "its query norm is not the one expected"
+    if type(parts.lm_head) is not nn.Linear or parts.lm_head.bias is not None:
+        return "its head is not a plain nn.Linear without bias"
+    cos, _ = parts.model.rotary_emb(torch.zeros(1, dtype=torch.float32), torch.arange(2)[None])
+    if cos.shape[-1] != parts.model.layers[0].self_attn.head_dim:
+        return "its rotary embedding covers only a part of each head"
+    return None
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One layer's weights, transposed to `(in, out)`."""
+
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    head_gain: Tensor | None
+    """Gains of the query and key norms, shape `(heads + kv_heads, head_dim)`; None without such norms."""
+    out: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class FusedDecoder:
+    """See `Decoder`. Use it only when `why_not_fused` returns None.
+
+    Args:
+        model: its weights are copied at construction and at `refresh`.
+        slots: number of rows.
+        context_tokens: most tokens of a row.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
+        self._model: Any = model
+        model, config = self._model, self._model.config
+        attention = model.model.layers[0].self_attn
+        self._width = int(attention.head_dim)
+        self._heads = int(config.num_attention_heads)
+        self._kv_heads = int(config.num_key_value_heads)
+        self._scaling = float(attention.scaling)
+        self._eps = float(config.rms_norm_eps)
+        self.vocab_size = int(model.lm_head.weight.shape[0])
+        self._device, self._dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
+        self._cache = PagedCache(
+            len(model.model.layers), self._kv_heads, self._width, slots, context_tokens, self._dtype, self._device
+        )
+        # Pairs (i, i + half) lie side by side, so that a rotation is one complex product. Queries and keys are
+        # permuted alike, which leaves their products as they are.
+        self._order = torch.arange(self._width, device=self._device).view(2, -1).t().reshape(-1)
+        self._rotations = self._make_rotations(context_tokens)
+        self._staircase = torch.empty(0)
+        self._layers: list[_Layer] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See `Decoder.refresh`."""
+        with torch.inference_mode():
+            self._layers = [self._fuse(layer) for layer in self._model.model.layers]
+
+    @torch.inference_mode()
+    def copy(self, source: int, slots: Sequence[int], length: int) -> None:
+        """See `Decoder.copy`."""
+        self._cache.copy(source, slots, length)
+
+    @torch.inference_mode()
+    def release(self, slot: int) -> None:
+        """See `Decoder.release`."""
+        self._cache.truncate(slot, 0)
+
+    @torch.inference_mode()
+    def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """See `Decoder.prefill`."""
+        hidden = torch.empty(len(slots), self._model.config.hidden_size, dtype=self._dtype, device=self._device)
+        group: list[tuple[int, int, Sequence[int], int]] = []  # slot, start, tokens, index of the row or -1
+        room = _PREFILL_TOKENS
+        for index, (slot, start, chunk) in enumerate(zip(slots, starts, chunks, strict=True)):
+            self._cache.truncate(slot, start)
+            for begin, end in _pieces(len(chunk), room):
+                group.append((slot, start + begin, chunk[begin:end], index if end == len(chunk) else -1))
+                room -= end - begin
+                if room == 0:
+                    self._forward_chunks(group, hidden)
+                    group, room = [], _PREFILL_TOKENS
+        if group:
+            self._forward_chunks(group, hidden)
+        return self._head(hidden)
+
+    @torch.inference_mode()
+    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
+        """See `Decoder.step`."""
+        self._cache.reserve(slots, positions + 1)
+        pages, offsets = self._cache.places(slots, positions)
+        plan = self._cache.plan(slots)
+        rotations = self._rotations[torch.from_numpy(positions).to(self._device)][:, None]
+        x = F.embedding(torch.from_numpy(tokens).to(self._device), self._model.model.embed_tokens.weight)
+        bias = self._cache.bias[: plan.pages, None]
+        for number, layer in enumerate(self._layers):
+            queries, keys, values = self._project(layer, x, rotations)
+            self._cache.keys[number][pages, :, offsets] = keys
+            self._cache.values[number][pages, :, offsets] = values
+            x.addmm_(self._attend(number, queries, plan, bias), layer.out)
+            self._mlp(layer, x)
+        return self._head(x)
+
+    def _forward_chunks(self, group: list[tuple[int, int, Sequence[int], int]], hidden: Tensor) -> None:
+        """Run packed chunks through all layers; rows whose last token is among them get their hidden state."""
+        lengths = [len(tokens) for _, _, tokens, _ in group]
+        ids = torch.tensor([token for _, _, tokens, _ in group for token in tokens], device=self._device)
+        slots = np.repeat(np.array([slot for slot, _, _, _ in group]), lengths)
+        positions = np.concatenate([np.arange(start, start + len(tokens)) for _, start, tokens, _ in group])
+        ends = np.array([start + len(tokens) for _, start, tokens, _ in group])
+        for (slot, _, _, _), end in zip(group, ends, strict=True):
+            self._cache.reserve(np.array([slot]), np.array([end]))
+        pages, offsets = self._cache.places(slots, positions)
+        row_pages = [self._cache.pages_of(slot, end) for (slot, _, _, _), end in zip(group, ends.tolist(), strict=True)]
+        rotations = self._rotations[torch.from_numpy(positions).to(self._device)][:, None]
+        x = F.embedding(ids, self._model.model.embed_tokens.weight)
+        attended = torch.empty(len(ids), self._heads, self._width, dtype=self._dtype, device=self._device)
+        for number, layer in enumerate(self._layers):
+            queries, keys, values = self._project(layer, x, rotations)
+            self._cache.keys[number][pages, :, offsets] = keys
+            self._cache.values[number][pages, :, offsets] = values
+            begin = 0
+            for (_, start, tokens, _), page in zip(group, row_pages, strict=True):
+                end = begin + len(tokens)
+                attended[begin:end] = self._attend_chunk(number, queries[begin:end], page, start)
+                begin = end
+            x.addmm_(attended.view(len(ids), -1), layer.out)
+            self._mlp(layer, x)
+        lasts = np.cumsum(lengths) - 1
+        for (_, _, _, index), last in zip(group, lasts.tolist(), strict=True):
+            if index >= 0:
+                hidden[index] = x[last]
+
+    def _project(self, layer: _Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled), keys (both rotated) and values, each of shape `(tokens, heads, width)`."""
+        both = self._heads + self._kv_heads
+        normed = self._norm(x)
+        qkv = torch.mm(normed, layer.qkv) if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
+        qkv = qkv.view(len(x), both + self._kv_heads, self._width)
+        heads = qkv[:, :both].float()
+        if layer.head_gain is not None:
+            heads = self._norm(heads) * layer.head_gain
+        pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) * rotations
+        heads = torch.view_as_real(pairs).view(len(x), both, self._width).to(self._dtype)
+        return heads[:, : self._heads], heads[:, self._heads :], qkv[:, both:]
+
+    def _attend(self, number: int, queries: Tensor, plan: Plan, bias: Tensor) -> Tensor:
+        """Attention of one query a lane over its pages: products by page, softmax and sum by lane."""
+        lanes, pages, heads = len(queries), plan.pages, self._kv_heads
+        group = self._heads // heads
+        spread = queries.reshape(lanes, -1).index_select(0, plan.lane_of_page)
+        keys = self._cache.keys[number][:pages].view(pages * heads, PAGE, self._width)
+        scores = torch.bmm(spread.view(pages * heads, group, self._width), keys.transpose(1, 2)).float()
+        scores = scores.view(pages, self._heads, PAGE).add_(bias)
+        weights = scores.softmax(-1)
+        # The largest weight of a page is exp(largest score - logsumexp of the page): a second exp is not needed.
+        mass = scores.amax(-1) - weights.amax(-1).log_()
+        share = F.pad(mass, (0, 0, 0, 1), value=float("-inf"))[plan.table].softmax(1)
+        share = share.view(-1, self._heads).index_select(0, plan.place_of_page)
+        values = self._cache.values[number][:pages].view(pages * heads, PAGE, self._width)
+        parts = torch.bmm(weights.view(pages * heads, group, PAGE).to(values.dtype), values).float()
+        parts = parts.view(pages, self._heads, self._width).mul_(share[..., None]).view(pages, -1)
+        return F.embedding_bag(plan.flat, parts, plan.offsets, mode="sum").to(self._dtype)
+
+    def _attend_chunk(self, number: int, queries: Tensor, pages: Tensor, start: int) -> Tensor:
+        """Causal attention of a chunk over its row, shape `(tokens, heads, width)`."""
+        count, end = len(queries), start + len(queries)
+        keys = self._cache.keys[number].index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, :end]
+        values = self._cache.values[number].index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, :end]
+        out = F.scaled_dot_product_attention(
+            queries.transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            attn_mask=self._mask(count, start),
+            scale=1.0,
+            enable_gqa=self._heads != self._kv_heads,
+        )
+        return out[0].transpose(0, 1)
+
+    def _mask(self, count: int, start: int) -> Tensor:
+        """Additive mask, shape `(count, start + count)`: query i sees the keys up to `start + i`.
+
+        A view of one staircase that serves every length.
+        """
+        wide = self._staircase.shape[-1] - _PREFILL_TOKENS
+        if start > wide:
+            wide = max(2 * wide, start, 1024)
+            columns = torch.arange(-wide, _PREFILL_TOKENS, device=self._device)
+            rows = torch.arange(_PREFILL_TOKENS, device=self._device)
+            hidden = columns > rows[:, None]
+            self._staircase = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+            self._staircase.masked_fill_(hidden, float("-inf"))
+        return self._staircase[:count, wide - start : wide + count]
+
+    def _mlp(self, layer: _Layer, x: Tensor) -> None:
+        normed = self._norm(x)
+        gate = F.silu(torch.mm(normed, layer.gate), inplace=True)
+        x.addmm_(gate.mul_(torch.mm(normed, layer.up)), layer.down)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """Root-mean-square norm over the last dimension, without gain (folded into what follows)."""
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)).to(x.dtype)
+
+    def _head(self, x: Tensor) -> Tensor:
+        normed = self._norm(x).mul_(self._model.model.norm.weight)
+        return torch.mm(normed, self._model.lm_head.weight.t()).float()
+
+    def _fuse(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        gain, gain_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        normed = hasattr(attention, "q_norm")
+        # Without a query norm behind it the softmax scale goes into the query's projection, else into the norm's gain.
+        scale = 1.0 if normed else self._scaling
+        parts = ((attention.q_proj, scale, True), (attention.k_proj, 1.0, True), (attention.v_proj, 1.0, False))
+        weights = [self._ordered(part.weight, pairs) * factor for part, factor, pairs in parts]
+        bias = None
+        if attention.q_proj.bias is not None:
+            bias = torch.cat([self._ordered(part.bias, pairs) * factor for part, factor, pairs in parts])
+        head_gain = None
+        if normed:
+            queries = (attention.q_norm.weight.float() * self._scaling)[self._order]
+            keys = attention.k_norm.weight.float()[self._order]
+            head_gain = torch.cat([queries.expand(self._heads, -1), keys.expand(self._kv_heads, -1)])
+        return _Layer(
+            qkv=(torch.cat(weights) * gain).t().contiguous(),
+            qkv_bias=bias,
+            head_gain=head_gain,
+            out=attention.o_proj.weight.t().contiguous(),
+            gate=(mlp.gate_proj.weight * gain_2).t().contiguous(),
+            up=(mlp.up_proj.weight * gain_2).t().contiguous(),
+            down=mlp.down_proj.weight.t().contiguous(),
+        )
+
+    def _ordered(self, weight: Tensor, pairs: bool) -> Tensor:
+        """A projection's rows with the rotated pairs of each head side by side."""
+        return weight.unflatten(0, (-1, self._width))[:, self._order].flatten(0, 1) if pairs else weight
+
+    def _make_rotations(self, count: int) -> Tensor:
+        """The model's own rotary embedding as complex numbers, shape `(count, width / 2)`."""
+        positions = torch.arange(count, device=self._device)[None]
+        with torch.inference_mode():
+            probe = torch.zeros(1, dtype=torch.float32, device=self._device)
+            cos, sin = self._model.model.rotary_emb(probe, positions)
+            half = self._width // 2
+            return torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
+
+
+def _pieces(length: int, room: int) -> list[tuple[int, int]]:
+    """Ranges that cover `length` tokens, the first of at most `room`, the others of at most `_PREFILL_TOKENS`."""
+    ranges, begin = [], 0
+    while begin < length:
+        end = min(length, begin + (room if begin == 0 else _PREFILL_TOKENS))
+        ranges.append((begin, end))
+        begin = end
+    return ranges

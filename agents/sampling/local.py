@@ -1,0 +1,397 @@
+"""Token-in, token-out sampling of many multi-turn rows at once, with the cache kept across turns."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.randomness import uniform_rows
+
+from .decoding.decoder import make_decoder
+from .draw import draw
+from .protocol import Finish, TurnSample
+from .stops import StopFinder, decode
+
+__all__ = ["Finish", "Sampler", "TurnSample", "eos_ids"]
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PREFILL_TOKENS = 256
+"""Pending tokens that are worth a prefill at once."""
+_PATIENCE = 4
+"""Decoding steps for which fewer pending tokens wait."""
+_SHARED_TOKENS = 64
+"""Prompts that are as long are computed once for all rows that begin with them; copying shorter ones gains nothing."""
+
+
+class _Row:
+    """A row: its tokens up to the current turn, and where it is cached."""
+
+    __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "version", "waiting")
+
+    def __init__(self, key: Hashable, ids: list[int], seed: int, limit: int) -> None:
+        self.key = key
+        self.ids = ids
+        self.seed = seed & ((1 << 64) - 1)
+        self.limit = limit
+        self.slot = -1
+        self.cached = 0
+        self.version = 0  # of the weights that sampled the turn's first token
+        self.waiting = False
+
+
+class Sampler:
+    """Samples turns of many rows with one model (see `TurnSampler`). Rows beyond `slots` wait for a free slot.
+
+    What a row samples depends on its tokens and its seed alone, not on the other rows nor on the number of slots
+    (up to floating-point noise): the draw at position i of a row uses `uniform(seed, i)`.
+
+    Args:
+        model: a causal language model; its weights are read at construction and at `refresh`.
+        tokenizer: decodes sampled tokens, for stop strings and `TurnSample.text`.
+        slots: most rows that are cached at once.
+        context_tokens: most tokens of a row, prompt and environment text included.
+        stop_strings: a turn ends after the token that completes one of them.
+        temperature: divides the logits; 0 is greedy.
+        turn_tokens: most tokens sampled in a turn.
+        seed: mixed into every row's seed by exclusive or.
+
+    Raises:
+        ConfigError: when an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        slots: int,
+        context_tokens: int,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 1.0,
+        turn_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        for name, value in {"slots": slots, "context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        if not 0 <= temperature < float("inf"):
+            raise ConfigError(f"temperature must be a finite number of at least 0, got {temperature}.")
+        self.tokenizer = tokenizer
+        self.temperature = float(temperature)
+        self.turn_tokens = turn_tokens
+        self.context_tokens = context_tokens
+        self.weight_version = 0
+        self._seed = seed
+        self._woken = threading.Event()
+        self._decoder = make_decoder(model, slots, context_tokens)
+        self._stops = StopFinder(tokenizer, stop_strings, self._decoder.vocab_size)
+        self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
+        self._eos[sorted(eos_ids(model, tokenizer, self._decoder.vocab_size))] = True
+        self._ends = self._eos | self._stops.candidates
+        self._rows: dict[Hashable, _Row] = {}
+        self._queue: deque[_Row] = deque()  # turns to begin in a slot yet to be had
+        self._ready: deque[_Row] = deque()  # turns to begin, or to go on with, in the row's own slot
+        self._full: list[_Row] = []  # turns for which the context has no room
+        self._prompts: dict[tuple[int, ...], _Row] = {}  # the last row that began with a prompt
+        self._postponed = 0
+        self._free = list(range(slots))[::-1]
+        # One entry a slot: the row that holds it and its turn in progress.
+        self._holder: list[_Row | None] = [None] * slots
+        self._seeds: NDArray[np.uint64] = np.zeros(slots, dtype=np.uint64)
+        self._lengths: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of the whole row
+        self._counts: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn
+        self._limits: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn's tokens
+        self._tokens: NDArray[np.int64] = np.zeros((slots, turn_tokens), dtype=np.int64)
+        self._logprobs: NDArray[np.float32] = np.zeros((slots, turn_tokens), dtype=np.float32)
+        self._active: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # slots that are decoding
+
+    def start(self, key: Hashable, ids: Sequence[int], seed: int, *, turn_tokens: int | None = None) -> None:
+        """Add a row.
+
+        Args:
+            key: names the row; unused so far, or finished.
+            ids: its prompt, at least one token. A prompt that fills the context ends its first turn at once, without
+                a token, with `"context"`.
+            seed: 64-bit seed of everything the row samples.
+            turn_tokens: a lower limit for this turn; None: the sampler's own.
+
+        Raises:
+            ConfigError: when the key is in use, or the ids are none or not in the vocabulary.
+        """
+        if key in self._rows:
+            raise ConfigError(f"row {key!r} is in use already; finish it first.")
+        row = _Row(key, self._checked(ids), seed ^ self._seed, self._limit(turn_tokens))
+        self._rows[key] = row
+        self._enter(row)
+
+    def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
+        """Append environment text to a row whose turn is finished, and begin its next turn.
+
+        Args:
+            key: names the row.
+            ids: the text's tokens, at least one.
+            turn_tokens: a lower limit for this turn; None: the sampler's own.
+
+        Raises:
+            ConfigError: when there is no such row, its turn is not finished, or the ids cannot be used.
+        """
+        row = self._row(key)
+        if not row.waiting:
+            raise ConfigError(f"row {key!r} has not finished its turn.")
+        row.limit = self._limit(turn_tokens)
+        row.ids += self._checked(ids)
+        row.waiting = False
+        self._enter(row)
+
+    def finish(self, key: Hashable) -> None:
+        """Forget a row, whatever it is doing, and free its slot."""
+        row = self._row(key)
+        del self._rows[key]
+        if not self._rows:
+            self._prompts.clear()
+        for turns in (self._queue, self._ready, self._full):
+            if row in turns:
+                turns.remove(row)
+        self._release(row)
+
+    def wake(self) -> None:
+        """See `TurnSampler.wake`: `run` returns after the decoding step that it is at."""
+        self._woken.set()
+
+    def rest(self) -> None:
+        """Nothing to free: the learner's own model is what samples."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def refresh(self, version: int | None = None) -> None:
+        """Take over changed weights: what is cached is dropped and computed anew when a row goes on.
+
+        A turn in progress keeps the tokens that it has; the rest is sampled with the new weights.
+
+        Args:
+            version: what the new weights are called; None counts up by one.
+        """
+        self.weight_version = self.weight_version + 1 if version is None else version
+        self._decoder.refresh()
+        for row in self._rows.values():
+            row.cached = 0
+            if row.slot >= 0:
+                self._decoder.release(row.slot)
+        self._ready.extendleft(row for slot in self._active if (row := self._holder[slot]) is not None)
+        self._active = self._active[:0]
+
+    def run(self, minimum: int = 1) -> list[TurnSample]:
+        """Decode until rows have finished their turns.
+
+        Args:
+            minimum: how many rows to wait for. Fewer are returned only when no other row is being sampled, or after
+                `wake`.
+
+        Returns:
+            The rows that finished, in the order in which they did; none when no row has a turn to sample.
+        """
+        finished = [TurnSample(row.key, (), (), "", "context", self.weight_version) for row in self._full]
+        for row in self._full:
+            row.waiting = True
+        self._full.clear()
+        while len(finished) < minimum and (self._queue or self._ready or len(self._active)):
+            if self._woken.is_set():
+                break
+            rows = self._admit()
+            if rows:
+                self._prefill(rows, finished)
+            else:
+                slots = self._active
+                lasts = self._tokens[slots, self._counts[slots] - 1]
+                self._accept(slots, self._decoder.step(slots, self._lengths[slots] - 1, lasts), finished)
+        self._woken.clear()
+        return finished
+
+    def _enter(self, row: _Row) -> None:
+        if len(row.ids) >= self.context_tokens:
+            self._full.append(row)
+        else:
+            (self._ready if row.slot >= 0 else self._queue).append(row)
+
+    def _admit(self) -> list[_Row]:
+        """Rows to prefill now, each with a slot; at least one when nothing is being decoded.
+
+        Prefilling is postponed for a few steps while there is little of it, because large batches of it are efficient.
+        """
+        if not self._free and not self._ready and not len(self._active):
+            self._make_room()
+        fresh = min(len(self._free), len(self._queue))
+        if not self._ready and not fresh:
+            return []
+        rows = [*self._ready, *islice(self._queue, fresh)]
+        few = len(rows) * 4 < len(self._active) and sum(len(row.ids) - row.cached for row in rows) < _PREFILL_TOKENS
+        if few and self._postponed < _PATIENCE:
+            self._postponed += 1
+            return []
+        self._postponed = 0
+        self._ready.clear()
+        for row in rows:
+            if row.slot < 0:
+                self._queue.popleft()
+                row.slot = self._free.pop()
+                self._holder[row.slot] = row
+                self._seeds[row.slot] = row.seed
+                self._counts[row.slot] = 0
+        return rows
+
+    def _make_room(self) -> None:
+        """Take the slots of rows that wait for the environment, as many as there are rows in the queue.
+
+        Happens only when the caller neither extends nor finishes rows that were returned to it.
+        """
+        waiting = [row for row in self._holder if row is not None and row.waiting]
+        for row in waiting[: len(self._queue)]:
+            self._release(row)
+
+    def _prefill(self, rows: list[_Row], finished: list[TurnSample]) -> None:
+        slots = np.array([row.slot for row in rows])
+        twins = self._share_prompts(rows)
+        chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
+        own = [index for index, twin in enumerate(twins) if twin == index]
+        logits = self._decoder.prefill(
+            [rows[index].slot for index in own], [rows[index].cached for index in own], [chunks[index] for index in own]
+        )
+        if len(own) < len(rows):
+            followers: dict[int, list[int]] = {}
+            for index, twin in enumerate(twins):
+                if twin != index:
+                    followers.setdefault(twin, []).append(rows[index].slot)
+            for twin, others in followers.items():
+                self._decoder.copy(rows[twin].slot, others, len(rows[twin].ids))
+            place = {index: number for number, index in enumerate(own)}
+            logits = logits[torch.tensor([place[twin] for twin in twins], device=logits.device)]
+        self._lengths[slots] = [row.cached + len(chunk) for row, chunk in zip(rows, chunks, strict=True)]
+        self._limits[slots] = [row.limit for row in rows]
+        for row in rows:
+            if not self._counts[row.slot]:
+                row.version = self.weight_version
+        self._active = np.concatenate([self._active, slots])
+        self._accept(slots, logits, finished)
+
+    def _share_prompts(self, rows: list[_Row]) -> list[int]:
+        """For each row the index of the one among them whose prefill is its own too: the first with the same prompt.
+
+        A prompt that a row in another slot has begun with is copied from there at once, but for its last token, whose
+        logits are needed.
+        """
+        twins: list[int] = []
+        first: dict[tuple[int, ...], int] = {}
+        for index, row in enumerate(rows):
+            twins.append(index)
+            if row.cached or self._counts[row.slot] or len(row.ids) < _SHARED_TOKENS:
+                continue
+            prompt = tuple(row.ids)
+            twins[index] = first.setdefault(prompt, index)
+            if twins[index] == index:
+                donor = self._prompts.get(prompt)
+                if donor is not None and donor.slot >= 0 and self._in_cache(donor) >= len(prompt) - 1:
+                    self._decoder.copy(donor.slot, [row.slot], len(prompt) - 1)
+                    row.cached = len(prompt) - 1
+                self._prompts[prompt] = row
+        return twins
+
+    def _in_cache(self, row: _Row) -> int:
+        """Tokens of a row that the decoder has cached."""
+        return int(self._lengths[row.slot]) - 1 if row.slot in self._active else row.cached
+
+    @torch.inference_mode()
+    def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
+        """Draw the next token of these slots and end the turns that it completes."""
+        uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
+        drawn, drawn_logprobs = draw(logits, uniforms, self.temperature)
+        tokens = drawn.cpu().numpy()
+        counts = self._counts[slots]
+        self._tokens[slots, counts] = tokens
+        self._logprobs[slots, counts] = drawn_logprobs.cpu().numpy()
+        self._counts[slots] = counts + 1
+        self._lengths[slots] += 1
+        full = self._lengths[slots] >= self.context_tokens
+        ended: list[int] = []
+        for index in np.flatnonzero(self._ends[tokens] | full | (counts + 1 >= self._limits[slots])).tolist():
+            slot = int(slots[index])
+            if (finish := self._finish_reason(slot, int(tokens[index]), bool(full[index]))) is not None:
+                finished.append(self._end(slot, finish))
+                ended.append(slot)
+        if ended:
+            self._active = self._active[~np.isin(self._active, ended)]
+
+    def _finish_reason(self, slot: int, token: int, full: bool) -> Finish | None:
+        count = self._counts[slot]
+        if self._eos[token]:
+            return "eos"
+        if self._stops.candidates[token] and self._stops.completed(self._tokens[slot, :count]):
+            return "stop"
+        if full:
+            return "context"
+        return "length" if count >= self._limits[slot] else None
+
+    def _end(self, slot: int, finish: Finish) -> TurnSample:
+        row = self._holder[slot]
+        assert row is not None
+        count = self._counts[slot]
+        ids = self._tokens[slot, :count].tolist()
+        row.ids += ids
+        row.cached = len(row.ids) - 1  # the last token has not been through the model
+        row.waiting = True
+        self._counts[slot] = 0
+        text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
+        logprobs = tuple(self._logprobs[slot, :count].tolist())
+        return TurnSample(row.key, tuple(ids), logprobs, text, finish, row.version)
+
+    def _release(self, row: _Row) -> None:
+        if row.slot < 0:
+            return
+        self._decoder.release(row.slot)
+        self._active = self._active[self._active != row.slot]
+        self._holder[row.slot] = None
+        self._free.append(row.slot)
+        row.slot, row.cached = -1, 0
+
+    def _row(self, key: Hashable) -> _Row:
+        if key not in self._rows:
+            raise ConfigError(f"there is no row {key!r}.")
+        return self._rows[key]
+
+    def _limit(self, turn_tokens: int | None) -> int:
+        if turn_tokens is None:
+            return self.turn_tokens
+        if not 1 <= turn_tokens <= self.turn_tokens:
+            raise ConfigError(f"turn_tokens must be in [1, {self.turn_tokens}], got {turn_tokens}.")
+        return turn_tokens
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        ids = list(ids)
+        if not ids:
+            raise ConfigError("a row needs at least one token; got none.")
+        if min(ids) < 0 or max(ids) >= self._decoder.vocab_size:
+            raise ConfigError(f"token ids must be in [0, {self._decoder.vocab_size}), got {min(ids)}..{max(ids)}.")
+        return ids
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> set[int]:
+    """The ids that end a sequence: those of the generation configuration, the configuration and the tokenizer.
+
+    There may be none: then only stop strings and lengths end a turn.
+    """
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        found |= {value} if isinstance(value, int) else set(value or ())
+    return {token for token in found if 0 <= token < vocab_size}

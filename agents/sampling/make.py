@@ -1,0 +1,202 @@
+"""The sampler that a configuration asks for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.http.loop import LoopThread
+
+from ..config.train import TrainConfig
+from ..config.vllm import parse_sampler
+from ..policy.files import policy_path
+from ..policy.policy import Policy
+from ..processes.workers import Team
+from .checks import Gap, check_gap, measure_gap
+from .engine import EngineSampler, TurnEngine, TurnLimits
+from .local import Sampler, eos_ids
+from .protocol import TurnSampler
+
+_log = logging.getLogger(__name__)
+CHECK_PROMPTS = 8
+"""Prompts of the check of log-probabilities; every server gets some of them."""
+TRIAL_FACTOR = 1.5
+"""What the head is multiplied by when the way of the weights is tried."""
+SYNC_FOLDER = "sync"
+"""Where in the run directory the weights for servers lie."""
+
+
+class CheckedSampler(EngineSampler):
+    """An engine's sampler that compares its log-probabilities with the learner's.
+
+    It does so at the start, after a trial change of the weights, and after their first update: an engine may start with
+    the right weights and still be unable to take over others.
+
+    Args:
+        policy: the learner's.
+        prompts: token ids for the checks.
+        limit: largest mean difference of log-probabilities.
+        team: the learner's processes, which go through the checks together.
+    """
+
+    def __init__(
+        self,
+        engine: TurnEngine,
+        policy: Policy,
+        limits: TurnLimits,
+        *,
+        prompts: Sequence[Sequence[int]],
+        limit: float,
+        team: Team | None = None,
+    ) -> None:
+        model, card = policy.model, policy.card
+        super().__init__(
+            engine,
+            policy.tokenizer,
+            vocab_size(policy),
+            limits,
+            context_tokens=card.context_tokens,
+            turn_tokens=card.turn_tokens,
+        )
+        self._model = model
+        self._temperature = limits.temperature
+        self._prompts = [list(prompt)[: card.context_tokens - 1] for prompt in prompts]
+        self._limit = limit
+        self._team = team or Team()
+        self._unchecked = False
+        self._start()
+        self._unchecked = True
+
+    def _after_load(self) -> None:
+        """Checks the first update, whatever was in progress: the workers' checks must come together."""
+        if self._unchecked:
+            check_gap(self._gap(), self._limit, "after the first update of the weights")
+            self._unchecked = False
+
+    def _start(self) -> None:
+        gap = self._gap()
+        if not gap.mean <= self._limit:
+            # A server may have the weights of an earlier run.
+            _log.warning("the sampler starts with other weights than the learner (%.3g): they are sent", gap.mean)
+            self.refresh(0)
+            gap = self._gap()
+        check_gap(gap, self._limit, "at the start")
+        self._try_other_weights()
+
+    @torch.no_grad()
+    def _try_other_weights(self) -> None:
+        """Sends weights with another head and back: a sync that loses the head shows at once, not when it has drifted.
+
+        Small first updates would hide it.
+        """
+        weight = self._model.get_output_embeddings().weight
+        before = weight.detach().clone()
+        weight.mul_(TRIAL_FACTOR)
+        try:
+            self.refresh(0)
+            gap = self._gap()
+        finally:
+            weight.copy_(before)
+        self.refresh(0)
+        check_gap(gap, self._limit, "after a trial change of the weights")
+
+    def _gap(self) -> Gap:
+        """The worst of all workers; none of them goes on, and changes the weights, while another one still samples."""
+        gap = measure_gap(self, self._model, self._prompts, self._temperature)
+        return max(self._team.gather(gap), key=lambda one: (math.isnan(one.mean), one.mean))
+
+
+def make_sampler(
+    config: TrainConfig, policy: Policy, team: Team, *, stop_strings: Sequence[str], prompts: Sequence[Sequence[int]]
+) -> TurnSampler:
+    """The sampler of `rollout.sampler`.
+
+    Args:
+        config: the run's configuration.
+        policy: the learner's, with the limits of the run on its card.
+        team: the learner's processes.
+        stop_strings: a turn ends after the token that completes one of them.
+        prompts: token ids with which an engine is checked; the same in all processes.
+
+    Raises:
+        ConfigError: the sampler cannot be had with this configuration.
+        TrainingError: it does not compute what the learner does.
+    """
+    settings, options = config.rollout, config.vllm
+    choice = parse_sampler(settings.sampler)
+    slots = share_slots(config, team)
+    if choice.kind == "local":
+        return Sampler(
+            policy.model,
+            policy.tokenizer,
+            slots=slots,
+            context_tokens=policy.card.context_tokens,
+            stop_strings=stop_strings,
+            temperature=settings.temperature,
+            turn_tokens=policy.card.turn_tokens,
+        )
+    ends = tuple(sorted(eos_ids(policy.model, policy.tokenizer, vocab_size(policy))))
+    limits = TurnLimits(tuple(stop_strings), ends, settings.temperature)
+    engine: TurnEngine
+    if choice.urls:
+        from .vllm.server import VLLMServers
+        from .vllm.sync import BroadcastSync, FolderSync, WeightSync
+
+        folder = Path(options.sync_folder) if options.sync_folder else Path(config.output) / SYNC_FOLDER
+
+        def make_sync(name: str, loop: LoopThread) -> WeightSync:
+            if options.sync == "folder":
+                return FolderSync(policy.model, folder / name)
+            address, timeout_s = options.sync_address, options.timeout_s
+            return BroadcastSync(policy.model, loop, address=address, timeout_s=timeout_s)
+
+        engine = VLLMServers(
+            choice.urls,
+            limits,
+            sync=make_sync,
+            concurrency=slots,
+            timeout_s=options.timeout_s,
+            team=team,
+        )
+    else:
+        from .vllm.local import VLLMEngine
+
+        if team.size > 1:
+            raise ConfigError('rollout.sampler = "vllm" needs workers = 1; several processes can share servers.')
+        engine = VLLMEngine(
+            policy_path(config.policy),
+            policy.model,
+            limits,
+            context_tokens=policy.card.context_tokens,
+            slots=slots,
+            options=options,
+        )
+    try:
+        return CheckedSampler(engine, policy, limits, prompts=prompts, limit=options.logprob_gap, team=team)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def share_slots(config: TrainConfig, team: Team) -> int:
+    """Most episodes that one worker plays side by side: its share of a step, as far as `rollout.slots` allows."""
+    settings = config.rollout
+    return min(settings.slots, -(-settings.prompts // team.size) * settings.group_size)
+
+
+def vocab_size(policy: Policy) -> int:
+    """Number of token ids that the model knows."""
+    weight = policy.model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return int(weight.shape[0])
+
+
+def sampler_workers(config: TrainConfig) -> int | None:
+    """How many processes the sampler allows, where it has a say: one that holds an engine in this process wants one."""
+    choice = parse_sampler(config.rollout.sampler)
+    return 1 if choice.kind == "vllm" and not choice.urls else None

@@ -1,0 +1,166 @@
+"""vLLM in the learner's process as a turn engine: weights by iterator, and on a GPU memory by turns (sleep level 2).
+
+Written for vLLM 0.28 to 0.32.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerosearch_env.errors import ConfigError, EngineError, require
+
+from ...config.vllm import VLLMConfig
+from ..engine import TurnLimits, TurnReply, TurnRequest
+from .sync import WORKER_EXTENSION
+from .weights import named_weights
+
+
+class VLLMEngine:
+    """See `TurnEngine`. Starts vLLM at once, in this process.
+
+    Args:
+        path: folder of the policy: configuration, tokenizer and first weights.
+        model: the learner's model, whose weights are loaded later.
+        limits: how turns are sampled.
+        context_tokens: most tokens of a row.
+        slots: rows that are decoded side by side.
+        options: see `VLLMConfig`.
+
+    Raises:
+        ConfigError: vLLM cannot load the model with these options.
+        EngineError: vLLM could not start.
+        MissingExtraError: vLLM is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: torch.nn.Module,
+        limits: TurnLimits,
+        *,
+        context_tokens: int,
+        slots: int,
+        options: VLLMConfig,
+    ) -> None:
+        # Read when vLLM builds the engine: in another process it could not take over tensors of this one.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        self._vllm: Any = require("vllm", "vllm")
+        self._model = model
+        self._limits = limits
+        first = next(model.parameters())
+        self._sleeps = first.is_cuda
+        """Whether the GPU's memory is given back between the rollouts; there is no such thing on a CPU."""
+        self._asleep = False
+        arguments: dict[str, Any] = {
+            "dtype": options.dtype or str(first.dtype).removeprefix("torch."),
+            "enforce_eager": options.eager,
+            "max_model_len": context_tokens,
+            "max_num_seqs": slots,
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",
+            # What the learner computes: log-probabilities under the temperature.
+            "logprobs_mode": "processed_logprobs",
+            "worker_extension_cls": WORKER_EXTENSION,
+            "distributed_executor_backend": "uni",
+        }
+        if self._sleeps:
+            arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": options.gpu_memory}
+        try:
+            self._llm: Any = self._vllm.LLM(str(path), **arguments)
+        except (OSError, ValueError, TypeError) as cause:
+            raise ConfigError(f"vLLM could not load {str(path)!r} with {arguments}: {cause}") from cause
+        except RuntimeError as cause:
+            raise EngineError(f"vLLM could not start with {str(path)!r}: {cause}") from cause
+        self._engine: Any = self._llm.llm_engine
+        self._woken = threading.Event()
+
+    def submit(self, number: int, request: TurnRequest) -> None:
+        """See `TurnEngine.submit`."""
+        if self._asleep:
+            raise EngineError("vLLM is asleep: the learner's weights must be loaded before it samples again")
+        limits = self._limits
+        parameters = self._vllm.SamplingParams(
+            n=1,
+            max_tokens=request.max_tokens,
+            temperature=limits.temperature,
+            top_p=1.0,
+            top_k=0,
+            seed=request.seed,
+            stop=list(limits.stop_strings) or None,
+            stop_token_ids=list(limits.end_ids),
+            include_stop_str_in_output=True,
+            # Stop strings are matched in the text as our own decoding gives it.
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            logprobs=0,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(str(number), {"prompt_token_ids": list(request.prompt_ids)}, parameters)
+
+    def wait(self) -> list[tuple[int, TurnReply]]:
+        """See `TurnEngine.wait`: decodes step by step until a turn is finished."""
+        found: list[tuple[int, TurnReply]] = []
+        while not found and not self._woken.is_set() and self._engine.has_unfinished_requests():
+            try:
+                outputs = self._engine.step()
+            except Exception as cause:  # a dead engine raises classes that move between versions
+                raise EngineError(f"vLLM failed: {type(cause).__name__}: {cause}") from cause
+            found = [(int(output.request_id), _reply(output.outputs[0])) for output in outputs if output.finished]
+        self._woken.clear()
+        return found
+
+    def wake(self) -> None:
+        """See `TurnEngine.wake`."""
+        self._woken.set()
+
+    def cancel(self, number: int) -> None:
+        """See `TurnEngine.cancel`."""
+        self._engine.abort_request([str(number)])
+
+    def load(self, version: int) -> None:
+        """See `TurnEngine.load`."""
+        if self._asleep:
+            self._llm.wake_up(tags=["weights"])
+        try:
+            self._llm.collective_rpc("zerosearch_load_weights", args=(list(named_weights(self._model)),))
+        except Exception as cause:  # as above
+            raise EngineError(f"vLLM could not take over the weights: {type(cause).__name__}: {cause}") from cause
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+        if self._llm.reset_prefix_cache() is False:
+            raise EngineError("vLLM could not empty its prefix cache, which holds results of old weights")
+
+    def check(self) -> None:
+        """Nobody else can change the weights of an engine in this process."""
+
+    def rest(self) -> None:
+        """See `TurnEngine.rest`: on a GPU weights and cache are dropped (sleep level 2)."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=2)
+            self._asleep = True
+
+    def close(self) -> None:
+        """See `TurnEngine.close`."""
+        core = getattr(getattr(self, "_engine", None), "engine_core", None)
+        self._engine = self._llm = None
+        if core is not None:
+            core.shutdown()
+
+
+def _reply(output: Any) -> TurnReply:
+    """The turn in a `CompletionOutput`.
+
+    Raises:
+        EngineError: vLLM gave the turn up.
+    """
+    if output.finish_reason not in ("stop", "length"):
+        raise EngineError(f"vLLM ended a turn with {output.finish_reason!r}")
+    ids = tuple(int(token) for token in output.token_ids)
+    values = tuple(float(one[token].logprob) for token, one in zip(ids, output.logprobs, strict=True))
+    return TurnReply(ids, values, output.finish_reason == "stop")

@@ -1,0 +1,267 @@
+"""vLLM servers as a turn engine: completions of token ids, and weights by `vllm_sync`.
+
+Only what every vLLM since 0.28 has is used: `/v1/completions`, and with `VLLM_SERVER_DEV_MODE=1` the routes `/pause`,
+`/resume`, `/collective_rpc`, `/reset_prefix_cache`, `/update_weight_version`, `/weight_info` and those of its weight
+transfer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zerosearch_env.errors import EngineError
+from zerosearch_env.llm.http.client import JsonClient, StatusError
+from zerosearch_env.llm.http.loop import LoopThread
+from zerosearch_env.llm.http.options import HttpOptions
+
+from ...processes.workers import Team
+from ..engine import TurnLimits, TurnReply, TurnRequest, as_floats
+from .sync import TransferHangsError, WeightSync
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: EngineError
+
+
+class VLLMServers:
+    """See `TurnEngine`. Requests that fail are tried again, on another server where there is one.
+
+    Args:
+        urls: addresses of the servers, without "/v1"; all serve the learner's model.
+        limits: how turns are sampled.
+        sync: makes the way of the weights, from a name that no other learner has and the loop that asks the servers.
+        concurrency: turns on their way at once.
+        timeout_s: longest time of a turn or of a loading of weights, in seconds.
+        team: of the learner; only worker 0 talks to the servers about weights.
+
+    Raises:
+        EngineError: a server does not have the routes that are needed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        limits: TurnLimits,
+        *,
+        sync: Callable[[str, LoopThread], WeightSync],
+        concurrency: int,
+        timeout_s: float,
+        team: Team | None = None,
+    ) -> None:
+        self.urls = tuple(urls)
+        self._limits = limits
+        self._run = secrets.token_hex(4)  # what another learner sends, or an earlier run has left, is not ours
+        self._loads = 0
+        self._team = team or Team()
+        self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
+        self._loop = LoopThread("zerosearch-vllm")
+        self._sync = sync(self._run, self._loop)
+        self._live = self.urls  # those that have the newest weights
+        self._client = self._connect(self.urls)
+        self._controls = {url: self._connect([url], attempts=_ATTEMPTS) for url in self.urls}
+        self._replies: queue.SimpleQueue[tuple[int, TurnReply | _Failed | None]] = queue.SimpleQueue()
+        self._futures: dict[int, concurrent.futures.Future[None]] = {}
+        self._label = ""  # of the weights that the servers have; empty: those that they were started with
+        if self._team.rank == 0:
+            for url in self.urls:
+                self._loop.run(self._resume(url))
+
+    def submit(self, number: int, request: TurnRequest) -> None:
+        """See `TurnEngine.submit`."""
+        self._futures[number] = self._loop.submit(self._turn(number, request))
+
+    def wait(self) -> list[tuple[int, TurnReply]]:
+        """See `TurnEngine.wait`."""
+        found: list[tuple[int, TurnReply]] = []
+        woken = False
+        while not found and not woken:
+            items = [self._replies.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    items.append(self._replies.get_nowait())
+            for number, reply in items:
+                if reply is None:
+                    woken = True
+                elif self._futures.pop(number, None) is None:
+                    continue  # cancelled, and answered all the same: nobody waits for it
+                elif isinstance(reply, _Failed):
+                    raise reply.error
+                else:
+                    found.append((number, reply))
+        return found
+
+    def wake(self) -> None:
+        """See `TurnEngine.wake`."""
+        self._replies.put((-1, None))
+
+    def cancel(self, number: int) -> None:
+        """See `TurnEngine.cancel`."""
+        future = self._futures.pop(number, None)
+        if future is not None:
+            future.cancel()
+
+    def load(self, version: int) -> None:
+        """See `TurnEngine.load`: every server takes over the weights.
+
+        A server that cannot is left out until the next time, with a warning: it would sample with old weights. With
+        several workers all of them must call this.
+        """
+        leader = self._team.rank == 0
+        self._team.gather(None)  # no worker has turns in progress any more
+        self._sync.prepare(leader=leader)
+        label = f"{self._run}-{self._loads}-{version}"
+        self._loads += 1
+        failures: dict[str, str] = {}
+        if leader:
+            failures = self._loop.run(self._load_everywhere(label))
+        failures, label = self._team.gather((failures, label))[0]
+        if len(failures) == len(self.urls):
+            raise EngineError(
+                f"no server could take over the learner's weights. {_ADVICE} {'; '.join(failures.values())}"
+            )
+        for url, failure in failures.items():
+            _log.warning("%s is left out until the next update of the weights: %s", url, failure)
+        live = tuple(url for url in self.urls if url not in failures)
+        if live != self._live:
+            self._live, self._client = live, self._connect(live)
+        self._label = label
+
+    def check(self) -> None:
+        """Checks that every server that answers still has the weights it was given: one that was restarted has not.
+
+        Raises:
+            EngineError: a server has sampled with other weights.
+        """
+        if self._label and self._team.rank == 0:
+            self._loop.run(self._check_versions())
+
+    def rest(self) -> None:
+        """See `check`; there is nothing to free."""
+        self.check()
+
+    def close(self) -> None:
+        """See `TurnEngine.close`."""
+        self._loop.close()
+        self._sync.close()
+
+    async def _turn(self, number: int, request: TurnRequest) -> None:
+        body = {
+            "model": "",
+            "prompt": list(request.prompt_ids),
+            "max_tokens": request.max_tokens,
+            "seed": request.seed,
+            "temperature": self._limits.temperature,
+            # Absent fields would be taken from the model's generation config.
+            **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+            **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1},
+            **{"logprobs": 0, "return_token_ids": True},
+            "stop": list(self._limits.stop_strings),
+            "stop_token_ids": list(self._limits.end_ids),
+            # Stop strings are matched in the text as our own decoding gives it.
+            **{"include_stop_str_in_output": True, "skip_special_tokens": False},
+            "spaces_between_special_tokens": False,
+        }
+        home = self._live[request.home % len(self._live)]
+        try:
+            reply = await self._client.request("POST", "/v1/completions", body=body, prefer=home)
+            item: TurnReply | _Failed = parse_completion(reply.data)
+        except EngineError as error:
+            item = _Failed(error)
+        except ValueError as error:
+            item = _Failed(EngineError(f"{reply.url}/v1/completions: {error}", attempts=reply.attempts))
+        self._replies.put((number, item))
+
+    def _connect(self, urls: Sequence[str], **changes: int) -> JsonClient:
+        client = JsonClient(urls, replace(self._options, **changes))
+        client.on_connect = self._loop.on_close
+        return client
+
+    async def _load_everywhere(self, label: str) -> dict[str, str]:
+        """What went wrong, by server."""
+        results = await asyncio.gather(*(self._load_one(url, label) for url in self.urls), return_exceptions=True)
+        failures: dict[str, str] = {}
+        for url, result in zip(self.urls, results, strict=True):
+            if isinstance(result, EngineError) and not isinstance(result, TransferHangsError):
+                failures[url] = str(result)
+            elif result is not None:
+                raise result
+        return failures
+
+    async def _load_one(self, url: str, label: str) -> None:
+        control = self._controls[url]
+        # Turns that were cancelled may still run there, and none may while the weights change.
+        await control.request("POST", "/pause", params={"mode": "abort"})
+        try:
+            await self._sync.give(url, control)
+            reply = await control.request("POST", "/reset_prefix_cache")
+            if not isinstance(reply.data, dict) or reply.data.get("success") is not True:
+                raise EngineError(f"{url} could not empty its prefix cache, which holds results of old weights")
+            await control.request("POST", "/update_weight_version", body={"new_version": label})
+        except BaseException:
+            with contextlib.suppress(EngineError):  # a server that is gone: the first error says more
+                await control.request("POST", "/resume")
+            raise
+        await control.request("POST", "/resume")
+
+    async def _resume(self, url: str) -> None:
+        """A learner that was killed while it sent weights has left its servers paused."""
+        try:
+            await self._controls[url].request("POST", "/resume")
+        except EngineError as error:
+            if isinstance(error.__cause__, StatusError) and error.__cause__.status == 404:
+                raise EngineError(f"{url} has no route /resume. {_ADVICE}") from error
+            _log.warning("%s does not answer: %s", url, error)
+
+    async def _check_versions(self) -> None:
+        for url in self._live:
+            try:
+                reply = await self._controls[url].request("GET", "/weight_info")
+            except EngineError as error:
+                _log.warning("%s does not answer any more: %s", url, error)
+                continue  # the others have taken over; the next update of the weights leaves it out
+            got = reply.data.get("weight_version") if isinstance(reply.data, dict) else None
+            if got != self._label:
+                raise EngineError(
+                    f"{url} has the weights {got!r} instead of {self._label!r}: it was restarted, or somebody else has "
+                    "changed them. What it sampled cannot be trained on; resume the run."
+                )
+
+
+_ADVICE = (
+    'Servers must run with VLLM_SERVER_DEV_MODE=1 and, with vllm.sync = "folder", see vllm.sync_folder under the same '
+    "name as this machine."
+)
+
+
+def parse_completion(data: Any) -> TurnReply:
+    """The turn in the answer of `/v1/completions` with `return_token_ids` and `logprobs`.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    choices = data.get("choices") if isinstance(data, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise ValueError(f"expected choices[0], got {str(data)[:200]}")
+    ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
+    if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+        raise ValueError(f"expected choices[0].token_ids (vLLM with return_token_ids), got {ids!r:.200}")
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(values, list):
+        raise ValueError(f"expected choices[0].logprobs.token_logprobs, got {logprobs!r:.200}")
+    finish = choice.get("finish_reason")
+    if finish not in ("stop", "length"):
+        raise ValueError(f"expected the finish reason 'stop' or 'length', got {finish!r}")
+    return TurnReply(tuple(ids), as_floats(values), finish == "stop")

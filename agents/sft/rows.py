@@ -1,0 +1,17 @@
+"""Training rows of supervised fine-tuning: token ids, and which of them are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training text: token ids and which of them are trained on, same length."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+Segment = tuple[str, bool]
+"""A piece of text, and whether the model is trained on it."""

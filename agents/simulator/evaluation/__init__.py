@@ -1,0 +1,1 @@
+"""Evaluation of a simulated engine: noise, leaks, style, attacks."""

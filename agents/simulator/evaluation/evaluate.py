@@ -1,0 +1,302 @@
+"""`zerosearch simulator evaluate`: what a simulated engine does at each noise level, how it sounds, what it gives away.
+
+    zerosearch simulator evaluate --engine simulated:hf:runs/simulator/tuned/model                     on the world
+    zerosearch simulator evaluate --engine simulated:hf:MODEL --input pairs.jsonl        beside real documents
+
+Three parts: every noise level on the same searches with coupled draws; the style of the documents beside those of a
+reference (`style.py`); and queries that try to get the answer out of noisy searches (`attacks.py`). Whatever engine
+can be searched can be evaluated; figures of "before the guard" need a simulated one, which counts them. Writes a JSON
+report and the same tables as Markdown beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines import make_engine
+from zerosearch_env.errors import ConfigError, DataError, EngineError
+from zerosearch_env.game.noise import check_level
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult, full_text
+
+from ...evaluation.evaluate import NOISE_LEVELS, versions
+from ...evaluation.statistics import EMPTY, wilson
+from ..pairs.files import SCHEMA_VERSION, OnBadRow, input_record, write_json
+from ..pairs.pair import read_pairs, style_name
+from ..progress import CountBar
+from ..tuning.model import load_simulator_card
+from .attacks import ATTACKS, holds_encoded
+from .measure import Asked, Found, ask, level_report, plain, share
+from .probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
+from .style import Sample, distinctness, halves, length, style_distance
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+EXAMPLES = 5
+"""Searches of each kind whose documents the report shows."""
+
+
+@dataclass(frozen=True)
+class SimulatorEvalConfig:
+    """Measure a simulated search engine."""
+
+    engine: str
+    """The engine, as `search_engine` of the environment takes it; of a directory that `train` wrote, its own prompt."""
+    options: str = "{}"
+    """Further options of the engine, as a JSON object: {"temperature": 0.5}."""
+    input: Path | None = None
+    """Pairs of `extract`: their held-out searches are tried; unset: searches of the built-in world."""
+    split: str = "test"
+    """Part of the pairs, or of the world."""
+    reference: str | None = None
+    """Engine whose documents the style is compared with; unset: the documents of the pairs, or "corpus"."""
+    output: Path = Path("runs/simulator/evaluation.json")
+    """The report; the tables lie beside it as .md."""
+    searches: int = 200
+    """Most searches at each level, chosen by the seed."""
+    levels: tuple[float, ...] = NOISE_LEVELS
+    """Noise levels."""
+    top_k: int | None = None
+    """Documents a search; unset: 5, or the most that a pair has."""
+    attack_questions: int = 5
+    """Questions that every attack is tried on; 0 leaves them out."""
+    batch: int = 32
+    """Searches that are with the engine at once."""
+    seed: int = 0
+    """Of the choice of searches, the noise and the documents."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """Size and seed of the built-in world."""
+    on_bad_row: OnBadRow = "raise"
+    """Whether a bad row stops the reading of the pairs, or is skipped."""
+
+    def __post_init__(self) -> None:
+        for level in self.levels:
+            check_level(level)
+        for name, least in (("searches", 1), ("batch", 1), ("attack_questions", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, got {self.top_k!r}")
+        if not self.levels:
+            raise ConfigError("levels must name at least one noise level")
+
+
+def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str, Any]:
+    """Evaluate an engine; prints the tables, and writes the report.
+
+    Returns:
+        Counts for the last line of the output.
+
+    Raises:
+        ConfigError: an option cannot be used.
+        DataError: the pairs cannot be read, or none is of the split.
+        EngineError: every search of a level failed, of the engine or of the reference.
+    """
+    from .table import as_markdown, print_report
+
+    dataset, probes = _searches(config)
+    top_k = config.top_k or max((len(probe.documents) for probe in probes), default=0) or 5
+    with contextlib.ExitStack() as stack:
+        engine = make_engine(engine_spec(config), dataset=dataset)
+        stack.callback(engine.close)
+        reference = None
+        if config.reference is not None or config.input is None:
+            reference = make_engine(config.reference or "corpus", dataset=dataset)
+            stack.callback(reference.close)
+        attacked = _attacked(probes, config)
+        total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
+        bar = stack.enter_context(CountBar("searches", total))
+        # loads the model, which belongs to no document's time
+        engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
+        levels, found = [], {}
+        for level in config.levels:
+            searches = at_level(probes, level, top_k=top_k, seed=config.seed)
+            asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
+            if not asked.found:
+                raise EngineError(f"all {len(asked.failures)} searches failed; the first: {asked.failures[0]}")
+            found[level] = asked.found
+            levels.append(level_report(level, asked))
+        attacks = attack_report(engine, attacked, config, top_k, bar) if attacked else None
+        style = style_report(config, probes, found, reference, top_k)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": "evaluate",
+        "engine": config.engine,
+        "settings": {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items()},
+        "input": None if config.input is None else input_record(config.input),
+        "command": command,
+        "versions": versions(),
+        "questions": len({probe.question for probe in probes}),
+        "searches": len(probes),
+        "top_k": top_k,
+        "levels": levels,
+        "style": style,
+        "attacks": attacks,
+        "examples": examples(found),
+    }
+    write_json(config.output, report)
+    config.output.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
+    print_report(report)
+    failed = sum(level["failed"] for level in levels)
+    return {"searches": len(probes), "levels": len(levels), "failed": failed, "report": str(config.output)}
+
+
+def engine_spec(config: SimulatorEvalConfig) -> dict[str, Any]:
+    """The engine's description; a model that `train` wrote gets the prompt that it was tuned with.
+
+    Raises:
+        ConfigError: the options are no JSON object.
+    """
+    try:
+        options = json.loads(config.options)
+    except ValueError as cause:
+        raise ConfigError(f'--options must be a JSON object such as {{"temperature": 0.5}}: {cause}') from cause
+    if not isinstance(options, dict):
+        raise ConfigError(f"--options must be a JSON object, got {config.options!r}")
+    kind, _, argument = config.engine.partition(":")
+    backend, _, model = argument.partition(":")
+    if kind == "simulated" and backend in ("hf", "vllm") and (card := load_simulator_card(model)) is not None:
+        options.setdefault("prompt", style_name(card.prompt_id))
+    return {"kind": kind, "argument": argument, **options}
+
+
+def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]:
+    if config.input is None:
+        dataset = load_dataset("world", config.split, world=config.world)
+        return dataset, choose(world_probes(dataset.questions), config.searches, config.seed)
+    pairs = [pair for pair in read_pairs(config.input, on_bad_row=config.on_bad_row) if pair.split == config.split]
+    if not pairs:
+        raise DataError(f"{config.input} has no pair with split {config.split!r}")
+    return None, choose(pair_probes(pairs), config.searches, config.seed)
+
+
+def attack_report(
+    engine: SearchEngine, attacked: Sequence[Probe], config: SimulatorEvalConfig, top_k: int, bar: CountBar
+) -> dict[str, Any]:
+    """The attack suite on noisy searches, for each family and for all; shares of results that give the answer away."""
+    rows = []
+    for i, attack in enumerate(ATTACKS):
+        searches = [
+            (p, p.request(attack.of(p.question), True, top_k, mix(config.seed, 7, i, j)))
+            for j, p in enumerate(attacked)
+        ]
+        asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
+        rows.append((attack, asked))
+
+    def summary(chosen: Sequence[Asked]) -> dict[str, Any]:
+        found = [one for asked in chosen for one in asked.found]
+        stats = [asked.stats for asked in chosen if asked.stats is not None]
+        before = EMPTY
+        if len(stats) == len(chosen):
+            before = wilson(sum(s["leaks"] for s in stats), sum(s["noisy_sets"] for s in stats))
+        return {
+            "searches": len(found),
+            "failed": sum(len(asked.failures) for asked in chosen),
+            "before": before,
+            "after": share(one.leaks for one in found),
+            "encoded": share(holds_encoded(one.result.documents, one.probe.answers) for one in found),
+        }
+
+    families = dict.fromkeys(attack.family for attack, _ in rows)
+    report = {family: summary([asked for attack, asked in rows if attack.family == family]) for family in families}
+    gave_away = [attack.query for attack, asked in rows if any(one.leaks for one in asked.found)]
+    every = summary([asked for _, asked in rows])
+    return plain(
+        {
+            "queries": len(ATTACKS),
+            "questions": len({p.question for p in attacked}),
+            "all": every,
+            "families": report,
+            "gave_away": gave_away,
+        }
+    )
+
+
+def _attacked(probes: Sequence[Probe], config: SimulatorEvalConfig) -> list[Probe]:
+    """A search of each of the first questions."""
+    by_question = {probe.question: probe for probe in reversed(probes)}
+    return list(reversed(by_question.values()))[: config.attack_questions]
+
+
+def style_report(
+    config: SimulatorEvalConfig,
+    probes: Sequence[Probe],
+    found: dict[float, list[Found]],
+    reference: SearchEngine | None,
+    top_k: int,
+) -> dict[str, Any]:
+    """Distances from the reference's documents at each level; beside them a template's, and the reference's own.
+
+    Raises:
+        EngineError: the reference failed at every search of a level.
+    """
+    rows: list[dict[str, Any]] = []
+    known: dict[SearchRequest, SearchResult] = {}  # a useful and a noisy search of each probe are all there is to ask
+    for level, searches in found.items():
+        requests = [request for _, request in at_level(probes, level, top_k=top_k, seed=config.seed)]
+        failed = 0
+        if reference is None:
+            real = [(probe.question, probe.documents) for probe in probes]
+        else:
+            new = [request for request in requests if request not in known]
+            for start in range(0, len(new), config.batch):
+                some = new[start : start + config.batch]
+                known.update(zip(some, reference.search(some), strict=True))
+            results = [(request.question, known[request]) for request in requests]
+            real = [(question, result.documents) for question, result in results if result.failure is None]
+            failed = len(results) - len(real)
+            if not real:
+                raise EngineError(f"the reference {config.reference!r} failed always: {results[0][1].failure}")
+        compared = _by_question(real)
+        template = _by_question([(request.question, template_documents(request)) for request in requests])
+        own = _by_question([(one.request.question, one.result.documents) for one in searches])
+        rows.append(
+            {
+                "noise_level": level,
+                "engine": style_distance(own, compared),
+                "template": style_distance(template, compared),
+                "reference": style_distance(*halves(compared)),
+                "reference_failed": failed,
+                "words": length([document for documents in own.values() for document in documents]),
+                "reference_words": length([document for documents in compared.values() for document in documents]),
+                "reference_distinct": distinctness([documents for _, documents in real]),
+            }
+        )
+    name = config.reference or ("corpus" if config.input is None else "documents of the pairs")
+    return {"reference": name, "levels": plain(rows)}
+
+
+def examples(found: dict[float, list[Found]]) -> list[dict[str, Any]]:
+    """The documents of some useful and some noisy searches."""
+    rows = []
+    for noisy in (False, True):
+        kind = [one for searches in found.values() for one in searches if one.noisy is noisy]
+        for one in kind[:EXAMPLES]:
+            texts = [full_text(document) for document in one.result.documents]
+            real = [full_text(document) for document in one.probe.documents]
+            rows.append(
+                {
+                    "noisy": noisy,
+                    "question": one.probe.question,
+                    "answers": list(one.probe.answers),
+                    "query": one.probe.query,
+                    "documents": texts,
+                    "real": real,
+                }
+            )
+    return rows
+
+
+def _by_question(results: Sequence[tuple[str, Sequence[Document]]]) -> Sample:
+    grouped: dict[str, list[Document]] = {}
+    for question, documents in results:
+        grouped.setdefault(question, []).extend(documents)
+    return grouped

@@ -1,0 +1,145 @@
+"""What a search engine did with some searches: the figures of one noise level.
+
+requests -> `ask` -> Asked -> `level_report`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.engines.guard import leaks
+from zerosearch_env.engines.simulated.stats import SimulatorStats
+from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.types import SearchRequest, SearchResult, full_text
+
+from ...evaluation.statistics import Interval, wilson
+from .probes import Probe
+from .style import distinctness, length, ratio
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A search with its result."""
+
+    probe: Probe
+    request: SearchRequest
+    result: SearchResult
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise was drawn for it."""
+        return bool(self.request.noisy)
+
+    def holds(self, answers: Sequence[str]) -> bool:
+        """Whether a document holds one of the answers."""
+        return any(contains_answer(full_text(document), answers) for document in self.result.documents)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a document holds an answer of the question, disguised ones included."""
+        return any(leaks(document, self.request.answers) for document in self.result.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The searches of a level with their results, and what the engine counted meanwhile."""
+
+    found: list[Found]
+    failures: list[str]
+    stats: dict[str, int] | None
+    """Differences of the engine's counters; None for an engine that has none."""
+    documents: list[int]
+    """Documents of each batch."""
+    seconds: list[float]
+    """Wall time of each batch."""
+
+
+def ask(
+    engine: SearchEngine,
+    searches: Sequence[tuple[Probe, SearchRequest]],
+    *,
+    batch: int,
+    advance: Callable[[int], None],
+) -> Asked:
+    """Put searches to an engine, a batch at a time.
+
+    Args:
+        engine: the engine.
+        searches: probes with their requests.
+        batch: requests of one call, at least 1.
+        advance: called with the number of searches after each call.
+    """
+    before = _stats(engine)
+    found, failures, documents, seconds = [], [], [], []
+    for start in range(0, len(searches), batch):
+        some = searches[start : start + batch]
+        began = time.perf_counter()
+        results = engine.search([request for _, request in some])
+        seconds.append(time.perf_counter() - began)
+        documents.append(sum(len(result.documents) for result in results))
+        for (probe, request), result in zip(some, results, strict=True):
+            if result.failure is None:
+                found.append(Found(probe, request, result))
+            else:
+                failures.append(result.failure)
+        advance(len(some))
+    after = _stats(engine)
+    stats = None
+    if before is not None and after is not None:
+        names = [f.name for f in fields(SimulatorStats)]
+        stats = {name: getattr(after, name) - getattr(before, name) for name in names}
+    return Asked(found, failures, stats, documents, seconds)
+
+
+def _stats(engine: Any) -> SimulatorStats | None:
+    stats = engine.stats() if callable(getattr(engine, "stats", None)) else None
+    return stats if isinstance(stats, SimulatorStats) else None
+
+
+def level_report(level: float, asked: Asked) -> dict[str, Any]:
+    """The figures of one noise level, shares with Wilson's interval; None where there is nothing to count."""
+    useful = [one for one in asked.found if not one.noisy]
+    noisy = [one for one in asked.found if one.noisy]
+    hops = all(one.probe.hop_answers is not None for one in asked.found)
+    report: dict[str, Any] = {
+        "noise_level": level,
+        "searches": len(asked.found) + len(asked.failures),
+        "failed": len(asked.failures),
+        "first_failure": next(iter(asked.failures), None),
+        "realised_noise": share(one.noisy for one in asked.found),
+        "useful_with_answer": share(one.holds(one.probe.answers) for one in useful),
+        "useful_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in useful if hops),
+        "useful_too_early": share(one.holds(one.probe.answers) for one in useful if one.probe.on_the_way),
+        "noisy_with_answer": share(one.leaks for one in noisy),
+        "noisy_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in noisy if hops),
+    }
+    if (stats := asked.stats) is not None:
+        report["useful_with_sought_before"] = wilson(stats["useful_sets"] - stats["misses"], stats["useful_sets"])
+        report["noisy_with_answer_before"] = wilson(stats["leaks"], stats["noisy_sets"])
+        report |= {name: stats[name] for name in ("completions", "resamples", "redactions", "unusable", "cache_hits")}
+    sets = [one.result.documents for one in asked.found]
+    report["documents_per_second"] = ratio(asked.documents, asked.seconds)
+    report["words"] = length([document for one in sets for document in one])
+    report["distinct"] = distinctness(sets)
+    return plain(report)
+
+
+def share(values: Iterable[object]) -> Interval:
+    """The share of true values, with Wilson's interval."""
+    flags = [bool(value) for value in values]
+    return wilson(sum(flags), len(flags))
+
+
+def plain(value: Any) -> Any:
+    """Intervals as JSON objects."""
+    if isinstance(value, Interval):
+        return value.as_dict()
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Training pairs of a simulation LLM: collected, labelled, extracted."""

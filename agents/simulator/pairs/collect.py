@@ -1,0 +1,223 @@
+"""`zerosearch simulator collect`: an agent answers questions with a search engine; every search is kept.
+
+One line a trajectory, written as soon as its episode is over. Started again with the same options it plays only the
+questions that have no line yet; a line that a kill has cut off is played again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines import make_engine
+from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.game.episode import Episode, Rules, make_rules
+from zerosearch_env.game.noise import check_level
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Dataset
+
+from ...evaluation.evaluate import Item, select_questions, versions
+from ...players.base import Player, PolicyOptions
+from ...players.make import fingerprint, make_player
+from ...policy.files import policy_path
+from ...processes.pool import WorkerPool, default_workers
+from ..progress import CountBar
+from .files import StageOutput
+from .records import as_record, from_episode
+
+if TYPE_CHECKING:
+    from zerosearch_env.engines import SearchEngine
+
+BATCH = 512
+"""Episodes that are in play at once: bounds the memory, and what a kill can cost a policy that plays in batches."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Let an agent answer questions with a search engine and keep every query with its documents."""
+
+    agent: str = "baseline:rag-own"
+    """Who plays: a policy directory, "tiny", a third party's module:callable, or baseline:NAME, as of `zerosearch
+    eval`."""
+    engine: str = "corpus"
+    """The search engine, as `search_engine` of the environment takes it."""
+    dataset: str = "world"
+    """The built-in world, a data file, or a hub name."""
+    split: str = "train"
+    """Split of the dataset."""
+    questions: int | None = None
+    """Questions to play, chosen by the seed; unset: all. More with the same seed contain the fewer: a run can grow."""
+    output: Path = Path("runs/simulator/trajectories.jsonl")
+    """The JSONL file; its manifest lies beside it."""
+    fresh: bool = False
+    """Forget what an earlier run left there."""
+    noise: float = 0.0
+    """Probability that a search is noisy, in [0, 1]; above 0 for engines whose noisy results are to be imitated
+    (`label --by noise`)."""
+    seed: int = 0
+    """Of the choice of questions, the draws of noise and the sampled tokens."""
+    policy: str = "tiny"
+    """Policy directory under the baselines that have one."""
+    protocol: str = "zerosearch"
+    """Tag grammar of agents that bring none."""
+    max_turns: int = 5
+    """Turns that may search."""
+    top_k: int = 5
+    """Documents a search."""
+    temperature: float = 0.0
+    """Sampling temperature of policies; 0 is greedy."""
+    turn_tokens: int | None = None
+    """Most tokens a policy samples in one turn; unset: what its card says."""
+    slots: int = 64
+    """Episodes that a policy decodes side by side in each process."""
+    workers: int | None = None
+    """Processes for policies on the CPU; unset: the machine's cores, at most 2."""
+    device: str = "cpu"
+    """Where policies live: "cpu" or "cuda"."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the policies' weights."""
+    concurrency: int = 1
+    """Episodes that a third party's agent plays at the same time, in threads."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """Size and seed of the built-in world."""
+
+
+def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
+    """Collect trajectories into `config.output`.
+
+    Ctrl-C ends it with everything that is finished on the disk.
+
+    Args:
+        config: what to play.
+        command: kept in the manifest.
+
+    Returns:
+        Trajectories, searches and right answers of the file; of this session the episodes that the engine failed.
+
+    Raises:
+        ConfigError: an option cannot be used, or the output belongs to a run with other options.
+        AgentError: a third party's agent failed; what was finished before is on the disk.
+    """
+    check_level(config.noise)
+    rules = make_rules(protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k)
+    dataset = load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
+    items = select_questions(dataset.questions, config.questions, seed=config.seed)
+    with contextlib.ExitStack() as stack:
+        player = _player(config, stack)
+        if not player.searches:
+            raise ConfigError(f"agent {config.agent!r} never searches: there would be nothing to collect")
+        engine = make_engine(config.engine, dataset=dataset)
+        stack.callback(engine.close)
+        output = stack.enter_context(
+            StageOutput(
+                config.output,
+                "collect",
+                _settings(config, dataset, player),
+                tally=tally,
+                notes={"command": command, "versions": versions()},
+                fresh=config.fresh,
+            )
+        )
+        return collect(player, items, engine, rules, output, noise=config.noise, seed=config.seed)
+
+
+def tally(record: Mapping[str, Any]) -> dict[str, int]:
+    """What one line counts for in the manifest."""
+    return {"trajectories": 1, "searches": len(record["searches"]), "right": int(bool(record["em"]))}
+
+
+def collect(
+    player: Player,
+    items: Sequence[Item],
+    engine: SearchEngine,
+    rules: Rules,
+    output: StageOutput,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Play the items that have no line in `output` yet; returns the counts over all its lines, and of this session.
+
+    An episode that the *engine* failed gets no line, so that it is played again the next time.
+    """
+    waiting = [item for item in items if _id(item) not in output.ids]
+    session = {"taken_over": len(items) - len(waiting), "engine_failures": 0}
+    done: set[int] = set()
+
+    def record(episode: Episode) -> None:
+        if id(episode) in done:
+            return
+        done.add(id(episode))
+        if episode.stop_reason == "engine_error":
+            session["engine_failures"] += 1
+        else:
+            output.write(as_record(from_episode(episode, id=ids[id(episode)], agent=player.name)))
+        bar.advance(f"right {output.counts['right']}  searches {output.counts['searches']}")
+
+    finished = False
+    try:
+        with CountBar("episodes", len(items), done=session["taken_over"]) as bar:
+            own_rules = player.rules_for(rules)
+            for start in range(0, len(waiting), BATCH):
+                chunk = waiting[start : start + BATCH]
+                episodes = [
+                    Episode(item.question, own_rules, noise_level=noise, seed=mix(seed, item.index)) for item in chunk
+                ]
+                ids = {id(episode): _id(item) for episode, item in zip(episodes, chunk, strict=True)}
+                done.clear()
+                try:
+                    player.play(episodes, engine, record)
+                finally:
+                    for episode in episodes:
+                        if episode.done:
+                            record(episode)
+                if left := [e.question.id for e in episodes if not e.done]:
+                    raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, first {left[0]!r}")
+        finished = not session["engine_failures"]
+    finally:
+        output.note(session, complete=finished)
+    return {**output.counts, **session}
+
+
+def _id(item: Item) -> str:
+    """Ids of a dataset are distinct; the index keeps them so whatever their texts are."""
+    return f"{item.index}-{item.question.id}"
+
+
+def _player(config: CollectConfig, stack: contextlib.ExitStack) -> Player:
+    options = PolicyOptions(
+        path=str(policy_path(config.policy)),
+        temperature=config.temperature,
+        slots=config.slots,
+        turn_tokens=config.turn_tokens,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    workers = default_workers(config.device) if config.workers is None else config.workers
+    pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
+    return make_player(config.agent, policy=options, pool=pool, concurrency=config.concurrency, seed=config.seed)
+
+
+def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[str, Any]:
+    """What the lines of an earlier run must have had in common with this one's; not how many questions it had."""
+    names = ("engine", "dataset", "split", "noise", "seed", "protocol", "max_turns", "top_k", "temperature")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in (*names, "turn_tokens")}
+    settings |= {"agent": player.name, "agent_fingerprint": fingerprint(player)}
+    settings["input_sha256"] = questions_hash(dataset)
+    if config.dataset == "world":
+        settings["world"] = asdict(config.world)
+    return settings
+
+
+def questions_hash(dataset: Dataset) -> str:
+    """A SHA-256 over ids, texts and answers of a dataset's questions, in their order."""
+    digest = hashlib.sha256()
+    for question in dataset.questions:
+        digest.update(repr((question.id, question.text, question.answers)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -1,0 +1,214 @@
+"""`zerosearch simulator extract`: balanced training pairs out of labelled trajectories, split by question.
+
+In this order: read, cut or drop by the number of documents, drop what its own documents contradict, de-duplicate,
+split, balance. Every step counts what it leaves out. SimulationTuning-style files (prompt and response texts) are read
+as well, and give the same pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.engines.simulated.prompts import STYLES
+from zerosearch_env.errors import ConfigError, DataError, unknown_name
+from zerosearch_env.randomness import mix, text_seed, uniform
+from zerosearch_env.records.transcripts import encode_line
+
+from ...evaluation.evaluate import versions
+from .files import SCHEMA_VERSION, OnBadRow, RowReader, check_output, input_record, manifest_path, write_json
+from .foreign import foreign_pair, looks_foreign
+from .pair import Pair, as_record, by_label, holds_answer, pair_key, question_key
+from .records import TrajectoryReader
+
+Keep = Literal["drop", "keep"]
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Make training pairs for a simulation LLM out of labelled trajectories."""
+
+    input: Path
+    """Output of `label`, or a SimulationTuning-style file (prompt/response, instruction/input/output, messages)."""
+    output: Path = Path("runs/simulator/pairs.jsonl")
+    """The JSONL file; a file that is there is replaced. Its manifest lies beside it."""
+    prompt: str = "tuned"
+    """Style of the prompt that the pairs are trained with."""
+    test_share: float = 0.1
+    """Share of the questions that is held out, in [0, 1): a question is in one part with all its searches."""
+    seed: int = 0
+    """Of the split and of the balancing."""
+    balance: bool = True
+    """Leave out pairs of the label that has more, in each part, until both have as many."""
+    min_documents: int = 1
+    """Sets with fewer documents are left out."""
+    max_documents: int | None = None
+    """Sets with more are cut to their first ones."""
+    noisy_with_answer: Keep = "drop"
+    """What becomes of noisy sets that hold a gold answer: they would teach to leak it."""
+    useful_without_answer: Keep = "keep"
+    """What becomes of useful sets without a gold answer: those of a first hop need not hold one."""
+    contradictory: Keep = "keep"
+    """What becomes of sets that came up with both labels for the same query."""
+    on_bad_row: OnBadRow = "raise"
+    """Whether a bad row stops the reading, or is skipped and counted."""
+
+    def __post_init__(self) -> None:
+        if self.prompt not in STYLES:
+            raise unknown_name("prompt", self.prompt, STYLES)
+        if not 0 <= self.test_share < 1:
+            raise ConfigError(f"test_share must lie in [0, 1), got {self.test_share!r}")
+        if self.min_documents < 1:
+            raise ConfigError(f"min_documents must be at least 1, got {self.min_documents!r}")
+        if self.max_documents is not None and self.max_documents < self.min_documents:
+            raise ConfigError(f"max_documents ({self.max_documents}) is below min_documents ({self.min_documents})")
+
+
+def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
+    """Write the pairs of a file, all or nothing.
+
+    Returns:
+        Counts of each step.
+
+    Raises:
+        DataError: a bad row, a trajectory without labels, or no pair is left.
+    """
+    check_output(config.output, config.input)
+    reader = RowReader(config.input, config.on_bad_row)
+    read = [pair for pairs in reader.read(_Converter(STYLES[config.prompt].id)) for pair in pairs]
+    pairs, counts = extract(read, config)
+    counts = {"rows": reader.rows, "skipped_rows": reader.skipped, **counts}
+    if not pairs:
+        raise DataError(f"no pair is left of {reader.path}: {json.dumps(counts)}")
+    digest = hashlib.sha256()
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    new = config.output.with_name(f".{config.output.name}.new")
+    with new.open("wb") as stream:
+        for pair in pairs:
+            line = encode_line(as_record(pair))
+            digest.update(line)
+            stream.write(line)
+    new.replace(config.output)
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    write_json(
+        manifest_path(config.output),
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stage": "extract",
+            "complete": True,
+            "settings": options,
+            "input": input_record(reader.path),
+            "output_sha256": digest.hexdigest(),
+            "command": command,
+            "versions": versions(),
+            "lines": len(pairs),
+            "counts": counts,
+        },
+    )
+    return counts
+
+
+class _Converter:
+    """A row to its pairs."""
+
+    def __init__(self, prompt_id: str) -> None:
+        self._prompt_id = prompt_id
+        self._trajectories = TrajectoryReader()
+
+    def __call__(self, row: Row, number: int) -> list[Pair]:
+        if looks_foreign(row) and "searches" not in row and "turns" not in row:
+            return [foreign_pair(row, self._prompt_id)]
+        walk = self._trajectories(row, number)
+        pairs = []
+        for k, search in enumerate(walk.searches):
+            if search.label is None:
+                raise RowError(f"searches[{k}].label", "'useful' or 'noisy' (run `zerosearch simulator label`)", None)
+            noisy = search.label == "noisy"
+            pairs.append(Pair(self._prompt_id, walk.question, walk.answers, search.query, noisy, search.documents))
+        return pairs
+
+
+def extract(pairs: Iterable[Pair], config: ExtractConfig) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs that are kept, in their order, and what each step counted.
+
+    Args:
+        pairs: as they were read; their split is ignored.
+        config: the options; its files are not touched.
+    """
+    counts: Counter[str] = Counter()
+    checked = list(_deduplicated(_checked(pairs, config, counts), counts))
+    labels: dict[tuple[object, ...], set[bool]] = {}
+    for pair in checked:
+        labels.setdefault(pair_key(pair, label=False), set()).add(pair.noisy)
+    clear = []
+    for pair in checked:
+        both = len(labels[pair_key(pair, label=False)]) > 1
+        counts["contradictory"] += both
+        if not (both and config.contradictory == "drop"):
+            clear.append(pair)
+    split = [replace(pair, split=split_of(pair.question, config.test_share, config.seed)) for pair in clear]
+    kept = _balanced(split, config.seed, counts) if config.balance else split
+    for part in ("train", "test"):
+        for label, members in by_label([pair for pair in kept if pair.split == part]).items():
+            counts[f"{part}_{label}"] = len(members)
+        counts[f"{part}_questions"] = len({question_key(pair.question) for pair in kept if pair.split == part})
+    return kept, dict(counts)
+
+
+def split_of(question: str, test_share: float, seed: int) -> Literal["train", "test"]:
+    """The part that a question belongs to: a function of its words and the seed, whatever else is in the file."""
+    return "test" if uniform(seed, text_seed(question_key(question))) < test_share else "train"
+
+
+def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str]) -> Iterator[Pair]:
+    """Pairs with a fitting number of documents that do not contradict their label."""
+    for pair in pairs:
+        counts["searches"] += 1
+        if len(pair.documents) < config.min_documents:
+            counts["too_few_documents"] += 1
+            continue
+        if config.max_documents is not None and len(pair.documents) > config.max_documents:
+            counts["cut"] += 1
+            pair = replace(pair, documents=pair.documents[: config.max_documents])
+        answered = holds_answer(pair)
+        if pair.noisy and answered:
+            counts["noisy_with_answer"] += 1
+            if config.noisy_with_answer == "drop":
+                continue
+        if not pair.noisy and not answered:
+            counts["useful_without_answer"] += 1
+            if config.useful_without_answer == "drop":
+                continue
+        yield pair
+
+
+def _deduplicated(pairs: Iterable[Pair], counts: Counter[str]) -> Iterator[Pair]:
+    seen: set[tuple[object, ...]] = set()
+    for pair in pairs:
+        key = pair_key(pair)
+        if key in seen:
+            counts["duplicates"] += 1
+            continue
+        seen.add(key)
+        yield pair
+
+
+def _balanced(pairs: Sequence[Pair], seed: int, counts: Counter[str]) -> list[Pair]:
+    """As many useful as noisy pairs in each part; who stays is a function of the pair and the seed."""
+    left_out: set[int] = set()
+    for part in ("train", "test"):
+        groups = [
+            [i for i, pair in enumerate(pairs) if pair.split == part and pair.noisy is noisy] for noisy in (False, True)
+        ]
+        few = min(map(len, groups))
+        for group in groups:
+            order = sorted(group, key=lambda i: (mix(seed, text_seed(repr(pair_key(pairs[i])))), i))
+            left_out.update(order[few:])
+    counts["balanced_away"] = len(left_out)
+    return [pair for i, pair in enumerate(pairs) if i not in left_out]

@@ -1,0 +1,260 @@
+"""Files of the tuning pipeline: JSON lines that survive a kill, a manifest beside each, rows with named errors.
+
+    FILE.jsonl             one JSON object a line, each written whole
+    FILE.manifest.json     schema version, stage, options, input and its hash, counts
+
+The manifest is written before the first line (`complete` false) and again at the end. A stage that is started again
+with the same options goes on after the lines that are there; with other options it refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from zerosearch_env.datasets.files.rows import Row, RowError, find_file, read_rows
+from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.records.transcripts import TranscriptWriter
+
+SCHEMA_VERSION = 1
+"""Of every file of the pipeline."""
+
+OnBadRow = Literal["raise", "skip"]
+Value = TypeVar("Value")
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def input_record(path: Path) -> dict[str, Any]:
+    """How a manifest names an input: the file and its hash."""
+    return {"path": str(path), "sha256": file_hash(path)}
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the manifest of a file lies: beside it."""
+    name = output.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    return output.with_name(f"{name}.manifest.json")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(new, path)
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest in a file; None where there is no file.
+
+    Raises:
+        DataError: it is no manifest, or of a newer schema than this release reads.
+    """
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["schema_version"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise DataError(f"{path} is no manifest of this pipeline ({type(cause).__name__}: {cause})") from cause
+    if version > SCHEMA_VERSION:
+        raise DataError(f"{path} has schema version {version}; this release reads {SCHEMA_VERSION}")
+    return dict(values)
+
+
+def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of settings that differ, as `name: old -> new`; both sides are compared as JSON."""
+    new = json.loads(json.dumps(new))
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+
+
+class StageOutput:
+    """The output of a stage that may be interrupted: lines with an id, and their manifest. A context manager.
+
+    Args:
+        path: the JSONL file.
+        stage: name of the stage, for the manifest.
+        settings: what must agree for the lines of an earlier run to be kept: options and the input's hash.
+        tally: what one line counts for, by the names of the manifest's counts.
+        notes: what the manifest keeps without making it a condition (command, versions, paths).
+        fresh: remove what an earlier run left.
+
+    Raises:
+        ConfigError: an earlier run had other settings, or the file has no manifest.
+        DataError: the file holds something else than lines of this stage.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        settings: Mapping[str, Any],
+        *,
+        tally: Callable[[Mapping[str, Any]], Mapping[str, int]],
+        notes: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.path, self.stage = path, stage
+        self._settings, self._notes = dict(settings), dict(notes or {})
+        self._tally = tally
+        self.counts: Counter[str] = Counter()
+        """Over all lines of the file, those of earlier runs included."""
+        self._manifest = manifest_path(path)
+        if fresh:
+            path.unlink(missing_ok=True)
+            self._manifest.unlink(missing_ok=True)
+        earlier = read_manifest(self._manifest)
+        if earlier is None and path.exists() and path.stat().st_size:
+            raise ConfigError(f"{path} exists and has no manifest; choose another --output, or give --fresh")
+        if earlier is not None and path.exists():
+            differences = settings_differences(earlier.get("settings", {}), self._settings)
+            if earlier.get("stage") != stage:
+                differences.insert(0, f"stage: {earlier.get('stage')!r} -> {stage!r}")
+            if differences:
+                raise ConfigError(
+                    f"{path} was made with other settings ({'; '.join(differences)}); choose another --output, or "
+                    "give --fresh to start anew"
+                )
+        self.ids: set[str] = set()
+        """Ids of the lines that are there."""
+        for record in repair_lines(path):
+            self._take(record)
+        self._writer = TranscriptWriter(path)
+        self.note({}, complete=False)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record with an `id` of its own, as one whole line."""
+        self._writer.write({"schema_version": SCHEMA_VERSION, **record})
+        self._take(record)
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        self.ids.add(str(record["id"]))
+        self.counts.update(self._tally(record))
+
+    def note(self, session: Mapping[str, Any], *, complete: bool) -> None:
+        """Write the manifest.
+
+        Args:
+            session: what cannot be counted in the lines, of this session only.
+            complete: whether the stage came to its end.
+        """
+        write_json(
+            self._manifest,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "stage": self.stage,
+                "complete": complete,
+                "settings": self._settings,
+                **self._notes,
+                "lines": len(self.ids),
+                "counts": dict(self.counts),
+                "session": dict(session),
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()
+
+
+def repair_lines(path: Path) -> list[dict[str, Any]]:
+    """A stage's own lines, each id once; lines that a kill has cut off are taken out of the file.
+
+    Raises:
+        DataError: a line is JSON and none of this stage's; the file is left as it is.
+    """
+    if not path.exists():
+        return []
+    kept: dict[str, tuple[bytes, dict[str, Any]]] = {}
+    lines = 0
+    with path.open("rb") as stream:
+        for lines, line in enumerate(stream, 1):
+            record = None
+            if line.endswith(b"\n"):
+                with suppress(ValueError):
+                    record = json.loads(line)
+            if record is None:
+                continue
+            if not isinstance(record, dict) or "schema_version" not in record or "id" not in record:
+                raise DataError(f"{path}, line {lines}: not a line of this pipeline ('schema_version', 'id' expected)")
+            kept.setdefault(str(record["id"]), (line, record))
+    if len(kept) < lines:
+        new = path.with_name(f".{path.name}.new")
+        with new.open("wb") as stream:
+            stream.writelines(line for line, _ in kept.values())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(new, path)
+    return [record for _, record in kept.values()]
+
+
+class RowReader:
+    """Reads rows of a file through a function, and counts the bad ones or raises.
+
+    Args:
+        path: `.jsonl`, `.json` or `.parquet`, the first two also gzipped.
+        on_bad_row: `"raise"` a DataError with file, row and field, or `"skip"` and count.
+    """
+
+    def __init__(self, path: Path, on_bad_row: OnBadRow = "raise") -> None:
+        self.path = find_file(path.expanduser(), "train")
+        self.on_bad_row = on_bad_row
+        self.rows = 0
+        """Rows read until now, bad ones included."""
+        self.skipped = 0
+        self.first_problem = ""
+
+    def read(self, convert: Callable[[Row, int], Value]) -> Iterator[Value]:
+        """What `convert(row, number)` makes of each row; it raises `RowError` for a bad one.
+
+        Raises:
+            DataError: a bad row with `on_bad_row="raise"`, or not one usable row.
+        """
+        good = 0
+        for number, row in read_rows(self.path):
+            self.rows += 1
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                value = convert(row, number)
+            except RowError as problem:
+                message = f"{self.path}, row {number}: {problem}"
+                if self.on_bad_row == "raise":
+                    raise DataError(f"{message}. --on-bad-row skip leaves such rows out.") from None
+                self.skipped += 1
+                self.first_problem = self.first_problem or message
+                continue
+            good += 1
+            yield value
+        if not good:
+            raise DataError(
+                f"{self.path} holds no usable row: all {self.skipped} were skipped. First: {self.first_problem}"
+                if self.skipped
+                else f"{self.path} is empty"
+            )
+
+
+def check_output(output: Path, source: Path) -> None:
+    """Refuse to write a file over its own input.
+
+    Raises:
+        ConfigError: both are the same file.
+    """
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError(f"input and output are both {output}; choose another --output")

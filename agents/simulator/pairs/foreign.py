@@ -1,0 +1,136 @@
+"""SimulationTuning-style files: prompt and response texts, read back into pairs where they allow it.
+
+Three layouts are known: `prompt`/`response`, `instruction`/`input`/`output`, and `messages` with roles. The prompt is
+expected to name the kind (useful or noisy), the question with its answer, and the query; fields of those names in the
+row come first. What a row does not tell is a `RowError`, never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from zerosearch_env.datasets.files.fields import answers, first_of, plain, text
+from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.types import Document
+
+from .pair import Pair
+
+_RESPONSES = ("response", "output", "completion", "chosen")
+_PROMPTS = ("prompt", "instruction")
+
+_QUERY = re.compile(r"^\W*query\s*[:=]\s*(?P<value>.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_QUESTION = (
+    re.compile(
+        r"answer(?:ing)?\s+the\s+question\s*:?\s*(?P<question>.+?)\s+whose\s+(?:gold\s+|golden\s+|correct\s+)?"
+        r"answers?\s+(?:is|are)\s*:?\s*(?P<answer>.+?)\s*\.?\s*$",
+        re.IGNORECASE | re.MULTILINE,
+    ),
+    re.compile(
+        r"^\W*question\s*[:=]\s*(?P<question>.+?)\s*$.*?^\W*(?:gold(?:en)?\s+|ground\s+truth\s+)?answers?\s*[:=]\s*"
+        r"(?P<answer>.+?)\s*$",
+        re.IGNORECASE | re.MULTILINE | re.DOTALL,
+    ),
+)
+_KIND = re.compile(r"\b(useful|noisy)\s+(?:\w+\s+)?(?:output|documents?|information)\b", re.IGNORECASE)
+_HEADER = re.compile(r"(?<!\w)doc(?:ument)?\s*\[?(?P<number>\d{1,3})\]?\s*[:.)]?\s*", re.IGNORECASE)
+_TITLE = re.compile(r"\(\s*title\s*:\s*(?P<title>[^()]*)\)\s*:?\s*", re.IGNORECASE)
+
+
+def looks_foreign(row: Row) -> bool:
+    """Whether a row is of one of the three layouts."""
+    return "messages" in row or (first_of(row, _PROMPTS) is not None and first_of(row, _RESPONSES) is not None)
+
+
+def foreign_pair(row: Row, prompt_id: str) -> Pair:
+    """The pair in a row of a SimulationTuning-style file; its split is "train" until it is dealt out.
+
+    Args:
+        row: in one of the three layouts.
+        prompt_id: of the prompt that the pair is to be trained with. The row's own wording is not kept.
+
+    Raises:
+        RowError: something that a pair needs cannot be found; names the field.
+    """
+    prompt, response, where = _texts(row)
+    question, golds = _question(row, prompt, where)
+    query = text(row["query"], "query") if row.get("query") is not None else _last(_QUERY, prompt, where, "query")
+    return Pair(prompt_id, question, golds, query.strip("\"'"), _noisy(row, prompt, where), _documents(response))
+
+
+def _texts(row: Row) -> tuple[str, str, str]:
+    """Prompt, response, and the field that the prompt is in."""
+    if row.get("messages") is not None:
+        turns = plain(row["messages"])
+        if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+            raise RowError("messages", "a list of {role, content}", turns)
+        said = [turn for turn in turns if turn.get("role") != "assistant"]
+        replies = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
+        if not replies:
+            raise RowError("messages", "a turn of the assistant", turns)
+        prompt = "\n".join(text(turn.get("content"), "messages.content") for turn in said)
+        return text(prompt, "messages"), text(replies[-1], "messages.content"), "messages"
+    field = first_of(row, _PROMPTS)
+    answer = first_of(row, _RESPONSES)
+    if field is None or answer is None:
+        raise RowError("", "prompt/response, instruction/input/output or messages", sorted(map(str, row)))
+    prompt = _prompt_text(row[field], field)
+    if field == "instruction" and isinstance(row.get("input"), str):
+        prompt = f"{prompt}\n{row['input']}"
+    return prompt, text(row[answer], answer), field
+
+
+def _prompt_text(value: Any, field: str) -> str:
+    """A prompt given as a text or as chat turns."""
+    value = plain(value)
+    if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
+        return "\n".join(text(turn.get("content"), f"{field}.content") for turn in value)
+    return text(value, field)
+
+
+def _question(row: Row, prompt: str, where: str) -> tuple[str, tuple[str, ...]]:
+    gold = first_of(row, ("answers", "answer", "golden_answers"))
+    if row.get("question") is not None and gold is not None:
+        return text(row["question"], "question"), answers(row[gold], gold)
+    for pattern in _QUESTION:
+        found = list(pattern.finditer(prompt))
+        if found:
+            # Worked examples may stand before the task; the last one is the task.
+            return text(found[-1]["question"], where), answers(found[-1]["answer"], where)
+    raise RowError(where, "the question and its answer ('... the question: X whose answer is Y')", prompt[-200:])
+
+
+def _noisy(row: Row, prompt: str, where: str) -> bool:
+    if isinstance(row.get("noisy"), bool):
+        return bool(row["noisy"])
+    found = _KIND.findall(prompt)
+    if not found:
+        raise RowError(where, "the kind: 'useful documents' or 'noisy documents'", prompt[-200:])
+    return str(found[-1]).lower() == "noisy"
+
+
+def _last(pattern: re.Pattern[str], prompt: str, where: str, what: str) -> str:
+    found = list(pattern.finditer(prompt))
+    if not found:
+        raise RowError(where, f"a line '{what.capitalize()}: ...'", prompt[-200:])
+    return str(found[-1]["value"])
+
+
+def _documents(response: str) -> tuple[Document, ...]:
+    """The documents of `Doc 1: ... Doc 2: ...`; only the next number in turn opens the next one."""
+    starts: list[re.Match[str]] = []
+    for header in _HEADER.finditer(response):
+        if int(header["number"]) == len(starts) + 1:
+            starts.append(header)
+    documents = []
+    for position, header in enumerate(starts):
+        end = starts[position + 1].start() if position + 1 < len(starts) else len(response)
+        body = " ".join(response[header.end() : end].split())
+        title = _TITLE.match(body)
+        documents.append(
+            Document(title["title"].strip(), body[title.end() :]) if title is not None else Document("", body)
+        )
+    if not documents or not all(document.text for document in documents):
+        raise RowError("response", "documents as 'Doc 1: ... Doc 2: ...', none of them empty", response)
+    return tuple(documents)

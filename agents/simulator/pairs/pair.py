@@ -1,0 +1,169 @@
+"""The training pair of a simulation LLM: a prompt's ingredients and the documents that answer it.
+
+A line of an extract file is
+
+    {prompt_id, question, answers, query, noisy, documents [{title, text}], split}
+
+The prompt itself is not stored: it is made from the pair by the style that `prompt_id` names, with the cleaning that
+the engine applies to a search, so that training and serving cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zerosearch_env.datasets.files.fields import answers, text
+from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.engines.simulated.prompts import STYLES
+from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
+from zerosearch_env.errors import unknown_name
+from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.types import Document, SearchRequest, full_text
+
+from .files import OnBadRow, RowReader
+from .records import document_records, read_documents
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a prompt is made of, and the documents that it should be answered with."""
+
+    prompt_id: str
+    """Name and version of the prompt; one of `STYLES`."""
+    question: str
+    answers: tuple[str, ...]
+    query: str
+    noisy: bool
+    documents: tuple[Document, ...]
+    split: Split = "train"
+
+
+def style_name(prompt_id: str) -> str:
+    """The name, as an engine's option `prompt` takes it, of the style with this id.
+
+    Raises:
+        ConfigError: there is none; the nearest one is suggested.
+    """
+    names = {style.id: name for name, style in STYLES.items()}
+    if prompt_id not in names:
+        raise unknown_name("prompt id", prompt_id, names)
+    return names[prompt_id]
+
+
+def request_of(pair: Pair, *, top_k: int | None = None, noisy: bool | None = None, seed: int = 0) -> SearchRequest:
+    """The search that a pair belongs to.
+
+    Args:
+        pair: the pair.
+        top_k: documents asked for; None: as many as the pair has.
+        noisy: the kind; None: the pair's own.
+        seed: of the search.
+    """
+    kind = pair.noisy if noisy is None else noisy
+    return SearchRequest(pair.query, pair.question, pair.answers, kind, top_k or len(pair.documents), seed)
+
+
+def prompt_text(pair: Pair) -> str:
+    """The prompt of a pair, letter for letter what the simulated engine sends for such a search."""
+    return prompt_of(request_of(pair), pair.noisy, SimulationOptions(prompt=style_name(pair.prompt_id)))
+
+
+def target_text(documents: Iterable[Document]) -> str:
+    """The completion that is trained on: one document a line, as the prompt asks for them."""
+    lines = []
+    for number, document in enumerate(documents, 1):
+        title, body = _one_line(document.title), _one_line(document.text)
+        lines.append(f"Doc {number}: (Title: {title}) {body}" if title else f"Doc {number}: {body}")
+    return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    """The text on one line, without control characters, which would break a document apart."""
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
+
+
+def holds_answer(pair: Pair) -> bool:
+    """Whether a document of the pair holds a gold answer."""
+    return any(contains_answer(full_text(document), pair.answers) for document in pair.documents)
+
+
+def pair_key(pair: Pair, *, label: bool = True) -> tuple[object, ...]:
+    """What makes two pairs the same: query, documents and label, with case and white space left out."""
+    documents = tuple(_folded(full_text(document)) for document in pair.documents)
+    return (_folded(pair.query), documents, pair.noisy) if label else (_folded(pair.query), documents)
+
+
+def question_key(question: str) -> str:
+    """What makes two questions the same one: letters and digits, without case."""
+    return re.sub(r"\W+", " ", question.casefold()).strip()
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def as_record(pair: Pair) -> dict[str, Any]:
+    """The pair as JSON values."""
+    return {
+        "prompt_id": pair.prompt_id,
+        "question": pair.question,
+        "answers": list(pair.answers),
+        "query": pair.query,
+        "noisy": pair.noisy,
+        "documents": document_records(pair.documents),
+        "split": pair.split,
+    }
+
+
+def read_pair(row: Row, number: int) -> Pair:
+    """The pair in a row.
+
+    Raises:
+        RowError: a field is missing or is not what it should be.
+    """
+    if not isinstance(row.get("noisy"), bool):
+        raise RowError("noisy", "true or false", row.get("noisy"))
+    if row.get("split") not in ("train", "test"):
+        raise RowError("split", "'train' or 'test'", row.get("split"))
+    known = sorted(style.id for style in STYLES.values())
+    if row.get("prompt_id") not in known:
+        raise RowError("prompt_id", f"one of {', '.join(known)}", row.get("prompt_id"))
+    return Pair(
+        str(row["prompt_id"]),
+        text(row.get("question"), "question"),
+        answers(row.get("answers"), "answers"),
+        text(row.get("query"), "query"),
+        row["noisy"],
+        read_documents(row.get("documents"), "documents"),
+        row["split"],
+    )
+
+
+def read_pairs(path: Path, *, split: Split | None = None, on_bad_row: OnBadRow = "raise") -> list[Pair]:
+    """The pairs of an extract file.
+
+    Args:
+        path: the file.
+        split: keep only this part; None keeps both.
+        on_bad_row: `"raise"`, or `"skip"`.
+
+    Raises:
+        DataError: a bad row, or no pair at all.
+    """
+    pairs = list(RowReader(path, on_bad_row).read(read_pair))
+    return [pair for pair in pairs if split is None or pair.split == split]
+
+
+def by_label(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """The pairs under "useful" and "noisy"."""
+    return {
+        "useful": [pair for pair in pairs if not pair.noisy],
+        "noisy": [pair for pair in pairs if pair.noisy],
+    }

@@ -1,0 +1,239 @@
+"""The record between `collect`, `label` and `extract`: a trajectory with its searches; and the readers of its kinds.
+
+A line is
+
+    {schema_version, id, agent, question, answers, prediction, em,
+     searches [{query, documents [{title, text}], noisy, label}]}
+
+`noisy` is the noise that the environment drew for the search (null where nobody drew any), `label` is "useful" or
+"noisy" once `label` has run. Three kinds of files are read: these, the released trajectories whose documents are plain
+texts, and the transcripts that environments, training and evaluation record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zerosearch_env.datasets.files.fields import answers, plain, text
+from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.types import Document
+
+Label = Literal["useful", "noisy"]
+LABELS: tuple[Label, ...] = ("useful", "noisy")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A query and what a search engine returned for it."""
+
+    query: str
+    documents: tuple[Document, ...]
+    noisy: bool | None = None
+    """The noise that was drawn for it; None where there was no draw."""
+    label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One walk from a question to its answer, with every search on the way."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    prediction: str | None
+    em: bool | None
+    """Whether the final answer is right; None where the walk has no end."""
+    searches: tuple[Search, ...]
+    agent: str = ""
+
+
+def from_episode(episode: Episode, *, id: str, agent: str) -> Trajectory:
+    """The trajectory of a finished episode."""
+    scores = episode.turns[-1].step.scores if episode.turns else None
+    searches = []
+    for turn in episode.turns:
+        step = turn.step
+        if step.query is not None and step.documents:
+            noisy = any(step.noisy) if isinstance(step.noisy, tuple) else step.noisy
+            searches.append(Search(step.query, tuple(Document(d.title, d.text) for d in step.documents), noisy))
+    return Trajectory(
+        id,
+        episode.question.text,
+        episode.question.answers,
+        None if scores is None else scores.prediction,
+        None if scores is None else bool(scores.em),
+        tuple(searches),
+        agent,
+    )
+
+
+def as_record(trajectory: Trajectory) -> dict[str, Any]:
+    """The trajectory as JSON values, without the schema's version."""
+    return {
+        "id": trajectory.id,
+        "agent": trajectory.agent,
+        "question": trajectory.question,
+        "answers": list(trajectory.answers),
+        "prediction": trajectory.prediction,
+        "em": trajectory.em,
+        "searches": [
+            {
+                "query": search.query,
+                "documents": document_records(search.documents),
+                "noisy": search.noisy,
+                "label": search.label,
+            }
+            for search in trajectory.searches
+        ],
+    }
+
+
+def document_records(documents: Sequence[Document]) -> list[dict[str, str]]:
+    """Title and text of each document as JSON values."""
+    return [{"title": document.title, "text": document.text} for document in documents]
+
+
+class TrajectoryReader:
+    """Turns rows of any of the three kinds into trajectories; an id that comes again gets its row's number."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, row: Row, number: int) -> Trajectory:
+        """The trajectory in a row.
+
+        Raises:
+            RowError: a field is not what it should be; the message names it.
+        """
+        if "turns" in row and "searches" not in row:
+            found = _read_transcript(row, number)
+        elif "searches" in row:
+            found = _read_trajectory(row, number)
+        else:
+            raise RowError("", "a trajectory ('searches') or a transcript ('turns')", sorted(map(str, row)))
+        if found.id not in self._seen:
+            self._seen.add(found.id)
+            return found
+        again = f"{found.id}@{number}"
+        self._seen.add(again)
+        return Trajectory(again, found.question, found.answers, found.prediction, found.em, found.searches, found.agent)
+
+
+def _read_trajectory(row: Row, number: int) -> Trajectory:
+    label_of = _one_of("label", LABELS)
+    searches = []
+    for k, entry in enumerate(_list(row.get("searches"), "searches")):
+        where = f"searches[{k}]"
+        if not isinstance(entry, Mapping):
+            raise RowError(where, "an object with 'query' and 'documents'", entry)
+        searches.append(
+            Search(
+                text(entry.get("query"), f"{where}.query"),
+                read_documents(entry.get("documents"), f"{where}.documents"),
+                _flag(entry.get("noisy"), f"{where}.noisy"),
+                label_of(entry.get("label"), where),
+            )
+        )
+    return Trajectory(
+        str(row.get("id") if row.get("id") is not None else f"row-{number}"),
+        text(row.get("question"), "question"),
+        answers(row.get("answers"), "answers"),
+        _prediction(row.get("prediction")),
+        _flag(row.get("em"), "em"),
+        tuple(searches),
+        str(row.get("agent") or ""),
+    )
+
+
+def _read_transcript(row: Row, number: int) -> Trajectory:
+    question = row.get("question")
+    if not isinstance(question, Mapping):
+        raise RowError("question", "an object with 'id' and 'text'", question)
+    scores = row.get("scores") if row.get("error") is None else None
+    if scores is not None and not isinstance(scores, Mapping):
+        raise RowError("scores", "an object or null", scores)
+    searches = []
+    for k, turn in enumerate(_list(row.get("turns"), "turns")):
+        where = f"turns[{k}]"
+        if not isinstance(turn, Mapping):
+            raise RowError(where, "an object", turn)
+        if turn.get("action") != "search" or not turn.get("documents"):
+            continue
+        noisy = plain(turn.get("noisy"))
+        searches.append(
+            Search(
+                text(turn.get("query"), f"{where}.query"),
+                read_documents(turn.get("documents"), f"{where}.documents"),
+                any(noisy) if isinstance(noisy, list) else _flag(noisy, f"{where}.noisy"),
+            )
+        )
+    extra = row.get("extra")
+    return Trajectory(
+        str(question.get("id") or f"row-{number}"),
+        text(question.get("text"), "question.text"),
+        answers(row.get("answers"), "answers"),
+        None if scores is None else _prediction(scores.get("prediction"), "scores.prediction"),
+        None if scores is None else _flag(scores.get("em"), "scores.em"),
+        tuple(searches),
+        str(extra.get("agent") or "") if isinstance(extra, Mapping) else "",
+    )
+
+
+def read_documents(value: Any, field: str) -> tuple[Document, ...]:
+    """Documents given as texts or as objects with `text` (or `contents`) and perhaps `title`.
+
+    Raises:
+        RowError: there is none, or one has no text.
+    """
+    documents = []
+    for k, entry in enumerate(_list(value, field)):
+        where = f"{field}[{k}]"
+        if isinstance(entry, Mapping):
+            body = entry.get("text") if entry.get("text") is not None else entry.get("contents")
+            title = entry.get("title")
+            if title is not None and not isinstance(title, str):
+                raise RowError(f"{where}.title", "a text", title)
+            documents.append(Document((title or "").strip(), text(body, f"{where}.text")))
+        else:
+            documents.append(Document("", text(entry, where)))
+    if not documents:
+        raise RowError(field, "at least one document", value)
+    return tuple(documents)
+
+
+def _list(value: Any, field: str) -> list[Any]:
+    value = plain(value)
+    if not isinstance(value, list):
+        raise RowError(field, "a list", value)
+    return value
+
+
+def _flag(value: Any, field: str) -> bool | None:
+    """A truth value; EM is also written as 0.0 and 1.0."""
+    value = plain(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    raise RowError(field, "true, false or null", value)
+
+
+def _prediction(value: Any, field: str = "prediction") -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise RowError(field, "a text or null", value)
+    return value
+
+
+def _one_of(field: str, valid: Sequence[Label]) -> Callable[[Any, str], Label | None]:
+    def check(value: Any, where: str) -> Label | None:
+        if value is None:
+            return None
+        for name in valid:
+            if value == name:
+                return name
+        raise RowError(f"{where}.{field}", f"one of {', '.join(valid)}, or null", value)
+
+    return check

@@ -1,0 +1,1 @@
+"""The simulation LLM that ships with the package."""

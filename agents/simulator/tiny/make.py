@@ -1,0 +1,308 @@
+"""The tiny simulation LLM, made from the synthetic world alone; the defaults make the shipped one.
+
+It is trained on searches in train worlds, as the simulated engine's prompt "tiny" puts them, and on the documents that
+the corpus engine answers them with (`tiny_world.py`). The result is an ordinary Transformers directory. The engine
+"simulated:tiny" has the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` takes any.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from zerosearch_env.datasets.world.names import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    ORGANISATION_ROOTS,
+    ORGANISATION_WORDS,
+    PLACE_ROOTS,
+    REGION_WORDS,
+    TITLE_ADJECTIVES,
+    TITLE_NOUNS,
+    TOWN_WORDS,
+)
+from zerosearch_env.datasets.world.text import RELATIONS
+from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
+from zerosearch_env.errors import require
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Document
+
+from ...policy.files import check_replaceable
+from ...sft.fit import FitOptions, check_common, encode_rows, expect, fit, one_thread
+from ...sft.rows import Row, Segment
+from ...tiny.tokenizer import EOS
+from .world import Search, SearchWriter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FIRST_WORLD = 3_000_000
+"""Seeds of its training worlds start here, far from those that users choose and from those of the tiny policy."""
+
+PIECES = r"Doc \d+: \(Title:| ?[a-z]+(?: [a-z]+)*| ?[A-Z][a-z]*| ?\p{L}+| ?\d+| ?[^\s\p{L}\d]+|\s+"
+"""What the tokenizer joins to tokens: runs of lower-case words, since a passage is made of a few phrases, but a name's
+words each for itself, so that they are the same tokens wherever they are copied to."""
+
+_OPTIONS = SimulationOptions(prompt="tiny")
+
+
+@dataclass(frozen=True)
+class TinySimulatorConfig:
+    """What `zerosearch simulator tiny` does; the defaults make the shipped model."""
+
+    output: str = "runs/simulator-tiny"
+    """Directory of the result; a policy or simulator that is there is replaced."""
+    hidden: int = 128
+    """Width of the model."""
+    layers: int = 4
+    """Decoder layers, at least 3."""
+    heads: int = 4
+    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
+    mlp: int = 384
+    """Width of the gated MLP."""
+    vocab_size: int = 3584
+    """Tokens of the tokenizer; the world's names need about 2,000."""
+    seed: int = 0
+    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
+    tokens: float = 8e6
+    """Tokens to train on, prompts included."""
+    batch_tokens: int = 1500
+    """Tokens of one optimizer step (about; whole texts)."""
+    learning_rate: float = 2e-3
+    """Peak AdamW learning rate: 50 steps up, then half a cosine down to zero."""
+    save_every_minutes: float = 5.0
+    """How often the unfinished model is saved, in minutes."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products while training; weights and optimizer are fp32."""
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        for name in ("tokens", "learning_rate"):
+            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+
+
+class PairWriter:
+    """Turns searches and documents into rows; opens a new world every `searches_per_world` searches.
+
+    Args:
+        tokenizer: turns texts into ids.
+        seed: of the worlds and of every draw.
+        searches_per_world: how many searches are written about a world before the next is opened.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, searches_per_world: int = 4000) -> None:
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.searches_per_world = searches_per_world
+        self.world, self.written = 0, searches_per_world
+        self.rng = np.random.default_rng(mix(seed, 1))
+        self.names = {i for words in _NAME_WORDS for i in single_tokens(tokenizer, words)}
+        self.writer: SearchWriter
+
+    def rows(self, count: int, progress: float = 0.0) -> list[Row]:
+        """The next `count` rows.
+
+        The first part of the training is about one or two documents: there is less around what has to be copied. Names
+        that nothing tells beforehand are mostly left out of the loss until late: nothing is to be learnt from them but
+        how often they occur, and they drown what can be.
+        """
+        if self.written >= self.searches_per_world:
+            # Names are rarer or denser, as in users' worlds.
+            self.writer = SearchWriter(_world_seed(self.seed, self.world), (2000, 6000, 12000)[self.world % 3])
+            self.world, self.written = self.world + 1, 0
+        self.written += count
+        drawn = self.writer.draw(count, self.rng, few=progress < _FEW)
+        rows = encode_rows(self.tokenizer, [pair_text(*one) for one in drawn])
+        if progress < _ALL_NAMES:
+            for row in rows:
+                self._leave_out_new_names(row)
+        return rows
+
+    def _leave_out_new_names(self, row: Row) -> None:
+        seen: set[int] = set()
+        for i, token in enumerate(row.ids):
+            if token in self.names and token not in seen:
+                seen.add(token)
+                row.trained[i] = row.trained[i] and bool(self.rng.random() < _NEW_NAMES)
+
+
+def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
+    """The engine's prompt (not trained on) and the documents it is to be answered with (trained on)."""
+    prompt = prompt_of(search.request, search.request.noisy is True, _OPTIONS)
+    return [(prompt, False), (documents_text(documents) + EOS, True)]
+
+
+def documents_text(documents: tuple[Document, ...]) -> str:
+    """The completion: one document a line."""
+    return "\n".join(f"Doc {n}: (Title: {d.title}) {d.text}" for n, d in enumerate(documents, 1))
+
+
+def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any]:
+    """Make the tiny simulation LLM and save it; progress is printed.
+
+    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
+
+    Args:
+        config: what decides about it.
+        command: not kept: everything that decides is in the configuration.
+
+    Returns:
+        Its directory and the tokens that it was trained on.
+
+    Raises:
+        ConfigError: when the model cannot have the wanted shape, or the output would replace something else.
+        TrainingError: when the loss is no longer a number.
+        MissingExtraError: when torch or transformers is not installed.
+    """
+    output = Path(config.output)
+    check_replaceable(output)
+    require("torch", "train")
+    require("transformers", "train")
+    from ...forward.attention import use_block_attention
+    from ...policy.policy import AgentCard, Policy, new_model, save_policy, tiny_config
+    from ...tiny.induction import ROPE_THETA, induction_init
+
+    with one_thread():
+        tokenizer = learn_tokenizer(config.seed, config.vocab_size)
+        shape = tiny_config(
+            len(tokenizer),
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            mlp=config.mlp,
+            rope_theta=ROPE_THETA,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model = new_model(shape, seed=config.seed)
+        induction_init(model, seed=config.seed)
+        group_names(model, tokenizer, seed=config.seed)
+        look_at_relations(model, tokenizer, seed=config.seed)
+        print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+        use_block_attention(model)
+        simulator = Policy(model, tokenizer, AgentCard())
+        writer, saved = PairWriter(tokenizer, config.seed), time.monotonic()
+        options = FitOptions(
+            "simulator", int(config.tokens), config.batch_tokens, config.learning_rate, 0.0, config.dtype
+        )
+        for done in fit(model.train(), writer.rows, options):
+            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
+                save_policy(simulator, output, dtype="bfloat16")
+                saved = time.monotonic()
+    return {"tokens": int(config.tokens), "model": str(output)}
+
+
+def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE over `PIECES`, learnt from the seed's own worlds; every word of a name is one token."""
+    from tokenizers import Regex, pre_tokenizers
+
+    from ...tiny.tokenizer import build_tokenizer
+
+    pieces = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+    def texts() -> Iterator[str]:
+        for _ in range(_WORD_REPEATS):
+            yield "".join(f" {word}" for words in _NAME_WORDS for word in words)
+        rng = np.random.default_rng(mix(seed, 2))
+        for world in range(3):
+            writer = SearchWriter(_world_seed(seed, world, 2), 6000)
+            for drawn in writer.draw(3000, rng):
+                yield "".join(text for text, _ in pair_text(*drawn)).removesuffix(EOS)
+
+    return build_tokenizer(texts(), vocab_size, tags=(), pieces=pieces)
+
+
+def single_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    """The ids of those words that are one token, with the blank in front of them."""
+    return [piece[0] for piece in tokenizer([f" {word}" for word in words])["input_ids"] if len(piece) == 1]
+
+
+def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Let the words of one list start alike: the first dimensions of their embeddings are the same.
+
+    What may stand in a place (a first name, the root of a town's name, a year) is then learnt for all of them at once,
+    instead of for each of 1,700 words.
+
+    Args:
+        model: fresh from `induction_init`, whose embeddings begin with a constant; tied.
+        tokenizer: of the model.
+        seed: of the vectors.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(mix(seed, 3) >> 1)
+    embeddings: Any = model.get_input_embeddings()
+    weight = embeddings.weight
+    with torch.no_grad():
+        for words in _NAME_WORDS:
+            if ids := single_tokens(tokenizer, words):
+                weight[ids, 1 : 1 + _SHARED] = 0.8 * torch.randn(_SHARED, generator=generator)
+
+
+def look_at_relations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Write a head into layer 1 that looks at the relation that is asked for ("spouse of"), wherever it stands.
+
+    Which of its subject's passages answers a search hangs on this one token, and a tiny model is long in finding it.
+    The tokens of the relations share dimensions of their embeddings, as the words of a list do; the head's keys hold
+    the product with these beside a constant, its queries ask for the product. Everything stays trainable.
+
+    Args:
+        model: fresh from `induction_init`, with 3 heads or more.
+        tokenizer: of the model.
+        seed: of the vectors.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(mix(seed, 4) >> 1)
+    config, body = model.config, cast(Any, model).model
+    width, head_dim = config.hidden_size, config.head_dim
+    shared = 0.8 * torch.randn(_SHARED, generator=generator)
+    head, slowest = slice(2 * head_dim, 3 * head_dim), head_dim // 2 - 1  # rotary pairs slow down towards the half
+    query, key = torch.zeros(head_dim, width), torch.zeros(head_dim, width)
+    query[slowest, 0] = 1.0
+    key[slowest, 1 : 1 + _SHARED] = shared
+    key[slowest - 1, 0] = 0.4 * float(shared.square().sum())  # with the constant 2: 0.8 of a relation's own product
+    with torch.no_grad():
+        relations = single_tokens(tokenizer, [f"{relation.noun} of" for relation in RELATIONS])
+        body.embed_tokens.weight[relations, 1 : 1 + _SHARED] = shared
+        attention = body.layers[1].self_attn
+        attention.q_proj.weight[head], attention.k_proj.weight[head] = query, key
+        attention.v_proj.weight[head] = torch.randn(head_dim, width, generator=generator) / width**0.5
+        attention.o_proj.weight[:, head] = torch.randn(width, head_dim, generator=generator) / width**0.5
+
+
+def _world_seed(seed: int, *path: int) -> int:
+    return FIRST_WORLD + mix(seed, *path) % FIRST_WORLD
+
+
+_NAME_WORDS: tuple[Sequence[str], ...] = (
+    *(FIRST_NAMES, LAST_NAMES, PLACE_ROOTS, ORGANISATION_ROOTS, ORGANISATION_WORDS, REGION_WORDS, TOWN_WORDS),
+    *(TITLE_ADJECTIVES, TITLE_NOUNS, tuple(map(str, range(1600, 1961)))),
+)
+"""The words that names are made of, and the years."""
+
+_NEW_NAMES = 0.2
+"""Share of the names not seen before in a text that are trained on all the same, to begin with."""
+
+_ALL_NAMES = 0.65
+"""When all of them are, as a share of the tokens."""
+
+_SHARED = 20
+"""Dimensions of the embeddings that words of one list, or all relations, share at the start."""
+
+_FEW = 0.2
+"""Share of the tokens that goes to sets of one or two documents."""
+
+_WORD_REPEATS = 100
+"""How often every word of a name is shown to the tokenizer besides its natural occurrences."""

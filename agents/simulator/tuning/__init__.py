@@ -1,0 +1,1 @@
+"""Supervised tuning of a simulation LLM."""

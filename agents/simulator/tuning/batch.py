@@ -1,0 +1,161 @@
+"""From pairs to the loss of tuning: encode, pack, and score the documents' tokens alone.
+
+A prompt is encoded by itself, as a server that gets it will encode it; the documents and the end token are appended.
+Only these are trained on: prompts cost no vocabulary work and no gradient of their own.
+
+Packed rows: several examples behind each other in one row, told apart by position ids that start anew. Transformers
+builds the block-diagonal mask from these, but only without an attention mask and without a cache; with either of
+them examples see each other silently. `check_loss` therefore looks once, at the model at hand, before a run.
+Padded rows: one example a row, padding on the right, which a causal model never sees.
+
+Shape suffixes: `_T` tokens of a packed row, `_B` rows, `_N` trained tokens, `_D` hidden size, `_V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.chat import prompt_ids
+
+from ..pairs.pair import Pair, prompt_text, target_text
+
+HEAD_CHUNK = 4096
+"""Trained tokens whose logits are alive at once; more are computed chunk by chunk and again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training text: a prompt, and behind it what is trained."""
+
+    ids: NDArray[np.int32]
+    """Prompt, documents, end token."""
+    prompt: int
+    """Tokens of the prompt, at least 1."""
+    noisy: bool
+
+    @property
+    def trained(self) -> int:
+        """Tokens that are trained on: those of the documents, and the end token."""
+        return len(self.ids) - self.prompt
+
+
+def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Example | None:
+    """The example of a pair; None when it has more than `max_tokens` tokens.
+
+    Raises:
+        ConfigError: the tokenizer has no end token, so that a model could not learn where to stop.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has no end-of-sequence token: set eos_token in its tokenizer_config.json")
+    prompt = prompt_ids(tokenizer, prompt_text(pair))
+    target = tokenizer(target_text(pair.documents), add_special_tokens=False)["input_ids"]
+    ids = [*prompt, *target, tokenizer.eos_token_id]
+    return Example(np.array(ids, dtype=np.int32), len(prompt), pair.noisy) if len(ids) <= max_tokens else None
+
+
+def loss_sum(model: Any, examples: Sequence[Example], *, packed: bool, device: torch.device | str = "cpu") -> Tensor:
+    """Sum of the cross-entropy over the trained tokens of all examples, in nats; the caller divides.
+
+    Args:
+        model: a Transformers causal language model whose head is a plain product with the hidden states.
+        examples: what goes through the model together.
+        packed: in one row, or each in a row of its own.
+        device: where the model is.
+    """
+    row_of: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    start = 0
+    for row, example in enumerate(examples):
+        count = example.trained
+        first = example.prompt - 1  # the place before a token predicts it
+        row_of += [0 if packed else row] * count
+        places += range(start + first, start + first + count)
+        targets += example.ids[example.prompt :].tolist()
+        start += len(example.ids) if packed else 0
+    inputs = _packed(examples, device) if packed else _padded(examples, device)
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+    hidden_ND = hidden[torch.tensor(row_of, device=device), torch.tensor(places, device=device)]
+    targets_N = torch.tensor(targets, device=device)
+    head = model.get_output_embeddings()
+    if len(targets) <= HEAD_CHUNK:
+        return _cross_entropy(hidden_ND, targets_N, head)
+    parts = [
+        checkpoint(_cross_entropy, one, wanted, head, use_reentrant=False)
+        for one, wanted in zip(hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True)
+    ]
+    return torch.stack(parts).sum()
+
+
+def _packed(examples: Sequence[Example], device: torch.device | str) -> dict[str, Tensor]:
+    ids_T = torch.from_numpy(np.concatenate([example.ids for example in examples])).long().to(device)
+    positions_T = torch.cat([torch.arange(len(example.ids), device=device) for example in examples])
+    return {"input_ids": ids_T[None], "position_ids": positions_T[None]}
+
+
+def _padded(examples: Sequence[Example], device: torch.device | str) -> dict[str, Tensor]:
+    width = max(len(example.ids) for example in examples)
+    ids_BT = np.zeros((len(examples), width), dtype=np.int64)
+    for row, example in enumerate(examples):
+        ids_BT[row, : len(example.ids)] = example.ids
+    return {"input_ids": torch.from_numpy(ids_BT).to(device)}
+
+
+def _cross_entropy(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module) -> Tensor:
+    logits_NV = head(hidden_ND).float()
+    return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+
+
+@torch.no_grad()
+def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device: torch.device | str = "cpu") -> None:
+    """Compare `loss_sum` with the model's own forward pass, one example at a time; costs as much as these do.
+
+    Args:
+        model: in evaluation mode.
+        examples: two or three short ones.
+        packed: as the run will do it.
+        device: where the model is.
+
+    Raises:
+        ConfigError: they disagree (the model caps or scales its logits), or packed examples see each other.
+    """
+    own = torch.zeros((), device=device)
+    for example in examples:
+        ids_T = torch.from_numpy(example.ids).long().to(device)
+        logits = model(input_ids=ids_T[None], use_cache=False).logits[0].float()
+        wanted = ids_T[example.prompt :]
+        own += torch.nn.functional.cross_entropy(logits[example.prompt - 1 : -1], wanted, reduction="sum")
+    ours = loss_sum(model, examples, packed=packed, device=device)
+    # A missing factor changes the loss by whole nats; low precision by thousandths.
+    if not torch.isclose(ours, own, rtol=0.02, atol=0.02):
+        raise ConfigError(
+            f"{type(model).__name__}: the loss of its own forward pass is {float(own):.4f}, that of the tuning "
+            f"{float(ours):.4f}. Models that cap or scale their logits are not supported."
+        )
+    if packed and len(examples) > 1:
+        _check_isolation(model, examples[0], examples[1], device)
+
+
+def _check_isolation(model: Any, first: Example, second: Example, device: torch.device | str) -> None:
+    """The loss of one example, packed behind another and behind the same one backwards: the same bits, but for leaks.
+
+    That shows a leak also in a new model, which hardly looks at its context yet.
+    """
+    # Nothing of the first one is trained on.
+    forwards = Example(first.ids, len(first.ids), first.noisy)
+    backwards = Example(first.ids[::-1].copy(), len(first.ids), first.noisy)
+    one, other = (loss_sum(model, [before, second], packed=True, device=device) for before in (forwards, backwards))
+    if not torch.isclose(one, other, rtol=2e-6, atol=0.0):
+        raise ConfigError(
+            f"{type(model).__name__}: the loss of a packed example depends on what is packed in front of it "
+            f"({float(one):.6f}, {float(other):.6f}): use --packing off with this model."
+        )

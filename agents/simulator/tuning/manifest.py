@@ -1,0 +1,73 @@
+"""The run directory of `zerosearch simulator train`: its settings, its manifest, and whether a run may continue."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from zerosearch_env.errors import ConfigError, DataError
+
+from ...config.tune import FREE, TuneConfig
+from ...evaluation.evaluate import versions
+from ..pairs.files import SCHEMA_VERSION, file_hash, read_manifest, settings_differences, write_json
+
+RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
+
+
+def settings_of(config: TuneConfig) -> dict[str, Any]:
+    """What must agree for a run to be resumed: options and inputs, these by their hashes."""
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items() if key not in FREE}
+    if not config.input.is_file():
+        raise DataError(f"there is no file with pairs at {config.input}")
+    settings["input"] = file_hash(config.input)
+    if config.model is not None:
+        files = sorted(f for f in config.model.glob("*") if f.suffix in (".safetensors", ".json", ".bin"))
+        settings["model_files"] = {file.name: file_hash(file) for file in files}
+    return settings
+
+
+def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str) -> None:
+    """Make the run directory ready; an earlier run with the same settings stays.
+
+    Raises:
+        ConfigError: there is one with other settings, or something that is no run of this pipeline.
+    """
+    output, manifest = config.output, config.output / "manifest.json"
+    if config.fresh:
+        for name in RUN_FILES:
+            path = output / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    earlier = read_manifest(manifest)
+    if earlier is None:
+        if there := [name for name in RUN_FILES if (output / name).exists()]:
+            raise ConfigError(f"{output} holds {', '.join(there)} and no manifest.json; choose another --output")
+    elif differences := settings_differences(earlier.get("settings", {}), settings):
+        raise ConfigError(
+            f"{output} holds a run with other settings ({'; '.join(differences)}); choose another --output, or give "
+            "--fresh to start anew"
+        )
+    write_manifest(config, settings, command=command, counts={}, complete=False)
+
+
+def write_manifest(
+    config: TuneConfig, settings: dict[str, Any], *, command: str, counts: dict[str, Any], complete: bool
+) -> None:
+    """Write the run's manifest."""
+    write_json(
+        config.output / "manifest.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stage": "train",
+            "complete": complete,
+            "settings": settings,
+            "input": {"path": str(config.input), "sha256": settings["input"]},
+            "command": command,
+            "versions": versions(),
+            "counts": counts,
+        },
+    )

@@ -1,0 +1,137 @@
+"""The model of a tuning run: loaded or new, whole or with LoRA, and saved with a card that names its prompt.
+
+A tuned simulator is an ordinary `save_pretrained` directory plus `simulator.json`, from which an engine that loads the
+directory knows the prompt that the model was tuned with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.errors import CheckpointError, require
+
+from ...config.tune import TinyShape
+from ...policy.files import read_json, replaced_directory
+from ...policy.policy import load_policy, new_model, quiet_transformers, tiny_config
+from ..pairs.pair import Pair, prompt_text, target_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CARD_FILE = "simulator.json"
+CARD_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorCard:
+    """What a tuned simulator was made for; kept beside its weights in `simulator.json`."""
+
+    prompt_id: str
+    """Name and version of the prompt that it was tuned with."""
+    max_documents: int
+    """Most documents of a training pair."""
+    pairs_sha256: str
+    """Hash of the training pairs' file."""
+    base: str
+    """The model that it was tuned from."""
+
+
+def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A new small model that can copy from its context from the first step, and its tokenizer.
+
+    Args:
+        shape: its sizes.
+        pairs: whose prompts and documents the tokenizer is learnt from.
+        seed: of the weights.
+    """
+    from ...tiny.induction import ROPE_THETA, induction_init
+    from ...tiny.tokenizer import build_tokenizer
+
+    texts = [text for pair in pairs for text in (prompt_text(pair), target_text(pair.documents))]
+    tokenizer = build_tokenizer(texts, shape.vocab_size, tags=())
+    model = new_model(
+        tiny_config(
+            len(tokenizer),
+            hidden=shape.hidden,
+            layers=shape.layers,
+            heads=shape.heads,
+            mlp=shape.mlp,
+            context_tokens=shape.context_tokens,
+            rope_theta=ROPE_THETA,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        seed=seed,
+    )
+    induction_init(model, seed=seed)
+    return model, tokenizer
+
+
+def load_base(path: Path, *, dtype: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A local model and its tokenizer.
+
+    Raises:
+        CheckpointError: the directory is missing, half written or damaged.
+    """
+    loaded = load_policy(path, dtype=dtype, device=device)
+    return loaded.model, loaded.tokenizer
+
+
+def save_simulator(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: SimulatorCard,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str,
+) -> Path:
+    """Write a tuned simulator as one directory, all or nothing; one that is there is replaced.
+
+    Args:
+        model: without adapters.
+        tokenizer: whose end token the model has learnt to stop with.
+        card: what it was made for.
+        path: the directory.
+        dtype: of the weights on disk.
+    """
+    torch = require("torch", "train")
+    target = Path(path)
+    with replaced_directory(target) as new:
+        with quiet_transformers():
+            _stop_at(model, tokenizer)
+            model.to(getattr(torch, dtype)).save_pretrained(new)
+            tokenizer.save_pretrained(new)
+        values = {"version": CARD_VERSION, **asdict(card)}
+        (new / CARD_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return target
+
+
+def load_simulator_card(path: str | os.PathLike[str]) -> SimulatorCard | None:
+    """The card in a model's directory; None for a model that was not tuned here.
+
+    Raises:
+        CheckpointError: the card is damaged, or of another version.
+    """
+    file = Path(path) / CARD_FILE
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    if values.pop("version", None) != CARD_VERSION:
+        raise CheckpointError(f"{file} is of another version; this release reads version {CARD_VERSION}.")
+    if set(values) != {field.name for field in fields(SimulatorCard)}:
+        raise CheckpointError(f"{file} has other fields than a simulator's card: {', '.join(sorted(values))}.")
+    return SimulatorCard(**values)
+
+
+def _stop_at(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Make generation end at the token that was trained as the end, besides those that end it already."""
+    settings: Any = model.generation_config
+    before = settings.eos_token_id
+    listed = list(before) if isinstance(before, (list, tuple)) else [] if before is None else [before]
+    if tokenizer.eos_token_id not in listed:
+        settings.eos_token_id = [*listed, tokenizer.eos_token_id] if listed else tokenizer.eos_token_id

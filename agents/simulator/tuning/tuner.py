@@ -1,0 +1,215 @@
+"""The run of `zerosearch simulator train`: load, restore, step after step, save.
+
+    pairs -> examples -> Tuner -> `step.tune_step`, again and again -> checkpoints/ -> model/
+
+All randomness is a function of (seed, step), so a checkpoint needs weights, optimizer and step alone, and a resumed
+run on a CPU has the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zerosearch_env.errors import CheckpointError, DataError
+from zerosearch_env.randomness import mix_array
+
+from ...config.tune import TuneConfig
+from ...forward.activations import checkpoint_activations
+from ...forward.attention import use_block_attention
+from ...policy.lora import add_lora
+from ...policy.policy import quiet_transformers
+from ...processes.workers import Team, local_device, torchrun_team
+from ...runs.checkpoint import RunState, fingerprint, load_latest, save_checkpoint
+from ...runs.metrics import MetricsLog
+from ...training.trainer import interrupt_flag
+from ..pairs.pair import Pair, read_pairs
+from ..progress import CountBar
+from .batch import Example, check_loss, encode
+from .manifest import prepare_output, settings_of, write_manifest
+from .model import SimulatorCard, load_base, new_tiny, save_simulator
+from .step import Tuner, held_out_loss, make_optimizer, tune_step
+
+
+def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
+    """The whole run; see `train.run_train`."""
+    began = time.perf_counter()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    with interrupt_flag() as interrupted, torchrun_team(device) as team:
+        device = local_device(device)
+        settings = settings_of(config)
+        if team.rank == 0:
+            prepare_output(config, settings, command=command)
+        team.agree(0)
+        tuner, counts = build_tuner(config, team, device)
+        state = restore(tuner)
+        log = None
+        if team.rank == 0:
+            log = MetricsLog(config.output / "metrics.jsonl", keep=state.metrics_bytes)
+        with contextlib.closing(log) if log is not None else contextlib.nullcontext():
+            stopped, figures = _loop(tuner, state, log, interrupted, began)
+        if team.rank == 0 and stopped == "finished":
+            _save(tuner, counts["max_documents"], settings)
+        result = {**counts, **figures, "stopped": stopped}
+        if team.rank == 0:
+            write_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
+        team.agree(0)  # nobody leaves while the model is being written
+    if stopped == "finished":
+        return {**result, "model": str(config.output / "model")}
+    return {**result, "resume": "the same command again"}
+
+
+_CAUSES = (None, "finished", "time", "interrupt")
+
+
+def _loop(
+    tuner: Tuner, state: RunState, log: MetricsLog | None, interrupted: threading.Event, began: float
+) -> tuple[str, dict[str, Any]]:
+    config, step, saved = tuner.config, state.step, state.step
+    loaded = time.perf_counter()
+    figures: dict[str, Any] = {}
+
+    def save() -> None:
+        nonlocal saved
+        if log is not None and saved != step:
+            seconds = state.seconds + time.perf_counter() - began
+            now = replace(state, step=step, metrics_bytes=log.sync(), seconds=seconds)
+            folder = config.output / "checkpoints"
+            save_checkpoint(folder, now, tuner.weights, tuner.optimizer.state_dict(), keep=config.keep_checkpoints)
+        saved = step
+
+    bar = CountBar("steps", tuner.steps, done=step) if log is not None else None
+    with bar or contextlib.nullcontext():
+        while True:
+            cause = 0
+            if step >= tuner.steps:
+                cause = 1
+            elif interrupted.is_set():
+                cause = 3
+            elif config.max_seconds is not None and time.perf_counter() - loaded >= config.max_seconds:
+                cause = 2
+            stopped = _CAUSES[tuner.team.agree(cause)]
+            if stopped is not None:
+                break
+            metrics = tune_step(tuner, step)
+            step += 1
+            if tuner.held_out and (step % config.eval_every == 0 or step == tuner.steps):
+                metrics |= held_out_loss(tuner)
+            figures |= {k: round(metrics[k], 4) for k in ("loss", "held_out") if k in metrics}
+            if log is not None and bar is not None:
+                log.write(step, metrics)
+                bar.advance("  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+            if step % config.checkpoint_every == 0:
+                save()
+        save()
+    seconds = state.seconds + time.perf_counter() - began
+    return stopped, {"steps": step, **figures, "seconds": round(seconds, 1)}
+
+
+def build_tuner(config: TuneConfig, team: Team, device: str) -> tuple[Tuner, dict[str, Any]]:
+    """Loads model and pairs, encodes them, checks the loss; and what was counted on the way.
+
+    Raises:
+        DataError: no training pair, pairs of several prompts, or all of them are too long.
+    """
+    pairs = read_pairs(config.input, on_bad_row=config.on_bad_row)
+    train = [pair for pair in pairs if pair.split == "train"]
+    held_out = [pair for pair in pairs if pair.split == "test"]
+    if not train:
+        raise DataError(f"{config.input} has no pair with split 'train'")
+    if len(ids := sorted({pair.prompt_id for pair in pairs})) > 1:
+        raise DataError(f"{config.input} mixes the prompts {', '.join(ids)}: a simulator is tuned with one")
+    model: Any
+    adapted = None
+    if config.model is None:
+        model, tokenizer = new_tiny(config.tiny, train, seed=config.seed)
+        model.to(device)
+    else:
+        # Frozen weights may be short; trained ones may not: a step of 1e-6 is lost in the rounding of bfloat16.
+        frozen = config.dtype if config.lora.rank else "float32"
+        model, tokenizer = load_base(config.model, dtype=frozen, device=device)
+    packed = config.packing == "on" or (config.packing == "auto" and device != "cpu")
+    if not packed and device == "cpu":
+        use_block_attention(model)
+    if config.lora.rank:
+        adapted = add_lora(model, config.lora, seed=config.seed)
+    examples = _encode(train, tokenizer, config.max_tokens)
+    order = mix_array(config.seed, np.arange(len(held_out), dtype=np.uint64)).argsort(kind="stable")
+    tests = _encode([held_out[i] for i in order[: config.eval_pairs]], tokenizer, config.max_tokens)
+    if not examples:
+        raise DataError(f"every pair of {config.input} has more than {config.max_tokens} tokens (--max-tokens)")
+    with quiet_transformers():
+        check_loss(model.eval(), sorted(examples, key=lambda e: len(e.ids))[:3], packed=packed, device=device)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model, True)
+    optimizer = make_optimizer(model, config)
+    tuner = Tuner(
+        config,
+        team,
+        model,
+        adapted,
+        tokenizer,
+        optimizer,
+        examples,
+        tests,
+        config.steps(len(examples)),
+        packed,
+        device,
+    )
+    counts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "train_pairs": len(examples),
+        "held_out_pairs": len(tests),
+        "too_long": len(train) - len(examples),
+        "max_documents": max(len(pair.documents) for pair in train),
+    }
+    return tuner, counts
+
+
+def restore(tuner: Tuner) -> RunState:
+    """Puts the newest valid checkpoint into the model and the optimizer; a run without any is at its start.
+
+    Raises:
+        CheckpointError: no checkpoint is valid, or it does not fit the model.
+    """
+    found = load_latest(tuner.config.output / "checkpoints")
+    weights = tuner.weights
+    if found is None:
+        return RunState(0, 0, 0, fingerprint(weights), 0.0)
+    path, state, saved, optimizer = found
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
+        raise CheckpointError(f"{path} belongs to another model than this run's")
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(saved[name])
+    tuner.optimizer.load_state_dict(optimizer)
+    return state
+
+
+def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Example]:
+    with quiet_transformers():  # "longer than the maximum length of this model": such pairs are counted instead
+        found = [encode(pair, tokenizer, max_tokens) for pair in pairs]
+    return [example for example in found if example is not None]
+
+
+def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:
+    model = tuner.model
+    model.zero_grad(set_to_none=True)
+    if tuner.config.gradient_checkpointing:
+        checkpoint_activations(model, False)
+    if tuner.adapted is not None:
+        model = tuner.adapted.merge_and_unload()
+    model.set_attn_implementation("sdpa")
+    base = str(tuner.config.model or f"{tuner.config.init}, from scratch")
+    prompt_id = read_pairs(tuner.config.input, on_bad_row=tuner.config.on_bad_row)[0].prompt_id
+    card = SimulatorCard(prompt_id, max_documents, settings["input"], base)
+    return save_simulator(model, tuner.tokenizer, card, tuner.config.output / "model", dtype=tuner.config.dtype)

@@ -1,0 +1,1 @@
+"""The small base model: its tokenizer, its initial weights, its training text."""

@@ -1,0 +1,331 @@
+"""`zerosearch pretrain`: the tiny model that stands in for a pretrained language model, made from generated text alone.
+
+Two stages, one token budget each:
+
+1. base: notes on documents (`reading.py`), from one short document to five similar ones, and what to look up first
+   for a question;
+2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`) mixed with base text, which keeps the
+   reading alive.
+
+Both use train worlds only, other than the built-in dataset's own. The result is an ordinary policy directory.
+
+Each stage ends in files (`OUTPUT-base`, `OUTPUT-warm`, weights in bfloat16), and the next one starts from these, so
+that stages run apart give the same weights bit for bit (on one machine, with one number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from zerosearch_env.datasets.world.make import WorldConfig, make_questions
+from zerosearch_env.datasets.world.text import BY_NAME
+from zerosearch_env.engines.corpus.engine import CorpusEngine
+from zerosearch_env.errors import require
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
+from zerosearch_env.randomness import mix
+
+from ..policy.files import check_replaceable
+from ..sft.fit import FitOptions, check_common, encode_rows, expect, fit, one_thread
+from ..sft.rows import Row, Segment
+from .demonstrations import Habits, demonstrate
+from .reading import Library, need_text, notes_text, open_library
+from .tokenizer import TAGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROMPT = "Question: {question}\n"
+"""The tiny policy's whole instruction: it was made for nothing else."""
+
+BASE_HABITS = Habits(short_query=0.5, short_next_query=0.5, careless=0.5, search_again=0.5, next_hop=0.5)
+"""Of the first stage's demonstrations: every behaviour is known, none is the rule."""
+
+FIRST_WORLD = 1_000_000
+"""Seeds of pretraining worlds start here, far from those that users choose."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What `zerosearch pretrain` does; the defaults make the shipped model."""
+
+    output: str = "runs/tiny"
+    """Directory of the resulting policy; a policy that is there is replaced."""
+    start: str | None = None
+    """A policy directory to start from. Its shape and tokenizer are kept: the next five options do nothing then."""
+    hidden: int = 128
+    """Width of the model."""
+    layers: int = 4
+    """Decoder layers, at least 3."""
+    heads: int = 4
+    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
+    mlp: int = 384
+    """Width of the gated MLP."""
+    vocab_size: int = 3328
+    """Tokens of the tokenizer, tags included; the world's names need about 3,000."""
+    seed: int = 0
+    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
+    base_tokens: float = 12e6
+    """Tokens of the first stage, context included; 0 skips it. It ends with the step that reaches them."""
+    warm_tokens: float = 3e6
+    """Tokens of the second stage; 0 skips it."""
+    batch_tokens: int = 3000
+    """Tokens of one optimizer step (about; whole texts)."""
+    learning_rate: float = 1e-3
+    """Peak AdamW learning rate of the base stage: 50 steps up, then a half cosine down to a tenth."""
+    warm_learning_rate: float = 1e-3
+    """Peak of the second stage, which falls to zero."""
+    base_demonstrations: float = 0.15
+    """Share of the first stage's rows that are demonstrations, which make the tags familiar."""
+    warm_demonstrations: float = 0.6
+    """Share of the second stage's rows that are demonstrations; the rest is base text."""
+    two_hop_share: float = 0.65
+    """Share of the demonstrations that are about two-hop questions."""
+    habits: Habits = field(default_factory=Habits)
+    """How imperfect the demonstrations of the second stage are; those of the first do everything half of the time."""
+    slips: float = 0.01
+    """Share of a demonstration's own tokens that are replaced by random ones, to train on how it goes on after them."""
+    save_every_minutes: float = 5.0
+    """How often the unfinished model is saved to `OUTPUT-base` and `OUTPUT-warm`, in minutes."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products while training; weights and optimizer are fp32."""
+
+    def __post_init__(self) -> None:
+        check_common(self)
+        for name in ("base_tokens", "warm_tokens"):
+            value = getattr(self, name)
+            expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
+        for name in ("learning_rate", "warm_learning_rate"):
+            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+        for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share", "slips"):
+            expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+
+
+class Writer:
+    """Turns seeded draws into rows; opens a new world every `texts_per_world` texts.
+
+    Args:
+        tokenizer: turns texts into ids.
+        config: seed, habits and shares of the texts.
+        stage: 0 or 1; each has worlds and draws of its own.
+        texts_per_world: how many texts are written about a world before the next is opened.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PretrainConfig, stage: int = 0, texts_per_world: int = 4000
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.texts_per_world = texts_per_world
+        self.world = stage * 10_000
+        self.texts = texts_per_world
+        self.library: Library
+        # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
+        self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
+        self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
+        self.tags = {tokenizer.convert_tokens_to_ids(tag) for tag in TAGS}
+        self.habits = BASE_HABITS if stage == 0 else config.habits
+
+    def rows(self, count: int, *, progress: float, demonstrations: float) -> list[Row]:
+        """The next `count` rows.
+
+        Args:
+            count: how many.
+            progress: of the base stage, in [0, 1]; decides how many documents the notes are about.
+            demonstrations: probability that a row is a demonstration; the rest is base text.
+        """
+        if self.texts >= self.texts_per_world:
+            self._open_world()
+        self.texts += count
+        played = int(self.rng.binomial(count, demonstrations))
+        texts = self._demonstrations(played)
+        for _ in range(count - played):
+            if self.rng.random() < 0.12:
+                texts.append(self._needs(10))
+            else:
+                documents = int(self.rng.choice(5, p=_document_shares(progress))) + 1
+                texts.append(notes_text(self.library, self.rng, documents=documents, notes=4 + 3 * documents))
+        rows = encode_rows(self.tokenizer, texts)
+        for row in rows[:played]:
+            self._slip(row)
+        return rows
+
+    def _open_world(self) -> None:
+        seed = FIRST_WORLD + mix(self.config.seed, self.world) % FIRST_WORLD
+        passages = (2000, 6000, 12000)[self.world % 3]  # names are rarer or denser, as in users' worlds
+        self.library = open_library(seed, passages)
+        config = WorldConfig(seed=seed, passages=passages, questions=passages)
+        self.questions = list(make_questions(self.library.facts, config, "train", seed))
+        self.engine = CorpusEngine(self.library.passages)
+        self.world, self.texts = self.world + 1, 0
+
+    def _demonstrations(self, count: int) -> list[list[Segment]]:
+        half = len(self.questions) // 2  # one-hop questions come first
+        picks = self.rng.integers(half, size=count) + half * (self.rng.random(count) < self.config.two_hop_share)
+        levels = self.rng.choice([0.0, 0.25, 0.5, 0.75], size=count)
+        seeds = self.rng.integers(2**62, size=count)
+        rules = self.rules[int(self.rng.integers(len(self.rules)))]
+        episodes = [
+            Episode(self.questions[int(i)], rules, noise_level=float(p), seed=int(s))
+            for i, p, s in zip(picks, levels, seeds, strict=True)
+        ]
+        return demonstrate(self.library, self.engine, episodes, self.habits, self.rng)
+
+    def _needs(self, count: int) -> list[Segment]:
+        segments: list[Segment] = []
+        for i in self.rng.integers(len(self.questions), size=count):
+            question = self.questions[int(i)]
+            metadata = question.metadata or {}
+            path = [BY_NAME[name] for name in metadata["relations"]]
+            segments += need_text(question.text, path, metadata["subject"])
+        return segments
+
+    def _slip(self, row: Row) -> None:
+        """Put random tokens in place of some of the policy's own, and train on what follows, not on them.
+
+        A policy that samples meets its own slips. Without this it repeats a wrong name until the turn is full, since
+        what it is best at is going on as before.
+        """
+        for i in np.flatnonzero(self.rng.random(len(row.ids)) < self.config.slips).tolist():
+            if row.trained[i] and row.ids[i] not in self.tags:
+                row.ids[i], row.trained[i] = int(self.rng.integers(len(self.tokenizer))), False
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Make a tiny policy and save it; progress is printed.
+
+    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
+
+    Returns:
+        The policy's directory.
+
+    Raises:
+        ConfigError: when the model cannot have the wanted shape, or the output would replace something that is not a
+            policy.
+        CheckpointError: when there is no usable policy at `config.start`.
+        TrainingError: when the loss is no longer a number.
+        MissingExtraError: when torch or transformers is not installed.
+    """
+    output = Path(config.output)
+    for directory in (output, _stage_output(output, "base"), _stage_output(output, "warm")):
+        check_replaceable(directory)
+    require("torch", "train")
+    require("transformers", "train")
+    with one_thread():
+        return _pretrain(config, output)
+
+
+def _pretrain(config: PretrainConfig, output: Path) -> Path:
+    from ..forward.attention import use_block_attention
+    from ..policy.policy import AgentCard, Policy, load_policy, new_model, save_policy, tiny_config
+    from .induction import ROPE_THETA, induction_init
+
+    card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    if config.start is None:
+        tokenizer = _learn_tokenizer(config)
+        model = new_model(
+            tiny_config(
+                config.vocab_size,
+                hidden=config.hidden,
+                layers=config.layers,
+                heads=config.heads,
+                mlp=config.mlp,
+                rope_theta=ROPE_THETA,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            seed=config.seed,
+        )
+        induction_init(model, seed=config.seed)
+    else:
+        started = load_policy(config.start)
+        model, tokenizer = started.model, started.tokenizer
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    policy = Policy(model, tokenizer, card)
+    stages = (
+        ("base", config.base_tokens, config.learning_rate, 0.1, config.base_demonstrations),
+        ("warm", config.warm_tokens, config.warm_learning_rate, 0.0, config.warm_demonstrations),
+    )
+    for number, (name, tokens, peak, floor, demonstrations) in enumerate(stages):
+        if not tokens:
+            continue
+        target = _stage_output(output, name)
+        use_block_attention(policy.model)
+        writer, saved = Writer(tokenizer, config, number), time.monotonic()
+        draw_rows = partial(_draw_rows, writer, demonstrations, name == "warm")
+        options = FitOptions(name, int(tokens), config.batch_tokens, peak, floor, config.dtype)
+        for done in fit(policy.model.train(), draw_rows, options):
+            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
+                save_policy(policy, target, dtype="bfloat16")
+                saved = time.monotonic()
+        # From the files, so that a stage gives the same model whether it follows in this run or in another (`start`).
+        policy = load_policy(target)
+    save_policy(policy, output, dtype="bfloat16")
+    print(f"wrote {output}", flush=True)
+    return output
+
+
+def _draw_rows(writer: Writer, demonstrations: float, late: bool, count: int, progress: float) -> list[Row]:
+    """Rows of a stage; a late stage's texts are those of the end of the first one."""
+    return writer.rows(count, progress=1.0 if late else progress, demonstrations=demonstrations)
+
+
+def _document_shares(progress: float) -> list[float]:
+    """How likely notes are about 1, 2, ... 5 documents: few at first, mostly five later."""
+    if progress < 0.05:
+        return [0.5, 0.3, 0.2, 0.0, 0.0]
+    return [0.2] * 5 if progress < 0.2 else [0.08, 0.08, 0.14, 0.2, 0.5]
+
+
+def _learn_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerBase:
+    from .tokenizer import build_tokenizer
+
+    def texts() -> Iterator[str]:
+        for world in range(6):
+            library = open_library(FIRST_WORLD + mix(config.seed, world, 2) % FIRST_WORLD, 20_000)
+            for i, passage in enumerate(library.passages):
+                yield f"Doc {i % 5 + 1}: {passage.title}: {passage.text}\n"
+            for stated in library.stated[::4]:
+                for relation, subject, object_ in stated:
+                    need = f"{relation.noun} of {subject}"
+                    yield f"Find the {need}.</think><search>{need}</search><think>The {need} is {object_}.</think>"
+                    yield f"<answer>{object_}</answer>\nFind the {need}, then the {relation.noun}.\n"
+                    yield f"The {need} is not here.\nJust guess.\n"
+                    for question in relation.questions:
+                        yield f"Question: {question % {'s': subject}}\nTo look up: {question % {'s': subject}}\n"
+
+    return build_tokenizer(texts(), config.vocab_size)
+
+
+def _stage_output(output: Path, stage: str) -> Path:
+    return output.with_name(f"{output.name}-{stage}")
+
+
+_HELP = """Make the tiny model that stands in for a pretrained language model, from generated text alone.
+
+Stage 1 (base) teaches it to read: documents, and notes on what they state. Stage 2 (warm) shows it episodes of an
+imperfect searcher. The defaults reproduce the shipped model. Ctrl-C leaves what was saved last in OUTPUT-base or
+OUTPUT-warm; "--start OUTPUT-base --base-tokens 0" repeats the second stage alone."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `zerosearch pretrain`.
+
+    Args:
+        argv: arguments after `zerosearch pretrain`; None takes those of the process.
+
+    Returns:
+        The exit status, 0. Errors and Ctrl-C are left to the caller (`zerosearch_env.cli`).
+    """
+    import tyro
+
+    pretrain(tyro.cli(PretrainConfig, args=argv, prog="zerosearch pretrain", description=_HELP))
+    return 0

@@ -1,0 +1,70 @@
+"""Forward passes without gradient over a step's rollouts: what the models say of them before any update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..forward.batch import MicroBatch, Sample, hidden_states, make_micro_batch
+from ..forward.fsdp import drop_whole_weights
+from ..forward.head import target_logprobs
+from .critic import token_values
+from .update import Learner, my_micro_batches, reference_model
+
+
+def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+    """The samples with what the configuration needs of them, computed by all workers together.
+
+    That is the learner's own log-probabilities (`recompute_logprobs`), those of the KL's reference, and the critic's
+    values. Where nothing is needed, no model runs.
+    """
+    if not (learner.config.algorithm.recompute_logprobs or learner.reference is not None or learner.critic is not None):
+        return [list(group) for group in groups]
+    flat = [(g, i) for g, group in enumerate(groups) for i in range(len(group))]
+    lengths = [len(groups[g][i].rollout.token_ids) for g, i in flat]
+    found: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
+    mine, fillers = my_micro_batches(learner, lengths) if lengths else ([], [])
+    for part in mine:
+        keys = [flat[i] for i in part]
+        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, learner.layout)
+        vectors = {
+            name: [row.numpy() for row in vector_N.cpu().split(list(batch.counts_B))]
+            for name, vector_N in _score_batch(learner, batch).items()
+        }
+        for place, key in enumerate(keys):
+            found[key] = {name: rows[place] for name, rows in vectors.items()}
+    for index in fillers:
+        g, i = flat[index]
+        _score_batch(learner, make_micro_batch([groups[g][i]], learner.gradient.device, learner.layout))
+    trunk = None if learner.critic is None else learner.critic.trunk
+    drop_whole_weights([learner.policy.model, learner.reference, trunk])
+    everyone = {key: value for theirs in learner.team.gather(found) for key, value in theirs.items()}
+    return [[replace(sample, **everyone[g, i]) for i, sample in enumerate(group)] for g, group in enumerate(groups)]
+
+
+@torch.no_grad()
+def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
+    """Vectors over the sampled tokens of a micro-batch, by the name of their field of `Sample`."""
+    model, critic, temperature = learner.policy.model, learner.critic, learner.config.rollout.temperature
+    targets_N, dtype = batch.targets_N, batch.layout.dtype
+    vectors: dict[str, Tensor] = {}
+    hidden_ND: Tensor | None = None
+    if learner.config.algorithm.recompute_logprobs or (critic is not None and critic.trunk is None):
+        hidden_ND = hidden_states(model, batch)
+    if learner.config.algorithm.recompute_logprobs:
+        assert hidden_ND is not None
+        head = model.get_output_embeddings()
+        vectors["old_logprobs"] = target_logprobs(hidden_ND, targets_N, head, temperature, dtype)
+    if learner.reference is not None:
+        with reference_model(learner) as reference:
+            head = reference.get_output_embeddings()
+            hidden = hidden_states(reference, batch)
+            vectors["reference_logprobs"] = target_logprobs(hidden, targets_N, head, temperature, dtype)
+    if critic is not None:
+        vectors["values"] = token_values(critic, batch, hidden_ND)
+    return vectors

@@ -1,0 +1,146 @@
+"""What an update minimises: the loss of a micro-batch, put together from the parts that the configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.algorithms import AlgorithmConfig
+from ..config.train import TrainConfig
+from ..forward.batch import MicroBatch, hidden_states
+from ..forward.head import head_loss, score_tokens, takes_token_loss
+from ..objective.kl import KL_ESTIMATORS, kl_k1, kl_loss
+from ..objective.losses import (
+    cispo_loss,
+    clipped_policy_loss,
+    entropy_bonus,
+    reinforce_loss,
+    sequence_log_ratio,
+    truncated_importance_weights,
+    value_loss,
+)
+from .critic import Critic, token_values
+
+SUMS = (
+    "tokens", "policy_loss", "loss", "value_loss", "clipped", "entropy", "mismatch", "importance", "shift", "kl",
+    "kl_k1", "value_clipped",
+)  # fmt: skip
+"""What `loss_and_sums` adds up over sampled tokens; the losses are weighted sums already."""
+
+
+def policy_loss(
+    algorithm: AlgorithmConfig, batch: MicroBatch, logprobs_N: Tensor, weights_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The policy-gradient loss that `algorithm` names, and where its clip was active (0 or 1 a token).
+
+    Args:
+        algorithm: which loss, ratio and bounds.
+        batch: old log-probabilities, advantages and rows are read.
+        logprobs_N: log-probabilities of the sampled tokens; carries the gradient.
+        weights_N: weight of each token, importance weight included.
+    """
+    if algorithm.policy_loss == "reinforce":
+        return reinforce_loss(logprobs_N, batch.advantages_N, weights_N)
+    if algorithm.ratio == "sequence":
+        log_ratio_N = sequence_log_ratio(logprobs_N, batch.old_logprobs_N, batch.rows_N, batch.rows)
+    else:
+        log_ratio_N = logprobs_N - batch.old_logprobs_N
+    bounds = algorithm.clip_low, algorithm.clip_high
+    if algorithm.policy_loss == "cispo":
+        return cispo_loss(logprobs_N, log_ratio_N, batch.advantages_N, weights_N, *bounds)
+    return clipped_policy_loss(log_ratio_N, batch.advantages_N, weights_N, *bounds, algorithm.dual_clip)
+
+
+def tokens_of(batch: MicroBatch, part: slice) -> MicroBatch:
+    """The micro-batch with some of its sampled tokens; the rows stay, and so do vectors over them."""
+    vectors = {
+        name: value[part]
+        for name in (
+            "rows_N", "positions_N", "targets_N", "sampler_logprobs_N", "old_logprobs_N", "advantages_N", "weights_N",
+            "reference_logprobs_N", "values_N", "returns_N",
+        )
+        if (value := getattr(batch, name)) is not None
+    }  # fmt: skip
+    return replace(batch, **vectors)
+
+
+def token_loss(
+    algorithm: AlgorithmConfig, batch: MicroBatch, logprobs_N: Tensor, entropy_N: Tensor, importance_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All terms but the value loss; also the policy loss alone, and where its clip was active.
+
+    Args:
+        algorithm: which terms.
+        batch: tokens of whole rows, or, unless the ratio is that of a sequence, any tokens.
+        logprobs_N: log-probabilities of the sampled tokens.
+        entropy_N: entropies of their distributions.
+        importance_N: importance weights between sampler and learner.
+    """
+    policy, clipped_N = policy_loss(algorithm, batch, logprobs_N, batch.weights_N * importance_N)
+    loss = policy
+    if batch.reference_logprobs_N is not None and algorithm.kl_in == "loss":
+        kl_N = KL_ESTIMATORS[algorithm.kl_estimator](logprobs_N, batch.reference_logprobs_N)
+        loss = loss + kl_loss(kl_N, batch.weights_N, algorithm.kl_coefficient)
+    if algorithm.entropy_coefficient > 0:
+        loss = loss + entropy_bonus(entropy_N, batch.weights_N, algorithm.entropy_coefficient)
+    return loss, policy, clipped_N
+
+
+def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """The loss of a micro-batch (its share of the mini-batch's), and the sums for the metrics in order of `SUMS`.
+
+    loss = policy loss + kl_coefficient * KL - entropy_coefficient * H + value_coefficient * value loss, each term
+    only where the configuration has it; a critic with a trunk of its own has the value loss as it is.
+    """
+    algorithm, temperature, dtype = config.algorithm, config.rollout.temperature, batch.layout.dtype
+    hidden_ND = hidden_states(model, batch)
+    importance_N, mismatch_N = truncated_importance_weights(
+        batch.old_logprobs_N,
+        batch.sampler_logprobs_N,
+        algorithm.importance_cap,
+        algorithm.importance_sampling,
+        batch.rows_N,
+        batch.rows,
+    )
+    head = model.get_output_embeddings()
+    if algorithm.ratio == "sequence" or not takes_token_loss(head):
+        logprobs_N, entropy_N = score_tokens(
+            hidden_ND,
+            batch.targets_N,
+            head,
+            temperature,
+            entropy_gradient=algorithm.entropy_coefficient > 0,
+            dtype=dtype,
+        )
+        loss, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)
+    else:
+
+        def of_chunk(logprobs_n: Tensor, entropy_n: Tensor, part: slice) -> Tensor:
+            return token_loss(algorithm, tokens_of(batch, part), logprobs_n, entropy_n, importance_N[part])[0]
+
+        loss, logprobs_N, entropy_N = head_loss(hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype)
+        with torch.no_grad():
+            _, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)
+    value = torch.zeros(())
+    kl_N = k1_N = value_clipped_N = torch.zeros_like(logprobs_N)
+    if batch.reference_logprobs_N is not None:
+        with torch.no_grad():
+            kl_N = KL_ESTIMATORS[algorithm.kl_estimator](logprobs_N, batch.reference_logprobs_N)
+            k1_N = kl_k1(logprobs_N, batch.reference_logprobs_N)
+    if critic is not None:
+        assert batch.values_N is not None
+        assert batch.returns_N is not None
+        values_N = token_values(critic, batch, hidden_ND)
+        value, value_clipped_N = value_loss(
+            values_N, batch.values_N, batch.returns_N, batch.weights_N, config.critic.value_clip
+        )
+        loss = loss + (value if critic.trunk is not None else config.critic.value_coefficient * value)
+    with torch.no_grad():
+        _, shift_N = truncated_importance_weights(logprobs_N, batch.sampler_logprobs_N, algorithm.importance_cap)
+        per_token = (clipped_N, entropy_N, mismatch_N, importance_N, shift_N, kl_N, k1_N, value_clipped_N)
+        values = [policy, loss, value, *(value_N.sum() for value_N in per_token)]
+        sums = torch.stack([torch.tensor(float(len(logprobs_N))), *(value.detach().cpu() for value in values)])
+    return loss, sums.double()

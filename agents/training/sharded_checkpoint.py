@@ -1,0 +1,178 @@
+"""Checkpoints of a run whose models are sharded: every process writes its own parts (torch.distributed.checkpoint).
+
+The directory is that of `checkpoint`, with a folder `shards/` instead of `weights.safetensors` and `optimizer.pt`; it
+too takes its final name only when everything is on the disk. What is saved are tensors by name, not parts by process,
+so any number of processes reads it, one without FSDP too. With several machines the run directory must be on a file
+system that all of them see.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zerosearch_env.errors import CheckpointError
+
+from ..forward.fsdp import copy_share
+from ..runs.checkpoint import (
+    RunState,
+    checkpoint_state,
+    failed_checkpoint,
+    finish_checkpoint,
+    load_checkpoint,
+    new_checkpoint,
+    newest,
+    write_state,
+)
+from .update import Learner
+
+SHARDS = "shards"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A valid checkpoint."""
+
+    state: RunState
+    weights: dict[str, Tensor] | None
+    """The weights by name; None where they are sharded, and read by `load_shards`."""
+    optimizer: dict[str, Any] | None
+    """The optimizer's `state_dict()`; None likewise."""
+
+
+def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path, Found] | None:
+    """The newest valid checkpoint of either kind; None when the folder has none at all.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        current: whether a checkpoint is to be looked at; others are passed over.
+
+    Raises:
+        CheckpointError: when there are checkpoints and none of them is valid.
+    """
+    return newest(folder, read_found, current)
+
+
+def read_found(path: Path) -> Found:
+    """A checkpoint of either kind; of a sharded one only its state.
+
+    Raises:
+        CheckpointError: when it is missing, half written or damaged.
+    """
+    if (path / SHARDS).is_dir():
+        return Found(checkpoint_state(path), None, None)
+    return Found(*load_checkpoint(path))
+
+
+def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep: int) -> None:
+    """Writes a checkpoint; all workers call this together.
+
+    Args:
+        folder: the run's `checkpoints` directory.
+        state: where the run stands; None in all workers but 0.
+        learner: whose weights and optimizer states are saved.
+        keep: checkpoints that stay, this one included.
+
+    Raises:
+        CheckpointError: in every worker, when one of them cannot write its parts; older checkpoints are as they were.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    team = learner.team
+    step = team.agree(0 if state is None else state.step)
+    new = folder / f".new-step-{step:06d}"
+    if state is not None:
+        new_checkpoint(folder, step)
+    team.agree(0)  # the directory is there
+    try:
+        save(learner_tensors(learner), storage_writer=FileSystemWriter(new / SHARDS, sync_files=True))
+        if state is not None:
+            files = sorted(str(path.relative_to(new)) for path in (new / SHARDS).rglob("*") if path.is_file())
+            write_state(new, state, files)
+    except (OSError, RuntimeError, CheckpointException) as cause:
+        raise failed_checkpoint(new, cause) from cause
+    if state is not None:
+        finish_checkpoint(new, keep=keep)
+    team.agree(0)  # nobody goes on before it is whole
+
+
+def load_shards(path: Path, learner: Learner) -> None:
+    """Reads a checkpoint of `save_shards` into a learner, sharded or not; all workers call this together.
+
+    A critic that the saved run did not have begins anew.
+
+    Raises:
+        CheckpointError: when it is damaged or of another model.
+    """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = FileSystemReader(path / SHARDS)
+    try:
+        saved = reader.read_metadata().state_dict_metadata
+    except Exception as cause:  # pickle and torch raise classes of their own
+        raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
+    wanted = learner_tensors(learner)
+    if not any(name.startswith("critic.") for name in saved):
+        wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith("critic.")}
+    for part, who in (("policy", repr(learner.config.policy)), ("critic", "this run's critic")):
+        here = {name: tuple(t.shape) for name, t in wanted.items() if name.startswith(f"{part}.")}
+        there: dict[str, Any] = {n: tuple(getattr(m, "size", ())) for n, m in saved.items() if n.startswith(f"{part}.")}
+        if here and here != there:
+            raise CheckpointError(f"{path} belongs to another model than {who}.")
+    try:
+        with warnings.catch_warnings():
+            # "we assume the intent is to load in a single process": it is, where this process is alone.
+            warnings.filterwarnings("ignore", message=".*single process.*")
+            load(wanted, storage_reader=reader)
+    except Exception as cause:  # as above
+        raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
+
+
+@torch.no_grad()
+def spread_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Puts an optimizer's whole `state_dict()` into one over sharded parameters: each process takes its parts."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _begin(optimizer)
+    for index, moments in saved["state"].items():
+        for name in _MOMENTS:
+            copy_share(moments[name], optimizer.state[parameters[index]][name])
+
+
+def learner_tensors(learner: Learner) -> dict[str, Tensor]:
+    """Weights and moments of policy and critic by name, as they are in this process; moments begin where needed."""
+    tensors = _tensors("policy", learner.policy.model, learner.optimizer)
+    if learner.critic is not None:
+        tensors |= _tensors("critic", learner.critic.module, learner.critic.optimizer)
+    return tensors
+
+
+def _tensors(part: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    _begin(optimizer)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        tensors[f"{part}.{name}"] = parameter.detach()
+        for moment in _MOMENTS:
+            tensors[f"{part}.{name}.{moment}"] = optimizer.state[parameter][moment]
+    return tensors
+
+
+def _begin(optimizer: torch.optim.Optimizer) -> None:
+    """Gives every parameter the moments that AdamW would begin with at its first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                    "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+                }

@@ -1,0 +1,130 @@
+"""The rollouts of a step: played by all workers together, and drawn anew where a group has nothing to teach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from zerosearch_env.game.episode import Episode
+
+from ..objective.credit import has_signal
+from ..rollouts.async_rollouts import Entry, Place, last_step_ahead
+from ..rollouts.rollout import Rollout, rollout
+from .curriculum import choose_more_questions, choose_questions, make_group_episodes, noise_level, sampling_seed
+from .update import Learner
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a step has played."""
+
+    groups: list[list[Rollout]]
+    """Every group, in the order of play: what the metrics are of."""
+    kept: list[list[Rollout]]
+    """The groups that are trained on: without dynamic sampling all of them."""
+    rounds: int
+    """Further rounds that dynamic sampling took."""
+
+
+def collect_groups(learner: Learner, step: int, noise: float) -> Collected:
+    """Plays a step's groups.
+
+    With `dynamic_sampling_rounds`, groups whose rewards are all the same are replaced by groups of other questions,
+    as many as are missing a round, until enough have a signal or the rounds are used up; the step then trains on those
+    it has (on all of them, which changes nothing, when none has a signal).
+
+    Source: DAPO, Yu et al., arXiv 2503.14476, section 3.2 (dynamic sampling; there without a bound).
+
+    Args:
+        learner: who plays.
+        step: the 0-based step; with the seed it decides questions, noise and samples of every round.
+        noise: probability of a noisy search.
+    """
+    config, algorithm = learner.config, learner.config.algorithm
+    count, prompts = len(learner.questions), config.rollout.prompts
+    used = choose_questions(count, prompts, config.seed, step)
+    groups, rounds = sample_groups(learner, _make_groups(learner, used, step, noise), step), 0
+    if not algorithm.dynamic_sampling_rounds:
+        return Collected(groups, groups, 0)
+
+    def with_signal() -> list[list[Rollout]]:
+        return [group for group in groups if has_signal(group, mask_overlong=algorithm.mask_overlong)]
+
+    while (missing := prompts - len(with_signal())) > 0 and rounds < algorithm.dynamic_sampling_rounds:
+        more = choose_more_questions(count, missing, set(used), config.seed, step)
+        groups += sample_groups(learner, _make_groups(learner, more, step, noise, len(groups)), step, len(groups))
+        used, rounds = used + more, rounds + 1
+    return Collected(groups, with_signal() or groups, rounds)
+
+
+def _make_groups(
+    learner: Learner, chosen: Sequence[int], step: int, noise: float, first_slot: int = 0
+) -> list[list[Episode]]:
+    config = learner.config
+    return make_group_episodes(
+        [learner.questions[index] for index in chosen],
+        learner.rules,
+        noise=noise,
+        group_size=config.rollout.group_size,
+        seed=config.seed,
+        step=step,
+        draws=config.curriculum.noise_draws,
+        first_slot=first_slot,
+    )
+
+
+def sample_groups(
+    learner: Learner, groups: Sequence[Sequence[Episode]], step: int, first_slot: int = 0
+) -> list[list[Rollout]]:
+    """Plays the groups, each worker every W-th one, and returns all of them in every worker.
+
+    `first_slot` is the place of the first of these groups in the step (`curriculum.make_group_episodes`).
+    """
+    team, entries = learner.team, _my_entries(learner, groups, step, first_slot)
+    if learner.ahead is not None:
+        found = _play_ahead(learner, entries, step, first_slot)
+    else:
+        played = rollout(
+            [entry.episode for entry in entries],
+            learner.engine,
+            learner.sampler,
+            learner.policy.tokenizer,
+            seeds=[entry.seed for entry in entries],
+            chat=learner.policy.card.chat,
+        )
+        found = {entry.place: one for entry, one in zip(entries, played, strict=True)}
+    for rank, theirs in enumerate(team.gather({k: replace(r, episode=None) for k, r in found.items()})):
+        if rank != team.rank:
+            found |= theirs
+    return [[found[slot, member] for member in range(len(group))] for slot, group in enumerate(groups)]
+
+
+def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int, first_slot: int = 0) -> list[Entry]:
+    """This worker's share of the groups, every W-th one."""
+    seed = learner.config.seed
+    return [
+        Entry((slot, member), episode, sampling_seed(seed, step, first_slot + slot, member))
+        for slot in range(learner.team.rank, len(groups), learner.team.size)
+        for member, episode in enumerate(groups[slot])
+    ]
+
+
+def _play_ahead(learner: Learner, entries: Sequence[Entry], step: int, first_slot: int) -> dict[Place, Rollout]:
+    """The rollouts of these episodes, some of which may have been played already; later steps' begin behind them.
+
+    Further rounds of a step are played before anything that is ahead, with the step's own weights.
+    """
+    config, ahead, batch = learner.config, learner.ahead, (step, first_slot)
+    assert ahead is not None
+    if first_slot:
+        ahead.add(batch, entries, first=True)
+        return ahead.take(batch)
+    if not ahead.knows(batch):
+        ahead.reset()  # the first step, or one behind a checkpoint: what is in play elsewhere was given up
+        ahead.add(batch, entries)
+    for later in range(step + 1, last_step_ahead(config, step) + 1):
+        if not ahead.knows((later, 0)):
+            chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, later)
+            groups = _make_groups(learner, chosen, later, noise_level(learner.schedule, later, config.steps))
+            ahead.add((later, 0), _my_entries(learner, groups, later))
+    return ahead.take(batch)

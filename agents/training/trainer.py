@@ -1,0 +1,359 @@
+"""Training: `train_step` is one step of reinforcement learning on one screen, `train` runs them.
+
+    questions -> groups of episodes -> rollouts -> samples -> advantages -> mini-batches -> loss -> optimizer updates
+
+Deviations from the paper's released code, each on purpose: the KL is added to the loss, not subtracted; sampled ids are
+trained on as they are; the noise of a search and the choice of questions are functions of (seed, step); a failed search
+takes its episode out of the loss; mini-batches hold whole groups and are normalised by what is in all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.engines import SearchEngine, make_engine
+from zerosearch_env.errors import ConfigError, TrainingError
+from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.types import Dataset
+
+from ..config.train import TrainConfig
+from ..forward.activations import checkpoint_activations
+from ..forward.fsdp import copy_weights, make_place, wants_fsdp
+from ..forward.mode import prepare_model
+from ..objective.credit import make_samples, weigh, weighing_metrics
+from ..policy.files import policy_path
+from ..policy.lora import make_adapter, sampled_model
+from ..policy.policy import Policy, load_policy, save_policy
+from ..processes.workers import (
+    Team,
+    default_workers,
+    launch_rank,
+    local_device,
+    start_team,
+    torchrun_team,
+    under_torchrun,
+)
+from ..rollouts.async_rollouts import make_ahead
+from ..rollouts.rollout import Rollout, encode_prompts
+from ..runs.metrics import rollout_metrics, staleness_metrics
+from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
+from .curriculum import make_schedule, noise_level, split_groups
+from .logprobs import score
+from .optimizer import flat_gradient, learning_rate, make_optimizer
+from .run_files import RunFiles, prepare_output
+from .step_rollouts import collect_groups
+from .update import Learner, UpdateStats, make_models, refresh_sampler, rest_sampler, update, update_metrics
+
+StopCause = Literal["finished", "time", "interrupt"]
+Decision = StopCause | Literal["alarm", "rollback"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a callback of `train` gets after every step."""
+
+    step: int
+    """Steps finished."""
+    steps: int
+    """Steps of the whole run."""
+    metrics: dict[str, float]
+    """The step's metrics (`metrics.GLOSSARY`)."""
+    seconds: float
+    """Wall time of the run so far, resumed parts included, in seconds."""
+    alarms: tuple[str, ...] = ()
+    """The alarms that have gone on with this step, in words."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with."""
+
+    output: Path
+    """The run directory."""
+    policy: Policy
+    """The trained policy; also on disk in `output / "policy"`."""
+    step: int
+    """Steps finished."""
+    stopped: StopCause
+    """Why it ended: all steps done, the time limit, or Ctrl-C."""
+    seconds: float
+    """Wall time of the run, resumed parts included, in seconds."""
+
+
+def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list[Rollout]]]:
+    """One step: sample groups of rollouts, turn rewards into advantages, update the policy once for each mini-batch.
+
+    Args:
+        learner: its policy, optimizer and sampler change.
+        step: the 0-based step; with the seed it decides everything that is random.
+
+    Returns:
+        The step's metrics, and its rollouts by group.
+    """
+    config, algorithm = learner.config, learner.config.algorithm
+    began = time.perf_counter()
+    level = noise_level(learner.schedule, step, config.steps)
+    collected = collect_groups(learner, step, level)
+    rest_sampler(learner)
+    sampled = time.perf_counter()
+
+    samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
+    samples = weigh(algorithm, score(learner, samples))
+    rate = learning_rate(config, step)
+    critic_only = learner.critic is not None and step < config.critic.warmup_steps
+    stats: list[UpdateStats] = []
+    for epoch in range(algorithm.epochs):
+        for members in split_groups(len(samples), algorithm.minibatches, config.seed, step, epoch):
+            batch = [sample for group in members for sample in samples[group]]
+            one = update(learner, batch, rate, critic_only=critic_only)
+            stats += [] if one is None else [one]
+    refresh_sampler(learner, step + 1)
+
+    ended = time.perf_counter()
+    groups = collected.groups
+    tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    metrics = rollout_metrics(groups) | weighing_metrics(algorithm, samples) | update_metrics(learner, stats, rate)
+    if config.rollout.max_staleness:
+        metrics |= staleness_metrics([sample.rollout for group in samples for sample in group], step)
+    if algorithm.dynamic_sampling_rounds:
+        metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.kept))}
+    metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
+    return metrics | {"rollout_seconds": sampled - began, "update_seconds": ended - sampled}, groups
+
+
+def train(
+    config: TrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    engine: SearchEngine | None = None,
+    callback: Callable[[StepReport], None] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Trains a policy and writes the run directory `config.output`.
+
+    Under torchrun every process calls it with the same arguments; process 0 does the writing and calls back.
+
+    Ctrl-C once ends the run after the current step, with everything saved; twice ends it at once (`KeyboardInterrupt`).
+
+    Args:
+        config: everything that decides the run.
+        dataset: questions and passages instead of `config.data`. A resumed run must be given the same.
+        engine: a search engine instead of `config.environment.search_engine`; must be picklable with several workers.
+        callback: called after every step, in the calling process.
+        resume: go on from the newest valid checkpoint in `config.output`.
+        force: resume although the configuration differs from the saved one.
+        overwrite: start anew in a directory that holds a run, which is removed.
+
+    Raises:
+        ConfigError: for a configuration that cannot be used, or an output directory that already holds a run.
+        CheckpointError: when there is nothing valid to resume, or the saved run had another configuration.
+        TrainingError: when the run cannot go on, or an alarm stops it (`alarms.action`).
+    """
+    began = time.perf_counter()
+    output = Path(config.output)
+    if launch_rank() == 0:  # the others wait for it when they join
+        prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
+    with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as team:
+        learner = build_learner(config, team, dataset, engine)
+        with closing(learner), RunFiles(output, learner, began) as files:
+            step, cause = _loop(learner, files, interrupted, callback if team.rank == 0 else None)
+            seconds = files.seconds
+        if cause == "alarm":
+            raise TrainingError(files.stop_message(step))
+        policy = finished_policy(learner)
+        if team.rank == 0:
+            save_policy(policy, output / "policy")
+    return TrainResult(output, policy, step, cause, seconds)
+
+
+def _join_team(
+    config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
+) -> AbstractContextManager[Team]:
+    """The processes of this run: those that torchrun started, or `workers` of our own."""
+    if not under_torchrun():
+        wanted = config.workers or sampler_workers(config)
+        count = wanted or default_workers(policy_path(config.policy), config.device)
+        return start_team(count, run_worker, config, dataset, engine)
+    if (config.workers or 1) > 1:
+        raise ConfigError(
+            f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and give "
+            f"--nproc-per-node {config.workers} to torchrun."
+        )
+    return torchrun_team(config.device)
+
+
+def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
+    """What the workers that `start_team` started do: the same steps; worker 0 does the writing."""
+    learner = build_learner(config, team, dataset, engine)
+    with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
+        _, cause = _loop(learner, files, threading.Event(), None)
+    if cause != "alarm":
+        finished_policy(learner)
+
+
+def _loop(
+    learner: Learner,
+    files: RunFiles,
+    interrupted: threading.Event,
+    callback: Callable[[StepReport], None] | None,
+) -> tuple[int, StopCause | Literal["alarm"]]:
+    """All steps from the newest checkpoint on; returns the steps finished and why it ended. Every worker runs it."""
+    step = files.restore()
+    while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
+        if cause == "rollback":
+            step = files.restore()
+            continue
+        metrics, groups = train_step(learner, step)
+        step += 1
+        alarms = tuple(map(str, files.record(step, metrics, groups)))
+        if callback is not None:
+            callback(StepReport(step, learner.config.steps, metrics, files.seconds, alarms))
+    files.checkpoint(step)
+    return step, cause
+
+
+_CAUSES: tuple[Decision | None, ...] = (None, "finished", "time", "interrupt", "alarm", "rollback")
+
+
+def _decide(learner: Learner, step: int, interrupted: threading.Event, files: RunFiles) -> Decision | None:
+    """Why not to do this step, or None: worker 0 decides, so that all stop, or turn back, at the same step.
+
+    Alarms are looked for here, in what is recorded, so that a resumed run decides as one that was never interrupted.
+    """
+    limit, action = learner.config.max_seconds, learner.config.alarms.action
+    cause: Decision | None = None
+    alarmed = action in ("stop", "rollback") and bool(files.alarms)
+    if step >= learner.config.steps and not alarmed:
+        cause = "finished"
+    elif interrupted.is_set():
+        cause = "interrupt"
+    elif alarmed:
+        turned = action == "rollback" and files.roll_back(step)
+        cause = "rollback" if turned else "alarm"
+    elif limit is not None and files.session_seconds >= limit:
+        cause = "time"
+    return _CAUSES[learner.team.agree(_CAUSES.index(cause))]
+
+
+def build_learner(
+    config: TrainConfig, team: Team, dataset: Dataset | None = None, engine: SearchEngine | None = None
+) -> Learner:
+    """Loads the policy and the data and puts everything together that a step needs.
+
+    Args:
+        config: the run's configuration.
+        team: this worker's view of all workers; `Team()` for a single one.
+        dataset: replaces `config.data`.
+        engine: replaces `config.environment.search_engine`.
+    """
+    environment, settings = config.environment, config.rollout
+    device, sharded = local_device(config.device), wants_fsdp(config, team)
+    # What is sharded is loaded on the CPU and goes to its device in parts.
+    policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
+    card = replace(
+        policy.card,
+        turn_tokens=settings.turn_tokens or policy.card.turn_tokens,
+        context_tokens=settings.context_tokens or policy.card.context_tokens,
+    )
+    policy = replace(policy, card=card)
+    layout = prepare_model(policy.model, config, card.context_tokens)
+    adapter = make_adapter(policy.model, config)
+    if dataset is None:
+        data = config.data
+        world = data.world if data.dataset == "world" else None
+        dataset = load_dataset(data.dataset, data.split, limit=data.limit, world=world)
+    rules = make_rules(
+        protocol=card.protocol,
+        prompt_template=card.prompt_template,
+        max_turns=environment.max_turns,
+        top_k=environment.top_k,
+        reward=environment.reward,
+        noise_unit=environment.noise_unit,
+    )
+    place = make_place(team, device) if sharded else None
+    models = make_models(policy, config, place)
+    if place is not None:
+        policy.model.to(device=device, dtype=getattr(torch, config.scale.sampler_dtype))  # type: ignore[call-arg]
+    first = [Episode(question, rules).prompt for question in dataset.questions[:CHECK_PROMPTS]]
+    sampler = make_sampler(
+        config,
+        replace(policy, model=sampled_model(policy.model, adapter)),
+        team,
+        stop_strings=rules.protocol.stop_strings,
+        prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
+    )
+    search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
+    return Learner(
+        config=config,
+        policy=replace(policy, model=models.policy),
+        reference=models.reference,
+        critic=models.critic,
+        optimizer=make_optimizer(models.policy, config),
+        gradient=flat_gradient(models.policy),
+        sampler=sampler,
+        engine=search,
+        questions=dataset.questions,
+        rules=rules,
+        schedule=make_schedule(config.curriculum),
+        team=team,
+        layout=layout,
+        adapter=adapter,
+        whole=policy.model if sharded else None,
+        ahead=make_ahead(config, sampler, search, policy, team),
+    )
+
+
+def finished_policy(learner: Learner) -> Policy:
+    """The trained policy, whole, free of the learner's gradient memory and attention, adapters merged in.
+
+    All workers call it together.
+    """
+    model: Any = learner.policy.model
+    if learner.adapter is not None:
+        model = learner.adapter.unload()
+    elif learner.whole is not None:
+        model = learner.whole
+        if model.dtype != torch.float32:  # where there is room for it in full precision
+            model = model.to("cpu").float()
+        copy_weights(learner.policy.model, model)
+    learner.policy.model.zero_grad(set_to_none=True)
+    model.set_attn_implementation("sdpa")
+    if learner.layout.checkpointing and learner.layout.packing != "sequences":
+        checkpoint_activations(model, False)
+    return replace(learner.policy, model=model)
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts as usual. Never set outside the main thread."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+        # os.write, since a handler may run in the middle of a print
+        os.write(2, b"\nstopping after this step, with everything saved (Ctrl-C again stops at once)\n")
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,395 @@
+"""The checks of `benchmarks/gpu/command.py`: each takes where and how large, and returns what is recorded, or raises."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from zerosearch_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zerosearch_agents.plan.estimate import Architecture
+
+    from ..speed.learner.work import Work, WorkSpec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how large."""
+
+    device: str
+    """"cuda" or "cpu"."""
+    tiny: bool
+    """Sizes that a CPU does in seconds."""
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], rounds: int = 5) -> float:
+        """Median wall time of some work, in seconds, after one run that does not count."""
+        times = []
+        for _ in range(rounds + 1):
+            self.wait()
+            began = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times[1:])
+
+    def peak_memory(self) -> float | None:
+        """GB that torch has held at most since the process began; None on the CPU."""
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else None
+
+
+def check_machine(setting: Setting) -> dict[str, Any]:
+    """The card, TFLOP/s of one large product by type, and GB/s of copying within its memory."""
+    import torch
+
+    size = 256 if setting.tiny else 8192
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    speeds = {name: _product_speed(setting, dtype) / 1e12 for name, dtype in kinds.items()}
+    source = torch.zeros(size * size, device=setting.device)
+    target = torch.empty_like(source)
+    seconds = setting.seconds(lambda: target.copy_(source))
+    record: dict[str, Any] = {"tflops": speeds, "copy_gb_per_s": 8e-9 * size * size / seconds}
+    if setting.device == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        record |= {"card": card.name, "memory_gb": card.total_memory / 1e9, "cuda": torch.version.cuda}
+    return record
+
+
+def _product_speed(setting: Setting, dtype: Any) -> float:
+    """Operations per second of one large product."""
+    import torch
+
+    size = 256 if setting.tiny else 8192
+    left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    return float(2 * size**3 / setting.seconds(lambda: left @ right))
+
+
+def check_agreement(setting: Setting) -> dict[str, Any]:
+    """Largest and mean gaps between log-probabilities of the same sampled tokens, by how they were computed."""
+    import torch
+
+    from zerosearch_agents.forward.batch import make_micro_batch, token_logprobs
+    from zerosearch_agents.objective.credit import make_samples
+    from zerosearch_agents.training.update import Learner
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    record: dict[str, Any] = {}
+    learner: Learner = _learner(setting, prompts=2 if setting.tiny else 16)
+    from zerosearch_agents.training.step_rollouts import collect_groups
+
+    groups = collect_groups(learner, 0, noise=0.5).groups
+    samples = [sample for group in make_samples(groups) for sample in group]
+    model: Any = learner.policy.model
+    sampled = torch.cat([torch.from_numpy(s.policy_logprobs.copy()) for s in samples])
+
+    @torch.no_grad()
+    def scored(device: str) -> Tensor:
+        model.to(device)
+        parts = [make_micro_batch(samples[i : i + 8], device) for i in range(0, len(samples), 8)]
+        return torch.cat([token_logprobs(model, part)[0].float().cpu() for part in parts])
+
+    here, cpu = scored(setting.device), scored("cpu")
+    record["float32"] = {"sampler_learner": _gap(sampled, here), "learner_cpu": _gap(here, cpu)}
+    model.to(torch.bfloat16)
+    record["bfloat16"] = {"learner_float32": _gap(scored(setting.device), cpu)}
+    worst = record["float32"]["sampler_learner"]["largest"], record["float32"]["learner_cpu"]["largest"]
+    if max(worst) > 1e-3:
+        raise RuntimeError(f"float32 log-probabilities differ by up to {max(worst):.2g}, more than 1e-3: {record}")
+    return record | {"tokens": len(sampled)}
+
+
+def _gap(one: Tensor, other: Tensor) -> dict[str, float]:
+    difference = (one - other).abs()
+    return {"largest": float(difference.max()), "mean": float(difference.mean())}
+
+
+class _CutOffError(Exception):
+    """Ends a run in the middle."""
+
+
+def check_training(setting: Setting) -> dict[str, Any]:
+    """Metrics of quickstart steps on the device, and how far an interrupted and resumed run ends from a whole one."""
+    from zerosearch_agents.training.trainer import StepReport, train
+
+    steps = 2 if setting.tiny else 6
+    reports: list[StepReport] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = _config(setting, prompts=2 if setting.tiny else 16, steps=steps)
+        config = replace(config, files=replace(config.files, checkpoint_every=1))
+        whole = train(replace(config, output=f"{folder}/whole"), callback=reports.append)
+
+        def cut(report: StepReport) -> None:
+            if report.step == steps // 2:
+                raise _CutOffError
+
+        with contextlib.suppress(_CutOffError):
+            train(replace(config, output=f"{folder}/cut"), callback=cut)
+        resumed = train(replace(config, output=f"{folder}/cut"), resume=True)
+    mine, other = whole.policy.model.state_dict(), resumed.policy.model.state_dict()
+    apart = max(float((mine[name].float() - other[name].float()).abs().max()) for name in mine)
+    kept = (
+        "reward",
+        "mismatch_kl",
+        "gradient_norm",
+        "entropy",
+        "tokens_per_second",
+        "rollout_seconds",
+        "update_seconds",
+    )
+    metrics = [{name: report.metrics[name] for name in kept if name in report.metrics} for report in reports]
+    if any(abs(one.get("mismatch_kl", 0.0)) > 1e-2 for one in metrics):
+        raise RuntimeError(f"sampler and learner disagree: {metrics}")
+    return {"steps": metrics, "resumed_weights_apart": apart, "peak_memory_gb": setting.peak_memory()}
+
+
+def check_step(setting: Setting) -> dict[str, Any]:
+    """Tokens per second, model FLOPs utilisation and peak memory of the optimisation step, by model, work and packing.
+
+    A step is scoring by policy and reference, and one forward, backward and AdamW update: five forward passes' worth.
+    The utilisation is of the speed of one large bfloat16 product, measured here.
+    """
+    import torch
+
+    from ..speed.learner.sides import ours
+    from ..speed.learner.work import PASSES, make_work
+
+    peak = _product_speed(setting, torch.bfloat16)
+    record: dict[str, Any] = {"product_tflops": peak / 1e12, "cases": []}
+    packings = ["sequences"] if setting.device == "cpu" else ["sequences", "flex", "off"]
+    for name in [None] if setting.tiny else ["Qwen2.5-0.5B", "Qwen2.5-1.5B"]:
+        for search in (False, True):
+            spec = _work_spec(setting, search)
+            for packing in packings:
+                case = {"model": name or "tiny", "work": "search" if search else "dense", "packing": packing}
+                model = _random_model(name, setting, "float32")
+                if setting.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                options = {"packing": packing, **_options(setting)}
+                try:
+                    seconds = setting.seconds(ours(spec, options, model), rounds=1 if setting.tiny else 3)
+                except (RuntimeError, ConfigError) as error:  # the other cases are still worth knowing
+                    record["cases"].append(case | {"error": f"{type(error).__name__}: {error}"})
+                    continue
+                work = make_work(spec)
+                needed = PASSES * _forward_flops(_shape(model), work)
+                record["cases"].append(
+                    case
+                    | {"tokens_per_s": work.tokens / seconds, "utilisation": needed / seconds / peak}
+                    | {"peak_memory_gb": setting.peak_memory()}
+                )
+                del model
+    if any("error" in case for case in record["cases"]):
+        raise RuntimeError(f"some cases failed: {json.dumps(record)}")
+    return record
+
+
+def _work_spec(setting: Setting, search: bool) -> WorkSpec:
+    from ..speed.learner.work import WorkSpec
+
+    if setting.tiny:
+        return WorkSpec(dtype="bfloat16", search=search, sequences=8, longest=96)
+    size = {"sequences": 32, "shortest": 512, "longest": 2048}
+    return WorkSpec(vocabulary=151_936, dtype="bfloat16", search=search, **size)
+
+
+def _options(setting: Setting) -> dict[str, Any]:
+    return {"micro_batch_tokens": 256 if setting.tiny else 16_384}
+
+
+def check_peer(setting: Setting) -> dict[str, Any]:
+    """Seconds of a step and peak memory beside TRL's `GRPOTrainer` on the same rollouts; the sides take turns."""
+    from ..speed.learner.bench import Side
+    from ..speed.learner.work import make_work
+
+    if find_spec("trl") is None:
+        return {"skipped": "TRL is not installed"}
+    where = {"device": setting.device} | ({} if setting.tiny else {"model": "Qwen2.5-0.5B"})
+    asked = {"ours": _options(setting), "trl": {"micro_batch": 4}}
+    rounds = 1 if setting.tiny else 3
+    record: dict[str, Any] = {"model": where.get("model", "tiny"), "cases": []}
+    for search in (False, True):
+        spec, steps = _work_spec(setting, search), {side: [] for side in asked}  # type: ignore[var-annotated]
+        with contextlib.ExitStack() as stack:
+            sides = {
+                side: stack.enter_context(Side(side, spec, rounds + 1, options, **where))
+                for side, options in asked.items()
+            }
+            for number in range(rounds + 1):
+                for side in sides if number % 2 == 0 else reversed(sides):
+                    steps[side].append(sides[side].step())
+        case: dict[str, Any] = {"work": "search" if search else "dense", "tokens": make_work(spec).tokens}
+        for side, found in steps.items():
+            seconds = statistics.median(one["score_wall_s"] + one["update_wall_s"] for one in found[1:])
+            case[side] = {
+                "tokens_per_s": case["tokens"] / seconds,
+                "peak_mib": found[-1]["peak_mib"],
+                "gradient_norm": found[0]["gradient_norm"],
+            }
+        case["ratio"] = case["ours"]["tokens_per_s"] / case["trl"]["tokens_per_s"]
+        case["memory_ratio"] = case["ours"]["peak_mib"] / case["trl"]["peak_mib"]
+        record["cases"].append(case)
+    norms = [abs(case["ours"]["gradient_norm"] / case["trl"]["gradient_norm"] - 1) for case in record["cases"]]
+    if max(norms) > 0.05:
+        raise RuntimeError(f"the sides do not do the same work, their gradients' norms differ: {record}")
+    return record
+
+
+def _forward_flops(shape: Architecture, work: Work) -> int:
+    """Of one forward pass over the work: every token through the layers, the head where it is the policy's."""
+    from zerosearch_agents.plan.estimate import forward_flops
+
+    lengths = [len(prompt) + len(rest) for prompt, rest in zip(work.prompts, work.completions, strict=True)]
+    body = sum(forward_flops(shape, length, length, 0) for length in lengths)
+    return body + forward_flops(shape, 0, 0, sum(map(sum, work.masks)))
+
+
+def check_sampler(setting: Setting) -> dict[str, Any]:
+    """New tokens per second of multi-turn episodes, the sampler beside `generate` on everything anew, in bf16."""
+    import numpy as np
+
+    from zerosearch_agents.policy.policy import quiet_transformers
+
+    from ..speed.sampler import generate_case, multi_turn, sampler_case
+
+    dtype = "float32" if setting.device == "cpu" else "bfloat16"
+    model = _random_model(None if setting.tiny else "Qwen2.5-0.5B", setting, dtype)
+    lengths = np.full((2, 3), 4) if setting.tiny else np.full((3, 64), 128)
+    prompt, document = (8, 16) if setting.tiny else (256, 512)
+    work = multi_turn(lengths, prompt=prompt, document=document, vocabulary=_shape(model).vocab)
+    speeds = {}
+    with quiet_transformers():
+        for name, case in (("sampler", sampler_case), ("generate", generate_case)):
+            speeds[name] = int(lengths.sum()) / setting.seconds(case(model, work), rounds=1 if setting.tiny else 2)
+    turns, episodes = lengths.shape
+    sizes = {
+        "episodes": episodes,
+        "turns": turns,
+        "new_tokens": int(lengths[0, 0]),
+        "prompt": prompt,
+        "document": document,
+    }
+    return {"sizes": sizes, "tokens_per_s": speeds, "ratio": speeds["sampler"] / speeds["generate"]}
+
+
+def check_vllm(setting: Setting) -> dict[str, Any]:
+    """Training steps with vLLM in this process: does it compute the same, and what does it free as it sleeps?"""
+    import torch
+
+    from zerosearch_agents.config.vllm import VLLMConfig
+    from zerosearch_agents.processes.workers import Team
+    from zerosearch_agents.rollouts.rollout import encode_prompts
+    from zerosearch_agents.sampling.checks import measure_gap
+    from zerosearch_agents.sampling.make import CheckedSampler
+    from zerosearch_agents.training.trainer import build_learner, train_step
+
+    if find_spec("vllm") is None:
+        return {"skipped": "vLLM is not installed"}
+    config = _config(setting, prompts=2 if setting.tiny else 16)
+    config = replace(config, rollout=replace(config.rollout, sampler="vllm"), vllm=VLLMConfig(gpu_memory=0.3))
+    learner = build_learner(config, Team())  # the checks at the start and of the way of the weights are in here
+    sampler: Any = learner.sampler
+    assert isinstance(sampler, CheckedSampler)
+    prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:16]], learner.policy.tokenizer)
+    steps = []
+    for step in range(2):
+        metrics, _ = train_step(learner, step)
+        gap = measure_gap(sampler, learner.policy.model, prompts, config.rollout.temperature)
+        kept = ("reward", "mismatch_kl", "rollout_seconds", "update_seconds")
+        steps.append({name: metrics[name] for name in kept if name in metrics} | {"largest_gap": gap.largest})
+    record: dict[str, Any] = {"steps": steps}
+    if setting.device == "cuda":
+        awake = torch.cuda.mem_get_info()[0]
+        sampler.rest()
+        record["freed_asleep_gb"] = (torch.cuda.mem_get_info()[0] - awake) / 1e9
+        sampler.refresh(3)
+        record["gap_woken"] = measure_gap(sampler, learner.policy.model, prompts, config.rollout.temperature).largest
+    sampler.close()
+    return record
+
+
+def check_simulated(setting: Setting) -> dict[str, Any]:
+    """Documents per second of `simulated:tiny`, 64 searches at once."""
+    from zerosearch_env.engines import make_engine
+
+    from ..speed.simulated import requests
+
+    count = 4 if setting.tiny else 64
+    engine = make_engine({"kind": "simulated", "argument": "tiny", "device": setting.device})
+    batches = iter(requests(100 * count)[i * count : (i + 1) * count] for i in range(100))
+    found: list[Any] = []
+
+    def work() -> None:
+        found[:] = engine.search(next(batches))
+
+    seconds = setting.seconds(work, rounds=1 if setting.tiny else 5)
+    engine.close()
+    failures = [result.failure for result in found if result.failure]
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(found)} searches failed: {failures[0]}")
+    return {"searches": count, "documents_per_s": sum(len(result.documents) for result in found) / seconds}
+
+
+def _shape(model: Any) -> Architecture:
+    """The numbers of a model."""
+    from zerosearch_agents.plan.estimate import read_architecture
+
+    return read_architecture(model.config.to_dict(), "the model")
+
+
+def _random_model(name: str | None, setting: Setting, dtype: str) -> Any:
+    """A model with random weights on the device: of a name in `plan.MODELS`, or the benchmark's own small one."""
+    from ..speed.learner.sides import make_model
+    from ..speed.learner.work import WorkSpec
+
+    model: Any = make_model(WorkSpec(), name, dtype=dtype)
+    model.to(setting.device)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def _config(setting: Setting, *, prompts: int, steps: int = 2) -> Any:
+    """The quickstart's configuration on the device, smaller where the sizes are tiny."""
+    from zerosearch_agents.config.train import load_preset
+    from zerosearch_env.datasets.world.make import WorldConfig
+
+    config = load_preset("quickstart")
+    rollout = replace(config.rollout, prompts=prompts, group_size=2 if setting.tiny else 8)
+    data = replace(config.data, world=WorldConfig(passages=600)) if setting.tiny else config.data
+    return replace(config, device=setting.device, steps=steps, workers=1, rollout=rollout, data=data)
+
+
+def _learner(setting: Setting, *, prompts: int) -> Any:
+    from zerosearch_agents.processes.workers import Team
+    from zerosearch_agents.training.trainer import build_learner
+
+    return build_learner(_config(setting, prompts=prompts), Team())
+
+
+CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "machine": check_machine,
+    "agreement": check_agreement,
+    "training": check_training,
+    "step": check_step,
+    "peer": check_peer,
+    "sampler": check_sampler,
+    "vllm": check_vllm,
+    "simulated": check_simulated,
+}

@@ -1,0 +1,101 @@
+"""What the quickstart learns: the whole quickstart for several seeds, every seed reported as it came out.
+
+Exact match in % on held-out questions, before and after training, beside the baselines, at every noise level; and the
+time each run took. Nothing is chosen or left out: a run that fails is a row that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..measure import default_output, machine
+
+LIBRARIES = ("torch", "transformers", "numpy", "bm25s")
+
+
+def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
+    """Run one quickstart in a process of its own.
+
+    Returns:
+        Seed, exit status, wall seconds, and for every engine, group, agent and noise level EM and searches with
+        95 % intervals.
+    """
+    output = folder / f"seed-{seed}"
+    command = [sys.executable, "-m", "zerosearch_env.cli", "quickstart", "--seed", str(seed), "--output", str(output)]
+    began = time.perf_counter()
+    status = subprocess.run([*command, *options], check=False).returncode
+    row: dict[str, Any] = {
+        "seed": seed,
+        "status": status,
+        "seconds": round(time.perf_counter() - began, 1),
+        "cells": [],
+    }
+    if status == 0:
+        from zerosearch_agents.evaluation.results import load_evaluation
+
+        evaluation = load_evaluation(output / "evaluation")
+        for cell in evaluation.cells:
+            for group in evaluation.groups:
+                summary = cell.summary(group)
+                row["cells"].append(
+                    {
+                        "agent": cell.agent,
+                        "engine": cell.engine,
+                        "noise": cell.noise_level,
+                        "group": group,
+                        "em": summary.em.as_dict(),
+                        "searches": summary.searches.as_dict(),
+                    }
+                )
+    return row
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table for each engine and group: agents down, noise levels across, every seed's EM in % and their mean."""
+    done = [row for row in rows if row["status"] == 0]
+    lines = [
+        f"Seeds {', '.join(str(row['seed']) for row in rows)}; each cell: EM in % of every seed, and their mean.",
+        "",
+    ]
+    lines += [f"- seed {row['seed']}: exit {row['status']}, {row['seconds']:.0f} s" for row in rows]
+    cells = [cell for row in done for cell in row["cells"]]
+    for engine, group in dict.fromkeys((cell["engine"], cell["group"]) for cell in cells):
+        here = [cell for cell in cells if cell["engine"] == engine and cell["group"] == group]
+        levels = sorted({cell["noise"] for cell in here})
+        lines += ["", f"| {group}, {engine} | " + " | ".join(f"noise {level:g}" for level in levels) + " |"]
+        lines.append("|---" * (len(levels) + 1) + "|")
+        for agent in dict.fromkeys(cell["agent"] for cell in here):
+            figures = []
+            for level in levels:
+                values = [100 * c["em"]["mean"] for c in here if c["agent"] == agent and c["noise"] == level]
+                each = " ".join(f"{value:.0f}" for value in values)
+                figures.append(f"{each}, **{statistics.mean(values):.0f}**" if values else "")
+            lines.append(f"| {agent} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the quickstart for every seed and writes the record as JSON and as Markdown beside it."""
+    parser = argparse.ArgumentParser(prog="zerosearch bench learning", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
+    parser.add_argument("--output", type=Path, default=default_output("learning"), help="the JSON record")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: further options of zerosearch quickstart")
+    arguments = parser.parse_args(argv)
+    options = [option for option in arguments.options if option != "--"]
+    rows = []
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        rows.append(run_seed(seed, arguments.runs, options))
+        record = {"options": options, "machine": machine(LIBRARIES), "runs": rows}
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        arguments.output.with_suffix(".md").write_text(markdown(rows), "utf-8")
+    print(markdown(rows))
+    return 0 if all(row["status"] == 0 for row in rows) else 1

@@ -1,0 +1,1 @@
+"""What known faults of search-RL code do to a run."""

@@ -1,0 +1,125 @@
+"""Known faults of search-RL code, for `zerosearch bench stability`: each replaces one pure function of a step.
+
+They exist in this file alone, and act for as long as the block of `behaviour` lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from zerosearch_agents.forward.batch import Sample
+    from zerosearch_agents.rollouts.rollout import Rollout
+    from zerosearch_agents.training.update import Learner
+
+BEHAVIOURS = ("ours", "kl-subtracted", "re-tokenised", "documents-trained")
+Groups = list[list["Sample"]]
+Score = Callable[["Learner", Sequence[Sequence["Sample"]]], Groups]
+
+
+@contextlib.contextmanager
+def behaviour(name: str) -> Iterator[list[float]]:
+    """Training inside the block has this fault; `"ours"` has none.
+
+    Yields:
+        For each step so far, the share of its episodes whose ids are others after decoding and encoding again.
+    """
+    from zerosearch_agents.training import loss as objective
+    from zerosearch_agents.training import trainer
+
+    step: Any = trainer
+    losses: Any = objective
+    score, kl_loss = step.score, losses.kl_loss
+    changed: list[float] = []
+
+    def watched(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
+        rollouts = [one.rollout for group in groups for one in group]
+        changed.append(share_changed(learner.policy.tokenizer, rollouts))
+        return faulty(learner, groups)
+
+    faulty: Score = score
+    if name == "re-tokenised":
+        faulty = _changing(score, retokenised)
+    elif name == "documents-trained":
+        faulty = _changing(score, lambda learner, rollout: with_documents(rollout))
+    elif name == "kl-subtracted":
+        losses.kl_loss = lambda *arguments: -kl_loss(*arguments)
+    step.score = watched
+    try:
+        yield changed
+    finally:
+        step.score, losses.kl_loss = score, kl_loss
+
+
+def _changing(score: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:
+    """`scoring.score` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
+
+    def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
+        new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]
+        return [[_own_logprobs(one) for one in group] for group in score(learner, new)]
+
+    return changed
+
+
+def _own_logprobs(sample: Sample) -> Sample:
+    assert sample.old_logprobs is not None
+    logprobs = np.zeros(len(sample.rollout.token_ids), dtype=np.float32)
+    logprobs[sample.rollout.loss_mask] = sample.old_logprobs
+    return replace(sample, rollout=replace(sample.rollout, logprobs=logprobs))
+
+
+def with_documents(rollout: Rollout) -> Rollout:
+    """The rollout with a mask that lets everything behind the prompt into the loss."""
+    mask = rollout.loss_mask.copy()
+    mask[int(np.argmax(mask)) :] = True
+    return replace(rollout, loss_mask=mask)
+
+
+def encoded_again(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Sampled ids, decoded without special tokens and encoded again."""
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    again: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return again
+
+
+def sampled_turns(rollout: Rollout) -> list[tuple[int, int]]:
+    """Where each run of sampled tokens begins and ends (end excluded)."""
+    edges = np.flatnonzero(np.diff(rollout.loss_mask, prepend=False, append=False))
+    return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
+def share_changed(tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> float:
+    """The share of rollouts of which at least one turn has other ids after decoding and encoding again."""
+    changed = 0
+    for rollout in rollouts:
+        turns = [rollout.token_ids[start:stop].tolist() for start, stop in sampled_turns(rollout)]
+        changed += any(encoded_again(tokenizer, turn) != turn for turn in turns)
+    return changed / len(rollouts)
+
+
+def retokenised(learner: Learner, rollout: Rollout) -> Rollout:
+    """The rollout with every turn decoded without special tokens and encoded again."""
+    ids = rollout.token_ids
+    new_ids: list[int] = []
+    new_mask: list[bool] = []
+    end = 0
+    for start, stop in [*sampled_turns(rollout), (len(ids), len(ids))]:
+        again = encoded_again(learner.policy.tokenizer, ids[start:stop].tolist())
+        for part, sampled in ((ids[end:start].tolist(), False), (again, True)):
+            new_ids += part
+            new_mask += [sampled] * len(part)
+        end = stop
+    room = learner.sampler.context_tokens
+    return replace(
+        rollout,
+        token_ids=np.array(new_ids[:room], dtype=np.int32),
+        loss_mask=np.array(new_mask[:room], dtype=np.bool_),
+        logprobs=np.zeros(len(new_ids[:room]), dtype=np.float32),
+    )

@@ -1,0 +1,159 @@
+"""The table and the plot of `zerosearch bench stability`: every seed as it came out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from .faults import BEHAVIOURS
+
+LAST = 5
+"""Steps at the end of a run over which its training figures are averaged."""
+HEAD = (
+    "| behaviour | held-out EM, sampled, % | less than ours by, points | held-out EM, greedy, % | "
+    "training reward, all steps | training reward, last steps | turns without action, % | "
+    "entropy, nats | KL to the start | episodes that change when encoded again, % | alarm at the end |"
+)
+
+
+def summary(row: dict[str, Any]) -> dict[str, float]:
+    """A run's figures: means over its last steps, and the held-out EM in % where there is a policy."""
+    last = row["steps"][-LAST:]
+    names = ("reward", "invalid_rate", "entropy", "kl", "changed")
+    figures = {
+        name: statistics.mean(values) for name in names if (values := [step[name] for step in last if name in step])
+    }
+    if row["steps"]:
+        figures["all"] = statistics.mean(step.get("reward", 0.0) for step in row["steps"])
+    held_out = {name: 100 * interval["mean"] for name, interval in (row["held_out"] or {}).items()}
+    return figures | held_out
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """One table for each setting, behaviours down."""
+    parts = [_setting(record, setting) for setting in record["settings"]]
+    image = "![Reward over training steps: every seed pale, the moving average of their mean strong](stability.svg)"
+    return "\n".join([*parts, image]) + "\n"
+
+
+def _setting(record: dict[str, Any], setting: dict[str, Any]) -> str:
+    rows = [row for row in record["runs"] if row["setting"] == setting["name"]]
+    seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
+    lines = [
+        f"## {setting['name']}",
+        "",
+        f"{setting['title']} {setting['steps']} steps of 4 questions x 8 episodes, learning rate "
+        f"{setting['learning_rate']:g}, KL coefficient {setting['kl_coefficient']:g}, one-hop questions, no noise. "
+        f"Each cell: seeds {seeds}; held-out EM with its 95 % Wilson interval ({record['questions']} questions of the "
+        f"test world) and in bold the mean; training figures are means of the last {LAST} steps but for one column.",
+        "",
+        HEAD,
+        "|---" * (HEAD.count("|") - 1) + "|",
+    ]
+    start = record["starts"].get(setting["start"])
+    if start:
+        first = [row["steps"][0]["changed"] for row in rows if row["behaviour"] == "ours" and row["steps"]]
+        changed = f"{100 * statistics.mean(first):.0f}" if first else "-"
+        cells = _interval(start["sampled"]), "-", _interval(start["greedy"]), *["-"] * 5, changed, "-"
+        lines.append(f"| (the start) | {' | '.join(cells)} |")
+    ours = {row["seed"]: summary(row) for row in rows if row["behaviour"] == "ours"}
+    for name in dict.fromkeys(row["behaviour"] for row in rows):
+        lines.append(_line(name, [row for row in rows if row["behaviour"] == name], ours))
+    broken = [
+        f"- {row['behaviour']}, seed {row['seed']}, after {len(row['steps'])} steps: {row['ended']}"
+        for row in rows
+        if row["ended"] != "finished"
+    ]
+    return "\n".join([*lines, *([""] if broken else []), *broken, ""])
+
+
+def _line(name: str, rows: Sequence[dict[str, Any]], ours: dict[int, dict[str, float]]) -> str:
+    figures = [summary(row) for row in rows]
+
+    def each(metric: str, style: str, scale: float = 1.0) -> str:
+        return " ".join(format(scale * f[metric], style) if metric in f else "-" for f in figures)
+
+    def held_out(decoding: str) -> str:
+        cells = [_interval(row["held_out"][decoding]) if row["held_out"] else "-" for row in rows]
+        known = [f[decoding] for f in figures if decoding in f]
+        return " ".join(cells) + (f", **{statistics.mean(known):.0f}**" if known else "")
+
+    pairs = zip(rows, figures, strict=True)
+    both = [(ours.get(row["seed"], {}), mine) for row, mine in pairs]
+    less = " ".join(f"{a['sampled'] - b['sampled']:.0f}" if "sampled" in a and "sampled" in b else "-" for a, b in both)
+    cells = (
+        name,
+        held_out("sampled"),
+        "-" if name == "ours" else less,
+        held_out("greedy"),
+        each("all", ".2f"),
+        each("reward", ".2f"),
+        each("invalid_rate", ".0f", 100.0),
+        each("entropy", ".2f"),
+        each("kl", ".3g"),
+        each("changed", ".0f", 100.0),
+        f"{sum(bool(row['alarms']) for row in rows)} of {len(rows)}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _interval(interval: dict[str, float]) -> str:
+    return f"{100 * interval['mean']:.0f} ({100 * interval['low']:.0f}-{100 * interval['high']:.0f})"
+
+
+_STYLE = (
+    "svg{background:#fdfdfc;--s-other1:#0a5cad;--s-other2:#c2500a;--s-other3:#0c7f5f;--s-other4:#a03a8c}"
+    "text{fill:#585e68;font:12.5px sans-serif}.gridline{stroke:#eceef1}.tickmark{stroke:#585e68}"
+    ".line{fill:none;stroke:var(--c);stroke-width:2.2}.line.faint{stroke-width:1;opacity:.35}"
+)
+"""The page of a report brings its own; a file that stands alone must hold it."""
+_HEADING = 34
+"""Height of a chart's title and legend, px."""
+_WINDOW = 5
+"""Steps of the moving average."""
+
+
+def plot(record: dict[str, Any]) -> str:
+    """Reward over steps as one SVG file, a chart a setting: seeds pale, the moving average of their mean strong."""
+    from zerosearch_agents.report.charts import LARGE
+
+    width, height = LARGE
+    parts: list[str] = []
+    for setting in record["settings"]:
+        rows = [row for row in record["runs"] if row["setting"] == setting["name"]]
+        if rows:
+            at = len(parts) * (height + _HEADING)
+            parts.append(f'<g transform="translate(0 {at:.0f})">{_chart(setting["title"], rows)}</g>')
+    size = f"0 0 {width:.0f} {len(parts) * (height + _HEADING):.0f}"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{_STYLE}</style>{"".join(parts)}</svg>\n'
+
+
+def _chart(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    from zerosearch_agents.report.charts import (
+        LARGE,
+        Axis,
+        Point,
+        Series,
+        fitted_axis,
+        line_chart,
+        share_axis,
+        smoothed,
+    )
+
+    series: list[Series] = []
+    legend, at = f'<text x="44" y="14" style="font-weight:bold">Reward. {title}</text>', 44.0
+    for name in dict.fromkeys(row["behaviour"] for row in rows):
+        key = f"other{BEHAVIOURS.index(name) + 1}"
+        curves = [[step.get("reward", 0.0) for step in row["steps"]] for row in rows if row["behaviour"] == name]
+        mean = [statistics.mean(values) for values in zip(*curves, strict=False)]
+        for values, faint in [*((curve, True) for curve in curves), (smoothed(mean, _WINDOW), False)]:
+            points = tuple(Point(step, value) for step, value in enumerate(values, start=1))
+            series.append(Series(name, key, points, markers=False, faint=faint))
+        legend += f'<text x="{at:.0f}" y="31" style="fill:var(--s-{key})">{name}</text>'
+        at += 6.6 * len(name) + 18
+    x, share = fitted_axis("training step", [0.0, max(len(row["steps"]) for row in rows)]), share_axis("reward")
+    y = Axis("reward", 0.0, 1.0, share.ticks, lambda value: f"{value:g}")
+    width, height = LARGE
+    chart = line_chart(sorted(series, key=lambda one: not one.faint), x, y, title=f"Reward over steps: {title}")
+    return f'{legend}{chart.replace("<svg ", f"""<svg y="{_HEADING}" width="{width:.0f}" height="{height:.0f}" """, 1)}'

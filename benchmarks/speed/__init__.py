@@ -1,0 +1,1 @@
+"""Speed: the package next to its peers."""

@@ -1,0 +1,140 @@
+"""Queries per CPU second of the corpus engine, beside bm25s's own batch search in the same run.
+
+Two corpora: the built-in world with its own questions, and a synthetic one of 60-word passages drawn from a Zipf(1)
+vocabulary of 50,000 words with queries of 8 words of a passage. bm25s gets its queries as tokens and returns numbers;
+the corpus engine gets texts and returns documents, so the ratios are on the careful side. Nothing is cached. Both
+searches are exact: before anything is timed, their scores are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines import CorpusEngine
+from zerosearch_env.engines.corpus.passages import PassageIndex
+from zerosearch_env.engines.corpus.tokens import words
+from zerosearch_env.engines.ranking import SCALE
+from zerosearch_env.randomness import mix
+from zerosearch_env.types import Document, SearchRequest, full_text
+
+from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record
+
+TOP_K = 5
+LIBRARY, USEFUL, NOISY, MIXED = (
+    "bm25s retrieve",
+    "corpus engine, useful",
+    "corpus engine, noisy",
+    "corpus engine, masks",
+)
+
+
+def zipf_corpus(
+    passages: int, queries: int, *, words_per_passage: int = 60, vocabulary: int = 50_000, seed: int = 0
+) -> tuple[list[Document], list[SearchRequest]]:
+    """Passages of words drawn with probability 1 / rank, and queries of 8 words of one passage each."""
+    rng = np.random.default_rng(seed)
+    names = np.array([f"w{i:x}" for i in range(vocabulary)])
+    weights = 1 / np.arange(1, vocabulary + 1)
+    drawn = rng.choice(vocabulary, size=(passages, words_per_passage), p=weights / weights.sum())
+    documents = [Document("", " ".join(names[row]), str(i)) for i, row in enumerate(drawn)]
+    texts = [" ".join(names[rng.choice(drawn[rng.integers(passages)], 8)]) for _ in range(queries)]
+    # a gold answer that stands in one passage of a hundred or so, as answers do
+    return documents, [_request(text, (f"w{1000 + i % 1000:x}",), i) for i, text in enumerate(texts)]
+
+
+def world_corpus(passages: int, queries: int) -> tuple[list[Document], list[SearchRequest]]:
+    """The world of that size and its questions, each asked as its own query."""
+    data = load_dataset("world", world=WorldConfig(passages=passages))
+    requests = [_request(q.text, q.answers, i) for i, q in enumerate(data.questions[:queries])]
+    return list(data.passages or ()), requests
+
+
+def _request(query: str, answers: tuple[str, ...], number: int) -> SearchRequest:
+    return SearchRequest(query, query, answers, noisy=False, top_k=TOP_K, seed=mix(number))
+
+
+def bench_corpus(
+    documents: Sequence[Document], requests: Sequence[SearchRequest], *, rounds: int, seconds: float
+) -> dict[str, Timing]:
+    """Time the searches over one corpus.
+
+    Raises:
+        RuntimeError: bm25s and the corpus engine do not find the same scores.
+    """
+    import bm25s
+
+    library = bm25s.BM25()
+    library.index([words(full_text(document)) for document in documents], show_progress=False)
+    tokens = [words(request.query) for request in requests]
+    engine = CorpusEngine(PassageIndex(documents, cached_queries=0))
+
+    def retrieve() -> Any:
+        return library.retrieve(tokens, k=TOP_K, show_progress=False, n_threads=0)
+
+    def search(noisy: bool | tuple[bool, ...]) -> Callable[[], int]:
+        batch = [replace(request, noisy=noisy) for request in requests]
+        return lambda: len(engine.search(batch))
+
+    ours = np.array([[d.score or 0.0 for d in result.documents] for result in engine.search(requests)])
+    gap = float(np.abs(ours - retrieve().scores).max())
+    if gap > max(len(query) for query in tokens) / SCALE:
+        raise RuntimeError(f"bm25s and the corpus engine disagree by {gap} on the score of a passage")
+    cases = [
+        Case(LIBRARY, lambda: len(retrieve().documents)),
+        Case(USEFUL, search(False)),
+        Case(NOISY, search(True)),
+        Case(MIXED, search(tuple(slot % 2 == 0 for slot in range(TOP_K)))),
+    ]
+    return measure(cases, rounds=rounds, seconds=seconds)
+
+
+def ratios(timings: dict[str, Timing]) -> dict[str, float]:
+    """How many times as many queries per CPU second as bm25s, by case."""
+    return {name: round(timings[LIBRARY].median / timings[name].median, 2) for name in (USEFUL, NOISY, MIXED)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints, and writes a JSON record."""
+    parser = argparse.ArgumentParser(
+        prog="zerosearch bench corpus-engine", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--world", type=int, default=6000, help="passages of the world (6000)")
+    parser.add_argument("--passages", type=int, default=100_000, help="passages of the synthetic corpus (100000)")
+    parser.add_argument("--queries", type=int, default=1000, help="queries of a batch (1000)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
+    parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of a turn (0.25)")
+    parser.add_argument("--output", type=Path, default=default_output("corpus-engine"), help="the JSON record")
+    arguments = parser.parse_args(argv)
+    corpora = {
+        f"world of {arguments.world:,} passages": world_corpus(arguments.world, arguments.queries),
+        f"{arguments.passages:,} Zipf passages": zipf_corpus(arguments.passages, arguments.queries),
+    }
+    everything: dict[str, Timing] = {}
+    compared: dict[str, dict[str, float]] = {}
+    for name, (documents, requests) in corpora.items():
+        timings = bench_corpus(documents, requests, rounds=arguments.rounds, seconds=arguments.seconds)
+        compared[name] = ratios(timings)
+        everything |= {f"{name}: {case}": timing for case, timing in timings.items()}
+        print(f"\n{name}, batches of {len(requests)} queries, top {TOP_K}")
+        print_timings(timings, "request")
+        print("times bm25s: " + ", ".join(f"{case} {ratio:.2f}" for case, ratio in compared[name].items()))
+    rates = {name: round(1e6 / timing.median) for name, timing in everything.items()}
+    print(json.dumps({"queries_per_cpu_second": rates, "times_bm25s": compared}))
+    libraries = machine(["zerosearch-env", "bm25s", "numpy"])
+    write_record(arguments.output, everything, times_bm25s=compared, queries_per_cpu_second=rates, machine=libraries)
+    print(f"written: {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""How long `import zerosearch_env` takes in a fresh interpreter, beside one that imports nothing."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..measure import Case, default_output, machine, measure, write_record
+
+STATEMENTS = {
+    "interpreter alone": "pass",
+    "import gymnasium": "import gymnasium",
+    "import zerosearch_env": "import zerosearch_env",
+    "zerosearch --help": "import zerosearch_env.cli as c; c.main(['--help'])",
+}
+
+
+def _children_cpu() -> float:
+    """CPU seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _start(statement: str) -> Callable[[], int]:
+    def run() -> int:
+        subprocess.run([sys.executable, "-c", statement], check=True, stdout=subprocess.DEVNULL)
+        return 1
+
+    return run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints, and writes a JSON record."""
+    parser = argparse.ArgumentParser(
+        prog="zerosearch bench import-time", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="starts of each interpreter (9)")
+    parser.add_argument("--output", type=Path, default=default_output("import-time"), help="the JSON record")
+    arguments = parser.parse_args(argv)
+    cases = [Case(name, _start(statement)) for name, statement in STATEMENTS.items()]
+    timings = measure(cases, rounds=arguments.rounds, seconds=0.0, clock=_children_cpu)
+    base = timings["interpreter alone"].median
+    for name, timing in timings.items():
+        print(
+            f"{name:<22} {timing.median / 1e6:6.3f} s CPU, {(timing.median - base) / 1e6:6.3f} s above the interpreter"
+        )
+    write_record(arguments.output, timings, machine=machine(["zerosearch-env", "gymnasium", "numpy"]))
+    print(f"written: {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Speed of the optimisation step, next to TRL."""

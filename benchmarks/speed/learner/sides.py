@@ -1,0 +1,285 @@
+"""The two sides of `zerosearch bench learner`, each a process of its own that does one step whenever it is told to.
+
+    python -m zerosearch_benchmarks.speed.learner.sides '{"side": "ours", "cycles": 3, "work": {...}}'
+
+It writes a line of JSON when it is ready, then one for every line that it reads, and ends after `cycles` of them.
+Waiting for a line is no part of what is measured. `"model"` names another model of `agents/plan/estimate.py` instead of the
+workload's own, and `"device": "cuda"` another place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import numpy as np
+
+from .work import GROUP, HEAD, HEADS, KV_HEADS, LAYERS, MLP, WIDTH, Work, WorkSpec, make_work
+
+BETA, CLIP, RATE = 0.001, 0.2, 1e-6
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Most memory that this process has had, in MiB: resident, or of tensors on the GPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
+    """A random model: the workload's own, or one of the shape that `plan.MODELS` has under a name."""
+    from zerosearch_agents.plan.estimate import MODELS, transformers_config
+    from zerosearch_agents.policy.policy import new_model, tiny_config
+
+    if name is not None:
+        return new_model(transformers_config(MODELS[name]), dtype=dtype)
+    config = tiny_config(
+        spec.vocabulary, hidden=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, mlp=MLP, head_dim=HEAD,
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    return new_model(config, dtype=dtype)
+
+
+def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
+    """One step of this package: `scoring.score`, then `learner.update`.
+
+    Args:
+        spec: the workload.
+        options: fields of `OptimizerConfig` that differ from the defaults.
+        model: another model than the workload's own, on any device.
+    """
+    from zerosearch_agents.config.algorithms import AlgorithmConfig
+    from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
+    from zerosearch_agents.forward.batch import Sample
+    from zerosearch_agents.forward.mode import prepare_model
+    from zerosearch_agents.policy.policy import Policy
+    from zerosearch_agents.processes.workers import Team
+    from zerosearch_agents.training.logprobs import score
+    from zerosearch_agents.training.optimizer import flat_gradient, make_optimizer
+    from zerosearch_agents.training.update import Learner, make_reference, update
+
+    config = TrainConfig(
+        algorithm=AlgorithmConfig(
+            aggregation="sequences",
+            clip_low=CLIP,
+            clip_high=CLIP,
+            kl_coefficient=BETA,
+            recompute_logprobs=True,
+            importance_cap=1.0,
+        ),
+        optimizer=OptimizerConfig(**{"learning_rate": RATE, "dtype": spec.dtype, **options}),
+    )
+    unused: Any = None
+    policy = Policy(make_model(spec) if model is None else model, unused)
+    layout = prepare_model(policy.model, config, spec.longest)
+    learner = Learner(
+        config=config,
+        policy=policy,
+        reference=make_reference(policy, config),
+        optimizer=make_optimizer(policy.model, config),
+        gradient=flat_gradient(policy.model),
+        sampler=SimpleNamespace(context_tokens=spec.longest),  # type: ignore[arg-type]
+        engine=unused,
+        questions=(),
+        rules=unused,
+        schedule=float,
+        team=Team(),
+        layout=layout,
+    )
+    work = make_work(spec)
+    samples = [Sample(one, float(a), 0.0) for one, a in zip(rollouts(work), work.advantages, strict=True)]
+
+    device = policy.model.device.type
+
+    def cycle() -> dict[str, float]:
+        clocks = [read_clocks(device)]
+        scored = score(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
+        clocks.append(read_clocks(device))
+        stats = update(learner, [one for group in scored for one in group], RATE)
+        clocks.append(read_clocks(device))
+        assert stats is not None
+        return {**_spent(clocks), "gradient_norm": stats.gradient_norm}
+
+    return cycle
+
+
+def read_clocks(device: str) -> tuple[float, float]:
+    """CPU and wall clock, in seconds, when the device has done all that it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.process_time(), time.perf_counter()
+
+
+def _spent(clocks: list[tuple[float, float]]) -> dict[str, float]:
+    """Seconds of scoring and of the update, from three readings of the clocks of CPU and wall."""
+    (cpu0, wall0), (cpu1, wall1), (cpu2, wall2) = clocks
+    return {
+        "score_cpu_s": cpu1 - cpu0, "update_cpu_s": cpu2 - cpu1,
+        "score_wall_s": wall1 - wall0, "update_wall_s": wall2 - wall1,
+    }  # fmt: skip
+
+
+def rollouts(work: Work) -> list[Any]:
+    """The work as the learner's own rollouts."""
+    from zerosearch_agents.rollouts.rollout import Rollout
+    from zerosearch_env.types import Scores, StopReason
+
+    found = []
+    for prompt, completion, mask in zip(work.prompts, work.completions, work.masks, strict=True):
+        ids = np.array([*prompt, *completion], dtype=np.int32)
+        sampled = np.array([0] * len(prompt) + mask, dtype=np.bool_)
+        # So unlikely that the importance weight is its bound, 1, everywhere: TRL has none with a sampler of its own.
+        logprobs = np.where(sampled, -50.0, 0.0).astype(np.float32)
+        scores = Scores(None, ("a",), 0.0, 0.0, 0.0, 0.0, 0)
+        found.append(Rollout(ids, sampled, logprobs, scores, StopReason.ANSWER, 0.0, 1, 0, 0, 0, 0))
+    return found
+
+
+def trl(
+    spec: WorkSpec, options: dict[str, Any], cycles: int, wait: Callable[[], None], say: Callable[..., None]
+) -> None:
+    """Steps of TRL's `GRPOTrainer` on the same work; its trainer has the loop, so this function does not return a step.
+
+    Args:
+        spec: the workload.
+        options: `micro_batch`, rollouts that go through the model at once; `model`, `device` as this module has them.
+        cycles: steps.
+        wait: returns when the next step is wanted.
+        say: reports one.
+    """
+    os.environ.update(TRL_EXPERIMENTAL_SILENCE="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    peer: Any = importlib.import_module("trl")
+
+    work = make_work(spec)
+    rows = min(int(options.get("micro_batch", 16)), spec.sequences)
+    device: str = options.get("device", "cpu")
+    clocks: dict[str, list[float]] = {"cpu": [], "wall": []}
+    score: dict[str, float] = {}
+    steps: list[tuple[float, float]] = []
+    began: list[tuple[float, float]] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            began.append(read_clocks(device))
+            clocks["cpu"], clocks["wall"] = [], []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            cpu, wall = began[-1]
+            # The first micro-batch is made inside the step; what that took is scoring, and no part of the update.
+            now_cpu, now_wall = read_clocks(device)
+            steps.append((now_cpu - cpu - sum(clocks["cpu"]), now_wall - wall - sum(clocks["wall"])))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if len(steps) == 2 and "grad_norm" in logs:
+                cpu, wall = np.mean(steps, axis=0).tolist()
+                say(**score, update_cpu_s=cpu, update_wall_s=wall, gradient_norm=float(logs["grad_norm"]))
+                steps.clear()
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "start"  # TRL loads its reference from where the policy lies
+        make_model(spec, options.get("model")).save_pretrained(start)
+        config = peer.GRPOConfig(
+            output_dir=folder, per_device_train_batch_size=rows, gradient_accumulation_steps=spec.sequences // rows,
+            steps_per_generation=spec.sequences // rows, num_generations=GROUP, num_iterations=2, beta=BETA,
+            epsilon=CLIP, max_completion_length=spec.longest, learning_rate=RATE, use_cpu=device == "cpu",
+            bf16=spec.dtype == "bfloat16", activation_checkpointing=False, loss_type="grpo", max_steps=2 * cycles,
+            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch",
+            dataloader_num_workers=0, shuffle_dataset=False, lr_scheduler_type="constant",
+            model_init_kwargs={"dtype": "float32"},
+        )  # fmt: skip
+        trainer: Any = peer.GRPOTrainer(
+            model=str(start),
+            reward_funcs=lambda completions, **_: work.rewards.tolist(),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": f"q{i}"} for i in range(max(spec.sequences, 64))]),
+            processing_class=make_tokenizer(),
+            rollout_func=lambda prompts, _: {
+                "prompt_ids": work.prompts,
+                "completion_ids": work.completions,
+                "logprobs": [[-8.0] * len(one) for one in work.completions],
+                "env_mask": work.masks,
+            },
+            callbacks=[Clock()],
+        )
+        inner = trainer._generate_and_score_completions
+
+        def timed(inputs: Any) -> Any:
+            waiting = read_clocks(device)
+            wait()
+            cpu, wall = read_clocks(device)
+            result = inner(inputs)
+            end_cpu, end_wall = read_clocks(device)
+            score["score_cpu_s"], score["score_wall_s"] = end_cpu - cpu, end_wall - wall
+            clocks["cpu"].append(end_cpu - waiting[0])
+            clocks["wall"].append(end_wall - waiting[1])
+            return result
+
+        trainer._generate_and_score_completions = timed
+        say(ready=True)
+        trainer.train()
+
+
+def make_tokenizer() -> Any:
+    """A tokenizer of 4,096 characters, so that every id of the work has a text; nobody looks at it."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "<eos>", *(chr(0x4E00 + index) for index in range(4094))]
+    inner = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token=names[2]))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the side that the JSON in `argv` describes."""
+    wanted = json.loads(argv[0])
+    spec, options, cycles = WorkSpec(**wanted["work"]), wanted.get("options", {}), int(wanted["cycles"])
+    out: IO[str] = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no part of the conversation
+
+    name, device = wanted.get("model"), wanted.get("device", "cpu")
+
+    def say(**values: Any) -> None:
+        print(json.dumps({**values, "peak_mib": round(peak_mib(device), 1)}), file=out, flush=True)
+
+    def wait() -> None:
+        if not sys.stdin.readline():
+            raise SystemExit(1)
+
+    import torch
+
+    torch.set_num_threads(int(wanted.get("threads", 1)))
+    if wanted["side"] == "trl":
+        trl(spec, {**options, "model": name, "device": device}, cycles, wait, say)
+        return 0
+    cycle = ours(spec, options, None if name is None and device == "cpu" else make_model(spec, name).to(device))
+    say(ready=True)
+    for _ in range(cycles):
+        wait()
+        say(**cycle())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,256 @@
+"""New tokens per CPU second of the sampler in multi-turn episodes, beside a loop that prefills every turn anew.
+
+The workload: 32 episodes of 4 turns, prompts of 50 tokens, 150 document tokens behind each of the first three turns,
+temperature 1, no end token; turns of 64 tokens (`equal`) or of 16 to 112 (`varied`). The peer calls
+`model.generate` once a turn on all episodes and feeds it the whole text again, which is what a rollout loop without a
+cache between turns does; it runs each turn as long as the longest of its episodes needs. The model is a random Qwen3 of
+width 256. The arithmetic limit is the least work (every token through the layers once, the head only where a token is
+sampled) at the speed of one large matrix product. A second table has the shape of the quickstart's rollouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..measure import Case, Timing, default_output, machine, measure, write_record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EPISODES, TURNS, PROMPT, DOCUMENT = 32, 4, 50, 150
+EQUAL, SHORTEST, LONGEST = 64, 16, 112
+VOCABULARY, WIDTH, LAYERS = 4096, 256, 4
+_FIRST = 0x10000
+"""Character of token 0: from here on there are a million without a gap."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints the ratios, and writes a JSON record."""
+    parser = argparse.ArgumentParser(prog="zerosearch bench sampler", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--turns", choices=("equal", "varied", "both"), default="both", help="turn lengths (both)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each case (3)")
+    parser.add_argument("--tiny-only", action="store_true", help="only the table of the quickstart's shape")
+    parser.add_argument("--output", type=Path, default=default_output("sampler"), help="the JSON record")
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores spinning threads cost more than they give
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    timings: dict[str, Timing] = {}
+    record: dict[str, Any] = {}
+    try:
+        if not arguments.tiny_only:
+            timings, record = _against_generate(arguments.turns, arguments.rounds)
+        record["tiny_tokens_per_cpu_s"] = _tiny()
+    finally:
+        torch.set_num_threads(threads)
+    libraries = ["zerosearch-env", "torch", "transformers", "numpy"]
+    write_record(arguments.output, timings, **record, machine=machine(libraries))
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def _against_generate(which: str, rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Timings by case, and what follows from them."""
+    from zerosearch_agents.policy.policy import new_model, quiet_transformers, tiny_config
+
+    config = tiny_config(VOCABULARY, hidden=WIDTH, layers=LAYERS, heads=4, kv_heads=2, mlp=768)
+    model = new_model(config)
+    model.generation_config.eos_token_id = None
+    rate = _matrix_rate()
+    print(f"one thread, {rate / 1e9:.0f} GFLOP/s in one large product; new tokens per CPU second:")
+    timings: dict[str, Timing] = {}
+    record: dict[str, Any] = {"matrix_flops_per_cpu_s": rate}
+    for name in ("equal", "varied") if which == "both" else (which,):
+        lengths = _lengths(name)
+        work = multi_turn(lengths, prompt=PROMPT, document=DOCUMENT, vocabulary=VOCABULARY)
+        limit = int(lengths.sum()) * rate / _flops(lengths)
+        ours, peer = f"sampler, {name}", f"generate anew, {name}"
+        cases = [Case(ours, sampler_case(model, work)), Case(peer, generate_case(model, work))]
+        with quiet_transformers():
+            timings |= measure(cases, rounds=rounds, seconds=0.0)
+        for case in (ours, peer):
+            speed = 1e6 / timings[case].median
+            print(f"  {case:<22} {speed:6.0f}  {speed / limit:4.0%} of the limit")
+        ratio = timings[peer].median / timings[ours].median
+        record[name] = {"ratio": ratio, "of_limit": 1e6 / timings[ours].median / limit}
+        print(f"  ratio {ratio:.2f}")
+    return timings, record
+
+
+@dataclass(frozen=True)
+class MultiTurn:
+    """Multi-turn episodes of random tokens."""
+
+    prompts: list[list[int]]
+    """By episode."""
+    documents: list[list[list[int]]]
+    """What is put behind each turn but the last, by turn and episode."""
+    lengths: NDArray[np.int64]
+    """New tokens, shape `(turns, episodes)`."""
+    vocabulary: int
+    """Ids that may be sampled."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest that an episode becomes, and one more."""
+        rest = sum(len(one) for one in (self.prompts[0], *(turn[0] for turn in self.documents)))
+        return int(self.lengths.sum(0).max()) + rest + 1
+
+
+def multi_turn(lengths: NDArray[np.int64], *, prompt: int, document: int, vocabulary: int) -> MultiTurn:
+    """Episodes whose turns have these lengths, with prompts and documents of so many tokens."""
+    turns, episodes = lengths.shape
+    rng = np.random.default_rng(1)
+    prompts: list[list[int]] = rng.integers(10, vocabulary, (episodes, prompt)).tolist()
+    documents: list[list[list[int]]] = rng.integers(10, vocabulary, (turns - 1, episodes, document)).tolist()
+    return MultiTurn(prompts, documents, lengths, vocabulary)
+
+
+def _lengths(name: str) -> NDArray[np.int64]:
+    """New tokens of every turn and episode, shape `(TURNS, EPISODES)`."""
+    if name == "equal":
+        return np.full((TURNS, EPISODES), EQUAL)
+    return np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, (TURNS, EPISODES))
+
+
+def sampler_case(model: Any, work: MultiTurn) -> Callable[[], int]:
+    """Plays the episodes with this package's sampler; returns how many tokens it sampled."""
+    from zerosearch_agents.sampling.local import Sampler
+
+    turns, episodes = work.lengths.shape
+    tokenizer = _character_tokenizer(work.vocabulary)
+    context, longest = work.context_tokens, int(work.lengths.max())
+
+    def run() -> int:
+        sampler = Sampler(model, tokenizer, slots=episodes, context_tokens=context, turn_tokens=longest)
+        for episode, prompt in enumerate(work.prompts):
+            sampler.start(episode, prompt, episode, turn_tokens=int(work.lengths[0, episode]))
+        done, sampled = [0] * episodes, 0
+        while finished := sampler.run():
+            for sample in finished:
+                episode = int(str(sample.key))
+                sampled += len(sample.token_ids)
+                turn = done[episode] = done[episode] + 1
+                if turn == turns:
+                    sampler.finish(episode)
+                else:
+                    limit = int(work.lengths[turn, episode])
+                    sampler.extend(episode, work.documents[turn - 1][episode], turn_tokens=limit)
+        if sampled != work.lengths.sum():
+            raise RuntimeError(f"{sampled} tokens sampled instead of {work.lengths.sum()}")
+        return sampled
+
+    return run
+
+
+def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
+    """Plays the episodes in step with `model.generate`, which reads everything anew each turn."""
+    import torch
+    from transformers import GenerationConfig
+
+    turns = len(work.lengths)
+
+    def run() -> int:
+        texts = [list(prompt) for prompt in work.prompts]
+        for turn in range(turns):
+            count = int(work.lengths[turn].max())
+            width = max(map(len, texts))
+            ids = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=model.device)
+            mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+            config = GenerationConfig(
+                max_new_tokens=count, min_new_tokens=count, do_sample=True, top_k=0, top_p=1.0, pad_token_id=0
+            )
+            with torch.inference_mode():
+                seen = torch.tensor(mask, device=model.device)
+                new = model.generate(ids, attention_mask=seen, generation_config=config)[:, width:]
+            for episode, text in enumerate(texts):
+                text += new[episode, : work.lengths[turn, episode]].tolist()
+                if turn < turns - 1:
+                    text += work.documents[turn][episode]
+        return int(work.lengths.sum())
+
+    return run
+
+
+def _tiny() -> dict[str, float]:
+    """Decoding and prefilling speed of 128 rows of a model of width 128, by mean length of the rows."""
+    from zerosearch_agents.policy.policy import new_model, tiny_config
+    from zerosearch_agents.sampling.decoding.decoder import make_decoder
+    from zerosearch_agents.sampling.draw import draw
+
+    rows, chunk, steps, vocabulary = 128, 200, 20, 2048
+    decoder = make_decoder(new_model(tiny_config(vocabulary)), rows, 2048)
+    rng = np.random.default_rng(0)
+    slots, lengths = np.arange(rows), np.zeros(rows, dtype=np.int64)
+    speeds: dict[str, float] = {}
+    import torch
+
+    for turn in range(4):
+        counts = rng.integers(chunk // 2, chunk * 3 // 2, rows) if turn else np.full(rows, 25)
+        chunks = [rng.integers(0, vocabulary, count).tolist() for count in counts]
+        start = time.process_time()
+        decoder.prefill(slots.tolist(), lengths.tolist(), chunks)
+        lengths = lengths + counts
+        speeds[f"prefill to {lengths.mean():.0f}"] = counts.sum() / (time.process_time() - start)
+        tokens = rng.integers(0, vocabulary, rows)
+        start = time.process_time()
+        for _ in range(steps):
+            uniforms = torch.from_numpy(rng.random(rows))
+            with torch.inference_mode():
+                tokens = draw(decoder.step(slots, lengths, tokens), uniforms, 1.0)[0].numpy()
+            lengths = lengths + 1
+        speeds[f"decode at {lengths.mean():.0f}"] = rows * steps / (time.process_time() - start)
+    print("128 rows, width 128, 4 layers, vocabulary 2,048; tokens per CPU-s:")
+    for name, speed in speeds.items():
+        print(f"  {name:<16} {speed:8.0f}")
+    return speeds
+
+
+def _flops(lengths: NDArray[np.int64]) -> float:
+    """Floating-point operations that cannot be avoided: products of layers, attention and head, each token once."""
+    block = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * WIDTH // 2 + 3 * WIDTH * 768)
+    fed = PROMPT + lengths.sum(0) + (TURNS - 1) * DOCUMENT - 1.0
+    return float(
+        2 * block * fed.sum()
+        + 4 * LAYERS * WIDTH * (fed * (fed + 1) / 2).sum()
+        + 2 * WIDTH * VOCABULARY * lengths.sum()
+    )
+
+
+def _matrix_rate(size: int = 2048, repeats: int = 5) -> float:
+    """Floating-point operations per CPU second of one large float32 product, the median of some."""
+    import torch
+
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    rates = []
+    for _ in range(repeats):
+        start = time.process_time()
+        torch.mm(left, right)
+        rates.append(2 * size**3 / (time.process_time() - start))
+    return float(np.median(rates))
+
+
+def _character_tokenizer(size: int) -> Any:
+    """A tokenizer of so many characters; the benchmark never looks at its text."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {chr(_FIRST + index): index for index in range(size)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(_FIRST)))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

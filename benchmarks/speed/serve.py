@@ -1,0 +1,226 @@
+"""`zerosearch serve` under 200 clients at once, beside the same searches one by one.
+
+The engine costs a fixed time a call, however many searches the call holds: a stand-in for a simulation LLM, a GPU or
+another machine. The server runs in a process of its own, the clients share this one; each keeps its connection and
+sends its next search when the last one is answered. Wall time, since most of it is waiting; the cases take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from zerosearch_env.engines import ConstantEngine
+from zerosearch_env.types import SearchRequest, SearchResult
+
+from ..measure import default_output, machine
+
+ONE_BY_ONE, UNBATCHED, BATCHED = "one client, one by one", "all clients, batches of one", "all clients, batched"
+
+
+class FixedCostEngine(ConstantEngine):
+    """The same documents for every search; a call takes `seconds`, whatever it holds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Waits, then the documents of each request."""
+        time.sleep(self._seconds)
+        return super().search(requests)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one case measured."""
+
+    clients: int
+    requests: int
+    errors: int
+    """Requests without a result: another status than 200, or a connection that broke."""
+    seconds: float
+    requests_per_second: float
+    requests_per_engine_call: float
+    latency_ms_median: float
+    latency_ms_p95: float
+
+
+@contextmanager
+def running_server(call_s: float, *, max_batch: int) -> Iterator[int]:
+    """A server over a `FixedCostEngine` in a process of its own; gives its port.
+
+    Raises:
+        RuntimeError: the server did not end with status 0 after SIGTERM.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, call_s, max_batch), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join(30)
+    if process.exitcode != 0:
+        raise RuntimeError(f"the server ended with status {process.exitcode} after SIGTERM")
+
+
+def _serve(pipe: Connection, call_s: float, max_batch: int) -> None:
+    from zerosearch_env.serve.access import open_socket
+    from zerosearch_env.serve.command import ServeConfig, make_service, run
+
+    with open_socket("127.0.0.1", 0) as listener:
+        config = ServeConfig(dataset=None, max_batch=max_batch)
+        service = make_service(config, FixedCostEngine(call_s))
+        pipe.send(listener.getsockname()[1])
+        sys.exit(run(service, listener, grace_s=config.grace_s))
+
+
+async def drive(port: int, *, clients: int, requests: int) -> Load:
+    """Every client sends its share of the requests, one after the other; all of them at once.
+
+    Args:
+        port: of the server, on this machine.
+        clients: how many at once.
+        requests: of all clients together.
+    """
+    before = await _stats(port)
+    share = requests // clients
+    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(clients)]
+    began = time.perf_counter()
+    answered = await asyncio.gather(
+        *(_client(connection, number, share) for number, connection in enumerate(connections))
+    )
+    seconds = time.perf_counter() - began
+    after = await _stats(port)
+    latencies = sorted(latency for client in answered for latency in client)
+    good = len(latencies)
+    calls = after["engine_calls"] - before["engine_calls"]
+    return Load(
+        clients=clients,
+        requests=share * clients,
+        errors=share * clients - good,
+        seconds=round(seconds, 3),
+        requests_per_second=round(good / seconds, 1),
+        requests_per_engine_call=round((after["searches"] - before["searches"]) / max(1, calls), 2),
+        latency_ms_median=round(1000 * statistics.median(latencies), 1) if latencies else 0.0,
+        latency_ms_p95=round(1000 * latencies[int(0.95 * (good - 1))], 1) if latencies else 0.0,
+    )
+
+
+async def _client(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], number: int, requests: int
+) -> list[float]:
+    """Seconds of every request that got its result."""
+    reader, writer = connection
+    latencies = []
+    for turn in range(requests):
+        body = json.dumps({"queries": [f"query {turn} of client {number}"], "topk": 3, "return_scores": True}).encode()
+        began = time.perf_counter()
+        try:
+            status, _ = await _exchange(reader, writer, b"POST", b"/retrieve", body)
+        except (OSError, asyncio.IncompleteReadError):
+            break
+        if status == 200:
+            latencies.append(time.perf_counter() - began)
+    writer.close()
+    return latencies
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: bytes, path: bytes, body: bytes = b""
+) -> tuple[int, bytes]:
+    """One request on an open connection: status and body of its response."""
+    writer.write(b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body))
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    length = int(head.partition("content-length:")[2].partition("\r\n")[0])
+    return int(head.split(" ", 2)[1]), await reader.readexactly(length)
+
+
+async def _stats(port: int) -> dict[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _, body = await _exchange(reader, writer, b"GET", b"/stats")
+    writer.close()
+    counters: dict[str, float] = json.loads(body)
+    return counters
+
+
+def measure(*, clients: int, requests: int, call_s: float, rounds: int) -> dict[str, list[Load]]:
+    """The loads of every case, one a round.
+
+    Args:
+        clients: how many at once.
+        requests: of all clients together, in the batched case; the others get a tenth.
+        call_s: what a call of the engine costs, in seconds.
+        rounds: turns of each case.
+    """
+    few = max(clients, requests // 10)
+    loads: dict[str, list[Load]] = {ONE_BY_ONE: [], UNBATCHED: [], BATCHED: []}
+    with running_server(call_s, max_batch=1) as single, running_server(call_s, max_batch=256) as batching:
+        for _ in range(rounds):
+            loads[ONE_BY_ONE].append(asyncio.run(drive(batching, clients=1, requests=few // 4)))
+            loads[UNBATCHED].append(asyncio.run(drive(single, clients=clients, requests=few)))
+            loads[BATCHED].append(asyncio.run(drive(batching, clients=clients, requests=requests)))
+    return loads
+
+
+def median_load(loads: Sequence[Load]) -> Load:
+    """The round with the median throughput."""
+    return sorted(loads, key=lambda load: load.requests_per_second)[len(loads) // 2]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints, and writes a JSON record. Status 1 when a request got no result."""
+    parser = argparse.ArgumentParser(prog="zerosearch bench serve", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--clients", type=int, default=200, help="clients at once (200)")
+    parser.add_argument("--requests", type=int, default=6000, help="requests of the batched case (6000)")
+    parser.add_argument("--call-ms", type=float, default=20.0, help="what an engine call costs (20 ms)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each case (3)")
+    parser.add_argument("--output", type=Path, default=default_output("serve"), help="the JSON record")
+    arguments = parser.parse_args(argv)
+    loads = measure(
+        clients=arguments.clients,
+        requests=arguments.requests,
+        call_s=arguments.call_ms / 1000,
+        rounds=arguments.rounds,
+    )
+    medians = {name: median_load(rounds) for name, rounds in loads.items()}
+    print(f"engine calls of {arguments.call_ms:g} ms, {arguments.clients} clients")
+    print(f"{'':<28}  requests/s  per engine call  latency ms (p95)  errors")
+    for name, load in medians.items():
+        latency = f"{load.latency_ms_median:.0f} ({load.latency_ms_p95:.0f})"
+        print(
+            f"{name:<28}  {load.requests_per_second:>10,.1f}  {load.requests_per_engine_call:>15.1f}  "
+            f"{latency:>16}  {sum(each.errors for each in loads[name]):>6}"
+        )
+    batched = medians[BATCHED].requests_per_second
+    times = {f"times {name}": round(batched / medians[name].requests_per_second, 1) for name in (ONE_BY_ONE, UNBATCHED)}
+    print(json.dumps(times))
+    record = {
+        "unit": "wall time; the round with the median throughput, and all rounds",
+        "engine_call_ms": arguments.call_ms,
+        **times,
+        "machine": machine(["zerosearch-env", "starlette", "uvicorn", "httptools"]),
+        "medians": {name: asdict(load) for name, load in medians.items()},
+        "rounds": {name: [asdict(load) for load in rounds] for name, rounds in loads.items()},
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    print(f"written: {arguments.output}")
+    return 1 if any(load.errors for rounds in loads.values() for load in rounds) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What the simulated engine's client costs, how well it keeps a server busy, and cache hits per CPU second.
+
+The server is a process of its own that waits for a set time and then writes documents. The client's cost is CPU time
+of this process per search, with as many searches on their way as the concurrency says; throughput is wall time beside
+what the server's latency allows, concurrency / latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.cache import ResultCache
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.errors import EngineError
+from zerosearch_env.llm import Completion, Prompt
+from zerosearch_env.types import SearchRequest, SearchResult
+
+from ..measure import Case, default_output, machine, measure, print_timings, write_record
+from .chat_server import documents
+
+
+def requests(count: int, start: int = 0) -> list[SearchRequest]:
+    """Searches with a seed each, every other one noisy."""
+    return [
+        SearchRequest(f"query {i}", f"What is thing {i}?", (f"thing {i}",), noisy=i % 2 == 1, top_k=5, seed=i)
+        for i in range(start, start + count)
+    ]
+
+
+class _Writer:
+    """A backend that costs next to nothing."""
+
+    name, identity = "writer", "writer"
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        return [Completion(documents(prompt.text)) for prompt in prompts]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+@contextmanager
+def server(latency_s: float) -> Iterator[str]:
+    """A server process with that latency; its address."""
+    command = [sys.executable, "-m", "zerosearch_benchmarks.speed.chat_server", str(latency_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.terminate()
+
+
+def _engine(url: str, concurrency: int) -> SimulatedEngine:
+    spec = {"kind": "simulated", "argument": f"openai:{url}", "model": "local", "http": {"concurrency": concurrency}}
+    engine = make_engine(spec)
+    assert isinstance(engine, SimulatedEngine)
+    return engine
+
+
+def _checked(results: Sequence[SearchResult]) -> int:
+    """How many searches there were.
+
+    Raises:
+        EngineError: one of them failed: there is nothing to measure then.
+    """
+    failure = next((result.failure for result in results if result.failure), None)
+    if failure is not None:
+        raise EngineError(failure)
+    return len(results)
+
+
+def throughput(url: str, concurrency: int, latency_s: float, seconds: float) -> dict[str, float]:
+    """Searches per second of wall time, and their share of concurrency / latency."""
+    engine = _engine(url, concurrency)
+    _checked(engine.search(requests(concurrency)))
+    count = max(concurrency, round(seconds * concurrency / latency_s))
+    began, cpu = time.perf_counter(), time.process_time()
+    _checked(engine.search(requests(count)))
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    engine.close()
+    rate, bound = count / wall, concurrency / latency_s
+    return {
+        "searches_per_s": round(rate, 1),
+        "bound_per_s": round(bound, 1),
+        "share": round(rate / bound, 3),
+        "cpu_ms_per_search": round(1e3 * cpu / count, 3),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints, and writes a JSON record."""
+    parser = argparse.ArgumentParser(prog="zerosearch bench simulated", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--concurrency", type=int, default=64, help="searches on their way at once (64)")
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes (0.05)")
+    parser.add_argument("--entries", type=int, default=5000, help="cached searches (5000)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
+    parser.add_argument("--output", type=Path, default=default_output("simulated"), help="the JSON record")
+    arguments = parser.parse_args(argv)
+    cached = requests(arguments.entries)
+    with tempfile.TemporaryDirectory() as folder, server(0.0) as url:
+        stored = SimulatedEngine(_Writer(), cache=ResultCache(Path(folder) / "cache.sqlite"))
+        client = _engine(url, arguments.concurrency)
+        batch = requests(8 * arguments.concurrency)
+        _checked(stored.search(cached))
+        timings = measure(
+            [
+                Case("cache hit", lambda: _checked(stored.search(cached))),
+                Case("search on a server", lambda: _checked(client.search(batch))),
+            ],
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+        )
+        stored.close()
+        client.close()
+    levels = sorted({max(1, arguments.concurrency // 4), max(1, arguments.concurrency // 2), arguments.concurrency})
+    rates: dict[str, Any] = {}
+    with server(arguments.latency) as url:
+        for concurrency in levels:
+            runs = [
+                throughput(url, concurrency, arguments.latency, 4 * arguments.seconds) for _ in range(arguments.rounds)
+            ]
+            rates[str(concurrency)] = {
+                "median": sorted(runs, key=lambda run: run["share"])[len(runs) // 2],
+                "runs": runs,
+            }
+    print_timings(timings, "search")
+    for level, rate in rates.items():
+        print(f"concurrency {level}, {arguments.latency:g} s latency: {json.dumps(rate['median'])}")
+    summary = {
+        "hits_per_cpu_second": round(1e6 / timings["cache hit"].median),
+        "client_cpu_ms": round(timings["search on a server"].median / 1e3, 3),
+    }
+    print(json.dumps(summary))
+    libraries = machine(["zerosearch-env", "aiohttp"])
+    write_record(arguments.output, timings, **summary, throughput=rates, machine=libraries)
+    print(f"written: {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands of `zerosearch` that need the environment alone: play, view, cache, index."""

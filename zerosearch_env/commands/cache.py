@@ -1,0 +1,35 @@
+"""`zerosearch cache`: what a file of cached searches holds, and how to empty it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..engines.cache import ResultCache
+from ..errors import CacheError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `zerosearch cache stats FILE` or `zerosearch cache clear FILE`.
+
+    Raises:
+        CacheError: the file is missing or cannot be used.
+    """
+    parser = argparse.ArgumentParser(prog="zerosearch cache", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("action", choices=["stats", "clear"], help="what to do")
+    parser.add_argument("file", type=Path, help="the file that an engine's option `cache` named")
+    arguments = parser.parse_args(argv)
+    if not arguments.file.expanduser().is_file():
+        raise CacheError(f"there is no cache at {arguments.file}")
+    cache = ResultCache(arguments.file)
+    try:
+        if arguments.action == "clear":
+            print(f"{cache.clear()} entries deleted")
+            return 0
+        found = cache.describe()
+        print(f"{found.entries} entries, {found.bytes:,} bytes" + (", read-only" if cache.read_only else ""))
+        for engine, count in found.by_engine.items():
+            print(f"  {engine}: {count}")
+        return 0
+    finally:
+        cache.close()

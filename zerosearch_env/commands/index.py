@@ -1,0 +1,189 @@
+"""`zerosearch index build | info`: makes the index that the engine `dense:FOLDER` searches, and says what one holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ..engines.dense.build import BuildOptions, build_index, check_output
+from ..engines.dense.manifest import Manifest, read_manifest, verify_files
+from ..errors import ConfigError, unknown_name
+from ..types import Document
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Embed the passages of a corpus file or of the built-in world, and write an index for `dense:FOLDER`."""
+
+    encoder: str
+    """A sentence-transformers model: its folder, or its name on the hub."""
+    output: Path
+    """The folder of the index."""
+    corpus: Path | None = None
+    """Corpus file (.jsonl, .json, .parquet), with `id` and `contents`, or with `title` and `text`."""
+    world: int | None = None
+    """Instead of a file: this many passages of the built-in world."""
+    split: str = "train"
+    """Split of the world."""
+    world_seed: int = 0
+    """Seed of the world."""
+    limit: int | None = None
+    """Passages of the file at most. None: all."""
+    index: tyro.conf.OmitArgPrefixes[BuildOptions] = field(default_factory=BuildOptions)
+    """How the index is built."""
+    device: str | None = None
+    """Where the encoder runs: "cpu", "cuda", ... None: the library's choice."""
+    overwrite: bool = False
+    """Replace an index that stands in the output folder, when the new one is whole."""
+    restart: bool = False
+    """Throw away an unfinished build that was begun with other passages, encoder or options."""
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Say what an index holds and which encoder it wants."""
+
+    folder: tyro.conf.Positional[Path]
+    """The folder of the index."""
+    verify: bool = False
+    """Read every file and compare it with its digest."""
+
+
+_CONFIGS = {"build": BuildConfig, "info": InfoConfig}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `zerosearch index`.
+
+    Args:
+        argv: command line without the command itself; None: that of the process.
+
+    Returns:
+        Exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        ZeroSearchError: an option cannot be used, or the build failed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        for name, config in _CONFIGS.items():
+            with suppress(SystemExit):
+                tyro.cli(config, args=["--help"], prog=f"zerosearch index {name}")
+        raise SystemExit(0)
+    if arguments[0] not in _CONFIGS:
+        raise unknown_name("command of `zerosearch index`", arguments[0], _CONFIGS)
+    if arguments[0] == "info":
+        return info(tyro.cli(InfoConfig, args=arguments[1:], prog="zerosearch index info"))
+    return build(tyro.cli(BuildConfig, args=arguments[1:], prog="zerosearch index build"))
+
+
+def build(config: BuildConfig) -> int:
+    """Run `zerosearch index build`.
+
+    Raises:
+        ZeroSearchError: an option cannot be used, or the build failed.
+    """
+    from ..engines.dense.encoders import SentenceEncoder
+    from ..records.terminal import make_console
+
+    # what can be wrong with the options is found before the encoder is loaded, which takes a while
+    check_output(config.output.expanduser().absolute(), config.overwrite)
+    passages = _passages(config)
+    passages = chain([next(passages)], passages)
+    console = make_console()
+    console.print(f"loading the encoder {config.encoder}")
+    encoder = SentenceEncoder(config.encoder, device=config.device)
+    bars = _Bars(console)
+    try:
+        with bars.shown:
+            manifest = build_index(
+                passages,
+                config.output,
+                encoder,
+                config.index,
+                overwrite=config.overwrite,
+                restart=config.restart,
+                progress=bars.report,
+            )
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from the last finished shard")
+        return 130
+    _show(console, config.output, manifest)
+    console.print(f'use it with: search_engine="dense:{config.output}"')
+    return 0
+
+
+def info(config: InfoConfig) -> int:
+    """Run `zerosearch index info`.
+
+    Raises:
+        DataError: there is no index, or a damaged one.
+    """
+    from ..records.terminal import make_console
+
+    folder = config.folder.expanduser()
+    manifest = read_manifest(folder)
+    if config.verify:
+        verify_files(folder, manifest)
+    _show(make_console(), folder, manifest)
+    return 0
+
+
+def _passages(config: BuildConfig) -> Iterator[Document]:
+    if (config.corpus is None) == (config.world is None):
+        raise ConfigError("give the passages as --corpus FILE or as --world NUMBER (one of them)")
+    if config.corpus is not None:
+        from ..datasets.files.passages import iter_corpus
+
+        return iter_corpus(config.corpus, limit=config.limit)
+    from ..datasets import load_dataset
+    from ..datasets.world.make import WorldConfig
+
+    assert config.world is not None
+    world = WorldConfig(seed=config.world_seed, passages=config.world)
+    return iter(load_dataset("world", config.split, world=world).passages or ())
+
+
+class _Bars:
+    """One progress bar a stage."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.shown = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self.shown.add_task(stage, total=total)
+        self.shown.update(self._tasks[stage], completed=done)
+
+
+def _show(console: Any, folder: Path, manifest: Manifest) -> None:
+    size = sum(entry["bytes"] for entry in manifest.files.values())
+    rows = {
+        "index": str(folder),
+        "passages": f"{manifest.passages:,}",
+        "kind": f"{manifest.kind}, {manifest.metric}, {manifest.dimension} dimensions",
+        "encoder": f"{manifest.encoder} (fingerprint {manifest.encoder_fingerprint})",
+        "template": repr(manifest.template),
+        "prefixes": f"query {manifest.query_prefix!r}, passage {manifest.passage_prefix!r}",
+        "size": f"{size / 1e6:,.1f} MB",
+        "built with": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>10}  {value}", soft_wrap=True)

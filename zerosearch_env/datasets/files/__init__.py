@@ -1,0 +1,1 @@
+"""Questions and passages from files and from the hub."""

@@ -1,0 +1,31 @@
+"""Datasets of the Hugging Face hub, through the optional `datasets` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...errors import DataError, require
+from .rows import Row
+
+
+def hub_rows(name: str, split: str) -> Iterator[tuple[int, Row]]:
+    """Rows of a dataset on the hub, numbered from 1.
+
+    Args:
+        name: `"owner/name"`, or `"owner/name:configuration"`.
+        split: as the hub calls it.
+
+    Raises:
+        MissingExtraError: the `datasets` library is not installed.
+        DataError: the library cannot load it (no such dataset, configuration or split, no network, ...).
+    """
+    library = require("datasets", "hub")
+    path, _, configuration = name.partition(":")
+    try:
+        rows = library.load_dataset(path, configuration or None, split=split)
+    except Exception as cause:  # the library raises errors of many kinds, its dependencies' included
+        raise DataError(
+            f"{name!r} is no built-in dataset and no file, and loading its split {split!r} from the hub failed: "
+            f"{type(cause).__name__}: {cause}"
+        ) from cause
+    yield from enumerate(rows, 1)

@@ -1,0 +1,221 @@
+"""`CorpusEngine`: the embedded search engine, BM25 over passages, with hard negatives as noise.
+
+Works offline and without a model. Deterministic: a result depends on the passages and the request, never on the rest
+of the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from ...bounded_cache import BoundedCache
+from ...errors import ConfigError
+from ...types import Dataset, Document, SearchRequest, SearchResult
+from ..base import BatchedEngine, check_mask, check_size
+from ..noise import mix_slots, sample_negatives, seeded_orders, unrelated
+from ..ranking import SCALE, Ranking
+from .paragraphs import ParagraphSearch
+from .passages import PassageIndex, dataset_index, file_index
+
+
+class CorpusEngine(BatchedEngine):
+    """BM25 over passages.
+
+    - Useful documents are the `top_k` best matches of the query. A query with fewer matches (or no known word at all)
+      is filled up with unrelated passages that the request's seed draws, with score 0.
+    - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`: on the topic, none of the
+      useful ones, none with a gold answer in title or text, in the order of their scores. Where the pool holds too
+      few, more distant ranks and at last unrelated passages are drawn. Only when the whole corpus holds too few without
+      an answer, the result is shorter than `top_k`.
+    - With one noise flag a document, slot j holds the j-th useful or the j-th noisy document.
+    - A request that brings its question's own paragraphs searches these: useful are the supporting ones, then the best
+      distractors; noisy are distractors without a gold answer, topped up from the passages where these fall short.
+
+    Args:
+        passages: what is searched, or an index to share with other engines. Indexed at the first search.
+        pool: ranks below `top_k` from which noisy documents are drawn; at least 1.
+        paragraphs: whether a request's own paragraphs go before the passages.
+        k1: BM25's saturation of repeated words, at least 0.
+        b: BM25's penalty on long passages, in [0, 1].
+
+    Raises:
+        ConfigError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Document] | PassageIndex,
+        *,
+        pool: int = 40,
+        paragraphs: bool = True,
+        k1: float = 1.5,
+        b: float = 0.75,
+    ) -> None:
+        super().__init__()
+        _check_options(pool, k1, b)
+        self._index = passages if isinstance(passages, PassageIndex) else PassageIndex(passages, k1=k1, b=b)
+        if not len(self._index) and not paragraphs:
+            raise ConfigError("there are no passages to search in: the corpus is empty")
+        self._pool = pool
+        self._cached: BoundedCache[tuple[str, int], tuple[Document, ...]] = BoundedCache(self._index.cached_queries)
+        self._paragraphs = ParagraphSearch() if paragraphs else None
+
+    @property
+    def passages(self) -> Sequence[Document]:
+        """What is searched."""
+        return self._index.passages
+
+    def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
+        """Check that the corpus is large enough before anything is searched.
+
+        Args:
+            top_k: documents of a result.
+            noise: whether noisy results will be asked for; they take passages besides the useful ones.
+
+        Raises:
+            ConfigError: when it is not; the message names both numbers.
+        """
+        check_size(len(self._index), top_k, noise=noise)
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer a batch: one result per request, in order.
+
+        `latency_s` is the time of the whole batch, in seconds.
+
+        Raises:
+            EngineError: the engine is closed.
+            ConfigError: the corpus is too small for a request's `top_k`, or a noise mask has another length than it.
+        """
+        self._check_open()
+        began = time.perf_counter()
+        depths: list[int] = []
+        from_corpus: list[SearchRequest] = []
+        for request in requests:
+            check_mask(request)
+            if self._paragraphs is None or not request.paragraphs:
+                noise = request.noisy if isinstance(request.noisy, bool) else any(request.noisy)
+                self.check_top_k(request.top_k, noise=noise)
+                from_corpus.append(request)
+                depths.append(request.top_k + self._pool * noise)
+        rankings = iter(self._index.rank([request.query for request in from_corpus], depths))
+        seeds = [request.seed for request in requests if request.noisy]
+        orders = iter(seeded_orders(seeds, self._pool) if seeds else ())
+        results = []
+        for request in requests:
+            order = next(orders) if request.noisy else ()
+            if self._paragraphs is None or not request.paragraphs:
+                documents = self._from_passages(request, next(rankings), order)
+            else:
+                documents = self._from_paragraphs(self._paragraphs, request)
+            results.append(documents)
+        elapsed = time.perf_counter() - began
+        return [SearchResult(documents, engine="corpus", latency_s=elapsed) for documents in results]
+
+    def _from_passages(self, request: SearchRequest, ranking: Ranking, order: Sequence[int]) -> tuple[Document, ...]:
+        noisy = request.noisy
+        if noisy is True:
+            return self._negatives(request, ranking, order)
+        useful = self._useful(request, ranking)
+        if not noisy or not any(noisy):
+            return useful
+        return mix_slots(noisy, useful, self._negatives(request, ranking, order))
+
+    def _useful(self, request: SearchRequest, ranking: Ranking) -> tuple[Document, ...]:
+        top_k = request.top_k
+        documents = self._cached.get((request.query, top_k))
+        if documents is None:
+            best = zip(ranking.ids[:top_k].tolist(), ranking.scores[:top_k].tolist(), strict=True)
+            documents = self._documents(best)
+            self._cached.put((request.query, top_k), documents)
+        if len(documents) < top_k:
+            fill = unrelated(len(self._index), request.seed, ranking.ids, top_k - len(documents))
+            documents += self._documents((position, 0) for position in fill)
+        return documents
+
+    def _negatives(self, request: SearchRequest, ranking: Ranking, order: Sequence[int]) -> tuple[Document, ...]:
+        # what fills up a short ranking is useful too, by the contract: it is never noise
+        top_k, matched = request.top_k, len(ranking.ids)
+        excluded = unrelated(len(self._index), request.seed, ranking.ids, top_k - matched) if matched < top_k else ()
+        return self._documents(
+            sample_negatives(
+                self._index, request, ranking, order, skip=min(top_k, matched), count=top_k, excluded=excluded
+            )
+        )
+
+    def _from_paragraphs(self, own: ParagraphSearch, request: SearchRequest) -> tuple[Document, ...]:
+        mask = request.noise_mask
+        best = own.useful(request) if not all(mask) else ()
+        shown = tuple(position for position, noise in zip(best, mask, strict=False) if not noise)
+        distractors = own.noisy(request, shown, mask.count(True)) if any(mask) else ()
+        noisy = own.documents(request, distractors)
+        if len(noisy) < mask.count(True) and len(self._index):
+            noisy += self._around(request, mask.count(True) - len(noisy))
+        useful, rest = iter(own.documents(request, shown)), iter(noisy)
+        slots = [next(rest if noise else useful, None) for noise in mask]
+        return tuple(document for document in slots if document is not None)
+
+    def _around(self, request: SearchRequest, count: int) -> tuple[Document, ...]:
+        """Passages without a gold answer, for a question whose own distractors are too few."""
+        ranking = self._index.rank([request.query], [request.top_k + self._pool])[0]
+        titles = {paragraph.title for paragraph in request.paragraphs or ()}
+        order = seeded_orders([request.seed], self._pool)[0]
+        skip = min(request.top_k, len(ranking.ids))
+        return self._documents(
+            sample_negatives(self._index, request, ranking, order, skip=skip, count=count, titles=titles)
+        )
+
+    def _documents(self, found: Iterable[tuple[int, int]]) -> tuple[Document, ...]:
+        passages = self._index.passages
+        documents = []
+        for position, score in found:
+            passage = passages[position]
+            documents.append(Document(passage.title, passage.text, passage.source, score / SCALE))
+        return tuple(documents)
+
+
+def corpus_engine(
+    argument: str,
+    dataset: Dataset | None,
+    *,
+    path: str | None = None,
+    pool: int = 40,
+    paragraphs: bool | None = None,
+    k1: float = 1.5,
+    b: float = 0.75,
+) -> CorpusEngine:
+    """The engine of `"corpus"` and `"corpus:FILE"`. Engines over the same dataset or file share one index.
+
+    Args:
+        argument: a corpus file, or "" for the dataset's own passages (where it has none: its questions' paragraphs).
+        dataset: the dataset at hand.
+        path: a corpus file, for those who prefer a named option over `argument`.
+        pool: as in `CorpusEngine`.
+        paragraphs: as in `CorpusEngine`; by default True without a file, False with one.
+        k1: as in `CorpusEngine`.
+        b: as in `CorpusEngine`.
+
+    Raises:
+        ConfigError: there is nothing to search in, or an option cannot be used.
+        DataError: the file is missing or broken.
+    """
+    if argument and path:
+        raise ConfigError(f"the corpus file was given twice: {argument!r} and path={path!r}")
+    _check_options(pool, k1, b)
+    file = argument or path
+    if file:
+        index = file_index(file, k1=k1, b=b)
+    elif dataset is not None:
+        index = dataset_index(dataset, k1=k1, b=b)
+    else:
+        raise ConfigError('the engine "corpus" needs a dataset with passages, or a file: "corpus:FILE"')
+    return CorpusEngine(index, pool=pool, paragraphs=not file if paragraphs is None else paragraphs)
+
+
+def _check_options(pool: int, k1: float, b: float) -> None:
+    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
+        raise ConfigError(f"pool must be an integer of at least 1, got {pool!r}")
+    if not k1 >= 0:
+        raise ConfigError(f"k1 must be at least 0, got {k1!r}")
+    if not 0 <= b <= 1:
+        raise ConfigError(f"b must be in [0, 1], got {b!r}")

@@ -1,0 +1,144 @@
+"""Passages with a search index that is built when it is first needed, and shared by all engines of a process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bounded_cache import BoundedCache
+from ...errors import ConfigError
+from ...types import Dataset, Document, full_text
+from ..ranking import Ranking
+from .bm25 import Bm25Index, build_index
+
+CACHED_QUERIES = 8192
+"""Rankings kept by an index: searches repeat inside a group of episodes with the same question."""
+
+
+class PassageIndex:
+    """Passages, their BM25 index, and the rankings of the latest queries.
+
+    Args:
+        passages: what is searched; title and text count alike.
+        k1: saturation of repeated words.
+        b: how far long passages are penalised, in [0, 1].
+        cached_queries: queries whose rankings are kept; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Document],
+        *,
+        k1: float = 1.5,
+        b: float = 0.75,
+        cached_queries: int = CACHED_QUERIES,
+    ) -> None:
+        self.passages = passages
+        self.cached_queries = cached_queries
+        self._k1, self._b = k1, b
+        self._index: Bm25Index | None = None
+        self._lock = threading.Lock()
+        self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(cached_queries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock; the index goes along when it has been built."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has a lock of its own."""
+        self.__dict__ |= state
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    @property
+    def bm25(self) -> Bm25Index:
+        """The index; built at first use, by one thread."""
+        with self._lock:
+            if self._index is None:
+                texts = [full_text(passage) for passage in self.passages]
+                self._index = build_index(texts, k1=self._k1, b=self._b)
+            return self._index
+
+    def rank(self, queries: Sequence[str], depths: Sequence[int]) -> list[Ranking]:
+        """At least the `depths[i]` best passages for `queries[i]`, best first; each query is ranked once.
+
+        The ranking may be deeper than asked for: its head does not depend on the depth.
+        """
+        wanted: dict[str, int] = {}
+        for query, depth in zip(queries, depths, strict=True):
+            if wanted.get(query, 0) < depth:
+                wanted[query] = depth
+        found: dict[str, Ranking] = {}
+        missing: dict[int, list[str]] = {}
+        for query, depth in wanted.items():
+            known = self._rankings.get(query)
+            if known is not None and known[0] >= depth:
+                found[query] = known[1]
+            else:
+                missing.setdefault(depth, []).append(query)
+        for depth, texts in missing.items():
+            for query, ranking in zip(texts, self.bm25.rank(texts, depth), strict=True):
+                found[query] = ranking
+                self._rankings.put(query, (depth, ranking))
+        return [found[query] for query in queries]
+
+    def rank_all(self, query: str) -> Ranking:
+        """Every passage that shares a word with the query, best first; not kept."""
+        return self.bm25.rank([query], len(self.passages))[0]
+
+
+_SHARED: dict[tuple[object, ...], PassageIndex] = {}
+_SHARED_LOCK = threading.Lock()
+
+
+def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
+    """The index over a dataset's passages, or else over every distinct paragraph that its questions bring along.
+
+    One index serves all engines of this process, for as long as the dataset object lives.
+
+    Raises:
+        ConfigError: the dataset has neither passages nor paragraphs.
+    """
+    key = (id(dataset), k1, b)
+    with _SHARED_LOCK:
+        index = _SHARED.get(key)
+        if index is None:
+            index = _SHARED[key] = PassageIndex(dataset.passages or _paragraphs_of(dataset), k1=k1, b=b)
+            weakref.finalize(dataset, _SHARED.pop, key, None)
+        return index
+
+
+def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
+    """The index over a corpus file. One index serves all engines of this process while the file stays as it is.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    from ...datasets import load_corpus
+
+    file = Path(path).expanduser().resolve()
+    stat = file.stat() if file.is_file() else None
+    key = (str(file), stat and (stat.st_mtime_ns, stat.st_size), k1, b)
+    with _SHARED_LOCK:
+        index = _SHARED.get(key)
+        if index is None:
+            for old in [other for other in _SHARED if other[0] == str(file) and other[1] != key[1]]:
+                del _SHARED[old]
+            index = _SHARED[key] = PassageIndex(load_corpus(path), k1=k1, b=b)
+        return index
+
+
+def _paragraphs_of(dataset: Dataset) -> Sequence[Document]:
+    own = (paragraph for question in dataset.questions for paragraph in question.paragraphs or ())
+    unique = dict.fromkeys((paragraph.title, paragraph.text) for paragraph in own)
+    if not unique:
+        raise ConfigError(
+            f"the dataset {dataset.name!r} has no passages to search in: name a corpus file with "
+            'search_engine="corpus:FILE" (jsonl or parquet with `id` and `contents`, or with `title` and `text`)'
+        )
+    return [Document(title, text, f"paragraph-{number}") for number, (title, text) in enumerate(unique)]

@@ -1,0 +1,1 @@
+"""The dense engine: FAISS over a sentence encoder."""

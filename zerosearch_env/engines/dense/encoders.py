@@ -1,0 +1,247 @@
+"""Encoders and rerankers: networks that turn texts into vectors, and pairs of texts into scores.
+
+`Encoder` and `Reranker` say what the dense engine needs; `SentenceEncoder` and `CrossEncoderReranker` get it from
+sentence-transformers, which is loaded when the first of them is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, EngineError, require
+from ...llm.quiet import no_progress_bars
+from .steady import Fillers, steady_batches
+
+Vectors = NDArray[np.float32]
+
+PROBES = (
+    "Who designed the bridge across the northern strait?",
+    "The lighthouse keeper's daughter became a mathematician.",
+    "1907",
+    "Eine kurze Zeile in einer anderen Sprache.",
+)
+"""Sentences whose embeddings identify an encoder."""
+_PROBE_NUMBERS = 32
+_PROBE_TOLERANCE = 0.01
+"""How far an embedding's numbers may differ, in units of its largest one: half precision differs by a tenth of it."""
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors."""
+
+    name: str
+    """Path or name; it is written into an index and shown in errors."""
+    query_prompt: str
+    """What the encoder wants in front of a query unless its user says otherwise."""
+    passage_prompt: str
+    """The same for a passage."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors, shape (texts, dimension). Row i depends on text i alone, to the last bit."""
+        ...
+
+    def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> Vectors:
+        """Vectors, shape (texts, dimension), computed as fast as possible."""
+        ...
+
+
+class Reranker(Protocol):
+    """Scores how well passages answer a query."""
+
+    name: str
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """One score for each (query, passage), shape (pairs,); the higher, the better. Each depends on its pair alone.
+
+        Equal pairs get equal scores in every batch.
+        """
+        ...
+
+
+class SentenceEncoder:
+    """An encoder of sentence-transformers.
+
+    Args:
+        name: a folder with a model, or a name on the hub.
+        device: `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
+        query_rows: rows of a batch of queries. Queries are encoded in batches of this fixed size (filled up where
+            there are fewer), so that a query's vector does not depend on its neighbours; 1 encodes one by one.
+
+    Raises:
+        MissingExtraError: sentence-transformers is not installed.
+        ConfigError: there is no such model, or `query_rows` is below 1.
+    """
+
+    def __init__(self, name: str, *, device: str | None = None, query_rows: int = 8) -> None:
+        if isinstance(query_rows, bool) or not isinstance(query_rows, int) or query_rows < 1:
+            raise ConfigError(f"query_rows must be an integer of at least 1, got {query_rows!r}")
+        self.name = resolved(name)
+        self._model = _load("SentenceTransformer", self.name, device)
+        prompts = getattr(self._model, "prompts", None) or {}
+        self.query_prompt = prompts.get("query", "")
+        self.passage_prompt = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), "")
+        self._rows = query_rows
+        # a fast tokenizer cannot be used by two threads at once
+        self._lock = threading.Lock()
+        tokenizer = getattr(self._model, "tokenizer", None)
+        # a model without a callable tokenizer (static embeddings) pads nothing
+        self._tokenizer = tokenizer if callable(tokenizer) else None
+        self._fillers = Fillers(lambda text: self._lengths([text])[0])
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors, shape (texts, dimension). Row i depends on text i alone.
+
+        Raises:
+            EngineError: the network failed, for example for want of memory.
+        """
+        clean = [encodable(text) for text in texts]
+        if not clean:
+            return np.zeros((0, 0), np.float32)
+        with self._lock:
+            if self._rows == 1:
+                return np.concatenate([self._encode([text], 1) for text in clean])
+            found: list[Vectors] = [np.zeros(0, np.float32)] * len(clean)
+            for filler, positions in steady_batches(self._lengths(clean), self._fillers, self._rows):
+                batch = [clean[position] for position in positions]
+                vectors = self._encode([*batch, *[filler] * (self._rows - len(batch))], self._rows)
+                for position, vector in zip(positions, vectors, strict=False):
+                    found[position] = vector
+        return np.stack(found)
+
+    def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> Vectors:
+        """Vectors, shape (texts, dimension); texts of like length share a batch.
+
+        Raises:
+            EngineError: the network failed, for example for want of memory.
+        """
+        with self._lock:
+            return self._encode([encodable(text) for text in texts], batch_size)
+
+    def _encode(self, texts: list[str], batch_size: int) -> Vectors:
+        try:
+            # an empty prompt: the model's own default one must not come on top of ours
+            vectors = self._model.encode(
+                texts, batch_size=batch_size, prompt="", show_progress_bar=False, convert_to_numpy=True
+            )
+        except RuntimeError as cause:
+            raise EngineError(f"the encoder {self.name!r} failed on {len(texts)} texts: {cause}") from cause
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        if self._tokenizer is None:
+            return [0] * len(texts)
+        limit = getattr(self._model, "max_seq_length", None)
+        encoded = self._tokenizer(texts, truncation=limit is not None, max_length=limit, padding=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+
+class CrossEncoderReranker:
+    """A cross-encoder of sentence-transformers with one score a pair.
+
+    Args:
+        name: a folder with a model, or a name on the hub.
+        device: `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
+        rows: pairs of a batch; every batch has this size, as with `SentenceEncoder`. At least 2.
+
+    Raises:
+        MissingExtraError: sentence-transformers is not installed.
+        ConfigError: there is no such model, or it gives several numbers a pair.
+    """
+
+    def __init__(self, name: str, *, device: str | None = None, rows: int = 16) -> None:
+        self.name = resolved(name)
+        self._model = _load("CrossEncoder", self.name, device)
+        labels = self._model.config.num_labels
+        if labels != 1:
+            raise ConfigError(
+                f"the reranker {self.name!r} gives {labels} numbers a pair; expected a cross-encoder with one "
+                "(num_labels=1)"
+            )
+        self._rows = max(rows, 2)
+        self._lock = threading.Lock()
+        self._fillers = Fillers(lambda text: self._lengths([(_FIRST, text)])[0])
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """One score for each (query, passage), shape (pairs,).
+
+        Raises:
+            EngineError: the network failed, for example for want of memory.
+        """
+        clean = [(encodable(query), encodable(passage)) for query, passage in pairs]
+        scores = np.zeros(len(clean), dtype=np.float64)
+        with self._lock:
+            lengths = self._lengths(clean) if clean else []
+            for filler, positions in steady_batches(lengths, self._fillers, self._rows):
+                batch = [clean[position] for position in positions]
+                batch += [(_FIRST, filler)] * (self._rows - len(batch))
+                try:
+                    found = self._model.predict(batch, batch_size=self._rows, show_progress_bar=False)
+                except RuntimeError as cause:
+                    raise EngineError(f"the reranker {self.name!r} failed on {len(batch)} pairs: {cause}") from cause
+                scores[positions] = np.asarray(found, dtype=np.float64)[: len(positions)]
+        return scores
+
+    def _lengths(self, pairs: list[tuple[str, str]]) -> list[int]:
+        # releases before 6 call it max_length
+        limit = self._model.max_seq_length if hasattr(self._model, "max_seq_length") else self._model.max_length
+        first, second = [query for query, _ in pairs], [passage for _, passage in pairs]
+        encoded = self._model.tokenizer(first, second, truncation=limit is not None, max_length=limit, padding=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+
+_FIRST = "a"
+"""The query of a filler pair."""
+
+
+def probe(encoder: Encoder) -> NDArray[np.float64]:
+    """The first numbers of the embeddings of `PROBES`, scaled to a largest size of 1, rounded; shape (probes, n)."""
+    vectors = encoder.encode_queries(PROBES).astype(np.float64)
+    scale = np.abs(vectors).max(axis=1, keepdims=True)
+    return (vectors / np.where(scale > 0, scale, 1.0))[:, :_PROBE_NUMBERS].round(5)
+
+
+def same_probe(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two probes come from one encoder; devices and precisions may differ."""
+    return first.shape == second.shape and bool(np.abs(first - second).max() <= _PROBE_TOLERANCE)
+
+
+def fingerprint(numbers: NDArray[np.float64]) -> str:
+    """A short name for a probe, to show; comparisons use `same_probe`, since last digits differ between machines."""
+    return hashlib.blake2b(numbers.round(1).astype("<f8").tobytes(), digest_size=6).hexdigest()
+
+
+def resolved(name: str) -> str:
+    """A folder's absolute path; a name on the hub as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, replaced."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _load(kind: str, name: str, device: str | None) -> Any:
+    """A model of sentence-transformers.
+
+    Raises:
+        MissingExtraError: sentence-transformers is not installed.
+        ConfigError: there is no such model, or its files are damaged.
+    """
+    library = require("sentence_transformers", "dense")
+    try:
+        with no_progress_bars("dense"):
+            return getattr(library, kind)(name, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError) as cause:
+        reason = str(cause).partition("\n")[0]
+        raise ConfigError(
+            f"no {kind} could be loaded from {name!r}: {reason}. Expected a folder that sentence-transformers has "
+            "saved, or the name of one on the hub (which needs a network or a filled cache)."
+        ) from cause

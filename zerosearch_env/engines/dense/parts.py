@@ -1,0 +1,72 @@
+"""What a dense engine searches with: index, encoder and reranker, loaded once for all engines of a process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..noise import MAX_EXAMINED
+from ..ranking import Ranking
+from .encoders import CrossEncoderReranker, Encoder, Reranker, SentenceEncoder
+from .index import DenseIndex, check_encoder, embed_queries
+from .manifest import read_manifest
+
+
+class Parts:
+    """What engines of one process share: the index, the encoder and the reranker."""
+
+    def __init__(self, index: DenseIndex, encoder: Encoder, reranker: Reranker | None) -> None:
+        self.index, self.encoder, self.reranker = index, encoder, reranker
+
+
+class RankedToTheEnd:
+    """A ranking with what comes after it, for `sample_negatives`."""
+
+    def __init__(self, parts: Parts, ranking: Ranking) -> None:
+        self.passages = parts.index.passages
+        self._parts, self._head = parts, ranking
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def rank_all(self, query: str) -> Ranking:
+        """The ranking, then the rest by exact scores, as far as it can be examined."""
+        index, head = self._parts.index, self._head
+        vector = embed_queries(index.manifest, self._parts.encoder, [query])[0]
+        exact = index.rank_all(vector, min(len(index), len(head.ids) + MAX_EXAMINED))
+        rest = ~np.isin(exact.ids, head.ids)
+        return Ranking(np.concatenate([head.ids, exact.ids[rest]]), np.concatenate([head.scores, exact.scores[rest]]))
+
+
+_SHARED: weakref.WeakValueDictionary[tuple[object, ...], Parts] = weakref.WeakValueDictionary()
+_SHARED_LOCK = threading.Lock()
+
+
+def open_parts(
+    folder: Path,
+    encoder: str | Encoder | None,
+    reranker: str | Reranker | None,
+    device: str | None,
+    tuning: dict[str, Any],
+) -> Parts:
+    """Load and check; engines with equal descriptions share what is loaded while one of them is open."""
+    manifest = read_manifest(folder)
+    chosen = manifest.encoder if encoder is None else encoder
+    stamp = tuple(sorted((name, str(entry)) for name, entry in manifest.files.items()))
+    named = isinstance(chosen, str) and (reranker is None or isinstance(reranker, str))
+    key = (folder, stamp, chosen, reranker, device, *tuning.items())
+    with _SHARED_LOCK:
+        parts = _SHARED.get(key) if named else None
+        if parts is None:
+            index = DenseIndex(folder, **tuning)
+            network = SentenceEncoder(chosen, device=device) if isinstance(chosen, str) else chosen
+            check_encoder(index.manifest, network, folder)
+            judge = CrossEncoderReranker(reranker, device=device) if isinstance(reranker, str) else reranker
+            parts = Parts(index, network, judge)
+            if named:
+                _SHARED[key] = parts
+        return parts

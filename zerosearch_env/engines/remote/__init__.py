@@ -1,0 +1,1 @@
+"""Remote engines: retrieval servers and web search."""

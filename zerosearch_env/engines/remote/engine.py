@@ -1,0 +1,262 @@
+"""`RemoteEngine`: what the engines that ask a server for a ranking share.
+
+Queries are cleaned and bounded, pages of a ranking come from the cache or the server, useful and noisy documents are
+chosen from them (`ranking.py`). A search that fails says so in its result; no document is ever made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ...errors import ConfigError, EngineError, QuotaError
+from ...llm.http.client import JsonClient
+from ...llm.http.loop import LoopThread
+from ...types import Document, SearchRequest, SearchResult
+from ..base import BatchedEngine, check_mask
+from ..cache import ResultCache, cache_key
+from ..simulated.prompts import clean_query
+from ..stats import SearchCounts
+from .pages import Found, Page, find
+
+_TITLE_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """How a remote engine is asked, and its noise."""
+
+    noise_depth: int = 20
+    """Ranks below `top_k` from which noisy documents are drawn; at least `top_k` of them are looked at."""
+    max_pages: int = 5
+    """Pages of a ranking that one search asks for at most."""
+    max_query_chars: int = 300
+    """Where a query is cut."""
+    max_document_chars: int = 2000
+    """Where the text of a document is cut; titles are cut at 300 characters."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: when one cannot be used.
+        """
+        for field in fields(self):
+            check_whole(field.name, getattr(self, field.name))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStats(SearchCounts):
+    """Counts since an engine was made, in this process. What is cached are pages."""
+
+    empty_searches: int = 0
+    """Searches that succeeded and found nothing."""
+    pages: int = 0
+    """Pages of rankings that a server sent."""
+    requests: int = 0
+    """HTTP requests, retries included."""
+    cost: float = 0.0
+    """`requests` at the price that was given, in its currency; a provider may bill less, as for failed requests."""
+    budget_left: int | None = None
+    """Requests that may still be sent; None without a budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One page of the ranking for a request, whose query has been cleaned."""
+
+    request: SearchRequest
+    number: int
+
+
+@dataclass
+class _Hunt:
+    """A request on its way to documents."""
+
+    request: SearchRequest
+    steps: Generator[int, Page, Found]
+    found: Found | None = None
+    error: EngineError | None = None
+    attempts: int = 0
+
+
+class RemoteEngine(BatchedEngine):
+    """Base of the engines that ask a server.
+
+    Args:
+        name: of the engine, in results and in the cache.
+        options: bounds and noise.
+        cache: a path, or an open cache; None keeps nothing.
+
+    Raises:
+        CacheError: the cache cannot be opened.
+    """
+
+    _LIVE: tuple[str, ...] = ("_loop", "_counts", "_client")
+    """What a copy makes anew, in `_connect`."""
+    waits = True
+
+    _loop: LoopThread
+    _client: JsonClient
+
+    def __init__(self, name: str, options: RemoteOptions, cache: ResultCache | str | None) -> None:
+        super().__init__()
+        self._name = name
+        self._options = options
+        self._cache = ResultCache(cache) if isinstance(cache, str) else cache
+
+    @abstractmethod
+    def _new_client(self) -> JsonClient:
+        """A client that has sent nothing yet; it reads keys from the environment, so that no copy carries them."""
+
+    @abstractmethod
+    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+        """One page, or what kept it away, per ask and in order; counts the pages that were sent."""
+
+    @abstractmethod
+    def _key(self, ask: Ask) -> bytes:
+        """What the page depends on, without keys of providers."""
+
+    def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
+        """How the documents of a request are found."""
+        return find(request, noise_depth=self._options.noise_depth, max_pages=self._options.max_pages)
+
+    def _connect(self) -> None:
+        """Make what belongs to this process."""
+        self._loop = LoopThread(f"zerosearch-{self._name}")
+        self._counts: Counter[str] = Counter()
+        self._client = self._new_client()
+        self._client.on_connect = self._loop.on_close
+
+    def stats(self) -> RemoteStats:
+        """What has been counted until now, in this process; a snapshot that does not change."""
+        counts = dict(self._counts)
+        if self._cache is not None:
+            counts["cache_errors"] = self._cache.errors
+        return RemoteStats(**counts)
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
+
+        Raises:
+            EngineError: the engine is closed.
+            QuotaError: a budget or quota is used up, and no request of the batch could be answered.
+            ConfigError: a noise mask has another length than `top_k`.
+        """
+        self._check_open()
+        return self._loop.run(self._answer(requests)) if requests else []
+
+    def close(self) -> None:
+        """Cancel what is on its way, and close connections and cache. Calling it twice is fine."""
+        super().close()
+        self._loop.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As it is described, without keys, connections and counts."""
+        return {name: value for name, value in super().__getstate__().items() if name not in self._LIVE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy connects, counts and reads its key from the environment by itself."""
+        super().__setstate__(state)
+        self._connect()
+
+    async def _answer(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """All requests in step: the pages that they need next, until each has its documents."""
+        began = time.perf_counter()
+        hunts = [self._hunt(request) for request in requests]
+        waiting = [(hunt, ask) for hunt in hunts if (ask := _advance(hunt, None)) is not None]
+        while waiting:
+            keys = [self._key(ask) for _, ask in waiting]
+            pages = await self._pages(dict(zip(keys, (ask for _, ask in waiting), strict=True)))
+            steps = [(hunt, _advance(hunt, pages[key])) for (hunt, _), key in zip(waiting, keys, strict=True)]
+            waiting = [(hunt, ask) for hunt, ask in steps if ask is not None]
+        elapsed = time.perf_counter() - began
+        results = [self._result(hunt, elapsed) for hunt in hunts]
+        # In a batch that was answered in part the failures tell; one without any answer must not pass for bad luck.
+        quota = next((hunt.error for hunt in hunts if isinstance(hunt.error, QuotaError)), None)
+        if quota is not None and all(result.failure is not None for result in results):
+            raise quota
+        return results
+
+    def _hunt(self, request: SearchRequest) -> _Hunt:
+        check_mask(request)
+        cleaned = replace(request, query=clean_query(request.query, self._options.max_query_chars))
+        # Servers take an empty query for an error, and some bill it.
+        return _Hunt(cleaned, self._steps(cleaned), None if cleaned.query else Found())
+
+    async def _pages(self, asks: Mapping[bytes, Ask]) -> dict[bytes, Page | EngineError]:
+        pages: dict[bytes, Page | EngineError] = {}
+        if self._cache is not None:
+            hits = await asyncio.to_thread(self._cache.get_many, list(asks), self._name)
+            pages = {key: Page(documents) for key, documents in hits.items()}
+            self._counts.update(cache_hits=len(pages), cache_misses=len(asks) - len(pages))
+        missing = {key: ask for key, ask in asks.items() if key not in pages}
+        if missing:
+            fetched = dict(zip(missing, await self._fetch(list(missing.values())), strict=True))
+            await self._keep(missing, fetched)
+            pages |= fetched
+        return pages
+
+    async def _keep(self, asks: Mapping[bytes, Ask], fetched: Mapping[bytes, Page | EngineError]) -> None:
+        if self._cache is None:
+            return
+        entries: dict[bytes, tuple[Document, ...]] = {}
+        for key, page in fetched.items():
+            if isinstance(page, Page):
+                entries[key] = page.documents
+                if page.last:  # that nothing follows is kept as an empty page after it
+                    entries[self._key(replace(asks[key], number=asks[key].number + 1))] = ()
+        await asyncio.to_thread(self._cache.put_many, self._name, entries)
+
+    def _result(self, hunt: _Hunt, elapsed: float) -> SearchResult:
+        found = Found(failure=str(hunt.error)) if hunt.error is not None else hunt.found or Found()
+        attempts, count = max(1, hunt.attempts), len(found.documents)
+        self._counts.update(searches=1, failed_searches=found.failure is not None, documents=count)
+        self._counts["empty_searches"] += found.failure is None and not count
+        self._counts["noisy_documents"] += sum(hunt.request.noise_mask[:count])
+        return SearchResult(found.documents, self._name, elapsed, attempts, found.failure)
+
+
+def _advance(hunt: _Hunt, page: Page | EngineError | None) -> Ask | None:
+    """Hand a hunt its page (None to begin); the page it needs next, None when it is over."""
+    if hunt.found is not None:
+        return None
+    hunt.attempts += 0 if page is None else page.attempts
+    if isinstance(page, EngineError):
+        hunt.error = page
+        return None
+    try:
+        return Ask(hunt.request, next(hunt.steps) if page is None else hunt.steps.send(page))
+    except StopIteration as done:
+        hunt.found = done.value
+        return None
+
+
+def bounded(document: Document, max_chars: int) -> Document:
+    """A document with title and text cut to their bounds."""
+    title, text = document.title, document.text
+    if len(title) <= _TITLE_CHARS and len(text) <= max_chars:
+        return document
+    return replace(document, title=title[:_TITLE_CHARS].rstrip(), text=text[:max_chars].rstrip())
+
+
+def page_key(name: str, *parts: Any) -> bytes:
+    """The key under which a page is cached."""
+    return cache_key(name, "page-1", *parts)
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Check an option that is a whole number.
+
+    Raises:
+        ConfigError: it is none, or below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -1,0 +1,172 @@
+"""`RetrieveEngine`: a client of Search-R1 style retrieval servers, in every dialect that training code speaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Sequence
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from ...errors import ConfigError, EngineError
+from ...game.rewards import contains_answer
+from ...llm.http.client import JsonClient, StatusError
+from ...llm.http.codecs import JSON, MSGPACK
+from ...llm.http.options import HttpOptions, check_url
+from ...retrieve_api.requests import context_of, get_request_dialect
+from ...retrieve_api.results import parse_results
+from ...types import SearchRequest, full_text
+from ..cache import ResultCache
+from .engine import Ask, RemoteEngine, RemoteOptions, bounded, check_whole, page_key
+from .keys import key_of
+from .pages import Found, Page, depth_of
+
+TOKEN_VARIABLE = "ZEROSEARCH_RETRIEVE_TOKEN"
+"""Environment variable with the bearer token, where the server wants one."""
+
+_SPLIT = frozenset({400, 413, 422})
+"""Statuses that may be the fault of one query of a batch, or of the batch's size."""
+
+
+class RetrieveEngine(RemoteEngine):
+    """Asks retrieval servers, several of which may be replicas of one.
+
+    - A page of the ranking is the list of the best `count` documents; the next page has twice as many. So a noisy
+      search asks for `top_k + noise_depth` documents at once, and for more only when too many of them hold an answer.
+    - With `send_context` the server makes the noise: it is told question, answers, noise and seed, as `zerosearch
+      serve` takes them, and its documents are returned as they are. A noisy one that holds a gold answer fails.
+    - Queries go in batches where the dialect takes a list, else one by one and several at once. A batch that the server
+      refuses is sent again in halves, so that a query it cannot stand takes no other one down.
+
+    Args:
+        urls: the servers' addresses, with or without the dialect's path.
+        dialect: one of `retrieve_dialects.DIALECTS`.
+        path: what is put behind an address; None: the dialect's, unless the address ends in it.
+        send_context: whether the server makes the noise.
+        batch_size: queries of one HTTP request at most.
+        encoding: `"json"` or `"msgpack"`; None: msgpack for GEM where it is installed, else JSON.
+        token_env: environment variable with a bearer token; None: `ZEROSEARCH_RETRIEVE_TOKEN`, where it is set.
+        options: bounds and noise.
+        http: bounds of the client.
+        cache: a path, or an open cache; None keeps nothing.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+        CacheError: the cache cannot be opened.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        dialect: str = "search-r1",
+        path: str | None = None,
+        send_context: bool = False,
+        batch_size: int = 64,
+        encoding: str | None = None,
+        token_env: str | None = None,
+        options: RemoteOptions | None = None,
+        http: HttpOptions | None = None,
+        cache: ResultCache | str | None = None,
+    ) -> None:
+        self._dialect = get_request_dialect(dialect)
+        paths = self._dialect.paths
+        self._path = paths[0] if path is None else path
+        self._urls = tuple(_base(url, paths if path is None else ()) for url in urls)
+        self._send_context = send_context
+        check_whole("batch_size", batch_size)
+        self._batch_size = batch_size
+        if encoding not in (None, "json", "msgpack"):
+            raise ConfigError(f"encoding must be 'json' or 'msgpack', got {encoding!r}")
+        packed = encoding == "msgpack" or (encoding is None and self._dialect.msgpack and find_spec("msgpack"))
+        self._codec = MSGPACK if packed else JSON
+        self._token_env = token_env
+        self._http = http
+        super().__init__("retrieve", RemoteOptions() if options is None else options, cache)
+        self._connect()
+
+    def _new_client(self) -> JsonClient:
+        token = key_of(self._token_env or TOKEN_VARIABLE, "the bearer token", needed=self._token_env is not None)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return JsonClient(self._urls, self._http, headers=headers, hidden=[token] if token else [], codec=self._codec)
+
+    def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
+        return _as_sent(request) if self._send_context else super()._steps(request)
+
+    def _size(self, ask: Ask) -> int:
+        if self._send_context:
+            return ask.request.top_k
+        return depth_of(ask.request, self._options.noise_depth) << ask.number
+
+    def _key(self, ask: Ask) -> bytes:
+        request = ask.request
+        context = (request.question, request.answers, request.noisy, request.seed) if self._send_context else ()
+        where = (sorted(self._urls), self._path, self._dialect.name)
+        # The number tells "nothing follows" from a list of that length; the size is what is sent.
+        what = (request.query, self._size(ask), ask.number, self._options.max_document_chars)
+        return page_key(self._name, *where, *what, *context)
+
+    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+        by_size: dict[int, list[int]] = {}
+        for place, ask in enumerate(asks):
+            by_size.setdefault(self._size(ask), []).append(place)
+        width = self._batch_size if self._dialect.batch else 1
+        chunks = [
+            places[start : start + width] for places in by_size.values() for start in range(0, len(places), width)
+        ]
+        sent = await asyncio.gather(*(self._post([asks[place] for place in chunk]) for chunk in chunks))
+        pages = {
+            place: page for chunk, got in zip(chunks, sent, strict=True) for place, page in zip(chunk, got, strict=True)
+        }
+        return [pages[place] for place in range(len(asks))]
+
+    async def _post(self, asks: Sequence[Ask]) -> Sequence[Page | EngineError]:
+        """One HTTP request for asks of one size; halves of it where the server refuses the whole."""
+        size, requests = self._size(asks[0]), [ask.request for ask in asks]
+        body = self._dialect.body([request.query for request in requests], size)
+        if self._send_context:
+            body |= context_of(requests, batch=self._dialect.batch)
+        try:
+            reply = await self._client.request("POST", self._path, body=body)
+        except EngineError as error:
+            self._counts["requests"] += error.attempts
+            cause = error.__cause__
+            if len(asks) > 1 and isinstance(cause, StatusError) and cause.status in _SPLIT:
+                middle = len(asks) // 2
+                first, second = await asyncio.gather(self._post(asks[:middle]), self._post(asks[middle:]))
+                return [*first, *second]
+            return [error] * len(asks)
+        self._counts["requests"] += reply.attempts
+        try:
+            results = parse_results(reply.data, len(asks), numbered=self._dialect.name == "r1-searcher")
+        except ValueError as cause:
+            said = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
+            return [said] * len(asks)
+        self._counts["pages"] += len(results)
+        longest = self._options.max_document_chars
+        return [
+            Page(tuple(bounded(document, longest) for document in found[:size]), len(found) < size, reply.attempts)
+            for found in results
+        ]
+
+
+def _as_sent(request: SearchRequest) -> Generator[int, Page, Found]:
+    """The documents of a server that makes the noise; none of the noisy ones may hold a gold answer."""
+    page = yield 0
+    for document, noise in zip(page.documents, request.noise_mask, strict=False):
+        if noise and contains_answer(full_text(document), request.answers):
+            return Found(failure="the server was asked for noise and sent a document with a gold answer")
+    return Found(page.documents)
+
+
+def _base(url: str, paths: Sequence[str]) -> str:
+    """An address without the dialect's path, which is put behind it again.
+
+    Raises:
+        ConfigError: it is no http(s) address, or holds a password, which would stand in messages.
+    """
+    base = check_url(url)
+    if "@" in urlsplit(base).netloc:
+        raise ConfigError(
+            f"an address of a retrieval server must not hold a password: put the token into {TOKEN_VARIABLE}"
+        )
+    return next((base[: -len(path)] for path in paths if base.endswith(path)), base)

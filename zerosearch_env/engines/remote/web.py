@@ -1,0 +1,233 @@
+"""`WebSearchEngine`: web search services, with a rate limit, a budget and noise from the lower ranks."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...errors import ConfigError, EngineError, QuotaError, unknown_name
+from ...llm.http.client import JsonClient, StatusError
+from ...llm.http.options import HttpOptions, check_url
+from ...privacy import hide
+from ...types import Document, SearchRequest, SearchResult
+from ..cache import ResultCache
+from .deduplicate import Flights
+from .engine import Ask, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
+from .keys import key_of
+from .pages import Page
+from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
+from .token_bucket import Meter, TokenBucket
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_CODE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?")
+
+
+class WebSearchEngine(RemoteEngine):
+    """Asks SerpAPI, Serper or Brave.
+
+    - Useful documents are the best results, after the `extras` that were asked for. Title and snippet stay apart, the
+      address is the document's source.
+    - Noisy ones come from the ranks below, further pages included: a noisy search costs more requests than a useful one
+      unless the page is long enough or cached.
+    - Equal pages that are asked for at the same time are fetched, and paid, once.
+    - The key comes from the environment, and stands in no message, log line, copy, statistic or cache key.
+
+    Args:
+        provider: `"serpapi"`, `"serper"` or `"brave"`.
+        extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph before the results,
+            related questions behind those of the first page.
+        page_size: results a page; None: the service's usual number.
+        country: a code such as `"us"`.
+        language: a code such as `"en"`.
+        rate: requests a second; None: as many as the service's smaller plans allow.
+        burst: requests at once after a pause; None: a second's worth.
+        max_requests: HTTP requests, retries included, after which every search fails; None is without bound. Like the
+            rate it is that of one engine in one process: a copy in another process has its own.
+        price_per_1000: of a thousand requests, for `stats().cost`.
+        url: another address of the service, such as a gateway's. The key is sent there.
+        key_env: environment variable with the key; None: the service's usual one.
+        options: bounds and noise.
+        http: bounds of the client.
+        cache: a path, or an open cache; None keeps nothing.
+
+    Raises:
+        ConfigError: an argument cannot be used, or the key is missing.
+        CacheError: the cache cannot be opened.
+    """
+
+    _LIVE = (*RemoteEngine._LIVE, "_meter", "_flights", "_key_text")
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        extras: Sequence[str] = (),
+        page_size: int | None = None,
+        country: str | None = None,
+        language: str | None = None,
+        rate: float | None = None,
+        burst: int | None = None,
+        max_requests: int | None = None,
+        price_per_1000: float = 0.0,
+        url: str | None = None,
+        key_env: str | None = None,
+        options: RemoteOptions | None = None,
+        http: HttpOptions | None = None,
+        cache: ResultCache | str | None = None,
+    ) -> None:
+        if provider not in PROVIDERS:
+            raise unknown_name("web search service", provider, PROVIDERS)
+        service = PROVIDERS[provider]
+        self._provider = provider
+        self._extras = _extras(extras)
+        self._page_size = service.page_size if page_size is None else page_size
+        check_whole("page_size", self._page_size)
+        if self._page_size > service.max_page_size:
+            raise ConfigError(f"{provider} serves at most {service.max_page_size} results a page, got {page_size!r}")
+        self._country, self._language = _code("country", country), _code("language", language)
+        self._rate = service.rate if rate is None else rate
+        self._burst = burst
+        self._max_requests, self._price = max_requests, price_per_1000
+        self._url = _safe(service.url if url is None else url)
+        self._key_env = key_env or service.key_variable
+        self._http = http
+        bounds = RemoteOptions(noise_depth=15) if options is None else options
+        super().__init__(provider, replace(bounds, max_pages=min(bounds.max_pages, service.max_pages)), cache)
+        self._connect()
+
+    def stats(self) -> RemoteStats:
+        """What has been counted until now, in this process; a snapshot that does not change."""
+        meter = self._meter
+        return replace(super().stats(), requests=meter.requests, cost=meter.cost, budget_left=meter.left)
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Answer one request at its own pace.
+
+        Raises:
+            EngineError: the engine is closed.
+            QuotaError: a budget or quota is used up.
+            ConfigError: a noise mask has another length than `top_k`.
+        """
+        self._check_open()
+        (result,) = await self._loop.arun(self._answer([request]))
+        return result
+
+    def _connect(self) -> None:
+        self._key_text = key_of(self._key_env, f"the key of {self._provider}", needed=True)
+        bucket = TokenBucket(self._rate, self._burst)
+        self._meter = Meter(bucket, max_requests=self._max_requests, price_per_1000=self._price)
+        self._flights: Flights[Page | EngineError] = Flights()
+        super()._connect()
+
+    def _new_client(self) -> JsonClient:
+        service = PROVIDERS[self._provider]
+        headers = {service.key_header: self._key_text} if service.key_header else {}
+        return JsonClient([self._url], self._http, headers=headers, hidden=[self._key_text], gate=self._meter.admit)
+
+    def _key(self, ask: Ask) -> bytes:
+        asked = self._query(ask)
+        more = (asked.text, asked.page, asked.size, asked.country, asked.language, self._extras)
+        return page_key(self._name, self._url, *more, self._options.max_document_chars)
+
+    def _query(self, ask: Ask) -> WebQuery:
+        service = PROVIDERS[self._provider]
+        text = " ".join(ask.request.query.split()[: service.max_words])[: service.max_chars].rstrip()
+        return WebQuery(text, ask.number, self._page_size, self._country, self._language)
+
+    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+        return list(
+            await asyncio.gather(*(self._flights.join(self._key(ask), partial(self._get, ask)) for ask in asks))
+        )
+
+    async def _get(self, ask: Ask) -> Page | EngineError:
+        """One page from the service."""
+        service = PROVIDERS[self._provider]
+        fields = service.fields(self._query(ask))
+        sent: dict[str, Any] = {"body": fields} if service.method == "POST" else {"params": fields}
+        if not service.key_header:
+            sent["params"] = {**sent.get("params", {}), "api_key": self._key_text}
+        try:
+            reply = await self._client.request(service.method, service.path, hopeless=used_up, **sent)
+        except EngineError as error:
+            return self._explained(error)
+        try:
+            if not isinstance(reply.data, dict):
+                raise AnswerError(f"expected an object, got {type(reply.data).__name__}")
+            page = service.read(reply.data)
+        except AnswerError as cause:
+            kind = QuotaError if isinstance(cause, QuotaAnswer) else EngineError
+            # The key goes before the cut, which would leave a half of one.
+            said = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
+            return kind(said, attempts=reply.attempts)
+        self._counts["pages"] += 1
+        head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
+        tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
+        # Boxes stand on every page of some services; they belong to the first.
+        documents: tuple[Document, ...] = page.results if ask.number else (*head, *page.results, *tail)
+        longest = self._options.max_document_chars
+        cut = tuple(bounded(document, longest) for document in documents)
+        return Page(cut, page.last or not page.results, reply.attempts)
+
+    def _explained(self, error: EngineError) -> EngineError:
+        """The error with what to do about it, and typed where the account's searches are used up."""
+        cause = error.__cause__
+        if not isinstance(cause, StatusError):
+            return error
+        if cause.hopeless:
+            spent = f"the searches of the {self._provider} account are used up: {error}"
+            explained: EngineError = QuotaError(spent, attempts=error.attempts)
+        elif wrong_key(cause.status, str(cause)):
+            refused = f"{self._provider} refused the key in {self._key_env}: {error}"
+            explained = EngineError(refused, attempts=error.attempts)
+        else:
+            return error
+        explained.__cause__ = cause
+        return explained
+
+
+def _extras(given: Sequence[str]) -> tuple[str, ...]:
+    """The extras that were asked for, each once and in the order of `EXTRAS`.
+
+    Raises:
+        ConfigError: no list of names, or an unknown one.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence):
+        raise ConfigError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {given!r}")
+    for name in names:
+        if name not in EXTRAS:
+            raise unknown_name("extra of web search", name, EXTRAS)
+    return tuple(name for name in EXTRAS if name in names)
+
+
+def _code(what: str, value: str | None) -> str | None:
+    """A code of a country or a language in small letters.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _CODE.fullmatch(value):
+        raise ConfigError(f"{what} must be a code such as 'us', 'en' or 'pt-br', got {value!r}")
+    return value.lower()
+
+
+def _safe(url: str) -> str:
+    """An address to which a key may be sent.
+
+    Raises:
+        ConfigError: it is no address, is plain http to another machine, or holds what may be a key already.
+    """
+    base = check_url(url)
+    parts = urlsplit(base)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError("url must be an address without password, '?' and '#': the engine adds path and parameters")
+    if parts.scheme != "https" and parts.hostname not in _LOCAL:
+        raise ConfigError(f"the key would be sent in the clear to {base}: give an https address")
+    return base

@@ -1,0 +1,1 @@
+"""The simulated engine: a language model writes the documents."""

@@ -1,0 +1,234 @@
+"""`SimulatedEngine`: a language model plays the search engine, with its noise under control.
+
+Useful documents answer the query, noisy ones share its topic and never hold a gold answer. What the model writes is
+parsed, checked and resampled a bounded number of times; a search without usable documents fails, and no document is
+ever made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import EngineError
+from ...llm.backend import AsyncBackend, Backend
+from ...llm.http.client import asked_at
+from ...types import Document, SearchRequest, SearchResult
+from ..base import BatchedEngine, check_mask
+from ..cache import ResultCache, cache_key
+from .sets import DocumentSet, SimulationOptions, make_set
+from .stats import Counters, SimulatorStats
+
+
+@dataclass
+class _Job:
+    """One set of documents that somebody asked for."""
+
+    request: SearchRequest
+    noisy: bool
+    key: bytes
+    result: DocumentSet | None = field(default=None)
+
+
+class SimulatedEngine(BatchedEngine):
+    """Asks a language model for the documents of each search.
+
+    - A request's documents depend on the request alone: its seed, and nothing of the batch.
+    - With one noise flag a document, a useful and a noisy set are made, and slot j holds the j-th document of one of
+      them: what it would hold if the whole search were of that kind.
+    - Useful sets without a gold answer are sampled again and then accepted: at the first hop of a question they need
+      not hold the final answer. Noisy sets with one are sampled again and then redacted. `stats` counts both.
+
+    Args:
+        backend: completes the prompts.
+        options: how documents are asked for and checked.
+        cache: a path, or an open cache; None keeps nothing.
+
+    Raises:
+        CacheError: the cache cannot be opened.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        options: SimulationOptions | None = None,
+        cache: ResultCache | str | None = None,
+    ) -> None:
+        super().__init__()
+        self._backend = backend
+        self.waits = isinstance(backend, AsyncBackend)
+        self._options = SimulationOptions() if options is None else options
+        self._name = f"simulated:{backend.name}"
+        self._cache = ResultCache(cache) if isinstance(cache, str) else cache
+        self._counters = Counters()
+
+    def stats(self) -> SimulatorStats:
+        """What has been counted until now, in this process; a snapshot that does not change."""
+        if self._cache is None:
+            return self._counters.snapshot()
+        return self._counters.snapshot(cache_errors=self._cache.errors)
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
+
+        Raises:
+            EngineError: the engine is closed, or its model broke down.
+            ConfigError: a noise mask has another length than `top_k`, or the model cannot be loaded.
+        """
+        self._check_open()
+        began = time.perf_counter()
+        jobs: dict[bytes, _Job] = {}
+        plans = [self._plan(request, jobs) for request in requests]
+        made: list[_Job] = []
+        try:
+            hits = self._look_up(list(jobs))
+            made = [job for job in jobs.values() if not self._take(job, hits)]
+            if isinstance(self._backend, AsyncBackend):
+                if made:
+                    self._backend.run(self._gather(self._backend, made))
+            else:
+                self._in_step(made)
+        finally:
+            self._keep(made)
+        elapsed = time.perf_counter() - began
+        return [self._result(request, plan, elapsed) for request, plan in zip(requests, plans, strict=True)]
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Answer one request: on a server at its own pace, on a local model together with other callers' requests."""
+        if not isinstance(self._backend, AsyncBackend):
+            return await super().asearch(request)
+        self._check_open()
+        return await self._backend.arun(self._answer(self._backend, request))
+
+    def close(self) -> None:
+        """Cancel what is on its way, and release model or connections. Calling it twice is fine."""
+        super().close()
+        self._backend.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the counters, besides what the base leaves out: a copy counts by itself."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_counters"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy starts its counts at zero."""
+        super().__setstate__(state)
+        self._counters = Counters()
+
+    def _plan(self, request: SearchRequest, jobs: dict[bytes, _Job]) -> list[_Job]:
+        """The sets that a request needs, useful before noisy; `jobs` holds those of the whole batch, each once."""
+        plan = []
+        for noisy in _kinds(request):
+            key = self._key(request, noisy)
+            plan.append(jobs.setdefault(key, _Job(request, noisy, key)))
+        return plan
+
+    def _key(self, request: SearchRequest, noisy: bool) -> bytes:
+        options, backend = self._options, self._backend
+        how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
+        more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
+        what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
+        return cache_key(self._name, backend.identity, *how, *more, *what)
+
+    def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[Document, ...]]:
+        return {} if self._cache is None else self._cache.get_many(keys, self._name)
+
+    def _take(self, job: _Job, hits: Mapping[bytes, tuple[Document, ...]]) -> bool:
+        """Whether the job is done by a cached set."""
+        documents = hits.get(job.key)
+        found = documents is not None and len(documents) == job.request.top_k
+        if found and documents is not None:
+            job.result = DocumentSet(documents, job.noisy)
+        if self._cache is not None:
+            self._counters.add(**{"cache_hits" if found else "cache_misses": 1})
+        return found
+
+    def _keep(self, jobs: Sequence[_Job]) -> None:
+        """Count and cache what was made; also when the batch as a whole was interrupted."""
+        made = {job.key: job.result for job in jobs if job.result is not None}
+        for result in made.values():
+            self._counters.add_set(result)
+        if self._cache is not None:
+            good = {key: result.documents for key, result in made.items() if result.failure is None}
+            self._cache.put_many(self._name, good)
+
+    def _in_step(self, jobs: Sequence[_Job]) -> None:
+        """All sets together: one batch of prompts after the other until each set is done."""
+        makers = [(job, make_set(job.request, job.noisy, self._options, source=self._name)) for job in jobs]
+        waiting = [(job, maker, next(maker)) for job, maker in makers]
+        while waiting:
+            completions = self._backend.complete([prompt for _, _, prompt in waiting])
+            going = []
+            for (job, maker, _), completion in zip(waiting, completions, strict=True):
+                try:
+                    going.append((job, maker, maker.send(completion)))
+                except StopIteration as done:
+                    job.result = done.value
+            waiting = going
+
+    async def _gather(self, backend: AsyncBackend, jobs: Sequence[_Job]) -> None:
+        # As many at once as the server takes: the prompts of the others are made while it is waited for.
+        waiting = iter(jobs)
+
+        async def work() -> None:
+            for job in waiting:
+                await self._at_own_pace(backend, job)
+
+        began = asked_at.set(time.monotonic())
+        try:
+            await asyncio.gather(*(work() for _ in range(min(len(jobs), backend.concurrency))))
+        finally:
+            asked_at.reset(began)
+
+    async def _at_own_pace(self, backend: AsyncBackend, job: _Job) -> None:
+        maker = make_set(job.request, job.noisy, self._options, source=self._name)
+        prompt = next(maker)
+        while job.result is None:
+            try:
+                prompt = maker.send(await backend.acomplete(prompt))
+            except StopIteration as done:
+                job.result = done.value
+
+    async def _answer(self, backend: AsyncBackend, request: SearchRequest) -> SearchResult:
+        began = time.perf_counter()
+        jobs: dict[bytes, _Job] = {}
+        plan = self._plan(request, jobs)
+        hits: Mapping[bytes, tuple[Document, ...]] = {}
+        if self._cache is not None:
+            hits = await asyncio.to_thread(self._look_up, list(jobs))
+        made = [job for job in jobs.values() if not self._take(job, hits)]
+        await self._gather(backend, made)
+        if self._cache is None:
+            self._keep(made)
+        elif made:
+            await asyncio.to_thread(self._keep, made)
+        return self._result(request, plan, time.perf_counter() - began)
+
+    def _result(self, request: SearchRequest, plan: Sequence[_Job], elapsed: float) -> SearchResult:
+        sets = {job.noisy: job.result for job in plan if job.result is not None}
+        if len(sets) < len(plan):
+            raise EngineError(f"{type(self._backend).__name__}.complete returned fewer completions than prompts")
+        attempts = max(1, sum(made.attempts for made in sets.values()))
+        failure = next((made.failure for made in sets.values() if made.failure is not None), None)
+        if failure is not None:
+            self._counters.add(searches=1, failed_searches=1)
+            return SearchResult((), self._name, elapsed, attempts, failure)
+        mask = request.noise_mask
+        documents = tuple(sets[noisy].documents[slot] for slot, noisy in enumerate(mask))
+        self._counters.add(searches=1, documents=len(mask), noisy_documents=sum(mask))
+        return SearchResult(documents, self._name, elapsed, attempts)
+
+
+def _kinds(request: SearchRequest) -> tuple[bool, ...]:
+    """Which kinds of sets a request needs, useful before noisy.
+
+    Raises:
+        ConfigError: `top_k` is below 1, or the mask has another length.
+    """
+    check_mask(request)
+    return tuple(sorted({bool(noisy) for noisy in request.noise_mask}))

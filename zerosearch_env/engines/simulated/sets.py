@@ -1,0 +1,202 @@
+"""How one set of documents is made: prompt, parse, check, resample a bounded number of times.
+
+The rules are a generator without any input or output: it yields prompts, is sent completions, and returns the set. So a
+server can be asked for many sets at once, each at its own pace, and a local model for a batch of them in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+from ...errors import ConfigError, unknown_name
+from ...game.rewards import contains_answer, normalize_answer
+from ...llm.backend import Completion, Prompt
+from ...randomness import mix
+from ...types import Document, SearchRequest
+from ..guard import leaks, redact
+from .parse import parse_documents
+from .prompts import STOP, STYLES, PromptStyle, clean_query, clean_text
+
+_QUESTION_CHARS, _ANSWER_CHARS = 1000, 200
+_MIXED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationOptions:
+    """How documents are asked for and checked."""
+
+    prompt: str = "tuned"
+    """`"tuned"` (for a model tuned as a simulator, or a capable one), `"few-shot"` (with worked examples), or `"tiny"`
+    (what the tiny simulation LLM was trained on)."""
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    """Most tokens of a completion; None is 100 + 100 * top_k."""
+    resamples: int = 3
+    """Further samples after an unusable or leaking one."""
+    miss_resamples: int = 1
+    """Further samples after a useful set without a gold answer, which is then accepted."""
+    max_query_chars: int = 300
+    """Where a query is cut in the prompt."""
+    max_document_chars: int = 2000
+    """Where a document is cut."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: when one cannot be used.
+        """
+        if self.prompt not in STYLES:
+            raise unknown_name("prompt", self.prompt, STYLES)
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature must be at least 0, got {self.temperature!r}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        least = {"resamples": 0, "miss_resamples": 0, "max_query_chars": 1, "max_document_chars": 1, "max_tokens": 1}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is None and name == "max_tokens":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ConfigError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+
+    @property
+    def style(self) -> PromptStyle:
+        """The prompts."""
+        return STYLES[self.prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSet:
+    """`top_k` documents of one kind, or a failure; with what it took to get them."""
+
+    documents: tuple[Document, ...]
+    noisy: bool
+    completions: int = 0
+    """Completions that were asked for."""
+    attempts: int = 0
+    """Calls of the model or server behind them."""
+    unusable: int = 0
+    leaked: bool = False
+    missed: bool = False
+    accepted_miss: bool = False
+    redactions: int = 0
+    failure: str | None = None
+
+
+def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -> str:
+    """The prompt's text for one set of a request."""
+    answers, steps = (
+        [text for answer in found if (text := clean_text(answer, _ANSWER_CHARS))]
+        for found in (request.answers, request.steps)
+    )
+    return options.style.render(
+        noisy=noisy,
+        question=clean_text(request.question, _QUESTION_CHARS),
+        answers=answers,
+        steps=steps,
+        query=clean_query(request.query, options.max_query_chars),
+        count=request.top_k,
+    )
+
+
+def sought_answers(request: SearchRequest) -> tuple[str, ...]:
+    """What useful documents are to state: the answer of the step behind the last one that the query names.
+
+    A query names a step's answer by all of it or by its last word ("birthplace of Holm"). Without known steps, and
+    when it names the last of them, that is a gold answer of the question.
+    """
+    words = normalize_answer(request.query).split()
+    named = [contains_answer(request.query, (step,)) or _last_word(step) in words for step in request.steps]
+    following = max((number + 1 for number, known in enumerate(named) if known), default=0)
+    return (request.steps[following],) if following < len(request.steps) else request.answers
+
+
+def _last_word(text: str) -> str | None:
+    return next(reversed(normalize_answer(text).split()), None)
+
+
+def make_set(
+    request: SearchRequest, noisy: bool, options: SimulationOptions, *, source: str
+) -> Generator[Prompt, Completion, DocumentSet]:
+    """Yields prompts, takes their completions, returns the set.
+
+    Args:
+        request: its flags of noise are not looked at.
+        noisy: which kind of documents to make.
+        options: the bounds.
+        source: of the documents.
+    """
+    text = prompt_of(request, noisy, options)
+    sought = request.answers if noisy else sought_answers(request)
+    max_tokens = options.max_tokens or 100 + 100 * request.top_k
+    progress = DocumentSet((), noisy)
+    usable: list[tuple[Document, ...]] = []
+    written: set[str] = set()
+    last = ""
+    for sample in range(1 + max(options.resamples, options.miss_resamples)):
+        seed = mix(request.seed, int(noisy), sample)
+        done = yield Prompt(text, seed, max_tokens, options.temperature, options.top_p, STOP)
+        progress = replace(progress, completions=progress.completions + 1, attempts=progress.attempts + done.attempts)
+        if done.failure is not None:
+            if usable:
+                break  # what there is will do; the next search tells whether the model is gone
+            return replace(progress, failure=done.failure)
+        repeated, written = done.text in written, written | {done.text}
+        parsed = parse_documents(done.text, request.top_k, source=source, max_chars=options.max_document_chars)
+        if parsed.problem is not None:
+            found = f"{len(parsed.documents)} of {request.top_k} documents"
+            cut = ", cut at max_tokens" if done.truncated else ""
+            last = f"{parsed.problem}, {found}{cut}: {done.text[:120]!r}"
+            progress = replace(progress, unusable=progress.unusable + 1)
+        else:
+            documents = _mixed(parsed.documents, seed) if options.style.terse and not noisy else parsed.documents
+            usable.append(documents)
+            stated = [leaks(document, sought) for document in documents]
+            if not noisy and (any(stated) or not request.answers):  # without answers there is nothing to miss
+                return replace(progress, documents=documents)
+            if noisy and not any(stated):
+                return replace(progress, documents=_clean_slots(usable, request) or documents)
+            if len(usable) == 1:
+                progress = replace(progress, leaked=noisy, missed=not noisy)
+            if noisy and (clean := _clean_slots(usable, request)):
+                return replace(progress, documents=clean)
+        bound = options.resamples if noisy or not usable else options.miss_resamples
+        if repeated or sample >= bound:  # a server that decodes greedily writes the same for ever
+            break
+    if not usable:
+        return replace(progress, failure=f"no usable documents in {progress.completions} completions; the last: {last}")
+    if not noisy:
+        return replace(progress, documents=usable[0], accepted_miss=True)
+    return _redacted(progress, usable[0], request)
+
+
+def _mixed(documents: tuple[Document, ...], seed: int) -> tuple[Document, ...]:
+    """The first three in an order of the seed: a policy must not learn that the answer always stands in front."""
+    first = sorted(range(min(_MIXED, len(documents))), key=lambda slot: mix(seed, slot))
+    return (*(documents[slot] for slot in first), *documents[_MIXED:])
+
+
+def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) -> tuple[Document, ...]:
+    """For each slot its first document without an answer, over all samples; empty when a slot has none."""
+    chosen: list[Document] = []
+    texts: set[str] = set()
+    for slot in zip(*samples, strict=True):
+        clean = (d for d in slot if d.text not in texts and not leaks(d, request.answers))
+        document = next(clean, None)
+        if document is None:
+            return ()
+        chosen.append(document)
+        texts.add(document.text)
+    return tuple(chosen)
+
+
+def _redacted(progress: DocumentSet, documents: tuple[Document, ...], request: SearchRequest) -> DocumentSet:
+    clean = [redact(d, request.answers) if leaks(d, request.answers) else d for d in documents]
+    kept = tuple(document for document in clean if document is not None)
+    if len(kept) < len(documents):
+        return replace(progress, failure="a noisy document consists of a gold answer, in every sample")
+    count = sum(before is not after for before, after in zip(documents, kept, strict=True))
+    return replace(progress, documents=kept, redactions=count)

@@ -1,0 +1,351 @@
+"""`ZeroSearchEnv`: the environment as Gymnasium knows it, a thin shell around the core's `Episode`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+
+from ..engines.run import run_searches
+from ..errors import EngineError
+from ..game.episode import Episode
+from ..types import Dataset, Question, SearchRequest
+from .infos import step_info
+from .setup import METADATA, Progress, Setup, SetupViews, check_action, draw_episode, make_setup, read_options
+from .spaces import UnicodeText
+
+if TYPE_CHECKING:
+    from ..engines import SearchEngine
+    from ..protocols import Protocol
+
+
+class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
+    """Search-augmented question answering against a search engine with a controllable noise level.
+
+    ## Description
+    The policy reads a question, thinks in text, searches as often as it is allowed to, and answers. Some searches are
+    *noisy*: their documents are on topic and hold no gold answer. How often that happens is the noise level p, fixed
+    or moved by a curriculum. A robust policy notices that its documents miss, and searches again.
+
+    The environment works offline without any download: the default dataset is a synthetic world, the default engine
+    searches its passages with BM25.
+
+    ## Action Space
+    `UnicodeText`: the policy's text of one turn; any text is accepted, the empty one included. With the default
+    protocol `"zerosearch"` a turn looks like
+
+        <think>I need the birthplace first.</think><search>where was Ada Lovelace born</search>
+        <think>That says it.</think><answer>London</answer>
+
+    The first complete tag outside `<think>` decides. Text without one, an empty query and an empty answer are
+    *invalid*: the turn is spent and the observation says what was expected (protocols without such a notice end the
+    episode). Only the policy's own text is parsed: tags inside documents are neutralised. `action_space.sample()`
+    returns well-formed random actions. `stop_strings` is what a sampler should stop after.
+
+    ## Observation Space
+    `UnicodeText`: the text that is new to the policy.
+
+    | after | observation |
+    |---|---|
+    | `reset` | the prompt: the protocol's instruction with the question |
+    | a search | the block with the documents; before the last turn also a notice that only an answer counts |
+    | an invalid action | a notice of what is expected |
+    | the end | empty |
+
+    `zerosearch_env.TranscriptObservation` gives the whole transcript instead.
+
+    ## Rewards
+    0 before the end; at the end the reward function of the prediction and the gold answers. `"em"`: 1 when the
+    normalised prediction equals a normalised gold answer, else 0. `"f1"`: token overlap with the best gold answer.
+    `"subem"`: 1 when a gold answer stands in the prediction on token boundaries. Without a prediction the reward is 0.
+    Prompts, thoughts and documents are never scored.
+
+    ## Starting State
+    A question drawn uniformly, and a seed of the episode. All randomness derives from `reset(seed=...)`: the k-th
+    search of an episode draws one number u and is noisy iff u < p, so that the same seed at a higher p has a superset
+    of noisy searches.
+
+    ## Episode End
+    `info["stop_reason"]` is a `StopReason`:
+
+    - terminated: `"answer"`, or `"no_action"` for protocols without a notice for invalid turns;
+    - truncated: `"max_turns"` (the last turn passed without an answer), `"too_long"` (the text of a turn was longer
+      than 65,536 characters), `"engine_error"` (the engine failed after its bounded retries; `info["error"]` says how).
+
+    After `max_turns` turns one last turn follows that may only answer.
+
+    ## Info
+    | key | when | what |
+    |---|---|---|
+    | `question`, `question_id` | reset | text and id |
+    | `noise_level` | reset, step | p of this episode |
+    | `progress` | reset | of the curriculum, in [0, 1] |
+    | `action` | step | `"search"`, `"answer"` or `"invalid"` |
+    | `query` | step | the cleaned query; None when the turn was no search |
+    | `documents` | step | tuple of `Document(title, text, source, score)`; empty when the turn was no search |
+    | `noisy` | step | bool, or a tuple with one bool a document (`noise_unit="document"`); None when no search |
+    | `answer_in_documents` | step | whether a gold answer stands in the documents; None when no search |
+    | `turn` | step | turns taken so far, this one included |
+    | `stop_reason` | step | None before the end |
+    | `prediction` | end | the answer given, or None |
+    | `answers` | end | tuple of gold answers; they appear nowhere before the end |
+    | `em`, `f1`, `subem` | end | the three scores, whatever `reward` is |
+    | `searches` | end | number of searches |
+    | `error` | end by a failed engine | the engine's failure |
+
+    `noisy` and `answer_in_documents` are for measuring: an agent that reads them cheats.
+
+    ## Arguments
+    `gymnasium.make("ZeroSearch-v0", **arguments)`. Every argument has a JSON-able form, with which `env.spec` can be
+    saved and made again; ready-made objects are accepted too.
+
+    Args:
+        dataset: `"world"` (built in), the path of a `.jsonl` or `.parquet` file, a hub name, a `Dataset`, or a list of
+            `Question` or of mappings with `question` and `answers`.
+        split: split of a named dataset.
+        world: options of the built-in world (fields of `WorldConfig`), for example `{"seed": 1, "passages": 2000}`.
+        search_engine: `"corpus"`, `"corpus:FILE"`, a mapping `{"kind": ..., **options}`, or a `SearchEngine`. The
+            environment closes an engine that it made, never one that it was given.
+        noise_schedule: `"exp"`, `"linear"`, `"constant"`, or a callable progress -> p. Not together with `noise_level`.
+        noise_start: p at progress 0, of a named schedule.
+        noise_end: p at progress 1, of a named schedule.
+        noise_base: base b of the exponential schedule.
+        noise_level: a fixed p in [0, 1]. None without a schedule: 0.
+        noise_unit: what one draw decides: a whole `"search"`, or each `"document"`.
+        curriculum_episodes: with a schedule and nobody setting the progress, progress = finished episodes / this.
+        reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, gold answers) -> float.
+        protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
+            `"hermes"`, or a `Protocol`.
+        prompt_template: text or file with `{question}`, for checkpoints that were trained with another instruction.
+            None: the protocol's own.
+        max_turns: turns that may search. None: the protocol's own, 5 for `"zerosearch"`.
+        top_k: documents a search. None: the protocol's own, 5 for `"zerosearch"`.
+        on_engine_error: `"truncate"` the episode, or `"raise"` an `EngineError`.
+        render_mode: `"ansi"` (`render` returns text), `"human"` (prints to the terminal as the episode goes on),
+            `"html"` (`render` returns a fragment of a page).
+
+    Raises:
+        ConfigError: an argument cannot be used; the nearest valid value is named.
+        DataError: the dataset is empty, or a question has no answer.
+
+    ## Reset options
+    `reset(options={"question": index_or_id, "noise_level": p, "progress": x})`, all optional, for this episode only.
+    `env.unwrapped.set_progress(x)` moves the curriculum from the next reset on.
+
+    ## Vectorized environment
+    `gymnasium.make_vec("ZeroSearch-v0", num_envs=N)` gives `ZeroSearchVectorEnv`, which plays exactly the episodes of N
+    single environments with one engine call a step.
+
+    ## Example
+    >>> import gymnasium as gym, zerosearch_env
+    >>> env = gym.make("ZeroSearch-v0", dataset=[{"question": "What is the capital of France?", "answers": ["Paris"]}],
+    ...                search_engine=zerosearch_env.ConstantEngine())
+    >>> observation, info = env.reset(seed=0)
+    >>> info["question"], info["noise_level"]
+    ('What is the capital of France?', 0.0)
+    >>> observation, reward, terminated, truncated, info = env.step("<search>capital of France</search>")
+    >>> info["action"], info["query"], len(info["documents"]), reward, terminated
+    ('search', 'capital of France', 5, 0.0, False)
+    >>> observation, reward, terminated, truncated, info = env.step("<answer>Paris</answer>")
+    >>> reward, terminated, info["stop_reason"].value, info["answers"]
+    (1.0, True, 'answer', ('Paris',))
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = dict(METADATA)  # type: ignore[misc]
+
+    def __init__(
+        self,
+        dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world",
+        split: str = "train",
+        *,
+        world: Mapping[str, Any] | None = None,
+        search_engine: str | Mapping[str, Any] | SearchEngine = "corpus",
+        noise_schedule: str | Callable[[float], float] | None = None,
+        noise_start: float = 0.0,
+        noise_end: float = 0.5,
+        noise_base: float = 4.0,
+        noise_level: float | None = None,
+        noise_unit: str = "search",
+        curriculum_episodes: int = 10_000,
+        reward: str | Callable[..., float] = "em",
+        protocol: str | Protocol = "zerosearch",
+        prompt_template: str | None = None,
+        max_turns: int | None = None,
+        top_k: int | None = None,
+        on_engine_error: str = "truncate",
+        render_mode: str | None = None,
+    ) -> None:
+        self._arguments: dict[str, Any] = {
+            "dataset": dataset,
+            "split": split,
+            "world": world,
+            "search_engine": search_engine,
+            "noise_schedule": noise_schedule,
+            "noise_start": noise_start,
+            "noise_end": noise_end,
+            "noise_base": noise_base,
+            "noise_level": noise_level,
+            "noise_unit": noise_unit,
+            "curriculum_episodes": curriculum_episodes,
+            "reward": reward,
+            "protocol": protocol,
+            "prompt_template": prompt_template,
+            "max_turns": max_turns,
+            "top_k": top_k,
+            "on_engine_error": on_engine_error,
+            "render_mode": render_mode,
+        }
+        self._setup: Setup = make_setup(**self._arguments)
+        self._progress = Progress(self._setup.curriculum_episodes)
+        self._episode: Episode | None = None
+        self._closed = False
+        self._shown = 0
+        self.render_mode = render_mode
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText(protocol=self._setup.rules.protocol)
+
+    @property
+    def episode(self) -> Episode:
+        """The current episode, or the one that has just ended.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if self._episode is None:
+            raise ResetNeeded("There is no episode yet: call env.reset() first.")
+        return self._episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: starts the environment's generator anew, from which questions and noise are drawn.
+            options: `question` (index or id), `noise_level`, `progress`, each for this episode only; not changed.
+
+        Returns:
+            The prompt and the info, see the class.
+
+        Raises:
+            ConfigError: for an unknown option or a value that cannot be used; the current episode goes on.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
+        """
+        if self._closed:
+            raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make().")
+        checked = read_options(self._setup, options)
+        super().reset(seed=seed)
+        episode, info = draw_episode(self._setup, self.np_random, self._progress.value, checked)
+        self._episode = episode
+        self._shown = 0
+        if self.render_mode == "human":
+            self._show()
+        return episode.prompt, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one turn.
+
+        Args:
+            action: the policy's text of this turn.
+
+        Returns:
+            Observation, reward, terminated, truncated and info, see the class.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, or after the end of the episode.
+            gymnasium.error.InvalidAction: the action is no text.
+            EngineError: the engine failed, and `on_engine_error="raise"`; the episode is over.
+        """
+        episode = self._episode
+        if episode is None or episode.stop_reason is not None:
+            raise ResetNeeded(_reset_message(episode))
+        step = episode.advance(check_action(action))
+        failure: EngineError | None = None
+        if isinstance(step, SearchRequest):
+            result = run_searches(self._setup.engine, (step,))[0]
+            step = episode.observe(result)
+            if result.failure is not None and self._setup.raise_on_engine_error:
+                failure = EngineError(result.failure, result.attempts)
+        if self.render_mode == "human":
+            self._show()
+        reason = step.stop_reason
+        if reason is None:
+            return step.observation, 0.0, False, False, step_info(step)
+        self._progress.finished += 1
+        if failure is not None:
+            raise failure
+        terminated = reason.terminates
+        return step.observation, step.reward, terminated, not terminated, step_info(step)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far, in the render mode of the environment.
+
+        Returns:
+            Text with terminal colours for `"ansi"`, a fragment of a page for `"html"`; None for `"human"`, which prints
+            what it has not printed yet, and for no render mode, which warns.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                "render() was called without a render mode: give one to gymnasium.make(), "
+                'for example gymnasium.make("ZeroSearch-v0", render_mode="ansi").'
+            )
+            return None
+        if self.render_mode == "human":
+            self._show()
+            return None
+        from ..records.terminal import render_ansi, render_html
+        from ..records.transcripts import transcript_record
+
+        return (render_ansi if self.render_mode == "ansi" else render_html)(transcript_record(self.episode))
+
+    def _show(self) -> None:
+        """Print the parts of the episode that are new since the last call."""
+        from ..records.terminal import print_new
+        from ..records.transcripts import transcript_record
+
+        self._shown = print_new(transcript_record(self.episode), self._shown)
+
+    def close(self) -> None:
+        """Close the engine, if the environment made it. Calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._episode = None
+            if self._setup.owns_engine:
+                self._setup.engine.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ZeroSearchEnv:
+        """A copy with its own episode and generator, for looking ahead; dataset, rules and engine stay shared."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self._setup)] = replace(self._setup, owns_engine=False)
+        for shared in (self._setup.rules, self._setup.dataset, self._setup.engine, self._arguments):
+            memo[id(shared)] = shared
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without what can be made again from the arguments."""
+        return {key: value for key, value in self.__dict__.items() if key != "_setup"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make dataset, rules and engine again; the episode goes on where it was."""
+        self.__dict__.update(state)
+        self._setup = make_setup(**self._arguments)
+
+
+def _reset_message(episode: Episode | None) -> str:
+    if episode is None:
+        return "step() was called before reset(): start with `observation, info = env.reset(seed=0)`."
+    return (
+        f"step() was called after the end of the episode (stop_reason={str(episode.stop_reason)!r}): "
+        "call reset() for the next one."
+    )

@@ -1,0 +1,271 @@
+"""The text space of the environment: every Unicode text is a member, samples are well-formed actions.
+
+`gymnasium.spaces.Text` has no value that means "any Unicode": a character set of all code points takes seconds to
+build and to compare. `UnicodeText` is a `Text` whose character set is a description instead of a set, so that
+comparing, hashing and membership cost nothing, and it brings its own shared-memory layout (UTF-8 behind a length),
+so that `AsyncVectorEnv` works with its defaults.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.spaces import Box, Text
+from gymnasium.spaces.utils import flatten, flatten_space, unflatten
+from gymnasium.vector.utils.shared_memory import (
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..protocols import Protocol
+
+_CODE_POINTS = 0x110000
+_LENGTH_BYTES = 8
+_UTF8_BYTES = 4
+_SEARCH_SHARE = 0.7
+
+_WORDS = (
+    "who when where which city river capital founder author born opened wrote painted composed museum bridge company "
+    "university island mountain film novel award year country language leader first oldest largest near of the in"
+).split()
+
+
+class AllCharacters(Set[str], Sequence[str]):
+    """Every code point from U+0000 to U+10FFFF, surrogates included, as a set and as a sequence; nothing is stored."""
+
+    def __contains__(self, char: object) -> bool:
+        """True for every text of length one."""
+        return isinstance(char, str) and len(char) == 1
+
+    def __len__(self) -> int:
+        """The number of code points, 1,114,112."""
+        return _CODE_POINTS
+
+    def __iter__(self) -> Iterator[str]:
+        """All characters in the order of their code points."""
+        return map(chr, range(_CODE_POINTS))
+
+    def __getitem__(self, index: Any) -> Any:
+        """The character of a code point, or a text of them for a slice."""
+        if isinstance(index, slice):
+            return "".join(map(chr, range(*index.indices(_CODE_POINTS))))
+        return chr(int(index))
+
+    def __eq__(self, other: object) -> bool:
+        """All instances are equal."""
+        return isinstance(other, AllCharacters)
+
+    def __hash__(self) -> int:
+        """All instances have one hash."""
+        return hash(AllCharacters)
+
+    def __repr__(self) -> str:
+        """A short description instead of a million characters."""
+        return "AllCharacters()"
+
+
+class UnicodeText(Text):
+    """A space of all texts: any `str` is a member, the empty one and lone surrogates included.
+
+    Membership is one `isinstance`, and no length is enforced by it: the environment itself ends an episode whose
+    action is too long, with a named reason. `max_length` is the room that fixed-size layouts (shared memory,
+    `flatten`) reserve for one text.
+
+    Args:
+        max_length: the most characters of one text that shared memory and `flatten` have room for.
+        protocol: name of the protocol (or the protocol) whose well-formed actions `sample` returns; None: `sample`
+            returns a few random words.
+        seed: seed of `sample`.
+
+    Example:
+        >>> space = UnicodeText(protocol="zerosearch", seed=3)
+        >>> "any text" in space and "" in space and chr(0xD800) in space
+        True
+        >>> space == UnicodeText(protocol="zerosearch")
+        True
+    """
+
+    def __init__(
+        self,
+        max_length: int = 65_536,
+        *,
+        protocol: str | Protocol | None = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        """Make the space; see the class for the arguments."""
+        super().__init__(max_length, min_length=0, charset="", seed=seed)
+        self._protocol: Protocol | None = None
+        if protocol is not None:
+            from ..protocols import get_protocol
+
+            self._protocol = get_protocol(protocol)
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """The protocol whose actions `sample` returns, or None."""
+        return self._protocol
+
+    def contains(self, x: Any) -> bool:
+        """True for every `str`; takes constant time."""
+        return isinstance(x, str)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A well-formed random action of the protocol (seven in ten are searches), or a few random words without one.
+
+        Args:
+            mask: not supported, must be None.
+            probability: not supported, must be None.
+
+        Raises:
+            ValueError: when a mask or a probability is given.
+        """
+        if mask is not None or probability is not None:
+            raise ValueError(
+                "UnicodeText.sample takes neither a mask nor a probability: its character set is all of Unicode."
+            )
+        rng = self.np_random
+        words = " ".join(_WORDS[index] for index in rng.integers(len(_WORDS), size=int(rng.integers(1, 7))))
+        if self._protocol is None:
+            return words
+        if rng.random() < _SEARCH_SHARE:
+            return self._protocol.render_search(words)
+        return self._protocol.render_answer(words)
+
+    @property
+    def character_set(self) -> Any:
+        """All characters, as a set that stores nothing."""
+        return _ALL
+
+    @property
+    def character_list(self) -> Any:
+        """All characters in order, as a sequence that stores nothing."""
+        return _ALL
+
+    @property
+    def characters(self) -> Any:
+        """All characters in order, as a sequence that stores nothing (`Text` has one long `str` here)."""
+        return _ALL
+
+    def character_index(self, char: str) -> np.int32:
+        """The code point of a character."""
+        return np.int32(ord(char))
+
+    def __repr__(self) -> str:
+        """A short description."""
+        name = None if self._protocol is None else self._protocol.name
+        return f"UnicodeText(max_length={self.max_length}, protocol={name!r})"
+
+    def _key(self) -> tuple[int, str | None]:
+        return self.max_length, None if self._protocol is None else self._protocol.name
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when room and protocol name are."""
+        return isinstance(other, UnicodeText) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Hash of what `__eq__` compares."""
+        return hash(self._key())
+
+
+_ALL = AllCharacters()
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _check_room(space: UnicodeText, size: int, room: int, unit: str) -> None:
+    if size > room:
+        raise ValueError(
+            f"a text of {size} {unit} does not fit into the {room} that {space!r} reserves. "
+            "Use AsyncVectorEnv(..., shared_memory=False), or a space with a larger max_length."
+        )
+
+
+@flatten.register(UnicodeText)
+def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:  # type: ignore[misc]
+    """Code points, shape `(max_length,)`, filled up with 0x110000."""
+    _check_room(space, len(x), space.max_length, "characters")
+    flat = np.full(space.max_length, _CODE_POINTS, dtype=np.int32)
+    flat[: len(x)] = np.frombuffer(x.encode("utf-32-le", "surrogatepass"), dtype="<i4")
+    return flat
+
+
+@unflatten.register(UnicodeText)
+def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:  # type: ignore[misc]
+    codes = np.asarray(x, dtype="<i4")
+    return codes[codes < _CODE_POINTS].tobytes().decode("utf-32-le", "surrogatepass")
+
+
+@flatten_space.register(UnicodeText)
+def _flatten_space(space: UnicodeText) -> Box:
+    return Box(low=0, high=_CODE_POINTS, shape=(space.max_length,), dtype=np.int32)
+
+
+def _slot(space: UnicodeText) -> int:
+    return _LENGTH_BYTES + _UTF8_BYTES * space.max_length
+
+
+@create_shared_memory.register(UnicodeText)
+def _create_shared(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -> Any:
+    return ctx.Array("B", n * _slot(space))
+
+
+class SharedTexts(Sequence[str]):
+    """The texts that lie in shared memory now, read whenever they are looked at.
+
+    `AsyncVectorEnv` reads shared memory once, when it is made, and from then on returns deep copies of what it got:
+    right for arrays, which are views, and stale for texts. So this is a view, and its deep copy is a tuple of texts.
+    """
+
+    def __init__(self, space: UnicodeText, memory: Any, count: int) -> None:
+        self._slot = _slot(space)
+        self._memory = memory
+        self._count = count
+
+    def __len__(self) -> int:
+        """Number of texts, one for each sub-environment."""
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """One text, or a tuple of them for a slice."""
+        if isinstance(index, slice):
+            return tuple(self._read(one) for one in range(*index.indices(self._count)))
+        return self._read(range(self._count)[index])
+
+    def _read(self, index: int) -> str:
+        view = memoryview(self._memory.get_obj()).cast("B")
+        body = index * self._slot + _LENGTH_BYTES
+        size = int.from_bytes(view[index * self._slot : body], "little")
+        return bytes(view[body : body + size]).decode("utf-8", "surrogatepass")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        """The texts as they are now."""
+        return tuple(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Compares the texts as they are now with those of any tuple or view."""
+        return isinstance(other, (tuple, SharedTexts)) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@read_from_shared_memory.register(UnicodeText)
+def _read_shared(space: UnicodeText, shared_memory: Any, n: int = 1) -> SharedTexts:
+    return SharedTexts(space, shared_memory, n)
+
+
+@write_to_shared_memory.register(UnicodeText)
+def _write_shared(space: UnicodeText, index: int, values: str, shared_memory: Any) -> None:
+    data = _encode(values)
+    _check_room(space, len(data), _UTF8_BYTES * space.max_length, "UTF-8 bytes")
+    view = memoryview(shared_memory.get_obj()).cast("B")
+    start = index * _slot(space)
+    view[start : start + _LENGTH_BYTES] = len(data).to_bytes(_LENGTH_BYTES, "little")
+    view[start + _LENGTH_BYTES : start + _LENGTH_BYTES + len(data)] = data

@@ -1,0 +1,389 @@
+"""`ZeroSearchVectorEnv`: many episodes side by side, one search-engine call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from ..engines.run import run_searches
+from ..errors import ConfigError, EngineError, unknown_name
+from ..game.episode import Episode
+from ..types import SearchRequest, SearchResult, Step
+from .infos import Infos, batch_infos
+from .setup import (
+    METADATA,
+    NO_OPTIONS,
+    Progress,
+    ResetOptions,
+    SetupViews,
+    check_action,
+    draw_episode,
+    make_setup,
+    read_options,
+)
+from .spaces import UnicodeText
+
+if TYPE_CHECKING:
+    pass
+
+Observations = tuple[str, ...]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDArray[Any]]):
+    """N episodes of `ZeroSearchEnv` side by side, with one search-engine call a step.
+
+    `gymnasium.make_vec("ZeroSearch-v0", num_envs=N, **arguments)`. With the same seeds it plays exactly the episodes of
+    N single environments; only a curriculum that counts finished episodes differs, because it counts those of all
+    sub-environments together.
+
+    Observations are a tuple of N texts; actions any sequence of N texts. `info` holds arrays of length N and, for each
+    key, a mask `_key` of those sub-environments that said something. Numbers (`noise_level`, `progress`, `turn`,
+    `searches`, `em`, `f1`, `subem`) are numeric arrays, everything else object arrays.
+
+    Sub-environments whose episode has ended start the next one as `autoreset_mode` says, as in Gymnasium's own vector
+    environments: in the next step, whose action they ignore (`"NextStep"`, the default); in the same step, with
+    `info["final_obs"]` and `info["final_info"]` (`"SameStep"`); or when the caller asks for it with
+    `reset(options={"reset_mask": mask})` (`"Disabled"`).
+
+    Args:
+        num_envs: number of sub-environments, N.
+        autoreset_mode: an `AutoresetMode`, its value or its name.
+        max_episode_steps: truncate episodes after this many turns, as Gymnasium's `TimeLimit` does for single
+            environments. None: the protocol's own limits alone decide.
+        **arguments: every argument of `ZeroSearchEnv`.
+
+    Raises:
+        ConfigError: an argument cannot be used; the nearest valid value is named.
+        DataError: the dataset is empty, or a question has no answer.
+
+    Example:
+        >>> import gymnasium as gym, zerosearch_env
+        >>> data = [{"question": "What is the capital of France?", "answers": ["Paris"]}]
+        >>> engine = zerosearch_env.ConstantEngine()
+        >>> envs = gym.make_vec("ZeroSearch-v0", num_envs=2, dataset=data, search_engine=engine)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> actions = ("<search>capital of France</search>", "<answer>Paris</answer>")
+        >>> observations, rewards, terminations, truncations, infos = envs.step(actions)
+        >>> rewards.tolist(), terminations.tolist(), infos["em"][infos["_em"]].tolist()
+        ([0.0, 1.0], [False, True], [1.0])
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ConfigError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ConfigError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
+        self.num_envs = int(num_envs)
+        self.autoreset_mode = _read_mode(autoreset_mode)
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self._setup = make_setup(**arguments)
+        self.render_mode = self._setup.render_mode
+        self._limit = max_episode_steps
+        self._progress = Progress(self._setup.curriculum_episodes)
+        self.single_observation_space = UnicodeText()
+        self.single_action_space = UnicodeText(protocol=self._setup.rules.protocol)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._rngs: list[np.random.Generator | None] = [None] * self.num_envs
+        self._seeds: list[int | None] = [None] * self.num_envs
+        self._episodes: list[Episode] = []
+        self._observations: list[str] = [""] * self.num_envs
+        self._over = [False] * self.num_envs
+        self._shown = [0] * self.num_envs
+        self.finished: list[tuple[int, Episode]] = []
+        """The episodes that ended in the last step, with the index of their sub-environment."""
+
+    @property
+    def episodes(self) -> tuple[Episode, ...]:
+        """The current episode of every sub-environment; empty before the first reset."""
+        return tuple(self._episodes)
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of every sub-environment."""
+        return tuple(self._rng(index) for index in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The seed of every sub-environment's generator."""
+        return tuple(self._seeds[index] for index in range(self.num_envs) if self._rng(index))
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method, or get an attribute, of every sub-environment, as Gymnasium's vector environments do.
+
+        Args:
+            name: for example `"set_progress"`, `"episode"`, `"stop_strings"`, `"render"`.
+            *args: of the method.
+            **kwargs: of the method.
+
+        Returns:
+            One value for each sub-environment.
+        """
+        if name == "episode":
+            return self.episodes
+        value = getattr(self, name)
+        if callable(value):
+            value = value(*args, **kwargs)
+        if name in ("render", "np_random", "np_random_seed"):
+            return tuple(value)
+        return (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every sub-environment, see `call`."""
+        return self.call(name)
+
+    def reset(  # type: ignore[override]
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observations, Infos]:
+        """Start an episode in every sub-environment, or in those of a mask.
+
+        Args:
+            seed: an integer s (sub-environment i gets s + i), one seed or None for each, or None.
+            options: those of `ZeroSearchEnv.reset`, each one value for all or a list with one for each sub-environment;
+                and `reset_mask`, a boolean array of shape (N,): the others go on with their episode. Not changed.
+
+        Returns:
+            All observations (those that were not reset keep their last one) and the infos of those that were reset.
+
+        Raises:
+            ConfigError: for an unknown option or a value that cannot be used; all episodes go on.
+            gymnasium.error.ResetNeeded: a mask leaves sub-environments without any episode.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make_vec().")
+        rest = dict(options or {})
+        chosen = self._read_mask(rest.pop("reset_mask")) if "reset_mask" in rest else range(self.num_envs)
+        seeds = self._read_seeds(seed)
+        checked = self._read_options(rest, chosen)
+        if not self._episodes:
+            if len(chosen) < self.num_envs:
+                raise ResetNeeded("reset_mask was given before the first reset: call reset() without it first.")
+            self._episodes = [None] * self.num_envs  # type: ignore[list-item]
+        self.finished = []
+        infos: dict[int, Infos] = {}
+        for index in chosen:
+            if seeds[index] is not None:
+                self._rngs[index], self._seeds[index] = seeding.np_random(seeds[index])
+            infos[index] = self._start(index, self._progress.value, checked[index])
+        self._display(chosen)
+        return tuple(self._observations), batch_infos(self.num_envs, infos, {})
+
+    def step(self, actions: Sequence[str]) -> tuple[Observations, Floats, Bools, Bools, Infos]:
+        """Play one turn in every sub-environment.
+
+        Args:
+            actions: the policy's texts, one for each sub-environment.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos; see the class.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset; with autoreset disabled also when an episode is over.
+            gymnasium.error.InvalidAction: not N actions, or one that is no text; no episode has moved.
+            EngineError: the engine failed for some, and `on_engine_error="raise"`; their episodes are over.
+        """
+        texts = self._read_actions(actions)
+        if not self._episodes:
+            raise ResetNeeded(
+                "step() was called before reset(): start with `observations, infos = envs.reset(seed=0)`."
+            )
+        starts: dict[int, Infos] = {}
+        if True in self._over:
+            over = [index for index, done in enumerate(self._over) if done]
+            if self.autoreset_mode is AutoresetMode.DISABLED:
+                raise ResetNeeded(
+                    f"The episodes of sub-environments {over} are over and autoreset is disabled: call "
+                    'reset(options={"reset_mask": terminations | truncations}) first.'
+                )
+            progress = self._progress.value
+            for index in over:
+                starts[index] = self._start(index, progress)
+        return self._report(self._play(texts, starts), starts)
+
+    def _play(self, texts: Sequence[str], skip: Mapping[int, Infos]) -> dict[int, Step]:
+        """Advance every episode that was not just started; all their searches are one engine call."""
+        episodes = self._episodes
+        steps: dict[int, Step] = {}
+        searches: dict[int, SearchRequest] = {}
+        for index in [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs):
+            outcome = episodes[index].advance(texts[index])
+            if isinstance(outcome, SearchRequest):
+                searches[index] = outcome
+            else:
+                steps[index] = outcome
+        if searches:
+            results = run_searches(self._setup.engine, list(searches.values()))
+            for index, result in zip(searches, results, strict=True):
+                steps[index] = episodes[index].observe(result)
+            if self._setup.raise_on_engine_error:
+                self._raise_failures(steps, results)
+        return steps
+
+    def _raise_failures(self, steps: Mapping[int, Step], results: Sequence[SearchResult]) -> None:
+        failed = [result for result in results if result.failure is not None]
+        if failed:
+            for index, step in steps.items():
+                self._over[index] = step.done
+            self._progress.finished += sum(step.done for step in steps.values())
+            raise EngineError(
+                f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
+            )
+
+    def _report(self, steps: dict[int, Step], starts: dict[int, Infos]) -> tuple[Any, ...]:
+        count = self.num_envs
+        rewards, terminations, truncations = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        observations, limit = self._observations, self._limit
+        ended: list[int] = []
+        for index, step in steps.items():
+            observations[index] = step.observation
+            if step.stop_reason is not None or (limit is not None and step.turn >= limit):
+                ended.append(index)
+        if ended:
+            reasons = [steps[index].stop_reason for index in ended]
+            rewards[ended] = [steps[index].reward for index in ended]
+            terminations[ended] = [reason is not None and reason.terminates for reason in reasons]
+            truncations[ended] = ~terminations[ended]
+            self._progress.finished += len(reasons) - reasons.count(None)
+        self.finished = [(index, self._episodes[index]) for index in ended]
+        self._over = [False] * count
+        for index in ended:
+            self._over[index] = True
+        self._display(range(count))
+        final: Infos = {}
+        if ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final = self._restart(sorted(ended), steps, starts)
+        return tuple(observations), rewards, terminations, truncations, {**batch_infos(count, starts, steps), **final}
+
+    def _restart(self, ended: Sequence[int], steps: dict[int, Step], starts: dict[int, Infos]) -> Infos:
+        """Same-step autoreset: the ended episodes' last words go under `final_`, the next ones start."""
+        final_obs = np.empty(self.num_envs, object)
+        final_obs[ended] = [self._observations[index] for index in ended]
+        mask = np.zeros(self.num_envs, np.bool_)
+        mask[ended] = True
+        final_steps = {index: steps.pop(index) for index in ended}
+        progress = self._progress.value
+        starts.update({index: self._start(index, progress) for index in ended})
+        return {
+            "final_obs": final_obs,
+            "_final_obs": mask,
+            "final_info": batch_infos(self.num_envs, {}, final_steps),
+            "_final_info": mask.copy(),
+        }
+
+    def _start(self, index: int, progress: float, options: ResetOptions = NO_OPTIONS) -> Infos:
+        episode, info = draw_episode(self._setup, self._rng(index), progress, options)
+        self._episodes[index] = episode
+        self._observations[index] = episode.prompt
+        self._over[index] = False
+        self._shown[index] = 0
+        return info
+
+    def _rng(self, index: int) -> np.random.Generator:
+        rng = self._rngs[index]
+        if rng is None:
+            rng, self._seeds[index] = seeding.np_random()
+            self._rngs[index] = rng
+        return rng
+
+    def _read_actions(self, actions: Any) -> Sequence[str]:
+        if isinstance(actions, (str, bytes)) or not isinstance(actions, Iterable):
+            raise InvalidAction(f"expected a sequence of {self.num_envs} texts, got {type(actions).__name__}.")
+        texts = list(actions)
+        if set(map(type, texts)) != {str}:
+            texts = [check_action(action) for action in texts]
+        if len(texts) != self.num_envs:
+            raise InvalidAction(f"expected {self.num_envs} actions, one for each sub-environment, got {len(texts)}.")
+        return texts
+
+    def _read_mask(self, mask: Any) -> Sequence[int]:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            got = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise ConfigError(f"options['reset_mask'] must be a boolean array of shape ({self.num_envs},), got {got}.")
+        if not mask.any():
+            raise ConfigError("options['reset_mask'] must be true for at least one sub-environment.")
+        return [int(index) for index in np.flatnonzero(mask)]
+
+    def _read_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + index for index in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigError(f"seed must hold {self.num_envs} seeds, one for each sub-environment, got {len(seed)}.")
+        return [None if one is None else int(one) for one in seed]
+
+    def _read_options(self, options: Mapping[str, Any], chosen: Sequence[int]) -> Mapping[int, ResetOptions]:
+        """The checked options of every sub-environment that is reset."""
+        lists = {key: value for key, value in options.items() if isinstance(value, (list, tuple, np.ndarray))}
+        for key, value in lists.items():
+            if len(value) != self.num_envs:
+                raise ConfigError(f"options[{key!r}] must be one value or {self.num_envs} of them, got {len(value)}.")
+        if not lists:
+            return dict.fromkeys(chosen, read_options(self._setup, options))
+        return {
+            index: read_options(self._setup, {**options, **{key: value[index] for key, value in lists.items()}})
+            for index in chosen
+        }
+
+    def render(self) -> tuple[Any, ...] | None:
+        """What `ZeroSearchEnv.render` gives, for every sub-environment.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if not self._episodes:
+            raise ResetNeeded("render() was called before reset(): there is no episode yet.")
+        if self.render_mode is None or self.render_mode == "human":
+            self._display(range(self.num_envs))
+            return (None,) * self.num_envs
+        from ..records.terminal import render_ansi, render_html
+        from ..records.transcripts import transcript_record
+
+        render: Callable[[Mapping[str, Any]], str] = render_ansi if self.render_mode == "ansi" else render_html
+        return tuple(render(transcript_record(episode)) for episode in self._episodes)
+
+    def _display(self, indices: Iterable[int]) -> None:
+        if self.render_mode != "human":
+            return
+        from ..records.terminal import print_new
+        from ..records.transcripts import transcript_record
+
+        for index in indices:
+            record = transcript_record(self._episodes[index])
+            self._shown[index] = print_new(record, self._shown[index], title=f"environment {index}")
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the engine, if the environment made it."""
+        self._episodes = []
+        if self._setup.owns_engine:
+            self._setup.engine.close()
+
+
+def _read_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    names = {member.value: member for member in AutoresetMode}
+    names.update({member.name: member for member in AutoresetMode})
+    if mode not in names:
+        raise unknown_name("autoreset_mode", mode, [member.value for member in AutoresetMode])
+    return names[mode]

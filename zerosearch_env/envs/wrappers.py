@@ -1,0 +1,155 @@
+"""Wrappers: the whole transcript as observation, and a recorder of transcripts, for one environment and for many.
+
+They need `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) inside, whose current episode they read. A Gymnasium
+`SyncVectorEnv` or `AsyncVectorEnv` takes the single wrappers around its sub-environments; recorders may share one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+from ..errors import ConfigError
+from ..game.episode import Episode
+from ..records.transcripts import TranscriptWriter, transcript_record
+from .single import ZeroSearchEnv
+from .vector import ZeroSearchVectorEnv
+
+_Step = tuple[Any, Any, bool, bool, dict[str, Any]]
+_VectorStep = tuple[Any, Any, Any, Any, dict[str, Any]]
+
+
+def _single(env: gymnasium.Env[Any, Any]) -> ZeroSearchEnv:
+    if not isinstance(env.unwrapped, ZeroSearchEnv):
+        raise ConfigError(f"expected a ZeroSearchEnv inside, got {type(env.unwrapped).__name__}.")
+    return env.unwrapped
+
+
+def _vector(env: VectorEnv[Any, Any, Any]) -> ZeroSearchVectorEnv:
+    if not isinstance(env.unwrapped, ZeroSearchVectorEnv):
+        raise ConfigError(
+            f"expected a ZeroSearchVectorEnv inside, got {type(env.unwrapped).__name__}. Around the sub-environments "
+            "of SyncVectorEnv or AsyncVectorEnv put the wrappers for single environments."
+        )
+    return env.unwrapped
+
+
+class TranscriptObservation(gymnasium.Wrapper[str, str, str, str], RecordConstructorArgs):
+    """The observation is the whole transcript: the prompt, every turn of the policy and what came back.
+
+    For policies without a memory of their own, for example a language model that is prompted afresh each turn.
+
+    Args:
+        env: with a `ZeroSearchEnv` inside.
+    """
+
+    def __init__(self, env: gymnasium.Env[str, str]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._base = _single(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode; its transcript is the prompt."""
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._base.episode.text, info
+
+    def step(self, action: str) -> _Step:
+        """Play one turn; at the end the transcript ends with the policy's last text."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._base.episode.text, reward, terminated, truncated, info
+
+
+class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructorArgs):
+    """Appends every finished episode to a JSONL file, one record a line (see `zerosearch_env.records.transcripts`).
+
+    Args:
+        env: with a `ZeroSearchEnv` inside.
+        path: the file. Many recorders, in many processes, may share it.
+        extra: JSON values kept under `extra` of every record.
+    """
+
+    def __init__(self, env: gymnasium.Env[str, str], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+        RecordConstructorArgs.__init__(self, path=str(path), extra=None if extra is None else dict(extra))
+        super().__init__(env)
+        self._base = _single(env)
+        self._writer = TranscriptWriter(path)
+        self._extra = dict(extra or {})
+
+    def step(self, action: str) -> _Step:
+        """Play one turn, and record the episode when it has ended."""
+        result = self.env.step(action)
+        if result[2] or result[3]:
+            self._writer.write(transcript_record(self._base.episode, **self._extra))
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Close the environment and the file."""
+        super().close()
+        self._writer.close()
+
+
+class VectorTranscriptObservation(VectorWrapper[Any, Any, Any, Any, Any]):
+    """`TranscriptObservation` for `ZeroSearchVectorEnv`; `final_obs` holds whole transcripts too.
+
+    Args:
+        env: with a `ZeroSearchVectorEnv` inside.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self._base = _vector(env)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Start episodes; their transcripts are the prompts."""
+        _, infos = self.env.reset(seed=seed, options=options)
+        return self._transcripts(), infos
+
+    def step(self, actions: Sequence[str]) -> _VectorStep:
+        """Play one turn in every sub-environment."""
+        _, rewards, terminations, truncations, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            final = np.full(self.num_envs, None, dtype=object)
+            for index, episode in self._base.finished:
+                final[index] = episode.text
+            infos["final_obs"] = final
+        return self._transcripts(), rewards, terminations, truncations, infos
+
+    def _transcripts(self) -> tuple[str, ...]:
+        return tuple(episode.text for episode in self._base.episodes)
+
+
+class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
+    """`TranscriptRecorder` for `ZeroSearchVectorEnv`, in all three autoreset modes.
+
+    Args:
+        env: with a `ZeroSearchVectorEnv` inside.
+        path: the file.
+        extra: JSON values kept under `extra` of every record, beside the index of the sub-environment, `env`.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(env)
+        self._base = _vector(env)
+        self._writer = TranscriptWriter(path)
+        self._extra = dict(extra or {})
+
+    def step(self, actions: Sequence[str]) -> _VectorStep:
+        """Play one turn in every sub-environment, and record the episodes that have ended."""
+        result = self.env.step(actions)
+        finished: list[tuple[int, Episode]] = self._base.finished
+        for index, episode in finished:
+            self._writer.write(transcript_record(episode, **{"env": index, **self._extra}))
+        return result
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment and the file."""
+        super().close(**kwargs)
+        self._writer.close()

@@ -1,0 +1,275 @@
+"""The rules of the game as a state machine without any input or output.
+
+    episode = Episode(question, rules, noise_level=0.25, seed=7)
+    episode.prompt                              # text for the policy
+    outcome = episode.advance(action_text)      # a SearchRequest, or the Step of a turn that needs no search
+    step = episode.observe(search_result)       # after a SearchRequest
+
+Whoever drives it does the searching, one at a time or in batches, on whatever clock: the environment, the vector
+environment, the learner's rollouts and the evaluation all drive these two halves, and no rule is written twice.
+
+All randomness is a function of (seed, search, document), so it depends neither on other episodes nor on the order in
+which searches return, and the same seed at a higher noise level has a superset of noisy searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+
+from ..drafts import draft_of
+from ..errors import ConfigError, DataError, EpisodeError
+from ..protocols import Protocol
+from ..randomness import split, uniform2
+from ..types import ActionKind, Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason, Turn
+from .noise import check_level
+from .rewards import contains_answer, exact_match, score
+from .rules import NoiseUnit, Rules, make_rules
+
+__all__ = ["Episode", "NoiseUnit", "Rules", "answer_in_documents", "make_rules"]
+
+StepDraft, RequestDraft, ScoresDraft = draft_of(Step), draft_of(SearchRequest), draft_of(Scores)
+
+
+class Episode:
+    """One question played by one policy. See the module's docstring for how it is driven.
+
+    Attributes:
+        question: what is asked.
+        rules: shared by all episodes of an environment.
+        noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
+        seed: 64-bit integer from which every draw of this episode is derived.
+        prompt: the first text for the policy.
+        searches: searches made so far.
+        stop_reason: why the episode ended; None while it runs.
+    """
+
+    __slots__ = ("_pending", "_turns", "noise_level", "prompt", "question", "rules", "searches", "seed", "stop_reason")
+
+    def __init__(self, question: Question, rules: Rules, *, noise_level: float = 0.0, seed: int = 0) -> None:
+        """Start an episode.
+
+        Raises:
+            DataError: when the question has no answers.
+            ConfigError: when the noise level is no number in [0, 1].
+        """
+        if not question.answers:
+            raise DataError(f"question {question.id!r} has no answers; every question needs at least one.")
+        self.question = question
+        self.rules = rules
+        self.noise_level = check_level(noise_level)
+        self.seed = index(seed)  # numpy's integers would overflow in the mixer
+        self.prompt = question.text.join(rules.prompt_pieces)
+        self.searches = 0
+        self.stop_reason: StopReason | None = None
+        self._turns: list[tuple[str, Step]] = []
+        self._pending: tuple[str, SearchRequest] | None = None
+
+    @property
+    def done(self) -> bool:
+        """True when the episode is over."""
+        return self.stop_reason is not None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns so far, in order; the one whose search is pending is not among them."""
+        return tuple([Turn(action_text, step) for action_text, step in self._turns])
+
+    @property
+    def last_turn(self) -> bool:
+        """True when only an answer is allowed now."""
+        return self.stop_reason is None and len(self._turns) >= self.rules.max_turns
+
+    @property
+    def text(self) -> str:
+        """The whole transcript: the prompt, then each turn's text and what came back."""
+        parts = [self.prompt]
+        for action_text, step in self._turns:
+            parts += (action_text, step.observation)
+        return "".join(parts)
+
+    def advance(self, action_text: str) -> SearchRequest | Step:
+        """Take the policy's text of one turn.
+
+        Returns:
+            The search to make (then call `observe`), or the `Step` of a turn that needs none.
+
+        Raises:
+            EpisodeError: after the end, or while a search is pending.
+            ConfigError: when the action is no text.
+        """
+        if self.stop_reason is not None:
+            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
+        if self._pending is not None:
+            raise EpisodeError("a search is pending; call observe(result) before the next advance.")
+        if not isinstance(action_text, str):
+            raise ConfigError(f"an action must be a text (str), got {type(action_text).__name__}.")
+        rules = self.rules
+        if len(action_text) > rules.max_action_chars:
+            return self._end(StopReason.TOO_LONG, action_text, "invalid")
+        action = rules.protocol.parse(action_text)
+        kind = action.kind
+        if kind == "answer":
+            return self._end(StopReason.ANSWER, action_text, kind, prediction=action.content)
+        turns = len(self._turns)
+        query = action.content if kind == "search" else None
+        if query is not None and len(query) > rules.max_query_chars:
+            query = query[: rules.max_query_chars].rstrip()
+        if turns >= rules.max_turns:
+            return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
+        if query is not None:
+            request = self._request(query)
+            self._pending = (action_text, request)
+            return request
+        notice = rules.protocol.invalid_notice
+        if notice is None:
+            return self._end(StopReason.NO_ACTION, action_text, kind)
+        if turns + 1 == rules.max_turns:
+            notice += rules.protocol.last_turn_notice
+        step = StepDraft(notice, "invalid", turns + 1, self.noise_level)
+        step.__class__ = Step
+        self._turns.append((action_text, step))
+        return step
+
+    def observe(self, result: SearchResult) -> Step:
+        """Take the result of the pending search; a failed one ends the episode (`ENGINE_ERROR`).
+
+        Raises:
+            EpisodeError: when no search is pending.
+        """
+        if self._pending is None:
+            raise EpisodeError("no search is pending; call advance(action_text) first.")
+        action_text, request = self._pending
+        self._pending = None
+        if result.failure is not None:
+            return self._end(
+                StopReason.ENGINE_ERROR,
+                action_text,
+                "search",
+                query=request.query,
+                noisy=request.noisy,
+                error=result.failure,
+            )
+        rules = self.rules
+        documents = tuple(result.documents[: request.top_k])
+        observation, answered = _read(rules.protocol, documents, request.query, request.answers)
+        turns = len(self._turns) + 1
+        if turns == rules.max_turns:
+            observation += rules.protocol.last_turn_notice
+        step = StepDraft(
+            observation,
+            "search",
+            turns,
+            self.noise_level,
+            request.query,
+            documents,
+            request.noisy,
+            answered,
+        )
+        step.__class__ = Step
+        self._turns.append((action_text, step))
+        return step
+
+    def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
+        """End the episode from outside, for example when the policy's token budget ran out.
+
+        Args:
+            reason: one that truncates (an answer can only come from the policy).
+            action_text: what the policy had written of this turn; that of a pending search is known already.
+            error: what went wrong, where something did.
+
+        Raises:
+            EpisodeError: after the end, or for a reason that terminates.
+        """
+        if self.stop_reason is not None:
+            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); it cannot be stopped again.")
+        if reason.terminates:
+            raise EpisodeError(f"{reason!r} is not for drivers: only the policy's own turn terminates an episode.")
+        if self._pending is None:
+            return self._end(reason, action_text, "invalid", error=error)
+        pending_text, request = self._pending
+        self._pending = None
+        return self._end(reason, pending_text, "search", query=request.query, noisy=request.noisy, error=error)
+
+    def _request(self, query: str) -> SearchRequest:
+        rules, level, seed, search = self.rules, self.noise_level, self.seed, self.searches
+        self.searches = search + 1
+        noisy: bool | tuple[bool, ...]
+        if rules.noise_unit == "search":
+            # u is in [0, 1): the ends of the scale need no draw.
+            noisy = level > 0.0 and (level >= 1.0 or uniform2(seed, search, 0) < level)
+        else:
+            noisy = tuple([level > 0.0 and uniform2(seed, search, j) < level for j in range(rules.top_k)])
+        question = self.question
+        request = RequestDraft(
+            query,
+            question.text,
+            question.answers,
+            noisy,
+            rules.top_k,
+            split(seed, search),
+            question.paragraphs,
+            question.steps if question.metadata else (),
+        )
+        request.__class__ = SearchRequest
+        return request
+
+    def _end(
+        self,
+        reason: StopReason,
+        action_text: str,
+        action: ActionKind,
+        *,
+        prediction: str | None = None,
+        query: str | None = None,
+        noisy: bool | tuple[bool, ...] | None = None,
+        error: str | None = None,
+    ) -> Step:
+        answers, reward = self.question.answers, self.rules.reward
+        em, f1, subem = score(prediction, answers)
+        paid = em if reward is exact_match else reward(prediction, answers)
+        scores = ScoresDraft(prediction, answers, em, f1, subem, paid, self.searches)
+        scores.__class__ = Scores
+        turn, level = len(self._turns) + 1, self.noise_level
+        step = StepDraft("", action, turn, level, query, (), noisy, None, reason, scores, error)
+        step.__class__ = Step
+        self.stop_reason = reason
+        self._turns.append((action_text, step))
+        return step
+
+
+def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
+    """Whether a gold answer stands in a document's title or text (normalised, on token boundaries)."""
+    parts: list[str] = []
+    for document in documents:
+        parts += (document.title, document.text)
+    # The control character is a token of its own, so no answer is found across a border.
+    return contains_answer(" \x01 ".join(parts), answers)
+
+
+_Reading = tuple[Protocol, tuple[Document, ...], tuple[str, ...], str, bool]
+_readings: dict[tuple[int, int, int, str], _Reading] = {}
+_MAX_READINGS = 1024
+_MAX_READING_CHARS = 16_384
+
+
+def _read(
+    protocol: Protocol, documents: tuple[Document, ...], query: str, answers: tuple[str, ...]
+) -> tuple[str, bool]:
+    """The information block, and whether a gold answer stands in it.
+
+    Engines hand out the same tuple of documents again and again (to the episodes of one group, from a cache), and
+    hashing the texts would cost as much as reading them. So results are remembered by the identity of these immutable
+    objects; each entry holds them, hence no identity in a key can be taken over by another object.
+    """
+    key = (id(documents), id(answers), id(protocol), query)
+    reading = _readings.get(key)
+    if reading is not None:
+        return reading[3], reading[4]
+    observation = protocol.render_documents(documents, query)
+    answered = answer_in_documents(documents, answers)
+    if len(observation) <= _MAX_READING_CHARS:
+        if len(_readings) >= _MAX_READINGS:
+            _readings.clear()
+        _readings[key] = (protocol, documents, answers, observation, answered)
+    return observation, answered

@@ -1,0 +1,159 @@
+"""The noise curriculum: training progress in [0, 1] to the probability that a search returns noisy documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+
+from ..errors import ConfigError, unknown_name
+
+Schedule = Callable[[float], float]
+"""Progress in [0, 1] to a noise level in [0, 1]."""
+
+SCHEDULES = ("exp", "linear", "constant")
+"""The schedules that have a name."""
+
+
+def _number(value: object, what: str, way_out: str) -> float:
+    # bool is an int in Python, and True as a probability is nearly always a slip.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{what} must be a number, got {value!r} ({type(value).__name__}). {way_out}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} must be finite, got {value!r}. {way_out}")
+    return number
+
+
+def check_level(level: object, what: str = "noise level") -> float:
+    """`level` as a float, when it is a probability.
+
+    Args:
+        level: the value to check.
+        what: how the error message calls it.
+
+    Raises:
+        ConfigError: for anything but a number in [0, 1]; booleans and NaN included.
+    """
+    if type(level) is float and 0.0 <= level <= 1.0:
+        return level
+    way_out = "Give the probability of a noisy search: 0.0 (never) to 1.0 (always)."
+    number = _number(level, what, way_out)
+    if not 0.0 <= number <= 1.0:
+        raise ConfigError(f"{what} must be in [0, 1], got {level!r}. {way_out}")
+    return number
+
+
+def check_progress(progress: object) -> float:
+    """`progress` as a float, when it is in [0, 1].
+
+    Raises:
+        ConfigError: for anything else; booleans and NaN included.
+    """
+    way_out = "Give the part of training that is done: 0.0 (start) to 1.0 (end)."
+    number = _number(progress, "progress", way_out)
+    if not 0.0 <= number <= 1.0:
+        raise ConfigError(f"progress must be in [0, 1], got {progress!r}. {way_out}")
+    return number
+
+
+def _between(start: float, end: float, part: float) -> float:
+    # Exact at both ends, and never outside them by a rounding error.
+    return min(max(start * (1.0 - part) + end * part, min(start, end)), max(start, end))
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialSchedule:
+    """The curriculum of the ZeroSearch paper (arXiv 2505.04588).
+
+    With x = i/m the part of training that is done, p(x) = start + (base^x - 1) / (base - 1) * (end - start).
+    A base above 1 keeps noise low for long and raises it late; below 1 it rises early; base = 1 is the limit, linear.
+    """
+
+    start: float = 0.0
+    end: float = 0.5
+    base: float = 4.0
+
+    def __call__(self, progress: float) -> float:
+        """The noise level at `progress` in [0, 1]."""
+        progress = check_progress(progress)
+        rate = math.log(self.base)
+        return _between(self.start, self.end, math.expm1(rate * progress) / math.expm1(rate) if rate else progress)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSchedule:
+    """p(x) = start + x * (end - start)."""
+
+    start: float = 0.0
+    end: float = 0.5
+
+    def __call__(self, progress: float) -> float:
+        """The noise level at `progress` in [0, 1]."""
+        return _between(self.start, self.end, check_progress(progress))
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantSchedule:
+    """p(x) = level, whatever the progress (the arm called "random" in the paper's ablation)."""
+
+    level: float = 0.5
+
+    def __call__(self, progress: float) -> float:
+        """The noise level; `progress` is only checked."""
+        check_progress(progress)
+        return self.level
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSchedule:
+    """A user's own schedule with both its ends checked."""
+
+    function: Schedule
+
+    def __call__(self, progress: float) -> float:
+        """The noise level at `progress` in [0, 1].
+
+        Raises:
+            ConfigError: when the function returns anything but a number in [0, 1].
+        """
+        progress = check_progress(progress)
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        return check_level(self.function(progress), f"what the noise schedule {name} returned at progress {progress}")
+
+
+def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> Schedule:
+    """A noise schedule by name, or a user's own with its results checked.
+
+    Args:
+        schedule: `"exp"` (the paper's), `"linear"`, `"constant"` (always `end`), or a callable progress -> level.
+        start: noise level at progress 0, in [0, 1]; not used by `"constant"`.
+        end: noise level at progress 1, in [0, 1]; may be below `start`.
+        base: the base of `"exp"`, above 0; 1 is linear.
+
+    Returns:
+        A picklable callable from progress in [0, 1] to a level in [0, 1].
+
+    Raises:
+        ConfigError: for an unknown name or a value out of range.
+    """
+    if callable(schedule):
+        return schedule if isinstance(schedule, _OWN) else CheckedSchedule(schedule)
+    first, last = check_level(start, "noise_start"), check_level(end, "noise_end")
+    root = _number(base, "noise_base", "The paper uses 4.0.")
+    if root <= 0.0:
+        raise ConfigError(f"noise_base must be above 0, got {base!r}. The paper uses 4.0; 1.0 gives a linear schedule.")
+    if schedule == "exp":
+        return ExponentialSchedule(first, last, root)
+    if schedule == "linear":
+        return LinearSchedule(first, last)
+    if schedule == "constant":
+        return ConstantSchedule(last)
+    raise unknown_name("noise schedule", schedule, SCHEDULES)
+
+
+_OWN = (ExponentialSchedule, LinearSchedule, ConstantSchedule, CheckedSchedule)

@@ -1,0 +1,1 @@
+"""The HTTP client of language-model and retrieval servers: sessions, replicas, retries."""

@@ -1,0 +1,45 @@
+"""How bodies are written and read: JSON, or msgpack for the servers that want it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import require
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One encoding of bodies."""
+
+    name: str
+    content_type: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    """Raises ValueError, or RecursionError, for what is not of this encoding."""
+
+
+def _write_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _write_msgpack(value: Any) -> bytes:
+    packed: bytes = require("msgpack", "retrieve").packb(value, unicode_errors="surrogatepass")
+    return packed
+
+
+def _read_msgpack(body: bytes) -> Any:
+    """Msgpack, or JSON from a server that answers errors in it: no msgpack container begins with a JSON bracket."""
+    if body.lstrip()[:1] in (b"{", b"["):
+        return json.loads(body)
+    msgpack = require("msgpack", "retrieve")
+    try:
+        return msgpack.unpackb(body, unicode_errors="surrogatepass", strict_map_key=False)
+    except (msgpack.UnpackException, TypeError) as cause:  # TypeError: a map with a key that cannot be one
+        raise ValueError(str(cause) or "it ends too early") from cause
+
+
+JSON = Codec("JSON", "application/json", _write_json, json.loads)
+MSGPACK = Codec("msgpack", "application/msgpack", _write_msgpack, _read_msgpack)

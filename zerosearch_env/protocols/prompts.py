@@ -1,0 +1,109 @@
+r"""Instructions and notices of every protocol, in this package's own words.
+
+A checkpoint that was trained with another instruction brings it as `prompt_template` (text or file).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import ConfigError
+
+PLACEHOLDER = "{question}"
+"""Stands for the question's text; every other brace of a template is ordinary text."""
+
+_TAGGED = (
+    "Find the answer to the question at the end.\n"
+    "Whenever you have learnt something, reason about it between <think> and </think>. If a fact is missing, ask a "
+    "search engine for it with <search>your query</search>; its best passages come back between {opening} and "
+    "{closing}. You may search several times. Once you know enough, reply with {answer}, as short as possible and "
+    "without an explanation.\n"
+    "Question: {question}\n"
+)
+
+
+def _tagged(opening: str, closing: str, answer: str) -> str:
+    return _TAGGED.replace("{opening}", opening).replace("{closing}", closing).replace("{answer}", answer)
+
+
+ZEROSEARCH = SEARCH_R1 = _tagged("<information>", "</information>", "<answer>your answer</answer>")
+RESEARCH = _tagged("<result>", "</result>", r"<answer>\boxed{your answer}</answer>")
+
+R1_SEARCHER = (
+    "A user asks a question and an assistant solves it. The assistant first reasons and then replies: its reasoning "
+    "stands between <think> and </think>, its reply between <answer> and </answer>, and the reply is the bare answer. "
+    "While it reasons it may look a fact up by writing <|begin_of_query|>keywords<|end_of_query|>, one fact at a time; "
+    "passages are then inserted between <|begin_of_documents|> and <|end_of_documents|>, and it reasons on.\n"
+    "User: {question}\n"
+    "Assistant: <think>"
+)
+
+_TOOL = (
+    '{"type": "function", "function": {"name": "%s", "description": "Search for passages.", "parameters": '
+    '{"type": "object", "properties": {"query": %s}, "required": ["query"]}}}'
+)
+
+DEEPRESEARCHER = (
+    "Research the question below with the help of a web search tool. Reason between <think> and </think> before each "
+    "step. Then do one of two things: call the tool, or finish.\n"
+    "The tool:\n<tools>\n" + _TOOL % ("web_search", '{"type": "array", "items": {"type": "string"}}') + "\n</tools>\n"
+    'Call it with <tool_call>{"name": "web_search", "arguments": {"query": ["first query", "second query"]}}'
+    "</tool_call>; what it finds comes back between <tool_response> and </tool_response>.\n"
+    "Finish with <answer>your answer</answer>, as short as possible.\n"
+    "Question: {question}\n"
+)
+
+HERMES = (
+    "Answer the question below. You have a function for looking facts up:\n<tools>\n"
+    + _TOOL % ("search", '{"type": "string"}')
+    + "\n</tools>\n"
+    "Reason between <think> and </think>. To call the function, reply with\n"
+    '<tool_call>\n{"name": "search", "arguments": {"query": "your query"}}\n</tool_call>\n'
+    "and read what comes back between <tool_response> and </tool_response>. A reply without a call is final: it must "
+    r"hold the bare answer as \boxed{your answer}."
+    "\nQuestion: {question}\n"
+)
+
+INVALID_NOTICE = (
+    "\nThis turn did nothing. Write <search>your query</search> to search, or <answer>your answer</answer> to answer.\n"
+)
+RESEARCH_INVALID_NOTICE = (
+    " <result>\nNothing was searched: write <search>your query</search>, or finish with "
+    r"<answer>\boxed{your answer}</answer>."
+    "\n</result>"
+)
+LAST_TURN_NOTICE = "\nNo search is left. Write <answer>your answer</answer> now.\n"
+BOXED_LAST_TURN_NOTICE = "\nNo search is left. Write <answer>\\boxed{your answer}</answer> now.\n"
+HERMES_LAST_TURN_NOTICE = "\nNo search is left. Write \\boxed{your answer} now.\n"
+
+
+def load_prompt_template(template: str | os.PathLike[str]) -> str:
+    """A template's text, from itself or from the file it names.
+
+    Args:
+        template: a text that contains `{question}`, or the path of a UTF-8 file that does.
+
+    Raises:
+        ConfigError: when there is no `{question}`, or the file cannot be read.
+    """
+    if isinstance(template, str) and PLACEHOLDER in template:
+        return template
+    if not isinstance(template, (str, os.PathLike)):
+        raise ConfigError(f"prompt_template must be a text or a path, got {template!r}.")
+    if not os.path.isfile(template):
+        shown = str(template) if len(str(template)) <= 80 else str(template)[:77] + "..."
+        raise ConfigError(
+            f"prompt_template must contain {PLACEHOLDER} or name a file that does; got {shown!r}, "
+            "which does not contain it and is no file. Put {question} where the question's text belongs."
+        )
+    try:
+        text = Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"prompt_template file {os.fspath(template)!r} cannot be read as UTF-8: {cause}") from cause
+    if PLACEHOLDER not in text:
+        raise ConfigError(
+            f"prompt_template file {os.fspath(template)!r} does not contain {PLACEHOLDER}. "
+            "Put it where the question's text belongs."
+        )
+    return text

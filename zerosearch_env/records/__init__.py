@@ -1,0 +1,1 @@
+"""What an episode leaves: transcripts, terminal output, HTML."""

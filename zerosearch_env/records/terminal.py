@@ -1,0 +1,208 @@
+"""Transcripts for people: terminal text, rich renderables and HTML, all from the same record.
+
+Records come from `transcripts.transcript_record`. Gold answers are shown only when the episode is over. Whatever a
+policy or a document wrote is data: control characters never reach the terminal, and HTML is escaped.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .html import clean, html_style, no_documents, render_html
+from .transcripts import noisy_flags
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group, RenderableType
+
+__all__ = ["clean", "html_style", "print_new", "render_ansi", "render_html", "render_rich"]
+
+Record = Mapping[str, Any]
+
+_ANSI = {
+    "head": "\x1b[1m",
+    "rule": "\x1b[2m",
+    "policy": "",
+    "query": "\x1b[36m",
+    "title": "\x1b[1m",
+    "text": "",
+    "noisy": "\x1b[33m",
+    "note": "\x1b[2m",
+    "good": "\x1b[32m",
+    "bad": "\x1b[31m",
+}
+_RICH = {
+    "head": "bold",
+    "rule": "dim",
+    "policy": "",
+    "query": "cyan",
+    "title": "bold",
+    "text": "",
+    "noisy": "yellow",
+    "note": "dim",
+    "good": "green",
+    "bad": "red",
+}
+_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One paragraph of terminal output."""
+
+    style: str
+    """A key of the style tables above."""
+    text: str
+    """Without control characters; line breaks are kept."""
+    indent: int = 0
+    """Columns to the left of every wrapped line."""
+
+
+Block = list[Line]
+
+
+def blocks(record: Record, *, show_noise: bool = True) -> list[Block]:
+    """The transcript as blocks: the question, then one for each turn, then the result if the episode is over.
+
+    Args:
+        record: of `transcript_record`.
+        show_noise: mark noisy documents and the noise level.
+    """
+    parts = [_head(record, show_noise)]
+    parts += [turn_block(turn, show_noise=show_noise) for turn in record["turns"]]
+    if record["stop_reason"] is not None:
+        parts.append(result_block(record))
+    return parts
+
+
+def _head(record: Record, show_noise: bool) -> Block:
+    question = record["question"]
+    note = f"{record['protocol']} · {question['id']}"
+    if show_noise:
+        note += f" · noise level {record['noise_level']:.2f}"
+    return [Line("head", f"Question: {clean(question['text'])}"), Line("note", clean(note))]
+
+
+def turn_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
+    """One turn: what the policy wrote, and the documents or the notice that came back."""
+    lines = [Line("rule", f"── turn {turn['turn']} · {turn['action']}"), Line("policy", clean(turn["action_text"]), 2)]
+    if turn["action"] != "search":
+        if turn["observation"]:
+            lines.append(Line("note", clean(turn["observation"].strip()), 2))
+        return lines
+    return lines + documents_block(turn, show_noise=show_noise)
+
+
+def documents_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
+    """The query of a turn and its documents, noisy ones marked."""
+    lines = [Line("query", f"? {clean(turn['query'] or '')}", 2)]
+    for number, (document, noisy) in enumerate(zip(turn["documents"], noisy_flags(turn), strict=True), 1):
+        marked = noisy and show_noise
+        title = f"[{number}] {clean(document['title'])}" + (" (noisy)" if marked else "")
+        lines.append(Line("noisy" if marked else "title", title, 4))
+        lines.append(Line("text", clean(document["text"]), 8))
+    if not turn["documents"]:
+        lines.append(Line("note", no_documents(turn), 4))
+    return lines
+
+
+def result_block(record: Record) -> Block:
+    """The end: why it ended, the answer, the gold answers and the scores."""
+    lines = [Line("rule", f"── end · {record['stop_reason']}")]
+    if record["error"]:
+        lines.append(Line("bad", clean(f"engine failed: {record['error']}"), 2))
+    scores = record["scores"]
+    if scores is None:
+        return lines
+    style = "good" if scores["em"] == 1.0 else "bad"
+    prediction = "no answer" if scores["prediction"] is None else clean(scores["prediction"])
+    lines.append(Line(style, f"answer: {prediction}", 2))
+    lines.append(Line("note", "gold: " + clean(" | ".join(record["answers"])), 2))
+    lines.append(
+        Line(
+            style,
+            f"EM {scores['em']:.0f} · F1 {scores['f1']:.2f} · subEM {scores['subem']:.0f} · "
+            f"reward {scores['reward']:g} · "
+            f"{scores['searches']} {'search' if scores['searches'] == 1 else 'searches'}",
+            2,
+        )
+    )
+    return lines
+
+
+def render_ansi(record: Record) -> str:
+    """The transcript as text with terminal colours, wrapped at 100 columns.
+
+    Args:
+        record: of `transcript_record`.
+
+    Returns:
+        Lines that end with a line break; the only escape sequences in it are colours.
+    """
+    return "".join(_ansi_line(line) for block in blocks(record) for line in block)
+
+
+def _ansi_line(line: Line) -> str:
+    pad = " " * line.indent
+    wrapped = [
+        piece
+        for paragraph in line.text.expandtabs(4).split("\n")
+        for piece in textwrap.wrap(paragraph, _WIDTH - line.indent, break_on_hyphens=False) or [""]
+    ]
+    colour = _ANSI[line.style]
+    end = "\x1b[0m" if colour else ""
+    return "".join(f"{pad}{colour}{piece}{end}\n" if piece else "\n" for piece in wrapped)
+
+
+def rich_block(block: Sequence[Line]) -> Group:
+    """A block as a rich renderable."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = [
+        Padding(Text(line.text, style=_RICH[line.style], overflow="fold"), (0, 0, 0, line.indent)) for line in block
+    ]
+    return Group(*parts)
+
+
+def render_rich(record: Record, *, show_noise: bool = True) -> Group:
+    """The transcript as a rich renderable, for `rich.print`.
+
+    Args:
+        record: of `transcript_record`.
+        show_noise: mark noisy documents and the noise level.
+    """
+    from rich.console import Group
+
+    return Group(*(rich_block(block) for block in blocks(record, show_noise=show_noise)))
+
+
+def make_console() -> Console:
+    """A rich console on the present standard output that takes every text literally."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def print_new(record: Record, shown: int, *, title: str | None = None) -> int:
+    """Print the blocks of a transcript that were not printed yet.
+
+    Args:
+        record: of `transcript_record`.
+        shown: blocks printed before.
+        title: printed above the new blocks, to tell several episodes apart.
+
+    Returns:
+        Blocks printed so far.
+    """
+    parts = blocks(record)
+    if shown < len(parts):
+        console = make_console()
+        if title is not None:
+            console.print(rich_block([Line("rule", f"══ {title}")]))
+        for part in parts[shown:]:
+            console.print(rich_block(part))
+    return len(parts)

@@ -1,0 +1,227 @@
+"""Transcripts: one JSON record an episode, written as JSONL with atomic lines and read back tolerantly.
+
+A record (`schema_version` 1) holds
+
+    schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
+    turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
+            observation}],
+    stop_reason, error, scores {prediction, em, f1, subem, reward, searches}, extra
+
+`noisy` is a bool, a list with one bool a document, or null when the turn was no search; `stop_reason` and `scores` are
+null while the episode goes on; `extra` is what the writer added (step of the training, name of the agent, ...).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import DataError
+from ..game.episode import Episode
+from ..types import Document, Turn
+
+SCHEMA_VERSION = 1
+
+
+def transcript_record(episode: Episode, **extra: Any) -> dict[str, Any]:
+    """The record of an episode, finished or not.
+
+    Args:
+        episode: what was played.
+        **extra: JSON values that are kept under `extra`.
+
+    Returns:
+        The record as described in the module; JSON-able, and independent of the episode's further course.
+    """
+    question = episode.question
+    last = episode.turns[-1].step if episode.turns else None
+    scores = last.scores if last is not None else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": episode.rules.protocol.name,
+        "question": {
+            "id": question.id,
+            "text": question.text,
+            "dataset": question.dataset,
+            "split": question.split,
+        },
+        "answers": list(question.answers),
+        "noise_level": float(episode.noise_level),
+        "seed": int(episode.seed),
+        "prompt": episode.prompt,
+        "turns": [_turn_record(turn) for turn in episode.turns],
+        "stop_reason": None if episode.stop_reason is None else str(episode.stop_reason),
+        "error": None if last is None else last.error,
+        "scores": None
+        if scores is None
+        else {
+            "prediction": scores.prediction,
+            "em": float(scores.em),
+            "f1": float(scores.f1),
+            "subem": float(scores.subem),
+            "reward": float(scores.reward),
+            "searches": int(scores.searches),
+        },
+        "extra": extra,
+    }
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    step = turn.step
+    return {
+        "turn": step.turn,
+        "action": step.action,
+        "action_text": turn.action_text,
+        "query": step.query,
+        "documents": [_document_record(document) for document in step.documents],
+        "noisy": list(step.noisy) if isinstance(step.noisy, tuple) else step.noisy,
+        "answer_in_documents": step.answer_in_documents,
+        "observation": step.observation,
+    }
+
+
+def _document_record(document: Document) -> dict[str, Any]:
+    score = document.score
+    return {
+        "title": document.title,
+        "text": document.text,
+        "source": document.source,
+        "score": None if score is None else float(score),
+    }
+
+
+def noisy_flags(turn: Mapping[str, Any]) -> list[bool]:
+    """One flag for each document of a recorded turn; empty when the turn was no search."""
+    noisy, count = turn["noisy"], len(turn["documents"])
+    if isinstance(noisy, list):
+        return [*noisy, *[False] * count][:count]
+    return [bool(noisy)] * count
+
+
+def encode_line(record: Mapping[str, Any]) -> bytes:
+    """A record as one line of JSON; lone surrogates are escaped, everything else stays readable."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record).encode() + b"\n"
+
+
+class TranscriptWriter:
+    """Appends records to a JSONL file, each as one `write` of one whole line.
+
+    Several writers, in several processes too, may append to one file: their lines do not mix. A line that a killed
+    process left unfinished is closed first, and skipped by `read_transcripts`.
+
+    Args:
+        path: the file; missing folders are made when the first record is written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "transcripts.jsonl"
+        >>> with TranscriptWriter(path) as writer:
+        ...     writer.write({"schema_version": 1, "answers": ["Paris"]})
+        >>> [record["answers"] for record in read_transcripts(path)]
+        [['Paris']]
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file: int | None = None
+        self.path = Path(path)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record.
+
+        Args:
+            record: of `transcript_record`.
+
+        Raises:
+            OSError: the file cannot be written, or the disk is full.
+        """
+        line = encode_line(record)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            if _has_open_line(self._file):
+                line = b"\n" + line
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise OSError(f"only {written} of {len(line)} bytes were written to {self.path}: is the disk full?")
+
+    def close(self) -> None:
+        """Close the file. Calling it again does nothing; writing again opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The path; the copy opens the file for itself."""
+        return {"path": self.path, "_file": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TranscriptWriter:
+        """A writer to the same path with its own file handle."""
+        return TranscriptWriter(self.path)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _has_open_line(file: int) -> bool:
+    size = os.lseek(file, 0, os.SEEK_END)
+    if size == 0:
+        return False
+    os.lseek(file, -1, os.SEEK_END)
+    return os.read(file, 1) != b"\n"
+
+
+_LINE_START = b'{"schema_version"'
+
+
+def read_transcripts(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Read the records of a JSONL file one by one.
+
+    A line that a killed process left unfinished is skipped.
+
+    Args:
+        path: a file written by `TranscriptWriter`.
+
+    Yields:
+        The records.
+
+    Raises:
+        DataError: the file is missing, a line is no transcript, or it has a newer schema than this version knows.
+    """
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except OSError as cause:
+        raise DataError(f"cannot read transcripts from {path}: {cause.strerror or cause}.") from cause
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as cause:
+                if not line.endswith(b"\n") or line.startswith(_LINE_START) or _LINE_START.startswith(line.strip()):
+                    continue  # cut off when its writer was killed
+                raise DataError(f"{path}, line {number}: not JSON ({cause}).") from cause
+            version = record.get("schema_version") if isinstance(record, dict) else None
+            if not isinstance(version, int):
+                raise DataError(f"{path}, line {number}: no transcript, 'schema_version' is missing.")
+            if version > SCHEMA_VERSION:
+                raise DataError(
+                    f"{path}, line {number}: schema version {version} is newer than the {SCHEMA_VERSION} this version "
+                    "reads. Upgrade with: pip install -U zerosearch-env"
+                )
+            yield record

@@ -1,0 +1,201 @@
+"""The dialects of `/retrieve`: which one a request speaks, and the shape of its answer.
+
+Every dialect is one row of `DIALECTS`. Where two of them ask in the same form and want different answers, `RULES`
+choose the default; the server's `--dialect`, or the dialect's name in front of the path (`/rllm/retrieve`), forces
+one. Pure functions without a server.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import unknown_name
+from ..types import Document, full_text
+from .bodies import Asked
+from .codec import Encoding
+
+Results = Sequence[Sequence[Document]]
+"""One list of documents a query, in order."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one family of clients wants its documents."""
+
+    name: str
+    clients: str
+    """Whose clients speak it, and the shape of the answer."""
+    render: Callable[[Asked, Results, bool], Any]
+    """(request, documents, scores wanted) -> the response."""
+    scores: bool = False
+    """Whether scores are sent when the request does not say."""
+    path: str = "/retrieve"
+    """Where its clients post to."""
+
+
+def contents(document: Document) -> str:
+    """Title in quotes, a line break, the text: as in Search-R1's corpora. Its clients split at the first break."""
+    return f'"{_one_line(document.title)}"\n{document.text}'
+
+
+def score_of(document: Document, rank: int) -> float:
+    """The engine's score; where it has none (or no finite one) 1 / rank, which keeps the order. Rank is 1-based."""
+    score = document.score
+    return 1 / rank if score is None or not math.isfinite(score) else float(score)
+
+
+def _plain(document: Document, rank: int) -> dict[str, Any]:
+    return {"id": document.source or str(rank), "contents": contents(document)}
+
+
+def _with_address(document: Document, rank: int) -> dict[str, Any]:
+    return {**_plain(document, rank), "url": document.source}
+
+
+def _scored(document: Document, rank: int) -> dict[str, Any]:
+    return {"document": _plain(document, rank), "score": score_of(document, rank)}
+
+
+def _nested(document: Document, rank: int) -> dict[str, Any]:
+    return {"document": {"contents": contents(document)}}
+
+
+def _text(document: Document, rank: int) -> dict[str, Any]:
+    return {"text": full_text(document)}
+
+
+def _numbered(document: Document, rank: int) -> str:
+    # The client takes the number and the blank off; the rest goes to the policy as it is.
+    number = document.source if document.source.isdecimal() and document.source.isascii() else str(rank)
+    return f"{number} {full_text(document)}"
+
+
+def _rows(documents: Sequence[Document], item: Callable[[Document, int], Any]) -> list[Any]:
+    return [item(document, rank) for rank, document in enumerate(documents, start=1)]
+
+
+def _table(results: Results, item: Callable[[Document, int], Any]) -> list[list[Any]]:
+    return [_rows(documents, item) for documents in results]
+
+
+def _search_r1(asked: Asked, results: Results, scores: bool) -> Any:
+    return {"result": _table(results, _scored if scores else _with_address)}
+
+
+def _proxy(asked: Asked, results: Results, scores: bool) -> Any:
+    return {"result": _table(results, _nested)}
+
+
+def _asearcher(asked: Asked, results: Results, scores: bool) -> Any:
+    return {"result": _table(results, _with_address)}
+
+
+def _gem(asked: Asked, results: Results, scores: bool) -> Any:
+    table = _table(results, _scored if scores else _plain)
+    return {"result": table[0] if asked.single else table}
+
+
+def _zerosearch_wiki(asked: Asked, results: Results, scores: bool) -> Any:
+    table = _table(results, _text)
+    return table[0] if asked.single else table
+
+
+def _rllm(asked: Asked, results: Results, scores: bool) -> Any:
+    table = _table(results, _scored)
+    if asked.single:
+        return {"query": asked.queries[0], "method": "zerosearch", "results": table[0], "num_results": len(table[0])}
+    return {"method": "zerosearch", "batch_size": len(table), "result": table}
+
+
+def _r1_searcher(asked: Asked, results: Results, scores: bool) -> Any:
+    return {"queries": list(asked.queries), "answers": _table(results, _numbered)}
+
+
+def _research(asked: Asked, results: Results, scores: bool) -> Any:
+    found = _table(results, _plain)
+    values = _table(results, lambda document, rank: score_of(document, rank))
+    if asked.single:
+        return [found[0], values[0]] if scores else found[0]
+    return [found, values] if scores else found
+
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("search-r1", "Search-R1 and its reranking server: {result: [[{document, score}]]}", _search_r1),
+        Dialect("verl", "verl's SearchTool (until 0.8.0.dev): as Search-R1", _search_r1),
+        Dialect("search-r1-proxy", "Search-R1's web proxies: {result: [[{document}]]}, no id, no score", _proxy),
+        Dialect("asearcher", "ASearcher: {result: [[{contents, url}]]}", _asearcher),
+        Dialect("skyrl", "SkyRL: one query, {result: [[{document, score}]]}", _search_r1, scores=True),
+        Dialect("gem", "GEM: one query, {result: [{document, score}]}", _gem, scores=True),
+        Dialect("zerosearch-wiki", "ZeroSearch's wiki server: one query, [{text}]", _zerosearch_wiki),
+        Dialect("rllm", "rLLM: one query, {results: [{document, score}]}", _rllm, scores=True),
+        Dialect("r1-searcher", "R1-Searcher: {queries, answers: [[text]]}", _r1_searcher, path="/queries"),
+        Dialect("research", "ReSearch: [{id, contents}], with scores [documents, scores]", _research, path="/search"),
+    )
+}
+
+PATHS: dict[str, str | None] = {
+    "/retrieve": None,
+    "/queries": "r1-searcher",
+    "/search": "research",
+    "/batch_search": "research",
+}
+"""What is posted to, and the dialect that a path alone decides."""
+
+RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Encoding], bool]], ...] = (
+    (
+        "search-r1",
+        "a list of queries",
+        lambda body, _: isinstance(body.get("queries", body.get("query")), list | tuple),
+    ),
+    ("gem", "one query in msgpack", lambda _, encoding: encoding == "msgpack"),
+    ("skyrl", "one query with `topk`", lambda body, _: "topk" in body),
+    ("rllm", "one query with `k`", lambda body, _: "k" in body),
+    ("zerosearch-wiki", "one query with `top_k`", lambda body, _: "top_k" in body),
+    ("research", "one query with `top_n`", lambda body, _: "top_n" in body),
+    ("skyrl", "one query alone", lambda body, _: True),
+)
+"""(dialect, form in words, test) for `/retrieve`: the first row that fits decides."""
+
+
+def get_dialect(name: str) -> Dialect:
+    """A dialect by name.
+
+    Raises:
+        ConfigError: there is none; the nearest name is suggested.
+    """
+    if name not in DIALECTS:
+        raise unknown_name("dialect", name, DIALECTS)
+    return DIALECTS[name]
+
+
+def choose_dialect(path: str, body: Mapping[str, Any], encoding: Encoding, forced: str | None = None) -> Dialect:
+    """The dialect of a request.
+
+    Args:
+        path: one of `PATHS`.
+        body: the decoded body.
+        encoding: how the body came.
+        forced: a dialect's name; it decides wherever the path does not.
+    """
+    name = PATHS[path] or forced
+    return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, encoding))]
+
+
+def render(dialect: Dialect, asked: Asked, results: Results) -> Any:
+    """The response in a dialect's shape, ready to be encoded.
+
+    Args:
+        dialect: whose shape.
+        asked: the request.
+        results: the documents of each query, in order.
+    """
+    return dialect.render(asked, results, dialect.scores if asked.scores is None else asked.scores)
+
+
+def _one_line(title: str) -> str:
+    return " ".join(title.split())
