@@ -1,6 +1,6 @@
 """From rollouts to tensors: micro-batches, and hidden states and log-probabilities only where a token was sampled.
 
-A micro-batch goes through the model as its layout says. Packed, its rollouts stand behind each other and no padding is
+A micro-batch goes through the model as its mode says. Packed, its rollouts stand behind each other and no padding is
 computed (`packed.py`). Padded, rows of similar length go together, padding on the right. A causal model needs no
 attention mask for that: a real position never sees the padding behind it, and the padding's own outputs are never
 read. So attention runs its causal kernel without a mask tensor.
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..rollouts.rollout import Rollout
 from .head import score_tokens
 from .hidden import hidden_at
-from .mode import Layout, transformers_hidden
+from .mode import ForwardMode, transformers_hidden
 from .packed import packed_hidden
 
 
@@ -77,7 +77,7 @@ class MicroBatch:
     """Real tokens of each row."""
     counts_B: tuple[int, ...]
     """Sampled tokens of each row: how to split a vector over N back into rows."""
-    layout: Layout = field(default_factory=Layout)
+    mode: ForwardMode = field(default_factory=ForwardMode)
     """How it goes through the model."""
 
     @property
@@ -136,7 +136,7 @@ def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
 
 
 def make_micro_batch(
-    samples: Sequence[Sample], device: torch.device | str = "cpu", layout: Layout | None = None
+    samples: Sequence[Sample], device: torch.device | str = "cpu", mode: ForwardMode | None = None
 ) -> MicroBatch:
     """Pads and flattens samples; the shapes are in `MicroBatch`."""
     lengths = [len(sample.rollout.token_ids) for sample in samples]
@@ -174,31 +174,31 @@ def make_micro_batch(
         returns_N=flat([sample.returns for sample in samples]),
         lengths_B=tuple(lengths),
         counts_B=tuple(counts),
-        layout=Layout() if layout is None else layout,
+        mode=ForwardMode() if mode is None else mode,
     )
 
 
 def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
     """Final hidden states of a Transformers causal language model before each sampled token, shape `(N, D)`."""
-    layout = batch.layout
-    if not layout.packed:
+    mode = batch.mode
+    if not mode.packed:
         device = batch.ids_BT.device.type
         with (
-            torch.autocast(device, dtype=torch.bfloat16, enabled=layout.dtype == torch.bfloat16),
-            _checkpointing(model, layout),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=mode.dtype == torch.bfloat16),
+            _checkpointing(model, mode),
         ):
             return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
     lengths = list(batch.lengths_B)
     ids_T = torch.cat([row[:length] for row, length in zip(batch.ids_BT, lengths, strict=True)])
-    if layout.packing == "sequences":
+    if mode.packing == "sequences":
         read = [one.numpy() for one in batch.positions_N.cpu().split(list(batch.counts_B))]
         return packed_hidden(
-            model, ids_T, lengths, read, dtype=layout.dtype, checkpointing=layout.checkpointing and _differentiates()
+            model, ids_T, lengths, read, dtype=mode.dtype, checkpointing=mode.checkpointing and _differentiates()
         )
     starts_B = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     places_N = batch.positions_N + torch.from_numpy(starts_B).to(batch.rows_N.device)[batch.rows_N]
-    with _checkpointing(model, layout):
-        return transformers_hidden(model, ids_T, lengths, layout.dtype)[places_N]
+    with _checkpointing(model, mode):
+        return transformers_hidden(model, ids_T, lengths, mode.dtype)[places_N]
 
 
 def _differentiates() -> bool:
@@ -206,9 +206,9 @@ def _differentiates() -> bool:
 
 
 @contextmanager
-def _checkpointing(model: Any, layout: Layout) -> Iterator[None]:
+def _checkpointing(model: Any, mode: ForwardMode) -> Iterator[None]:
     """Training mode for a forward pass: Transformers checkpoints in no other, and a sampler must not see it."""
-    if not (layout.checkpointing and _differentiates()):
+    if not (mode.checkpointing and _differentiates()):
         yield
         return
     model.train()
@@ -233,4 +233,4 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> t
         Log-probabilities with gradient (where gradients are on), and entropies in nats without.
     """
     head = model.get_output_embeddings()
-    return score_tokens(hidden_states(model, batch), batch.targets_N, head, temperature, dtype=batch.layout.dtype)
+    return score_tokens(hidden_states(model, batch), batch.targets_N, head, temperature, dtype=batch.mode.dtype)

@@ -4,7 +4,7 @@ Each process keeps a share of every parameter, of its gradient and of its optimi
 weights exist while that layer computes, and are dropped after it; embedding, last norm and vocabulary head (the root
 group) stay whole from the forward pass to the end of the backward pass, since the head is read chunk by chunk.
 
-Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.whole`), which
+Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.full_copy`), which
 `copy_weights` brings up to date once a step.
 """
 
@@ -20,28 +20,28 @@ from torch import Tensor, nn
 from zerosearch_env.errors import ConfigError
 
 from ..config.train import TrainConfig
-from ..processes.workers import Team, under_torchrun
+from ..processes.workers import Workers, under_torchrun
 from .packed import run_layer, run_packed
 
 Place = Callable[[nn.Module], None]
 """Puts a module where it computes: shards a language model, moves anything else."""
 
 
-def wants_fsdp(config: TrainConfig, team: Team) -> bool:
+def wants_fsdp(config: TrainConfig, workers: Workers) -> bool:
     """Whether this run shards its models; "auto" leaves a model with adapters whole, most of which is not trained.
 
     Raises:
         ConfigError: when it must and there is one process only, or something else in the configuration stands against.
     """
     asked = config.scale.fsdp
-    if asked == "on" and team.size == 1:
+    if asked == "on" and workers.size == 1:
         raise ConfigError(
             'scale.fsdp = "on" needs several processes, got one: start with '
             "torchrun --nproc-per-node N -m zerosearch_env.cli train ..., or leave it at auto."
         )
     if asked == "on" and config.lora.rank:
         raise ConfigError('scale.fsdp = "on" shards whole models, got lora.rank: set scale.fsdp to "auto" or "off".')
-    wanted = asked == "on" or (asked == "auto" and team.size > 1 and under_torchrun() and not config.lora.rank)
+    wanted = asked == "on" or (asked == "auto" and workers.size > 1 and under_torchrun() and not config.lora.rank)
     if wanted and config.optimizer.eight_bit:
         raise ConfigError(
             "optimizer.eight_bit cannot keep the state of a sharded model: leave it out (each process holds a share "
@@ -50,11 +50,11 @@ def wants_fsdp(config: TrainConfig, team: Team) -> bool:
     return wanted
 
 
-def make_place(team: Team, device: str) -> Place:
-    """A `Place` over all processes of the team, which call it with the same modules in the same order."""
+def make_place(workers: Workers, device: str) -> Place:
+    """A `Place` over all processes of the workers, which call it with the same modules in the same order."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    mesh = init_device_mesh(torch.device(device).type, (team.size,))
+    mesh = init_device_mesh(torch.device(device).type, (workers.size,))
 
     def place(module: nn.Module) -> None:
         if getattr(module, "base_model", None) is None:
@@ -105,14 +105,14 @@ def is_sharded(model: Any) -> bool:
     return hasattr(model, "final_hidden")
 
 
-def drop_whole_weights(models: Iterable[Any]) -> None:
+def drop_full_weights(models: Iterable[Any]) -> None:
     """Frees what forward passes without a backward pass have left whole; other models stay as they are."""
     for model in models:
         if is_sharded(model):
             model.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_copy(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, in every process (they call this together); a plain tensor as it is."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
@@ -142,7 +142,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Copies a sharded model's weights into a whole one, parameter by parameter; all processes call it together."""
     places = dict(target.named_parameters())
     for name, parameter in source.named_parameters():
-        places[name].copy_(whole(parameter.detach()))
+        places[name].copy_(full_copy(parameter.detach()))
 
 
 @torch.no_grad()
@@ -159,10 +159,10 @@ def copy_share(source: Tensor, target: Tensor) -> None:
     placed.to_local().copy_(share.to_local())
 
 
-def gradient_norm(gradient: Tensor, team: Team, *, sharded: bool) -> float:
+def gradient_norm(gradient: Tensor, workers: Workers, *, sharded: bool) -> float:
     """L2 norm of a flat gradient; of all processes' parts together where each holds a part."""
     if not sharded:
         return float(gradient.norm())
     squares = gradient.double().square().sum().cpu()
-    team.add(squares)
+    workers.add(squares)
     return float(squares.sqrt())

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ForwardMode:
     """How rollouts go through a model. The default is padded rows in float32."""
 
     packing: Packing = "off"
@@ -46,8 +46,8 @@ class Layout:
         return self.packing != "off"
 
 
-def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layout:
-    """The layout that the configuration asks for, and the model made ready for it.
+def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> ForwardMode:
+    """The mode that the configuration asks for, and the model made ready for it.
 
     Args:
         model: a causal language model in evaluation mode; its attention, and with `gradient_checkpointing` its
@@ -59,40 +59,40 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Layou
         ConfigError: when the packing that is asked for does not compute what the model does.
     """
     settings = config.optimizer
-    layout = Layout("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
+    mode = ForwardMode("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
     reason = why_not_packed(model)
     if settings.packing in ("auto", "sequences") and reason is None:
-        packed = Layout("sequences", layout.dtype, layout.checkpointing)
+        packed = ForwardMode("sequences", mode.dtype, mode.checkpointing)
         if (reason := disagreement(model, packed)) is None:
             return packed
     if settings.packing == "sequences":
         raise ConfigError(f'optimizer.packing = "sequences" does not fit this model: {reason}. Use "auto" or "off".')
     if settings.packing in ("flex", "flash"):
-        return _through_transformers(model, Layout(settings.packing, layout.dtype, layout.checkpointing))
+        return _through_transformers(model, ForwardMode(settings.packing, mode.dtype, mode.checkpointing))
     if settings.packing == "auto":
         _log.info("rollouts are padded, not packed: %s", reason)
     if model.device.type == "cpu" and context_tokens <= BLOCK_ATTENTION_TOKENS:
         use_block_attention(model)
-    if layout.checkpointing:
+    if mode.checkpointing:
         _checkpoint_layers(model)
-    return layout
+    return mode
 
 
-def _through_transformers(model: Any, layout: Layout) -> Layout:
-    name = {"flex": "flex_attention", "flash": "flash_attention_2"}[layout.packing]
+def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
+    name = {"flex": "flex_attention", "flash": "flash_attention_2"}[mode.packing]
     if model.device.type != "cuda":
-        raise ConfigError(f'optimizer.packing = "{layout.packing}" needs a GPU (device "cuda"); use "auto".')
-    if layout.packing == "flash" and layout.dtype != torch.bfloat16:
+        raise ConfigError(f'optimizer.packing = "{mode.packing}" needs a GPU (device "cuda"); use "auto".')
+    if mode.packing == "flash" and mode.dtype != torch.bfloat16:
         raise ConfigError('optimizer.packing = "flash" computes in bfloat16 alone: set optimizer.dtype = "bfloat16".')
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as cause:
-        raise ConfigError(f'optimizer.packing = "{layout.packing}" cannot be used: {cause}') from cause
-    if layout.checkpointing:
+        raise ConfigError(f'optimizer.packing = "{mode.packing}" cannot be used: {cause}') from cause
+    if mode.checkpointing:
         _checkpoint_layers(model)
-    if (reason := disagreement(model, layout)) is not None:
-        raise ConfigError(f'optimizer.packing = "{layout.packing}" does not fit this model: {reason}. Use "off".')
-    return layout
+    if (reason := disagreement(model, mode)) is not None:
+        raise ConfigError(f'optimizer.packing = "{mode.packing}" does not fit this model: {reason}. Use "off".')
+    return mode
 
 
 def _checkpoint_layers(model: Any) -> None:
@@ -122,7 +122,7 @@ def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: to
 
 
 @torch.no_grad()
-def disagreement(model: Any, layout: Layout) -> str | None:
+def disagreement(model: Any, mode: ForwardMode) -> str | None:
     """What packing does otherwise than the model's own forward pass of each sequence; None if nothing.
 
     The weights of a new model hardly look at the context, so a leak is also looked for by changing the first of two
@@ -136,9 +136,9 @@ def disagreement(model: Any, layout: Layout) -> str | None:
             for row in (row[None] for row in rows)
         ]
     )
-    ours, changed = (_packed(model, layout, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
+    ours, changed = (_packed(model, mode, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
     scale = max(float(own.float().abs().max()), 1e-3)
-    allowed = 0.1 if layout.dtype == torch.bfloat16 or own.dtype != torch.float32 else 1e-3
+    allowed = 0.1 if mode.dtype == torch.bfloat16 or own.dtype != torch.float32 else 1e-3
     if (error := float((ours.float() - own.float()).abs().max())) > allowed * scale:
         return f"packed hidden states differ by {error:.2g} from those of the model's own forward pass"
     leak = float((ours[len(rows[0]) :].float() - changed[len(rows[0]) :].float()).abs().max())
@@ -151,8 +151,8 @@ def _ids(rows: list[Any], model: Any) -> Tensor:
     return torch.from_numpy(np.concatenate(rows)).to(model.device)
 
 
-def _packed(model: Any, layout: Layout, rows: list[Any]) -> Tensor:
+def _packed(model: Any, mode: ForwardMode, rows: list[Any]) -> Tensor:
     lengths = [len(row) for row in rows]
-    if layout.packing != "sequences":
-        return transformers_hidden(model, _ids(rows, model), lengths, layout.dtype)
-    return packed_hidden(model, _ids(rows, model), lengths, [np.arange(n) for n in lengths], dtype=layout.dtype)
+    if mode.packing != "sequences":
+        return transformers_hidden(model, _ids(rows, model), lengths, mode.dtype)
+    return packed_hidden(model, _ids(rows, model), lengths, [np.arange(n) for n in lengths], dtype=mode.dtype)

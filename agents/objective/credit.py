@@ -58,7 +58,7 @@ def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = F
     return samples
 
 
-def weigh(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+def assign_credit(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
     """The samples with their advantages, and with their returns where there is a critic.
 
     With `kl_in = "reward"` each sampled token's reward is lessened by kl_coefficient * KL; an outcome estimator sees
@@ -66,7 +66,7 @@ def weigh(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> lis
 
     Args:
         algorithm: which estimator, with its discount and KL.
-        groups: samples by question, with the vectors that `scoring.score` adds.
+        groups: samples by question, with the vectors that `compute_logprobs` adds.
     """
     flat = [sample for group in groups for sample in group]
     groups_R = np.array([index for index, group in enumerate(groups) for _ in group], dtype=np.int64)
@@ -113,7 +113,7 @@ def _penalties(algorithm: AlgorithmConfig, sample: Sample) -> NDArray[np.float64
     return kl_penalties(sample.policy_logprobs, sample.reference_logprobs, algorithm.kl_coefficient)
 
 
-def weighing_metrics(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> dict[str, float]:
+def credit_metrics(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> dict[str, float]:
     """The metrics of a step that come from its advantages (formulas: `metrics.GLOSSARY`)."""
     flat = [sample for group in groups for sample in group]
     metrics: dict[str, float] = {}

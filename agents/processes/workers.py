@@ -1,6 +1,6 @@
 """Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
 
-torchrun starts them, on one machine or several (`torchrun_team`), or this module does, on one (`start_team`). There the
+torchrun starts them, on one machine or several (`torchrun_workers`), or this module does, on one (`start_workers`). There the
 calling process is worker 0; the others are started as `python -m zerosearch_agents.processes.workers` and get their work
 through their standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9`
 too), and then they end. Each worker computes with one thread: two workers of one thread are faster than one worker
@@ -37,7 +37,7 @@ _LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
 @dataclass(frozen=True)
-class Team:
+class Workers:
     """The workers of a run as one of them sees it. Every method is called by all of them, in the same order."""
 
     rank: int = 0
@@ -99,7 +99,7 @@ def local_device(device: str) -> str:
 
 
 @contextlib.contextmanager
-def torchrun_team(device: str) -> Iterator[Team]:
+def torchrun_workers(device: str) -> Iterator[Workers]:
     """This process among those that torchrun started; alone without it.
 
     After the block all of them wait for each other, so that none takes its connections down while another needs them.
@@ -113,7 +113,7 @@ def torchrun_team(device: str) -> Iterator[Team]:
         ConfigError: torchrun started more processes than there are GPUs, or this process has a group already.
     """
     if not under_torchrun():
-        yield Team()
+        yield Workers()
         return
     if dist.is_initialized():
         raise ConfigError("this process already belongs to a torch.distributed group; leave it before training.")
@@ -128,19 +128,19 @@ def torchrun_team(device: str) -> Iterator[Team]:
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=_PATIENCE)
-    team = Team(dist.get_rank(), dist.get_world_size())
-    yield team
-    team.add(torch.zeros(1))
+    workers = Workers(dist.get_rank(), dist.get_world_size())
+    yield workers
+    workers.add(torch.zeros(1))
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Team]:
-    """Starts `size - 1` further workers, each of which calls `function(team, *arguments)`; yields worker 0's team.
+def start_workers(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
+    """Starts `size - 1` further workers, each of which calls `function(workers, *arguments)`; yields worker 0's workers.
 
     Args:
         size: number of workers, this process included; 1 starts nothing.
-        function: an importable function; it must make the same calls of `Team` as the body of the `with` block.
+        function: an importable function; it must make the same calls of `Workers` as the body of the `with` block.
         arguments: what it is called with; pickled.
 
     Raises:
@@ -148,7 +148,7 @@ def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Ite
         TrainingError: when a worker fails; the message holds its error. The others are stopped.
     """
     if size == 1:
-        yield Team()
+        yield Workers()
         return
     try:
         work = pickle.dumps((function, arguments))
@@ -171,7 +171,7 @@ def start_team(size: int, function: Callable[..., None], *arguments: Any) -> Ite
             _await(store, children)
             _join(store, 0, size)
             stack.callback(dist.destroy_process_group)
-            yield Team(0, size)
+            yield Workers(0, size)
             for child in children:
                 child.wait()
         except (RuntimeError, OSError) as error:
@@ -262,7 +262,7 @@ def main() -> NoReturn:
         store = TCPStore("127.0.0.1", port, size, is_master=False)
         store.set(f"ready-{rank}", "")
         _join(store, rank, size)
-        function(Team(rank, size), *arguments)
+        function(Workers(rank, size), *arguments)
         dist.destroy_process_group()
         status = 0
     except Exception:

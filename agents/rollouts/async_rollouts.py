@@ -21,10 +21,10 @@ from zerosearch_env.game.episode import Episode
 from ..config.train import TrainConfig
 from ..config.vllm import parse_sampler
 from ..policy.policy import Policy
-from ..processes.workers import Team
+from ..processes.workers import Workers
 from ..sampling.make import share_slots
 from ..sampling.protocol import TurnSampler
-from .rollout import Rollout, Table
+from .rollout import Rollout, RolloutPool
 
 _log = logging.getLogger(__name__)
 _JOIN_S = 30.0
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     """64 bits, of what it samples."""
 
 
-def last_step_ahead(config: TrainConfig, step: int) -> int:
+def last_async_step(config: TrainConfig, step: int) -> int:
     """The last step whose episodes may begin while `step` is played and trained on (both 0-based).
 
     None begins before a checkpoint that is due before it: with nothing in flight when it is written, a run that is
@@ -55,7 +55,7 @@ def last_step_ahead(config: TrainConfig, step: int) -> int:
     return last if every is None else min(last, (step // every + 1) * every - 1)
 
 
-class Ahead:
+class AsyncRollouts:
     """Plays the episodes of several steps side by side in the calling thread, while it waits for those of one.
 
     In between, that is during the updates, everything stands still. For samplers that share the learner's weights.
@@ -65,10 +65,10 @@ class Ahead:
         room: most episodes in play, at least 1.
     """
 
-    def __init__(self, open_table: Callable[[], Table], room: int) -> None:
+    def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
         self._open_table = open_table
         self._room = room
-        self._table: Table | None = None
+        self._table: RolloutPool | None = None
         self._waiting: deque[tuple[Batch, Entry]] = deque()
         self._playing: dict[int, tuple[Batch, Entry]] = {}
         self._numbers = 0
@@ -106,7 +106,7 @@ class Ahead:
         """
         self._end(_play(*self._begin()))
 
-    def still(self) -> contextlib.AbstractContextManager[None]:
+    def paused(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the sampler is the caller's: its weights may change. Turns in progress go on afterwards."""
         return contextlib.nullcontext()
 
@@ -122,7 +122,7 @@ class Ahead:
         """Drops everything for good. Calling it twice is fine."""
         self.reset()
 
-    def _begin(self) -> tuple[Table, list[tuple[int, Episode, int]]]:
+    def _begin(self) -> tuple[RolloutPool, list[tuple[int, Episode, int]]]:
         """The table, and who enters now."""
         if self._table is None:
             self._table = self._open_table()
@@ -145,24 +145,24 @@ class Ahead:
         return self._found.pop(batch)
 
 
-def _play(table: Table, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
+def _play(table: RolloutPool, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
     over = table.enter(entering)
     return over + table.advance() if table.active else over
 
 
-class AheadInThread(Ahead):
+class AheadInThread(AsyncRollouts):
     """Plays in a thread of its own, also while the learner updates. For samplers on servers.
 
-    The thread has the sampler, the desk and the table to itself, but for the blocks of `still`, in which it waits: so
+    The thread has the sampler, the desk and the table to itself, but for the blocks of `paused`, in which it waits: so
     the weights are sent from the caller's thread, where the learner's processes do it together. What fails in the
-    thread is raised by the next `take` or `still`. `advance` is the thread's alone.
+    thread is raised by the next `take` or `paused`. `advance` is the thread's alone.
 
     Args:
-        open_table: see `Ahead`.
-        room: see `Ahead`.
+        open_table: see `AsyncRollouts`.
+        room: see `AsyncRollouts`.
     """
 
-    def __init__(self, open_table: Callable[[], Table], room: int) -> None:
+    def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
         super().__init__(open_table, room)
         self._state = threading.Condition()  # guards everything here but the inside of the table
         self._thread: threading.Thread | None = None
@@ -172,7 +172,7 @@ class AheadInThread(Ahead):
         self._error: BaseException | None = None
 
     def add(self, batch: Batch, entries: Sequence[Entry], *, first: bool = False) -> None:
-        """See `Ahead.add`."""
+        """See `AsyncRollouts.add`."""
         with self._state:
             super().add(batch, entries, first=first)
             if self._thread is None and not self._closing:
@@ -181,7 +181,7 @@ class AheadInThread(Ahead):
             self._state.notify_all()
 
     def take(self, batch: Batch) -> dict[Place, Rollout]:
-        """See `Ahead.take`.
+        """See `AsyncRollouts.take`.
 
         Raises:
             TrainingError: the sampler failed, or this is closed.
@@ -193,8 +193,8 @@ class AheadInThread(Ahead):
             return self._hand_out(batch)
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """See `Ahead.still`.
+    def paused(self) -> Iterator[None]:
+        """See `AsyncRollouts.paused`.
 
         Raises:
             TrainingError: the sampler failed.
@@ -213,12 +213,12 @@ class AheadInThread(Ahead):
                 self._state.notify_all()
 
     def reset(self) -> None:
-        """See `Ahead.reset`."""
-        with self.still():
+        """See `AsyncRollouts.reset`."""
+        with self.paused():
             super().reset()
 
     def close(self) -> None:
-        """See `Ahead.close`; the thread ends."""
+        """See `AsyncRollouts.close`; the thread ends."""
         with self._state:
             self._closing = True
             self._wake()
@@ -266,15 +266,15 @@ class AheadInThread(Ahead):
             raise TrainingError("the rollouts that run ahead were closed.")
 
 
-def make_ahead(
-    config: TrainConfig, sampler: TurnSampler, engine: SearchEngine, policy: Policy, team: Team
-) -> Ahead | None:
+def make_async_rollouts(
+    config: TrainConfig, sampler: TurnSampler, engine: SearchEngine, policy: Policy, workers: Workers
+) -> AsyncRollouts | None:
     """What plays ahead in this worker, which has the sampler to itself; None with `max_staleness = 0`."""
     if not config.rollout.max_staleness:
         return None
-    kind = AheadInThread if parse_sampler(config.rollout.sampler).urls else Ahead
+    kind = AheadInThread if parse_sampler(config.rollout.sampler).urls else AsyncRollouts
 
-    def open_table() -> Table:
-        return Table(engine, sampler, policy.tokenizer, chat=policy.card.chat)
+    def open_table() -> RolloutPool:
+        return RolloutPool(engine, sampler, policy.tokenizer, chat=policy.card.chat)
 
-    return kind(open_table, share_slots(config, team))
+    return kind(open_table, share_slots(config, workers))

@@ -182,7 +182,7 @@ def stream(
         waiting = ((key, episode, mix(episode.seed, _SAMPLING)) for key, episode in enumerate(episodes))
     else:
         waiting = ((key, *one) for key, one in enumerate(zip(episodes, seeds, strict=True)))
-    table = Table(engine, sampler, tokenizer, chat=chat, desk=desk)
+    table = RolloutPool(engine, sampler, tokenizer, chat=chat, desk=desk)
     try:
         while True:
             entering = list(islice(waiting, None if active is None else active - table.active))
@@ -195,7 +195,7 @@ def stream(
         table.close()
 
 
-class Table:
+class RolloutPool:
     """Episodes in play, each at its own turn: they enter, `advance` takes them on, and their rollouts come out.
 
     Args:

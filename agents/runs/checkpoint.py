@@ -27,7 +27,7 @@ from torch import Tensor
 from zerosearch_env.errors import CheckpointError
 
 from ..policy.files import one_line
-from ..forward.fsdp import whole
+from ..forward.fsdp import full_copy
 
 T = TypeVar("T")
 
@@ -219,7 +219,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     """A digest of the bits of all weights, the same in every process that holds them, or parts of them."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
-        value = whole(weights[name].detach()).cpu().contiguous()
+        value = full_copy(weights[name].detach()).cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -95,7 +95,7 @@ class TurnEngine(Protocol):
         """
         ...
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """See `TurnSampler.rest`. No turn is in progress."""
         ...
 
@@ -235,7 +235,7 @@ class EngineSampler:
     def _after_load(self) -> None:
         """New weights are in, and no turn is in progress yet: a subclass may try them out."""
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """See `TurnSampler.rest`. While turns are in progress, what was sampled is checked and nothing is freed.
 
         Raises:
@@ -245,7 +245,7 @@ class EngineSampler:
             if self._busy:
                 self.engine.check()
             else:
-                self.engine.rest()
+                self.engine.before_training()
 
     def close(self) -> None:
         """See `TurnSampler.close`."""

@@ -169,7 +169,7 @@ class Sampler:
         """See `TurnSampler.wake`: `run` returns after the decoding step that it is at."""
         self._woken.set()
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """Nothing to free: the learner's own model is what samples."""
 
     def close(self) -> None:

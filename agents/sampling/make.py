@@ -16,7 +16,7 @@ from ..config.train import TrainConfig
 from ..config.vllm import parse_sampler
 from ..policy.files import policy_path
 from ..policy.policy import Policy
-from ..processes.workers import Team
+from ..processes.workers import Workers
 from .checks import Gap, check_gap, measure_gap
 from .engine import EngineSampler, TurnEngine, TurnLimits
 from .local import Sampler, eos_ids
@@ -41,7 +41,7 @@ class CheckedSampler(EngineSampler):
         policy: the learner's.
         prompts: token ids for the checks.
         limit: largest mean difference of log-probabilities.
-        team: the learner's processes, which go through the checks together.
+        workers: the learner's processes, which go through the checks together.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CheckedSampler(EngineSampler):
         *,
         prompts: Sequence[Sequence[int]],
         limit: float,
-        team: Team | None = None,
+        workers: Workers | None = None,
     ) -> None:
         model, card = policy.model, policy.card
         super().__init__(
@@ -67,7 +67,7 @@ class CheckedSampler(EngineSampler):
         self._temperature = limits.temperature
         self._prompts = [list(prompt)[: card.context_tokens - 1] for prompt in prompts]
         self._limit = limit
-        self._team = team or Team()
+        self._team = workers or Workers()
         self._unchecked = False
         self._start()
         self._unchecked = True
@@ -112,14 +112,19 @@ class CheckedSampler(EngineSampler):
 
 
 def make_sampler(
-    config: TrainConfig, policy: Policy, team: Team, *, stop_strings: Sequence[str], prompts: Sequence[Sequence[int]]
+    config: TrainConfig,
+    policy: Policy,
+    workers: Workers,
+    *,
+    stop_strings: Sequence[str],
+    prompts: Sequence[Sequence[int]],
 ) -> TurnSampler:
     """The sampler of `rollout.sampler`.
 
     Args:
         config: the run's configuration.
         policy: the learner's, with the limits of the run on its card.
-        team: the learner's processes.
+        workers: the learner's processes.
         stop_strings: a turn ends after the token that completes one of them.
         prompts: token ids with which an engine is checked; the same in all processes.
 
@@ -129,7 +134,7 @@ def make_sampler(
     """
     settings, options = config.rollout, config.vllm
     choice = parse_sampler(settings.sampler)
-    slots = share_slots(config, team)
+    slots = share_slots(config, workers)
     if choice.kind == "local":
         return Sampler(
             policy.model,
@@ -161,12 +166,12 @@ def make_sampler(
             sync=make_sync,
             concurrency=slots,
             timeout_s=options.timeout_s,
-            team=team,
+            workers=workers,
         )
     else:
         from .vllm.local import VLLMEngine
 
-        if team.size > 1:
+        if workers.size > 1:
             raise ConfigError('rollout.sampler = "vllm" needs workers = 1; several processes can share servers.')
         engine = VLLMEngine(
             policy_path(config.policy),
@@ -177,16 +182,16 @@ def make_sampler(
             options=options,
         )
     try:
-        return CheckedSampler(engine, policy, limits, prompts=prompts, limit=options.logprob_gap, team=team)
+        return CheckedSampler(engine, policy, limits, prompts=prompts, limit=options.logprob_gap, workers=workers)
     except BaseException:
         engine.close()
         raise
 
 
-def share_slots(config: TrainConfig, team: Team) -> int:
+def share_slots(config: TrainConfig, workers: Workers) -> int:
     """Most episodes that one worker plays side by side: its share of a step, as far as `rollout.slots` allows."""
     settings = config.rollout
-    return min(settings.slots, -(-settings.prompts // team.size) * settings.group_size)
+    return min(settings.slots, -(-settings.prompts // workers.size) * settings.group_size)
 
 
 def vocab_size(policy: Policy) -> int:

@@ -76,7 +76,7 @@ class TurnSampler(Protocol):
         """
         ...
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """What was sampled is about to be trained on: a sampler checks that it can be, as far as there is doubt.
 
         Where no turn is in progress nothing is sampled until the next `refresh`: one that shares a GPU with the learner

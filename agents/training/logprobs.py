@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..forward.batch import MicroBatch, Sample, hidden_states, make_micro_batch
-from ..forward.fsdp import drop_whole_weights
+from ..forward.fsdp import drop_full_weights
 from ..forward.head import target_logprobs
 from .critic import token_values
 from .update import Learner, my_micro_batches, reference_model
 
 
-def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
     """The samples with what the configuration needs of them, computed by all workers together.
 
     That is the learner's own log-probabilities (`recompute_logprobs`), those of the KL's reference, and the critic's
@@ -31,7 +31,7 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
     mine, fillers = my_micro_batches(learner, lengths) if lengths else ([], [])
     for part in mine:
         keys = [flat[i] for i in part]
-        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, learner.layout)
+        batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, learner.mode)
         vectors = {
             name: [row.numpy() for row in vector_N.cpu().split(list(batch.counts_B))]
             for name, vector_N in _score_batch(learner, batch).items()
@@ -40,10 +40,10 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
             found[key] = {name: rows[place] for name, rows in vectors.items()}
     for index in fillers:
         g, i = flat[index]
-        _score_batch(learner, make_micro_batch([groups[g][i]], learner.gradient.device, learner.layout))
+        _score_batch(learner, make_micro_batch([groups[g][i]], learner.gradient.device, learner.mode))
     trunk = None if learner.critic is None else learner.critic.trunk
-    drop_whole_weights([learner.policy.model, learner.reference, trunk])
-    everyone = {key: value for theirs in learner.team.gather(found) for key, value in theirs.items()}
+    drop_full_weights([learner.policy.model, learner.reference, trunk])
+    everyone = {key: value for theirs in learner.workers.gather(found) for key, value in theirs.items()}
     return [[replace(sample, **everyone[g, i]) for i, sample in enumerate(group)] for g, group in enumerate(groups)]
 
 
@@ -51,7 +51,7 @@ def score(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sam
 def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
     """Vectors over the sampled tokens of a micro-batch, by the name of their field of `Sample`."""
     model, critic, temperature = learner.policy.model, learner.critic, learner.config.rollout.temperature
-    targets_N, dtype = batch.targets_N, batch.layout.dtype
+    targets_N, dtype = batch.targets_N, batch.mode.dtype
     vectors: dict[str, Tensor] = {}
     hidden_ND: Tensor | None = None
     if learner.config.algorithm.recompute_logprobs or (critic is not None and critic.trunk is None):

@@ -95,7 +95,7 @@ def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch:
     loss = policy loss + kl_coefficient * KL - entropy_coefficient * H + value_coefficient * value loss, each term
     only where the configuration has it; a critic with a trunk of its own has the value loss as it is.
     """
-    algorithm, temperature, dtype = config.algorithm, config.rollout.temperature, batch.layout.dtype
+    algorithm, temperature, dtype = config.algorithm, config.rollout.temperature, batch.mode.dtype
     hidden_ND = hidden_states(model, batch)
     importance_N, mismatch_N = truncated_importance_weights(
         batch.old_logprobs_N,

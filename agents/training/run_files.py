@@ -146,7 +146,7 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
         for name, value in critic.weights().items() if critic is not None else ():
             copy_share(saved_critic[name], value)
         critic_state = found.optimizer.pop("critic", None)
-        load = spread_optimizer if learner.whole is not None else _load_optimizer
+        load = spread_optimizer if learner.full_copy is not None else _load_optimizer
         load(found.optimizer, learner.optimizer)
         if critic is not None:
             load(critic_state, critic.optimizer)
@@ -198,7 +198,7 @@ class RunFiles:
         self._rollbacks = len(read_rollbacks(self._output))
         self.close()
         self._saved_step = state.step or -1
-        if self._learner.team.rank == 0:
+        if self._learner.workers.rank == 0:
             self._open_logs(state)
         if state.step == 0 and self._config.alarms.action in ("stop", "rollback"):
             self.checkpoint(0)  # an alarm may come before the first one is due
@@ -291,7 +291,7 @@ class RunFiles:
             return
         learner, folder = self._learner, self._output / "checkpoints"
         state, keep = self._state_after(step), self._keep(step)
-        if learner.whole is not None:
+        if learner.full_copy is not None:
             save_shards(folder, state, learner, keep=keep)
         elif state is not None:
             critic, optimizer = learner.critic, learner.optimizer.state_dict()

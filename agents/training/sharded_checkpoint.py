@@ -87,12 +87,12 @@ def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep:
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    team = learner.team
-    step = team.agree(0 if state is None else state.step)
+    workers = learner.workers
+    step = workers.agree(0 if state is None else state.step)
     new = folder / f".new-step-{step:06d}"
     if state is not None:
         new_checkpoint(folder, step)
-    team.agree(0)  # the directory is there
+    workers.agree(0)  # the directory is there
     try:
         save(learner_tensors(learner), storage_writer=FileSystemWriter(new / SHARDS, sync_files=True))
         if state is not None:
@@ -102,7 +102,7 @@ def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep:
         raise failed_checkpoint(new, cause) from cause
     if state is not None:
         finish_checkpoint(new, keep=keep)
-    team.agree(0)  # nobody goes on before it is whole
+    workers.agree(0)  # nobody goes on before it is whole
 
 
 def load_shards(path: Path, learner: Learner) -> None:

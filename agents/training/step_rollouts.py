@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from zerosearch_env.game.episode import Episode
 
 from ..objective.credit import has_signal
-from ..rollouts.async_rollouts import Entry, Place, last_step_ahead
+from ..rollouts.async_rollouts import Entry, Place, last_async_step
 from ..rollouts.rollout import Rollout, rollout
 from .curriculum import choose_more_questions, choose_questions, make_group_episodes, noise_level, sampling_seed
 from .update import Learner
@@ -26,7 +26,7 @@ class Collected:
     """Further rounds that dynamic sampling took."""
 
 
-def collect_groups(learner: Learner, step: int, noise: float) -> Collected:
+def sample_step(learner: Learner, step: int, noise: float) -> Collected:
     """Plays a step's groups.
 
     With `dynamic_sampling_rounds`, groups whose rewards are all the same are replaced by groups of other questions,
@@ -80,7 +80,7 @@ def sample_groups(
 
     `first_slot` is the place of the first of these groups in the step (`curriculum.make_group_episodes`).
     """
-    team, entries = learner.team, _my_entries(learner, groups, step, first_slot)
+    workers, entries = learner.workers, _my_entries(learner, groups, step, first_slot)
     if learner.ahead is not None:
         found = _play_ahead(learner, entries, step, first_slot)
     else:
@@ -93,8 +93,8 @@ def sample_groups(
             chat=learner.policy.card.chat,
         )
         found = {entry.place: one for entry, one in zip(entries, played, strict=True)}
-    for rank, theirs in enumerate(team.gather({k: replace(r, episode=None) for k, r in found.items()})):
-        if rank != team.rank:
+    for rank, theirs in enumerate(workers.gather({k: replace(r, episode=None) for k, r in found.items()})):
+        if rank != workers.rank:
             found |= theirs
     return [[found[slot, member] for member in range(len(group))] for slot, group in enumerate(groups)]
 
@@ -104,7 +104,7 @@ def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int
     seed = learner.config.seed
     return [
         Entry((slot, member), episode, sampling_seed(seed, step, first_slot + slot, member))
-        for slot in range(learner.team.rank, len(groups), learner.team.size)
+        for slot in range(learner.workers.rank, len(groups), learner.workers.size)
         for member, episode in enumerate(groups[slot])
     ]
 
@@ -122,7 +122,7 @@ def _play_ahead(learner: Learner, entries: Sequence[Entry], step: int, first_slo
     if not ahead.knows(batch):
         ahead.reset()  # the first step, or one behind a checkpoint: what is in play elsewhere was given up
         ahead.add(batch, entries)
-    for later in range(step + 1, last_step_ahead(config, step) + 1):
+    for later in range(step + 1, last_async_step(config, step) + 1):
         if not ahead.knows((later, 0)):
             chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, later)
             groups = _make_groups(learner, chosen, later, noise_level(learner.schedule, later, config.steps))

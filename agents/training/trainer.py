@@ -32,29 +32,29 @@ from ..config.train import TrainConfig
 from ..forward.activations import checkpoint_activations
 from ..forward.fsdp import copy_weights, make_place, wants_fsdp
 from ..forward.mode import prepare_model
-from ..objective.credit import make_samples, weigh, weighing_metrics
+from ..objective.credit import assign_credit, credit_metrics, make_samples
 from ..policy.files import policy_path
 from ..policy.lora import make_adapter, sampled_model
 from ..policy.policy import Policy, load_policy, save_policy
 from ..processes.workers import (
-    Team,
+    Workers,
     default_workers,
     launch_rank,
     local_device,
-    start_team,
-    torchrun_team,
+    start_workers,
+    torchrun_workers,
     under_torchrun,
 )
-from ..rollouts.async_rollouts import make_ahead
+from ..rollouts.async_rollouts import make_async_rollouts
 from ..rollouts.rollout import Rollout, encode_prompts
 from ..runs.metrics import rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
-from .logprobs import score
+from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
 from .run_files import RunFiles, prepare_output
-from .step_rollouts import collect_groups
-from .update import Learner, UpdateStats, make_models, refresh_sampler, rest_sampler, update, update_metrics
+from .step_rollouts import sample_step
+from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
 
 StopCause = Literal["finished", "time", "interrupt"]
 Decision = StopCause | Literal["alarm", "rollback"]
@@ -105,12 +105,12 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     config, algorithm = learner.config, learner.config.algorithm
     began = time.perf_counter()
     level = noise_level(learner.schedule, step, config.steps)
-    collected = collect_groups(learner, step, level)
-    rest_sampler(learner)
+    collected = sample_step(learner, step, level)
+    pause_sampler(learner)
     sampled = time.perf_counter()
 
     samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
-    samples = weigh(algorithm, score(learner, samples))
+    samples = assign_credit(algorithm, compute_logprobs(learner, samples))
     rate = learning_rate(config, step)
     critic_only = learner.critic is not None and step < config.critic.warmup_steps
     stats: list[UpdateStats] = []
@@ -124,7 +124,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     ended = time.perf_counter()
     groups = collected.groups
     tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
-    metrics = rollout_metrics(groups) | weighing_metrics(algorithm, samples) | update_metrics(learner, stats, rate)
+    metrics = rollout_metrics(groups) | credit_metrics(algorithm, samples) | update_metrics(learner, stats, rate)
     if config.rollout.max_staleness:
         metrics |= staleness_metrics([sample.rollout for group in samples for sample in group], step)
     if algorithm.dynamic_sampling_rounds:
@@ -167,38 +167,38 @@ def train(
     output = Path(config.output)
     if launch_rank() == 0:  # the others wait for it when they join
         prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
-    with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as team:
-        learner = build_learner(config, team, dataset, engine)
+    with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as workers:
+        learner = build_learner(config, workers, dataset, engine)
         with closing(learner), RunFiles(output, learner, began) as files:
-            step, cause = _loop(learner, files, interrupted, callback if team.rank == 0 else None)
+            step, cause = _loop(learner, files, interrupted, callback if workers.rank == 0 else None)
             seconds = files.seconds
         if cause == "alarm":
             raise TrainingError(files.stop_message(step))
         policy = finished_policy(learner)
-        if team.rank == 0:
+        if workers.rank == 0:
             save_policy(policy, output / "policy")
     return TrainResult(output, policy, step, cause, seconds)
 
 
 def _join_team(
     config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
-) -> AbstractContextManager[Team]:
+) -> AbstractContextManager[Workers]:
     """The processes of this run: those that torchrun started, or `workers` of our own."""
     if not under_torchrun():
         wanted = config.workers or sampler_workers(config)
         count = wanted or default_workers(policy_path(config.policy), config.device)
-        return start_team(count, run_worker, config, dataset, engine)
+        return start_workers(count, run_worker, config, dataset, engine)
     if (config.workers or 1) > 1:
         raise ConfigError(
             f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and give "
             f"--nproc-per-node {config.workers} to torchrun."
         )
-    return torchrun_team(config.device)
+    return torchrun_workers(config.device)
 
 
-def run_worker(team: Team, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
-    """What the workers that `start_team` started do: the same steps; worker 0 does the writing."""
-    learner = build_learner(config, team, dataset, engine)
+def run_worker(workers: Workers, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
+    """What the workers that `start_workers` started do: the same steps; worker 0 does the writing."""
+    learner = build_learner(config, workers, dataset, engine)
     with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
         _, cause = _loop(learner, files, threading.Event(), None)
     if cause != "alarm":
@@ -246,22 +246,22 @@ def _decide(learner: Learner, step: int, interrupted: threading.Event, files: Ru
         cause = "rollback" if turned else "alarm"
     elif limit is not None and files.session_seconds >= limit:
         cause = "time"
-    return _CAUSES[learner.team.agree(_CAUSES.index(cause))]
+    return _CAUSES[learner.workers.agree(_CAUSES.index(cause))]
 
 
 def build_learner(
-    config: TrainConfig, team: Team, dataset: Dataset | None = None, engine: SearchEngine | None = None
+    config: TrainConfig, workers: Workers, dataset: Dataset | None = None, engine: SearchEngine | None = None
 ) -> Learner:
     """Loads the policy and the data and puts everything together that a step needs.
 
     Args:
         config: the run's configuration.
-        team: this worker's view of all workers; `Team()` for a single one.
+        workers: this worker's view of all workers; `Workers()` for a single one.
         dataset: replaces `config.data`.
         engine: replaces `config.environment.search_engine`.
     """
     environment, settings = config.environment, config.rollout
-    device, sharded = local_device(config.device), wants_fsdp(config, team)
+    device, sharded = local_device(config.device), wants_fsdp(config, workers)
     # What is sharded is loaded on the CPU and goes to its device in parts.
     policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
     card = replace(
@@ -270,7 +270,7 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
-    layout = prepare_model(policy.model, config, card.context_tokens)
+    mode = prepare_model(policy.model, config, card.context_tokens)
     adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data
@@ -284,7 +284,7 @@ def build_learner(
         reward=environment.reward,
         noise_unit=environment.noise_unit,
     )
-    place = make_place(team, device) if sharded else None
+    place = make_place(workers, device) if sharded else None
     models = make_models(policy, config, place)
     if place is not None:
         policy.model.to(device=device, dtype=getattr(torch, config.scale.sampler_dtype))  # type: ignore[call-arg]
@@ -292,7 +292,7 @@ def build_learner(
     sampler = make_sampler(
         config,
         replace(policy, model=sampled_model(policy.model, adapter)),
-        team,
+        workers,
         stop_strings=rules.protocol.stop_strings,
         prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
     )
@@ -309,11 +309,11 @@ def build_learner(
         questions=dataset.questions,
         rules=rules,
         schedule=make_schedule(config.curriculum),
-        team=team,
-        layout=layout,
+        workers=workers,
+        mode=mode,
         adapter=adapter,
-        whole=policy.model if sharded else None,
-        ahead=make_ahead(config, sampler, search, policy, team),
+        full_copy=policy.model if sharded else None,
+        ahead=make_async_rollouts(config, sampler, search, policy, workers),
     )
 
 
@@ -325,14 +325,14 @@ def finished_policy(learner: Learner) -> Policy:
     model: Any = learner.policy.model
     if learner.adapter is not None:
         model = learner.adapter.unload()
-    elif learner.whole is not None:
-        model = learner.whole
+    elif learner.full_copy is not None:
+        model = learner.full_copy
         if model.dtype != torch.float32:  # where there is room for it in full precision
             model = model.to("cpu").float()
         copy_weights(learner.policy.model, model)
     learner.policy.model.zero_grad(set_to_none=True)
     model.set_attn_implementation("sdpa")
-    if learner.layout.checkpointing and learner.layout.packing != "sequences":
+    if learner.mode.checkpointing and learner.mode.packing != "sequences":
         checkpoint_activations(model, False)
     return replace(learner.policy, model=model)
 

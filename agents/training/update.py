@@ -21,12 +21,12 @@ from zerosearch_env.types import Question
 from ..config.train import TrainConfig
 from ..forward.batch import Sample, deal, make_micro_batch, plan_micro_batches
 from ..forward.fsdp import Place, copy_weights, gradient_norm
-from ..forward.mode import Layout
+from ..forward.mode import ForwardMode
 from ..objective.losses import token_weights
 from ..policy.lora import Adapter
 from ..policy.policy import Policy
-from ..processes.workers import Team
-from ..rollouts.async_rollouts import Ahead
+from ..processes.workers import Workers
+from ..rollouts.async_rollouts import AsyncRollouts
 from ..sampling.protocol import TurnSampler
 from .critic import Critic, critic_rate, make_critic
 from .loss import SUMS, loss_and_sums
@@ -55,16 +55,16 @@ class Learner:
     questions: Sequence[Question]
     rules: Rules
     schedule: Callable[[float], float]
-    team: Team
+    workers: Workers
     critic: Critic | None = None
     """The value function of advantage "gae"; None: the algorithm has none."""
-    layout: Layout = field(default_factory=Layout)
+    mode: ForwardMode = field(default_factory=ForwardMode)
     """How rollouts go through the models."""
     adapter: Adapter | None = None
     """The low-rank adapters; None: the whole model is trained."""
-    whole: Any | None = None
+    full_copy: Any | None = None
     """The whole copy of a sharded policy's model, which the sampler reads; None: the policy is not sharded."""
-    ahead: Ahead | None = None
+    ahead: AsyncRollouts | None = None
     """Plays the episodes of later steps, with the sampler; None: every step is on-policy."""
     skipped: int = 0
     """Updates in a row that were left out."""
@@ -106,10 +106,10 @@ def reference_model(learner: Learner) -> Iterator[Any]:
         yield learner.reference
 
 
-def rest_sampler(learner: Learner) -> None:
+def pause_sampler(learner: Learner) -> None:
     """Let the sampler check what it has sampled, before anything is trained on it, and free what it can."""
-    with contextlib.nullcontext() if learner.ahead is None else learner.ahead.still():
-        learner.sampler.rest()
+    with contextlib.nullcontext() if learner.ahead is None else learner.ahead.paused():
+        learner.sampler.before_training()
 
 
 def refresh_sampler(learner: Learner, version: int) -> None:
@@ -123,14 +123,14 @@ def refresh_sampler(learner: Learner, version: int) -> None:
     """
     if learner.adapter is not None:
         learner.adapter.merge()
-    if learner.whole is not None:
-        copy_weights(learner.policy.model, learner.whole)
+    if learner.full_copy is not None:
+        copy_weights(learner.policy.model, learner.full_copy)
     if learner.ahead is None:
         learner.sampler.refresh(version)
         return
-    with learner.ahead.still():
-        learner.team.gather(None)  # from here on no worker takes a turn any more
-        learner.sampler.rest()
+    with learner.ahead.paused():
+        learner.workers.gather(None)  # from here on no worker takes a turn any more
+        learner.sampler.before_training()
         learner.sampler.refresh(version)
 
 
@@ -179,7 +179,12 @@ def update(
     Raises:
         TrainingError: when the gradient was not finite several times in a row.
     """
-    algorithm, settings, team, critic = learner.config.algorithm, learner.config.optimizer, learner.team, learner.critic
+    algorithm, settings, workers, critic = (
+        learner.config.algorithm,
+        learner.config.optimizer,
+        learner.workers,
+        learner.critic,
+    )
     lengths_R = np.array([sample.rollout.sampled_tokens for sample in samples], dtype=np.int64)
     constant = algorithm.constant_length or learner.sampler.context_tokens
     weights_R = token_weights(lengths_R, algorithm.aggregation, constant)
@@ -194,23 +199,23 @@ def update(
     gradients = [learner.gradient] if critic is None else [learner.gradient, critic.gradient]
     for gradient in gradients:
         gradient.zero_()
-    sharded = [learner.whole is not None] if critic is None else [learner.whole is not None, critic.sharded]
+    sharded = [learner.full_copy is not None] if critic is None else [learner.full_copy is not None, critic.sharded]
     mine, fillers = my_micro_batches(learner, [len(sample.rollout.token_ids) for sample in live])
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
     for part in mine:
-        batch = make_micro_batch([live[i] for i in part], learner.gradient.device, learner.layout)
+        batch = make_micro_batch([live[i] for i in part], learner.gradient.device, learner.mode)
         loss, part_sums = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         sums += part_sums
     for index in fillers:
-        batch = make_micro_batch([replace(live[index], weight=0.0)], learner.gradient.device, learner.layout)
+        batch = make_micro_batch([replace(live[index], weight=0.0)], learner.gradient.device, learner.mode)
         loss, _ = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
     for gradient, summed in zip(gradients, sharded, strict=True):
         if not summed:  # FSDP has done it in the backward pass
-            team.add(gradient)
-    team.add(sums)
-    norms = [gradient_norm(one, team, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
+            workers.add(gradient)
+    workers.add(sums)
+    norms = [gradient_norm(one, workers, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
     applied = bool(np.isfinite(norms).all())
     learner.skipped = 0 if applied else learner.skipped + 1
     if learner.skipped >= MAX_SKIPPED and not learner.config.alarms.ends_skipping:
@@ -230,22 +235,22 @@ def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[lis
     who has fewer micro-batches computes the shortest rollout with weight zero, or without using what comes out.
 
     Args:
-        learner: its team, and the most tokens of a micro-batch.
+        learner: its workers, and the most tokens of a micro-batch.
         lengths: tokens of each rollout, at least one.
 
     Returns:
         Micro-batches as indices of rollouts, and the indices of what only fills up; none where nothing is sharded.
     """
-    team, most, packed = learner.team, learner.config.optimizer.micro_batch_tokens, learner.layout.packed
-    shares = deal(lengths, team.size)
+    workers, most, packed = learner.workers, learner.config.optimizer.micro_batch_tokens, learner.mode.packed
+    shares = deal(lengths, workers.size)
     plans = [
         [[share[i] for i in part] for part in plan_micro_batches([lengths[i] for i in share], most, packed=packed)]
-        for share in (shares if learner.whole is not None else [shares[team.rank]])
+        for share in (shares if learner.full_copy is not None else [shares[workers.rank]])
     ]
-    if learner.whole is None:
+    if learner.full_copy is None:
         return plans[0], []
     shortest = min(range(len(lengths)), key=lengths.__getitem__)
-    return plans[team.rank], [shortest] * (max(map(len, plans)) - len(plans[team.rank]))
+    return plans[workers.rank], [shortest] * (max(map(len, plans)) - len(plans[workers.rank]))
 
 
 def _has_other_losses(learner: Learner) -> bool:

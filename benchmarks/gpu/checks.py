@@ -93,9 +93,9 @@ def check_agreement(setting: Setting) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = False
     record: dict[str, Any] = {}
     learner: Learner = _learner(setting, prompts=2 if setting.tiny else 16)
-    from zerosearch_agents.training.step_rollouts import collect_groups
+    from zerosearch_agents.training.step_rollouts import sample_step
 
-    groups = collect_groups(learner, 0, noise=0.5).groups
+    groups = sample_step(learner, 0, noise=0.5).groups
     samples = [sample for group in make_samples(groups) for sample in group]
     model: Any = learner.policy.model
     sampled = torch.cat([torch.from_numpy(s.policy_logprobs.copy()) for s in samples])
@@ -294,7 +294,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
     import torch
 
     from zerosearch_agents.config.vllm import VLLMConfig
-    from zerosearch_agents.processes.workers import Team
+    from zerosearch_agents.processes.workers import Workers
     from zerosearch_agents.rollouts.rollout import encode_prompts
     from zerosearch_agents.sampling.checks import measure_gap
     from zerosearch_agents.sampling.make import CheckedSampler
@@ -304,7 +304,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
         return {"skipped": "vLLM is not installed"}
     config = _config(setting, prompts=2 if setting.tiny else 16)
     config = replace(config, rollout=replace(config.rollout, sampler="vllm"), vllm=VLLMConfig(gpu_memory=0.3))
-    learner = build_learner(config, Team())  # the checks at the start and of the way of the weights are in here
+    learner = build_learner(config, Workers())  # the checks at the start and of the way of the weights are in here
     sampler: Any = learner.sampler
     assert isinstance(sampler, CheckedSampler)
     prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:16]], learner.policy.tokenizer)
@@ -317,7 +317,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
     record: dict[str, Any] = {"steps": steps}
     if setting.device == "cuda":
         awake = torch.cuda.mem_get_info()[0]
-        sampler.rest()
+        sampler.before_training()
         record["freed_asleep_gb"] = (torch.cuda.mem_get_info()[0] - awake) / 1e9
         sampler.refresh(3)
         record["gap_woken"] = measure_gap(sampler, learner.policy.model, prompts, config.rollout.temperature).largest
@@ -377,10 +377,10 @@ def _config(setting: Setting, *, prompts: int, steps: int = 2) -> Any:
 
 
 def _learner(setting: Setting, *, prompts: int) -> Any:
-    from zerosearch_agents.processes.workers import Team
+    from zerosearch_agents.processes.workers import Workers
     from zerosearch_agents.training.trainer import build_learner
 
-    return build_learner(_config(setting, prompts=prompts), Team())
+    return build_learner(_config(setting, prompts=prompts), Workers())
 
 
 CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {

@@ -90,7 +90,7 @@ class _Turns:
     def refresh(self, version: int | None = None) -> None:
         """No weights."""
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """No memory."""
 
     def close(self) -> None:

@@ -106,13 +106,13 @@ def steps_of_training(batches: Sequence[Workload], staleness: int, update_s: flo
         staleness: see `rollout.max_staleness`.
         update_s: seconds of an update, during which the servers go on.
     """
-    from zerosearch_agents.rollouts.async_rollouts import Ahead, Entry
-    from zerosearch_agents.rollouts.rollout import Table
+    from zerosearch_agents.rollouts.async_rollouts import AsyncRollouts, Entry
+    from zerosearch_agents.rollouts.rollout import RolloutPool
 
     load = join(batches)
     clock, episodes = SimulatedTime(load), load.episodes()
     tokenizer: Any = Characters()
-    ahead = Ahead(lambda: Table(DOCUMENTS, clock, tokenizer, desk=clock), EPISODES)
+    ahead = AsyncRollouts(lambda: RolloutPool(DOCUMENTS, clock, tokenizer, desk=clock), EPISODES)
     begun = played = 0
     for step in range(len(batches)):
         for later in range(begun, min(step + staleness + 1, len(batches))):

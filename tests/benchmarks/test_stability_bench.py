@@ -11,7 +11,7 @@ import tiny
 
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.policy.policy import load_policy
-from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.sft.rows import Row
 from zerosearch_agents.training import loss as objective
 from zerosearch_agents.training import trainer
@@ -39,7 +39,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def played(small):
     """A learner, and the rollouts of its first step."""
-    learner = build_learner(small, Team())
+    learner = build_learner(small, Workers())
     return learner, [one for group in train_step(learner, 0)[1] for one in group]
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from zerosearch_env.engines.remote.deduplicate import Flights
+from zerosearch_env.engines.remote.deduplicate import Deduplicator
 
 
 class Work:
@@ -29,13 +29,13 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def join(flights: Flights[str], key: bytes, work: Callable[[], Coroutine[Any, Any, str]]) -> asyncio.Task[str]:
+def join(flights: Deduplicator[str], key: bytes, work: Callable[[], Coroutine[Any, Any, str]]) -> asyncio.Task[str]:
     return asyncio.create_task(flights.join(key, work))
 
 
 def test_equal_work_is_done_once_and_other_work_beside_it() -> None:
     async def main() -> None:
-        flights: Flights[str] = Flights()
+        flights: Deduplicator[str] = Deduplicator()
         one, two = Work(), Work()
         callers = [join(flights, b"a", one) for _ in range(5)]
         other = join(flights, b"b", two)
@@ -59,7 +59,7 @@ def test_equal_work_is_done_once_and_other_work_beside_it() -> None:
 
 def test_a_caller_that_leaves_does_not_stop_the_others() -> None:
     async def main() -> None:
-        flights: Flights[str] = Flights()
+        flights: Deduplicator[str] = Deduplicator()
         work = Work()
         first, second = join(flights, b"a", work), join(flights, b"a", work)
         await turns()
@@ -76,7 +76,7 @@ def test_a_caller_that_leaves_does_not_stop_the_others() -> None:
 
 def test_the_last_caller_that_leaves_ends_the_work() -> None:
     async def main() -> None:
-        flights: Flights[str] = Flights()
+        flights: Deduplicator[str] = Deduplicator()
         work = Work()
         callers = [join(flights, b"a", work) for _ in range(3)]
         await turns()
@@ -97,7 +97,7 @@ def test_the_last_caller_that_leaves_ends_the_work() -> None:
 
 def test_an_error_reaches_every_caller_and_is_forgotten() -> None:
     async def main() -> None:
-        flights: Flights[str] = Flights()
+        flights: Deduplicator[str] = Deduplicator()
         work = Work()
         callers = [join(flights, b"a", work) for _ in range(3)]
         await turns()
@@ -115,7 +115,7 @@ def test_an_error_reaches_every_caller_and_is_forgotten() -> None:
 
 
 def test_work_of_a_loop_that_has_gone_is_not_waited_for() -> None:
-    flights: Flights[str] = Flights()
+    flights: Deduplicator[str] = Deduplicator()
     work = Work()
 
     async def leave_it() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from zerosearch_agents.config.train import OutputConfig, RolloutConfig, TrainConfig, config_differences
 from zerosearch_agents.config.vllm import parse_sampler
-from zerosearch_agents.rollouts.async_rollouts import Ahead, AheadInThread, Entry, last_step_ahead
-from zerosearch_agents.rollouts.rollout import Table
+from zerosearch_agents.rollouts.async_rollouts import AheadInThread, AsyncRollouts, Entry, last_async_step
+from zerosearch_agents.rollouts.rollout import RolloutPool
 from zerosearch_agents.sampling.protocol import TurnSample, TurnSampler
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
@@ -24,7 +24,7 @@ from zerosearch_env.types import Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))
 RULES = make_rules(prompt_template="{question}\n", max_turns=6, top_k=1)
-KINDS = [Ahead, AheadInThread]
+KINDS = [AsyncRollouts, AheadInThread]
 
 
 class Turns:
@@ -64,7 +64,7 @@ class Turns:
     def refresh(self, version=None):
         self.weight_version = version
 
-    def rest(self):
+    def before_training(self):
         pass
 
     def close(self):
@@ -73,7 +73,7 @@ class Turns:
 
 def make(kind, sampler, engine=None, room=4):
     engine = engine or ConstantEngine()
-    return kind(lambda: Table(engine, sampler, tiny.tiny_tokenizer()), room)
+    return kind(lambda: RolloutPool(engine, sampler, tiny.tiny_tokenizer()), room)
 
 
 def entries(lengths, first=0):
@@ -95,7 +95,7 @@ def test_the_last_step_ahead_is_the_last_one_that_nothing_forbids(steps, stalene
             if every is not None and later % every == 0:
                 break  # a checkpoint is written before it
             allowed.append(later)
-        assert last_step_ahead(config, step) == allowed[-1]
+        assert last_async_step(config, step) == allowed[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +110,7 @@ def test_no_turn_is_older_than_allowed_and_every_rollout_comes_once(kind, data):
     ahead = make(kind, sampler, room=room)
     try:
         for step in range(steps):
-            for later in range(step, last_step_ahead(config, step) + 1):
+            for later in range(step, last_async_step(config, step) + 1):
                 if not ahead.knows((later, 0)):
                     ahead.add((later, 0), entries(lengths[later], first=10 * later))
             found = ahead.take((step, 0))
@@ -122,7 +122,7 @@ def test_no_turn_is_older_than_allowed_and_every_rollout_comes_once(kind, data):
                 assert sorted(one.weight_versions) == list(one.weight_versions)
                 assert step - staleness <= one.weight_versions[0]
                 assert one.weight_versions[-1] <= step
-            with ahead.still():
+            with ahead.paused():
                 sampler.refresh(step + 1)
         assert not sampler.left
         assert sampler.most <= room
@@ -133,7 +133,7 @@ def test_no_turn_is_older_than_allowed_and_every_rollout_comes_once(kind, data):
 def test_the_tail_of_a_step_is_filled_and_what_is_ahead_goes_on_with_new_weights():
     """By hand: one long episode holds a step up, while those of the next one play; they are there at once then."""
     sampler = Turns()
-    ahead = make(Ahead, sampler, room=2)
+    ahead = make(AsyncRollouts, sampler, room=2)
     ahead.add((0, 0), entries([1, 6]))
     ahead.add((1, 0), entries([1, 6]))
     sampler.random.choice = lambda keys: keys[0] if keys[0] != 1 else keys[-1]  # the long one last
@@ -150,12 +150,12 @@ def test_the_tail_of_a_step_is_filled_and_what_is_ahead_goes_on_with_new_weights
 def test_what_comes_first_is_played_before_what_is_ahead(kind):
     sampler = Turns()
     ahead = make(kind, sampler, room=1)
-    with ahead.still():
+    with ahead.paused():
         ahead.add((1, 0), entries([1] * 5))
         ahead.add((0, 8), entries([2, 1], first=50), first=True)
     found = ahead.take((0, 8))
     assert [found[0, i].episode.seed for i in range(2)] == [50, 51]
-    if kind is Ahead:
+    if kind is AsyncRollouts:
         assert ahead._missing == {(1, 0): 5}
     assert len(ahead.take((1, 0))) == 5
     ahead.close()
@@ -205,7 +205,7 @@ def test_a_search_that_does_not_come_back_holds_nobody_up(end):
     ahead.add((0, 0), entries([2, 2]))
     assert engine.asked.wait(60)
     if end == "still":
-        with ahead.still():
+        with ahead.paused():
             sampler.refresh(1)
         engine.release.set()
         assert {one.weight_versions for one in ahead.take((0, 0)).values()} <= {(0, 1), (0, 0)}
@@ -244,7 +244,7 @@ def test_an_error_in_the_thread_is_raised_where_somebody_waits(error):
     sampler.error = error
     ahead = make(AheadInThread, sampler)
     ahead.add((0, 0), entries([1]))
-    for wait in (lambda: ahead.take((0, 0)), ahead.still().__enter__, ahead.reset):
+    for wait in (lambda: ahead.take((0, 0)), ahead.paused().__enter__, ahead.reset):
         with pytest.raises(type(error), match=str(error)):
             wait()
     ahead.close()

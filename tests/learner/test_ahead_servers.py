@@ -21,7 +21,7 @@ from test_vllm_sampler import own_logprobs
 
 from zerosearch_agents.config.train import AlgorithmConfig, OutputConfig, RolloutConfig
 from zerosearch_agents.config.vllm import VLLMConfig
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import trainer
 from zerosearch_agents.training.run_files import RunFiles
@@ -103,7 +103,7 @@ def gate(server, learner, step):
 
 def test_turns_are_answered_while_the_learner_updates_and_carry_the_weights_that_sampled_them(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
-        learner = build_learner(config_for(tmp_path, server, steps=4), Team(), tiny.tiny_dataset())
+        learner = build_learner(config_for(tmp_path, server, steps=4), Workers(), tiny.tiny_dataset())
         weights = {}
         refresh = learner.sampler.refresh
 
@@ -144,7 +144,7 @@ def test_turns_are_answered_while_the_learner_updates_and_carry_the_weights_that
 
 def test_a_server_that_is_restarted_during_the_update_is_found_out_before_anything_is_trained_on(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
-        learner = build_learner(config_for(tmp_path, server), Team(), tiny.tiny_dataset())
+        learner = build_learner(config_for(tmp_path, server), Workers(), tiny.tiny_dataset())
         with closing(learner):
             gate(server, learner, 0)
             loads = len(server.loaded)
@@ -156,7 +156,7 @@ def test_a_server_that_is_restarted_during_the_update_is_found_out_before_anythi
 
 def test_a_server_that_is_restarted_during_the_rollouts_is_found_out_before_the_update(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
-        learner = build_learner(config_for(tmp_path, server), Team(), tiny.tiny_dataset())
+        learner = build_learner(config_for(tmp_path, server), Workers(), tiny.tiny_dataset())
         monkeypatch.setattr(trainer, "update", lambda *_, **__: pytest.fail("trained on what it should not"))
         with closing(learner):
             gate(server, learner, 0)
@@ -177,7 +177,7 @@ def test_a_server_that_is_restarted_during_the_rollouts_is_found_out_before_the_
 
 def test_a_server_that_fails_during_the_update_ends_the_run(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
-        learner = build_learner(config_for(tmp_path, server), Team(), tiny.tiny_dataset())
+        learner = build_learner(config_for(tmp_path, server), Workers(), tiny.tiny_dataset())
 
         def fail():
             server.fail = 400
@@ -267,8 +267,8 @@ def test_ctrl_c_twice_while_the_servers_are_silent(tmp_path, monkeypatch):
     assert no_thread_is_left()
 
 
-def _three_steps(team, config):
-    learner = build_learner(config, team, tiny.tiny_dataset())
+def _three_steps(workers, config):
+    learner = build_learner(config, workers, tiny.tiny_dataset())
     with closing(learner):
         played = [train_step(learner, step) for step in range(3)]
     return [
@@ -277,15 +277,15 @@ def _three_steps(team, config):
     ]
 
 
-def _worker(team, config):
-    _three_steps(team, config)
+def _worker(workers, config):
+    _three_steps(workers, config)
 
 
 def test_several_workers_share_servers(tmp_path):
     """Their turns in progress differ when the weights come, and still they take part in every exchange."""
     with FakeVLLM(tiny.tiny_policy()) as server:
         config = config_for(tmp_path, server, staleness=2)
-        with start_team(2, _worker, config) as team:
-            ages = _three_steps(team, config)
+        with start_workers(2, _worker, config) as workers:
+            ages = _three_steps(workers, config)
     assert ages[0] == 0
     assert all(age <= 2 for age in ages)

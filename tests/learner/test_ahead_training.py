@@ -13,7 +13,7 @@ import tiny
 
 from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig, RolloutConfig, ScaleConfig
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import fingerprint, load_latest
 from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics, staleness_metrics
 from zerosearch_agents.runs.rollbacks import read_rollbacks
@@ -56,9 +56,9 @@ def ages(groups, step):
     return [step - version for group in groups for one in group for version in one.weight_versions]
 
 
-def play(team, config, steps, engine=None):
+def play(workers, config, steps, engine=None):
     """The rollouts of some steps, and this worker's end state. Runs in every worker."""
-    learner = build_learner(config, team, tiny.tiny_dataset(), engine)
+    learner = build_learner(config, workers, tiny.tiny_dataset(), engine)
     played = [train_step(learner, step) for step in range(steps)]
     learner.close()
     return played
@@ -69,8 +69,8 @@ def test_questions_noise_seeds_and_tokens_are_those_of_an_on_policy_run(tmp_path
     """With weights that do not move, every step plays to the token what it plays without running ahead."""
     algorithm = AlgorithmConfig(dynamic_sampling_rounds=rounds)
     files = OutputConfig(checkpoint_every=None)
-    plain = play(Team(), config_of(tmp_path, 0, algorithm=algorithm, optimizer=STILL, files=files), 5)
-    ahead = play(Team(), config_of(tmp_path, 2, algorithm=algorithm, optimizer=STILL, files=files), 5)
+    plain = play(Workers(), config_of(tmp_path, 0, algorithm=algorithm, optimizer=STILL, files=files), 5)
+    ahead = play(Workers(), config_of(tmp_path, 2, algorithm=algorithm, optimizer=STILL, files=files), 5)
     old = 0
     for step, ((metrics, one), (others, other)) in enumerate(zip(plain, ahead, strict=True)):
         assert len(one) == len(other) >= 4
@@ -208,7 +208,7 @@ def test_a_rollback_drops_what_is_in_flight(tmp_path, monkeypatch):
 
 def test_searches_that_fail_ahead_count_in_their_own_step(tmp_path):
     config = config_of(tmp_path, 2, files=OutputConfig(checkpoint_every=None))
-    played = play(Team(), config, 2, FailingEngine("down", after=4))
+    played = play(Workers(), config, 2, FailingEngine("down", after=4))
     counted = [metrics["engine_failures"] for metrics, _ in played]
     lost = [sum(one.error == "down" for group in groups for one in group) for _, groups in played]
     assert counted == lost
@@ -219,16 +219,16 @@ def tokens(played):
     return [[[one.token_ids.tolist() for one in group] for group in groups] for _, groups in played]
 
 
-def play_worker(team, config, steps):
+def play_worker(workers, config, steps):
     """What the other worker does."""
-    play(team, config, steps)
+    play(workers, config, steps)
 
 
 def test_two_workers_play_ahead_what_one_plays(tmp_path):
     config = config_of(tmp_path, optimizer=STILL)
-    with start_team(2, play_worker, config, 5) as team:
-        together = play(team, config, 5)
-    assert tokens(together) == tokens(play(Team(), config, 5))
+    with start_workers(2, play_worker, config, 5) as workers:
+        together = play(workers, config, 5)
+    assert tokens(together) == tokens(play(Workers(), config, 5))
     assert any(max(ages(groups, step)) == 1 for step, (_, groups) in enumerate(together))
 
 
@@ -242,8 +242,8 @@ def test_two_workers_learn_and_their_turns_keep_the_bound(tmp_path):
 
 def test_a_sharded_policy_plays_ahead(tmp_path):
     config = config_of(tmp_path, scale=ScaleConfig(fsdp="on"))
-    with start_team(2, play_worker, config, 3) as team:
-        played = play(team, config, 3)
+    with start_workers(2, play_worker, config, 3) as workers:
+        played = play(workers, config, 3)
     assert [max(ages(groups, step)) <= 1 for step, (_, groups) in enumerate(played)] == [True] * 3
     assert max(ages(played[1][1], 1)) == 1
 
@@ -253,6 +253,6 @@ def test_adapters_play_ahead(tmp_path):
     from zerosearch_agents.config.lora import LoraShape
 
     config = config_of(tmp_path, lora=LoraShape(rank=2))
-    played = play(Team(), config, 3)
+    played = play(Workers(), config, 3)
     assert max(ages(played[1][1], 1)) == 1
     assert played[0][0]["mismatch_kl"] < 1e-6

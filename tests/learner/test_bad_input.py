@@ -14,7 +14,7 @@ import tiny
 
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, RolloutConfig
 from zerosearch_agents.policy.policy import load_policy, save_policy
-from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs import checkpoint
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
 from zerosearch_agents.runs.metrics import read_metrics
@@ -68,7 +68,7 @@ def test_a_context_too_short_for_the_prompts(tmp_path):
 
 
 def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
-    learner = build_learner(tiny.tiny_train_config(tmp_path), Team(), tiny.tiny_dataset())
+    learner = build_learner(tiny.tiny_train_config(tmp_path), Workers(), tiny.tiny_dataset())
 
     def my_reward(prediction, answers):
         return math.nan

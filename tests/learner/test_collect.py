@@ -9,18 +9,18 @@ import tiny
 from zerosearch_agents.config.algorithms import AlgorithmConfig
 from zerosearch_agents.config.train import RolloutConfig
 from zerosearch_agents.objective.credit import has_signal
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.training import step_rollouts as collect_module
 from zerosearch_agents.training.curriculum import choose_more_questions
-from zerosearch_agents.training.step_rollouts import collect_groups
+from zerosearch_agents.training.step_rollouts import sample_step
 from zerosearch_agents.training.trainer import build_learner, train_step
 
 ROUNDS = AlgorithmConfig(dynamic_sampling_rounds=3)
 
 
-def make_learner(folder, team=None, **changes):
+def make_learner(folder, workers=None, **changes):
     config = tiny.tiny_train_config(folder, rollout=RolloutConfig(prompts=4, group_size=3, slots=16), **changes)
-    return build_learner(config, team or Team(), tiny.tiny_dataset())
+    return build_learner(config, workers or Workers(), tiny.tiny_dataset())
 
 
 def signal(groups):
@@ -36,7 +36,7 @@ def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
     plain = make_learner(tmp_path)
     several = 0
     for step in range(4):
-        found, first = collect_groups(learner, step, 0.0), collect_groups(plain, step, 0.0)
+        found, first = sample_step(learner, step, 0.0), sample_step(plain, step, 0.0)
         assert first.kept is first.groups
         assert tokens(found.groups[:4]) == tokens(first.groups)  # the first round is the ordinary one
         assert found.rounds <= 3
@@ -57,7 +57,7 @@ def test_each_round_fills_only_what_is_missing(tmp_path, monkeypatch):
         return original(learner, groups, step, first_slot)
 
     monkeypatch.setattr(collect_module, "sample_groups", counted)
-    found = collect_groups(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.0)
+    found = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.0)
     have, slot = sum(signal(found.groups[:4])), 4
     for first_slot, count in played[1:]:
         assert (first_slot, count) == (slot, 4 - have)
@@ -68,7 +68,7 @@ def test_each_round_fills_only_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_no_two_episodes_of_a_step_share_their_seeds(tmp_path):
-    found = collect_groups(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.5)
+    found = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.5)
     seeds = [one.episode.seed for group in found.groups for one in group]
     assert len(found.groups) > 4
     assert len(set(seeds)) == len(seeds)
@@ -110,14 +110,14 @@ def test_further_questions_are_new_ones_first():
     assert sorted(again[1:]) == [0, 0, 1, 1, 2, 2]
 
 
-def collected(team, folder):
+def collected(workers, folder):
     """What a step plays, in every worker."""
-    found = collect_groups(make_learner(folder, team, algorithm=ROUNDS), 0, 0.0)
+    found = sample_step(make_learner(folder, workers, algorithm=ROUNDS), 0, 0.0)
     return tokens(found.groups), tokens(found.kept), found.rounds
 
 
 def test_workers_draw_what_one_draws(tmp_path):
     make_learner(tmp_path)
-    with start_team(2, collected, tmp_path) as team:
-        together = collected(team, tmp_path)
-    assert together == collected(Team(), tmp_path)
+    with start_workers(2, collected, tmp_path) as workers:
+        together = collected(workers, tmp_path)
+    assert together == collected(Workers(), tmp_path)

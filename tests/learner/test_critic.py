@@ -14,7 +14,7 @@ from test_objective import make_samples
 from zerosearch_agents.config.algorithms import AlgorithmConfig, CriticConfig
 from zerosearch_agents.config.train import OptimizerConfig, RolloutConfig, TrainConfig, read_config
 from zerosearch_agents.forward.batch import make_micro_batch
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import load_latest
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training.critic import critic_rate, make_critic, split_weights, token_values, with_critic
@@ -109,7 +109,7 @@ def test_the_critic_learns(tmp_path, trunk):
     """In the warm-up the policy stays, so the same step gives the same rollouts, and the critic comes to know them."""
     critic = {"warmup_steps": 1, "learning_rate": 1e-2}
     config = ppo_config(tmp_path, trunk, critic=critic, rollout=RolloutConfig(prompts=8, group_size=8))
-    learner = build_learner(config, Team(), tiny.tiny_dataset())
+    learner = build_learner(config, Workers(), tiny.tiny_dataset())
     metrics = [train_step(learner, 0)[0] for _ in range(15)]
     assert len({one["reward"] for one in metrics}) == 1
     assert metrics[0]["value"] == 0
@@ -120,7 +120,7 @@ def test_the_critic_learns(tmp_path, trunk):
 
 @TRUNKS
 def test_in_the_warm_up_only_the_critic_changes(tmp_path, trunk):
-    learner = build_learner(ppo_config(tmp_path, trunk, critic={"warmup_steps": 1}), Team(), tiny.tiny_dataset())
+    learner = build_learner(ppo_config(tmp_path, trunk, critic={"warmup_steps": 1}), Workers(), tiny.tiny_dataset())
     before = everything(learner)
     train_step(learner, 0)
     after = everything(learner)
@@ -188,7 +188,7 @@ def test_micro_batches_and_slots_change_no_gradient(tmp_path, trunk):
                     optimizer=OptimizerConfig(micro_batch_tokens=tokens, warmup_steps=0),
                     rollout=RolloutConfig(prompts=4, group_size=4, slots=slots),
                 ),
-                Team(),
+                Workers(),
                 tiny.tiny_dataset(),
             )
         )
@@ -200,18 +200,18 @@ def test_micro_batches_and_slots_change_no_gradient(tmp_path, trunk):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
-def one_step(team, config):
+def one_step(workers, config):
     """The weights after one step; runs in both workers."""
-    learner = build_learner(config, team, tiny.tiny_dataset())
+    learner = build_learner(config, workers, tiny.tiny_dataset())
     train_step(learner, 0)
     return everything(learner)
 
 
 def test_two_workers_train_the_critic_that_one_trains(tmp_path):
     config = ppo_config(tmp_path, steps=1)
-    with start_team(2, one_step, config) as team:
-        together = one_step(team, config)
-    alone = one_step(Team(), config)
+    with start_workers(2, one_step, config) as workers:
+        together = one_step(workers, config)
+    alone = one_step(Workers(), config)
     assert together.keys() == alone.keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=1e-4, rtol=0)

@@ -14,7 +14,7 @@ from test_objective import CASES, make_config, make_samples, weigh
 from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
 from zerosearch_agents.forward import dense_ops
 from zerosearch_agents.forward.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
-from zerosearch_agents.forward.mode import Layout, disagreement, prepare_model
+from zerosearch_agents.forward.mode import ForwardMode, disagreement, prepare_model
 from zerosearch_agents.forward.packed import _attend_sequences, packed_hidden, why_not_packed
 from zerosearch_agents.training.loss import loss_and_sums
 from zerosearch_env.errors import ConfigError
@@ -23,7 +23,7 @@ SIZES = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8,
 }  # fmt: skip
-PADDED, PACKED = Layout(), Layout("sequences")
+PADDED, PACKED = ForwardMode(), ForwardMode("sequences")
 
 
 def make_model(kind: str = "Qwen3", **changes) -> torch.nn.Module:
@@ -39,9 +39,9 @@ def samples_of(lengths, seed=0):
     return [Sample(make_rollout(length, seed + index), 1.0, 0.1) for index, length in enumerate(lengths)]
 
 
-def gradients(model, samples, layout):
+def gradients(model, samples, mode):
     model.zero_grad()
-    logprobs, entropy = token_logprobs(model, make_micro_batch(samples, layout=layout), 0.9)
+    logprobs, entropy = token_logprobs(model, make_micro_batch(samples, mode=mode), 0.9)
     (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
     return logprobs.detach(), entropy, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -52,7 +52,7 @@ def test_packed_equals_padded_in_logprobs_and_gradients(kind, checkpointing):
     model = make_model(kind)
     samples = samples_of((40, 9, 23, 3, 300))  # the last one has several blocks of attention
     padded, packed = (
-        gradients(model, samples, layout) for layout in (PADDED, replace(PACKED, checkpointing=checkpointing))
+        gradients(model, samples, mode) for mode in (PADDED, replace(PACKED, checkpointing=checkpointing))
     )
     torch.testing.assert_close(packed[0], padded[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed[1], padded[1], atol=1e-5, rtol=1e-5)
@@ -64,9 +64,9 @@ def test_packed_equals_padded_in_logprobs_and_gradients(kind, checkpointing):
 def test_changing_one_rollout_changes_no_bit_of_another():
     model = make_model()
     samples = samples_of((40, 30, 23))
-    before = token_logprobs(model, make_micro_batch(samples, layout=PACKED))[0]
+    before = token_logprobs(model, make_micro_batch(samples, mode=PACKED))[0]
     changed = replace(samples[0].rollout, token_ids=(samples[0].rollout.token_ids[::-1] + 7) % 320)
-    after = token_logprobs(model, make_micro_batch([replace(samples[0], rollout=changed), *samples[1:]], layout=PACKED))
+    after = token_logprobs(model, make_micro_batch([replace(samples[0], rollout=changed), *samples[1:]], mode=PACKED))
     first = samples[0].rollout.sampled_tokens
     assert torch.equal(before[first:], after[0][first:])
     assert not torch.equal(before[:first], after[0][:first])
@@ -85,8 +85,8 @@ def test_bfloat16_is_close_and_its_gradients_are_float32():
     model = make_model()
     samples = samples_of((40, 9, 150))
     whole = gradients(model, samples, PACKED)
-    for layout in (Layout("sequences", torch.bfloat16), Layout("off", torch.bfloat16)):
-        short = gradients(model, samples, layout)
+    for mode in (ForwardMode("sequences", torch.bfloat16), ForwardMode("off", torch.bfloat16)):
+        short = gradients(model, samples, mode)
         assert short[0].dtype == torch.float32
         torch.testing.assert_close(short[0], whole[0], atol=0.05, rtol=0.02)
         for name, gradient in whole[2].items():
@@ -100,11 +100,11 @@ def test_micro_batches_packing_and_checkpoints_change_no_gradient(case):
     config = make_config(CASES[case])
     samples = weigh(make_samples(1), config.algorithm.aggregation)
     found = []
-    for layout in (PADDED, PACKED, replace(PACKED, checkpointing=True)):
+    for mode in (PADDED, PACKED, replace(PACKED, checkpointing=True)):
         for parts in ([samples], [samples[:1], samples[1:3], samples[3:]]):
             model = make_model()
             for part in parts:
-                loss_and_sums(model, None, config, make_micro_batch(part, layout=layout))[0].backward()
+                loss_and_sums(model, None, config, make_micro_batch(part, mode=mode))[0].backward()
             found.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
     for one in found[1:]:
         torch.testing.assert_close(one, found[0], atol=1e-6, rtol=1e-5)
@@ -115,9 +115,9 @@ def test_padded_rows_with_checkpoints_are_the_same_and_leave_evaluation_mode_alo
     model = make_model(attention_dropout=0.5)
     plain = gradients(model, samples, PADDED)
     settings = OptimizerConfig(packing="off", gradient_checkpointing=True)
-    layout = prepare_model(model, TrainConfig(optimizer=settings), 64)
-    assert layout == Layout("off", torch.float32, True)
-    checkpointed = gradients(model, samples, layout)
+    mode = prepare_model(model, TrainConfig(optimizer=settings), 64)
+    assert mode == ForwardMode("off", torch.float32, True)
+    checkpointed = gradients(model, samples, mode)
     assert not model.training
     torch.testing.assert_close(checkpointed[0], plain[0], atol=1e-5, rtol=1e-5)
     for name, gradient in plain[2].items():
@@ -143,7 +143,7 @@ def test_which_models_are_packed():
 def test_a_model_that_computes_something_else_is_found(monkeypatch):
     model = make_model()
     assert disagreement(model, PACKED) is None
-    assert disagreement(model, Layout("sequences", torch.bfloat16)) is None
+    assert disagreement(model, ForwardMode("sequences", torch.bfloat16)) is None
     model.base_model.layers[0].mlp.act_fn = torch.nn.ReLU()
     assert "differ" in disagreement(model, PACKED)
     assert prepare_model(model, TrainConfig(), 64) == PADDED
@@ -159,10 +159,12 @@ def test_a_leak_between_sequences_is_found(monkeypatch):
 def test_transformers_own_packing_is_the_same():
     model = make_model()
     samples = samples_of((40, 9, 23))
-    ours = hidden_states(model, make_micro_batch(samples, layout=PACKED))
-    theirs = hidden_states(model, make_micro_batch(samples, layout=Layout("flex")))  # sdpa stands in for flex on a CPU
+    ours = hidden_states(model, make_micro_batch(samples, mode=PACKED))
+    theirs = hidden_states(
+        model, make_micro_batch(samples, mode=ForwardMode("flex"))
+    )  # sdpa stands in for flex on a CPU
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
-    assert disagreement(model, Layout("flex")) is None
+    assert disagreement(model, ForwardMode("flex")) is None
 
 
 @pytest.mark.parametrize("operation", ["norm", "rotate", "swiglu", "attention"])

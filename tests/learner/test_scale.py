@@ -25,8 +25,8 @@ from zerosearch_agents.config.train import (
     dump_config,
     with_algorithm,
 )
-from zerosearch_agents.forward.fsdp import local, wants_fsdp, whole
-from zerosearch_agents.processes.workers import Team, local_device, start_team, under_torchrun
+from zerosearch_agents.forward.fsdp import full_copy, local, wants_fsdp
+from zerosearch_agents.processes.workers import Workers, local_device, start_workers, under_torchrun
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training.run_files import restore_learner
 from zerosearch_agents.training.trainer import build_learner, train, train_step
@@ -58,7 +58,7 @@ from zerosearch_agents import trainer
 from zerosearch_env.cli import main
 
 def train_step(learner, step, real=trainer.train_step):
-    if step == 1 and learner.team.rank == 1:
+    if step == 1 and learner.workers.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(learner, step)
 
@@ -154,23 +154,23 @@ def test_killed_and_resumed_by_two_is_the_same_to_the_bit(killed):
         assert torch.equal(weights(folder / "killed")[name], value), name
 
 
-def sharded_and_back(team: Team, config, folder: Path) -> dict[str, torch.Tensor]:
+def sharded_and_back(workers: Workers, config, folder: Path) -> dict[str, torch.Tensor]:
     """A step from a checkpoint that a single process wrote. Runs in both workers."""
-    learner = build_learner(config, team)
-    assert learner.whole is not None
-    assert learner.layout.packing == ("off" if config.optimizer.packing == "off" else "sequences")
+    learner = build_learner(config, workers)
+    assert learner.full_copy is not None
+    assert learner.mode.packing == ("off" if config.optimizer.packing == "off" else "sequences")
     mine = sum(local(parameter).numel() for parameter in learner.policy.model.parameters())
-    assert sum(team.gather(mine)) == sum(p.numel() for p in learner.whole.parameters())
+    assert sum(workers.gather(mine)) == sum(p.numel() for p in learner.full_copy.parameters())
     assert restore_learner(learner, folder / "one", config).step == 1
     train_step(learner, 1)
-    found = {name: whole(p.detach()) for name, p in learner.policy.model.named_parameters()}
-    for name, parameter in learner.whole.named_parameters():
+    found = {name: full_copy(p.detach()) for name, p in learner.policy.model.named_parameters()}
+    for name, parameter in learner.full_copy.named_parameters():
         assert torch.equal(parameter, found[name])
     return found
 
 
-def sharded_worker(team: Team, config, folder: Path) -> None:
-    sharded_and_back(team, config, folder)
+def sharded_worker(workers: Workers, config, folder: Path) -> None:
+    sharded_and_back(workers, config, folder)
 
 
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
@@ -179,14 +179,14 @@ def test_a_checkpoint_of_one_process_is_read_by_two(tmp_path, trunk):
     config = config_of(tmp_path, "ppo", critic=CriticConfig(trunk=trunk))
     train(replace(config, steps=1, output=str(tmp_path / "one")))
     config = replace(config, output=str(tmp_path / "one"))
-    single = build_learner(config, Team())
+    single = build_learner(config, Workers())
     assert restore_learner(single, tmp_path / "one", config).step == 1
     train_step(single, 1)
     packing = "off" if trunk == "shared" else "auto"
     optimizer = replace(config.optimizer, gradient_checkpointing=True, packing=packing)
     sharded = replace(config, scale=ScaleConfig(fsdp="on"), optimizer=optimizer)
-    with start_team(2, sharded_worker, sharded, tmp_path) as team:
-        found = sharded_and_back(team, sharded, tmp_path)
+    with start_workers(2, sharded_worker, sharded, tmp_path) as workers:
+        found = sharded_and_back(workers, sharded, tmp_path)
     for name, parameter in single.policy.model.named_parameters():
         torch.testing.assert_close(found[name], parameter, rtol=1e-3, atol=1e-4)
 
@@ -197,7 +197,7 @@ def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
     config = replace(config, output=str(output))
     newest = output / "checkpoints" / "step-000003" / "shards"
     (newest / "__1_0.distcp").unlink()
-    learner = build_learner(config, Team())
+    learner = build_learner(config, Workers())
     assert restore_learner(learner, output, config).step == 2
     (output / "checkpoints" / "step-000002" / "shards" / ".metadata").write_bytes(b"")
     with pytest.raises(CheckpointError, match="half written"):
@@ -208,7 +208,7 @@ def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
 
     model = new_model(tiny_config(320, hidden=16, layers=1, heads=2, mlp=16, context_tokens=512))
     save_policy(replace(tiny.tiny_policy(), model=model), tmp_path / "small")
-    other = build_learner(replace(config, policy=str(tmp_path / "small")), Team())
+    other = build_learner(replace(config, policy=str(tmp_path / "small")), Workers())
     with pytest.raises(CheckpointError, match="not the policy that the run"):
         restore_learner(other, folder / "two", config)
     other.reference = None
@@ -244,10 +244,10 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
-    config, two = config_of(tmp_path, "grpo"), Team(0, 2)
+    config, two = config_of(tmp_path, "grpo"), Workers(0, 2)
     on = replace(config, scale=ScaleConfig(fsdp="on"))
     with pytest.raises(ConfigError, match="several processes"):
-        wants_fsdp(on, Team())
+        wants_fsdp(on, Workers())
     adapted = LoraShape(rank=4)
     with pytest.raises(ConfigError, match=r"lora\.rank"):
         wants_fsdp(replace(on, lora=adapted), two)

@@ -11,36 +11,36 @@ import pytest
 import torch
 
 from zerosearch_agents.processes import workers as module
-from zerosearch_agents.processes.workers import Team, default_workers, physical_cores, start_team
+from zerosearch_agents.processes.workers import Workers, default_workers, physical_cores, start_workers
 from zerosearch_env.errors import ConfigError, TrainingError
 
 
 def test_a_team_of_one_changes_nothing():
-    team, tensor = Team(), torch.ones(2)
-    team.add(tensor)
+    workers, tensor = Workers(), torch.ones(2)
+    workers.add(tensor)
     assert tensor.tolist() == [1.0, 1.0]
-    assert team.gather("mine") == ["mine"]
-    assert team.agree(3) == 3
+    assert workers.gather("mine") == ["mine"]
+    assert workers.agree(3) == 3
 
 
-def together(team):
-    tensor = torch.full((3,), float(team.rank + 1))
-    team.add(tensor)
-    return tensor.tolist(), team.gather({"rank": team.rank}), team.agree(10 + team.rank)
+def together(workers):
+    tensor = torch.full((3,), float(workers.rank + 1))
+    workers.add(tensor)
+    return tensor.tolist(), workers.gather({"rank": workers.rank}), workers.agree(10 + workers.rank)
 
 
-def fail_in_another_worker(team):
-    together(team)
-    if team.rank:
+def fail_in_another_worker(workers):
+    together(workers)
+    if workers.rank:
         raise ValueError("out of luck")
-    together(team)
+    together(workers)
 
 
 def fail_together():
-    with start_team(2, fail_in_another_worker) as team:
-        assert together(team) == ([3.0] * 3, [{"rank": 0}, {"rank": 1}], 10)
+    with start_workers(2, fail_in_another_worker) as workers:
+        assert together(workers) == ([3.0] * 3, [{"rank": 0}, {"rank": 1}], 10)
         assert torch.get_num_threads() == 1
-        together(team)
+        together(workers)
 
 
 def test_a_worker_that_fails_is_quoted_and_the_threads_are_restored():
@@ -52,13 +52,16 @@ def test_a_worker_that_fails_is_quoted_and_the_threads_are_restored():
 
 
 def test_what_cannot_be_pickled_is_named():
-    with pytest.raises(ConfigError, match="workers=1"), start_team(2, together, lambda: None):
+    with pytest.raises(ConfigError, match="workers=1"), start_workers(2, together, lambda: None):
         pass
 
 
 def test_a_worker_that_dies_while_it_starts_is_noticed(monkeypatch):
     monkeypatch.setattr(module.sys, "executable", "/bin/false")
-    with pytest.raises(TrainingError, match="worker 1 ended with status 1: it wrote nothing"), start_team(2, together):
+    with (
+        pytest.raises(TrainingError, match="worker 1 ended with status 1: it wrote nothing"),
+        start_workers(2, together),
+    ):
         pass
 
 
@@ -66,15 +69,15 @@ PARENT = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from test_team import report_and_wait
-from zerosearch_agents.processes.workers import start_team
-with start_team(2, report_and_wait) as team:
-    report_and_wait(team)
+from zerosearch_agents.processes.workers import start_workers
+with start_workers(2, report_and_wait) as workers:
+    report_and_wait(workers)
 """
 
 
-def report_and_wait(team):
-    pids = team.gather(os.getpid())
-    if team.rank == 0:
+def report_and_wait(workers):
+    pids = workers.gather(os.getpid())
+    if workers.rank == 0:
         print(*pids, flush=True)
     time.sleep(60)
 

@@ -24,7 +24,7 @@ from zerosearch_agents.config.train import (
 )
 from zerosearch_agents.objective.credit import make_samples, weigh
 from zerosearch_agents.policy.policy import load_policy
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
 from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics
 from zerosearch_agents.training import update as learner_module
@@ -252,7 +252,7 @@ def test_the_reference_of_a_resumed_run_must_be_the_same(tmp_path):
 
 def make_learner(folder, **changes):
     engine = changes.pop("engine", None)
-    return build_learner(tiny.tiny_train_config(folder, **changes), Team(), tiny.tiny_dataset(), engine)
+    return build_learner(tiny.tiny_train_config(folder, **changes), Workers(), tiny.tiny_dataset(), engine)
 
 
 def step_gradients(learner, step=0):
@@ -348,25 +348,25 @@ def test_gradients_that_are_not_finite_are_left_out_and_end_the_run_at_last(tmp_
         learner_module.update(learner, samples, 1.0)
 
 
-def two_steps(team, config):
+def two_steps(workers, config):
     """Two steps from the start, twice; the weights of both must agree in every worker. Runs in both workers."""
-    assert team.agree(7 - team.rank) == 7
+    assert workers.agree(7 - workers.rank) == 7
     prints, learner = [], None
     for _ in range(2):
-        learner = build_learner(config, team, tiny.tiny_dataset())
+        learner = build_learner(config, workers, tiny.tiny_dataset())
         groups = [train_step(learner, step)[1] for step in range(2)]
         prints.append(fingerprint(learner_weights(learner)))
-    everyone = team.gather(prints)
+    everyone = workers.gather(prints)
     return everyone, learner_weights(learner), groups
 
 
 def test_two_workers_learn_what_one_learns(tmp_path):
     config = tiny.tiny_train_config(tmp_path, steps=2)
-    with start_team(2, two_steps, config) as team:
-        assert (team.rank, team.size) == (0, 2)
-        prints, weights, groups = two_steps(team, config)
+    with start_workers(2, two_steps, config) as workers:
+        assert (workers.rank, workers.size) == (0, 2)
+        prints, weights, groups = two_steps(workers, config)
     assert len({one for worker in prints for one in worker}) == 1
-    single = build_learner(config, Team(), tiny.tiny_dataset())
+    single = build_learner(config, Workers(), tiny.tiny_dataset())
     alone = [train_step(single, step)[1] for step in range(2)]
     for step, other in zip(groups, alone, strict=True):
         for group, others in zip(step, other, strict=True):

@@ -16,7 +16,7 @@ from fake_vllm import FakeVLLM
 
 from zerosearch_agents.config.train import AlgorithmConfig, RolloutConfig, TrainConfig, config_differences
 from zerosearch_agents.config.vllm import VLLMConfig, parse_sampler
-from zerosearch_agents.processes.workers import Team, start_team
+from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.rollouts.rollout import rollout
 from zerosearch_agents.sampling.engine import EngineSampler, TurnLimits, TurnReply
 from zerosearch_agents.sampling.protocol import TurnSampler
@@ -212,7 +212,7 @@ def test_weights_go_through_a_new_folder_each_time_and_caches_are_emptied(tmp_pa
                     policy.model.get_output_embeddings().weight.mul_(1.1)
                 sampler.refresh()
             samples = turns(sampler, prompts)
-            sampler.rest()
+            sampler.before_training()
             assert len(set(one.loaded)) == 3
             assert len(list(tmp_path.glob("*/weights-*"))) == 2
         assert not list(tmp_path.glob("*"))
@@ -247,10 +247,10 @@ def test_a_server_that_cannot_load_is_left_out_and_one_that_was_restarted_is_fou
         one.bodies.clear()
         turns(sampler, prompts)
         assert not one.bodies
-        sampler.rest()
+        sampler.before_training()
         other.restart()
         with pytest.raises(TrainingError, match="restarted"):
-            sampler.rest()
+            sampler.before_training()
         other.rpc = one.rpc
         with pytest.raises(TrainingError, match="VLLM_SERVER_DEV_MODE"):
             sampler.refresh()
@@ -271,7 +271,7 @@ def test_a_server_left_paused_is_woken_and_one_without_the_routes_refused(tmp_pa
 
 def test_broadcasts_need_a_gpu_and_an_address_of_this_machine(tmp_path):
     with FakeVLLM(tiny.tiny_policy()) as server, pytest.raises(ConfigError, match="folder"):
-        build_learner(config_for(tmp_path, server, sync="nccl"), Team())
+        build_learner(config_for(tmp_path, server, sync="nccl"), Workers())
     assert vllm_sync.address_towards("http://127.0.0.1:8000") == "127.0.0.1"
     assert 0 < vllm_sync.free_port("127.0.0.1") < 65536
     with pytest.raises(EngineError, match="sync_address"):
@@ -373,7 +373,7 @@ def test_an_engine_that_computes_something_else_is_refused_at_the_start(tmp_path
         if "raw" in fault:
             config = replace(config, rollout=replace(config.rollout, temperature=0.5))
         with pytest.raises(TrainingError, match=r"differ from the learner's by [\d.]+ on average") as error:
-            build_learner(config, Team(), tiny.tiny_dataset())
+            build_learner(config, Workers(), tiny.tiny_dataset())
     assert ("after a trial change" in str(error.value)) == ("stale_head" in fault)
 
 
@@ -381,7 +381,7 @@ def test_a_server_with_the_weights_of_an_earlier_run_is_given_the_right_ones(tmp
     policy = tiny.tiny_policy()
     with FakeVLLM(tiny.tiny_policy(seed=5)) as server:
         before = {name: value.clone() for name, value in named_weights(policy.model)}
-        learner = build_learner(config_for(tmp_path, server), Team(), tiny.tiny_dataset())
+        learner = build_learner(config_for(tmp_path, server), Workers(), tiny.tiny_dataset())
         with closing(learner.sampler):
             for name, value in named_weights(learner.policy.model):
                 assert torch.equal(value, before[name])  # the trial has left no trace
@@ -390,8 +390,8 @@ def test_a_server_with_the_weights_of_an_earlier_run_is_given_the_right_ones(tmp
             assert {version for group in groups for one in group for version in one.weight_versions} == {0}
 
 
-def _two_steps(team, config):
-    learner = build_learner(config, team, tiny.tiny_dataset())
+def _two_steps(workers, config):
+    learner = build_learner(config, workers, tiny.tiny_dataset())
     with closing(learner.sampler):
         return [train_step(learner, step)[0]["reward"] for step in range(2)]
 
@@ -399,9 +399,9 @@ def _two_steps(team, config):
 def test_several_workers_share_servers(tmp_path):
     with FakeVLLM(tiny.tiny_policy()) as server:
         config = config_for(tmp_path, server)
-        with start_team(2, _two_steps, config) as team:
-            together = _two_steps(team, config)
-        assert together == pytest.approx(_two_steps(Team(), config))
+        with start_workers(2, _two_steps, config) as workers:
+            together = _two_steps(workers, config)
+        assert together == pytest.approx(_two_steps(Workers(), config))
 
 
 def test_choices_of_samplers():

@@ -9,7 +9,7 @@ from test_batch import make_rollout
 from zerosearch_agents.config.algorithms import AlgorithmConfig
 from zerosearch_agents.forward.batch import Sample
 from zerosearch_agents.objective.advantages import gae, normalize
-from zerosearch_agents.objective.credit import has_signal, is_trained, make_samples, weigh, weighing_metrics
+from zerosearch_agents.objective.credit import assign_credit, credit_metrics, has_signal, is_trained, make_samples
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.types import StopReason
 
@@ -37,7 +37,7 @@ def test_failed_and_overlong_episodes_are_masked_not_rewarded():
     assert not is_trained(OVERLONG, mask_overlong=True)
     group = [rewarded(0.0, 4), rewarded(1.0, 5), FAILED, OVERLONG]
     for masked, expected in ((True, [-0.5, 0.5]), (False, [-2 / 3, 1 / 3, 1 / 3])):
-        samples = weigh(AlgorithmConfig(advantage="dr-grpo"), make_samples([group], mask_overlong=masked))
+        samples = assign_credit(AlgorithmConfig(advantage="dr-grpo"), make_samples([group], mask_overlong=masked))
         np.testing.assert_allclose([sample.advantage for sample in samples[0]], expected)
 
 
@@ -61,25 +61,25 @@ def test_kl_in_the_reward_lowers_the_outcome_of_who_drifted():
     """Both rollouts answered; the one that is less likely under the reference is worth less."""
     one, other = rewarded(1.0, 6), rewarded(1.0, 7)
     algorithm = AlgorithmConfig(advantage="dr-grpo", kl_coefficient=0.1, kl_in="reward", kl_estimator="k1")
-    ((drifted, stayed),) = weigh(algorithm, [[with_gap(one, 0.5), with_gap(other, 0.0)]])
+    ((drifted, stayed),) = assign_credit(algorithm, [[with_gap(one, 0.5), with_gap(other, 0.0)]])
     penalty = 0.1 * 0.5 * one.sampled_tokens
     assert drifted.advantage == pytest.approx(-penalty / 2, rel=1e-5)
     assert stayed.advantage == pytest.approx(penalty / 2, rel=1e-5)
-    metrics = weighing_metrics(algorithm, [[with_gap(one, 0.5), with_gap(other, 0.0)]])
+    metrics = credit_metrics(algorithm, [[with_gap(one, 0.5), with_gap(other, 0.0)]])
     assert metrics == {"kl_penalty": pytest.approx(penalty / 2, rel=1e-5)}
 
 
 def test_kl_in_the_loss_leaves_rewards_alone():
     samples = [[with_gap(rewarded(1.0, 6), 0.5), with_gap(rewarded(0.0, 7), 0.0)]]
     algorithm = AlgorithmConfig(advantage="dr-grpo", kl_coefficient=0.1)
-    assert [sample.advantage for sample in weigh(algorithm, samples)[0]] == [0.5, -0.5]
-    assert weighing_metrics(algorithm, samples) == {}
+    assert [sample.advantage for sample in assign_credit(algorithm, samples)[0]] == [0.5, -0.5]
+    assert credit_metrics(algorithm, samples) == {}
 
 
 def test_reinforce_plus_plus_discounts_the_kl_of_what_is_still_to_come():
     one, other = rewarded(1.0, 6), rewarded(0.0, 7)
     algorithm = AlgorithmConfig(advantage="reinforce++", kl_coefficient=0.1, kl_in="reward", kl_estimator="k1")
-    samples = weigh(algorithm, [[with_gap(one, 0.5)], [with_gap(other, 0.0)]])
+    samples = assign_credit(algorithm, [[with_gap(one, 0.5)], [with_gap(other, 0.0)]])
     n = one.sampled_tokens
     returns = [1.0 - 0.05 * np.arange(n, 0, -1), np.zeros(other.sampled_tokens)]  # r - beta * sum of KL from t on
     for (sample,), expected in zip(samples, normalize(returns), strict=True):
@@ -88,7 +88,7 @@ def test_reinforce_plus_plus_discounts_the_kl_of_what_is_still_to_come():
 
 def test_reinforce_plus_plus_with_baseline_takes_the_groups_mean_off_first():
     groups = [[rewarded(1.0, 1), rewarded(0.0, 2)], [rewarded(1.0, 3), rewarded(1.0, 4)]]
-    samples = weigh(AlgorithmConfig(advantage="reinforce++-baseline"), make_samples(groups))
+    samples = assign_credit(AlgorithmConfig(advantage="reinforce++-baseline"), make_samples(groups))
     parts = [np.full(r.sampled_tokens, a) for r, a in zip([*groups[0], *groups[1]], (0.5, -0.5, 0, 0), strict=True)]
     for sample, expected in zip([*samples[0], *samples[1]], normalize(parts), strict=True):
         np.testing.assert_allclose(sample.advantage, expected, atol=1e-12)
@@ -100,7 +100,7 @@ def test_gae_with_its_returns():
     values = [random.normal(size=one.sampled_tokens).astype(np.float32) for one in rollouts]
     groups = [[Sample(r, 0.0, 0.0, values=v)] for r, v in zip(rollouts, values, strict=True)]
     algorithm = AlgorithmConfig(advantage="gae", gamma=0.9, gae_lambda=0.8)
-    weighed = [sample for group in weigh(algorithm, groups) for sample in group]
+    weighed = [sample for group in assign_credit(algorithm, groups) for sample in group]
     raw = []
     for one, v in zip(rollouts, values, strict=True):
         rewards = np.zeros(one.sampled_tokens)
@@ -109,7 +109,7 @@ def test_gae_with_its_returns():
     for sample, expected, own, v in zip(weighed, normalize(raw), raw, values, strict=True):
         np.testing.assert_allclose(sample.advantage, expected)
         np.testing.assert_allclose(sample.returns, own + v)  # not normalised: what the value should have been
-    metrics = weighing_metrics(algorithm, [[sample] for sample in weighed])
+    metrics = credit_metrics(algorithm, [[sample] for sample in weighed])
     returns, everything = np.concatenate([s.returns for s in weighed]), np.concatenate(values)
     assert metrics["explained_variance"] == pytest.approx(1 - (returns - everything).var() / returns.var())
     assert metrics["value"] == pytest.approx(everything.mean(), rel=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.retrieve_api.bodies import TOP_K_FIELDS, Asked, AskedSearch, parse
+from zerosearch_env.retrieve_api.bodies import TOP_K_FIELDS, ParsedRequest, RequestedSearch, parse
 from zerosearch_env.retrieve_api.codec import RequestError, decode, encode, encoding_of
 
 
@@ -28,15 +28,17 @@ def test_scores(name: str) -> None:
 
 
 def test_defaults() -> None:
-    assert parse({"query": "q", "lang": "en"}) == Asked((AskedSearch("q"),), single=True, top_k=None, scores=None)
-    assert parse({"queries": []}) == Asked((), single=False, top_k=None, scores=None)
+    assert parse({"query": "q", "lang": "en"}) == ParsedRequest(
+        (RequestedSearch("q"),), single=True, top_k=None, scores=None
+    )
+    assert parse({"queries": []}) == ParsedRequest((), single=False, top_k=None, scores=None)
 
 
 def test_extra_fields() -> None:
     one = parse({"query": "q", "question": "Q?", "answers": ["a", "b"], "noisy": True, "seed": 5}).searches
-    assert one == (AskedSearch("q", "Q?", ("a", "b"), True, 5),)
+    assert one == (RequestedSearch("q", "Q?", ("a", "b"), True, 5),)
     shared = parse({"queries": ["q", "r"], "question": "Q?", "answers": ["a"], "noisy": [True, False]}).searches
-    assert shared == (AskedSearch("q", "Q?", ("a",), True), AskedSearch("r", "Q?", ("a",), False))
+    assert shared == (RequestedSearch("q", "Q?", ("a",), True), RequestedSearch("r", "Q?", ("a",), False))
     many = parse(
         {
             "queries": ["q", "r"],
@@ -46,7 +48,7 @@ def test_extra_fields() -> None:
             "seed": [1, 2],
         }
     ).searches
-    assert many == (AskedSearch("q", "Q?", ("a",), (True,), 1), AskedSearch("r", "R?", (), False, 2))
+    assert many == (RequestedSearch("q", "Q?", ("a",), (True,), 1), RequestedSearch("r", "R?", (), False, 2))
     assert parse({"query": "q", "noisy": [True, False]}).searches[0].noisy == (True, False)
     assert parse({"query": "q", "answers": "a"}).searches[0].answers == ("a",)
     assert parse({"queries": ["q"], "questions": ["Q?"], "answers": ["a"]}).searches[0].answers == ("a",)

@@ -11,13 +11,13 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import get_schedule
 from zerosearch_env.retrieve_api.bodies import parse
 from zerosearch_env.retrieve_api.codec import RequestError
-from zerosearch_env.serve.searches import SearchMaker
+from zerosearch_env.serve.searches import RequestDefaults
 from zerosearch_env.types import Paragraph, Question, SearchRequest
 
 MANY = [f"query {number}" for number in range(400)]
 
 
-def make(maker: SearchMaker, **body: Any) -> list[SearchRequest]:
+def make(maker: RequestDefaults, **body: Any) -> list[SearchRequest]:
     return maker.make(parse(body))
 
 
@@ -26,7 +26,7 @@ def noisy(requests: Sequence[SearchRequest]) -> list[bool]:
 
 
 def test_defaults_and_bounds() -> None:
-    maker = SearchMaker(top_k=4, max_top_k=6)
+    maker = RequestDefaults(top_k=4, max_top_k=6)
     assert [request.top_k for request in (*make(maker, query="q"), *make(maker, query="q", topk=6))] == [4, 6]
     with pytest.raises(RequestError, match="at most 6 documents a query are served here, got 7"):
         make(maker, query="q", topk=7)
@@ -39,39 +39,39 @@ def test_defaults_and_bounds() -> None:
 )
 def test_unusable_options(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        SearchMaker(**options)
+        RequestDefaults(**options)
 
 
 def test_a_seed_gives_the_same_search_again() -> None:
-    first = make(SearchMaker(noise=0.5, seed=3), queries=MANY, seed=7)
-    maker = SearchMaker(noise=0.5, seed=3)
+    first = make(RequestDefaults(noise=0.5, seed=3), queries=MANY, seed=7)
+    maker = RequestDefaults(noise=0.5, seed=3)
     make(maker, query="something before")
     assert make(maker, queries=MANY[::-1], seed=7)[::-1] == first
     assert make(maker, queries=MANY, seed=8) != first
     assert make(maker, queries=MANY, seed=7, question="Q?") != first
-    assert make(SearchMaker(noise=0.5, seed=4), queries=MANY, seed=7) != first
+    assert make(RequestDefaults(noise=0.5, seed=4), queries=MANY, seed=7) != first
 
 
 def test_without_a_seed_the_counter_counts() -> None:
-    maker = SearchMaker(noise=0.5)
+    maker = RequestDefaults(noise=0.5)
     same = make(maker, queries=["q"] * 400)
     assert len({request.seed for request in same}) == 400
     assert 0.4 < sum(noisy(same)) / 400 < 0.6
-    assert make(SearchMaker(noise=0.5), queries=["q"] * 400) == same
-    assert make(SearchMaker(noise=0.5), query="q", seed=0)[0].seed != same[0].seed
+    assert make(RequestDefaults(noise=0.5), queries=["q"] * 400) == same
+    assert make(RequestDefaults(noise=0.5), query="q", seed=0)[0].seed != same[0].seed
 
 
 def test_a_higher_level_adds_noise_and_takes_none_away() -> None:
-    low, high = (noisy(make(SearchMaker(noise=level), queries=MANY, seed=1)) for level in (0.25, 0.75))
+    low, high = (noisy(make(RequestDefaults(noise=level), queries=MANY, seed=1)) for level in (0.25, 0.75))
     assert 0.15 < sum(low) / 400 < 0.35
     assert 0.65 < sum(high) / 400 < 0.85
     assert all(more for less, more in zip(low, high, strict=True) if less)
-    assert not any(noisy(make(SearchMaker(noise=0.0), queries=MANY)))
-    assert all(noisy(make(SearchMaker(noise=1.0), queries=MANY)))
+    assert not any(noisy(make(RequestDefaults(noise=0.0), queries=MANY)))
+    assert all(noisy(make(RequestDefaults(noise=1.0), queries=MANY)))
 
 
 def test_the_request_decides_where_it_says() -> None:
-    maker = SearchMaker(noise=1.0, top_k=2)
+    maker = RequestDefaults(noise=1.0, top_k=2)
     assert [request.noisy for request in make(maker, queries=["q", "r"], noisy=[False, [True, False]])] == [
         False,
         (True, False),
@@ -79,7 +79,7 @@ def test_the_request_decides_where_it_says() -> None:
 
 
 def test_a_schedule_moves_with_the_searches() -> None:
-    maker = SearchMaker(noise=get_schedule("linear", start=0.0, end=1.0), curriculum_searches=400)
+    maker = RequestDefaults(noise=get_schedule("linear", start=0.0, end=1.0), curriculum_searches=400)
     assert maker.noise_level == 0.0
     drawn = noisy(make(maker, queries=MANY))
     assert sum(drawn[:200]) < sum(drawn[200:])
@@ -90,7 +90,7 @@ def test_a_schedule_moves_with_the_searches() -> None:
 
 def test_answers_of_known_questions_are_filled_in() -> None:
     own = (Paragraph("T", "text", True),)
-    maker = SearchMaker(
+    maker = RequestDefaults(
         questions=[Question("1", "Who?", ("Ada", "A."), paragraphs=own, metadata={"chain": ["Rome", "Ada"]})],
         required=["question", "answers"],
     )

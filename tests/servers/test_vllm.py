@@ -25,7 +25,7 @@ from zerosearch_agents.config.train import (
     VLLMConfig,
 )
 from zerosearch_agents.policy.files import policy_path
-from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.rollouts.rollout import encode_prompts
 from zerosearch_agents.sampling.checks import measure_gap
 from zerosearch_agents.sampling.engine import EngineSampler
@@ -125,7 +125,7 @@ def train_config(folder: Path, sampler: str) -> TrainConfig:
 
 def check_training(config: TrainConfig) -> Learner:
     """Two steps; sampler and learner agree to 1e-3 at every token before and after the updates; returns the learner."""
-    learner = build_learner(config, Team())
+    learner = build_learner(config, Workers())
     assert learner.policy.model.config.tie_word_embeddings
     prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:8]], learner.policy.tokenizer)
     for step in range(2):
@@ -162,7 +162,7 @@ def test_training_with_a_server(extension: bool, tmp_path: Path, monkeypatch: py
             return
         # Whether the server's own reload loses a tied head depends on the kernel that it chose: it is right or refused.
         try:
-            learner = build_learner(config, Team())
+            learner = build_learner(config, Workers())
         except TrainingError as error:
             if "worker-extension-cls" not in str(error):
                 raise
@@ -200,7 +200,7 @@ def test_training_with_vllms_own_weight_transfer(
             return
         message = "weight-transfer-config" if fault == "unconfigured" else "in the middle of a broadcast"
         with pytest.raises(TrainingError, match=message):
-            build_learner(config, Team())
+            build_learner(config, Workers())
 
 
 @pytest.mark.parametrize("sync", ["folder", "nccl"])
@@ -213,7 +213,7 @@ def test_rollouts_run_ahead_on_a_server(sync: str, tmp_path: Path, monkeypatch: 
         config = train_config(tmp_path, f"vllm:{server.url}")
         rollout = replace(config.rollout, max_staleness=1)
         config = replace(config, steps=4, rollout=rollout, vllm=replace(config.vllm, sync=sync))
-        learner = build_learner(config, Team())
+        learner = build_learner(config, Workers())
         model = learner.policy.model
         weights = [copy.deepcopy(model.state_dict())]
         played = []

@@ -1,9 +1,4 @@
-"""What the single and the vector environment share, so that no rule is written twice.
-
-The arguments of the environment -> `Setup`; a random generator and reset options -> the next `Episode`; the searches
-of a step -> one engine call. The two shells around the core (`ZeroSearchEnv`, `ZeroSearchVectorEnv`) only differ in
-how many episodes they hold.
-"""
+"""The arguments of the environment, checked and made into a `Setup`; the single and the vector environment share it."""
 
 from __future__ import annotations
 
@@ -11,18 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-import numpy as np
-
+from ..checks import is_whole_number
 from ..engines import make_engine
 from ..errors import ConfigError, DataError, unknown_name
-from ..game.episode import Episode, Rules, make_rules
+from ..game.episode import Rules, make_rules
 from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..types import Dataset, Question
+from .curriculum import Progress
 
 if TYPE_CHECKING:
     from ..engines import SearchEngine
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
 RENDER_MODES = ("ansi", "human", "html")
 METADATA: Mapping[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
 ON_ENGINE_ERROR = ("truncate", "raise")
-RESET_OPTIONS = ("question", "noise_level", "progress")
 
 
 @dataclass(frozen=True)
@@ -63,29 +55,6 @@ class Setup:
     def noise_at(self, progress: float) -> float:
         """The noise level at a progress."""
         return self.level if self.schedule is None else check_level(self.schedule(progress))
-
-
-@dataclass
-class Progress:
-    """Where the curriculum stands: finished episodes over `curriculum_episodes`, unless somebody set it."""
-
-    curriculum_episodes: int
-    finished: int = 0
-    """Episodes that came to their end, of all sub-environments together."""
-    fixed: float | None = None
-    """Progress set from outside; None: counted."""
-
-    @property
-    def value(self) -> float:
-        """Progress in [0, 1]."""
-        if self.fixed is not None:
-            return self.fixed
-        part = self.finished / self.curriculum_episodes
-        return part if part < 1.0 else 1.0
-
-    def set(self, progress: float | None) -> None:
-        """Fix the progress from now on, or return to counting episodes with None."""
-        self.fixed = None if progress is None else check_progress(progress)
 
 
 class SetupViews:
@@ -131,18 +100,6 @@ class SetupViews:
         self._progress.set(progress)
 
 
-@dataclass
-class ResetOptions:
-    """Checked options of one reset; None where the option was not given."""
-
-    question: int | None = None
-    noise_level: float | None = None
-    progress: float | None = None
-
-
-NO_OPTIONS = ResetOptions()
-
-
 def make_setup(
     *,
     dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world",
@@ -174,7 +131,7 @@ def make_setup(
         raise unknown_name("render_mode", render_mode, RENDER_MODES)
     if on_engine_error not in ON_ENGINE_ERROR:
         raise unknown_name("on_engine_error", on_engine_error, ON_ENGINE_ERROR)
-    if not _is_int(curriculum_episodes) or curriculum_episodes < 1:
+    if not is_whole_number(curriculum_episodes) or curriculum_episodes < 1:
         raise ConfigError(f"curriculum_episodes must be an integer of at least 1, got {curriculum_episodes!r}.")
     schedule = _make_schedule(noise_schedule, noise_start, noise_end, noise_base, noise_level)
     rules = make_rules(
@@ -308,104 +265,3 @@ def _load_cached(name: str, split: str, world: str | None, stamp: int) -> Datase
         if key not in valid:
             raise unknown_name("option of world", key, valid)
     return load_dataset(name, split, world=WorldConfig(**options))
-
-
-def check_progress(progress: Any) -> float:
-    """A progress as a float.
-
-    Raises:
-        ConfigError: when it is no number in [0, 1].
-    """
-    if isinstance(progress, bool) or not isinstance(progress, Real) or not 0.0 <= float(progress) <= 1.0:
-        raise ConfigError(f"progress must be a number in [0, 1], got {progress!r}.")
-    return float(progress)
-
-
-def read_options(setup: Setup, options: Mapping[str, Any] | None) -> ResetOptions:
-    """Check the options of a reset without changing them.
-
-    Args:
-        setup: of the environment.
-        options: `question` (index or id), `noise_level`, `progress`; all optional.
-
-    Raises:
-        ConfigError: unknown option, unknown question, or a level or a progress outside [0, 1].
-    """
-    if not options:
-        return NO_OPTIONS
-    for key in options:
-        if key not in RESET_OPTIONS:
-            raise unknown_name("reset option", key, RESET_OPTIONS)
-    question, level, progress = (options.get(key) for key in RESET_OPTIONS)
-    return ResetOptions(
-        None if question is None else _question_index(setup, question),
-        None if level is None else check_level(level),
-        None if progress is None else check_progress(progress),
-    )
-
-
-def _question_index(setup: Setup, question: Any) -> int:
-    if isinstance(question, str):
-        if question not in setup.index_by_id:
-            raise (
-                unknown_name("question id", question, setup.index_by_id)
-                if setup.question_count <= 20
-                else ConfigError(
-                    f"no question with id {question!r} in dataset {setup.dataset.name!r}; "
-                    f"ids look like {setup.dataset.questions[0].id!r}."
-                )
-            )
-        return setup.index_by_id[question]
-    if not _is_int(question):
-        raise ConfigError(f"options['question'] must be an index or an id, got {question!r}.")
-    if not 0 <= question < setup.question_count:
-        raise ConfigError(
-            f"options['question'] must be an index from 0 to {setup.question_count - 1} or an id, got {question}."
-        )
-    return int(question)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def draw_episode(
-    setup: Setup, rng: np.random.Generator, progress: float, options: ResetOptions = NO_OPTIONS
-) -> tuple[Episode, dict[str, Any]]:
-    """The next episode of one sub-environment and the `info` of its reset.
-
-    One uniform draw u is taken from `rng` whatever the options say, so that setting an option for one episode changes
-    no later one. Its highest bits choose the question and all 53 of them are the episode's seed; what is drawn from
-    that seed is mixed, and so has nothing to do with the question.
-
-    Args:
-        setup: of the environment.
-        rng: the sub-environment's own generator.
-        progress: of the curriculum, in [0, 1].
-        options: what the caller fixed for this episode.
-    """
-    draw = rng.random()
-    index = int(draw * setup.question_count)
-    if options is not NO_OPTIONS:
-        index = index if options.question is None else options.question
-        progress = progress if options.progress is None else options.progress
-    level = setup.noise_at(progress) if options.noise_level is None else options.noise_level
-    question = setup.dataset.questions[index]
-    episode = Episode(question, setup.rules, noise_level=level, seed=int(draw * 2.0**53))
-    return episode, {
-        "question": question.text,
-        "question_id": question.id,
-        "noise_level": level,
-        "progress": progress,
-    }
-
-
-def check_action(action: Any) -> str:
-    """The action itself.
-
-    Raises:
-        gymnasium.error.InvalidAction: when it is no text.
-    """
-    if isinstance(action, str):
-        return action
-    raise gymnasium.error.InvalidAction(f"an action is a text (str), got {type(action).__name__}: {action!r:.200}")

@@ -15,8 +15,10 @@ from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
 from ..types import Dataset, Question, SearchRequest
+from .curriculum import Progress
 from .infos import step_info
-from .setup import METADATA, Progress, Setup, SetupViews, check_action, draw_episode, make_setup, read_options
+from .reset import check_action, draw_episode, read_options
+from .setup import METADATA, Setup, SetupViews, make_setup
 from .spaces import UnicodeText
 
 if TYPE_CHECKING:

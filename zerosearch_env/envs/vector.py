@@ -16,18 +16,10 @@ from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
 from ..types import SearchRequest, SearchResult, Step
+from .curriculum import Progress
 from .infos import Infos, batch_infos
-from .setup import (
-    METADATA,
-    NO_OPTIONS,
-    Progress,
-    ResetOptions,
-    SetupViews,
-    check_action,
-    draw_episode,
-    make_setup,
-    read_options,
-)
+from .reset import NO_OPTIONS, ResetOptions, check_action, draw_episode, read_options
+from .setup import METADATA, SetupViews, make_setup
 from .spaces import UnicodeText
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ Noise = bool | tuple[bool, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class AskedSearch:
+class RequestedSearch:
     """One query of a request, with what the caller said about it."""
 
     query: str
@@ -36,10 +36,10 @@ class AskedSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A request without its dialect's spelling."""
 
-    searches: tuple[AskedSearch, ...]
+    searches: tuple[RequestedSearch, ...]
     single: bool
     """True when the query was a text, False when it was a list (of one, perhaps)."""
     top_k: int | None
@@ -53,7 +53,7 @@ class Asked:
         return tuple(search.query for search in self.searches)
 
 
-def parse(body: Mapping[str, Any], *, single: bool | None = None) -> Asked:
+def parse(body: Mapping[str, Any], *, single: bool | None = None) -> ParsedRequest:
     """Read a request's body. Fields that no dialect knows are ignored, as the dialects' own servers do.
 
     Besides the dialects' fields these are read, for engines that can use them:
@@ -78,8 +78,8 @@ def parse(body: Mapping[str, Any], *, single: bool | None = None) -> Asked:
     noise = _noise(body.get("noisy"), count, is_text)
     seeds = _seeds(body.get("seed"), count)
     rows = zip(queries, questions, answers, noise, seeds, strict=True)
-    searches = tuple(AskedSearch(*row) for row in rows)
-    return Asked(searches, is_text if single is None else single, _top_k(body), _scores(body))
+    searches = tuple(RequestedSearch(*row) for row in rows)
+    return ParsedRequest(searches, is_text if single is None else single, _top_k(body), _scores(body))
 
 
 def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:

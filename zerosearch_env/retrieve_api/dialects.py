@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import unknown_name
 from ..types import Document, full_text
-from .bodies import Asked
+from .bodies import ParsedRequest
 from .codec import Encoding
 
 Results = Sequence[Sequence[Document]]
@@ -28,7 +28,7 @@ class Dialect:
     name: str
     clients: str
     """Whose clients speak it, and the shape of the answer."""
-    render: Callable[[Asked, Results, bool], Any]
+    render: Callable[[ParsedRequest, Results, bool], Any]
     """(request, documents, scores wanted) -> the response."""
     scores: bool = False
     """Whether scores are sent when the request does not say."""
@@ -81,40 +81,40 @@ def _table(results: Results, item: Callable[[Document, int], Any]) -> list[list[
     return [_rows(documents, item) for documents in results]
 
 
-def _search_r1(asked: Asked, results: Results, scores: bool) -> Any:
+def _search_r1(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _scored if scores else _with_address)}
 
 
-def _proxy(asked: Asked, results: Results, scores: bool) -> Any:
+def _proxy(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _nested)}
 
 
-def _asearcher(asked: Asked, results: Results, scores: bool) -> Any:
+def _asearcher(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _with_address)}
 
 
-def _gem(asked: Asked, results: Results, scores: bool) -> Any:
+def _gem(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _scored if scores else _plain)
     return {"result": table[0] if asked.single else table}
 
 
-def _zerosearch_wiki(asked: Asked, results: Results, scores: bool) -> Any:
+def _zerosearch_wiki(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _text)
     return table[0] if asked.single else table
 
 
-def _rllm(asked: Asked, results: Results, scores: bool) -> Any:
+def _rllm(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _scored)
     if asked.single:
         return {"query": asked.queries[0], "method": "zerosearch", "results": table[0], "num_results": len(table[0])}
     return {"method": "zerosearch", "batch_size": len(table), "result": table}
 
 
-def _r1_searcher(asked: Asked, results: Results, scores: bool) -> Any:
+def _r1_searcher(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"queries": list(asked.queries), "answers": _table(results, _numbered)}
 
 
-def _research(asked: Asked, results: Results, scores: bool) -> Any:
+def _research(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     found = _table(results, _plain)
     values = _table(results, lambda document, rank: score_of(document, rank))
     if asked.single:
@@ -186,7 +186,7 @@ def choose_dialect(path: str, body: Mapping[str, Any], encoding: Encoding, force
     return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, encoding))]
 
 
-def render(dialect: Dialect, asked: Asked, results: Results) -> Any:
+def render(dialect: Dialect, asked: ParsedRequest, results: Results) -> Any:
     """The response in a dialect's shape, ready to be encoded.
 
     Args:

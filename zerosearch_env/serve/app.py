@@ -23,7 +23,7 @@ from ..types import Document, SearchRequest
 from .access import is_token
 from .batching import Batcher
 from .metrics import CONTENT_TYPE, Metrics
-from .searches import SearchMaker
+from .searches import RequestDefaults
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -59,7 +59,7 @@ class Service:
     """What the application answers with."""
 
     batcher: Batcher
-    maker: SearchMaker
+    maker: RequestDefaults
     metrics: Metrics
     limits: Limits = Limits()
     engine: str = ""

@@ -26,7 +26,7 @@ from .access import BACKLOG, address_of, is_loopback, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
 from .metrics import Metrics
-from .searches import SearchMaker
+from .searches import RequestDefaults
 
 TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
 
@@ -145,7 +145,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         raise ConfigError(f"the token is empty: give one, or leave out --token and unset {TOKEN_VARIABLE}")
     dataset = _dataset(config)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
-    maker = SearchMaker(
+    maker = RequestDefaults(
         top_k=config.top_k,
         max_top_k=max(config.max_top_k, config.top_k),
         noise=(config.noise_level or 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..game.noise import Schedule, check_level
 from ..randomness import mix, split, text_seed, uniform
-from ..retrieve_api.bodies import Asked, AskedSearch
+from ..retrieve_api.bodies import ParsedRequest, RequestedSearch
 from ..retrieve_api.codec import RequestError
 from ..types import Question, SearchRequest
 
@@ -16,7 +16,7 @@ _NO_QUESTION = -1
 """Stands for a missing question in the path of a seed; the hash of no text is negative."""
 
 
-class SearchMaker:
+class RequestDefaults:
     """Makes the engine's requests, and draws the noise of those that do not say.
 
     The seed of a search is a function of (the server's seed, its query, its question, the `seed` it was sent with); a
@@ -68,7 +68,7 @@ class SearchMaker:
             return self._noise(min(1.0, self._count / self._curriculum_searches))
         return self._noise
 
-    def make(self, asked: Asked) -> list[SearchRequest]:
+    def make(self, asked: ParsedRequest) -> list[SearchRequest]:
         """The engine's requests, one a query, in order.
 
         Raises:
@@ -80,7 +80,7 @@ class SearchMaker:
             raise RequestError(f"at most {self._max_top_k} documents a query are served here, got {top_k}")
         return [self._request(search, top_k) for search in asked.searches]
 
-    def _request(self, search: AskedSearch, top_k: int) -> SearchRequest:
+    def _request(self, search: RequestedSearch, top_k: int) -> SearchRequest:
         known = self._known.get(search.question) if search.question is not None else None
         answers = known.answers if search.answers is None and known is not None else search.answers
         self._check_required({"question": search.question, "answers": answers})

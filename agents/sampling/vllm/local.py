@@ -139,7 +139,7 @@ class VLLMEngine:
     def check(self) -> None:
         """Nobody else can change the weights of an engine in this process."""
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """See `TurnEngine.rest`: on a GPU weights and cache are dropped (sleep level 2)."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=2)

@@ -22,7 +22,7 @@ from zerosearch_env.llm.http.client import JsonClient, StatusError
 from zerosearch_env.llm.http.loop import LoopThread
 from zerosearch_env.llm.http.options import HttpOptions
 
-from ...processes.workers import Team
+from ...processes.workers import Workers
 from ..engine import TurnLimits, TurnReply, TurnRequest, as_floats
 from .sync import TransferHangsError, WeightSync
 
@@ -44,7 +44,7 @@ class VLLMServers:
         sync: makes the way of the weights, from a name that no other learner has and the loop that asks the servers.
         concurrency: turns on their way at once.
         timeout_s: longest time of a turn or of a loading of weights, in seconds.
-        team: of the learner; only worker 0 talks to the servers about weights.
+        workers: of the learner; only worker 0 talks to the servers about weights.
 
     Raises:
         EngineError: a server does not have the routes that are needed.
@@ -58,13 +58,13 @@ class VLLMServers:
         sync: Callable[[str, LoopThread], WeightSync],
         concurrency: int,
         timeout_s: float,
-        team: Team | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.urls = tuple(urls)
         self._limits = limits
         self._run = secrets.token_hex(4)  # what another learner sends, or an earlier run has left, is not ours
         self._loads = 0
-        self._team = team or Team()
+        self._team = workers or Workers()
         self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
         self._loop = LoopThread("zerosearch-vllm")
         self._sync = sync(self._run, self._loop)
@@ -147,7 +147,7 @@ class VLLMServers:
         if self._label and self._team.rank == 0:
             self._loop.run(self._check_versions())
 
-    def rest(self) -> None:
+    def before_training(self) -> None:
         """See `check`; there is nothing to free."""
         self.check()
 

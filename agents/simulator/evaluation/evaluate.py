@@ -33,7 +33,7 @@ from ..pairs.pair import read_pairs, style_name
 from ..progress import CountBar
 from ..tuning.model import load_simulator_card
 from .attacks import ATTACKS, holds_encoded
-from .measure import Asked, Found, ask, level_report, plain, share
+from .measure import Answer, Answers, ask, level_report, plain, share
 from .probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
 from .style import Sample, distinctness, halves, length, style_distance
 
@@ -191,7 +191,7 @@ def attack_report(
         asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
         rows.append((attack, asked))
 
-    def summary(chosen: Sequence[Asked]) -> dict[str, Any]:
+    def summary(chosen: Sequence[Answers]) -> dict[str, Any]:
         found = [one for asked in chosen for one in asked.found]
         stats = [asked.stats for asked in chosen if asked.stats is not None]
         before = EMPTY
@@ -229,7 +229,7 @@ def _attacked(probes: Sequence[Probe], config: SimulatorEvalConfig) -> list[Prob
 def style_report(
     config: SimulatorEvalConfig,
     probes: Sequence[Probe],
-    found: dict[float, list[Found]],
+    found: dict[float, list[Answer]],
     reference: SearchEngine | None,
     top_k: int,
 ) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def style_report(
     return {"reference": name, "levels": plain(rows)}
 
 
-def examples(found: dict[float, list[Found]]) -> list[dict[str, Any]]:
+def examples(found: dict[float, list[Answer]]) -> list[dict[str, Any]]:
     """The documents of some useful and some noisy searches."""
     rows = []
     for noisy in (False, True):

@@ -1,6 +1,6 @@
 """What a search engine did with some searches: the figures of one noise level.
 
-requests -> `ask` -> Asked -> `level_report`
+requests -> `ask` -> Answers -> `level_report`
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Answer:
     """A search with its result."""
 
     probe: Probe
@@ -47,10 +47,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Answers:
     """The searches of a level with their results, and what the engine counted meanwhile."""
 
-    found: list[Found]
+    found: list[Answer]
     failures: list[str]
     stats: dict[str, int] | None
     """Differences of the engine's counters; None for an engine that has none."""
@@ -66,7 +66,7 @@ def ask(
     *,
     batch: int,
     advance: Callable[[int], None],
-) -> Asked:
+) -> Answers:
     """Put searches to an engine, a batch at a time.
 
     Args:
@@ -85,7 +85,7 @@ def ask(
         documents.append(sum(len(result.documents) for result in results))
         for (probe, request), result in zip(some, results, strict=True):
             if result.failure is None:
-                found.append(Found(probe, request, result))
+                found.append(Answer(probe, request, result))
             else:
                 failures.append(result.failure)
         advance(len(some))
@@ -94,7 +94,7 @@ def ask(
     if before is not None and after is not None:
         names = [f.name for f in fields(SimulatorStats)]
         stats = {name: getattr(after, name) - getattr(before, name) for name in names}
-    return Asked(found, failures, stats, documents, seconds)
+    return Answers(found, failures, stats, documents, seconds)
 
 
 def _stats(engine: Any) -> SimulatorStats | None:
@@ -102,7 +102,7 @@ def _stats(engine: Any) -> SimulatorStats | None:
     return stats if isinstance(stats, SimulatorStats) else None
 
 
-def level_report(level: float, asked: Asked) -> dict[str, Any]:
+def level_report(level: float, asked: Answers) -> dict[str, Any]:
     """The figures of one noise level, shares with Wilson's interval; None where there is nothing to count."""
     useful = [one for one in asked.found if not one.noisy]
     noisy = [one for one in asked.found if one.noisy]

@@ -26,7 +26,7 @@ from zerosearch_env.randomness import mix, mix_array
 
 from ...config.tune import TuneConfig
 from ...forward.batch import deal, pack, plan_micro_batches
-from ...processes.workers import Team
+from ...processes.workers import Workers
 from .batch import Example, loss_sum
 
 _BUCKET = 1 << 24
@@ -38,7 +38,7 @@ class Tuner:
     """Everything that a step needs. The model and the optimizer change in place."""
 
     config: TuneConfig
-    team: Team
+    workers: Workers
     model: Any
     """The language model; with LoRA the adapters sit inside it."""
     adapted: Any
@@ -80,21 +80,21 @@ def tune_step(tuner: Tuner, step: int) -> dict[str, float]:
     config, began = tuner.config, time.perf_counter()
     rows = [tuner.train[i] for i in step_rows(len(tuner.train), config.batch_size, config.seed, step)]
     trained = sum(example.trained for example in rows)
-    mine = [rows[i] for i in deal([len(example.ids) for example in rows], tuner.team.size)[tuner.team.rank]]
+    mine = [rows[i] for i in deal([len(example.ids) for example in rows], tuner.workers.size)[tuner.workers.rank]]
     tuner.model.train()
     tuner.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=tuner.device)
     # Some models have dropout: its draws too are a function of seed and step.
     with torch.random.fork_rng(devices=[tuner.device] if tuner.device != "cpu" else []):
-        torch.manual_seed(mix(config.seed, step, tuner.team.rank) >> 1)
+        torch.manual_seed(mix(config.seed, step, tuner.workers.rank) >> 1)
         for group in micro_batches(mine, config.micro_batch_tokens, packed=tuner.packed):
             with _autocast(tuner):
                 loss = loss_sum(tuner.model, group, packed=tuner.packed, device=tuner.device) / trained
             loss.backward()
             total += loss.detach()
-    tuner.team.add(total)
+    tuner.workers.add(total)
     parameters = [p for p in tuner.model.parameters() if p.requires_grad]
-    add_gradients(tuner.team, parameters)
+    add_gradients(tuner.workers, parameters)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
     loss_value = float(total)
     if not math.isfinite(loss_value) or not math.isfinite(norm):
@@ -125,9 +125,9 @@ def micro_batches(examples: Sequence[Example], max_tokens: int, *, packed: bool)
     return [[examples[i] for i in group] for group in groups]
 
 
-def add_gradients(team: Team, parameters: Sequence[torch.nn.Parameter]) -> None:
+def add_gradients(workers: Workers, parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace every gradient by its sum over the processes; a process without rows adds nothing."""
-    if team.size == 1:
+    if workers.size == 1:
         return
     gradients = []
     for parameter in parameters:
@@ -139,7 +139,7 @@ def add_gradients(team: Team, parameters: Sequence[torch.nn.Parameter]) -> None:
         while gradients and sum(map(Tensor.numel, bucket)) + gradients[0].numel() <= _BUCKET:
             bucket.append(gradients.pop(0))
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        team.add(flat)
+        workers.add(flat)
         for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
@@ -151,14 +151,14 @@ def held_out_loss(tuner: Tuner) -> dict[str, float]:
     kinds = {"useful": False, "noisy": True}
     sums = torch.zeros(len(kinds), 2, dtype=torch.float64)
     lengths = [len(example.ids) for example in tuner.held_out]
-    mine = [tuner.held_out[i] for i in deal(lengths, tuner.team.size)[tuner.team.rank]]
+    mine = [tuner.held_out[i] for i in deal(lengths, tuner.workers.size)[tuner.workers.rank]]
     for row, noisy in enumerate(kinds.values()):
         chosen = [example for example in mine if example.noisy is noisy]
         for group in micro_batches(chosen, tuner.config.micro_batch_tokens, packed=tuner.packed):
             with _autocast(tuner):
                 sums[row, 0] += float(loss_sum(tuner.model, group, packed=tuner.packed, device=tuner.device))
             sums[row, 1] += sum(example.trained for example in group)
-    tuner.team.add(sums)
+    tuner.workers.add(sums)
     found = {f"held_out_{kind}": float(nats / n) for kind, (nats, n) in zip(kinds, sums, strict=True) if n}
     return {"held_out": float(sums[:, 0].sum() / sums[:, 1].sum()), **found} if found else {}
 

@@ -27,7 +27,7 @@ from ...forward.activations import checkpoint_activations
 from ...forward.attention import use_block_attention
 from ...policy.lora import add_lora
 from ...policy.policy import quiet_transformers
-from ...processes.workers import Team, local_device, torchrun_team
+from ...processes.workers import Workers, local_device, torchrun_workers
 from ...runs.checkpoint import RunState, fingerprint, load_latest, save_checkpoint
 from ...runs.metrics import MetricsLog
 from ...training.trainer import interrupt_flag
@@ -43,25 +43,25 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
     """The whole run; see `train.run_train`."""
     began = time.perf_counter()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    with interrupt_flag() as interrupted, torchrun_team(device) as team:
+    with interrupt_flag() as interrupted, torchrun_workers(device) as workers:
         device = local_device(device)
         settings = settings_of(config)
-        if team.rank == 0:
+        if workers.rank == 0:
             prepare_output(config, settings, command=command)
-        team.agree(0)
-        tuner, counts = build_tuner(config, team, device)
+        workers.agree(0)
+        tuner, counts = build_tuner(config, workers, device)
         state = restore(tuner)
         log = None
-        if team.rank == 0:
+        if workers.rank == 0:
             log = MetricsLog(config.output / "metrics.jsonl", keep=state.metrics_bytes)
         with contextlib.closing(log) if log is not None else contextlib.nullcontext():
             stopped, figures = _loop(tuner, state, log, interrupted, began)
-        if team.rank == 0 and stopped == "finished":
+        if workers.rank == 0 and stopped == "finished":
             _save(tuner, counts["max_documents"], settings)
         result = {**counts, **figures, "stopped": stopped}
-        if team.rank == 0:
+        if workers.rank == 0:
             write_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
-        team.agree(0)  # nobody leaves while the model is being written
+        workers.agree(0)  # nobody leaves while the model is being written
     if stopped == "finished":
         return {**result, "model": str(config.output / "model")}
     return {**result, "resume": "the same command again"}
@@ -96,7 +96,7 @@ def _loop(
                 cause = 3
             elif config.max_seconds is not None and time.perf_counter() - loaded >= config.max_seconds:
                 cause = 2
-            stopped = _CAUSES[tuner.team.agree(cause)]
+            stopped = _CAUSES[tuner.workers.agree(cause)]
             if stopped is not None:
                 break
             metrics = tune_step(tuner, step)
@@ -114,7 +114,7 @@ def _loop(
     return stopped, {"steps": step, **figures, "seconds": round(seconds, 1)}
 
 
-def build_tuner(config: TuneConfig, team: Team, device: str) -> tuple[Tuner, dict[str, Any]]:
+def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tuner, dict[str, Any]]:
     """Loads model and pairs, encodes them, checks the loss; and what was counted on the way.
 
     Raises:
@@ -153,7 +153,7 @@ def build_tuner(config: TuneConfig, team: Team, device: str) -> tuple[Tuner, dic
     optimizer = make_optimizer(model, config)
     tuner = Tuner(
         config,
-        team,
+        workers,
         model,
         adapted,
         tokenizer,

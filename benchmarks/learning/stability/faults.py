@@ -36,7 +36,7 @@ def behaviour(name: str) -> Iterator[list[float]]:
 
     step: Any = trainer
     losses: Any = objective
-    score, kl_loss = step.score, losses.kl_loss
+    compute_logprobs, kl_loss = step.compute_logprobs, losses.kl_loss
     changed: list[float] = []
 
     def watched(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
@@ -44,26 +44,26 @@ def behaviour(name: str) -> Iterator[list[float]]:
         changed.append(share_changed(learner.policy.tokenizer, rollouts))
         return faulty(learner, groups)
 
-    faulty: Score = score
+    faulty: Score = compute_logprobs
     if name == "re-tokenised":
-        faulty = _changing(score, retokenised)
+        faulty = _changing(compute_logprobs, retokenised)
     elif name == "documents-trained":
-        faulty = _changing(score, lambda learner, rollout: with_documents(rollout))
+        faulty = _changing(compute_logprobs, lambda learner, rollout: with_documents(rollout))
     elif name == "kl-subtracted":
         losses.kl_loss = lambda *arguments: -kl_loss(*arguments)
-    step.score = watched
+    step.compute_logprobs = watched
     try:
         yield changed
     finally:
-        step.score, losses.kl_loss = score, kl_loss
+        step.compute_logprobs, losses.kl_loss = compute_logprobs, kl_loss
 
 
-def _changing(score: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:
-    """`scoring.score` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
+def _changing(compute_logprobs: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:
+    """`scoring.compute_logprobs` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
 
     def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
         new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]
-        return [[_own_logprobs(one) for one in group] for group in score(learner, new)]
+        return [[_own_logprobs(one) for one in group] for group in compute_logprobs(learner, new)]
 
     return changed
 

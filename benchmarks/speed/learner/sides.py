@@ -57,7 +57,7 @@ def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32
 
 
 def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
-    """One step of this package: `scoring.score`, then `learner.update`.
+    """One step of this package: `compute_logprobs`, then `update`.
 
     Args:
         spec: the workload.
@@ -69,8 +69,8 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     from zerosearch_agents.forward.batch import Sample
     from zerosearch_agents.forward.mode import prepare_model
     from zerosearch_agents.policy.policy import Policy
-    from zerosearch_agents.processes.workers import Team
-    from zerosearch_agents.training.logprobs import score
+    from zerosearch_agents.processes.workers import Workers
+    from zerosearch_agents.training.logprobs import compute_logprobs
     from zerosearch_agents.training.optimizer import flat_gradient, make_optimizer
     from zerosearch_agents.training.update import Learner, make_reference, update
 
@@ -87,7 +87,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     )
     unused: Any = None
     policy = Policy(make_model(spec) if model is None else model, unused)
-    layout = prepare_model(policy.model, config, spec.longest)
+    mode = prepare_model(policy.model, config, spec.longest)
     learner = Learner(
         config=config,
         policy=policy,
@@ -99,8 +99,8 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
         questions=(),
         rules=unused,
         schedule=float,
-        team=Team(),
-        layout=layout,
+        workers=Workers(),
+        mode=mode,
     )
     work = make_work(spec)
     samples = [Sample(one, float(a), 0.0) for one, a in zip(rollouts(work), work.advantages, strict=True)]
@@ -109,7 +109,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
 
     def cycle() -> dict[str, float]:
         clocks = [read_clocks(device)]
-        scored = score(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
+        scored = compute_logprobs(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
         clocks.append(read_clocks(device))
         stats = update(learner, [one for group in scored for one in group], RATE)
         clocks.append(read_clocks(device))

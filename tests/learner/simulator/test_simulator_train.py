@@ -20,7 +20,7 @@ from tiny import tiny_tokenizer
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.tune import TuneConfig
 from zerosearch_agents.policy.policy import new_model, tiny_config
-from zerosearch_agents.processes.workers import Team
+from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.pair import Pair
@@ -84,7 +84,7 @@ def test_rows_of_the_steps() -> None:
 
 def gradients(pairs_file: Path, **options: object) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and weights after one plain step: the same gradient gives the same weights."""
-    tuner, _ = build_tuner(config(pairs_file, max_grad_norm=1e9, **options), Team(), "cpu")
+    tuner, _ = build_tuner(config(pairs_file, max_grad_norm=1e9, **options), Workers(), "cpu")
     tuner = replace(tuner, optimizer=torch.optim.SGD(tuner.model.parameters(), lr=1.0))
     metrics = tune_step(tuner, 0)
     return metrics["loss"], {name: p.grad.clone() for name, p in tuner.model.named_parameters() if p.grad is not None}
@@ -117,7 +117,7 @@ def test_bfloat16_is_near(pairs_file: Path) -> None:
 
 
 def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     for packed in (False, True):
         groups = micro_batches(tuner.train, 900, packed=packed)
         assert sum(map(len, groups)) == len(tuner.train)
@@ -127,7 +127,7 @@ def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
 
 
 def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     found = held_out_loss(tuner)
     tokens = {kind: sum(e.trained for e in tuner.held_out if e.noisy is kind) for kind in (False, True)}
     mean = (found["held_out_useful"] * tokens[False] + found["held_out_noisy"] * tokens[True]) / sum(tokens.values())
@@ -292,7 +292,7 @@ def test_a_model_that_is_not_there(pairs_file: Path) -> None:
 
 
 def test_a_loss_that_is_no_number(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Team(), "cpu")
+    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     with torch.no_grad():
         tuner.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 1: loss nan"):

@@ -1,4 +1,4 @@
-"""`Flights`: what several callers want at the same time is done once."""
+"""`Deduplicator`: what several callers want at the same time is done once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Flight(Generic[Value]):
     waiting: int = 0
 
 
-class Flights(Generic[Value]):
+class Deduplicator(Generic[Value]):
     """Work under way, by key. To be used from one event loop at a time.
 
     A caller that is cancelled leaves the work to the others; when the last one is, the work is cancelled too.

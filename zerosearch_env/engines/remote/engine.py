@@ -67,7 +67,7 @@ class RemoteStats(SearchCounts):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PageRequest:
     """One page of the ranking for a request, whose query has been cleaned."""
 
     request: SearchRequest
@@ -75,7 +75,7 @@ class Ask:
 
 
 @dataclass
-class _Hunt:
+class _PagedSearch:
     """A request on its way to documents."""
 
     request: SearchRequest
@@ -115,11 +115,11 @@ class RemoteEngine(BatchedEngine):
         """A client that has sent nothing yet; it reads keys from the environment, so that no copy carries them."""
 
     @abstractmethod
-    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
         """One page, or what kept it away, per ask and in order; counts the pages that were sent."""
 
     @abstractmethod
-    def _key(self, ask: Ask) -> bytes:
+    def _key(self, ask: PageRequest) -> bytes:
         """What the page depends on, without keys of providers."""
 
     def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
@@ -185,13 +185,13 @@ class RemoteEngine(BatchedEngine):
             raise quota
         return results
 
-    def _hunt(self, request: SearchRequest) -> _Hunt:
+    def _hunt(self, request: SearchRequest) -> _PagedSearch:
         check_mask(request)
         cleaned = replace(request, query=clean_query(request.query, self._options.max_query_chars))
         # Servers take an empty query for an error, and some bill it.
-        return _Hunt(cleaned, self._steps(cleaned), None if cleaned.query else Found())
+        return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Found())
 
-    async def _pages(self, asks: Mapping[bytes, Ask]) -> dict[bytes, Page | EngineError]:
+    async def _pages(self, asks: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
         pages: dict[bytes, Page | EngineError] = {}
         if self._cache is not None:
             hits = await asyncio.to_thread(self._cache.get_many, list(asks), self._name)
@@ -204,7 +204,7 @@ class RemoteEngine(BatchedEngine):
             pages |= fetched
         return pages
 
-    async def _keep(self, asks: Mapping[bytes, Ask], fetched: Mapping[bytes, Page | EngineError]) -> None:
+    async def _keep(self, asks: Mapping[bytes, PageRequest], fetched: Mapping[bytes, Page | EngineError]) -> None:
         if self._cache is None:
             return
         entries: dict[bytes, tuple[Document, ...]] = {}
@@ -215,7 +215,7 @@ class RemoteEngine(BatchedEngine):
                     entries[self._key(replace(asks[key], number=asks[key].number + 1))] = ()
         await asyncio.to_thread(self._cache.put_many, self._name, entries)
 
-    def _result(self, hunt: _Hunt, elapsed: float) -> SearchResult:
+    def _result(self, hunt: _PagedSearch, elapsed: float) -> SearchResult:
         found = Found(failure=str(hunt.error)) if hunt.error is not None else hunt.found or Found()
         attempts, count = max(1, hunt.attempts), len(found.documents)
         self._counts.update(searches=1, failed_searches=found.failure is not None, documents=count)
@@ -224,7 +224,7 @@ class RemoteEngine(BatchedEngine):
         return SearchResult(found.documents, self._name, elapsed, attempts, found.failure)
 
 
-def _advance(hunt: _Hunt, page: Page | EngineError | None) -> Ask | None:
+def _advance(hunt: _PagedSearch, page: Page | EngineError | None) -> PageRequest | None:
     """Hand a hunt its page (None to begin); the page it needs next, None when it is over."""
     if hunt.found is not None:
         return None
@@ -233,7 +233,7 @@ def _advance(hunt: _Hunt, page: Page | EngineError | None) -> Ask | None:
         hunt.error = page
         return None
     try:
-        return Ask(hunt.request, next(hunt.steps) if page is None else hunt.steps.send(page))
+        return PageRequest(hunt.request, next(hunt.steps) if page is None else hunt.steps.send(page))
     except StopIteration as done:
         hunt.found = done.value
         return None

@@ -16,7 +16,7 @@ from ...retrieve_api.requests import context_of, get_request_dialect
 from ...retrieve_api.results import parse_results
 from ...types import SearchRequest, full_text
 from ..cache import ResultCache
-from .engine import Ask, RemoteEngine, RemoteOptions, bounded, check_whole, page_key
+from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, check_whole, page_key
 from .keys import key_of
 from .pages import Found, Page, depth_of
 
@@ -92,12 +92,12 @@ class RetrieveEngine(RemoteEngine):
     def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
         return _as_sent(request) if self._send_context else super()._steps(request)
 
-    def _size(self, ask: Ask) -> int:
+    def _size(self, ask: PageRequest) -> int:
         if self._send_context:
             return ask.request.top_k
         return depth_of(ask.request, self._options.noise_depth) << ask.number
 
-    def _key(self, ask: Ask) -> bytes:
+    def _key(self, ask: PageRequest) -> bytes:
         request = ask.request
         context = (request.question, request.answers, request.noisy, request.seed) if self._send_context else ()
         where = (sorted(self._urls), self._path, self._dialect.name)
@@ -105,7 +105,7 @@ class RetrieveEngine(RemoteEngine):
         what = (request.query, self._size(ask), ask.number, self._options.max_document_chars)
         return page_key(self._name, *where, *what, *context)
 
-    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
         by_size: dict[int, list[int]] = {}
         for place, ask in enumerate(asks):
             by_size.setdefault(self._size(ask), []).append(place)
@@ -119,7 +119,7 @@ class RetrieveEngine(RemoteEngine):
         }
         return [pages[place] for place in range(len(asks))]
 
-    async def _post(self, asks: Sequence[Ask]) -> Sequence[Page | EngineError]:
+    async def _post(self, asks: Sequence[PageRequest]) -> Sequence[Page | EngineError]:
         """One HTTP request for asks of one size; halves of it where the server refuses the whole."""
         size, requests = self._size(asks[0]), [ask.request for ask in asks]
         body = self._dialect.body([request.query for request in requests], size)

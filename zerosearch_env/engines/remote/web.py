@@ -16,8 +16,8 @@ from ...llm.http.options import HttpOptions, check_url
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache
-from .deduplicate import Flights
-from .engine import Ask, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
+from .deduplicate import Deduplicator
+from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
 from .keys import key_of
 from .pages import Page
 from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
@@ -121,7 +121,7 @@ class WebSearchEngine(RemoteEngine):
         self._key_text = key_of(self._key_env, f"the key of {self._provider}", needed=True)
         bucket = TokenBucket(self._rate, self._burst)
         self._meter = Meter(bucket, max_requests=self._max_requests, price_per_1000=self._price)
-        self._flights: Flights[Page | EngineError] = Flights()
+        self._flights: Deduplicator[Page | EngineError] = Deduplicator()
         super()._connect()
 
     def _new_client(self) -> JsonClient:
@@ -129,22 +129,22 @@ class WebSearchEngine(RemoteEngine):
         headers = {service.key_header: self._key_text} if service.key_header else {}
         return JsonClient([self._url], self._http, headers=headers, hidden=[self._key_text], gate=self._meter.admit)
 
-    def _key(self, ask: Ask) -> bytes:
+    def _key(self, ask: PageRequest) -> bytes:
         asked = self._query(ask)
         more = (asked.text, asked.page, asked.size, asked.country, asked.language, self._extras)
         return page_key(self._name, self._url, *more, self._options.max_document_chars)
 
-    def _query(self, ask: Ask) -> WebQuery:
+    def _query(self, ask: PageRequest) -> WebQuery:
         service = PROVIDERS[self._provider]
         text = " ".join(ask.request.query.split()[: service.max_words])[: service.max_chars].rstrip()
         return WebQuery(text, ask.number, self._page_size, self._country, self._language)
 
-    async def _fetch(self, asks: Sequence[Ask]) -> list[Page | EngineError]:
+    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
         return list(
             await asyncio.gather(*(self._flights.join(self._key(ask), partial(self._get, ask)) for ask in asks))
         )
 
-    async def _get(self, ask: Ask) -> Page | EngineError:
+    async def _get(self, ask: PageRequest) -> Page | EngineError:
         """One page from the service."""
         service = PROVIDERS[self._provider]
         fields = service.fields(self._query(ask))

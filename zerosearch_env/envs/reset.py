@@ -1,0 +1,117 @@
+"""The next episode: checked reset options and a random generator give an `Episode`; checked actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from ..checks import is_whole_number
+from ..errors import ConfigError, unknown_name
+from ..game.episode import Episode
+from ..game.noise import check_level
+from .curriculum import check_progress
+from .setup import Setup
+
+RESET_OPTIONS = ("question", "noise_level", "progress")
+
+
+@dataclass
+class ResetOptions:
+    """Checked options of one reset; None where the option was not given."""
+
+    question: int | None = None
+    noise_level: float | None = None
+    progress: float | None = None
+
+
+NO_OPTIONS = ResetOptions()
+
+
+def read_options(setup: Setup, options: Mapping[str, Any] | None) -> ResetOptions:
+    """Check the options of a reset without changing them.
+
+    Args:
+        setup: of the environment.
+        options: `question` (index or id), `noise_level`, `progress`; all optional.
+
+    Raises:
+        ConfigError: unknown option, unknown question, or a level or a progress outside [0, 1].
+    """
+    if not options:
+        return NO_OPTIONS
+    for key in options:
+        if key not in RESET_OPTIONS:
+            raise unknown_name("reset option", key, RESET_OPTIONS)
+    question, level, progress = (options.get(key) for key in RESET_OPTIONS)
+    return ResetOptions(
+        None if question is None else _question_index(setup, question),
+        None if level is None else check_level(level),
+        None if progress is None else check_progress(progress),
+    )
+
+
+def _question_index(setup: Setup, question: Any) -> int:
+    if isinstance(question, str):
+        if question not in setup.index_by_id:
+            raise (
+                unknown_name("question id", question, setup.index_by_id)
+                if setup.question_count <= 20
+                else ConfigError(
+                    f"no question with id {question!r} in dataset {setup.dataset.name!r}; "
+                    f"ids look like {setup.dataset.questions[0].id!r}."
+                )
+            )
+        return setup.index_by_id[question]
+    if not is_whole_number(question):
+        raise ConfigError(f"options['question'] must be an index or an id, got {question!r}.")
+    if not 0 <= question < setup.question_count:
+        raise ConfigError(
+            f"options['question'] must be an index from 0 to {setup.question_count - 1} or an id, got {question}."
+        )
+    return int(question)
+
+
+def draw_episode(
+    setup: Setup, rng: np.random.Generator, progress: float, options: ResetOptions = NO_OPTIONS
+) -> tuple[Episode, dict[str, Any]]:
+    """The next episode of one sub-environment and the `info` of its reset.
+
+    One uniform draw u is taken from `rng` whatever the options say, so that setting an option for one episode changes
+    no later one. Its highest bits choose the question and all 53 of them are the episode's seed; what is drawn from
+    that seed is mixed, and so has nothing to do with the question.
+
+    Args:
+        setup: of the environment.
+        rng: the sub-environment's own generator.
+        progress: of the curriculum, in [0, 1].
+        options: what the caller fixed for this episode.
+    """
+    draw = rng.random()
+    index = int(draw * setup.question_count)
+    if options is not NO_OPTIONS:
+        index = index if options.question is None else options.question
+        progress = progress if options.progress is None else options.progress
+    level = setup.noise_at(progress) if options.noise_level is None else options.noise_level
+    question = setup.dataset.questions[index]
+    episode = Episode(question, setup.rules, noise_level=level, seed=int(draw * 2.0**53))
+    return episode, {
+        "question": question.text,
+        "question_id": question.id,
+        "noise_level": level,
+        "progress": progress,
+    }
+
+
+def check_action(action: Any) -> str:
+    """The action itself.
+
+    Raises:
+        gymnasium.error.InvalidAction: when it is no text.
+    """
+    if isinstance(action, str):
+        return action
+    raise gymnasium.error.InvalidAction(f"an action is a text (str), got {type(action).__name__}: {action!r:.200}")
