@@ -10,6 +10,8 @@ no alarm. Two are watched from the start, because they are faults rather than co
 
 from __future__ import annotations
 
+from ..config.alarms import BOUNDS, AlarmConfig
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
