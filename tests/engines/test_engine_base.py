@@ -13,7 +13,6 @@ from zerosearch_env.engines import (
     CorpusEngine,
     FailingEngine,
     SearchEngine,
-    base,
     make_engine,
     register_engine,
 )
@@ -125,7 +124,7 @@ def test_unusable_batching_options(options: dict[str, float]) -> None:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+    monkeypatch.setattr(registry_module, "_FACTORIES", dict(registry_module._FACTORIES))
 
 
 @pytest.mark.usefixtures("registry")

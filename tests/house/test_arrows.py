@@ -23,7 +23,7 @@ ALLOWED = {
 # same line. A module that is no folder is a room of its own.
 ROOMS = {
     "zerosearch_env": [
-        "types errors randomness privacy bounded_cache drafts",
+        "types errors randomness privacy checks bounded_cache drafts",
         "protocols",
         "game",
         "datasets",
