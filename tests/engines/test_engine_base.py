@@ -16,6 +16,7 @@ from zerosearch_env.engines import (
     make_engine,
     register_engine,
 )
+from zerosearch_env.engines import registry as registry_module
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult
 
