@@ -11,6 +11,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 ARGS ?=
+LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
 
 # Offline and quiet. PASSIVE: waiting OpenMP threads sleep instead of spinning, on shared cores an eightfold gain.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -25,46 +26,53 @@ export PIP_NO_INPUT := 1
 help:
 	@sed -n '2,8s/^#   *//p' Makefile
 
-quickstart: $(VENV)/.ready-train
+quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
 
 # One thread for each of the two workers.
-test: $(VENV)/.ready-dev
+test: $(VENV)/.ready-dev $(LINKED)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
-test-servers: $(VENV)/.ready-servers
+test-servers: $(VENV)/.ready-servers $(LINKED)
 	@$(BIN)/python -m pytest -q -m servers tests/servers/test_transformers_serve.py $(ARGS)
 
 test-vllm:
 	@python=$$(sh .ci/find-python) && "$$python" .ci/vllm_venv.py $(VLLM_VENV)
 	@$(VLLM_VENV)/bin/python -m pytest -q -m servers tests/servers/test_vllm.py $(ARGS)
 
-lint: $(VENV)/.ready-dev
+lint: $(VENV)/.ready-dev $(LINKED)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "ruff format would change files: run 'make format'" >&2; exit 1; }
 	@$(BIN)/codespell
-	@$(BIN)/python .ci/typecheck.py
+	@$(BIN)/mypy -p zerosearch_env -p zerosearch_agents -p zerosearch_benchmarks --no-error-summary --num-workers 2
 
 check: lint test
 
-format: $(VENV)/.ready-dev
+format: $(VENV)/.ready-dev $(LINKED)
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet
 
-setup: $(VENV)/.ready-dev
+setup: $(VENV)/.ready-dev $(LINKED)
 
 clean:
-	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV)/.linked-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	@rm -rf $(VENV) $(VLLM_VENV)
 
 # The stamps make a second call instant; editing pyproject.toml or constraints.txt installs again.
+# `strict` installs a tree of links under the packages' real names, so that type checkers see them. Files made later are
+# not in it: where the list of files has changed, the tree is made again (.linked-*, seconds, no dependencies).
 $(VENV)/.ready-train $(VENV)/.ready-dev $(VENV)/.ready-servers: $(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing zerosearch-env[$*] into $(VENV) (once; a minute or two, longer on a slow network) ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict --editable ".[$*]"
+	@rm -f $(VENV)/.linked-* && touch $@ $(LINKED)
+
+$(LINKED): | $(BIN)/pip
+	@rm -rf $(VENV)/.linked-* build
+	@$(BIN)/python -m pip install --quiet --no-deps --config-settings editable_mode=strict --editable .
 	@touch $@
 
 $(BIN)/pip:

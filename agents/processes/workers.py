@@ -1,10 +1,10 @@
 """Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
 
-torchrun starts them, on one machine or several (`torchrun_workers`), or this module does, on one (`start_workers`). There the
-calling process is worker 0; the others are started as `python -m zerosearch_agents.processes.workers` and get their work
-through their standard input. That pipe is also the leash: it closes when the parent ends in whatever way (`kill -9`
-too), and then they end. Each worker computes with one thread: two workers of one thread are faster than one worker
-of two, since the small operations of sampling gain nothing from threads.
+torchrun starts them, on one machine or several (`torchrun_workers`), or this module does, on one machine
+(`start_workers`). There the calling process is worker 0; it starts the others as
+`python -m zerosearch_agents.processes.workers` and sends them their work on standard input. When the parent ends, however
+it ends (`kill -9` included), that pipe closes and the workers end. Each worker computes with one thread: two workers with
+one thread each are faster than one worker with two, because the small operations of sampling gain nothing from threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The checks of `benchmarks/gpu/command.py`: each takes where and how large, and returns what is recorded, or raises."""
+"""The GPU checks: each takes a device and a size, and returns its record or raises."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The workload: batches of 64 episodes of 1 to 5 turns, a search after every turn but the last; the latency of each turn
 and each search is lognormal (sigma 0.8). The search server works on 16 at once. 64 turns generate at once, each at its
-own pace. `zerosearch_agents.rollouts.rollout.stream` plays real episodes on it, with a sampler and searches that only wait: in
-exact simulated time, and with real sleeps.
+own pace. `rollouts.rollout.stream` plays real episodes on it, with a sampler and searches that only wait: in exact
+simulated time, and with real sleeps.
 
 Lock-step is the loop of the reference: all generate and wait for the slowest, a pool of 10 threads searches and all
 wait for the slowest, then the next turn. The lower bound of a batch is the longest episode, or the searches' work / 16.

@@ -19,8 +19,8 @@ ALLOWED = {
     "zerosearch_benchmarks": set(FOLDERS),
 }
 
-# The rooms of each package, lowest first. A room may import itself, the rooms before it, and the rooms next to it in the
-# same line. A module that is no folder is a room of its own.
+# The rooms of each package, lowest first. A room may import itself, the rooms before it, and the rooms in its own line.
+# A module at the root of a package counts as a room.
 ROOMS = {
     "zerosearch_env": [
         "types errors randomness privacy checks bounded_cache drafts",

@@ -44,7 +44,8 @@ def seeded_orders(seeds: Sequence[int], size: int) -> list[list[int]]:
     """One random order of `range(size)` for each seed, drawn with the package's own generator."""
     with np.errstate(over="ignore"):
         counters = np.asarray(seeds, dtype=np.uint64)[:, None] + np.arange(size, dtype=np.uint64) * np.uint64(_STEP)
-    return np.argsort(mix_array(0, counters), axis=1, kind="stable").tolist()
+    orders: list[list[int]] = np.argsort(mix_array(0, counters), axis=1, kind="stable").tolist()
+    return orders
 
 
 def sample_negatives(

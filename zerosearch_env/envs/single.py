@@ -285,7 +285,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         terminated = reason.terminates
         return step.observation, step.reward, terminated, not terminated, step_info(step)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The episode so far, in the render mode of the environment.
 
         Returns:

@@ -86,7 +86,7 @@ class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructo
         result = self.env.step(action)
         if result[2] or result[3]:
             self._writer.write(transcript_record(self._base.episode, **self._extra))
-        return result  # type: ignore[return-value]
+        return result
 
     def close(self) -> None:
         """Close the environment and the file."""

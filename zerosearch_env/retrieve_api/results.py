@@ -53,7 +53,7 @@ def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list
 
 def _results(data: Any) -> list[Any]:
     if isinstance(data, Mapping):
-        found = next((data[name] for name in _RESULTS if isinstance(data.get(name), list)), None)
+        found: list[Any] | None = next((data[name] for name in _RESULTS if isinstance(data.get(name), list)), None)
         if found is None:
             raise ValueError(f"expected results, got {_shown(data)}")
         return found

@@ -3,8 +3,8 @@
     python -m zerosearch_benchmarks.speed.learner.sides '{"side": "ours", "cycles": 3, "work": {...}}'
 
 It writes a line of JSON when it is ready, then one for every line that it reads, and ends after `cycles` of them.
-Waiting for a line is no part of what is measured. `"model"` names another model of `agents/plan/estimate.py` instead of the
-workload's own, and `"device": "cuda"` another place.
+The time spent waiting for a line is not measured. `"model"` names a model of `agents/plan/estimate.py` to use instead of
+the workload's own; `"device": "cuda"` runs it on a GPU.
 """
 
 from __future__ import annotations

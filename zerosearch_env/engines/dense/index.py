@@ -168,4 +168,5 @@ class DenseIndex:
 def _scores(vectors: Vectors, query: Vectors) -> NDArray[np.int64]:
     """Inner products in units of 1 / SCALE, shape (vectors,); the same for a vector in any company."""
     products = vectors.astype(np.float64) * query.astype(np.float64)
-    return np.rint(products.sum(axis=1) * SCALE).astype(np.int64)
+    scores: NDArray[np.int64] = np.rint(products.sum(axis=1) * SCALE).astype(np.int64)
+    return scores

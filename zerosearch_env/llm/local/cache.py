@@ -15,14 +15,14 @@ _BLOCK = 64
 """Tokens by which a full layer grows at least; beyond that by a half of itself."""
 
 
-class _GrowingLayer(DynamicLayer):
+class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """`DynamicLayer` with spare room behind its keys and values, of shape `(rows, heads, room, width)`."""
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
         self._room_keys, self._room_values = keys, values
