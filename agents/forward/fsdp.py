@@ -4,8 +4,8 @@ Each process keeps a share of every parameter, of its gradient and of its optimi
 weights exist while that layer computes, and are dropped after it; embedding, last norm and vocabulary head (the root
 group) stay whole from the forward pass to the end of the backward pass, since the head is read chunk by chunk.
 
-Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.full_copy`), which
-`copy_weights` brings up to date once a step.
+Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.full_copy`).
+`copy_weights` updates it once per step.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
 
 torchrun starts them, on one machine or several (`torchrun_workers`), or this module does, on one machine
-(`start_workers`). There the calling process is worker 0; it starts the others as
-`python -m zerosearch_agents.processes.workers` and sends them their work on standard input. When the parent ends, however
-it ends (`kill -9` included), that pipe closes and the workers end. Each worker computes with one thread: two workers with
-one thread each are faster than one worker with two, because the small operations of sampling gain nothing from threads.
+(`start_workers`). There the calling process is worker 0. It starts the others as
+`python -m zerosearch_agents.processes.workers` and sends them their work on standard input. When the parent ends, even
+by `kill -9`, that pipe closes and the workers end. Each worker computes with one thread: two workers with one thread
+each are faster than one worker with two, because the small operations of sampling gain nothing from threads.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def torchrun_workers(device: str) -> Iterator[Workers]:
 
 @contextlib.contextmanager
 def start_workers(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
-    """Starts `size - 1` further workers, each of which calls `function(workers, *arguments)`; yields worker 0's workers.
+    """Starts `size - 1` further workers, each of which calls `function(workers, *arguments)`; yields worker 0's view.
 
     Args:
         size: number of workers, this process included; 1 starts nothing.

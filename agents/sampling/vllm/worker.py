@@ -1,8 +1,8 @@
 """What runs inside vLLM's worker: loading the learner's weights, and mending a tied head on CPUs.
 
 vLLM mixes `LearnerWeights` into its worker class. A server needs the option
-`--worker-extension-cls zerosearch_agents.sampling.vllm.worker.LearnerWeights`; an engine in the learner's process does it
-without an option.
+`--worker-extension-cls zerosearch_agents.sampling.vllm.worker.LearnerWeights`; an engine in the learner's process
+needs none.
 Written for vLLM 0.28 to 0.32.
 """
 

@@ -59,7 +59,7 @@ def behaviour(name: str) -> Iterator[list[float]]:
 
 
 def _changing(compute_logprobs: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:
-    """`scoring.compute_logprobs` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
+    """`compute_logprobs` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
 
     def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
         new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]

@@ -3,8 +3,8 @@
     python -m zerosearch_benchmarks.speed.learner.sides '{"side": "ours", "cycles": 3, "work": {...}}'
 
 It writes a line of JSON when it is ready, then one for every line that it reads, and ends after `cycles` of them.
-The time spent waiting for a line is not measured. `"model"` names a model of `agents/plan/estimate.py` to use instead of
-the workload's own; `"device": "cuda"` runs it on a GPU.
+The time spent waiting for a line is not measured. `"model"` names a model of `agents/plan/estimate.py` to use
+instead of the workload's own; `"device": "cuda"` runs it on a GPU.
 """
 
 from __future__ import annotations
