@@ -9,6 +9,8 @@ import torch
 from zerosearch_benchmarks.gpu import command as gpu
 from zerosearch_env.errors import ConfigError
 
+pytestmark = pytest.mark.timeout(600)  # processes that load torch, one of them TRL; slow machines take minutes
+
 
 @pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "training"])
 def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:

@@ -157,10 +157,10 @@ def test_a_start_is_made_once(tmp_path):
 
 @pytest.mark.parametrize("name", stability.BEHAVIOURS)
 def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
-    before = objective.kl_loss, trainer.score
+    before = objective.kl_loss, trainer.compute_logprobs
     config = replace(small, output=str(tmp_path / "run"))
     row = stability.run_one(name, config, QUESTIONS)
-    assert (objective.kl_loss, trainer.score) == before
+    assert (objective.kl_loss, trainer.compute_logprobs) == before
     assert (row["behaviour"], row["ended"], len(row["steps"])) == (name, "finished", 2)
     assert all(0 <= step["changed"] <= 1 for step in row["steps"])
     assert {decoding: found["n"] for decoding, found in row["held_out"].items()} == dict.fromkeys(

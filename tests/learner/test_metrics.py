@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from test_batch import SCORES, make_rollout
 
-import zerosearch_agents.runs.metrics as module
 from zerosearch_agents.runs.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
 from zerosearch_env.types import StopReason
 
@@ -58,6 +57,6 @@ def test_the_log_is_cut_back_to_where_a_run_resumes(tmp_path):
 
 
 def test_the_glossary_in_the_documentation_is_this_one():
-    page = (Path(module.__file__).resolve().parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     for name, formula in GLOSSARY.items():
         assert f"| `{name}` | {formula} |" in page

@@ -54,7 +54,7 @@ def config_of(folder: Path, algorithm: str, **changes):
 
 DYING = """
 import os, signal, sys
-from zerosearch_agents import trainer
+from zerosearch_agents.training import trainer
 from zerosearch_env.cli import main
 
 def train_step(learner, step, real=trainer.train_step):

@@ -22,7 +22,7 @@ from zerosearch_agents.config.train import (
     dump_config,
     read_config,
 )
-from zerosearch_agents.objective.credit import make_samples, weigh
+from zerosearch_agents.objective.credit import assign_credit, make_samples
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
@@ -105,7 +105,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import tiny
-from zerosearch_agents import checkpoint, run_files
+from zerosearch_agents.runs import checkpoint
+from zerosearch_agents.training import run_files
 from zerosearch_agents.config.train import read_config
 from zerosearch_agents.training.trainer import train
 
@@ -316,7 +317,7 @@ def test_failed_searches_stay_out_of_the_loss(tmp_path):
     metrics, groups = train_step(learner, 0)
     failures = [one for group in groups for one in group if not one.trainable]
     assert metrics["engine_failures"] == len(failures) > 0
-    weighed = weigh(learner.config.algorithm, make_samples(groups))
+    weighed = assign_credit(learner.config.algorithm, make_samples(groups))
     assert sum(map(len, weighed)) == 16 - len(failures)
 
 
@@ -334,7 +335,7 @@ def test_a_step_without_any_rollout_to_train_on_stops_the_run(tmp_path):
 def test_gradients_that_are_not_finite_are_left_out_and_end_the_run_at_last(tmp_path, monkeypatch):
     learner = make_learner(tmp_path)
     _, groups = train_step(learner, 0)
-    samples = [s for group in weigh(learner.config.algorithm, make_samples(groups)) for s in group]
+    samples = [s for group in assign_credit(learner.config.algorithm, make_samples(groups)) for s in group]
     before = fingerprint(learner_weights(learner))
     original = learner_module.loss_and_sums
     monkeypatch.setattr(learner_module, "loss_and_sums", lambda *a: (original(*a)[0] * float("nan"), original(*a)[1]))

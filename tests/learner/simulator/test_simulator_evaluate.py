@@ -16,7 +16,7 @@ from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.evaluation.attacks import ATTACKS
 from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, engine_spec, run_evaluate
 from zerosearch_agents.simulator.evaluation.table import print_report
-from zerosearch_env.engines import ConstantEngine, FailingEngine, base, register_engine
+from zerosearch_env.engines import ConstantEngine, FailingEngine, register_engine, registry
 from zerosearch_env.engines.simulated.engine import SimulatedEngine
 from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import ConfigError, DataError, EngineError
@@ -55,7 +55,7 @@ class Writer:
 @pytest.fixture(autouse=True)
 def engines() -> Iterator[None]:
     """Kinds of engines for these tests alone."""
-    known = dict(base._FACTORIES)
+    known = dict(registry._FACTORIES)
 
     def writer(argument: str, dataset: object, *, resamples: int = 3) -> SimulatedEngine:
         return SimulatedEngine(Writer(argument == "stubborn"), options=SimulationOptions(resamples=resamples))
@@ -64,8 +64,8 @@ def engines() -> Iterator[None]:
     register_engine("failing", lambda argument, dataset: FailingEngine("no server", after=int(argument or 0)))
     register_engine("constant", lambda argument, dataset: ConstantEngine([Document("", "The oak. " + argument)]))
     yield
-    base._FACTORIES.clear()
-    base._FACTORIES.update(known)
+    registry._FACTORIES.clear()
+    registry._FACTORIES.update(known)
 
 
 def evaluate(pairs_file: Path, engine: str, **options: object) -> dict:
