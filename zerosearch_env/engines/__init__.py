@@ -1,6 +1,6 @@
-"""Search engines: what answers the policy's queries.
+"""Search engines: they answer the policy's queries.
 
-`make_engine` builds one from its description; `register_engine` adds a kind of one's own.
+`make_engine` builds an engine from its description; `register_engine` adds your own kind.
 """
 
 from __future__ import annotations

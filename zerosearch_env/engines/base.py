@@ -1,6 +1,6 @@
-"""What every search engine is: the protocol, the base class that batches concurrent callers, and the registry.
+"""The search engine protocol, and a base class that batches concurrent callers.
 
-An engine answers a batch of requests in order. Whoever implements `search` gets `asearch` from `BatchedEngine`.
+An engine answers a batch of requests in order. Subclasses of `BatchedEngine` implement `search` and inherit `asearch`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
 
 @runtime_checkable
 class SearchEngine(Protocol):
-    """Anything that answers searches. Results never depend on what else is in the batch."""
+    """Anything that answers searches. A result never depends on the other requests of its batch."""
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order."""
@@ -30,24 +30,25 @@ class SearchEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the engine holds. Calling it twice is fine; searching afterwards is an error."""
+        """Release the engine's resources. Calling it twice is fine; searching afterwards is an error."""
         ...
 
 
 class BatchedEngine(ABC):
-    """Base of the engines: `search` is theirs, `asearch` and `close` come from here.
+    """Base class of engines: a subclass implements `search`; `asearch` and `close` are provided here.
 
-    Callers that await `asearch` in the same few milliseconds of an event loop share one `search` call, which runs in
-    a worker thread so that the loop stays free.
+    Callers that await `asearch` within a few milliseconds of each other share one `search` call. It runs in a worker
+    thread, so the event loop stays free.
 
     Args:
-        max_wait_s: how long the first caller of a batch waits for company, in seconds. 0 gathers what is ready in the
-            same turn of the event loop.
-        max_batch: a batch is sent at once when it holds this many requests.
+        max_wait_s: how long the first caller of a batch waits for others, in seconds. With 0 the batch holds the
+            requests that arrive in the same iteration of the event loop.
+        max_batch: a batch with this many requests is sent immediately.
 
     Attributes:
-        waits: whether a search waits for another process or machine. Rollouts then go on meanwhile; a search that
-            computes in this process is answered at once, so that what is computed together never depends on timing.
+        waits: whether a search waits for another process or machine. If True, rollouts continue in the meantime. If
+            False, the engine computes in this process and each search is answered before the rollouts continue, so
+            that the composition of a batch never depends on timing.
     """
 
     waits = False
@@ -72,9 +73,9 @@ class BatchedEngine(ABC):
         """
 
     async def asearch(self, request: SearchRequest) -> SearchResult:
-        """Answer one request together with those of other callers that wait in the same event loop.
+        """Answer one request, batched with those of other callers in the same event loop.
 
-        An exception that `search` raises reaches every caller of the batch.
+        If `search` raises an exception, every caller of the batch gets it.
         """
         self._check_open()
         loop = asyncio.get_running_loop()
@@ -92,15 +93,15 @@ class BatchedEngine(ABC):
         return await future
 
     def close(self) -> None:
-        """Release what the engine holds. Calling it twice is fine; searching afterwards raises EngineError."""
+        """Release the engine's resources. Calling it twice is fine; searching afterwards raises EngineError."""
         self._closed = True
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the lock and the callers that wait: an engine is sent to worker processes as it is described."""
+        """Leave out the lock and the pending callers, so that an engine can be sent to worker processes."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_waiting")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has a lock of its own, and nobody waits for it."""
+        """Recreate the lock; pending callers are not copied."""
         self.__dict__ |= state
         self._waiting = {}
         self._lock = threading.Lock()
@@ -110,7 +111,7 @@ class BatchedEngine(ABC):
             raise EngineError(f"{type(self).__name__} is closed; build a new one to search again", attempts=0)
 
     def _send(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
-        """Search for all who wait in `waiting`, unless a full batch has already been sent."""
+        """Search for all callers in `waiting`, unless they were already sent as a full batch."""
         with self._lock:
             if self._waiting.get(loop) is not waiting:
                 return
@@ -122,7 +123,7 @@ class BatchedEngine(ABC):
 
 
 def _deliver(done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio.Future[SearchResult]]) -> None:
-    """Hand each caller its result, or the batch's exception."""
+    """Give each caller its result, or the exception of the batch."""
     error = EngineError("the search was cancelled") if done.cancelled() else done.exception()
     for position, future in enumerate(futures):
         if future.done():
@@ -134,10 +135,10 @@ def _deliver(done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio
 
 
 def check_size(passages: int, top_k: int, *, noise: bool) -> None:
-    """Check that there are enough passages for a result, and with noise for one beside it that shares none.
+    """Check that there are enough passages for a result, and with noise for a second result that shares none of them.
 
     Raises:
-        ConfigError: there are not; the message names both numbers.
+        ConfigError: there are too few passages; the message gives both numbers.
     """
     needed = 2 * top_k if noise else top_k
     if passages < needed:
@@ -149,10 +150,10 @@ def check_size(passages: int, top_k: int, *, noise: bool) -> None:
 
 
 def check_mask(request: SearchRequest) -> None:
-    """Check that a request asks for documents, and that a noise mask has one flag for each.
+    """Check that a request asks for at least one document, and that a noise mask has one flag per document.
 
     Raises:
-        ConfigError: `top_k` is below 1, or the mask has another length.
+        ConfigError: `top_k` is below 1, or the length of the mask is not `top_k`.
     """
     if request.top_k < 1:
         raise ConfigError(f"top_k must be at least 1, got {request.top_k}")

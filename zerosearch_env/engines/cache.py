@@ -1,9 +1,9 @@
-"""`ResultCache`: documents in a SQLite file that many processes share and that survives their sudden death.
+"""`ResultCache`: documents in a SQLite file that many processes can share and that survives a killed process.
 
-The file is in WAL mode: readers do not wait for the writer, and a process that is killed leaves the file as its last
-commit left it. A file that cannot be used is a `CacheError` when the cache is opened. Later failures (a lock that is
-held too long, a page that cannot be read) never end a search: a look-up is a miss, a write is left out, and both are
-counted. A file that may not be written is read only.
+The file is in WAL mode: readers do not wait for the writer, and after a crash the file holds everything up to the last
+commit. Opening an unusable file raises `CacheError`. Later failures (a lock that is held too long, an unreadable page)
+never fail a search: a failed look-up is a miss, a failed write is skipped, and both are counted. A file without write
+permission is opened read-only.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SCHEMA = (
 
 
 def cache_key(*parts: Any) -> bytes:
-    """A 20-byte key of JSON values; texts with lone surrogates are fine."""
+    """A 20-byte key for JSON values; strings may contain lone surrogates."""
     text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
     return hashlib.blake2b(text.encode("ascii"), digest_size=20).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class CacheFile:
-    """What `zerosearch cache stats` reports of a file."""
+    """The report of `zerosearch cache stats` on a file."""
 
     entries: int
     bytes: int
@@ -48,14 +48,14 @@ class CacheFile:
 
 
 class ResultCache:
-    """Sets of documents by key.
+    """Lists of documents by key.
 
     Args:
-        path: the file; it and its folder are made where they are missing.
+        path: the file; it and its folder are created if missing.
         timeout_s: how long a look-up or a write waits for a lock, in seconds.
 
     Raises:
-        CacheError: the file is no cache, is broken, is locked for longer than `timeout_s`, or cannot be made.
+        CacheError: the file is not a cache, is broken, is locked for longer than `timeout_s`, or cannot be created.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 5.0) -> None:
@@ -67,12 +67,12 @@ class ResultCache:
         self._closed = False
         self.read_only = False
         self.errors = 0
-        """Look-ups and writes that failed since this object was made."""
+        """Look-ups and writes that failed since this object was created."""
         with self._lock:
             self._connect()
 
     def get_many(self, keys: Sequence[bytes], source: str = "") -> dict[bytes, tuple[Document, ...]]:
-        """The documents of those keys that the cache holds; those kept without a source of their own have `source`."""
+        """Look up keys; the result holds only those found. Documents stored without a source get `source`."""
         rows: list[tuple[bytes, str]] = []
         if self._closed:
             return {}
@@ -89,11 +89,9 @@ class ResultCache:
             return {}
 
     def put_many(self, engine: str, entries: Mapping[bytes, Sequence[Document]]) -> None:
-        """Keep documents, in one transaction. An entry that is there already stays as it is.
+        """Store documents in one transaction. Existing entries are not changed.
 
-        Sources that are the engine's name are not written out.
-
-        Nothing is kept by a cache that is read-only or closed.
+        A source equal to the engine's name is not stored. A read-only or closed cache stores nothing.
         """
         if self.read_only or self._closed or not entries:
             return
@@ -108,7 +106,7 @@ class ResultCache:
             self._failed("write", cause)
 
     def describe(self) -> CacheFile:
-        """Entries, by engine, and the size of the file.
+        """Count the entries per engine and measure the size of the file.
 
         Raises:
             CacheError: the file cannot be read.
@@ -123,7 +121,10 @@ class ResultCache:
         return CacheFile(sum(count for _, count in counted), size, dict(sorted(counted)))
 
     def clear(self) -> int:
-        """Delete every entry and give the space back; the number of entries that were there.
+        """Delete all entries and release the disk space.
+
+        Returns:
+            The number of deleted entries.
 
         Raises:
             CacheError: the file cannot be written.
@@ -150,17 +151,17 @@ class ResultCache:
                 connection.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As it is described: a copy opens the file by itself."""
+        """Leave out the lock and the connection: a copy opens the file again."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_connection")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has a lock and a connection of its own."""
+        """Recreate the lock; the copy opens its own connection when it is first used."""
         self.__dict__ |= state
         self._lock = threading.Lock()
         self._connection, self._pid, self.errors = None, -1, 0
 
     def _connect(self) -> sqlite3.Connection:
-        """This process's connection; SQLite forbids to use one that a fork brought along."""
+        """The connection of this process; SQLite forbids the use of a connection inherited through a fork."""
         if self._closed:
             raise CacheError(f"the cache {self.path} is closed")
         if self._connection is None or self._pid != os.getpid():
@@ -176,7 +177,7 @@ class ResultCache:
         self.read_only = exists and not os.access(self.path, os.W_OK)
         if not exists:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        # SQLite makes files beside a WAL database; where it may not, the file is taken as one that nobody changes.
+        # SQLite creates files next to a WAL database. If the folder is read-only, open the file as immutable.
         frozen = self.read_only and not os.access(self.path.parent, os.W_OK)
         mode = ("mode=ro&immutable=1" if frozen else "mode=ro") if self.read_only else "mode=rwc"
         uri = f"{self.path.absolute().as_uri()}?{mode}"
@@ -219,7 +220,7 @@ class ResultCache:
 
 
 def _row(document: Document, engine: str) -> list[Any]:
-    """`[title, text]` of a document that a model wrote, `[title, text, source, score]` of one that was found."""
+    """`[title, text]` for a document written by a model, `[title, text, source, score]` for a retrieved document."""
     short = [document.title, document.text]
     plain = document.source == engine and document.score is None
     return short if plain else [*short, document.source, document.score]

@@ -1,7 +1,8 @@
-"""The leak guard: whether a document states a gold answer, and how to take it out.
+"""The leak guard: detects gold answers in documents and removes them.
 
-An answer counts as stated when `rewards.contains_answer` finds it, and also when it is found after folding accents,
-hyphens, full-width letters and invisible characters: a model that is asked to smuggle an answer out writes "Zür-ich".
+A document states an answer if `rewards.contains_answer` finds it, either in the text itself or after folding accents,
+hyphens, full-width letters and invisible characters. The folding catches a model that smuggles an answer out as
+"Zür-ich".
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from ..game.rewards import contains_answer, normalize_answer
 from ..types import Document, full_text
 
 REDACTED = "..."
-"""Stands where an answer stood. Search engines cut their snippets like this: it does not tell that one stood there."""
+"""Replaces a removed answer. Search engines shorten snippets the same way, so it does not reveal the removal."""
 
 _View = Callable[[str], list[str]]
-"""A word of a text to the tokens that it holds for the comparison with answers."""
+"""Maps a word to the tokens that are compared with the answers."""
 
 _JOINERS = {ord(c): None for c in "\u00ad\u200b\u200c\u200d\u2060\ufeff"}
 _DASHES = {ord(c): " " for c in "-_/\u2010\u2011\u2012\u2013\u2014\u2015\u2212"}
 
 
 def leaks(document: Document, answers: Sequence[str]) -> bool:
-    """Whether title or text of a document states a gold answer."""
+    """Whether the title or text of a document states a gold answer."""
     text = full_text(document)
     if contains_answer(text, answers):
         return True
@@ -35,13 +36,17 @@ def leaks(document: Document, answers: Sequence[str]) -> bool:
 
 
 def redact(document: Document, answers: Sequence[str]) -> Document | None:
-    """The document without the gold answers; None when nothing but an answer would be left, or one resists."""
+    """Remove the gold answers from a document.
+
+    Returns:
+        The redacted document; None if no text would be left, or if an answer could not be removed.
+    """
     title, text = document.title, document.text
     for _ in range(2 + len(answers)):
         clean = replace(document, title=_redact(title, answers), text=_redact(text, answers))
         if not leaks(clean, answers):
             return clean if normalize_answer(clean.text) else None
-        # An answer may reach over the border from title to text.
+        # An answer may start in the title and end in the text.
         title, text = "", f"{clean.title} {clean.text}".strip()
     return None
 
@@ -56,7 +61,10 @@ def _redact(text: str, answers: Sequence[str]) -> str:
 
 
 def _without(words: list[str], view: _View, golds: Sequence[tuple[str, ...]]) -> list[str]:
-    """The words with each run that spells a gold answer replaced; again and again, since neighbours move together."""
+    """Replace each run of words that spells a gold answer.
+
+    Repeats until none is found, since a replacement can bring words together that spell another answer.
+    """
     while True:
         tokens = [(token, index) for index, word in enumerate(words) for token in view(word)]
         found = next(
@@ -94,5 +102,5 @@ def _fold(text: str) -> str:
 
 @lru_cache(maxsize=16384)
 def _folded_answers(answers: tuple[str, ...]) -> tuple[str, ...]:
-    # "..." or "!!!" fold to nothing and are left to the plain comparison.
+    # Answers such as "..." or "!!!" fold to an empty string; only the plain comparison handles them.
     return tuple(folded for answer in answers if normalize_answer(folded := _fold(answer)))

@@ -1,7 +1,7 @@
-"""Noisy results: passages near the query that cannot answer the question.
+"""Noisy results: passages close to the query that cannot answer the question.
 
-A hard negative is a passage that the query ranks just below the useful ones. Which of them are taken is a function of
-the request's seed alone. None holds a gold answer, and none is among the useful ones.
+Noisy passages are hard negatives: they rank just below the useful ones. The request's seed alone decides which of them
+are drawn. They contain no gold answer and are never useful passages.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .ranking import Ranking
 Item = TypeVar("Item")
 
 MAX_EXAMINED = 20_000
-"""Passages that are examined for one noisy result before it stays shorter than asked for."""
+"""Maximum number of passages examined for one noisy result; after that the result may be shorter than requested."""
 _STEP = 0x9E3779B97F4A7C15
 
 
 class RankedPassages(Protocol):
-    """Passages that can be ranked for a query to the last one."""
+    """A collection of passages that can be ranked completely for a query."""
 
     @property
     def passages(self) -> Sequence[Document]:
-        """What is ranked."""
+        """The passages that are ranked."""
         ...
 
     def __len__(self) -> int: ...
 
     def rank_all(self, query: str) -> Ranking:
-        """Every passage that has a score for the query, best first."""
+        """All passages with a score for the query, best first."""
         ...
 
 
 def seeded_orders(seeds: Sequence[int], size: int) -> list[list[int]]:
-    """One random order of `range(size)` for each seed, drawn with the package's own generator."""
+    """One random permutation of `range(size)` per seed, drawn with this package's generator."""
     with np.errstate(over="ignore"):
         counters = np.asarray(seeds, dtype=np.uint64)[:, None] + np.arange(size, dtype=np.uint64) * np.uint64(_STEP)
     orders: list[list[int]] = np.argsort(mix_array(0, counters), axis=1, kind="stable").tolist()
@@ -61,22 +61,25 @@ def sample_negatives(
 ) -> list[tuple[int, int]]:
     """Draw up to `count` passages without a gold answer.
 
-    First from the pool (the ranks after the first `skip`, as many as `order` is long), in the seeded order; then, if
-    the pool holds too few, from ever more distant ranks; last, from passages that share no word with the query.
+    Passages are tried in this order, until there are enough:
+
+        ranks   0 .. skip-1   skip .. skip+len(order)-1    further ranks        no word in common
+                useful,       the pool, in the             blocks of doubling   with the query,
+                never drawn   seeded order                 width, each seeded   score 0
 
     Args:
         index: the passages.
         request: gives the query, the gold answers and the seed.
-        ranking: of the query, `skip + len(order)` deep or deeper.
-        order: the seeded order in which the pool's ranks are tried.
-        skip: ranks that are useful, and never taken.
-        count: how many passages are wanted.
-        excluded: positions of further passages that are never taken.
-        titles: titles that are never taken.
+        ranking: ranking of the query, at least `skip + len(order)` deep.
+        order: seeded order in which the ranks of the pool are tried.
+        skip: number of top ranks that are useful and never drawn.
+        count: number of passages wanted.
+        excluded: positions of other passages that are never drawn.
+        titles: passages with these titles are never drawn.
 
     Returns:
-        (position of the passage, score in units of bm25.SCALE), highest score first; shorter than `count` only when
-        MAX_EXAMINED passages, or all of them, do not hold enough without an answer.
+        Pairs (position of the passage, score in units of `ranking.SCALE`), highest score first. There are fewer than
+        `count` only if too few of the MAX_EXAMINED passages, or of all passages, are free of gold answers.
     """
     passages, answers = index.passages, request.answers
     taken: dict[int, tuple[int, int]] = {}
@@ -99,7 +102,7 @@ def sample_negatives(
 
 
 def _further(index: RankedPassages, query: str, seed: int, skip: int, pool: int) -> Iterator[tuple[int, int, int]]:
-    """Beyond the pool: (rank after `skip`, position, score), seeded inside blocks of doubling width."""
+    """Candidates after the pool: (rank after `skip`, position, score), shuffled by seed in blocks of doubling width."""
     ranking = index.rank_all(query)
     matched = ranking.ids.tolist()
     start, width, left = skip + pool, 64, MAX_EXAMINED
@@ -120,7 +123,7 @@ def _further(index: RankedPassages, query: str, seed: int, skip: int, pool: int)
 
 
 def walk_all(size: int, seed: int) -> Iterator[int]:
-    """Every integer below `size` once, from a seeded start with a seeded stride."""
+    """Every integer below `size` once, from a seeded start and with a seeded stride that is coprime to `size`."""
     if size < 1:
         return
     stride = 1 + mix(seed, 1) % size
@@ -133,7 +136,7 @@ def walk_all(size: int, seed: int) -> Iterator[int]:
 
 
 def unrelated(size: int, seed: int, known: NDArray[np.int64], count: int) -> list[int]:
-    """`count` positions below `size` that are not in `known`, drawn by the seed (fewer where there are fewer)."""
+    """Draw `count` positions below `size` that are not in `known`, by seed; fewer if there are not enough."""
     taken = set(known.tolist())
     drawn: list[int] = []
     for position in walk_all(size, seed):
@@ -145,6 +148,6 @@ def unrelated(size: int, seed: int, known: NDArray[np.int64], count: int) -> lis
 
 
 def mix_slots(mask: Sequence[bool], useful: Sequence[Item], noisy: Sequence[Item]) -> tuple[Item, ...]:
-    """Slot j is the j-th noisy item where `mask[j]`, else the j-th useful one; slots without one are left out."""
+    """Slot j gets the j-th noisy item if `mask[j]`, else the j-th useful item; slots without an item are left out."""
     chosen = [noisy if noise else useful for noise in mask]
     return tuple(items[slot] for slot, items in enumerate(chosen) if slot < len(items))

@@ -16,6 +16,6 @@ class Ranking:
     """The best passages for one query, best first."""
 
     ids: NDArray[np.int64]
-    """Positions of the passages, shape (n,); with BM25 only passages that share a word with the query."""
+    """Positions of the passages, shape (n,); BM25 only ranks passages that share a word with the query."""
     scores: NDArray[np.int32] | NDArray[np.int64]
-    """Scores in units of 1 / SCALE, shape (n,); those of BM25 are at least 1."""
+    """Scores in units of 1 / SCALE, shape (n,); BM25 scores are at least 1."""

@@ -1,4 +1,4 @@
-"""The kinds of search engines by name, and the function that builds one from its description."""
+"""Registry of search engine kinds, and the function that builds an engine from its description."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ..types import Dataset
 from .base import SearchEngine
 
 EngineFactory = Callable[..., SearchEngine]
-"""`factory(argument, dataset, **options) -> SearchEngine`; `argument` is the text after the colon of a spec, or ""."""
+"""`factory(argument, dataset, **options) -> SearchEngine`; `argument` is the part of a spec after the colon, or ""."""
 
 
 _FACTORIES: dict[str, EngineFactory] = {}
 
 
 def register_engine(kind: str, factory: EngineFactory) -> None:
-    """Make a kind of engine known to `make_engine`.
+    """Register a kind of engine for `make_engine`.
 
     Args:
-        kind: the name in front of the colon of a spec, for example `"corpus"`.
+        kind: the part of a spec before the colon, for example `"corpus"`.
         factory: called as `factory(argument, dataset, **options)`; its keyword-only parameters are the options that
-            a mapping may give.
+            a spec given as a mapping may contain.
 
     Raises:
-        ConfigError: when the kind is empty, holds a colon, or is taken by another factory.
+        ConfigError: `kind` is empty, contains a colon, or is already registered with another factory.
     """
     if not kind or ":" in kind:
         raise ConfigError(f"the kind of an engine is a non-empty name without a colon, got {kind!r}")
@@ -39,11 +39,12 @@ def make_engine(spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Datase
 
     Args:
         spec: `"KIND"`, `"KIND:ARGUMENT"`, `{"kind": KIND, "argument": ARGUMENT, **options}`, or a ready-made engine,
-            which is returned as it is.
-        dataset: the dataset whose passages an embedded engine searches.
+            which is returned unchanged.
+        dataset: an embedded engine searches the passages of this dataset.
 
     Raises:
-        ConfigError: for an unknown kind or option (the nearest valid one is named), or an unusable value.
+        ConfigError: the kind or an option is unknown (the message suggests the nearest valid one), or a value is
+            invalid.
     """
     if isinstance(spec, str):
         kind, _, argument = spec.partition(":")
@@ -57,7 +58,7 @@ def make_engine(spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Datase
         return spec
     else:
         raise ConfigError(
-            "a search engine is described by a text such as 'corpus', by a mapping with a 'kind', or is an object with "
+            "a search engine must be a string such as 'corpus', a mapping with a 'kind', or an object with "
             f"search, asearch and close; got {type(spec).__name__}"
         )
     factory = _FACTORIES.get(kind) if isinstance(kind, str) else None

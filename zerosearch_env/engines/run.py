@@ -1,4 +1,4 @@
-"""One engine call for the searches of a step, with the engine's answer checked."""
+"""One engine call for all searches of a step, with a check of the number of results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .base import SearchEngine
 
 
 def run_searches(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-    """One engine call for all requests; an `EngineError` of the whole call becomes the failure of each of them.
+    """Call the engine once for all requests; if the call raises `EngineError`, each request gets a failed result.
 
-    Without a request the engine is not called.
+    Without requests the engine is not called.
 
     Raises:
-        EngineError: when the engine does not return one result a request, which no retry mends.
+        EngineError: the engine did not return one result per request, which a retry cannot fix.
     """
     if not requests:
         return []
@@ -27,6 +27,6 @@ def run_searches(engine: SearchEngine, requests: Sequence[SearchRequest]) -> lis
     if len(results) != len(requests):
         raise EngineError(
             f"{type(engine).__name__}.search returned {len(results)} results for {len(requests)} requests; "
-            "it must return one result a request, in order."
+            "it must return one result per request, in order."
         )
     return results

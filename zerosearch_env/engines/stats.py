@@ -1,4 +1,4 @@
-"""What engines that ask a server or a model count alike."""
+"""Counters shared by the engines that call a server or a model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SearchCounts:
-    """Counts since an engine was made, in this process. What is cached, sets or pages, its subclasses say."""
+    """Counts since an engine was created, in this process. Subclasses define the unit of caching: sets or pages."""
 
     searches: int = 0
     failed_searches: int = 0
     documents: int = 0
     """Documents returned, cached ones included."""
     noisy_documents: int = 0
-    """Noisy ones among them."""
+    """Noisy documents among the returned ones."""
     cache_hits: int = 0
     cache_misses: int = 0
     cache_errors: int = 0
-    """Look-ups and writes that failed because the file was locked or broken; the engine went on without."""
+    """Look-ups and writes that failed because the file was locked or broken; the engine continued without them."""
 
     @property
     def realised_noise(self) -> float:
-        """Share of noisy documents among those returned; 0 before the first."""
+        """Fraction of returned documents that are noisy; 0 before the first document."""
         return self.noisy_documents / self.documents if self.documents else 0.0
 
     @property
     def hit_rate(self) -> float:
-        """Share of what was asked for that came from the cache; 0 without a cache."""
+        """Fraction of cache look-ups that were hits; 0 without a cache."""
         asked = self.cache_hits + self.cache_misses
         return self.cache_hits / asked if asked else 0.0

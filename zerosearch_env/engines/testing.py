@@ -1,4 +1,4 @@
-"""Engines for tests and benchmarks, and the conformance suite that every engine should pass."""
+"""Engines for tests and benchmarks, and the conformance checks that every engine should pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INVENTED_REQUESTS = tuple(
         [("who wrote the first lighthouse manual", "Nobody Known"), ("capital of Zembla", "Onhava"), ("year", "1789")]
     )
 )
-"""Searches for engines whose documents are not known."""
+"""Requests for testing engines with unknown documents."""
 
 DEFAULT_DOCUMENTS = tuple(
     Document(title=f"Constant {number}", text="This passage is the same for every query.", source=f"constant-{number}")
@@ -25,10 +25,10 @@ DEFAULT_DOCUMENTS = tuple(
 
 
 class ConstantEngine(BatchedEngine):
-    """Returns the same documents for every request; costs next to nothing.
+    """Returns the same documents for every request, at almost no cost.
 
     Args:
-        documents: what every search returns, cut to the request's `top_k`.
+        documents: the documents that every search returns, cut to the request's `top_k`.
     """
 
     def __init__(self, documents: Sequence[Document] = DEFAULT_DOCUMENTS) -> None:
@@ -37,7 +37,7 @@ class ConstantEngine(BatchedEngine):
         self._results: dict[int, SearchResult] = {}
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """The same documents for each request; the result objects are shared."""
+        """Return the same documents for each request; requests with equal `top_k` share one result object."""
         if self._closed:
             self._check_open()
         results = self._results
@@ -48,13 +48,13 @@ class ConstantEngine(BatchedEngine):
 
 
 class FailingEngine(BatchedEngine):
-    """Fails: from the first request on, or after a number of requests that another engine answers.
+    """Fails on every request, or on every request after the first `after` ones.
 
     Args:
-        message: the failure's text.
-        after: how many requests succeed before the first failure.
-        inner: answers the requests that succeed; a `ConstantEngine` by default.
-        attempts: what the failed results report as attempts.
+        message: the failure message.
+        after: number of requests that succeed before the first failure.
+        inner: engine that answers the successful requests; a `ConstantEngine` by default.
+        attempts: number of attempts that the failed results report.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FailingEngine(BatchedEngine):
         self._attempts = attempts
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """Results of the inner engine while some are left, failures afterwards."""
+        """Return results of the inner engine for the first `after` requests, then failures."""
         self._check_open()
         good = min(self._left, len(requests))
         self._left -= good
@@ -98,26 +98,28 @@ STRANGE_QUERIES = (
     "</search><answer>x</answer><information>",
     "the " * 2000,
 )
-"""Queries that an engine has to survive."""
+"""Queries that an engine must answer without an error."""
 
 
 def check_engine(
     engine: SearchEngine, requests: Sequence[SearchRequest] | None = None, *, deterministic: bool = True
 ) -> None:
-    """Check that an engine keeps the promises that environments and learners rely on; for the tests of engines.
+    """Check that an engine keeps the guarantees that environments and learners rely on; for tests of engines.
 
-    One result per request and in order; at most `top_k` documents, with the fields' types; the same request gives the
-    same documents, whatever else is in the batch; noisy documents hold no gold answer, and a noise mask decides slot
-    by slot; an empty batch and any Unicode query are answered; `asearch` agrees with `search`.
+    - A batch gives one result per request, in order. An empty batch and any Unicode query are answered.
+    - A result has at most `top_k` documents, and their fields have the right types.
+    - The same request gives the same documents, whatever else is in the batch.
+    - Noisy documents contain no gold answer, and a noise mask applies slot by slot.
+    - `asearch` agrees with `search`.
 
     Args:
-        engine: what is checked; stays open.
-        requests: searches with known answers that make sense for the engine's documents, at least one; they are asked
-            with and without noise, whatever their own flag. Three invented ones when None.
-        deterministic: False leaves out the comparisons of repeated searches.
+        engine: the engine to check; it stays open.
+        requests: at least one search with known answers that makes sense for the engine's documents. Each is sent
+            with and without noise, whatever its own flag. None sends three invented requests.
+        deterministic: False skips the comparisons of repeated searches.
 
     Raises:
-        AssertionError: a promise is broken; the message says which one, and for which request.
+        AssertionError: a guarantee is broken; the message says which one, and for which request.
     """
     base = list(INVENTED_REQUESTS if requests is None else requests)
     _require(bool(base), "check_engine needs at least one request")
@@ -149,7 +151,7 @@ def check_engine(
 
 
 def _require(condition: bool, message: str) -> None:
-    # not an `assert` statement: the suite must also work under `python -O`
+    # Not an `assert` statement: the checks must also run under `python -O`.
     if not condition:
         raise AssertionError(message)
 
@@ -165,16 +167,16 @@ def _check_result(request: SearchRequest, result: SearchResult) -> None:
     _require(len(result.documents) <= request.top_k, f"{len(result.documents)} documents for top_k: {request}")
     for document in result.documents:
         texts = (document.title, document.text, document.source)
-        _require(all(isinstance(text, str) for text in texts), f"a document's field is no text: {document}")
+        _require(all(isinstance(text, str) for text in texts), f"a document's field is not a string: {document}")
     if request.noisy is True:
         for document in result.documents:
             _require(not _holds(document, request), f"a noisy document holds a gold answer: {document}; {request}")
 
 
 def _check_mask(request: SearchRequest, useful: SearchResult, wrong: SearchResult, both: SearchResult) -> None:
-    """The mask's noisy slots hold no answer; its useful ones hold what a search without noise puts there."""
+    """Noisy slots must hold no answer; useful slots must hold the same document as in a search without noise."""
     if not len(useful.documents) == len(wrong.documents) == len(both.documents) == request.top_k:
-        return  # a shorter result leaves slots out, and slots can no longer be told apart
+        return  # A short result leaves slots out, so the remaining documents can no longer be matched to slots.
     for slot, (document, noise) in enumerate(zip(both.documents, request.noise_mask, strict=True)):
         if noise:
             _require(not _holds(document, request), f"noisy slot {slot} holds a gold answer: {document}; {request}")
