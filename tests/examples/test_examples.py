@@ -1,0 +1,82 @@
+"""The examples run, stay short, and show what they say they show."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from zerosearch_env.engines import registry
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LONGEST = {"training_loop.py": 200}
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST.get(path.name, 60)
+
+
+def test_the_environment_is_played(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("play_environment")
+    assert example.one_episode(noise_level=0.0) in (0.0, 1.0)
+    assert example.many_episodes() > 0.1
+    assert "<information>" in capsys.readouterr().out
+
+
+def test_the_agent_visibly_loses_accuracy_with_noise() -> None:
+    em = load("my_agent").main(questions=120)
+    assert em[0.0] > 0.3
+    assert em[0.0] > em[0.5] + 0.1
+    assert em[0.5] > em[1.0]
+
+
+def test_the_engine_passes_the_conformance_suite_and_plays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    load("my_engine").main()
+    assert "Doc 1" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(300)
+def test_the_training_loop_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("training_loop")
+    (row,) = example.train(steps=1, questions=1, group_size=3)
+    assert row["step"] == 1
+    assert 0 <= row["reward"] <= 1
+
+
+def test_the_training_loop_differentiates_sampled_tokens_alone() -> None:
+    """Uniform logits over V tokens: log p = -log V, and only the tokens with mask 1 count."""
+    example = load("training_loop")
+    bias = torch.zeros(5, requires_grad=True)
+
+    def model(input_ids: torch.Tensor) -> object:
+        return type("Output", (), {"logits": bias.expand(1, input_ids.shape[1], 5)})
+
+    right = example.Rollout([0, 1, 2, 3], [0, 1, 0, 1], reward=1.0)
+    wrong = example.Rollout([0, 4, 4], [0, 0, 1], reward=0.0)
+    loss = example.grpo_loss(model, [[right, wrong]])
+    advantage = 0.5 / 0.5**0.5  # rewards 1 and 0: mean 1/2, unbiased standard deviation sqrt(1/2)
+    log5 = float(torch.log(torch.tensor(5.0)))
+    assert loss.item() == pytest.approx((2 * advantage - advantage) * log5 / 3)
+    loss.backward()
+    # d/db_j of -sum A log p_t / n = sum A (p_j - [t = j]) / n over sampled tokens 1, 3 (A > 0) and 4 (A < 0)
+    counts = torch.tensor([0.0, 1.0, 0.0, 1.0, -1.0])
+    torch.testing.assert_close(bias.grad, advantage * (0.2 * 1 - counts) / 3)
+    assert example.grpo_loss(model, [[right, right]]) is None
