@@ -1,9 +1,9 @@
-"""ZeroSearch: question answering with a search engine whose noise level is under control, as a Gymnasium environment.
+"""ZeroSearch: a Gymnasium environment for question answering with a search engine that has a controllable noise level.
 
     import gymnasium as gym, zerosearch_env
     env = gym.make("ZeroSearch-v0", noise_schedule="exp")
 
-Importing this package registers the environment and loads nothing heavy; the names below load at first use.
+Importing this package registers the environment and loads no heavy library. The names below are loaded at first use.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ __all__ = ["ENV_ID", "__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
+    """Load a public name when it is first used."""
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Key, Value]):
-    """The most recently used entries, at most `size` of them. Safe to use from several threads."""
+    """An LRU cache with at most `size` entries. Safe to use from several threads."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -21,7 +21,7 @@ class BoundedCache(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
-        """The value under a key, or None."""
+        """The value stored under a key, or None."""
         with self._lock:
             value = self._entries.get(key)
             if value is not None:
@@ -29,7 +29,7 @@ class BoundedCache(Generic[Key, Value]):
             return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value; the entry not used for the longest time makes room for it."""
+        """Store a value. When the cache is full, the least recently used entry is dropped."""
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)

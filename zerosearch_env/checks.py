@@ -1,4 +1,4 @@
-"""Checks of argument values that several modules make."""
+"""Argument checks shared by several modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `zerosearch`: finds the command's module, loads it only then, and turns errors into one line."""
+"""The command `zerosearch`: imports only the module of the chosen command, and prints errors as one line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .errors import MissingExtraError, ZeroSearchError, unknown_name
 
 _OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
 
-# Set before any library that reads them is loaded; a value that the user has set stays.
+# Set before any library that reads these variables is loaded. Values set by the user are kept.
 _ENVIRONMENT = {
-    # Waiting OpenMP threads sleep instead of spinning: on cores shared with other work an eightfold difference.
+    # Waiting OpenMP threads sleep instead of spinning. On cores shared with other work this is eight times faster.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # tokenizers warns about (and disables) its threads after a fork; the texts here are short.
+    # After a fork, tokenizers disables its threads and warns about it. The texts here are short, so no speed is lost.
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -27,11 +27,11 @@ class Command:
     """One command of `zerosearch`."""
 
     module: str
-    """Import name of the module whose `main(argv) -> int` runs it."""
+    """Import name of the module; its `main(argv) -> int` runs the command."""
     summary: str
-    """One sentence for the help."""
+    """One sentence for `zerosearch --help`."""
     extra: str | None = None
-    """The extra of this distribution that brings its libraries."""
+    """The extra of this distribution that installs the libraries the command needs; None: no extra."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -43,25 +43,21 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.tiny.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
     "train": Command("zerosearch_agents.training.cli", "Train a policy with reinforcement learning.", "train"),
-    "plan": Command(
-        "zerosearch_agents.plan.cli", "Print what a preset needs in memory and time on GPUs, or run it dry.", "train"
-    ),
+    "plan": Command("zerosearch_agents.plan.cli", "Estimate a preset's GPU memory and time, or do a dry run.", "train"),
     "eval": Command(
         "zerosearch_agents.evaluation.cli",
-        "Measure checkpoints, your own agents and baselines at fixed noise.",
+        "Evaluate checkpoints, your own agents and baselines at fixed noise levels.",
         "train",
     ),
     "simulator": Command(
         "zerosearch_agents.simulator.cli",
-        "Tune a language model as search engine: collect, label, ... evaluate.",
+        "Tune a language model to act as the search engine: collect, label, ... evaluate.",
         "train",
     ),
-    "bench": Command("zerosearch_benchmarks.cli", "Measure the speed of the package beside its peers."),
-    "serve": Command(
-        "zerosearch_env.serve.command", "Answer /retrieve requests of other training code over any engine.", "serve"
-    ),
-    "index": Command("zerosearch_env.commands.index", "Build a dense index, or say what one holds.", "dense"),
-    "cache": Command("zerosearch_env.commands.cache", "Look into a file of cached searches, or empty it."),
+    "bench": Command("zerosearch_benchmarks.cli", "Compare the speed of this package with that of similar packages."),
+    "serve": Command("zerosearch_env.serve.command", "Serve any engine over HTTP: answer /retrieve requests.", "serve"),
+    "index": Command("zerosearch_env.commands.index", "Build a dense index, or describe an existing one.", "dense"),
+    "cache": Command("zerosearch_env.commands.cache", "Describe a file of cached searches, or empty it."),
     "view": Command("zerosearch_env.commands.view", "Turn recorded transcripts into one HTML file."),
 }
 
@@ -74,13 +70,13 @@ def help_text() -> str:
         [
             "usage: zerosearch COMMAND [options]",
             "",
-            "A search environment with a controllable noise level, and a learner and a benchmark beside it.",
+            "A search environment with a controllable noise level, with a trainer and benchmarks.",
             "",
             *lines,
             "",
-            "zerosearch COMMAND --help    says what a command takes",
-            "zerosearch --version         prints the version",
-            "ZEROSEARCH_TRACEBACK=1       shows where an error comes from",
+            "zerosearch COMMAND --help    show the options of a command",
+            "zerosearch --version         print the version",
+            "ZEROSEARCH_TRACEBACK=1       environment variable: show the full traceback of an error",
         ]
     )
 
@@ -113,14 +109,14 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command, and ends the process where it is one of several (see `_leave`).
+    """Run one command. Under torchrun with several processes this also ends the process (see `_leave`).
 
     Args:
-        argv: the arguments after the program's name; None takes those of the process.
+        argv: the arguments after the program's name; None: the arguments of the process.
 
     Returns:
-        The exit status: the command's own, 2 after an error of this package (one line on stderr), 130 after Ctrl-C,
-        141 when the reader of the output has gone (as of `zerosearch ... | head`).
+        The exit status: that of the command, 2 after an error of this package (one line on stderr), 130 after Ctrl-C,
+        141 when the reader of the output has closed the pipe (as in `zerosearch ... | head`).
     """
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -128,10 +124,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _leave(status: int) -> int:
-    """The exit status; a process that torchrun started among several ends here, without the interpreter's shutdown.
+    """Return the exit status. One of several torchrun processes exits here instead, skipping interpreter shutdown.
 
-    gloo's and NCCL's threads may still run then, and taking them down may abort a process that has done all its work
-    ("terminate called without an active exception"), which torchrun would report as a failure of the run.
+    Threads of gloo and NCCL may still be running. Destroying them at shutdown can abort a process that has finished its
+    work ("terminate called without an active exception"), and torchrun would report the run as failed.
     """
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -141,7 +137,7 @@ def _leave(status: int) -> int:
 
 
 def _status(argv: list[str]) -> int:
-    """The exit status of one command, its errors turned into lines."""
+    """Run one command and return its exit status; errors are printed as one line."""
     try:
         return _dispatch(argv)
     except ZeroSearchError as error:

@@ -1,7 +1,7 @@
-"""Typed errors, one class for each boundary at which something can go wrong.
+"""Typed errors: one class per kind of failure that a caller can handle.
 
-Rules: a class is added only for a boundary that a caller can react to; it also derives from the standard-library
-error a caller would expect; its message says what was expected, what was got, and the way out; it can be pickled.
+Every class also derives from the standard-library error a caller would expect, and can be pickled. Every message says
+what was expected, what was found, and how to fix it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from types import ModuleType
 
 
 class ZeroSearchError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class ConfigError(ZeroSearchError, ValueError):
-    """An option has a value that cannot be used."""
+    """An option has an invalid value."""
 
 
 class DataError(ZeroSearchError, ValueError):
-    """A data file, or a row of it, is not what its format promises."""
+    """A data file, or a row of it, does not follow its format."""
 
 
 class EngineError(ZeroSearchError, RuntimeError):
@@ -36,35 +36,35 @@ class EngineError(ZeroSearchError, RuntimeError):
 
 
 class QuotaError(EngineError):
-    """A budget of requests, or a paid account's quota, is used up: no search succeeds until somebody raises it."""
+    """The request budget or the quota of a paid account is used up; every search fails until it is raised."""
 
 
 class CacheError(ZeroSearchError, RuntimeError):
-    """A file of cached results is locked, broken, or something else."""
+    """A file of cached results is missing, locked or damaged, or is not a cache file."""
 
 
 class EpisodeError(ZeroSearchError, RuntimeError):
-    """The halves of an episode were called out of order: before its search came back, or after its end."""
+    """`Episode` methods were called out of order: before a search result arrived, or after the end of the episode."""
 
 
 class CheckpointError(ZeroSearchError, RuntimeError):
-    """A checkpoint is missing, half written, or belongs to another configuration."""
+    """A checkpoint is missing, incomplete, or belongs to another configuration."""
 
 
 class AgentError(ZeroSearchError, RuntimeError):
-    """A third party's agent raised, or returned something that is not a text; the message names question and turn."""
+    """A user's agent raised, or did not return a string; the message names the question and the turn."""
 
 
 class TrainingError(ZeroSearchError, RuntimeError):
-    """A training run cannot go on: a worker process died, every search failed, or the gradients are not finite."""
+    """A training run cannot continue: a worker process died, every search failed, or the gradients are not finite."""
 
 
 class MissingExtraError(ZeroSearchError, ImportError):
-    """An optional library is needed and not installed; the message names the pip line that brings it."""
+    """An optional library is needed but not installed; the message gives the pip command that installs it."""
 
 
 def unknown_name(what: str, got: object, valid: Iterable[str]) -> ConfigError:
-    """A `ConfigError` for a name that is not one of `valid`, with the nearest valid one suggested."""
+    """A `ConfigError` for a name that is not in `valid`; the message suggests the most similar valid name."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(got), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -72,14 +72,14 @@ def unknown_name(what: str, got: object, valid: Iterable[str]) -> ConfigError:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional library at first use.
+    """Import an optional library when it is first needed.
 
     Args:
         module: the import name, for example `"torch"`.
-        extra: the extra of this distribution that brings it, for example `"train"`.
+        extra: the extra of this distribution that installs it, for example `"train"`.
 
     Raises:
-        MissingExtraError: when it is not installed.
+        MissingExtraError: the library cannot be imported.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Keeping keys out of sight in messages that quote a server or a library."""
+"""Remove API keys and passwords from messages that quote a server or a library."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 HIDDEN = "***"
-"""Stands where a key stood."""
+"""Replaces a secret."""
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """A text without the secrets, as they are or as they stand in an address (%2F) or in JSON (behind backslashes).
+    r"""Replace the given secrets in a string, also when they are percent-encoded (URLs) or backslash-escaped (JSON).
 
-    Which characters are escaped differs from library to library, so each one is found in all its forms.
+    Libraries differ in which characters they escape, so every character is matched in all its forms: for `/` these are
+    `/`, `\/`, `%2f` and `\u002f`.
     """
     for secret in secrets:
         if secret:
@@ -23,7 +24,7 @@ def hide(text: str, secrets: Sequence[str]) -> str:
 
 _NAME = r"(?:[\w-]*[_-])?(?:apikey|key|token|secret|password|passwd|authorization|signature)"
 _HEADER = r"(?:[\w-]*-)?(?:authorization|api-?key|secret|password)"
-_IN_ADDRESS = re.compile(r"(:/{1,2})[^/?#\s'\"@]+@")  # one slash is what a path makes of two
+_IN_ADDRESS = re.compile(r"(:/{1,2})[^/?#\s'\"@]+@")  # pathlib shortens "//" to "/"
 _PARAMETER = re.compile(
     rf"(?i)\b({_NAME}\s*=\s*[\"']?|{_HEADER}:\s*|{_NAME}[\"']\s*:\s*[\"'])(?!\*\*\*|bearer |basic )([^\s&,;'\"}})]+)"
 )
@@ -33,19 +34,19 @@ _KNOWN = re.compile(
 )
 _SECRET_VARIABLE = re.compile(rf"(?i){_NAME}")
 _SHORTEST = 8
-"""Values of environment variables below this length are no keys, and would be found everywhere."""
+"""Values of environment variables shorter than this are not treated as keys; they would match everywhere."""
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text without what looks like a credential: for configurations, logs and error messages.
+    """Replace everything that looks like a credential, for configurations, logs and error messages.
 
-    Left out are the user part of addresses (`https://user:password@host`), values of parameters and headers that are
-    named like a key (`api_key=...`, `Authorization: ...`), keys of well-known forms (`sk-...`), and every value of an
-    environment variable that is named like a key. An option that names such a variable (`key_env=NAME`) stays.
+    Replaced are: the user part of URLs (`https://user:password@host`); values of parameters and headers named like a
+    key (`api_key=...`, `Authorization: ...`); keys of well-known forms (`sk-...`); and the values of all environment
+    variables named like a key. An option that only names such a variable (`key_env=NAME`) is kept.
 
     Args:
-        text: what is about to be shown.
-        environment: variables whose values are looked for.
+        text: the string to be shown.
+        environment: the environment variables to search for secrets.
     """
     held = [value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)]
     text = hide(text, [value for value in held if len(value) >= _SHORTEST and value in text])
@@ -57,7 +58,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 def _forms(character: str) -> str:
     if character.isascii() and character.isalnum():
-        return character  # nobody escapes these; the pattern stays fast
+        return character  # no library escapes these; a plain character keeps the pattern fast
     percent = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "replace"))
     escaped = f"u{ord(character):04x}"
     return rf"(?:\\?{re.escape(character)}|(?i:{percent})|\\(?i:{escaped}))"

@@ -1,7 +1,6 @@
-"""The records that travel through the package: questions, documents, searches, steps, scores.
+"""The records passed between the parts of the package: questions, documents, searches, steps, scores.
 
-Every record is frozen; every stage of the package takes one of them and returns another. This file imports
-nothing from the rest of the package.
+Every record is frozen. This file imports nothing from the rest of the package.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ class StopReason(StrEnum):
     """The protocol has no invalid-action notice, so a turn without an action ends the episode (r1-searcher,
     deepresearcher, hermes)."""
     MAX_TURNS = "max_turns"
-    """The last turn passed without an answer."""
+    """The policy gave no answer in its last turn."""
     TOO_LONG = "too_long"
     """The policy's text of one turn was longer than the environment accepts."""
     ENGINE_ERROR = "engine_error"
-    """The search engine failed after its bounded retries; `error` says how."""
+    """The search engine failed after its bounded retries; `error` holds the reason."""
     CONTEXT_LIMIT = "context_limit"
-    """The token budget of the policy ran out (set by a rollout, never by the environment)."""
+    """The token budget of the policy is used up (set by a rollout, never by the environment)."""
 
     @property
     def terminates(self) -> bool:
-        """True when Gymnasium's `terminated` is set, False when `truncated` is."""
+        """True if this reason sets Gymnasium's `terminated`, False if it sets `truncated`."""
         return self in _TERMINATING
 
 
@@ -42,29 +41,29 @@ _TERMINATING = (StopReason.ANSWER, StopReason.NO_ACTION)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A passage: of a corpus, of a question's own paragraphs, or returned by a search engine."""
+    """A passage from a corpus, from a question's own paragraphs, or from a search engine."""
 
     title: str
     text: str
     source: str = ""
-    """Where it comes from: a passage id, an address, or the simulator's name."""
+    """Where it comes from: a passage id, a URL, or the simulator's name."""
     score: float | None = None
-    """The engine's own relevance score; None where the engine has none."""
+    """The engine's relevance score; None if the engine gives none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A paragraph that a question brings along (HotpotQA, 2Wiki, MuSiQue)."""
+    """A paragraph that the dataset supplies with a question (HotpotQA, 2Wiki, MuSiQue)."""
 
     title: str
     text: str
     supporting: bool
-    """True when the paragraph is needed to answer the question, False when it is a distractor."""
+    """True if the paragraph is needed to answer the question, False if it is a distractor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with every accepted answer. The first answer is the canonical one."""
+    """One question with all accepted answers. The first answer is the canonical one."""
 
     id: str
     text: str
@@ -76,9 +75,9 @@ class Question:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Answers of the steps before the last one, first step first, where the dataset knows them.
+        """Answers of the intermediate steps, in order, without the final one; empty if the dataset does not have them.
 
-        They come from `metadata["chain"]`, the answers of all steps (of the world, a tuple); without it there are none.
+        They are `metadata["chain"]` (a list or tuple with the answers of all steps) without its last entry.
         """
         chain = self.metadata.get("chain") if self.metadata else None
         return tuple(map(str, chain[:-1])) if isinstance(chain, (tuple, list)) else ()
@@ -92,24 +91,24 @@ class SearchRequest:
     question: str
     answers: tuple[str, ...]
     noisy: bool | tuple[bool, ...]
-    """One flag for the whole result, or one flag a document (`noise_unit="document"`, length `top_k`)."""
+    """One flag for the whole result, or one flag per document (`noise_unit="document"`, length `top_k`)."""
     top_k: int
     seed: int
-    """64-bit seed of this search; an engine that makes choices derives them from it alone."""
+    """64-bit seed of this search. An engine derives all its random choices from it."""
     paragraphs: tuple[Paragraph, ...] | None = None
-    """The question's own paragraphs, where it has some."""
+    """The question's own paragraphs, if it has any."""
     steps: tuple[str, ...] = ()
-    """Answers of the steps before the last one (`Question.steps`): what a search on the way is to find."""
+    """Answers of the intermediate steps (`Question.steps`), which searches before the last one should find."""
 
     @property
     def noise_mask(self) -> tuple[bool, ...]:
-        """One flag a document, shape `(top_k,)`."""
+        """One flag per document, shape `(top_k,)`."""
         return (self.noisy,) * self.top_k if isinstance(self.noisy, bool) else self.noisy
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What an engine returned for one request. `failure` is None exactly when the search succeeded."""
+    """The result of one search request. `failure` is None exactly when the search succeeded."""
 
     documents: tuple[Document, ...]
     engine: str = ""
@@ -120,7 +119,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The end of an episode: what was predicted and what it is worth."""
+    """The prediction of a finished episode and its scores."""
 
     prediction: str | None
     answers: tuple[str, ...]
@@ -133,25 +132,25 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One turn of an episode as the environment reports it."""
+    """The environment's report on one turn of an episode."""
 
     observation: str
-    """The text that is new to the policy; empty at the end."""
+    """The new text for the policy; empty at the end."""
     action: ActionKind
     turn: int
-    """Turns taken so far, this one included (1-based)."""
+    """Number of turns taken so far, including this one (1-based)."""
     noise_level: float
     query: str | None = None
     documents: tuple[Document, ...] = ()
     noisy: bool | tuple[bool, ...] | None = None
-    """The noise of this turn's search; None when the turn was no search."""
+    """The noise flags of this turn's search; None if the turn was not a search."""
     answer_in_documents: bool | None = None
-    """Whether a gold answer stands in this turn's documents; None when the turn was no search."""
+    """Whether this turn's documents contain a gold answer; None if the turn was not a search."""
     stop_reason: StopReason | None = None
     scores: Scores | None = None
-    """Set exactly when `stop_reason` is."""
+    """Set exactly when `stop_reason` is set."""
     error: str | None = None
-    """The engine's failure, when the episode ended by one."""
+    """The engine's error message, if the episode ended because the engine failed."""
 
     @property
     def done(self) -> bool:
@@ -160,13 +159,13 @@ class Step:
 
     @property
     def reward(self) -> float:
-        """The reward of this turn: the scored reward at the end, 0.0 before."""
+        """The reward of this turn: 0.0 before the end, the episode's reward at the end."""
         return 0.0 if self.scores is None else self.scores.reward
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn as it is kept in a transcript: what the policy wrote and what came back."""
+    """One turn in a transcript: what the policy wrote and the environment's reply."""
 
     action_text: str
     step: Step
@@ -174,17 +173,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Questions and, where the dataset has them, the passages to search in."""
+    """Questions and, if the dataset has any, the passages to search."""
 
     name: str
     split: str
     questions: Sequence[Question]
     passages: Sequence[Document] | None = None
     skipped_rows: int = 0
-    """Rows left out by `on_bad_row="skip"`."""
+    """Number of rows left out by `on_bad_row="skip"`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def full_text(document: Document | Paragraph) -> str:
-    """Title and text, as they are indexed and searched for answers."""
+    """Title and text in one string, the form in which documents are indexed and searched for answers."""
     return f"{document.title} {document.text}" if document.title else document.text
