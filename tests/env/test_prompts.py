@@ -56,7 +56,7 @@ def test_a_template_is_a_text_or_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", ["", "Answer the question.", "{Question}", "no/such/file.txt", "x" * 5000, "a\0b"])
 def test_a_text_without_the_question_is_an_error(template: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"must contain \{question\} or name a file that does; got '.*no file"
+        ConfigError, match=r"must contain \{question\} or name a file that does; got '.*not a file"
     ) as caught:
         load_prompt_template(template)
     assert len(str(caught.value)) < 400
@@ -71,7 +71,7 @@ def test_broken_template_files_are_errors(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe{question}")
     with pytest.raises(ConfigError, match=r"broken\.txt' cannot be read as UTF-8"):
         load_prompt_template(broken)
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="not a file"):
         load_prompt_template(tmp_path)
-    with pytest.raises(ConfigError, match="must be a text or a path, got 3"):
+    with pytest.raises(ConfigError, match="must be a string or a path, got 3"):
         load_prompt_template(3)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Protocols: the tag grammars that search agents were trained with, as parsers and renderers.
+"""Protocols: parsers and renderers for the tag grammars with which search agents are trained.
 
-Six are registered: `zerosearch`, `search-r1`, `r1-searcher`, `research`, `deepresearcher`, `hermes`. Your own
-protocol is a `Protocol` object: pass it wherever a name is accepted, or `register_protocol` it and use its name.
+Six are registered: `zerosearch`, `search-r1`, `r1-searcher`, `research`, `deepresearcher`, `hermes`. To define your
+own, make a `Protocol` object. Pass it wherever a name is accepted, or register it with `register_protocol`.
 """
 
 from . import known as known  # fills the registry

@@ -1,4 +1,4 @@
-"""What a protocol is, what a turn is parsed to, and the protocols by name."""
+"""The `Protocol` class, the parsed form of a turn (`ParsedAction`), and the registry of protocols."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..types import ActionKind, Document
 
 @dataclass(frozen=True, slots=True)
 class ParsedAction:
-    """One turn of the policy, reduced to what it does."""
+    """The action parsed from one turn of the policy."""
 
     kind: ActionKind
     content: str
@@ -21,44 +21,46 @@ class ParsedAction:
 
 
 INVALID = ParsedAction("invalid", "")
-"""The one action of every turn that neither searches nor answers."""
+"""The action of every turn that neither searches nor answers."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a policy and its environment talk: the tags of one family of search agents, and its limits.
+    """How a policy and the environment communicate: the tags and limits of one family of search agents.
 
-    The functions are pure and take linear time in the length of their input. `parse` sees the policy's own turn only.
+    The functions are pure and take linear time in the length of their input. `parse` only sees text that the policy
+    wrote.
     """
 
     name: str
     stop_strings: tuple[str, ...]
-    """What a sampler stops after; kept in the text. Empty: the turn ends at the end-of-sequence token alone."""
+    """Strings after which a sampler stops; they are kept in the text. Empty: only the end-of-sequence token ends a
+    turn."""
     prompt_template: str
     """The instruction, in this package's own words; contains `{question}`."""
     max_turns: int
-    """Turns that may search; one last turn that may only answer follows them."""
+    """Number of turns that may search. One more turn follows, which may only answer."""
     top_k: int
-    """Documents a search."""
+    """Documents per search."""
     turn_tokens: int
-    """Tokens that the policy may write in one turn."""
+    """Maximum number of tokens that the policy may write in one turn."""
     context_tokens: int
-    """Tokens of a whole episode: prompt, turns and documents."""
+    """Maximum number of tokens of a whole episode: prompt, turns and documents."""
     parse: Callable[[str], ParsedAction]
-    """The policy's text of one turn to what it does."""
+    """Parses the policy's text of one turn."""
     render_documents: Callable[[Sequence[Document], str], str]
-    """(documents, query) to the information block with its surrounding white space; tags in documents are defused."""
+    """(documents, query) -> the information block with its surrounding white space. Tags in documents are defused."""
     invalid_notice: str | None
-    """What the policy is told after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
+    """The observation after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
     last_turn_notice: str
-    """Appended to the observation when only an answer is allowed next."""
+    """Appended to the observation when the next turn may only answer."""
     render_search: Callable[[str], str]
-    """A query to a well-formed turn that searches for it."""
+    """Query -> a well-formed turn that searches for it."""
     render_answer: Callable[[str], str]
-    """An answer to a well-formed turn that gives it."""
+    """Answer -> a well-formed turn that gives it."""
 
     def __reduce_ex__(self, version: SupportsIndex) -> str | tuple[Any, ...]:
-        """Registered protocols are pickled and copied by name, so that they stay identical to the registered object."""
+        """Pickle and copy a registered protocol by its name, so that the result is the registered object itself."""
         if PROTOCOLS.get(self.name) is self:
             return get_protocol, (self.name,)
         return object.__reduce_ex__(self, version)
@@ -67,29 +69,29 @@ class Protocol:
 _REGISTERED: dict[str, Protocol] = {}
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(_REGISTERED)
-"""Every registered protocol by its name."""
+"""Every registered protocol, by name."""
 
 
 def register_protocol(protocol: Protocol) -> None:
-    """Make a protocol available by its name.
+    """Make a protocol available under its name.
 
     Args:
-        protocol: the protocol; its `name` is what users pass as `protocol=`.
+        protocol: the protocol; users select it with `protocol=` and its `name`.
 
     Raises:
-        ConfigError: another protocol has that name.
+        ConfigError: the argument is not a `Protocol`, or another protocol has the same name.
     """
     if not isinstance(protocol, Protocol):
         raise ConfigError(f"expected a Protocol, got {protocol!r}.")
     if _REGISTERED.setdefault(protocol.name, protocol) is not protocol:
-        raise ConfigError(f"a protocol named {protocol.name!r} is registered already; choose another name.")
+        raise ConfigError(f"a protocol named {protocol.name!r} is already registered; choose another name.")
 
 
 def get_protocol(name: str | Protocol) -> Protocol:
-    """A protocol by name; a `Protocol` object is returned as it is.
+    """Look up a protocol by name; a `Protocol` object is returned unchanged.
 
     Raises:
-        ConfigError: for an unknown name, or something that is neither.
+        ConfigError: the name is unknown, or the argument is neither a name nor a `Protocol`.
     """
     if isinstance(name, Protocol):
         return name

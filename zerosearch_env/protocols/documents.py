@@ -1,7 +1,7 @@
-"""Information blocks: documents as each protocol shows them to the policy.
+"""Information blocks: the form in which each protocol shows documents to the policy.
 
-In every block each document is one paragraph (line breaks inside it become blanks), control characters are gone, and
-tags of every protocol are defused, so that a document can neither close its block nor pass for a second one.
+In every block each document is one paragraph: line breaks become blanks and control characters are removed. The tags of
+all protocols are defused, so a document can neither close its block nor imitate another one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ..types import Document
 from .hygiene import clean_query, defuse_tags, visible
 
 NOTHING_FOUND = "No documents were found.\n"
-"""Stands in the block when an engine succeeded and returned nothing."""
+"""The content of the block when the search succeeded but returned no documents."""
 
 Line = Callable[[int, str, str], str]
-"""(1-based number, title, text) to the paragraph of one document."""
+"""(1-based number, title, text) -> the paragraph of one document."""
 
 
 def zerosearch_line(number: int, title: str, text: str) -> str:
-    """`Doc 1: title: text`, the title left out when there is none."""
+    """`Doc 1: title: text`; an empty title is left out."""
     return f"Doc {number}: {title}: {text}\n" if title else f"Doc {number}: {text}\n"
 
 
@@ -34,7 +34,7 @@ def r1_searcher_line(number: int, title: str, text: str) -> str:
 
 
 def research_line(number: int, title: str, text: str) -> str:
-    """Title and text on two lines, a blank line after each document but the last."""
+    """Title and text on two lines, with a blank line between documents."""
     head = "\n" if number > 1 else ""
     return f"{head}{title}\n{text}\n" if title else f"{head}{text}\n"
 
@@ -47,7 +47,16 @@ def tool_line(number: int, title: str, text: str) -> str:
 def render_block(
     line: Line, opening: str, closing: str, nothing: str, documents: Sequence[Document], query: str
 ) -> str:
-    """The block of one search: `opening`, one paragraph a document, `closing`; the query is not shown."""
+    """The block of one search: `opening`, one paragraph per document, `closing`. The query is not shown.
+
+    Args:
+        line: renders one document.
+        opening: start of the block.
+        closing: end of the block.
+        nothing: content of the block if there are no documents.
+        documents: the documents to show.
+        query: not used; `render_tool_block` takes it too.
+    """
     body = "".join(
         [
             line(
@@ -62,6 +71,6 @@ def render_block(
 
 
 def render_tool_block(opening: str, closing: str, documents: Sequence[Document], query: str) -> str:
-    """The same with the query in its first line, for tools that answer query by query."""
+    """Like `render_block`, with the query in the first line, for protocols that call tools."""
     head = f'Results for "{clean_query(query)}":\n'
     return render_block(tool_line, opening + head, closing, NOTHING_FOUND, documents, query)

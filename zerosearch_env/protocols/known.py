@@ -1,4 +1,4 @@
-"""The six protocols, each as its own publication and code define it (tags, stop strings, observations, limits)."""
+"""The six built-in protocols. Tags, stop strings, observations and limits follow each one's publication and code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _SEARCH_R1 = Protocol(
     render_answer=partial(render_element, *_ANSWER),
 )
 
-# The closing query token is the policy's own stop string; the observation starts after it.
+# The policy's turn ends with the closing query token, which is a stop string; the observation starts after it.
 _R1_SEARCHER_PROTOCOL = Protocol(
     name="r1-searcher",
     stop_strings=("<|end_of_query|>", "</answer>", "<|im_end|>", "<|endoftext|>"),
@@ -83,7 +83,8 @@ _R1_SEARCHER_PROTOCOL = Protocol(
     render_answer=partial(render_element, *_ANSWER),
 )
 
-# ReSearch limits an episode by its length alone: a turn may take the whole response, and 16 turns fill any of them.
+# ReSearch limits only the length of an episode: one turn may use the whole response, so `turn_tokens` equals
+# `context_tokens`, and 16 turns are enough to fill any response.
 _RESEARCH = Protocol(
     name="research",
     stop_strings=("</search>",),

@@ -1,6 +1,6 @@
 r"""Instructions and notices of every protocol, in this package's own words.
 
-A checkpoint that was trained with another instruction brings it as `prompt_template` (text or file).
+For a checkpoint trained with another instruction, pass that instruction as `prompt_template` (a string or a file).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ConfigError
 
 PLACEHOLDER = "{question}"
-"""Stands for the question's text; every other brace of a template is ordinary text."""
+"""Replaced by the question's text. All other braces in a template are ordinary text."""
 
 _TAGGED = (
     "Find the answer to the question at the end.\n"
@@ -79,23 +79,23 @@ HERMES_LAST_TURN_NOTICE = "\nNo search is left. Write \\boxed{your answer} now.\
 
 
 def load_prompt_template(template: str | os.PathLike[str]) -> str:
-    """A template's text, from itself or from the file it names.
+    """Return a prompt template, reading it from a file if a path is given.
 
     Args:
-        template: a text that contains `{question}`, or the path of a UTF-8 file that does.
+        template: a string that contains `{question}`, or the path of a UTF-8 file that contains it.
 
     Raises:
-        ConfigError: when there is no `{question}`, or the file cannot be read.
+        ConfigError: `{question}` is missing, or the file cannot be read.
     """
     if isinstance(template, str) and PLACEHOLDER in template:
         return template
     if not isinstance(template, (str, os.PathLike)):
-        raise ConfigError(f"prompt_template must be a text or a path, got {template!r}.")
+        raise ConfigError(f"prompt_template must be a string or a path, got {template!r}.")
     if not os.path.isfile(template):
         shown = str(template) if len(str(template)) <= 80 else str(template)[:77] + "..."
         raise ConfigError(
             f"prompt_template must contain {PLACEHOLDER} or name a file that does; got {shown!r}, "
-            "which does not contain it and is no file. Put {question} where the question's text belongs."
+            "which does not contain it and is not a file. Put {question} where the question's text belongs."
         )
     try:
         text = Path(template).read_text(encoding="utf-8")

@@ -1,15 +1,18 @@
-r"""The tag grammars: which element of a turn decides, and what it says.
+r"""The tag grammars: find the element of a turn that decides the action, and parse its content.
 
 The rules, for every protocol:
 
-- Tags are matched exactly as the protocol spells them; `<Search>` or `< search >` is ordinary text. (A sampler stops
-  at the exact string too; what it would run past cannot be an action.)
-- `<think>` to the next `</think>` is a thought: nothing in it acts, thoughts do not nest, and a `</think>` that closes
-  nothing is ignored. A thought that is never closed reaches to the end of the turn.
-- The first *complete* element outside thoughts decides: the earliest closing tag whose opening tag came before it,
-  together with the nearest such opening tag. So text after the deciding element never changes the decision, and a
-  sampler that stops at the closing tag and one that runs on give the same action.
-- When the element that decides is empty, the turn is invalid; later elements are not looked at.
+- Tags must match the protocol's spelling exactly; `<Search>` or `< search >` is ordinary text. (A sampler also stops
+  only at the exact string, so a tag at which it would not stop must not be an action.)
+- A thought reaches from `<think>` to the next `</think>`. Nothing inside a thought is an action. Thoughts do not nest,
+  and a `</think>` without a `<think>` is ignored. A thought that is never closed reaches to the end of the turn.
+- The first *complete* element outside thoughts decides: the earliest closing tag that has an opening tag before it,
+  together with the nearest such opening tag. Text after this element never changes the action, so it does not matter
+  whether a sampler stops at the closing tag or continues.
+- If the deciding element is empty, the turn is invalid; later elements are ignored.
+
+    <think>I might <search>a</search></think> <search>b</search> <answer>c</answer>
+    |--------------- thought ---------------| |--- decides ----| |--- ignored ----|
 """
 
 from __future__ import annotations
@@ -28,18 +31,18 @@ THINK, THINK_END = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Grammar:
-    """The elements of one protocol, compiled."""
+    """The compiled elements of one protocol."""
 
     pattern: re.Pattern[str]
-    """Finds the next tag, `<think>` included."""
+    """Finds the next tag, including `<think>`."""
     tags: Mapping[str, tuple[str, bool]]
-    """Tag to (element name, True for its opening tag)."""
+    """Tag -> (element name, True if it is the opening tag)."""
     usual: re.Pattern[str]
-    """Matches, in one go, the turns that are an optional thought and one element with no other `<` before its end; the
-    group that took part has the element's name."""
+    """Fast path: matches turns that consist of an optional thought and one element, with no other `<` before its end.
+    The name of the matched group is the element's name."""
     open_thought_acts: bool
-    """True where the protocol's own prompt opens the thought and searches happen inside it (r1-searcher): a
-    `<think>` that is never closed then hides nothing."""
+    """True if the protocol's prompt itself opens the thought and searches happen inside it (r1-searcher). A `<think>`
+    that is never closed then hides nothing."""
 
 
 def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: bool = False) -> Grammar:
@@ -53,7 +56,7 @@ def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: 
 
 
 def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
-    """Name and raw content of the element that decides, or None when no complete one stands outside thoughts."""
+    """Name and raw content of the deciding element, or None if there is no complete element outside thoughts."""
     search, tags = grammar.pattern.search, grammar.tags
     opened: dict[str, int] = {}
     closable = True
@@ -80,7 +83,7 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
 
 
 def without_thoughts(text: str, *, keep_open: bool = False) -> str:
-    """`text` without its thoughts; one that is never closed reaches to the end, or stays as text (`keep_open`)."""
+    """Remove all thoughts. One that is never closed reaches to the end, or is kept as text (`keep_open`)."""
     parts: list[str] = []
     position = 0
     while (start := text.find(THINK, position)) >= 0:
@@ -93,7 +96,7 @@ def without_thoughts(text: str, *, keep_open: bool = False) -> str:
 
 
 def query_action(content: str) -> ParsedAction:
-    """A search for the cleaned content, or an invalid turn when nothing is left of it."""
+    """A search for the cleaned content, or an invalid turn if the cleaned content is empty."""
     query = clean_query(content)
     if not query:
         return INVALID
@@ -103,7 +106,7 @@ def query_action(content: str) -> ParsedAction:
 
 
 def answer_action(content: str) -> ParsedAction:
-    """An answer with the stripped content, or an invalid turn when nothing visible is in it."""
+    """An answer with the stripped content, or an invalid turn if the content has no visible character."""
     answer = content.strip()
     if not answer or not (answer.isprintable() or visible(answer).strip()):
         return INVALID
@@ -113,7 +116,7 @@ def answer_action(content: str) -> ParsedAction:
 
 
 def boxed_action(content: str) -> ParsedAction:
-    r"""An answer with the last `\boxed{}` of the content, or an invalid turn when there is none."""
+    r"""An answer with the last `\boxed{}` of the content, or an invalid turn if there is no `\boxed{}`."""
     return answer_action(last_boxed(content) or "")
 
 
@@ -122,7 +125,7 @@ def parse_tags(
     actions: Mapping[str, Callable[[str], ParsedAction]],
     text: str,
 ) -> ParsedAction:
-    """Parse one turn: the action that its deciding element names, applied to the element's content."""
+    """Parse one turn: find the deciding element and apply the action function of that name to its content."""
     usual = grammar.usual.match(text)
     if usual is not None:
         return actions[usual.lastgroup or ""](usual[usual.lastindex or 0])
@@ -137,8 +140,8 @@ _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s{0,8}\{([^{}]*)\}")
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` with balanced braces, or None.
 
-    The last by its beginning, so the inner one of two that are nested. `\{` and `\}` are no braces. A content that is
-    `\text{...}` (or `\textbf`, `\mathrm`, `\mathbf`) as a whole is unwrapped.
+    "Last" means the latest start, so of two nested ones it is the inner one. `\{` and `\}` do not count as braces. If
+    the whole content is `\text{...}` (or `\textbf`, `\mathrm`, `\mathbf`), it is unwrapped.
     """
     stack: list[int] = []
     best_start, best = -1, None
@@ -159,12 +162,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def render_element(opening: str, closing: str, content: str) -> str:
-    """A well-formed action text around cleaned content."""
+    """A well-formed action: the cleaned content between its tags."""
     return f"{opening}{clean_query(content)}{closing}"
 
 
 def render_boxed(content: str) -> str:
-    r"""`\boxed{content}` with cleaned content; braces that do not balance are left out."""
+    r"""`\boxed{content}` with cleaned content; if its braces do not balance, all braces are removed."""
     content = clean_query(content).replace("\\", "")
     depth = lowest = 0
     for mark in content:

@@ -1,4 +1,4 @@
-"""The tool-call grammars: a JSON object between `<tool_call>` and `</tool_call>` (DeepResearcher, ReCall, Hermes)."""
+"""Tool-call grammars: a JSON object between `<tool_call>` and `</tool_call>` (DeepResearcher, ReCall, Hermes)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .tags import Grammar, boxed_action, query_action, scan_elements, without_th
 
 _QUERY_KEYS = ("query", "queries", "query_list", "q")
 _NESTED = 2
-"""How often arguments may be JSON inside a JSON string (some servers encode them twice)."""
+"""Maximum number of times a value is decoded from JSON (some servers encode arguments twice)."""
 
 
 def call_action(content: str) -> ParsedAction:
-    """The search that a tool call asks for, or an invalid turn.
+    """The search requested by a tool call, or an invalid turn.
 
-    Valid is an object with a `name` that contains "search" and `arguments` (an object, or one encoded as a string)
-    that hold the query under `query`, `queries`, `query_list` or `q`: a string or a list of strings. A turn is one
-    search, so several queries are joined by "; ", empty ones left out. Broken JSON, another tool, a query of another
-    type: invalid.
+    A valid call is an object with a `name` that contains "search" and with `arguments` (an object, or an object encoded
+    as a string). The query is in `query`, `queries`, `query_list` or `q`, as a string or a list of strings. One turn
+    makes one search, so several queries are joined by "; "; empty ones are left out. Broken JSON, another tool, or a
+    query of another type make the turn invalid.
     """
     call = _decode(content)
     if not isinstance(call, dict):
@@ -46,10 +46,10 @@ def _decode(value: Any) -> Any:
 
 
 def parse_calls_or_final(grammar: Grammar, text: str) -> ParsedAction:
-    r"""Parse one turn of a protocol in which a turn without a call is the final answer (Hermes, ReCall).
+    r"""Parse one turn of a protocol in which a turn without a tool call is the final answer (Hermes, ReCall).
 
-    The first complete call outside thoughts decides. Without one, the prediction is the last `\boxed{}` outside
-    thoughts, where everything up to the last `</think>` counts as thought (the prompt may have opened it).
+    The first complete call outside thoughts decides. Without a call, the prediction is the last `\boxed{}` outside
+    thoughts. Everything up to the last `</think>` counts as thought, because the prompt may have opened it.
     """
     element = scan_elements(grammar, text)
     if element is not None:
@@ -64,6 +64,6 @@ def render_call(query: str) -> str:
 
 
 def render_web_call(query: str) -> str:
-    """The same in DeepResearcher's form: tool `web_search`, a list of queries."""
+    """A well-formed tool call in DeepResearcher's form: tool `web_search` with a list of queries."""
     call = {"name": "web_search", "arguments": {"query": [clean_query(query)]}}
     return f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
