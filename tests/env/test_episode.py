@@ -274,7 +274,7 @@ def test_calls_out_of_order_are_errors() -> None:
 @pytest.mark.parametrize("action", [None, 3, b"<answer>x</answer>", ["<answer>x</answer>"], np.array("x")])
 def test_an_action_must_be_text(action: Any) -> None:
     episode = start()
-    with pytest.raises(ConfigError, match="an action must be a text"):
+    with pytest.raises(ConfigError, match="an action must be a string"):
         episode.advance(action)
     assert not episode.turns
     assert play(episode, [np.str_(ANSWER)])[0].reward == 1.0

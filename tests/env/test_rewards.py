@@ -144,7 +144,7 @@ def test_containment_reads_long_texts_and_ignores_parts_of_words() -> None:
 
 
 def test_one_text_instead_of_a_list_of_answers_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="got one text: 'Paris'"):
+    with pytest.raises(ConfigError, match="got one string 'Paris'"):
         score("Paris", "Paris")
     with pytest.raises(ConfigError, match="Put it in a tuple"):
         contains_answer("Paris", "Paris")

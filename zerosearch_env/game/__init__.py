@@ -1,1 +1,1 @@
-"""The rules of the game, without input or output: episode, rules, noise, rewards."""
+"""The rules of the game, without any input or output: episode, rules, noise, rewards."""

@@ -1,15 +1,20 @@
-"""The rules of the game as a state machine without any input or output.
+"""The rules of the game as a state machine without input or output.
 
     episode = Episode(question, rules, noise_level=0.25, seed=7)
     episode.prompt                              # text for the policy
     outcome = episode.advance(action_text)      # a SearchRequest, or the Step of a turn that needs no search
     step = episode.observe(search_result)       # after a SearchRequest
 
-Whoever drives it does the searching, one at a time or in batches, on whatever clock: the environment, the vector
-environment, the learner's rollouts and the evaluation all drive these two halves, and no rule is written twice.
+                 advance(text)                           observe(result)
+    waiting for the policy  --- SearchRequest --->  search pending  --- Step --->  waiting for the policy
+             |                                            |
+             +-- Step: answer, invalid turn, last turn    +-- Step: the engine failed, the episode is over
 
-All randomness is a function of (seed, search, document), so it depends neither on other episodes nor on the order in
-which searches return, and the same seed at a higher noise level has a superset of noisy searches.
+The caller runs the searches, one at a time or in batches, whenever it likes. The environment, the vector environment,
+the trainer's rollouts and the evaluation all use these two methods, so no rule is written twice.
+
+All randomness is a function of (seed, search, document). It depends neither on other episodes nor on the order in which
+searches return, and with the same seed a higher noise level gives a superset of the noisy searches.
 """
 
 from __future__ import annotations
@@ -32,16 +37,16 @@ StepDraft, RequestDraft, ScoresDraft = draft_of(Step), draft_of(SearchRequest), 
 
 
 class Episode:
-    """One question played by one policy. See the module's docstring for how it is driven.
+    """One question played by one policy. The module's docstring shows how to use it.
 
     Attributes:
-        question: what is asked.
-        rules: shared by all episodes of an environment.
+        question: the question.
+        rules: the rules, shared by all episodes of an environment.
         noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
         seed: 64-bit integer from which every draw of this episode is derived.
         prompt: the first text for the policy.
-        searches: searches made so far.
-        stop_reason: why the episode ended; None while it runs.
+        searches: number of searches made so far.
+        stop_reason: why the episode ended; None while it is running.
     """
 
     __slots__ = ("_pending", "_turns", "noise_level", "prompt", "question", "rules", "searches", "seed", "stop_reason")
@@ -50,15 +55,15 @@ class Episode:
         """Start an episode.
 
         Raises:
-            DataError: when the question has no answers.
-            ConfigError: when the noise level is no number in [0, 1].
+            DataError: the question has no answers.
+            ConfigError: the noise level is not a number in [0, 1].
         """
         if not question.answers:
             raise DataError(f"question {question.id!r} has no answers; every question needs at least one.")
         self.question = question
         self.rules = rules
         self.noise_level = check_level(noise_level)
-        self.seed = index(seed)  # numpy's integers would overflow in the mixer
+        self.seed = index(seed)  # a Python int: numpy integers would overflow in `mix`
         self.prompt = question.text.join(rules.prompt_pieces)
         self.searches = 0
         self.stop_reason: StopReason | None = None
@@ -72,17 +77,17 @@ class Episode:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The turns so far, in order; the one whose search is pending is not among them."""
+        """The turns so far, in order, without the turn of a pending search."""
         return tuple([Turn(action_text, step) for action_text, step in self._turns])
 
     @property
     def last_turn(self) -> bool:
-        """True when only an answer is allowed now."""
+        """True when the next turn may only answer."""
         return self.stop_reason is None and len(self._turns) >= self.rules.max_turns
 
     @property
     def text(self) -> str:
-        """The whole transcript: the prompt, then each turn's text and what came back."""
+        """The whole transcript: the prompt, then each turn's text and observation."""
         parts = [self.prompt]
         for action_text, step in self._turns:
             parts += (action_text, step.observation)
@@ -92,18 +97,18 @@ class Episode:
         """Take the policy's text of one turn.
 
         Returns:
-            The search to make (then call `observe`), or the `Step` of a turn that needs none.
+            The search to run (pass its result to `observe`), or the `Step` of a turn that needs no search.
 
         Raises:
-            EpisodeError: after the end, or while a search is pending.
-            ConfigError: when the action is no text.
+            EpisodeError: the episode is over, or a search is pending.
+            ConfigError: the action is not a string.
         """
         if self.stop_reason is not None:
             raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
         if self._pending is not None:
             raise EpisodeError("a search is pending; call observe(result) before the next advance.")
         if not isinstance(action_text, str):
-            raise ConfigError(f"an action must be a text (str), got {type(action_text).__name__}.")
+            raise ConfigError(f"an action must be a string, got {type(action_text).__name__}.")
         rules = self.rules
         if len(action_text) > rules.max_action_chars:
             return self._end(StopReason.TOO_LONG, action_text, "invalid")
@@ -132,10 +137,10 @@ class Episode:
         return step
 
     def observe(self, result: SearchResult) -> Step:
-        """Take the result of the pending search; a failed one ends the episode (`ENGINE_ERROR`).
+        """Take the result of the pending search. A failed search ends the episode (`ENGINE_ERROR`).
 
         Raises:
-            EpisodeError: when no search is pending.
+            EpisodeError: no search is pending.
         """
         if self._pending is None:
             raise EpisodeError("no search is pending; call advance(action_text) first.")
@@ -171,20 +176,21 @@ class Episode:
         return step
 
     def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
-        """End the episode from outside, for example when the policy's token budget ran out.
+        """End the episode from outside, for example when the policy's token budget is used up.
 
         Args:
-            reason: one that truncates (an answer can only come from the policy).
-            action_text: what the policy had written of this turn; that of a pending search is known already.
-            error: what went wrong, where something did.
+            reason: a reason that truncates (only the policy's own turn can terminate an episode).
+            action_text: the part of this turn that the policy has written. Ignored if a search is pending, because the
+                text of that turn is already known.
+            error: an error message, if something went wrong.
 
         Raises:
-            EpisodeError: after the end, or for a reason that terminates.
+            EpisodeError: the episode is over, or the reason is one that terminates.
         """
         if self.stop_reason is not None:
             raise EpisodeError(f"the episode is over ({self.stop_reason.value}); it cannot be stopped again.")
         if reason.terminates:
-            raise EpisodeError(f"{reason!r} is not for drivers: only the policy's own turn terminates an episode.")
+            raise EpisodeError(f"{reason!r} is not allowed here: only the policy's own turn terminates an episode.")
         if self._pending is None:
             return self._end(reason, action_text, "invalid", error=error)
         pending_text, request = self._pending
@@ -196,7 +202,7 @@ class Episode:
         self.searches = search + 1
         noisy: bool | tuple[bool, ...]
         if rules.noise_unit == "search":
-            # u is in [0, 1): the ends of the scale need no draw.
+            # u is in [0, 1), so the levels 0 and 1 need no draw.
             noisy = level > 0.0 and (level >= 1.0 or uniform2(seed, search, 0) < level)
         else:
             noisy = tuple([level > 0.0 and uniform2(seed, search, j) < level for j in range(rules.top_k)])
@@ -239,11 +245,11 @@ class Episode:
 
 
 def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
-    """Whether a gold answer stands in a document's title or text (normalised, on token boundaries)."""
+    """Whether a document's title or text contains a gold answer (normalised, on token boundaries)."""
     parts: list[str] = []
     for document in documents:
         parts += (document.title, document.text)
-    # The control character is a token of its own, so no answer is found across a border.
+    # The control character is a separate token, so no match can span two documents, or a title and a text.
     return contains_answer(" \x01 ".join(parts), answers)
 
 
@@ -256,11 +262,11 @@ _MAX_READING_CHARS = 16_384
 def _read(
     protocol: Protocol, documents: tuple[Document, ...], query: str, answers: tuple[str, ...]
 ) -> tuple[str, bool]:
-    """The information block, and whether a gold answer stands in it.
+    """The information block, and whether the documents contain a gold answer.
 
-    Engines hand out the same tuple of documents again and again (to the episodes of one group, from a cache), and
-    hashing the texts would cost as much as reading them. So results are remembered by the identity of these immutable
-    objects; each entry holds them, hence no identity in a key can be taken over by another object.
+    Engines often return the same tuple of documents (to the episodes of one group, or from a cache). Hashing the texts
+    would cost as much as rendering and scanning them, so results are cached under the `id` of these immutable objects.
+    Each entry keeps a reference to them, so no other object can get the same `id` while the entry exists.
     """
     key = (id(documents), id(answers), id(protocol), query)
     reading = _readings.get(key)

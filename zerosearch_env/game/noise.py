@@ -1,4 +1,4 @@
-"""The noise curriculum: training progress in [0, 1] to the probability that a search returns noisy documents."""
+"""The noise curriculum: maps training progress in [0, 1] to the probability that a search returns noisy documents."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numbers import Real
 from ..errors import ConfigError, unknown_name
 
 Schedule = Callable[[float], float]
-"""Progress in [0, 1] to a noise level in [0, 1]."""
+"""Progress in [0, 1] -> noise level in [0, 1]."""
 
 SCHEDULES = ("exp", "linear", "constant")
-"""The schedules that have a name."""
+"""The names of the built-in schedules."""
 
 
 def _number(value: object, what: str, way_out: str) -> float:
-    # bool is an int in Python, and True as a probability is nearly always a slip.
+    # bool is a subclass of int in Python, and True as a probability is nearly always a mistake.
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{what} must be a number, got {value!r} ({type(value).__name__}). {way_out}")
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer too large for a float
         number = math.inf
     if not math.isfinite(number):
         raise ConfigError(f"{what} must be finite, got {value!r}. {way_out}")
@@ -30,14 +30,14 @@ def _number(value: object, what: str, way_out: str) -> float:
 
 
 def check_level(level: object, what: str = "noise level") -> float:
-    """`level` as a float, when it is a probability.
+    """Check that `level` is a probability and return it as a float.
 
     Args:
         level: the value to check.
-        what: how the error message calls it.
+        what: the name of the value in the error message.
 
     Raises:
-        ConfigError: for anything but a number in [0, 1]; booleans and NaN included.
+        ConfigError: the value is not a number in [0, 1]; booleans and NaN are rejected too.
     """
     if type(level) is float and 0.0 <= level <= 1.0:
         return level
@@ -49,12 +49,12 @@ def check_level(level: object, what: str = "noise level") -> float:
 
 
 def check_progress(progress: object) -> float:
-    """`progress` as a float, when it is in [0, 1].
+    """Check that `progress` is in [0, 1] and return it as a float.
 
     Raises:
-        ConfigError: for anything else; booleans and NaN included.
+        ConfigError: the value is not a number in [0, 1]; booleans and NaN are rejected too.
     """
-    way_out = "Give the part of training that is done: 0.0 (start) to 1.0 (end)."
+    way_out = "Give the fraction of training that is done: 0.0 (start) to 1.0 (end)."
     number = _number(progress, "progress", way_out)
     if not 0.0 <= number <= 1.0:
         raise ConfigError(f"progress must be in [0, 1], got {progress!r}. {way_out}")
@@ -62,7 +62,7 @@ def check_progress(progress: object) -> float:
 
 
 def _between(start: float, end: float, part: float) -> float:
-    # Exact at both ends, and never outside them by a rounding error.
+    # Exact at both ends; clamped so that rounding errors cannot leave the range.
     return min(max(start * (1.0 - part) + end * part, min(start, end)), max(start, end))
 
 
@@ -70,8 +70,8 @@ def _between(start: float, end: float, part: float) -> float:
 class ExponentialSchedule:
     """The curriculum of the ZeroSearch paper (arXiv 2505.04588).
 
-    With x = i/m the part of training that is done, p(x) = start + (base^x - 1) / (base - 1) * (end - start).
-    A base above 1 keeps noise low for long and raises it late; below 1 it rises early; base = 1 is the limit, linear.
+    p(x) = start + (base^x - 1) / (base - 1) * (end - start), where x = i/m is the fraction of training that is done.
+    With a base above 1 the noise rises late, with a base below 1 it rises early. base = 1 is the linear limit.
     """
 
     start: float = 0.0
@@ -99,7 +99,7 @@ class LinearSchedule:
 
 @dataclass(frozen=True, slots=True)
 class ConstantSchedule:
-    """p(x) = level, whatever the progress (the arm called "random" in the paper's ablation)."""
+    """p(x) = level for every x (the variant called "random" in the paper's ablation)."""
 
     level: float = 0.5
 
@@ -111,7 +111,7 @@ class ConstantSchedule:
 
 @dataclass(frozen=True, slots=True)
 class CheckedSchedule:
-    """A user's own schedule with both its ends checked."""
+    """A user's schedule with its input and its output checked."""
 
     function: Schedule
 
@@ -119,7 +119,7 @@ class CheckedSchedule:
         """The noise level at `progress` in [0, 1].
 
         Raises:
-            ConfigError: when the function returns anything but a number in [0, 1].
+            ConfigError: the function does not return a number in [0, 1].
         """
         progress = check_progress(progress)
         name = getattr(self.function, "__qualname__", repr(self.function))
@@ -127,7 +127,7 @@ class CheckedSchedule:
 
 
 def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> Schedule:
-    """A noise schedule by name, or a user's own with its results checked.
+    """Make a noise schedule from its name, or wrap a user's function so that its results are checked.
 
     Args:
         schedule: `"exp"` (the paper's), `"linear"`, `"constant"` (always `end`), or a callable progress -> level.
@@ -139,7 +139,7 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
         A picklable callable from progress in [0, 1] to a level in [0, 1].
 
     Raises:
-        ConfigError: for an unknown name or a value out of range.
+        ConfigError: the name is unknown, or a value is out of range.
     """
     if callable(schedule):
         return schedule if isinstance(schedule, _OWN) else CheckedSchedule(schedule)

@@ -1,8 +1,7 @@
 """Answer scoring: SQuAD normalisation, exact match, token F1, containment on token boundaries.
 
-Every score compares a prediction with all gold answers and takes the best. A gold answer scores 1.0 as its own
-prediction; an empty or missing prediction scores 0.0. Only the prediction is ever looked at, never a prompt, a
-document or a thought.
+Every score is the best over all gold answers. A prediction equal to a gold answer scores 1.0; an empty or missing
+prediction scores 0.0. Only the prediction is scored, never a prompt, a document or a thought.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numbers import Real
 from ..errors import ConfigError, unknown_name
 
 Reward = Callable[[str | None, Sequence[str]], float]
-"""(prediction or None, gold answers) to a finite number."""
+"""(prediction or None, gold answers) -> a finite number."""
 
 _PUNCTUATION = {ord(mark): None for mark in string.punctuation}
 _PUNCTUATION_BYTES = string.punctuation.encode()
@@ -29,33 +28,34 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def _bare(text: str) -> str:
     """`text` in lower case and without ASCII punctuation."""
     lower = text.lower()
-    if lower.isascii():  # most texts: bytes take a fifth of the time
+    if lower.isascii():  # most texts are ASCII, and translating bytes takes a fifth of the time
         return lower.encode().translate(None, _PUNCTUATION_BYTES).decode()
     return lower.translate(_PUNCTUATION)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, without articles, single blanks (Rajpurkar et al., SQuAD, 2016)."""
+    """Lower-case, remove ASCII punctuation and articles, collapse white space (Rajpurkar et al., SQuAD, 2016)."""
     return " ".join(_ARTICLES.sub(" ", _bare(text)).split())
 
 
 def _key(text: str) -> str:
-    # "The" (a band) or "!!!" (another) normalise to nothing: such texts are compared as they are, but for case and
-    # white space. The two kinds of key cannot meet, since a key of the second kind normalises to nothing.
+    # Some answers normalise to the empty string, such as the band names "The" or "!!!". They are compared without
+    # normalisation, ignoring only case and white space. The two kinds of key cannot collide, because a key of the
+    # second kind would normalise to the empty string.
     return normalize_answer(text) or " ".join(text.casefold().split())
 
 
 _short_key = lru_cache(maxsize=8192)(_key)
-"""Policies give the same answers again and again; long texts are not kept."""
+"""Cached, because policies often repeat an answer; `score` bypasses the cache for long texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Gold:
     key: str
     padded: str
-    """The key between blanks, for a search on token boundaries; empty when the answer normalises to nothing."""
+    """The key between blanks, for searching on token boundaries; empty if the answer normalises to nothing."""
     probe: str
-    """The longest token of the key: a text without it cannot contain the answer."""
+    """The longest token of the key. A text that does not contain it cannot contain the answer."""
 
 
 @lru_cache(maxsize=16384)
@@ -72,12 +72,12 @@ def _golds(answers: tuple[str, ...]) -> tuple[_Gold, ...]:
 
 def _tuple(answers: Sequence[str]) -> tuple[str, ...]:
     if isinstance(answers, str):
-        raise ConfigError(f"gold answers must be a sequence of texts, got one text: {answers!r}. Put it in a tuple.")
+        raise ConfigError(f"gold answers must be a sequence of strings, got one string {answers!r}. Put it in a tuple.")
     return tuple(answers)
 
 
 def score(prediction: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
-    """Exact match, F1 and subEM of one prediction, in one pass; each is the best over `answers`, in [0, 1]."""
+    """Exact match, F1 and subEM of one prediction, computed in one pass. Each is the best over `answers`, in [0, 1]."""
     key = "" if not prediction else _short_key(prediction) if len(prediction) <= 256 else _key(prediction)
     if not key:
         return 0.0, 0.0, 0.0
@@ -96,7 +96,7 @@ def _overlap(prediction: Counter[str], gold: Counter[str]) -> float:
 
 
 def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
-    """1.0 when the normalised prediction equals a normalised gold answer, else 0.0."""
+    """1.0 if the normalised prediction equals a normalised gold answer, else 0.0."""
     return score(prediction, answers)[0]
 
 
@@ -106,26 +106,26 @@ def f1_score(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def sub_exact_match(prediction: str | None, answers: Sequence[str]) -> float:
-    """1.0 when a normalised gold answer stands in the normalised prediction on token boundaries, else 0.0.
+    """1.0 if the normalised prediction contains a normalised gold answer on token boundaries, else 0.0.
 
-    A gold answer that normalises to nothing ("The") must be the whole prediction: contained, it would be everywhere.
+    A gold answer that normalises to nothing ("The") must equal the whole prediction; otherwise it would match anything.
     """
     return score(prediction, answers)[2]
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a gold answer stands in `text`, both normalised, on token boundaries.
+    """Whether `text` contains a gold answer, both normalised, on token boundaries.
 
-    A gold answer that normalises to nothing counts as contained only when it is the whole text.
+    A gold answer that normalises to nothing counts as contained only if it is the whole text.
 
-    This is called for every document of every search, so the text is normalised fully only when cheaper tests
-    cannot decide.
+    This is called for every document of every search, so the text is fully normalised only if cheaper tests cannot
+    decide.
     """
     golds = _golds(_tuple(answers))
     bare = _bare(text)
     near = [gold for gold in golds if gold.padded and gold.probe in bare]
     if near:
-        # Found without removing articles and white space: it is still there after removing them.
+        # A match found before articles and extra white space are removed is still a match afterwards.
         padded = f" {bare} "
         if any(gold.padded in padded for gold in near):
             return True
@@ -136,7 +136,7 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CheckedReward:
-    """A user's own reward with its result checked."""
+    """A user's reward function with its result checked."""
 
     function: Callable[[str | None, Sequence[str]], float]
 
@@ -144,12 +144,12 @@ class CheckedReward:
         """The reward as a float.
 
         Raises:
-            ConfigError: when the function returns anything but a finite number.
+            ConfigError: the function does not return a finite number.
         """
         value = self.function(prediction, answers)
         try:
             number = float(value) if isinstance(value, Real) else math.nan
-        except OverflowError:  # an integer beyond every float
+        except OverflowError:  # an integer too large for a float
             number = math.inf
         if not math.isfinite(number):
             name = getattr(self.function, "__qualname__", repr(self.function))
@@ -161,17 +161,17 @@ class CheckedReward:
 
 
 REWARDS: dict[str, Reward] = {"em": exact_match, "f1": f1_score, "subem": sub_exact_match}
-"""The rewards that have a name."""
+"""The built-in rewards, by name."""
 
 
 def get_reward(reward: str | Reward) -> Reward:
-    """A reward by name (`"em"`, `"f1"`, `"subem"`), or a user's own with its results checked.
+    """Look up a reward by name (`"em"`, `"f1"`, `"subem"`), or wrap a user's function so that its results are checked.
 
     Args:
         reward: a name, or a callable (prediction or None, gold answers) -> finite number.
 
     Raises:
-        ConfigError: for an unknown name, or something that is neither.
+        ConfigError: the name is unknown, or the argument is neither a name nor a callable.
     """
     if isinstance(reward, str):
         if reward not in REWARDS:

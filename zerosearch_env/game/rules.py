@@ -1,4 +1,4 @@
-"""The rules that all episodes of an environment share, and the one place where they are checked."""
+"""The rules shared by all episodes of an environment, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ NoiseUnit = Literal["search", "document"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What all episodes of an environment share. Make it with `make_rules`, which checks every value."""
+    """The rules shared by all episodes of an environment. Create them with `make_rules`, which checks every value."""
 
     protocol: Protocol
     prompt_template: str
     """The instruction; contains `{question}`."""
     max_turns: int = 5
-    """Turns that may search; invalid turns count. One last turn that may only answer follows them."""
+    """Number of turns that may search; invalid turns count too. One more turn follows, which may only answer."""
     top_k: int = 5
-    """Documents a search."""
+    """Documents per search."""
     reward: Callable[[str | None, Sequence[str]], float] = exact_match
-    """(prediction or None, gold answers) to a finite number; paid once, at the end."""
+    """(prediction or None, gold answers) -> a finite number; given once, at the end of the episode."""
     noise_unit: NoiseUnit = "search"
-    """What one draw decides: a whole search (the paper) or each document."""
+    """Whether noise is drawn once per search (as in the paper) or once per document."""
     max_action_chars: int = 65_536
-    """Longer texts of one turn end the episode (`TOO_LONG`)."""
+    """A longer text in one turn ends the episode (`TOO_LONG`)."""
     max_query_chars: int = 512
-    """Longer queries are cut."""
+    """Longer queries are cut to this length."""
 
     @cached_property
     def prompt_pieces(self) -> tuple[str, ...]:
-        """The instruction cut at every `{question}`: `question.join(prompt_pieces)` is the prompt.
+        """The instruction split at every `{question}`; `question.join(prompt_pieces)` is the prompt.
 
-        Nothing is formatted: every other brace of the instruction, and each one of the question, is ordinary text.
+        `str.format` is not used, so all other braces in the instruction and in the question are ordinary text.
         """
         return tuple(self.prompt_template.split(PLACEHOLDER))
 
@@ -57,20 +57,20 @@ def make_rules(
     max_action_chars: int = 65_536,
     max_query_chars: int = 512,
 ) -> Rules:
-    """Check every value and put the rules together.
+    """Check every value and create the rules.
 
     Args:
         protocol: a registered name or a `Protocol`.
-        prompt_template: text or file with `{question}`; None is the protocol's own.
-        max_turns: turns that may search, 1 or more; None is the protocol's own.
-        top_k: documents a search, 1 or more; None is the protocol's own.
+        prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
+        max_turns: number of turns that may search, at least 1; None: the protocol's default.
+        top_k: documents per search, at least 1; None: the protocol's default.
         reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, answers) -> finite number.
         noise_unit: `"search"` or `"document"`.
         max_action_chars: longest accepted text of one turn, in characters.
-        max_query_chars: where queries are cut, in characters.
+        max_query_chars: maximum length of a query, in characters; longer ones are cut.
 
     Raises:
-        ConfigError: for a value that cannot be used; names the nearest valid one where there is one.
+        ConfigError: a value is invalid. For an unknown name, the message suggests the most similar valid one.
     """
     chosen = get_protocol(protocol)
     if noise_unit not in get_args(NoiseUnit):
