@@ -290,7 +290,7 @@ def test_wrong_actions_are_refused_and_nothing_moves(actions: Any, match: str) -
         ({"autoreset_mode": "SameStp"}, "Did you mean 'SameStep'"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
         ({"protocol": "zerosearc"}, "Did you mean 'zerosearch'"),
-        ({"dataset": []}, "holds no question"),
+        ({"dataset": []}, "has no questions"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], match: str) -> None:

@@ -1,1 +1,1 @@
-"""The Gymnasium environments: single and vector."""
+"""The Gymnasium environments: one environment, and a vector of many."""

@@ -1,4 +1,4 @@
-"""Where the curriculum is: finished episodes, or a progress set from outside."""
+"""The progress of the noise curriculum: counted from finished episodes, or set by the user."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..errors import ConfigError
 
 @dataclass
 class Progress:
-    """Where the curriculum stands: finished episodes over `curriculum_episodes`, unless somebody set it."""
+    """Progress of the curriculum: finished episodes / `curriculum_episodes`, unless a fixed value was set."""
 
     curriculum_episodes: int
     finished: int = 0
-    """Episodes that came to their end, of all sub-environments together."""
+    """Number of finished episodes, summed over all sub-environments."""
     fixed: float | None = None
-    """Progress set from outside; None: counted."""
+    """Progress set by the user; None: count finished episodes."""
 
     @property
     def value(self) -> float:
@@ -28,15 +28,15 @@ class Progress:
         return part if part < 1.0 else 1.0
 
     def set(self, progress: float | None) -> None:
-        """Fix the progress from now on, or return to counting episodes with None."""
+        """Fix the progress from now on; None returns to counting finished episodes."""
         self.fixed = None if progress is None else check_progress(progress)
 
 
 def check_progress(progress: Any) -> float:
-    """A progress as a float.
+    """Check a progress value and return it as a float.
 
     Raises:
-        ConfigError: when it is no number in [0, 1].
+        ConfigError: the value is not a number in [0, 1].
     """
     if isinstance(progress, bool) or not isinstance(progress, Real) or not 0.0 <= float(progress) <= 1.0:
         raise ConfigError(f"progress must be a number in [0, 1], got {progress!r}.")

@@ -1,6 +1,6 @@
-"""`info`: what a reset and a step say, for one environment as a dict and for many as arrays with masks.
+"""The `info` of a reset and of a step: a dict for one environment, arrays with masks for a vector environment.
 
-The keys of a step are names of attributes of `Step` and `Scores`, so that both forms read the same record.
+The keys of a step's info are attribute names of `Step` and `Scores`, so both forms are read from the same records.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..types import Step
 Infos = dict[str, Any]
 
 RESET_KEYS = ("question", "question_id", "noise_level", "progress")
-"""Said at a reset."""
+"""Keys of the info of a reset."""
 STEP_KEYS = (
     "action",
     "query",
@@ -27,9 +27,9 @@ STEP_KEYS = (
     "turn",
     "stop_reason",
 )
-"""Said at every step: attributes of `Step`."""
+"""Keys present at every step: attributes of `Step`."""
 SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "searches")
-"""Said at the end of an episode too: attributes of `Scores`. Gold answers appear nowhere before."""
+"""Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end."""
 
 _DTYPES: Mapping[str, Any] = {
     "noise_level": np.float64,
@@ -40,7 +40,7 @@ _DTYPES: Mapping[str, Any] = {
     "f1": np.float64,
     "subem": np.float64,
 }
-"""Keys whose values are always numbers; every other key is an object array, None where nothing was said."""
+"""Keys with numeric arrays. Every other key has an object array, with None for sub-environments without a value."""
 
 _RESET_GETTERS = [(key, itemgetter(key)) for key in RESET_KEYS]
 _STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS]
@@ -48,7 +48,7 @@ _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 
 def step_info(step: Step) -> Infos:
-    """The `info` of a step; gold answers and scores only at the end of an episode."""
+    """The `info` of a step. Gold answers and scores are present only at the end of an episode."""
     info: Infos = {
         "action": step.action,
         "query": step.query,
@@ -73,15 +73,15 @@ def step_info(step: Step) -> Infos:
 
 
 def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step]) -> Infos:
-    """The infos of all sub-environments as arrays of length `count`, each with its mask `_key`.
+    """The infos of all sub-environments as arrays of length `count`, each with a mask under `_key`.
 
     Args:
         count: number of sub-environments.
-        starts: infos of those that were reset, by index.
-        steps: of those that played a turn, by index; no index is in both.
+        starts: infos of the sub-environments that were reset, by index.
+        steps: steps of the sub-environments that played a turn, by index. No index is in both mappings.
 
     Returns:
-        Numbers as numeric arrays, everything else as object arrays.
+        Numeric arrays for numbers, object arrays for everything else.
     """
     infos: Infos = {}
     if starts:
@@ -101,14 +101,14 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
 def _write(
     infos: Infos, count: int, indices: Sequence[int], rows: Sequence[Any], getters: Iterable[tuple[str, Any]]
 ) -> None:
-    """Write the columns of some sub-environments, making arrays and masks where there are none yet."""
+    """Write the values of some sub-environments; arrays and masks that do not exist yet are created."""
     where = np.array(indices)
     everyone = len(indices) == count and bool((where[:-1] < where[1:]).all())
     said = np.zeros(count, np.bool_)
     said[where] = True
     for key, get in getters:
         dtype = _DTYPES.get(key, object)
-        values = np.fromiter(map(get, rows), dtype, len(rows))  # numpy would take tuples in a list for a second axis
+        values = np.fromiter(map(get, rows), dtype, len(rows))  # np.array would turn tuples into a second axis
         if key in infos:
             infos[key][where] = values
             infos[f"_{key}"][where] = True

@@ -1,4 +1,4 @@
-"""The next episode: checked reset options and a random generator give an `Episode`; checked actions."""
+"""Check reset options and actions, and draw the next episode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESET_OPTIONS = ("question", "noise_level", "progress")
 
 @dataclass
 class ResetOptions:
-    """Checked options of one reset; None where the option was not given."""
+    """Checked options of one reset; None: the option was not given."""
 
     question: int | None = None
     noise_level: float | None = None
@@ -32,14 +32,14 @@ NO_OPTIONS = ResetOptions()
 
 
 def read_options(setup: Setup, options: Mapping[str, Any] | None) -> ResetOptions:
-    """Check the options of a reset without changing them.
+    """Check the options of a reset. The mapping is not changed.
 
     Args:
-        setup: of the environment.
+        setup: the setup of the environment.
         options: `question` (index or id), `noise_level`, `progress`; all optional.
 
     Raises:
-        ConfigError: unknown option, unknown question, or a level or a progress outside [0, 1].
+        ConfigError: an option or a question is unknown, or a noise level or progress is outside [0, 1].
     """
     if not options:
         return NO_OPTIONS
@@ -78,17 +78,20 @@ def _question_index(setup: Setup, question: Any) -> int:
 def draw_episode(
     setup: Setup, rng: np.random.Generator, progress: float, options: ResetOptions = NO_OPTIONS
 ) -> tuple[Episode, dict[str, Any]]:
-    """The next episode of one sub-environment and the `info` of its reset.
+    """Draw the next episode of one sub-environment.
 
-    One uniform draw u is taken from `rng` whatever the options say, so that setting an option for one episode changes
-    no later one. Its highest bits choose the question and all 53 of them are the episode's seed; what is drawn from
-    that seed is mixed, and so has nothing to do with the question.
+    Exactly one uniform number u is drawn from `rng`, whatever the options are, so an option for one episode does not
+    change later episodes. u selects the question (index = floor(u * number of questions)), and its 53 bits are the
+    seed of the episode. All draws from this seed are mixed, so they are independent of the question.
 
     Args:
-        setup: of the environment.
-        rng: the sub-environment's own generator.
-        progress: of the curriculum, in [0, 1].
-        options: what the caller fixed for this episode.
+        setup: the setup of the environment.
+        rng: the sub-environment's random generator.
+        progress: progress of the curriculum, in [0, 1].
+        options: values that the caller fixed for this episode.
+
+    Returns:
+        The episode and the `info` of its reset.
     """
     draw = rng.random()
     index = int(draw * setup.question_count)
@@ -107,11 +110,11 @@ def draw_episode(
 
 
 def check_action(action: Any) -> str:
-    """The action itself.
+    """Return the action if it is a string.
 
     Raises:
-        gymnasium.error.InvalidAction: when it is no text.
+        gymnasium.error.InvalidAction: the action is not a string.
     """
     if isinstance(action, str):
         return action
-    raise gymnasium.error.InvalidAction(f"an action is a text (str), got {type(action).__name__}: {action!r:.200}")
+    raise gymnasium.error.InvalidAction(f"an action must be a string, got {type(action).__name__}: {action!r:.200}")

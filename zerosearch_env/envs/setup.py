@@ -1,4 +1,4 @@
-"""The arguments of the environment, checked and made into a `Setup`; the single and the vector environment share it."""
+"""Check the arguments of the environment and create a `Setup`, for the single and the vector environment."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ON_ENGINE_ERROR = ("truncate", "raise")
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything of an environment that does not change between episodes."""
+    """The parts of an environment that do not change between episodes."""
 
     dataset: Dataset
     rules: Rules
     engine: SearchEngine
     owns_engine: bool
-    """True when the environment made the engine from a description, and closes it."""
+    """True if the environment created the engine from a description and must close it."""
     schedule: Callable[[float], float] | None
-    """Progress in [0, 1] -> noise level; None: the level is fixed."""
+    """Progress in [0, 1] -> noise level; None: the noise level is fixed."""
     level: float
-    """The fixed noise level; not used with a schedule."""
+    """The fixed noise level; ignored if there is a schedule."""
     curriculum_episodes: int
     raise_on_engine_error: bool
     render_mode: str | None
@@ -49,28 +49,28 @@ class Setup:
 
     @cached_property
     def index_by_id(self) -> dict[str, int]:
-        """The index of the first question with an id."""
+        """Question id -> index of the first question with this id."""
         return {question.id: index for index, question in reversed(list(enumerate(self.dataset.questions)))}
 
     def noise_at(self, progress: float) -> float:
-        """The noise level at a progress."""
+        """The noise level at the given progress."""
         return self.level if self.schedule is None else check_level(self.schedule(progress))
 
 
 class SetupViews:
-    """What both environments let their users see of `Setup`, and how both are told the progress."""
+    """Properties of `Setup` that both environments expose, and `set_progress`."""
 
     _setup: Setup
     _progress: Progress
 
     @property
     def dataset(self) -> Dataset:
-        """The questions that episodes are drawn from, with their passages."""
+        """The dataset from which questions are drawn, with its passages."""
         return self._setup.dataset
 
     @property
     def engine(self) -> SearchEngine:
-        """The search engine, the one of all sub-environments where there are several."""
+        """The search engine; a vector environment has one for all its sub-environments."""
         return self._setup.engine
 
     @property
@@ -80,12 +80,12 @@ class SetupViews:
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The texts after which a sampler should stop, kept in the action."""
+        """Strings after which a sampler should stop; they are kept in the action."""
         return self._setup.rules.protocol.stop_strings
 
     @property
     def progress(self) -> float:
-        """Progress of the curriculum in [0, 1], as the next reset will use it."""
+        """Progress of the curriculum in [0, 1] that the next reset will use."""
         return self._progress.value
 
     def set_progress(self, progress: float | None) -> None:
@@ -95,7 +95,7 @@ class SetupViews:
             progress: in [0, 1]; None returns to counting finished episodes.
 
         Raises:
-            ConfigError: when it is outside [0, 1].
+            ConfigError: the progress is outside [0, 1].
         """
         self._progress.set(progress)
 
@@ -121,11 +121,11 @@ def make_setup(
     on_engine_error: str = "truncate",
     render_mode: str | None = None,
 ) -> Setup:
-    """Check the arguments of the environment (see `ZeroSearchEnv`) and make what they describe.
+    """Check the arguments of the environment (see `ZeroSearchEnv`) and create the dataset, engine and rules.
 
     Raises:
-        ConfigError: an argument has a value that cannot be used; the message names the nearest valid one.
-        DataError: the dataset holds no question, or a question without an answer.
+        ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
+        DataError: the dataset has no questions, or a question has no answer.
     """
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise unknown_name("render_mode", render_mode, RENDER_MODES)
@@ -170,35 +170,33 @@ def _make_schedule(
 ) -> Callable[[float], float] | None:
     if schedule is not None and level is not None:
         raise ConfigError(
-            f"noise_schedule={schedule!r} and noise_level={level!r} were both given: the schedule moves the level. "
+            f"noise_schedule={schedule!r} and noise_level={level!r} were both given, but a schedule sets the level. "
             "Give one of them."
         )
     shaped = (start, end, base) != (0.0, 0.5, 4.0)
     if schedule is None:
         if shaped:
             raise ConfigError(
-                "noise_start, noise_end and noise_base shape a noise_schedule, and none was given. "
+                "noise_start, noise_end and noise_base belong to a noise_schedule, and none was given. "
                 'Add noise_schedule="exp", or use noise_level for a fixed level.'
             )
         return None
     if callable(schedule) and shaped:
-        raise ConfigError(
-            "noise_start, noise_end and noise_base have no effect on a noise_schedule that is a callable."
-        )
+        raise ConfigError("noise_start, noise_end and noise_base have no effect if noise_schedule is a callable.")
     return get_schedule(schedule, start=start, end=end, base=base)
 
 
 def _can_be_noisy(schedule: Callable[[float], float] | None, level: float) -> bool:
     if schedule is None:
         return level > 0.0
-    # The named schedules never leave the range between their ends; a user's own is not called before its first episode.
+    # Named schedules stay between their two ends. A user's function is not called before the first episode.
     return isinstance(schedule, CheckedSchedule) or schedule(0.0) > 0.0 or schedule(1.0) > 0.0
 
 
 def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: bool) -> None:
-    """Find out now, and not at the first search, that an engine with a corpus has too few passages for `top_k`."""
+    """Raise now, instead of at the first search, if an engine's corpus has too few passages for `top_k`."""
     check = getattr(engine, "check_top_k", None)
-    # A question with paragraphs of its own may search these instead of the corpus.
+    # For a question with its own paragraphs, the engine may search those instead of the corpus.
     if check is not None and any(not question.paragraphs for question in dataset.questions):
         check(top_k, noise=noise)
 
@@ -207,7 +205,7 @@ def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> 
     if isinstance(dataset, (str, Path)):
         data = _load(str(dataset), split, world)
     elif world is not None:
-        raise ConfigError(f'world={world!r} describes the built-in dataset "world", and another dataset was given.')
+        raise ConfigError(f'world={world!r} describes the built-in dataset "world", but another dataset was given.')
     elif isinstance(dataset, Dataset):
         data = dataset
     elif isinstance(dataset, Sequence):
@@ -217,7 +215,7 @@ def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> 
             f"dataset must be a name, a path, a Dataset or a list of questions, got {type(dataset).__name__}."
         )
     if not len(data.questions):
-        raise DataError(f"dataset {data.name!r}, split {data.split!r}, holds no question.")
+        raise DataError(f"dataset {data.name!r}, split {data.split!r}, has no questions.")
     for question in data.questions:
         if not question.answers:
             raise DataError(f"question {question.id!r} of dataset {data.name!r} has no answer: {question.text[:200]!r}")
@@ -231,15 +229,15 @@ def _read_question(row: Any, index: int, split: str) -> Question:
         raise DataError(f"dataset[{index}] must be a Question or a mapping, got {type(row).__name__}.")
     text, answers = row.get("question"), row.get("answers")
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"dataset[{index}]: 'question' must be a text that is not empty, got {text!r}.")
+        raise DataError(f"dataset[{index}]: 'question' must be a non-empty string, got {text!r}.")
     if isinstance(answers, str) or not isinstance(answers, Sequence) or not all(isinstance(a, str) for a in answers):
-        raise DataError(f"dataset[{index}]: 'answers' must be a list of texts, got {answers!r}.")
+        raise DataError(f"dataset[{index}]: 'answers' must be a list of strings, got {answers!r}.")
     return Question(str(row.get("id", index)), text, tuple(answers), dataset="questions", split=split)
 
 
 def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
     if world is not None and name != "world":
-        raise ConfigError(f'world={world!r} describes the built-in dataset "world", and dataset={name!r} was given.')
+        raise ConfigError(f'world={world!r} describes the built-in dataset "world", but dataset={name!r} was given.')
     path = Path(name)
     files = [path, *path.iterdir()] if path.is_dir() else [path]
     stamp = max(file.stat().st_mtime_ns for file in files) if path.exists() else 0
@@ -252,7 +250,7 @@ def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
 
 @lru_cache(maxsize=8)
 def _load_cached(name: str, split: str, world: str | None, stamp: int) -> Dataset:
-    """One dataset object a description: sub-environments of one process share it, and with it its search index."""
+    """One dataset object per description, so sub-environments in one process share it and its search index."""
     from ..datasets import load_dataset
 
     if world is None:

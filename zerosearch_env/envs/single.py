@@ -1,4 +1,4 @@
-"""`ZeroSearchEnv`: the environment as Gymnasium knows it, a thin shell around the core's `Episode`."""
+"""`ZeroSearchEnv`: the Gymnasium environment, a thin layer around `Episode`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     """Search-augmented question answering against a search engine with a controllable noise level.
 
     ## Description
-    The policy reads a question, thinks in text, searches as often as it is allowed to, and answers. Some searches are
-    *noisy*: their documents are on topic and hold no gold answer. How often that happens is the noise level p, fixed
-    or moved by a curriculum. A robust policy notices that its documents miss, and searches again.
+    The policy reads a question, thinks in text, searches up to a limited number of times, and answers. Some searches
+    are *noisy*: their documents are on topic but contain no gold answer. The noise level p is the probability of a
+    noisy search; it is fixed or follows a curriculum. A robust policy notices unhelpful documents and searches again.
 
-    The environment works offline without any download: the default dataset is a synthetic world, the default engine
+    The environment works offline without any download: the default dataset is a synthetic world, and the default engine
     searches its passages with BM25.
 
     ## Action Space
-    `UnicodeText`: the policy's text of one turn; any text is accepted, the empty one included. With the default
-    protocol `"zerosearch"` a turn looks like
+    `UnicodeText`: the policy's text of one turn. Any string is accepted, including the empty one. With the default
+    protocol `"zerosearch"` a turn looks like this:
 
         <think>I need the birthplace first.</think><search>where was Ada Lovelace born</search>
         <think>That says it.</think><answer>London</answer>
 
-    The first complete tag outside `<think>` decides. Text without one, an empty query and an empty answer are
-    *invalid*: the turn is spent and the observation says what was expected (protocols without such a notice end the
-    episode). Only the policy's own text is parsed: tags inside documents are neutralised. `action_space.sample()`
-    returns well-formed random actions. `stop_strings` is what a sampler should stop after.
+    The first complete tag outside `<think>` decides. Text without such a tag, an empty query and an empty answer are
+    *invalid*: the turn is used up, and the observation says what was expected (protocols without such a notice end the
+    episode). Only the policy's own text is parsed; tags inside documents are neutralised. `action_space.sample()`
+    returns well-formed random actions. A sampler should stop after any of `stop_strings`.
 
     ## Observation Space
-    `UnicodeText`: the text that is new to the policy.
+    `UnicodeText`: the new text for the policy.
 
     | after | observation |
     |---|---|
@@ -62,49 +62,49 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     `zerosearch_env.TranscriptObservation` gives the whole transcript instead.
 
     ## Rewards
-    0 before the end; at the end the reward function of the prediction and the gold answers. `"em"`: 1 when the
-    normalised prediction equals a normalised gold answer, else 0. `"f1"`: token overlap with the best gold answer.
-    `"subem"`: 1 when a gold answer stands in the prediction on token boundaries. Without a prediction the reward is 0.
-    Prompts, thoughts and documents are never scored.
+    0 before the end; at the end the reward function of the prediction and the gold answers. `"em"`: 1 if the normalised
+    prediction equals a normalised gold answer, else 0. `"f1"`: token overlap with the best gold answer. `"subem"`: 1 if
+    the prediction contains a gold answer on token boundaries. Without a prediction these three are 0. Prompts, thoughts
+    and documents are never scored.
 
     ## Starting State
-    A question drawn uniformly, and a seed of the episode. All randomness derives from `reset(seed=...)`: the k-th
-    search of an episode draws one number u and is noisy iff u < p, so that the same seed at a higher p has a superset
-    of noisy searches.
+    A uniformly drawn question and an episode seed. All randomness derives from `reset(seed=...)`: the k-th search of an
+    episode draws one number u and is noisy if u < p. With the same seed, a higher p therefore gives a superset of the
+    noisy searches.
 
     ## Episode End
     `info["stop_reason"]` is a `StopReason`:
 
     - terminated: `"answer"`, or `"no_action"` for protocols without a notice for invalid turns;
-    - truncated: `"max_turns"` (the last turn passed without an answer), `"too_long"` (the text of a turn was longer
-      than 65,536 characters), `"engine_error"` (the engine failed after its bounded retries; `info["error"]` says how).
+    - truncated: `"max_turns"` (no answer in the last turn), `"too_long"` (the text of a turn was longer than 65,536
+      characters), `"engine_error"` (the engine failed after its bounded retries; `info["error"]` holds the reason).
 
-    After `max_turns` turns one last turn follows that may only answer.
+    After `max_turns` turns one more turn follows, which may only answer.
 
     ## Info
-    | key | when | what |
+    | key | when | value |
     |---|---|---|
-    | `question`, `question_id` | reset | text and id |
+    | `question`, `question_id` | reset | text and id of the question |
     | `noise_level` | reset, step | p of this episode |
-    | `progress` | reset | of the curriculum, in [0, 1] |
+    | `progress` | reset | progress of the curriculum, in [0, 1] |
     | `action` | step | `"search"`, `"answer"` or `"invalid"` |
-    | `query` | step | the cleaned query; None when the turn was no search |
-    | `documents` | step | tuple of `Document(title, text, source, score)`; empty when the turn was no search |
-    | `noisy` | step | bool, or a tuple with one bool a document (`noise_unit="document"`); None when no search |
-    | `answer_in_documents` | step | whether a gold answer stands in the documents; None when no search |
-    | `turn` | step | turns taken so far, this one included |
+    | `query` | step | the cleaned query; None if the turn was not a search |
+    | `documents` | step | tuple of `Document(title, text, source, score)`; empty if the turn was not a search |
+    | `noisy` | step | bool, or a tuple with one bool per document (`noise_unit="document"`); None if not a search |
+    | `answer_in_documents` | step | whether the documents contain a gold answer; None if the turn was not a search |
+    | `turn` | step | number of turns taken so far, including this one |
     | `stop_reason` | step | None before the end |
     | `prediction` | end | the answer given, or None |
     | `answers` | end | tuple of gold answers; they appear nowhere before the end |
     | `em`, `f1`, `subem` | end | the three scores, whatever `reward` is |
     | `searches` | end | number of searches |
-    | `error` | end by a failed engine | the engine's failure |
+    | `error` | end, if the engine failed | the engine's error message |
 
-    `noisy` and `answer_in_documents` are for measuring: an agent that reads them cheats.
+    `noisy` and `answer_in_documents` are for evaluation only. An agent must not read them.
 
     ## Arguments
-    `gymnasium.make("ZeroSearch-v0", **arguments)`. Every argument has a JSON-able form, with which `env.spec` can be
-    saved and made again; ready-made objects are accepted too.
+    `gymnasium.make("ZeroSearch-v0", **arguments)`. Every argument has a JSON form, so `env.spec` can be saved and
+    loaded again. Python objects are accepted too.
 
     Args:
         dataset: `"world"` (built in), the path of a `.jsonl` or `.parquet` file, a hub name, a `Dataset`, or a list of
@@ -112,36 +112,36 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         split: split of a named dataset.
         world: options of the built-in world (fields of `WorldConfig`), for example `{"seed": 1, "passages": 2000}`.
         search_engine: `"corpus"`, `"corpus:FILE"`, a mapping `{"kind": ..., **options}`, or a `SearchEngine`. The
-            environment closes an engine that it made, never one that it was given.
+            environment closes an engine that it created, but not a `SearchEngine` that you pass.
         noise_schedule: `"exp"`, `"linear"`, `"constant"`, or a callable progress -> p. Not together with `noise_level`.
-        noise_start: p at progress 0, of a named schedule.
-        noise_end: p at progress 1, of a named schedule.
+        noise_start: p at progress 0, for named schedules.
+        noise_end: p at progress 1, for named schedules.
         noise_base: base b of the exponential schedule.
         noise_level: a fixed p in [0, 1]. None without a schedule: 0.
-        noise_unit: what one draw decides: a whole `"search"`, or each `"document"`.
-        curriculum_episodes: with a schedule and nobody setting the progress, progress = finished episodes / this.
+        noise_unit: draw noise once per `"search"` or once per `"document"`.
+        curriculum_episodes: with a schedule, progress = finished episodes / this, unless `set_progress` was called.
         reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, gold answers) -> float.
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
             `"hermes"`, or a `Protocol`.
-        prompt_template: text or file with `{question}`, for checkpoints that were trained with another instruction.
-            None: the protocol's own.
-        max_turns: turns that may search. None: the protocol's own, 5 for `"zerosearch"`.
-        top_k: documents a search. None: the protocol's own, 5 for `"zerosearch"`.
+        prompt_template: a string or a file that contains `{question}`, for checkpoints that were trained with another
+            instruction. None: the protocol's default.
+        max_turns: number of turns that may search. None: the protocol's default, 5 for `"zerosearch"`.
+        top_k: documents per search. None: the protocol's default, 5 for `"zerosearch"`.
         on_engine_error: `"truncate"` the episode, or `"raise"` an `EngineError`.
-        render_mode: `"ansi"` (`render` returns text), `"human"` (prints to the terminal as the episode goes on),
-            `"html"` (`render` returns a fragment of a page).
+        render_mode: `"ansi"` (`render` returns a string), `"human"` (each turn is printed to the terminal), `"html"`
+            (`render` returns an HTML fragment).
 
     Raises:
-        ConfigError: an argument cannot be used; the nearest valid value is named.
+        ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
         DataError: the dataset is empty, or a question has no answer.
 
     ## Reset options
     `reset(options={"question": index_or_id, "noise_level": p, "progress": x})`, all optional, for this episode only.
-    `env.unwrapped.set_progress(x)` moves the curriculum from the next reset on.
+    `env.unwrapped.set_progress(x)` sets the progress of the curriculum from the next reset on.
 
     ## Vectorized environment
     `gymnasium.make_vec("ZeroSearch-v0", num_envs=N)` gives `ZeroSearchVectorEnv`, which plays exactly the episodes of N
-    single environments with one engine call a step.
+    single environments with one engine call per step.
 
     ## Example
     >>> import gymnasium as gym, zerosearch_env
@@ -229,15 +229,16 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         """Start an episode.
 
         Args:
-            seed: starts the environment's generator anew, from which questions and noise are drawn.
-            options: `question` (index or id), `noise_level`, `progress`, each for this episode only; not changed.
+            seed: seeds the environment's random generator again; questions and noise are drawn from it.
+            options: `question` (index or id), `noise_level`, `progress`, each for this episode only. The dict is not
+                changed.
 
         Returns:
-            The prompt and the info, see the class.
+            The prompt and the info; see the class.
 
         Raises:
-            ConfigError: for an unknown option or a value that cannot be used; the current episode goes on.
-            gymnasium.error.ClosedEnvironmentError: after `close`.
+            ConfigError: an option is unknown or has an invalid value; the current episode continues.
+            gymnasium.error.ClosedEnvironmentError: the environment was closed.
         """
         if self._closed:
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make().")
@@ -257,12 +258,12 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             action: the policy's text of this turn.
 
         Returns:
-            Observation, reward, terminated, truncated and info, see the class.
+            Observation, reward, terminated, truncated and info; see the class.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, or after the end of the episode.
-            gymnasium.error.InvalidAction: the action is no text.
-            EngineError: the engine failed, and `on_engine_error="raise"`; the episode is over.
+            gymnasium.error.InvalidAction: the action is not a string.
+            EngineError: the engine failed and `on_engine_error="raise"`; the episode is over.
         """
         episode = self._episode
         if episode is None or episode.stop_reason is not None:
@@ -286,11 +287,11 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         return step.observation, step.reward, terminated, not terminated, step_info(step)
 
     def render(self) -> str | None:
-        """The episode so far, in the render mode of the environment.
+        """Render the episode so far in the environment's render mode.
 
         Returns:
-            Text with terminal colours for `"ansi"`, a fragment of a page for `"html"`; None for `"human"`, which prints
-            what it has not printed yet, and for no render mode, which warns.
+            `"ansi"`: a string with terminal colours. `"html"`: an HTML fragment. `"human"`: None; the parts not printed
+            yet are printed. Without a render mode: None, with a warning.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
@@ -310,14 +311,14 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         return (render_ansi if self.render_mode == "ansi" else render_html)(transcript_record(self.episode))
 
     def _show(self) -> None:
-        """Print the parts of the episode that are new since the last call."""
+        """Print the parts of the episode that were added since the last call."""
         from ..records.terminal import print_new
         from ..records.transcripts import transcript_record
 
         self._shown = print_new(transcript_record(self.episode), self._shown)
 
     def close(self) -> None:
-        """Close the engine, if the environment made it. Calling it again does nothing."""
+        """Close the engine if the environment created it. Further calls do nothing."""
         if not self._closed:
             self._closed = True
             self._episode = None
@@ -325,7 +326,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
                 self._setup.engine.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZeroSearchEnv:
-        """A copy with its own episode and generator, for looking ahead; dataset, rules and engine stay shared."""
+        """A copy with its own episode and random generator, for lookahead. Dataset, rules and engine are shared."""
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         memo[id(self._setup)] = replace(self._setup, owns_engine=False)
@@ -335,11 +336,11 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without what can be made again from the arguments."""
+        """The state without the parts that can be recreated from the arguments."""
         return {key: value for key, value in self.__dict__.items() if key != "_setup"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make dataset, rules and engine again; the episode goes on where it was."""
+        """Recreate dataset, rules and engine from the arguments; the episode continues where it was."""
         self.__dict__.update(state)
         self._setup = make_setup(**self._arguments)
 
