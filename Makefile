@@ -1,6 +1,9 @@
 # Every target sets up what it needs on a fresh machine: only Python >= 3.11 and make have to be there.
 #   make quickstart   train a small search agent and measure it; about 4 minutes on two cores after the installation
 #   make test         the test suite                  make test ARGS="-k noise -x"
+#   make test-fast    the tests that are not marked slow
+#   make test-pythons the suite on every Python from 3.11 that is installed, each in an environment of its own
+#   make coverage     the test suite, with the lines that no test reaches
 #   make check        what CI runs: linters, type checker, tests
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
@@ -21,10 +24,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-servers test-vllm lint check format clean distclean setup
+.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm lint check format clean distclean setup
 
 help:
-	@sed -n '2,8s/^#   *//p' Makefile
+	@sed -n '2,11s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -32,6 +35,19 @@ quickstart: $(VENV)/.ready-train $(LINKED)
 # One thread for each of the two workers.
 test: $(VENV)/.ready-dev $(LINKED)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+test-fast:
+	@$(MAKE) --no-print-directory test ARGS='-m "not slow" $(ARGS)'
+
+coverage: $(VENV)/.ready-dev $(LINKED)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --cov=zerosearch_env --cov=zerosearch_agents \
+		--cov=zerosearch_benchmarks --cov-report=term-missing:skip-covered $(ARGS)
+
+test-pythons:
+	@for python in $$(sh .ci/find-python --all); do \
+		name=.venv-$$(basename $$python); \
+		echo "== $$python"; $(MAKE) --no-print-directory test PYTHON=$$python VENV=$$name || exit 1; \
+	done
 
 test-servers: $(VENV)/.ready-servers $(LINKED)
 	@$(BIN)/python -m pytest -q -m servers tests/servers/test_transformers_serve.py $(ARGS)

@@ -30,7 +30,17 @@ settings.register_profile("local", deadline=None, suppress_health_check=[HealthC
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests of real servers out unless `-m` asks for them.
+
+    An `-m` in pyproject.toml would do the same, but a second `-m` on the command line would replace it.
+    """
+    if "servers" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("servers")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("servers")]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,7 +61,9 @@ def _no_network() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real questions and passages; tests that need it are skipped where it is absent."""
-    folder = Path(os.environ.get("ZEROSEARCH_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no folder with real data at {folder} (set ZEROSEARCH_SHARED_DATA)")
-    return folder
+    folder = os.environ.get("ZEROSEARCH_SHARED_DATA")
+    if not folder:
+        pytest.skip("real data is not at hand: set ZEROSEARCH_SHARED_DATA to its folder")
+    if not Path(folder).is_dir():
+        pytest.fail(f"ZEROSEARCH_SHARED_DATA names {folder}, which is not a folder")
+    return Path(folder)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from .types import StopReason as StopReason
     from .types import Turn as Turn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 ENV_ID = "ZeroSearch-v0"
 

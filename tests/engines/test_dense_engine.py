@@ -207,7 +207,7 @@ def test_a_closed_engine_says_so(folders: dict[str, Path]) -> None:
 
 
 def test_another_encoder_is_refused_and_both_are_named(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"built with the encoder 'hash'.*and 'other' .*is another one\. Give"):
+    with pytest.raises(ConfigError, match=r"built with the encoder 'hash'.*but 'other' .*is another one\. Pass"):
         DenseEngine(folders["flat"], encoder=HashEncoder("other", salt="x"))
     with pytest.raises(ConfigError, match="its files have changed since"):
         DenseEngine(folders["flat"], encoder=HashEncoder(salt="x"))

@@ -70,7 +70,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(
     with pytest.raises(KeyboardInterrupt):
         build_index(PASSAGES, output, Interrupted(at=8), options)  # two shards of three blocks, and two blocks more
     assert not output.exists()
-    with pytest.raises(DataError, match="an unfinished build stands beside it"):
+    with pytest.raises(DataError, match="there is an unfinished build next to it"):
         DenseEngine(output, encoder=HashEncoder())
     seen: list[tuple[str, int, int]] = []
     second = HashEncoder()
@@ -125,7 +125,7 @@ def test_an_unfinished_build_of_something_else_is_not_mixed_in(
 
 
 def test_an_index_is_replaced_only_on_demand_and_only_by_a_whole_one(built: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds an index already.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"already holds an index.*--overwrite"):
         build_index(PASSAGES[:50], built, HashEncoder())
     with pytest.raises(KeyboardInterrupt):
         build_index(PASSAGES[:50], built, Interrupted(at=0), overwrite=True)
@@ -137,7 +137,7 @@ def test_an_index_is_replaced_only_on_demand_and_only_by_a_whole_one(built: Path
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="is no dense index: name another folder"):
+    with pytest.raises(ConfigError, match="is not a dense index: choose another output folder"):
         build_index(PASSAGES, tmp_path, HashEncoder(), overwrite=True)
 
 
@@ -148,7 +148,7 @@ def test_no_passages_and_vectors_that_are_no_numbers(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="no passages to index"):
         build_index([], tmp_path / "index", HashEncoder())
-    with pytest.raises(EngineError, match="'hash' gave no usable vectors for passages 0 to 119"):
+    with pytest.raises(EngineError, match="'hash' returned invalid vectors for passages 0 to 119"):
         build_index(PASSAGES, tmp_path / "index", Broken())
 
 
@@ -241,7 +241,7 @@ def test_passages_come_back_as_they_were(tmp_path: Path) -> None:
     with pytest.raises(IndexError, match="3 passages, and number 3"):
         store[3]
     (tmp_path / "passages.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(DataError, match="describes another file"):
+    with pytest.raises(DataError, match="does not match offsets.npy"):
         PassageStore(tmp_path)
 
 
@@ -283,7 +283,7 @@ def test_the_command_stopped_by_ctrl_c_says_how_to_go_on(
         (["bild"], "Did you mean 'build'"),
         (["build", "--encoder", "e", "--output", "o"], "--corpus FILE or as --world NUMBER"),
         (["build", "--encoder", "e", "--output", "o", "--world", "3", "--corpus", "c"], "one of them"),
-        (["info", "nowhere"], "is no dense index"),
+        (["info", "nowhere"], "is not a dense index"),
     ],
 )
 def test_the_command_used_wrongly(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +297,7 @@ def test_wrong_options_are_found_before_the_encoder_is_loaded(
     monkeypatch.setattr(encoders, "SentenceEncoder", lambda name, *, device: pytest.fail("the encoder was loaded"))
     command = ["index", "build", "--encoder", "e"]
     assert cli.main([*command, "--output", str(built), "--world", "200"]) == 2
-    assert "holds an index already" in capsys.readouterr().err
+    assert "already holds an index" in capsys.readouterr().err
     (built.parent / "empty.jsonl").touch()
     assert cli.main([*command, "--output", "o", "--corpus", str(built.parent / "empty.jsonl")]) == 2
     assert "holds no passage" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_it_keeps_the_promises_of_an_engine(provider: str) -> None:
 
 
 def test_the_engine_takes_nothing_behind_a_colon_and_does_not_repeat_it() -> None:
-    with pytest.raises(ConfigError, match="nothing behind a colon, got 9 characters") as caught:
+    with pytest.raises(ConfigError, match="takes no argument, got 9 characters") as caught:
         make_engine("serper:hush-hush")
     assert "hush" not in str(caught.value)
 
@@ -326,7 +326,7 @@ def test_a_key_of_another_variable_is_used(
         ({"extras": ["answerbox"]}, "Did you mean 'answer_box'"),
         ({"extras": "answers"}, "unknown extra"),
         ({"extras": 3}, "extras must be a list"),
-        ({"page_size": 101}, "at most 100 results a page"),
+        ({"page_size": 101}, "at most 100 results per page"),
         ({"page_size": 0}, "page_size"),
         ({"country": "u"}, "country must be a code"),
         ({"country": 1}, "country must be a code"),

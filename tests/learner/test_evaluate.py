@@ -285,7 +285,7 @@ def test_the_command_measures_and_says_where_things_are(agent_file: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nobody to measure"),
+        ([], "no agent given"),
         (["--agent", "baseline:radom"], "Did you mean 'random'"),
         (["--agent", "baseline:random", "--noise", "1.5"], "1.5"),
         (["--agent", "baseline:random", "--agent", "baseline:random"], "two agents are called 'baseline:random'"),
@@ -315,7 +315,7 @@ def test_a_failing_agent_leaves_the_others_results(agent_file: Path, capsys: pyt
     assert zerosearch(["eval", *agents, *SMALL]) == 2
     captured = capsys.readouterr()
     assert "turn 1: ValueError: oh no" in captured.err
-    assert "what was measured is in out" in captured.out
+    assert "the results so far are in out" in captured.out
     assert [cell.complete for cell in load_evaluation("out").cells] == [True, True, False]
 
 

@@ -153,7 +153,7 @@ def test_whether_it_fits_follows_the_memory():
 def test_the_command_prints_the_table(capsys):
     assert main(["qwen2.5-7b-zerosearch", "--gpus", "8", "16", "--gpu-memory", "141"]) == 0
     out = capsys.readouterr().out
-    for part in ("7,615,616,512", "fits 141 GB", "optimizer (AdamW)", "tokens a second", "with activation"):
+    for part in ("7,615,616,512", "fits 141 GB", "optimizer (AdamW)", "tokens per second", "with activation"):
         assert part in out
     assert main(["quickstart", "--model", "Qwen3-0.6B", "--gpus", "1"]) == 0
     with pytest.raises(ConfigError, match="Did you mean"):

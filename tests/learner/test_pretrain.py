@@ -162,8 +162,8 @@ def test_micro_batches_change_no_gradient(whole: Path, monkeypatch: pytest.Monke
         ({"save_every_minutes": 0.0}, "save_every_minutes must be positive"),
         ({"seed": -1}, "seed must be from 0"),
         ({"dtype": "bfloat"}, "Did you mean 'bfloat16'"),
-        ({"output": "/"}, "output must name a directory of its own"),
-        ({"output": ".."}, "output must name a directory of its own"),
+        ({"output": "/"}, "output must name a separate directory"),
+        ({"output": ".."}, "output must name a separate directory"),
     ],
 )
 def test_values_that_make_no_sense(change: dict[str, object], message: str) -> None:

@@ -75,7 +75,7 @@ def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkey
         assert main(arguments) == 130
     output = capsys.readouterr()
     assert "1 of 2 steps in 0:0" in output.out
-    assert f"go on with: zerosearch train --resume {run}" in output.out
+    assert f"continue with: zerosearch train --resume {run}" in output.out
     assert output.err.startswith("step 1/2  reward ")
     assert main(["--resume", str(run)]) == 0
     assert "2 of 2 steps" in capsys.readouterr().out

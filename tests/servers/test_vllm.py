@@ -176,7 +176,9 @@ def use_store(monkeypatch: pytest.MonkeyPatch, *, breaks: bool = False) -> tuple
 
     from zerosearch_agents.sampling.vllm import sync as vllm_sync
 
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(store_transfer.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.setenv("STORE_TRANSFER_BREAKS", "1" if breaks else "")
     monkeypatch.setattr(vllm_sync, "check_device", lambda device: None)
     monkeypatch.setattr(vllm_sync, "trainer_info", lambda *place: store_transfer.StoreTrainer(*place, rank=0))
