@@ -267,7 +267,7 @@ def test_a_mask_needs_a_full_reset_first() -> None:
 @pytest.mark.parametrize(
     ("actions", "match"),
     [
-        ("xx", "sequence of 2 texts, got str"),
+        ("xx", "sequence of 2 strings, got str"),
         (["x"], "got 1"),
         (["x", 3], "got int"),
         (None, "NoneType"),

@@ -1,9 +1,11 @@
-"""The text space of the environment: every Unicode text is a member, samples are well-formed actions.
+"""The text space of the environment: every Unicode string is a member, and samples are well-formed actions.
 
-`gymnasium.spaces.Text` has no value that means "any Unicode": a character set of all code points takes seconds to
-build and to compare. `UnicodeText` is a `Text` whose character set is a description instead of a set, so that
-comparing, hashing and membership cost nothing, and it brings its own shared-memory layout (UTF-8 behind a length),
-so that `AsyncVectorEnv` works with its defaults.
+`gymnasium.spaces.Text` needs an explicit character set, and a set of all code points takes seconds to build and to
+compare. `UnicodeText` is a `Text` with a virtual character set that stores nothing, so comparison, hashing and
+membership are cheap. It also defines a shared-memory layout, so that `AsyncVectorEnv` works with its defaults. Each
+sub-environment has one slot:
+
+    | length in bytes, 8 bytes | UTF-8 text, at most 4 * max_length bytes |
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ _WORDS = (
 
 
 class AllCharacters(Set[str], Sequence[str]):
-    """Every code point from U+0000 to U+10FFFF, surrogates included, as a set and as a sequence; nothing is stored."""
+    """All code points from U+0000 to U+10FFFF, including surrogates, as a set and a sequence that store nothing."""
 
     def __contains__(self, char: object) -> bool:
-        """True for every text of length one."""
+        """True for every string of length one."""
         return isinstance(char, str) and len(char) == 1
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class AllCharacters(Set[str], Sequence[str]):
         return map(chr, range(_CODE_POINTS))
 
     def __getitem__(self, index: Any) -> Any:
-        """The character of a code point, or a text of them for a slice."""
+        """The character with this code point; for a slice, a string of characters."""
         if isinstance(index, slice):
             return "".join(map(chr, range(*index.indices(_CODE_POINTS))))
         return chr(int(index))
@@ -62,7 +64,7 @@ class AllCharacters(Set[str], Sequence[str]):
         return isinstance(other, AllCharacters)
 
     def __hash__(self) -> int:
-        """All instances have one hash."""
+        """All instances have the same hash."""
         return hash(AllCharacters)
 
     def __repr__(self) -> str:
@@ -71,16 +73,16 @@ class AllCharacters(Set[str], Sequence[str]):
 
 
 class UnicodeText(Text):
-    """A space of all texts: any `str` is a member, the empty one and lone surrogates included.
+    """The space of all strings: every `str` is a member, including the empty one and lone surrogates.
 
-    Membership is one `isinstance`, and no length is enforced by it: the environment itself ends an episode whose
-    action is too long, with a named reason. `max_length` is the room that fixed-size layouts (shared memory,
-    `flatten`) reserve for one text.
+    Membership is an `isinstance` check and does not limit the length. If an action is too long, the environment ends
+    the episode with a stop reason. `max_length` is the size that fixed-size layouts (shared memory, `flatten`) reserve
+    for one string.
 
     Args:
-        max_length: the most characters of one text that shared memory and `flatten` have room for.
-        protocol: name of the protocol (or the protocol) whose well-formed actions `sample` returns; None: `sample`
-            returns a few random words.
+        max_length: maximum number of characters that fit into shared memory and `flatten`.
+        protocol: a protocol or its name; `sample` returns well-formed actions of it. None: `sample` returns a few
+            random words.
         seed: seed of `sample`.
 
     Example:
@@ -98,7 +100,7 @@ class UnicodeText(Text):
         protocol: str | Protocol | None = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        """Make the space; see the class for the arguments."""
+        """Create the space; see the class for the arguments."""
         super().__init__(max_length, min_length=0, charset="", seed=seed)
         self._protocol: Protocol | None = None
         if protocol is not None:
@@ -116,14 +118,14 @@ class UnicodeText(Text):
         return isinstance(x, str)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A well-formed random action of the protocol (seven in ten are searches), or a few random words without one.
+        """A random well-formed action (70 % are searches), or a few random words if the space has no protocol.
 
         Args:
             mask: not supported, must be None.
             probability: not supported, must be None.
 
         Raises:
-            ValueError: when a mask or a probability is given.
+            ValueError: a mask or a probability was given.
         """
         if mask is not None or probability is not None:
             raise ValueError(
@@ -149,7 +151,7 @@ class UnicodeText(Text):
 
     @property
     def characters(self) -> Any:
-        """All characters in order, as a sequence that stores nothing (`Text` has one long `str` here)."""
+        """All characters in order, as a sequence that stores nothing (in `Text` this is one long `str`)."""
         return _ALL
 
     def character_index(self, char: str) -> np.int32:
@@ -165,11 +167,11 @@ class UnicodeText(Text):
         return self.max_length, None if self._protocol is None else self._protocol.name
 
     def __eq__(self, other: object) -> bool:
-        """Equal when room and protocol name are."""
+        """Equal if `max_length` and the protocol's name are equal."""
         return isinstance(other, UnicodeText) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Hash of what `__eq__` compares."""
+        """Hash of the values that `__eq__` compares."""
         return hash(self._key())
 
 
@@ -183,14 +185,14 @@ def _encode(text: str) -> bytes:
 def _check_room(space: UnicodeText, size: int, room: int, unit: str) -> None:
     if size > room:
         raise ValueError(
-            f"a text of {size} {unit} does not fit into the {room} that {space!r} reserves. "
+            f"a string of {size} {unit} does not fit into the {room} that {space!r} reserves. "
             "Use AsyncVectorEnv(..., shared_memory=False), or a space with a larger max_length."
         )
 
 
 @flatten.register(UnicodeText)
 def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:  # type: ignore[misc]
-    """Code points, shape `(max_length,)`, filled up with 0x110000."""
+    """Code points, shape `(max_length,)`, padded with 0x110000."""
     _check_room(space, len(x), space.max_length, "characters")
     flat = np.full(space.max_length, _CODE_POINTS, dtype=np.int32)
     flat[: len(x)] = np.frombuffer(x.encode("utf-32-le", "surrogatepass"), dtype="<i4")
@@ -218,10 +220,11 @@ def _create_shared(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -
 
 
 class SharedTexts(Sequence[str]):
-    """The texts that lie in shared memory now, read whenever they are looked at.
+    """A view of the strings in shared memory; every access reads their current values.
 
-    `AsyncVectorEnv` reads shared memory once, when it is made, and from then on returns deep copies of what it got:
-    right for arrays, which are views, and stale for texts. So this is a view, and its deep copy is a tuple of texts.
+    `AsyncVectorEnv` reads shared memory only once, when it is created, and later returns deep copies of that object.
+    This works for arrays, which are views, but would return old strings. So this class is a view too, and a deep copy
+    of it is a tuple of the current strings.
     """
 
     def __init__(self, space: UnicodeText, memory: Any, count: int) -> None:
@@ -230,11 +233,11 @@ class SharedTexts(Sequence[str]):
         self._count = count
 
     def __len__(self) -> int:
-        """Number of texts, one for each sub-environment."""
+        """Number of strings, one per sub-environment."""
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        """One text, or a tuple of them for a slice."""
+        """One string; for a slice, a tuple of strings."""
         if isinstance(index, slice):
             return tuple(self._read(one) for one in range(*index.indices(self._count)))
         return self._read(range(self._count)[index])
@@ -246,11 +249,11 @@ class SharedTexts(Sequence[str]):
         return bytes(view[body : body + size]).decode("utf-8", "surrogatepass")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
-        """The texts as they are now."""
+        """A tuple of the current strings."""
         return tuple(self)
 
     def __eq__(self, other: object) -> bool:
-        """Compares the texts as they are now with those of any tuple or view."""
+        """Compare the current strings with a tuple or another view."""
         return isinstance(other, (tuple, SharedTexts)) and tuple(self) == tuple(other)
 
     __hash__ = None  # type: ignore[assignment]

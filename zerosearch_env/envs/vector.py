@@ -1,4 +1,4 @@
-"""`ZeroSearchVectorEnv`: many episodes side by side, one search-engine call a step."""
+"""`ZeroSearchVectorEnv`: many episodes in parallel, with one search-engine call per step."""
 
 from __future__ import annotations
 
@@ -31,30 +31,32 @@ Bools = NDArray[np.bool_]
 
 
 class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDArray[Any]]):
-    """N episodes of `ZeroSearchEnv` side by side, with one search-engine call a step.
+    """N episodes of `ZeroSearchEnv` in parallel, with one search-engine call per step.
 
     `gymnasium.make_vec("ZeroSearch-v0", num_envs=N, **arguments)`. With the same seeds it plays exactly the episodes of
-    N single environments; only a curriculum that counts finished episodes differs, because it counts those of all
+    N single environments. The exception is a curriculum that counts finished episodes: it counts the episodes of all
     sub-environments together.
 
-    Observations are a tuple of N texts; actions any sequence of N texts. `info` holds arrays of length N and, for each
-    key, a mask `_key` of those sub-environments that said something. Numbers (`noise_level`, `progress`, `turn`,
-    `searches`, `em`, `f1`, `subem`) are numeric arrays, everything else object arrays.
+    Observations are a tuple of N strings; actions are any sequence of N strings. `info` has, for each key, an array of
+    length N and a boolean mask `_key` of the sub-environments that have a value. Numbers (`noise_level`, `progress`,
+    `turn`, `searches`, `em`, `f1`, `subem`) are in numeric arrays, everything else in object arrays.
 
-    Sub-environments whose episode has ended start the next one as `autoreset_mode` says, as in Gymnasium's own vector
-    environments: in the next step, whose action they ignore (`"NextStep"`, the default); in the same step, with
-    `info["final_obs"]` and `info["final_info"]` (`"SameStep"`); or when the caller asks for it with
-    `reset(options={"reset_mask": mask})` (`"Disabled"`).
+    After the end of an episode, `autoreset_mode` decides when a sub-environment starts the next one, as in Gymnasium's
+    own vector environments:
+
+    - `"NextStep"` (the default): in the next step; the action of that step is ignored;
+    - `"SameStep"`: in the same step; `info["final_obs"]` and `info["final_info"]` describe the end of the episode;
+    - `"Disabled"`: when the caller calls `reset(options={"reset_mask": mask})`.
 
     Args:
         num_envs: number of sub-environments, N.
         autoreset_mode: an `AutoresetMode`, its value or its name.
         max_episode_steps: truncate episodes after this many turns, as Gymnasium's `TimeLimit` does for single
-            environments. None: the protocol's own limits alone decide.
-        **arguments: every argument of `ZeroSearchEnv`.
+            environments. None: only the limits of the rules apply.
+        **arguments: the arguments of `ZeroSearchEnv`.
 
     Raises:
-        ConfigError: an argument cannot be used; the nearest valid value is named.
+        ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
         DataError: the dataset is empty, or a question has no answer.
 
     Example:
@@ -99,7 +101,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         self._over = [False] * self.num_envs
         self._shown = [0] * self.num_envs
         self.finished: list[tuple[int, Episode]] = []
-        """The episodes that ended in the last step, with the index of their sub-environment."""
+        """The episodes that ended in the last step, each with the index of its sub-environment."""
 
     @property
     def episodes(self) -> tuple[Episode, ...]:
@@ -108,24 +110,24 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The generator of every sub-environment."""
+        """The random generator of every sub-environment."""
         return tuple(self._rng(index) for index in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
-        """The seed of every sub-environment's generator."""
+        """The seed of every sub-environment's random generator."""
         return tuple(self._seeds[index] for index in range(self.num_envs) if self._rng(index))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method, or get an attribute, of every sub-environment, as Gymnasium's vector environments do.
+        """Call a method or get an attribute of every sub-environment, as in Gymnasium's vector environments.
 
         Args:
             name: for example `"set_progress"`, `"episode"`, `"stop_strings"`, `"render"`.
-            *args: of the method.
-            **kwargs: of the method.
+            *args: arguments of the method.
+            **kwargs: keyword arguments of the method.
 
         Returns:
-            One value for each sub-environment.
+            One value per sub-environment.
         """
         if name == "episode":
             return self.episodes
@@ -137,7 +139,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute of every sub-environment, see `call`."""
+        """An attribute of every sub-environment; see `call`."""
         return self.call(name)
 
     def reset(
@@ -146,20 +148,23 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observations, Infos]:
-        """Start an episode in every sub-environment, or in those of a mask.
+        """Start an episode in every sub-environment, or in those selected by a mask.
 
         Args:
-            seed: an integer s (sub-environment i gets s + i), one seed or None for each, or None.
-            options: those of `ZeroSearchEnv.reset`, each one value for all or a list with one for each sub-environment;
-                and `reset_mask`, a boolean array of shape (N,): the others go on with their episode. Not changed.
+            seed: an integer s (sub-environment i gets s + i), a sequence with one seed or None per sub-environment, or
+                None.
+            options: the options of `ZeroSearchEnv.reset`, each given as one value for all sub-environments or as a list
+                with one value for each; and `reset_mask`, a boolean array of shape (N,): sub-environments with False
+                continue their episode. The dict is not changed.
 
         Returns:
-            All observations (those that were not reset keep their last one) and the infos of those that were reset.
+            All observations (a sub-environment that was not reset keeps its last one), and the infos of the
+            sub-environments that were reset.
 
         Raises:
-            ConfigError: for an unknown option or a value that cannot be used; all episodes go on.
-            gymnasium.error.ResetNeeded: a mask leaves sub-environments without any episode.
-            gymnasium.error.ClosedEnvironmentError: after `close`.
+            ConfigError: an option is unknown or has an invalid value; all episodes continue.
+            gymnasium.error.ResetNeeded: a mask was given before the first full reset.
+            gymnasium.error.ClosedEnvironmentError: the environment was closed.
         """
         if self.closed:
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make_vec().")
@@ -184,15 +189,15 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         """Play one turn in every sub-environment.
 
         Args:
-            actions: the policy's texts, one for each sub-environment.
+            actions: the policy's texts, one per sub-environment.
 
         Returns:
             Observations, rewards, terminations, truncations and infos; see the class.
 
         Raises:
-            gymnasium.error.ResetNeeded: before the first reset; with autoreset disabled also when an episode is over.
-            gymnasium.error.InvalidAction: not N actions, or one that is no text; no episode has moved.
-            EngineError: the engine failed for some, and `on_engine_error="raise"`; their episodes are over.
+            gymnasium.error.ResetNeeded: before the first reset; with autoreset disabled also if an episode is over.
+            gymnasium.error.InvalidAction: not N actions, or an action is not a string; no episode was advanced.
+            EngineError: a search failed and `on_engine_error="raise"`; the episodes with a failed search are over.
         """
         texts = self._read_actions(actions)
         if not self._episodes:
@@ -213,7 +218,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         return self._report(self._play(texts, starts), starts)
 
     def _play(self, texts: Sequence[str], skip: Mapping[int, Infos]) -> dict[int, Step]:
-        """Advance every episode that was not just started; all their searches are one engine call."""
+        """Advance every episode that was not just started. All their searches go into one engine call."""
         episodes = self._episodes
         steps: dict[int, Step] = {}
         searches: dict[int, SearchRequest] = {}
@@ -267,7 +272,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         return tuple(observations), rewards, terminations, truncations, {**batch_infos(count, starts, steps), **final}
 
     def _restart(self, ended: Sequence[int], steps: dict[int, Step], starts: dict[int, Infos]) -> Infos:
-        """Same-step autoreset: the ended episodes' last words go under `final_`, the next ones start."""
+        """Same-step autoreset: keep the last observations and infos under `final_` keys, start the next episodes."""
         final_obs = np.empty(self.num_envs, object)
         final_obs[ended] = [self._observations[index] for index in ended]
         mask = np.zeros(self.num_envs, np.bool_)
@@ -299,12 +304,12 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
 
     def _read_actions(self, actions: Any) -> Sequence[str]:
         if isinstance(actions, (str, bytes)) or not isinstance(actions, Iterable):
-            raise InvalidAction(f"expected a sequence of {self.num_envs} texts, got {type(actions).__name__}.")
+            raise InvalidAction(f"expected a sequence of {self.num_envs} strings, got {type(actions).__name__}.")
         texts = list(actions)
         if set(map(type, texts)) != {str}:
             texts = [check_action(action) for action in texts]
         if len(texts) != self.num_envs:
-            raise InvalidAction(f"expected {self.num_envs} actions, one for each sub-environment, got {len(texts)}.")
+            raise InvalidAction(f"expected {self.num_envs} actions, one per sub-environment, got {len(texts)}.")
         return texts
 
     def _read_mask(self, mask: Any) -> Sequence[int]:
@@ -321,11 +326,11 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         if isinstance(seed, (int, np.integer)):
             return [int(seed) + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
-            raise ConfigError(f"seed must hold {self.num_envs} seeds, one for each sub-environment, got {len(seed)}.")
+            raise ConfigError(f"seed must have {self.num_envs} seeds, one per sub-environment, got {len(seed)}.")
         return [None if one is None else int(one) for one in seed]
 
     def _read_options(self, options: Mapping[str, Any], chosen: Sequence[int]) -> Mapping[int, ResetOptions]:
-        """The checked options of every sub-environment that is reset."""
+        """The checked options of every sub-environment that will be reset."""
         lists = {key: value for key, value in options.items() if isinstance(value, (list, tuple, np.ndarray))}
         for key, value in lists.items():
             if len(value) != self.num_envs:
@@ -338,7 +343,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         }
 
     def render(self) -> tuple[Any, ...] | None:
-        """What `ZeroSearchEnv.render` gives, for every sub-environment.
+        """The result of `ZeroSearchEnv.render` for every sub-environment.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
@@ -365,7 +370,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             self._shown[index] = print_new(record, self._shown[index], title=f"environment {index}")
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the engine, if the environment made it."""
+        """Close the engine if the environment created it."""
         self._episodes = []
         if self._setup.owns_engine:
             self._setup.engine.close()

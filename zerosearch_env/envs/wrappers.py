@@ -1,7 +1,7 @@
-"""Wrappers: the whole transcript as observation, and a recorder of transcripts, for one environment and for many.
+"""Wrappers that return the whole transcript as observation, or record transcripts; for single and vector environments.
 
-They need `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) inside, whose current episode they read. A Gymnasium
-`SyncVectorEnv` or `AsyncVectorEnv` takes the single wrappers around its sub-environments; recorders may share one file.
+They read the current episode of the `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) that they wrap. With Gymnasium's
+`SyncVectorEnv` or `AsyncVectorEnv`, wrap each sub-environment in a single wrapper; recorders may share one file.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def _single(env: gymnasium.Env[Any, Any]) -> ZeroSearchEnv:
 def _vector(env: VectorEnv[Any, Any, Any]) -> ZeroSearchVectorEnv:
     if not isinstance(env.unwrapped, ZeroSearchVectorEnv):
         raise ConfigError(
-            f"expected a ZeroSearchVectorEnv inside, got {type(env.unwrapped).__name__}. Around the sub-environments "
-            "of SyncVectorEnv or AsyncVectorEnv put the wrappers for single environments."
+            f"expected a ZeroSearchVectorEnv inside, got {type(env.unwrapped).__name__}. For SyncVectorEnv or "
+            "AsyncVectorEnv, wrap each sub-environment in the wrapper for single environments."
         )
     return env.unwrapped
 
 
 class TranscriptObservation(gymnasium.Wrapper[str, str, str, str], RecordConstructorArgs):
-    """The observation is the whole transcript: the prompt, every turn of the policy and what came back.
+    """Return the whole transcript as observation: the prompt, every turn of the policy and every reply.
 
-    For policies without a memory of their own, for example a language model that is prompted afresh each turn.
+    For policies without memory, for example a language model that receives the full prompt each turn.
 
     Args:
-        env: with a `ZeroSearchEnv` inside.
+        env: an environment that is or wraps a `ZeroSearchEnv`.
     """
 
     def __init__(self, env: gymnasium.Env[str, str]) -> None:
@@ -60,18 +60,18 @@ class TranscriptObservation(gymnasium.Wrapper[str, str, str, str], RecordConstru
         return self._base.episode.text, info
 
     def step(self, action: str) -> _Step:
-        """Play one turn; at the end the transcript ends with the policy's last text."""
+        """Play one turn. At the end of an episode, the transcript ends with the policy's last text."""
         _, reward, terminated, truncated, info = self.env.step(action)
         return self._base.episode.text, reward, terminated, truncated, info
 
 
 class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructorArgs):
-    """Appends every finished episode to a JSONL file, one record a line (see `zerosearch_env.records.transcripts`).
+    """Append every finished episode to a JSONL file, one record per line (see `zerosearch_env.records.transcripts`).
 
     Args:
-        env: with a `ZeroSearchEnv` inside.
-        path: the file. Many recorders, in many processes, may share it.
-        extra: JSON values kept under `extra` of every record.
+        env: an environment that is or wraps a `ZeroSearchEnv`.
+        path: the file. Several recorders, also in several processes, may share it.
+        extra: JSON values stored under `extra` in every record.
     """
 
     def __init__(self, env: gymnasium.Env[str, str], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -82,7 +82,7 @@ class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructo
         self._extra = dict(extra or {})
 
     def step(self, action: str) -> _Step:
-        """Play one turn, and record the episode when it has ended."""
+        """Play one turn, and record the episode if it has ended."""
         result = self.env.step(action)
         if result[2] or result[3]:
             self._writer.write(transcript_record(self._base.episode, **self._extra))
@@ -95,10 +95,10 @@ class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructo
 
 
 class VectorTranscriptObservation(VectorWrapper[Any, Any, Any, Any, Any]):
-    """`TranscriptObservation` for `ZeroSearchVectorEnv`; `final_obs` holds whole transcripts too.
+    """`TranscriptObservation` for `ZeroSearchVectorEnv`. `final_obs` contains whole transcripts too.
 
     Args:
-        env: with a `ZeroSearchVectorEnv` inside.
+        env: an environment that is or wraps a `ZeroSearchVectorEnv`.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -108,7 +108,7 @@ class VectorTranscriptObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Start episodes; their transcripts are the prompts."""
+        """Start episodes. The transcript of a new episode is its prompt."""
         _, infos = self.env.reset(seed=seed, options=options)
         return self._transcripts(), infos
 
@@ -130,9 +130,9 @@ class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
     """`TranscriptRecorder` for `ZeroSearchVectorEnv`, in all three autoreset modes.
 
     Args:
-        env: with a `ZeroSearchVectorEnv` inside.
+        env: an environment that is or wraps a `ZeroSearchVectorEnv`.
         path: the file.
-        extra: JSON values kept under `extra` of every record, beside the index of the sub-environment, `env`.
+        extra: JSON values stored under `extra` in every record, in addition to `env`, the index of the sub-environment.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""What an episode leaves: transcripts, terminal output, HTML."""
+"""Records of episodes: transcripts, terminal output, HTML."""

@@ -1,4 +1,4 @@
-"""Transcripts as HTML, and the cleaning of texts that all renderings share."""
+"""Transcripts as HTML, and the string cleaning that all renderers share."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ _CSS = """
 
 
 def clean(text: str) -> str:
-    """A text that a terminal only prints: control and format characters become visible or the replacement character.
+    """Make a string safe to print: control and format characters become visible symbols or the replacement character.
 
-    Line breaks and tabs stay. Escape sequences, carriage returns, bidirectional overrides and lone surrogates lose
-    their effect.
+    Line breaks and tabs are kept. Escape sequences, carriage returns, bidirectional overrides and lone surrogates have
+    no effect any more.
     """
     if text.isprintable():
         return text
@@ -95,19 +95,19 @@ def _picture(char: str) -> str:
 
 
 def html_style() -> str:
-    """The style element of `render_html`, for pages that hold many transcripts and want it once."""
+    """The `<style>` element of `render_html`, for pages that show many transcripts and need it only once."""
     return f"<style>{_CSS}</style>\n"
 
 
 def render_html(record: Mapping[str, Any], *, style: bool = True) -> str:
-    """The transcript as a self-contained fragment of a page, for light and dark, desktop and phone.
+    """The transcript as a self-contained HTML fragment, for light and dark themes, desktop and phone.
 
     Args:
-        record: of `transcript_record`.
-        style: put the style element in front; False where the page has `html_style()` already.
+        record: a record from `transcript_record`.
+        style: start with the `<style>` element; pass False if the page already has `html_style()`.
 
     Returns:
-        One `<section>`; it loads nothing and runs no script.
+        One `<section>`. It loads nothing and runs no script.
     """
     question = record["question"]
     chips = [_chip(f"noise {record['noise_level']:.2f}"), _chip(record["protocol"])]
@@ -125,7 +125,7 @@ def render_html(record: Mapping[str, Any], *, style: bool = True) -> str:
 
 
 def no_documents(turn: Mapping[str, Any]) -> str:
-    """What to say where a search shows no documents."""
+    """The text to show for a search without documents."""
     return "not run: only an answer was allowed" if turn["noisy"] is None else "no documents"
 
 
@@ -176,7 +176,7 @@ def _html_document(number: int, document: Mapping[str, Any], noisy: bool) -> str
 def _html_result(record: Mapping[str, Any]) -> str:
     reason = record["stop_reason"]
     if reason is None:
-        return '<footer class="zs-result"><p>The episode goes on.</p></footer>\n'
+        return '<footer class="zs-result"><p>The episode is not finished.</p></footer>\n'
     error = f'<p class="zs-error">The search engine failed: {_escape(record["error"])}</p>' if record["error"] else ""
     scores = record["scores"]
     if scores is None:

@@ -1,7 +1,7 @@
-"""Transcripts for people: terminal text, rich renderables and HTML, all from the same record.
+"""Human-readable transcripts: terminal text, rich renderables and HTML, all from the same record.
 
-Records come from `transcripts.transcript_record`. Gold answers are shown only when the episode is over. Whatever a
-policy or a document wrote is data: control characters never reach the terminal, and HTML is escaped.
+Records come from `transcripts.transcript_record`. Gold answers are shown only after the end of the episode. Text from
+policies and documents is untrusted: control characters never reach the terminal, and HTML is escaped.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ class Line:
     style: str
     """A key of the style tables above."""
     text: str
-    """Without control characters; line breaks are kept."""
+    """The text, without control characters; it may have line breaks."""
     indent: int = 0
-    """Columns to the left of every wrapped line."""
+    """Number of columns by which every wrapped line is indented."""
 
 
 Block = list[Line]
 
 
 def blocks(record: Record, *, show_noise: bool = True) -> list[Block]:
-    """The transcript as blocks: the question, then one for each turn, then the result if the episode is over.
+    """The transcript as blocks: the question, one block per turn, and the result if the episode is over.
 
     Args:
-        record: of `transcript_record`.
-        show_noise: mark noisy documents and the noise level.
+        record: a record from `transcript_record`.
+        show_noise: mark noisy documents and show the noise level.
     """
     parts = [_head(record, show_noise)]
     parts += [turn_block(turn, show_noise=show_noise) for turn in record["turns"]]
@@ -86,7 +86,7 @@ def _head(record: Record, show_noise: bool) -> Block:
 
 
 def turn_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
-    """One turn: what the policy wrote, and the documents or the notice that came back."""
+    """One turn: the policy's text, and the documents or the notice that it received."""
     lines = [Line("rule", f"── turn {turn['turn']} · {turn['action']}"), Line("policy", clean(turn["action_text"]), 2)]
     if turn["action"] != "search":
         if turn["observation"]:
@@ -96,7 +96,7 @@ def turn_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
 
 
 def documents_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
-    """The query of a turn and its documents, noisy ones marked."""
+    """The query of a turn and its documents; noisy ones are marked."""
     lines = [Line("query", f"? {clean(turn['query'] or '')}", 2)]
     for number, (document, noisy) in enumerate(zip(turn["documents"], noisy_flags(turn), strict=True), 1):
         marked = noisy and show_noise
@@ -109,7 +109,7 @@ def documents_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Bloc
 
 
 def result_block(record: Record) -> Block:
-    """The end: why it ended, the answer, the gold answers and the scores."""
+    """The result of an episode: the stop reason, the answer, the gold answers and the scores."""
     lines = [Line("rule", f"── end · {record['stop_reason']}")]
     if record["error"]:
         lines.append(Line("bad", clean(f"engine failed: {record['error']}"), 2))
@@ -133,13 +133,13 @@ def result_block(record: Record) -> Block:
 
 
 def render_ansi(record: Record) -> str:
-    """The transcript as text with terminal colours, wrapped at 100 columns.
+    """The transcript as a string with terminal colours, wrapped at 100 columns.
 
     Args:
-        record: of `transcript_record`.
+        record: a record from `transcript_record`.
 
     Returns:
-        Lines that end with a line break; the only escape sequences in it are colours.
+        Lines that end with a line break. The only escape sequences are colours.
     """
     return "".join(_ansi_line(line) for block in blocks(record) for line in block)
 
@@ -172,8 +172,8 @@ def render_rich(record: Record, *, show_noise: bool = True) -> Group:
     """The transcript as a rich renderable, for `rich.print`.
 
     Args:
-        record: of `transcript_record`.
-        show_noise: mark noisy documents and the noise level.
+        record: a record from `transcript_record`.
+        show_noise: mark noisy documents and show the noise level.
     """
     from rich.console import Group
 
@@ -181,22 +181,22 @@ def render_rich(record: Record, *, show_noise: bool = True) -> Group:
 
 
 def make_console() -> Console:
-    """A rich console on the present standard output that takes every text literally."""
+    """A rich console on the current standard output that prints every string literally."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_new(record: Record, shown: int, *, title: str | None = None) -> int:
-    """Print the blocks of a transcript that were not printed yet.
+    """Print the blocks of a transcript that have not been printed yet.
 
     Args:
-        record: of `transcript_record`.
-        shown: blocks printed before.
-        title: printed above the new blocks, to tell several episodes apart.
+        record: a record from `transcript_record`.
+        shown: number of blocks printed before.
+        title: printed above the new blocks, to distinguish several episodes.
 
     Returns:
-        Blocks printed so far.
+        Number of blocks printed so far.
     """
     parts = blocks(record)
     if shown < len(parts):

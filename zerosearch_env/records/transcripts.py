@@ -1,14 +1,14 @@
-"""Transcripts: one JSON record an episode, written as JSONL with atomic lines and read back tolerantly.
+"""Transcripts: one JSON record per episode, appended to a JSONL file; incomplete lines are skipped when reading.
 
-A record (`schema_version` 1) holds
+A record (`schema_version` 1) has the fields
 
     schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
             observation}],
     stop_reason, error, scores {prediction, em, f1, subem, reward, searches}, extra
 
-`noisy` is a bool, a list with one bool a document, or null when the turn was no search; `stop_reason` and `scores` are
-null while the episode goes on; `extra` is what the writer added (step of the training, name of the agent, ...).
+`noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `stop_reason` and `scores`
+are null until the episode ends. `extra` holds values added by the writer (training step, name of the agent, ...).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def transcript_record(episode: Episode, **extra: Any) -> dict[str, Any]:
     """The record of an episode, finished or not.
 
     Args:
-        episode: what was played.
-        **extra: JSON values that are kept under `extra`.
+        episode: the episode.
+        **extra: JSON values to store under `extra`.
 
     Returns:
-        The record as described in the module; JSON-able, and independent of the episode's further course.
+        The record described in the module docstring. It can be written as JSON and does not change when the episode
+        continues.
     """
     question = episode.question
     last = episode.turns[-1].step if episode.turns else None
@@ -95,7 +96,7 @@ def _document_record(document: Document) -> dict[str, Any]:
 
 
 def noisy_flags(turn: Mapping[str, Any]) -> list[bool]:
-    """One flag for each document of a recorded turn; empty when the turn was no search."""
+    """One flag per document of a recorded turn; empty if the turn was not a search."""
     noisy, count = turn["noisy"], len(turn["documents"])
     if isinstance(noisy, list):
         return [*noisy, *[False] * count][:count]
@@ -103,7 +104,7 @@ def noisy_flags(turn: Mapping[str, Any]) -> list[bool]:
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:
-    """A record as one line of JSON; lone surrogates are escaped, everything else stays readable."""
+    """A record as one line of JSON. Non-ASCII text is written as it is, unless the record has lone surrogates."""
     text = json.dumps(record, ensure_ascii=False)
     try:
         return text.encode() + b"\n"
@@ -112,13 +113,13 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
 
 
 class TranscriptWriter:
-    """Appends records to a JSONL file, each as one `write` of one whole line.
+    """Append records to a JSONL file, one whole line per `write` call.
 
-    Several writers, in several processes too, may append to one file: their lines do not mix. A line that a killed
-    process left unfinished is closed first, and skipped by `read_transcripts`.
+    Several writers, also in several processes, may append to one file; their lines do not mix. If a killed process left
+    an unfinished last line, the writer starts a new line first, and `read_transcripts` skips the unfinished one.
 
     Args:
-        path: the file; missing folders are made when the first record is written.
+        path: the file; missing folders are created when the first record is written.
 
     Example:
         >>> import tempfile
@@ -137,7 +138,7 @@ class TranscriptWriter:
         """Append one record.
 
         Args:
-            record: of `transcript_record`.
+            record: a record from `transcript_record`.
 
         Raises:
             OSError: the file cannot be written, or the disk is full.
@@ -153,7 +154,7 @@ class TranscriptWriter:
             raise OSError(f"only {written} of {len(line)} bytes were written to {self.path}: is the disk full?")
 
     def close(self) -> None:
-        """Close the file. Calling it again does nothing; writing again opens it again."""
+        """Close the file. Further calls do nothing; writing opens the file again."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -165,7 +166,7 @@ class TranscriptWriter:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The path; the copy opens the file for itself."""
+        """Pickle only the path; the copy opens the file itself."""
         return {"path": self.path, "_file": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TranscriptWriter:
@@ -190,7 +191,7 @@ _LINE_START = b'{"schema_version"'
 def read_transcripts(path: str | Path) -> Iterator[dict[str, Any]]:
     """Read the records of a JSONL file one by one.
 
-    A line that a killed process left unfinished is skipped.
+    Unfinished lines, left by a killed process, are skipped.
 
     Args:
         path: a file written by `TranscriptWriter`.
@@ -199,7 +200,7 @@ def read_transcripts(path: str | Path) -> Iterator[dict[str, Any]]:
         The records.
 
     Raises:
-        DataError: the file is missing, a line is no transcript, or it has a newer schema than this version knows.
+        DataError: the file is missing, a line is not a transcript, or its schema is newer than this version supports.
     """
     path = Path(path)
     try:
@@ -214,11 +215,11 @@ def read_transcripts(path: str | Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except ValueError as cause:
                 if not line.endswith(b"\n") or line.startswith(_LINE_START) or _LINE_START.startswith(line.strip()):
-                    continue  # cut off when its writer was killed
+                    continue  # unfinished: its writer was killed
                 raise DataError(f"{path}, line {number}: not JSON ({cause}).") from cause
             version = record.get("schema_version") if isinstance(record, dict) else None
             if not isinstance(version, int):
-                raise DataError(f"{path}, line {number}: no transcript, 'schema_version' is missing.")
+                raise DataError(f"{path}, line {number}: not a transcript, 'schema_version' is missing.")
             if version > SCHEMA_VERSION:
                 raise DataError(
                     f"{path}, line {number}: schema version {version} is newer than the {SCHEMA_VERSION} this version "
