@@ -11,52 +11,52 @@ from zerosearch_env.errors import ConfigError
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """Bounds on metrics that announce a collapse; an unset bound is not watched."""
+    """Bounds on metrics that detect a collapse; an unset bound is not checked."""
 
     action: Literal["off", "warn", "stop", "rollback"] = "warn"
-    """What an alarm does: nothing, a line in the progress, the end of the run, a return to the last good checkpoint."""
+    """Action of an alarm: nothing, print a warning, stop the run, or return to the last good checkpoint."""
     patience: int = 3
-    """Steps in a row that a bound must be broken for."""
+    """Number of consecutive steps that must violate a bound before the alarm fires."""
     reward_fraction: float | None = 0.5
-    """Alarm when the reward's moving average falls below this fraction of its best."""
+    """Alarm when the moving average of the reward falls below this fraction of its best value."""
     reward_window: int = 5
-    """Steps of that moving average."""
+    """Length of that moving average, in steps."""
     invalid_rate_above: float | None = 0.5
-    """Most turns without a valid action, as a share of turns."""
+    """Maximum share of turns without a valid action."""
     mismatch_kl_above: float | None = 0.1
-    """Most KL between sampler and learner, in nats a token. Watched from the first step."""
+    """Maximum KL between sampler and learner, in nats per token. Checked from the first step."""
     skipped_updates_above: float | None = 0.0
-    """Most updates of a step left out for a gradient that is not finite. Watched from the first step."""
+    """Maximum updates per step skipped because the gradient is not finite. Checked from the first step."""
     entropy_below: float | None = None
-    """Least entropy, in nats."""
+    """Minimum entropy, in nats."""
     entropy_above: float | None = None
-    """Most entropy, in nats."""
+    """Maximum entropy, in nats."""
     update_kl_above: float | None = None
-    """Most KL between the policy at a step's last update and the one that sampled, in nats a token."""
+    """Maximum KL between the policy at a step's last update and the sampling policy, in nats per token."""
     clip_fraction_above: float | None = None
-    """Most tokens on which the clip acts, as a share of trained tokens."""
+    """Maximum share of trained tokens that are clipped."""
     group_reward_std_below: float | None = None
-    """Least standard deviation of the reward within a group."""
+    """Minimum standard deviation of the reward within a group."""
     groups_without_signal_above: float | None = None
-    """Most groups whose rewards are all the same, as a share of groups."""
+    """Maximum share of groups in which all rewards are equal."""
     context_limit_above: float | None = None
-    """Most episodes that outgrow the token budget, as a share of episodes."""
+    """Maximum share of episodes that exceed the token budget."""
     answered_below: float | None = None
-    """Least episodes that end with an answer, as a share of episodes."""
+    """Minimum share of episodes that end with an answer."""
     turn_tokens_above: float | None = None
-    """Most tokens sampled a turn, on average."""
+    """Maximum mean number of tokens sampled per turn."""
     turn_tokens_below: float | None = None
-    """Least tokens sampled a turn, on average."""
+    """Minimum mean number of tokens sampled per turn."""
     episode_tokens_above: float | None = None
-    """Most tokens an episode, on average."""
+    """Maximum mean number of tokens per episode."""
     max_rollbacks: int = 3
-    """Rollbacks of a run; the next alarm stops it."""
+    """Maximum rollbacks per run; the next alarm stops it."""
     rollback_rate: float = 0.5
     """Each rollback multiplies the learning rate by this."""
 
     @property
     def ends_skipping(self) -> bool:
-        """Whether an alarm ends a row of skipped updates, with everything saved."""
+        """Whether an alarm ends the run or rolls it back when updates are skipped repeatedly."""
         return self.action in ("stop", "rollback") and self.skipped_updates_above is not None
 
     def __post_init__(self) -> None:
@@ -78,17 +78,17 @@ class Bound:
     """One bound of `AlarmConfig`."""
 
     field: str
-    """Its name there: a metric and a side."""
+    """Name of the field: a metric and "_above" or "_below"."""
     always: bool = False
-    """Watched from the first step; else from the first step that keeps it."""
+    """True: checked from the first step. False: from the first step that satisfies it."""
 
     @property
     def metric(self) -> str:
-        """The metric that it bounds."""
+        """The metric that is bounded."""
         return self.field.rpartition("_")[0]
 
     def broken(self, value: float, limit: float) -> bool:
-        """Whether a value lies on the wrong side."""
+        """Whether a value violates the bound."""
         return value < limit if self.field.endswith("_below") else value > limit
 
 
@@ -108,4 +108,4 @@ BOUNDS = (
     Bound("turn_tokens_below"),
     Bound("episode_tokens_above"),
 )
-"""Every bound but that of the reward, which is measured against the run's own past."""
+"""All bounds except the one on the reward, which is relative to the run's own history."""

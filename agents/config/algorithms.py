@@ -1,7 +1,7 @@
-"""The algorithm of a training run: its parts as configuration, and the named algorithms as presets over these parts.
+"""The training algorithm: its parts as options, and the named algorithms as presets over these parts.
 
-A preset is data. Nothing in the learner asks for an algorithm's name; it reads the fields that the preset has set, and
-every combination that `check_algorithm` lets through is an algorithm too. The table is in `docs/algorithms.md`.
+A preset is data. The learner never looks at an algorithm's name; it reads the fields that the preset has set. Every
+combination that `check_algorithm` accepts is a valid algorithm. `docs/algorithms.md` shows the presets as a table.
 """
 
 from __future__ import annotations
@@ -20,70 +20,70 @@ AdvantageName = Literal[
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    """From rewards to the loss."""
+    """How rewards become a loss."""
 
     advantage: AdvantageName = "grpo"
-    """How rewards become advantages (`advantages.py`); "gae" trains a critic, set up under `critic`."""
+    """How rewards become advantages (`advantages.py`); "gae" trains a critic, configured under `critic`."""
     policy_loss: Literal["clip", "cispo", "reinforce"] = "clip"
-    """PPO's clipped objective, CISPO's clipped weight, or the plain log-probability times the advantage."""
+    """PPO's clipped objective, CISPO's clipped weight, or plain log-probability times advantage."""
     ratio: Literal["token", "sequence"] = "token"
-    """Probability ratio of each token, or one for the whole rollout (GSPO: the geometric mean over its tokens)."""
+    """Probability ratio per token, or one per rollout (GSPO: the geometric mean over its tokens)."""
     aggregation: Literal["tokens", "sequences", "constant"] = "tokens"
-    """How rollouts of different lengths are weighed: token mean, sequence mean, or division by a constant length."""
+    """How rollouts of different lengths are weighted: token mean, sequence mean, or division by a constant length."""
     constant_length: int | None = None
-    """Length that aggregation "constant" divides by, in tokens; unset: the context's `context_tokens`."""
+    """Length that aggregation "constant" divides by, in tokens; unset: `context_tokens`."""
     minibatches: int = 2
-    """Parts into which a step's groups are split; one optimizer update each."""
+    """Number of mini-batches into which a step's groups are split; each gives one optimizer update."""
     epochs: int = 1
-    """Times that a step's rollouts are gone through."""
+    """Passes over the rollouts of a step."""
     clip_low: float = 0.2
-    """How far the probability ratio may fall below 1; 1 sets no lower bound."""
+    """How far the probability ratio may fall below 1; 1 means no lower bound."""
     clip_high: float = 0.2
     """How far the probability ratio may rise above 1."""
     dual_clip: float | None = None
-    """Bound of the ratio where the advantage is negative (dual clip), above 1 + clip_high; unset: no bound."""
+    """Upper bound of the ratio for negative advantages (dual clip), above 1 + clip_high; unset: no bound."""
     entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus, which is taken off the loss. Above 0 it can make the entropy explode."""
+    """Weight of the entropy bonus, which is subtracted from the loss. Above 0 it can make the entropy explode."""
     kl_coefficient: float = 0.0
-    """Weight of the KL to the initial policy; 0 needs no reference model."""
+    """Weight of the KL divergence from the initial policy; 0 needs no reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that KL: k2 or k3 in the loss (there k1 has no expected gradient), k1 in the reward."""
+    """Estimator of that KL: k2 or k3 in the loss (where the expected gradient of k1 is zero), k1 in the reward."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Where the KL goes: added to the loss, or taken off the reward of each sampled token."""
+    """Where the KL goes: added to the loss, or subtracted from the reward of each sampled token."""
     gamma: float = 1.0
-    """Discount a sampled token of "gae" and "reinforce++", in [0, 1]; documents are not discounted through."""
+    """Discount per sampled token for "gae" and "reinforce++", in [0, 1]; document tokens do not discount."""
     gae_lambda: float = 0.95
-    """Lambda of "gae", in [0, 1]: 1 takes whole returns, 0 trusts the critic after one token."""
+    """Lambda of "gae", in [0, 1]: 1 uses full returns, 0 relies on the critic after one token."""
     dynamic_sampling_rounds: int = 0
-    """Most further rounds of sampling a step, to replace groups whose rewards are all the same; 0: none."""
+    """Maximum extra sampling rounds per step, to replace groups in which all rewards are equal; 0: none."""
     mask_overlong: bool = False
-    """Whether episodes that outgrew the token budget stay out of loss and means, as failed searches always do."""
+    """Leave episodes that exceeded the token budget out of loss and means, as is always done for failed searches."""
     recompute_logprobs: bool = False
-    """Take the ratio against the learner's own log-probabilities (one more forward pass) instead of the sampler's."""
+    """Compute the ratio against the learner's log-probabilities (one more forward pass) instead of the sampler's."""
     importance_sampling: Literal["token", "sequence"] = "token"
-    """Importance weight between sampler and learner: of each token, or one for the whole rollout."""
+    """Importance weight between sampler and learner: per token, or one per rollout."""
     importance_cap: float = 2.0
     """Upper bound of that weight (truncated importance sampling); used with `recompute_logprobs`."""
 
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """The value function that `algorithm.advantage = "gae"` needs; without it nothing here is used."""
+    """The value function for `algorithm.advantage = "gae"`; ignored with other advantages."""
 
     trunk: Literal["separate", "shared"] = "separate"
-    """A model of its own that begins as a copy of the policy, or a value head on the policy's own hidden states."""
+    """A separate model that starts as a copy of the policy, or a value head on the policy's hidden states."""
     learning_rate: float | None = None
-    """Peak learning rate of the critic's own parameters, with the policy's warm-up and fall; unset: the policy's."""
+    """Peak learning rate of the critic's parameters, with the policy's schedule; unset: the policy's peak rate."""
     value_clip: float | None = 0.2
-    """How far a value may move from the one before the step and still be pushed on; unset: no clip."""
+    """Clip range of a value around its estimate from before the step; unset: no clip."""
     value_coefficient: float = 0.5
-    """Weight of the value loss beside the policy loss; it matters where they share the trunk."""
+    """Weight of the value loss relative to the policy loss; it matters when both share the trunk."""
     warmup_steps: int = 0
-    """First steps in which only the critic's own parameters are updated."""
+    """Number of first steps that update only the critic's parameters."""
 
 
 _RUN_FIELDS = ("minibatches", "epochs", "recompute_logprobs", "importance_sampling", "importance_cap")
-"""What says how a run is carried out rather than which algorithm it is: kept when an algorithm is applied."""
+"""Fields that say how a run is executed, not which algorithm it uses: kept when an algorithm is applied."""
 
 ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -92,12 +92,12 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "advantage": "gae", "gamma": 1.0, "gae_lambda": 0.95, "clip_low": 0.2, "clip_high": 0.2,
             "aggregation": "tokens", "kl_in": "reward", "kl_estimator": "k1", "kl_coefficient": 0.02,
         },
-        # Williams, 1992: whole returns, one update on what the policy itself has just sampled
+        # Williams, 1992: full returns, one strictly on-policy update
         "reinforce": {
             "advantage": "reinforce", "policy_loss": "reinforce", "aggregation": "constant", "minibatches": 1,
             "epochs": 1,
         },
-        # Hu et al., arXiv 2501.03262: token-level KL in the reward, normalised over the tokens of the batch
+        # Hu et al., arXiv 2501.03262: token-level KL in the reward, advantages normalised over the batch's tokens
         "reinforce++": {
             "advantage": "reinforce++", "clip_low": 0.2, "clip_high": 0.2, "aggregation": "tokens",
             "kl_in": "reward", "kl_estimator": "k1", "kl_coefficient": 0.001,
@@ -123,24 +123,24 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gspo": {
             "advantage": "grpo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequences",
         },
-        # MiniMax, arXiv 2506.13585 (no lower bound); the upper one is that of Khatri et al., arXiv 2510.13786
+        # MiniMax, arXiv 2506.13585 (no lower bound); the upper bound is from Khatri et al., arXiv 2510.13786
         "cispo": {
             "advantage": "grpo", "policy_loss": "cispo", "clip_low": 1.0, "clip_high": 4.0, "aggregation": "tokens",
         },
     }
 )  # fmt: skip
-"""The fields of `AlgorithmConfig` that each named algorithm sets; its other defining fields have their defaults."""
+"""Fields of `AlgorithmConfig` that each named algorithm sets; all other fields that define it keep their defaults."""
 
 
 def apply_algorithm(config: AlgorithmConfig, name: str) -> AlgorithmConfig:
-    """`config` turned into the algorithm called `name`.
+    """Return `config` with the algorithm called `name`.
 
-    Fields that define an algorithm get the preset's values, or their defaults where it names none, so that nothing of
-    another algorithm stays behind. How the run is carried out (mini-batches, epochs, recomputed log-probabilities and
-    their importance weight) stays as it is, unless the preset sets it.
+    Every field that defines an algorithm gets the preset's value or its default, so that nothing of a previous
+    algorithm remains. The fields that say how the run is executed (mini-batches, epochs, recomputed log-probabilities
+    and their importance weight) keep their values, unless the preset sets them.
 
     Raises:
-        ConfigError: when there is no such algorithm; the message names the nearest one.
+        ConfigError: if there is no such algorithm; the message suggests the nearest name.
     """
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
@@ -149,20 +149,20 @@ def apply_algorithm(config: AlgorithmConfig, name: str) -> AlgorithmConfig:
 
 
 def check_algorithm(config: AlgorithmConfig, group_size: int) -> None:
-    """Raises `ConfigError` for parts that do not fit together; the message says what to set instead."""
+    """Raise `ConfigError` if parts do not fit together; the message says what to set instead."""
     if config.kl_coefficient > 0 and config.kl_in == "loss" and config.kl_estimator == "k1":
         raise ConfigError(
             'algorithm.kl_estimator "k1" must not go into the loss: its expected gradient is zero, so it would add '
-            'noise and hold nothing back. Use "k2" or "k3", or set algorithm.kl_in to "reward".'
+            'noise without constraining the policy. Use "k2" or "k3", or set algorithm.kl_in to "reward".'
         )
     if config.kl_coefficient > 0 and config.kl_in == "reward" and config.kl_estimator != "k1":
         raise ConfigError(
-            f'algorithm.kl_estimator "{config.kl_estimator}" must not go into the reward: the gradient that it gives '
-            'there is not the divergence\'s and can raise it. Use "k1", or set algorithm.kl_in to "loss".'
+            f'algorithm.kl_estimator "{config.kl_estimator}" must not go into the reward: its gradient '
+            'there is not that of the divergence and can increase it. Use "k1", or set algorithm.kl_in to "loss".'
         )
     if config.policy_loss == "reinforce" and config.minibatches * config.epochs > 1:
         raise ConfigError(
-            'algorithm.policy_loss "reinforce" corrects for no update since the sampling, so it needs '
+            'algorithm.policy_loss "reinforce" does not correct for updates since sampling, so it needs '
             f"algorithm.minibatches and algorithm.epochs of 1, got {config.minibatches} and {config.epochs}. "
             'Set both to 1, or use "clip" or "cispo".'
         )
@@ -183,5 +183,5 @@ def check_algorithm(config: AlgorithmConfig, group_size: int) -> None:
     if config.dynamic_sampling_rounds and group_size < 2:
         raise ConfigError(
             "algorithm.dynamic_sampling_rounds needs rollout.group_size of 2 or more: "
-            "a group of one never has rewards that differ."
+            "the rewards in a group of one never differ."
         )

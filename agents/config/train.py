@@ -1,6 +1,6 @@
-"""The configuration of a training run: frozen dataclasses, presets as TOML files, and the two ways between them.
+"""The options of a training run: frozen dataclasses, presets as TOML files, and conversion in both directions.
 
-The units of a field stand in the sentence under it. A preset names only what differs from the defaults.
+The docstring under each field gives its units. A preset lists only the values that differ from the defaults.
 """
 
 from __future__ import annotations
@@ -31,175 +31,175 @@ from .vllm import VLLMConfig, check_staleness, parse_sampler
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which questions are trained on."""
+    """The training questions."""
 
     dataset: str = "world"
-    """The built-in world, a data file, or a hub name."""
+    """"world" (the built-in world), a data file, or a name on the Hugging Face hub."""
     split: str = "train"
     """Split of the dataset."""
     limit: int | None = None
-    """Most questions taken from it; unset: all."""
+    """Maximum number of questions to use; unset: all."""
     world: WorldConfig = field(default_factory=WorldConfig)
-    """Size and seed of the built-in world; used where `dataset` is "world"."""
+    """Size and seed of the built-in world; used if `dataset` is "world"."""
 
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """The rules of an episode and the search engine. The protocol and the prompt are the policy's own (its card)."""
+    """The rules of an episode and the search engine. Protocol and prompt come from the policy's card."""
 
     search_engine: str = "corpus"
-    """Specification of the search engine."""
+    """The search engine, for example "corpus" or "simulated:hf:DIR"."""
     max_turns: int = 5
-    """Turns that may search; then one last turn may only answer."""
+    """Number of turns that may search; after them one last turn may only answer."""
     top_k: int = 5
-    """Documents a search."""
+    """Documents per search."""
     reward: str = "em"
     """Reward of an episode: "em", "f1" or "subem", each in [0, 1]."""
     noise_unit: Literal["search", "document"] = "search"
-    """What one draw of the noise decides."""
+    """Whether noise is drawn once per search or once per document."""
 
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """Probability p that a search is noisy, as training goes on."""
+    """Schedule of the probability p that a search is noisy."""
 
     schedule: Literal["exp", "linear", "constant"] = "exp"
-    """Its course from `start` to `end` over the steps ("constant": `end` throughout)."""
+    """Shape of the schedule from `start` to `end` over the steps ("constant": always `end`)."""
     start: float = 0.0
-    """p at the start, in [0, 1]."""
+    """p at the first step, in [0, 1]."""
     end: float = 0.5
     """p at the last step, in [0, 1]."""
     base: float = 4.0
-    """Base of "exp": higher means later noise."""
+    """Base of "exp": with a higher base the noise rises later."""
     noise_draws: Literal["episode", "group"] = "episode"
-    """Whether every episode draws its own noise (as in the paper) or the rollouts of one question share their draws."""
+    """Whether each episode draws its own noise (as in the paper) or all rollouts of a question share the draws."""
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How many episodes a step samples, and how."""
+    """Number of episodes per step, and how they are sampled."""
 
     prompts: int = 16
-    """Questions a step."""
+    """Questions per step."""
     group_size: int = 8
-    """Rollouts a question."""
+    """Rollouts per question."""
     temperature: float = 1.0
-    """Sampling temperature; the learner divides its logits by the same."""
+    """Sampling temperature; the learner divides its logits by the same value."""
     turn_tokens: int | None = None
-    """Most tokens sampled in one turn; unset: what the policy's card says."""
+    """Maximum tokens sampled per turn; unset: the value on the policy's card."""
     context_tokens: int | None = None
-    """Most tokens of an episode, prompt and documents included; unset: what the policy's card says."""
+    """Maximum tokens per episode, including prompt and documents; unset: the value on the policy's card."""
     slots: int = 64
-    """Episodes decoded side by side in one worker; more wait. Memory grows with it, results do not change."""
+    """Episodes decoded in parallel per worker; others wait. More slots need more memory, results do not change."""
     sampler: str = "local"
-    """Who samples: "local", "vllm" (in this process) or "vllm:URL[,URL...]" (servers)."""
+    """What samples: "local", "vllm" (in this process) or "vllm:URL[,URL...]" (servers)."""
     max_staleness: int = 0
-    """Steps by which the weights that sample a turn may be older than those that are trained; 0: on-policy."""
+    """Maximum steps by which the sampling weights may lag behind the trained weights; 0: on-policy."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning rate."""
+    """AdamW and its learning rate schedule."""
 
     learning_rate: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 5
-    """Steps of linear rise from zero to the peak."""
+    """Steps over which the learning rate rises linearly from zero to the peak."""
     final_fraction: float = 1.0
-    """Learning rate at the last step over its peak; falls linearly after the rise. 1 keeps it constant."""
+    """Final learning rate as a fraction of the peak; linear decay after the warm-up. 1 keeps it constant."""
     weight_decay: float = 0.0
-    """Decoupled weight decay; norms and biases never decay."""
+    """Decoupled weight decay; it is never applied to norms and biases."""
     beta1: float = 0.9
-    """Decay of AdamW's mean of gradients."""
+    """Decay rate of AdamW's running mean of gradients."""
     beta2: float = 0.99
-    """Decay of AdamW's mean of squared gradients."""
+    """Decay rate of AdamW's running mean of squared gradients."""
     max_grad_norm: float = 1.0
-    """The gradient's L2 norm is cut to this."""
+    """The gradient is clipped to this L2 norm."""
     micro_batch_tokens: int = 2048
-    """Most tokens (padding included) that go through the model at once. Memory grows with it, results do not change."""
+    """Maximum tokens, padding included, per forward pass. More tokens need more memory, results do not change."""
     packing: Literal["auto", "off", "sequences", "flex", "flash"] = "auto"
-    """Rollouts behind each other in one row, without padding: "sequences" on any device, "flex" and "flash" through
-    Transformers on a GPU; "off" pads. "auto" is "sequences" where the model allows it."""
+    """Concatenate rollouts in one row without padding: "sequences" on any device, "flex" and "flash" through
+    Transformers on a GPU; "off" pads. "auto" is "sequences" if the model supports it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the learner's matrix products; weights, gradients and optimizer state are float32 in any case."""
+    """Type of the learner's matrix products; weights, gradients and optimizer state are always float32."""
     gradient_checkpointing: bool = False
-    """Compute the inside of every layer again in the backward pass: less memory, a quarter more time."""
+    """Recompute activations in the backward pass: less memory, a quarter more time."""
     eight_bit: bool = False
-    """Keep the optimizer's state in 8 bits instead of 32; needs a GPU and bitsandbytes."""
+    """Store the optimizer state in 8 bits instead of 32; needs a GPU and bitsandbytes."""
 
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What is written into the run directory, and how often."""
+    """Files written into the run directory, and how often."""
 
     checkpoint_every: int | None = 10
     """Steps between checkpoints; unset: only at the end."""
     keep_checkpoints: int = 2
-    """Checkpoints that stay; older ones are removed."""
+    """Number of checkpoints to keep; older ones are removed."""
     transcripts_every: int | None = 10
-    """Steps between samples of transcripts; unset: none."""
+    """Steps between transcripts; unset: none are written."""
     transcripts: int = 8
-    """Rollouts written each time."""
+    """Rollouts per set of transcripts."""
     tensorboard: Annotated[bool, tyro.conf.arg(aliases=["--tensorboard"])] = False
-    """Whether metrics also go to TensorBoard event files."""
+    """Also write metrics to TensorBoard event files."""
     wandb: Annotated[bool, tyro.conf.arg(aliases=["--wandb"])] = False
-    """Whether metrics also go to Weights & Biases; WANDB_MODE=offline keeps them on this machine."""
+    """Also send metrics to Weights & Biases; WANDB_MODE=offline keeps them on this machine."""
     wandb_project: str = "zerosearch"
-    """Project of the run there."""
+    """Weights & Biases project of the run."""
 
 
 @dataclass(frozen=True)
 class ScaleConfig:
-    """How a run is spread over processes (docs/scale.md)."""
+    """How a run is distributed over processes (docs/scale.md)."""
 
     fsdp: Literal["auto", "on", "off"] = "auto"
-    """Whether weights, gradients and optimizer state are sharded; "auto": under torchrun with several processes."""
+    """Shard weights, gradients and optimizer state; "auto": only under torchrun with several processes."""
     sampler_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the whole copy that each process samples with where the policy is sharded; bfloat16 halves it."""
+    """Type of the full copy that each process samples with when the policy is sharded; bfloat16 halves its memory."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training run."""
+    """All options of a training run."""
 
     policy: str = "tiny"
     """Directory of the initial policy; "tiny": the base model shipped with the package."""
     output: str = "runs/train"
     """The run directory."""
     steps: int = 40
-    """Training steps; the curriculum and the learning rate run over exactly these."""
+    """Training steps; the curriculum and the learning rate schedule span exactly this many."""
     seed: int = 0
-    """Everything random derives from it."""
+    """Seed of everything random in the run."""
     max_seconds: float | None = None
-    """Stop after the step that passes this wall time, in seconds. Only cuts: the curriculum still runs over `steps`."""
+    """Stop after the step that exceeds this wall time, in seconds. Schedules still span all `steps`."""
     workers: int | None = None
-    """Processes that share the work on a CPU; unset: the physical cores, at most 2, for small models, else 1."""
+    """Worker processes on a CPU; unset: the number of physical cores, at most 2, for small models, otherwise 1."""
     device: str = "cpu"
-    """Where the policy lives: "cpu" or "cuda"."""
+    """Device of the policy: "cpu" or "cuda"."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Which questions are trained on."""
+    """The training questions."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """The rules of an episode and the search engine."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    """How noisy searches are as training goes on."""
+    """Schedule of the search noise."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How many episodes a step samples, and how."""
+    """Number of episodes per step, and how they are sampled."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """vLLM as the sampler."""
+    """Options of vLLM, when it is the sampler."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    """From rewards to the loss."""
+    """How rewards become a loss."""
     critic: CriticConfig = field(default_factory=CriticConfig)
-    """The value function, where the algorithm has one."""
+    """The value function, if the algorithm uses one."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW and its learning rate."""
+    """AdamW and its learning rate schedule."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
-    """What announces a collapse, and what to do then."""
+    """Bounds on metrics that detect a collapse, and the action to take."""
     lora: LoraShape = field(default_factory=LoraShape)
-    """Train adapters instead of the whole policy."""
+    """Train low-rank adapters instead of the whole policy."""
     files: OutputConfig = field(default_factory=OutputConfig)
-    """What is written into the run directory, and how often."""
+    """Files written into the run directory, and how often."""
     scale: ScaleConfig = field(default_factory=ScaleConfig)
-    """How the run is spread over processes."""
+    """How the run is distributed over processes."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -227,10 +227,10 @@ FREE_FIELDS = frozenset(
         *(f"scale.{entry.name}" for entry in dataclasses.fields(ScaleConfig)),
     }
 )
-"""Fields that a resumed run may change: they decide where and how fast, not what is learned (up to rounding).
+"""Fields that a resumed run may change: they affect place and speed, not what is learned (up to rounding).
 
-The alarms are among them, since a run that one has stopped goes on with another action. With `rollout.max_staleness`
-some of them also decide which weights sample a turn (docs/samplers.md).
+Alarms are included, so that a run stopped by an alarm can continue with a different action. With
+`rollout.max_staleness` some of these fields also affect which weights sample a turn (docs/samplers.md).
 """
 
 
@@ -241,13 +241,13 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> TrainConfig:
-    """The configuration of a shipped preset, or of a TOML file of one's own.
+    """Load a shipped preset or your own TOML file.
 
     Args:
-        name: a name of `preset_names()`, or a path that ends in `.toml`.
+        name: one of `preset_names()`, or a path that ends in `.toml`.
 
     Raises:
-        ConfigError: for an unknown name (the nearest is suggested) or a file with a wrong field or value.
+        ConfigError: if the name is unknown (the nearest is suggested) or the file has a wrong field or value.
     """
     if name.endswith(".toml"):
         return read_config(name)
@@ -258,16 +258,16 @@ def load_preset(name: str) -> TrainConfig:
 
 
 def with_algorithm(config: TrainConfig, name: str) -> TrainConfig:
-    """The configuration with another algorithm (`algorithms.ALGORITHMS`); everything else stays.
+    """Return the configuration with another algorithm (`algorithms.ALGORITHMS`); everything else is unchanged.
 
     Raises:
-        ConfigError: when there is no such algorithm, or it does not fit the rest.
+        ConfigError: if there is no such algorithm, or it does not fit the other options.
     """
     return dataclasses.replace(config, algorithm=apply_algorithm(config.algorithm, name))
 
 
 def read_config(path: str | os.PathLike[str]) -> TrainConfig:
-    """The configuration in a TOML file; fields that it does not name have their defaults."""
+    """Read a configuration from a TOML file; missing fields get their defaults."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as cause:
@@ -276,7 +276,7 @@ def read_config(path: str | os.PathLike[str]) -> TrainConfig:
 
 
 def parse_config(text: str, where: str = "configuration") -> TrainConfig:
-    """The configuration in a TOML text; `where` names it in errors."""
+    """Parse a configuration from a TOML string; `where` names the source in error messages."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
@@ -287,19 +287,19 @@ def parse_config(text: str, where: str = "configuration") -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The configuration as TOML; fields that are None are left out, since TOML has no null, and so are credentials."""
+    """Write the configuration as TOML, without fields that are None (TOML has no null) and without credentials."""
     return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
 
 
 def flatten_config(config: TrainConfig) -> dict[str, Any]:
-    """Every leaf of the configuration under its dotted name, for example `"rollout.prompts"`."""
+    """All values of the configuration by dotted name, for example `"rollout.prompts"`."""
     return dict(_leaves(dataclasses.asdict(config), ""))
 
 
 def config_differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
-    """Fields outside `FREE_FIELDS` that differ, each as a phrase `name: saved -> wanted`.
+    """Fields outside `FREE_FIELDS` that differ, each formatted as `name: saved -> wanted`.
 
-    Credentials do not count, and the servers of a sampler may have moved.
+    Credentials and the addresses of sampling servers are ignored.
     """
     old, new = (
         {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}
@@ -329,12 +329,12 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A leaf as TOML has it: lists for tuples, texts without credentials."""
+    """A value in TOML form: tuples become lists, credentials are removed from strings."""
     return list(value) if isinstance(value, tuple) else redact(value) if isinstance(value, str) else value
 
 
 def _build(kind: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:
-    """A dataclass of `kind` from a table of a TOML file, every value checked against its field's type."""
+    """Build a dataclass of type `kind` from a TOML table, checking each value against its field's type."""
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -343,7 +343,7 @@ def _build(kind: type, values: Mapping[str, Any], where: str, prefix: str) -> An
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
-    """`value` as the type of its field: int where float is wanted, list where tuple; anything else must fit exactly."""
+    """Convert `value` to its field's type: int to float, list to tuple; any other value must match exactly."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: {name} must be a table, got {value!r}.")
@@ -384,7 +384,7 @@ _FRACTIONS = (
 
 
 def _check(config: TrainConfig) -> None:
-    """Raises `ConfigError` for the first value out of its range, naming field, range and value."""
+    """Raise `ConfigError` for the first value out of range; the message names field, range and value."""
     values = flatten_config(config)
     rules = (
         (_POSITIVE, lambda value: value > 0, "positive"),
@@ -393,7 +393,7 @@ def _check(config: TrainConfig) -> None:
     )
     for names, fits, phrase in rules:
         for name in names:
-            # `not fits` rather than its opposite: a NaN fits nothing.
+            # `not fits` instead of the reversed comparison: NaN fails every comparison and is rejected.
             if values[name] is not None and not fits(values[name]):
                 raise ConfigError(f"{name} must be {phrase}, got {values[name]!r}.")
     if config.algorithm.minibatches > config.rollout.prompts:

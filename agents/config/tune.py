@@ -15,92 +15,92 @@ from .lora import LoraShape
 
 @dataclass(frozen=True, slots=True)
 class TinyShape:
-    """A model that is made from scratch, with a tokenizer that is learnt from the training pairs."""
+    """Sizes of a model trained from scratch, with a tokenizer learned from the training pairs."""
 
     hidden: int = 128
-    """Width."""
+    """Hidden size."""
     layers: int = 4
     """Decoder layers, at least 3."""
     heads: int = 4
-    """Attention heads, at least 4; they divide `hidden`."""
+    """Attention heads, at least 4; must divide `hidden`."""
     mlp: int = 384
     """Width of the gated MLP."""
     vocab_size: int = 4096
-    """Most tokens of the tokenizer."""
+    """Maximum vocabulary size of the tokenizer."""
     context_tokens: int = 4096
-    """Longest text that the model declares."""
+    """Context length that the model declares, in tokens."""
 
 
 FREE = ("output", "fresh", "device", "checkpoint_every", "keep_checkpoints", "max_seconds")
-"""Options that a resumed run may change: none of them changes its numbers."""
+"""Options that a resumed run may change: none of them affects its results."""
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Tune a language model as a search engine, on the pairs of an extract file."""
+    """Fine-tune a language model as a search engine, on the pairs of an extract file."""
 
     input: Path
-    """Pairs of `zerosearch simulator extract`: "train" is trained on, "test" is held out."""
+    """Pairs written by `zerosearch simulator extract`: "train" is for training, "test" is held out."""
     model: Path | None = None
     """Local directory of the model to start from."""
     init: Literal["tiny"] | None = None
-    """Instead of `model`: a small model from scratch."""
+    """Instead of `model`: start a small model from scratch."""
     tiny: TinyShape = field(default_factory=TinyShape)
-    """Its sizes."""
+    """Sizes of that small model."""
     output: Path = Path("runs/simulator/tuned")
     """The run directory."""
     fresh: bool = False
-    """Start anew where a run is already; it is removed."""
+    """Start from scratch; an existing run in the output directory is removed."""
     lora: LoraShape = field(default_factory=LoraShape)
-    """Train adapters instead of the whole model."""
+    """Train low-rank adapters instead of the whole model."""
     epochs: float = 3.0
     """Passes over the training pairs."""
     batch_size: int = 64
-    """Pairs of one optimizer step, over all processes."""
+    """Pairs per optimizer step, over all processes."""
     learning_rate: float | None = None
-    """Peak AdamW learning rate; unset: 1e-6 (the paper's), with LoRA 1e-4, from scratch 1e-3."""
+    """Peak AdamW learning rate; unset: 1e-6 (as in the paper), 1e-4 with LoRA, 1e-3 from scratch."""
     warmup_share: float = 0.03
-    """Share of the steps in which the rate rises to its peak."""
+    """Share of the steps used for the warm-up of the learning rate."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after it."""
+    """How the learning rate decays after the warm-up."""
     final_fraction: float = 0.1
-    """What the rate falls to, as a share of the peak."""
+    """Final learning rate as a fraction of the peak."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, of matrices only."""
+    """AdamW weight decay, applied to matrices only."""
     max_grad_norm: float = 1.0
-    """Where the gradient's norm is cut."""
+    """The gradient is clipped to this norm."""
     max_tokens: int = 2048
-    """Pairs with more tokens, prompt included, are left out and counted."""
+    """Pairs with more tokens, prompt included, are skipped and counted."""
     micro_batch_tokens: int = 8192
-    """Tokens that go through the model at once; changes speed and memory, not the gradient."""
+    """Tokens per forward pass; affects speed and memory, not the gradient."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Examples behind each other in one row; auto: on a GPU, where it saves the padding."""
+    """Concatenate examples in one row instead of padding; auto: only on a GPU."""
     dtype: Literal["bfloat16", "float32"] = "float32"
-    """Of the matrix products and of the saved model; trained weights and optimizer are fp32."""
+    """Type of the matrix products and of the saved model; trained weights and optimizer state are float32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: a third more time, far less memory."""
+    """Recompute activations in the backward pass: a third more time, far less memory."""
     device: str = "auto"
-    """Where the model goes: "cpu" or "cuda"; auto takes a GPU where there is one."""
+    """Device of the model: "cpu" or "cuda"; auto uses a GPU if there is one."""
     seed: int = 0
-    """Of the order of the pairs, and of new weights."""
+    """Seed of the order of the pairs and of newly initialised weights."""
     eval_every: int = 50
-    """Steps between two measurements of the held-out loss; it is also measured at the end."""
+    """Steps between measurements of the held-out loss; it is also measured at the end."""
     eval_pairs: int = 256
-    """Most held-out pairs that are measured, chosen by the seed."""
+    """Maximum held-out pairs to measure, chosen by the seed."""
     checkpoint_every: int = 50
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     keep_checkpoints: int = 2
-    """Checkpoints that stay."""
+    """Number of checkpoints to keep."""
     max_seconds: float | None = None
-    """Stop after this much training in a session, loading left out, with everything saved; it can be resumed."""
+    """Stop after this many seconds of training per session, not counting loading; the run is saved and can resume."""
     on_bad_row: OnBadRow = "raise"
-    """Whether a bad row stops the reading, or is skipped."""
+    """Whether a bad row is an error or is skipped."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.init is None):
             raise ConfigError("give --model DIRECTORY or --init tiny, and not both")
         if self.init is not None and self.lora.rank:
-            raise ConfigError("LoRA adapts a model that is there: it does not go with --init")
+            raise ConfigError("LoRA needs an existing model: it cannot be combined with --init")
         for name in ("epochs", "batch_size", "max_grad_norm", "max_tokens", "micro_batch_tokens", "checkpoint_every"):
             _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
         for name in ("keep_checkpoints", "eval_every", "eval_pairs"):
@@ -119,14 +119,14 @@ class TuneConfig:
         return 1e-3 if self.init else 1e-4 if self.lora.rank else 1e-6
 
     def steps(self, pairs: int) -> int:
-        """Optimizer steps of the whole run over this many training pairs, at least 1."""
+        """Number of optimizer steps of the whole run for this many training pairs, at least 1."""
         return max(1, math.ceil(self.epochs * pairs / self.batch_size))
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a 0-based step of a run of `steps`.
+        """Learning rate at a 0-based step of a run of `steps` steps.
 
-        peak * min(1, (step + 1) / warm-up) * (f + (1 - f) * d), with d falling from 1 to 0 behind the warm-up: half a
-        cosine, a line, or 1 all the time; f is `final_fraction`.
+        peak * min(1, (step + 1) / warm-up) * (f + (1 - f) * d), where f is `final_fraction` and d falls from 1 to 0
+        after the warm-up along half a cosine or a line, or stays 1.
         """
         warm = max(1, round(self.warmup_share * steps))
         if step < warm:

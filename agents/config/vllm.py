@@ -1,4 +1,4 @@
-"""Which sampler a run has, and the options of vLLM as one."""
+"""The choice of sampler, and the options of vLLM as a sampler."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from zerosearch_env.llm.http.options import check_url
 
 @dataclass(frozen=True)
 class VLLMConfig:
-    """vLLM as the sampler (`rollout.sampler`)."""
+    """Options of vLLM when it is the sampler (`rollout.sampler`)."""
 
     dtype: str | None = None
-    """Type of the weights of an engine in this process, such as "bfloat16"; unset: the learner's own."""
+    """Weight type of an engine in this process, such as "bfloat16"; unset: the learner's type."""
     gpu_memory: float = 0.4
-    """Share of the GPU's memory that an engine in this process takes, in (0, 1]."""
+    """Fraction of the GPU's memory that an engine in this process uses, in (0, 1]."""
     eager: bool = False
-    """Whether an engine in this process does without compilation: it starts faster and decodes slower."""
+    """Run an engine in this process without compilation: it starts faster and decodes slower."""
     sync: Literal["folder", "nccl"] = "folder"
-    """How weights get to servers: "folder", as files that they read; "nccl", from GPU to GPU by vLLM's own transfer."""
+    """How servers get weights: "folder", as files; "nccl", from GPU to GPU with vLLM's weight transfer."""
     sync_folder: str | None = None
-    """Folder for the weights that servers read, which must see it under the same name; unset: "sync" in the output."""
+    """Folder of the weights for servers, visible to them under the same path; unset: "sync" in the run directory."""
     sync_address: str | None = None
-    """This machine's address, at which servers meet it for "nccl"; unset: the one on the way to the server."""
+    """Address at which servers reach this machine for "nccl"; unset: the local address that routes to the server."""
     timeout_s: float = 600.0
-    """Longest time of one turn, or of one loading of weights, on a server, in seconds."""
+    """Timeout for a turn or for loading weights on a server, in seconds."""
     logprob_gap: float = 0.05
-    """Largest mean |log p (engine) - log p (learner)| over the tokens of the checks at the start and after a sync."""
+    """Maximum mean |log p (engine) - log p (learner)| over tokens, checked at the start and after a weight sync."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class SamplerChoice:
     """A parsed `rollout.sampler`."""
 
     kind: str
-    """"local", or "vllm"."""
+    """"local" or "vllm"."""
     urls: tuple[str, ...] = ()
-    """Addresses of vLLM servers, without "/v1"; none: an engine in this process."""
+    """Addresses of vLLM servers, without "/v1"; empty: an engine in this process."""
 
 
 def parse_sampler(text: str) -> SamplerChoice:
-    """The sampler that a text names.
+    """Parse a sampler specification.
 
     Args:
         text: "local"; "vllm" for an engine in this process; "vllm:URL" or "vllm:URL,URL" for servers.
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: if the string is anything else.
     """
     kind, colon, rest = text.partition(":")
     if kind == "local" and not colon:
@@ -65,17 +65,17 @@ def parse_sampler(text: str) -> SamplerChoice:
 
 
 def check_staleness(sampler: str, max_staleness: int) -> None:
-    """Whether rollouts of this sampler may run ahead by so many steps.
+    """Check that rollouts of this sampler may run ahead by this many steps.
 
     Raises:
-        ConfigError: for no whole number of at least 0, or an engine that makes way for the update.
+        ConfigError: if it is not an integer of at least 0, or the engine must free its memory for each update.
     """
     choice = parse_sampler(sampler)
     if type(max_staleness) is not int or max_staleness < 0:
         raise ConfigError(f"rollout.max_staleness must be a whole number of 0 or more, got {max_staleness!r}.")
     if max_staleness and choice.kind == "vllm" and not choice.urls:
         raise ConfigError(
-            f'rollout.max_staleness = {max_staleness} with rollout.sampler = "vllm": an engine in this process gives '
-            "up its memory, and with it what is in progress, for the update. Set max_staleness = 0, or start vLLM as a "
+            f'rollout.max_staleness = {max_staleness} with rollout.sampler = "vllm": an engine in this process frees '
+            "its memory for each update and loses the turns in progress. Set max_staleness = 0, or start vLLM as a "
             'server and give its address: rollout.sampler = "vllm:http://127.0.0.1:8000".'
         )

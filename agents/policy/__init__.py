@@ -1,1 +1,1 @@
-"""A policy on disk and in memory: its files, its card, its adapters."""
+"""Policies on disk and in memory: files, card and adapters."""

@@ -1,4 +1,4 @@
-"""The files of a policy directory: whether they are all there and whole, and written for good."""
+"""The files of a policy directory: check that they are complete, and write them durably and atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zerosearch_env.errors import CheckpointError, ConfigError
 
 
 def check_complete(directory: Path) -> None:
-    """Name what a directory lacks, before Transformers fails on it in a way that nobody understands.
+    """Report missing or damaged files clearly, before Transformers fails on them with an obscure error.
 
     Raises:
-        CheckpointError: when a file is missing, cut off or damaged.
+        CheckpointError: if a file is missing, truncated or damaged.
     """
     if not directory.is_dir():
         raise CheckpointError(f"there is no policy directory at {directory}.")
@@ -43,7 +43,7 @@ def check_complete(directory: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header, and the data whose end the header names."""
+    """Check a file's size. Layout: 8 bytes of header length, the header, then the data; the header gives its end."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")
@@ -60,10 +60,10 @@ def _check_safetensors(file: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        CheckpointError: when there is something else in it.
+        CheckpointError: if the file contains anything else.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def one_line(error: BaseException) -> str:
 
 
 def sync(directory: Path) -> None:
-    """Wait until the files of a directory are on the disk."""
+    """Flush the files of a directory to disk."""
     for file in directory.rglob("*"):
         if file.is_file():
             with file.open("rb") as stream:
@@ -89,7 +89,7 @@ def sync(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
+    """Flush the entries of a directory (its file names) to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -99,10 +99,10 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def replaced_directory(target: Path) -> Iterator[Path]:
-    """A new directory to write into, which takes the target's name when the block is through: all or nothing.
+    """Write a directory atomically: yields a temporary one that is renamed to `target` at the end of the block.
 
-    A save that is killed leaves the previous directory, or none, but never half of one; `roll_back` undoes one that was
-    killed between its two renames.
+    A save that is killed leaves the previous directory, or none, but never a partial one. `roll_back` undoes a save
+    that was killed between its two renames.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     roll_back(target)
@@ -114,7 +114,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     try:
         yield new
         sync(new)
-    except BaseException:  # also Ctrl-C: half of a policy is of no use, and on a full disk it is in the way
+    except BaseException:  # also Ctrl-C: a partial policy is useless, and it takes space on a full disk
         shutil.rmtree(new, ignore_errors=True)
         raise
     if target.exists():
@@ -133,17 +133,21 @@ def roll_back(target: Path) -> None:
 
 
 def _siblings(target: Path) -> tuple[Path, Path]:
-    """Where a new directory is written, and where the old one waits while the names are exchanged."""
+    """Temporary paths of the new and of the old directory while they are exchanged."""
     return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
 
 
 def check_replaceable(directory: Path) -> None:
-    """Refuse to replace what is no policy: saving one removes whatever stood in its place."""
+    """Refuse to replace a directory that is not a policy, because saving removes whatever was there.
+
+    Raises:
+        ConfigError: if `directory` exists, is not empty and is not a policy.
+    """
     empty = directory.is_dir() and not any(directory.iterdir())
     if directory.exists() and not empty and not (directory / "zerosearch.json").is_file():
         raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")
 
 
 def policy_path(policy: str) -> Path:
-    """The directory of a policy: the shipped base model for "tiny", else the path itself."""
+    """The directory of a policy: the shipped base model for "tiny", otherwise the path itself."""
     return Path(str(resources.files("zerosearch_agents") / "assets" / "tiny")) if policy == "tiny" else Path(policy)

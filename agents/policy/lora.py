@@ -1,7 +1,7 @@
-"""Low-rank adapters in a policy: switched off for the reference, merged for the sampler and for what is saved.
+"""Low-rank adapters in a policy: disabled for the reference, merged for the sampler and for saving.
 
-The adapters sit inside the policy's own model, whose weights are frozen and never change, not even by rounding: merging
-writes into weights of the sampler's model, which shares everything else with the policy's.
+The adapters are inside the policy's model. Its base weights are frozen and never change, not even by rounding:
+merging writes into the sampler's model, which has its own adapted layers and shares everything else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..config.train import TrainConfig
 
 
 class Adapter:
-    """The low-rank adapters of a model, and a plain model in which they are merged.
+    """The low-rank adapters of a model, and a plain model with the adapters merged.
 
     Args:
-        adapted: peft's wrapper around the model that holds them.
+        adapted: peft's wrapper around the model with adapters.
     """
 
     def __init__(self, adapted: Any) -> None:
@@ -42,25 +42,25 @@ class Adapter:
         self.merge()
 
     def switched_off(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the model computes what it did before it had adapters."""
+        """A context in which the model computes without its adapters."""
         switched: contextlib.AbstractContextManager[None] = self._adapted.disable_adapter()
         return switched
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Bring the merged model up to date."""
+        """Update the merged model with the current adapters."""
         modules = dict(self.merged.named_modules())
         for name, layer in self._layers.items():
             weight, adapter = modules[name].weight, layer.active_adapters[0]
             torch.add(layer.get_base_layer().weight, layer.get_delta_weight(adapter).to(weight.dtype), out=weight.data)
 
     def unload(self) -> Any:
-        """The merged model, up to date; the trained policy as any library reads it."""
+        """The merged model, up to date: the trained policy as an ordinary model."""
         self.merge()
         return self.merged
 
     def _plain(self) -> Any:
-        """The model without adapters: layers that have some get weights of their own, all else is shared."""
+        """A copy of the model without adapters: adapted layers get their own weights, everything else is shared."""
         model = self._adapted.get_base_model()
         kept = {id(parameter): parameter for parameter in model.parameters()}
         kept |= {id(buffer): buffer for buffer in model.buffers()}
@@ -78,26 +78,26 @@ class Adapter:
 
 
 def make_adapter(model: Any, config: TrainConfig) -> Adapter | None:
-    """Freezes the model and puts adapters into it, where `lora.rank` is above 0.
+    """Freeze the model and add adapters, if `lora.rank` is above 0; otherwise return None.
 
     Raises:
-        ConfigError: no layer has one of the names in `lora.targets`.
-        MissingExtraError: peft is not installed.
+        ConfigError: if no layer has one of the names in `lora.targets`.
+        MissingExtraError: if peft is not installed.
     """
     return Adapter(add_lora(model, config.lora, seed=config.seed)) if config.lora.rank else None
 
 
 def sampled_model(model: Any, adapter: Adapter | None) -> Any:
-    """The model that a sampler reads: the policy itself, or with adapters the one in which they are merged."""
+    """The model that a sampler uses: the policy itself or, with adapters, the merged model."""
     return model if adapter is None else adapter.merged
 
 
 def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
-    """Freeze a model and put adapters beside its linear layers, in place; returns peft's wrapper around it.
+    """Freeze a model and add adapters to its linear layers in place; returns peft's wrapper around it.
 
     Raises:
-        ConfigError: the rank is below 1, or no layer has one of the names.
-        MissingExtraError: peft is not installed.
+        ConfigError: if the rank is below 1, or no layer has one of the names.
+        MissingExtraError: if peft is not installed.
     """
     if shape.rank < 1:
         raise ConfigError(f"lora.rank must be at least 1, got {shape.rank}")
@@ -110,10 +110,10 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft 0.21 asks Transformers 5.2x by an old name; ours to hide, not the user's to see.
+        # peft 0.21 uses a deprecated name in Transformers 5.2x; the user cannot act on that warning.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, options)
-        except ValueError as cause:  # peft's word for: no such layer
+        except ValueError as cause:  # peft raises it when there is no such layer
             raise ConfigError(f"lora.targets {', '.join(shape.targets)} cannot be adapted: {cause}") from cause

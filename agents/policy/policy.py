@@ -1,7 +1,7 @@
-"""Policies on disk and in memory: a causal language model, its tokenizer and the card that says how it acts.
+"""Policies on disk and in memory: a causal language model, its tokenizer and a card with its settings.
 
-A policy directory is an ordinary `save_pretrained` directory (safetensors, tokenizer) plus `zerosearch.json`, so every
-library that reads Transformers checkpoints reads it, and any local causal language model is a policy without a card.
+A policy directory is an ordinary `save_pretrained` directory (safetensors, tokenizer) plus `zerosearch.json`. Every
+library that reads Transformers checkpoints can read it, and any local causal language model is a policy without a card.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class AgentCard:
-    """How a policy acts in the environment; kept beside its weights in `zerosearch.json`."""
+    """How a policy acts in the environment; stored with its weights in `zerosearch.json`."""
 
     protocol: str = "zerosearch"
-    """Name of the tag grammar that the policy was trained in."""
+    """Name of the protocol (tag grammar) that the policy was trained with."""
     prompt_template: str | None = None
-    """The prompt it was trained with, containing `{question}`; None: the protocol's own."""
+    """The prompt it was trained with, containing `{question}`; None: the protocol's prompt."""
     turn_tokens: int = 128
-    """Most tokens that it samples in one turn."""
+    """Maximum tokens that it samples per turn."""
     context_tokens: int = 2048
-    """Most tokens of a whole episode: prompt, sampled and environment tokens together."""
+    """Maximum tokens per episode: prompt, sampled and environment tokens together."""
     chat: bool = False
-    """True when prompts go through the tokenizer's chat template."""
+    """Whether prompts go through the tokenizer's chat template."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def tiny_config(
     eos_token_id: int | None = None,
     pad_token_id: int | None = None,
 ) -> Qwen3Config:
-    """The configuration of a small Qwen3 model; the defaults have about 0.85M parameters besides the vocabulary.
+    """The configuration of a small Qwen3 model; with the defaults it has about 0.85M parameters without the vocabulary.
 
     Args:
         vocab_size: number of token ids.
@@ -79,15 +79,15 @@ def tiny_config(
         kv_heads: number of key/value heads; None: as many as `heads`. Fewer make decoding faster.
         mlp: width of the gated MLP.
         head_dim: width of a head; None: `hidden // heads`.
-        context_tokens: longest sequence the model declares (`max_position_embeddings`).
+        context_tokens: maximum sequence length that the model declares (`max_position_embeddings`).
         rope_theta: base of the rotary frequencies.
         tied: whether input embedding and output head share their weights.
-        bos_token_id: id of the token that begins a text, if there is one.
-        eos_token_id: id of the token that ends a text, if there is one.
+        bos_token_id: id of the beginning-of-sequence token, if there is one.
+        eos_token_id: id of the end-of-sequence token, if there is one.
         pad_token_id: id of the padding token, if there is one.
 
     Raises:
-        ConfigError: when a size is not positive or the heads do not divide.
+        ConfigError: if a size is not positive, or the numbers of heads do not divide evenly.
     """
     kv_heads = heads if kv_heads is None else kv_heads
     sizes = {"vocab_size": vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv_heads}
@@ -120,11 +120,11 @@ def tiny_config(
 
 
 def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrainedModel:
-    """A freshly initialised causal language model of any Transformers configuration.
+    """A newly initialised causal language model with any Transformers configuration.
 
     Args:
-        config: a Transformers configuration, for example of `tiny_config`.
-        seed: seed of the weights; torch's global generator is left as it was.
+        config: a Transformers configuration, for example from `tiny_config`.
+        seed: seed of the weights; torch's global generator is not changed.
         dtype: one of `"float32"`, `"bfloat16"`, `"float16"`.
     """
     torch = require("torch", "train")
@@ -137,21 +137,21 @@ def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrain
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
-    """Write a policy as one directory, all or nothing.
+    """Write a policy directory atomically.
 
-    The files are written into a sibling directory that takes the final name only when it is complete: a save that
-    is killed leaves the previous directory, or none, but never half of one.
+    The files are written into a sibling directory that is renamed only when it is complete: a save that is killed
+    leaves the previous directory, or none, but never a partial one.
 
     Args:
-        policy: what to write.
+        policy: the policy to write.
         path: the directory; an existing one is replaced.
-        dtype: dtype of the weights on disk; None: the model's own.
+        dtype: dtype of the weights on disk; None: the model's dtype.
 
     Returns:
         The directory.
 
     Raises:
-        CheckpointError: when it cannot be written, because the disk is full for example; what stood there is untouched.
+        CheckpointError: if it cannot be written, for example to a full disk; an existing directory is unchanged.
     """
     target = Path(path)
     safetensors = require("safetensors", "train")
@@ -173,14 +173,14 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 
     Args:
         path: a local directory. Nothing is downloaded.
-        dtype: what the weights are converted to, whatever they are on disk.
-        device: where the model goes.
+        dtype: dtype to convert the weights to, whatever it is on disk.
+        device: device of the model.
 
     Returns:
-        The policy in evaluation mode; without a `zerosearch.json` its card holds the defaults.
+        The policy in evaluation mode; without a `zerosearch.json` its card has the defaults.
 
     Raises:
-        CheckpointError: when the directory is missing, half written, damaged, or does not fit its configuration.
+        CheckpointError: if the directory is missing, partial or damaged, or its weights do not fit its configuration.
     """
     directory = Path(path)
     torch_dtype = _torch_dtype(dtype)
@@ -194,7 +194,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
                 directory, dtype=torch_dtype, local_files_only=True, output_loading_info=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except Exception as cause:  # Transformers, safetensors and tokenizers each raise classes of their own
+        except Exception as cause:  # Transformers, safetensors and tokenizers each raise their own classes
             raise CheckpointError(f"the policy in {directory} cannot be loaded: {one_line(cause)}") from cause
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report.get(what) or ())):
@@ -212,7 +212,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence Transformers' log lines below errors and its progress bars inside the block, then restore both."""
+    """Inside the block, hide Transformers' progress bars and its log lines below level ERROR; then restore both."""
     logging = require("transformers", "train").utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -235,12 +235,12 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
         model.save_pretrained(directory)
         return
     wanted = _torch_dtype(dtype)
-    cast: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay tied and are written once
+    cast: dict[int, torch.Tensor] = {}  # keyed by address, so that tied weights stay tied and are written once
     state = {}
     for name, value in model.state_dict().items():
         state[name] = value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(wanted))
     model.save_pretrained(directory, state_dict=state)
-    config = directory / "config.json"  # it names the dtype of the model in memory
+    config = directory / "config.json"  # it still names the dtype of the model in memory
     config.write_text(json.dumps({**read_json(config), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
-"""Worker processes that play episodes: more than one core, the same results.
+"""Worker processes that play episodes: several cores, the same results.
 
-A worker is told the player's options, the engine and the bare start of each episode; it plays, and sends back what
-was written and what was found. The parent replays these turns on its own episodes, so the rules are applied and the
-scores computed in one place, and a replay that differs anywhere is an error.
+A worker receives the player's options, the engine and the initial state of each episode. It plays, and returns the
+actions and the search results. The parent replays these turns on its own episodes: rules are applied and scores are
+computed in one place, and any difference in the replay is an error.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class PoolOptions(Protocol):
-    """Options of a player that the pool can run: hashable, picklable, with the directory of its policy."""
+    """Options of a player that the pool can run: hashable, picklable, and with the directory of its policy."""
 
     @property
     def path(self) -> str:
-        """Directory of the policy; a worker loads it again when it changes."""
+        """Directory of the policy; a worker reloads it when it changes."""
         ...
 
 
 class PoolPlayer(Protocol):
-    """A player that the pool can run: made from its options, it plays episodes in its own process."""
+    """A player that the pool can run: it is made from its options and plays episodes in the current process."""
 
     def __init__(self, options: Any) -> None: ...
 
@@ -48,9 +48,9 @@ class PoolPlayer(Protocol):
 
 
 class WorkerPool:
-    """A few processes that play with policies; started at first use, ended by `close` or with this process.
+    """A few processes that play with policies. They start at first use and end with `close` or with this process.
 
-    The processes are started fresh ("spawn"), so a script that uses this needs the usual
+    The processes use the "spawn" start method, so a script that uses this needs the usual
     `if __name__ == "__main__":` guard.
 
     Args:
@@ -72,7 +72,7 @@ class WorkerPool:
         self.close()
 
     def start(self) -> None:
-        """Start the processes now, so that their start-up overlaps with other work."""
+        """Start the processes now, so that start-up overlaps with other work."""
         if self._processes:
             return
         context = multiprocessing.get_context("spawn")
@@ -98,7 +98,7 @@ class WorkerPool:
         for connection in self._connections:
             connection.close()
         for process in self._processes:
-            process.join(1.0)  # an idle worker ends by itself, and clears up what its libraries hold
+            process.join(1.0)  # an idle worker exits on its own and releases its libraries' resources
             if process.is_alive():
                 process.terminate()
                 process.join()
@@ -113,19 +113,19 @@ class WorkerPool:
         engine: SearchEngine,
         on_done: Callable[[Episode], None] | None = None,
     ) -> None:
-        """Play fresh episodes to their end; they end up as if they had been played here.
+        """Play new episodes to their end; the result is the same as if they had been played in this process.
 
         Args:
-            player: class of the player; each worker makes one with `player(options)`. It must be importable.
-            options: its options; pickled to each worker.
-            episodes: fresh episodes.
+            player: class of the player; each worker calls `player(options)`. It must be importable.
+            options: the player's options; pickled and sent to each worker.
+            episodes: episodes that have not begun.
             engine: the search engine; sent to each worker once.
-            on_done: called with each episode as soon as it is over.
+            on_done: called with each episode as soon as it ends.
 
         Raises:
-            ConfigError: when the engine or the rules cannot be sent to another process.
-            AgentError: when a worker died.
-            ZeroSearchError: what a worker raised.
+            ConfigError: if the engine or the rules cannot be sent to another process.
+            AgentError: if a worker died.
+            ZeroSearchError: if a worker raised one.
         """
         shares = (range(number, len(episodes), self.count) for number in range(self.count))
         jobs = [(player, options, [(i, *_start(episodes[i])) for i in share]) for share in shares]
@@ -140,7 +140,7 @@ class WorkerPool:
             self._engine = engine
             self._collect(episodes, on_done)
         except BaseException:
-            # A worker in the middle of a job would answer it later, in the middle of another.
+            # A worker that is still busy would send its results during the next job.
             self.close()
             raise
 
@@ -169,7 +169,7 @@ class WorkerPool:
 
 
 def default_workers(device: str = "cpu") -> int:
-    """How many processes play by default: the cores that this process may use, at most 2; 1 on a GPU."""
+    """Default number of processes: the cores that this process may use, at most 2; 1 on a GPU."""
     if device != "cpu":
         return 1
     affinity = getattr(os, "sched_getaffinity", None)
@@ -177,10 +177,10 @@ def default_workers(device: str = "cpu") -> int:
 
 
 def replay(episode: Episode, turns: Sequence[Turn]) -> None:
-    """Take a fresh episode through turns that were played elsewhere.
+    """Repeat turns that were played elsewhere on an episode that has not begun.
 
     Raises:
-        RuntimeError: when a step comes out differently from the one that was recorded.
+        RuntimeError: if a step differs from the recorded one.
     """
     for turn in turns:
         step = turn.step
@@ -198,7 +198,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZER
 
 
 def _start(episode: Episode) -> tuple[Any, ...]:
-    """What builds the episode again; the reward is the parent's business and need not be sent."""
+    """The arguments that recreate the episode. The parent computes the reward, so it is not sent."""
     return episode.question, replace(episode.rules, reward=exact_match), episode.noise_level, episode.seed
 
 
@@ -211,7 +211,7 @@ def _packed(value: Any, what: str) -> bytes:
 
 def _serve(connection: Connection) -> None:
     """The loop of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     engine: Any = None
     players: dict[Any, Any] = {}
     while True:
@@ -237,7 +237,7 @@ def _serve(connection: Connection) -> None:
             players[key].play_here(list(episodes.values()), engine, send)
             connection.send_bytes(pickle.dumps(("done", None)))
         except BrokenPipeError:
-            return  # the parent has closed: nobody waits for the rest
+            return  # the parent closed the pipe and needs no more results
         except ZeroSearchError as error:
             connection.send_bytes(pickle.dumps(("error", error)))
         except Exception:
@@ -245,7 +245,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _stamp(path: str) -> int:
-    """Changes when a policy is written anew under the same name."""
+    """A number that changes when a policy is saved again under the same name."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -1,9 +1,9 @@
-"""Data parallelism: W processes that sample and differentiate a share each, and add up their gradients.
+"""Data parallelism: each of W processes samples and differentiates its share, and the gradients are summed.
 
-torchrun starts them, on one machine or several (`torchrun_workers`), or this module does, on one machine
-(`start_workers`). There the calling process is worker 0. It starts the others as
+The processes are started by torchrun, on one machine or several (`torchrun_workers`), or by this module, on one
+machine (`start_workers`). In the second case the calling process is worker 0. It starts the others as
 `python -m zerosearch_agents.processes.workers` and sends them their work on standard input. When the parent ends, even
-by `kill -9`, that pipe closes and the workers end. Each worker computes with one thread: two workers with one thread
+by `kill -9`, that pipe closes and the workers exit. Each worker computes with one thread: two workers with one thread
 each are faster than one worker with two, because the small operations of sampling gain nothing from threads.
 """
 
@@ -32,21 +32,21 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zerosearch_env.errors import ConfigError, TrainingError, ZeroSearchError
 
-_PATIENCE = timedelta(days=1)  # a worker that dies is noticed at once; a slow one may take its time
+_PATIENCE = timedelta(days=1)  # a dead worker is noticed immediately; a slow one may take long
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a run as one of them sees it. Every method is called by all of them, in the same order."""
+    """The workers of a run, seen from one of them. All workers must call every method, in the same order."""
 
     rank: int = 0
-    """Which worker this is; 0 is the calling process and does all the writing."""
+    """Number of this worker; worker 0 is the calling process and writes all files."""
     size: int = 1
     """Number of workers."""
 
     def gather(self, value: Any) -> list[Any]:
-        """Every worker's value, in order of rank, in every worker; values are pickled."""
+        """Return the values of all workers, ordered by rank, in every worker; values are pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -54,12 +54,12 @@ class Workers:
         return values
 
     def add(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over the workers, the same bits in each."""
+        """Replace a tensor by its sum over the workers, bit-identical in each."""
         if self.size > 1:
             dist.all_reduce(tensor)
 
     def agree(self, value: int) -> int:
-        """Worker 0's value, in every worker."""
+        """Return worker 0's value in every worker."""
         if self.size == 1:
             return value
         tensor = torch.tensor([value])
@@ -68,7 +68,7 @@ class Workers:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; hardware threads of one core count once where the system tells them apart."""
+    """Cores that this process may use; hardware threads of a core count once if the system reports them."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     siblings = set()
     for cpu in allowed:
@@ -78,7 +78,11 @@ def physical_cores() -> int:
 
 
 def default_workers(policy: Path, device: str) -> int:
-    """Physical cores, at most 2, for a small policy (up to 100 MB) on the CPU; else 1, with torch's own threads."""
+    """Default number of workers.
+
+    The number of physical cores, at most 2, for a small policy (up to 100 MB) on the CPU; otherwise 1, with torch's
+    default number of threads.
+    """
     size = sum(file.stat().st_size for file in policy.glob("*.safetensors"))
     return min(physical_cores(), 2) if device == "cpu" and size <= 100e6 else 1
 
@@ -89,28 +93,28 @@ def under_torchrun() -> bool:
 
 
 def launch_rank() -> int:
-    """This process's rank among those that torchrun started; 0 without it."""
+    """This process's rank under torchrun; 0 without torchrun."""
     return int(os.environ["RANK"]) if under_torchrun() else 0
 
 
 def local_device(device: str) -> str:
-    """The device of this process: with several on a machine, each has a GPU of its own (torchrun's `LOCAL_RANK`)."""
+    """The device of this process: each process on a machine uses its own GPU (torchrun's `LOCAL_RANK`)."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
 @contextlib.contextmanager
 def torchrun_workers(device: str) -> Iterator[Workers]:
-    """This process among those that torchrun started; alone without it.
+    """Join the processes that torchrun started; without torchrun, a single worker.
 
-    After the block all of them wait for each other, so that none takes its connections down while another needs them.
-    A process that fails does not wait: torchrun ends the others. The group is then left as it is, since taking it down
-    may wait for those who no longer answer; such a process is good for nothing but its exit.
+    At the end of the block all processes wait for each other, so that none closes connections that another still
+    needs. A process that fails does not wait: torchrun ends the others. It also leaves the process group as it is,
+    because destroying it may wait for processes that no longer answer; such a process can only exit.
 
     Args:
         device: "cpu" (gloo), or "cuda" (nccl for tensors on the GPU, gloo for those on the CPU).
 
     Raises:
-        ConfigError: torchrun started more processes than there are GPUs, or this process has a group already.
+        ConfigError: if torchrun started more processes than there are GPUs, or this process already has a group.
     """
     if not under_torchrun():
         yield Workers()
@@ -136,16 +140,16 @@ def torchrun_workers(device: str) -> Iterator[Workers]:
 
 @contextlib.contextmanager
 def start_workers(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
-    """Starts `size - 1` further workers, each of which calls `function(workers, *arguments)`; yields worker 0's view.
+    """Start `size - 1` more workers, each of which calls `function(workers, *arguments)`; yields worker 0's `Workers`.
 
     Args:
         size: number of workers, this process included; 1 starts nothing.
-        function: an importable function; it must make the same calls of `Workers` as the body of the `with` block.
-        arguments: what it is called with; pickled.
+        function: an importable function; it must call the methods of `Workers` in the same order as the `with` block.
+        arguments: its further arguments; pickled.
 
     Raises:
-        ConfigError: when the arguments cannot be pickled, or this process belongs to another group already.
-        TrainingError: when a worker fails; the message holds its error. The others are stopped.
+        ConfigError: if the arguments cannot be pickled, or this process already belongs to another group.
+        TrainingError: if a worker fails; the message contains its error. The others are stopped.
     """
     if size == 1:
         yield Workers()
@@ -191,17 +195,17 @@ def _start(rank: int, size: int, port: int, work: bytes, log: IO[bytes]) -> subp
         env=environment,
     )
     assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died at once: waiting for it will tell why
+    with contextlib.suppress(BrokenPipeError):  # it died immediately: `_await` notices and reports why
         pickle.dump((rank, size, port, list(sys.path), work), child.stdin)
         child.stdin.flush()
     return child
 
 
 def _await(store: TCPStore, children: list[subprocess.Popen[bytes]]) -> None:
-    """Waits until every worker has started; joining one that died while starting would wait for ever."""
+    """Wait until every worker has started; joining one that died during start-up would wait forever."""
     while not store.check([f"ready-{rank}" for rank in range(1, len(children) + 1)]):
         if any(child.poll() is not None for child in children):
-            raise RuntimeError("a worker ended while it started")
+            raise RuntimeError("a worker exited during start-up")
         time.sleep(0.02)
 
 
@@ -211,7 +215,7 @@ def _join(store: TCPStore, rank: int, size: int) -> None:
 
 
 def _failure(children: list[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]]) -> str | None:
-    """What the first failed worker said, or None when all of them are well."""
+    """The error of the first failed worker, or None if no worker failed."""
     for rank, (child, log) in enumerate(zip(children, logs, strict=True), start=1):
         try:
             code = child.wait(timeout=5)
@@ -230,7 +234,7 @@ def _failure(children: list[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]])
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> None:
-    """Ends workers that still run, and waits for them."""
+    """End workers that are still running, and wait for them."""
     for child in children:
         if child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -244,14 +248,14 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _leash() -> None:
-    """Ends this process when its parent's end of the pipe closes."""
-    os.read(0, 1)  # the descriptor, not the stream: a daemon thread must hold no stream's lock at shutdown
+    """Exit when the parent's end of the pipe closes."""
+    os.read(0, 1)  # the descriptor, not the stream: a daemon thread must not hold a stream's lock at shutdown
     os._exit(1)
 
 
 def main() -> NoReturn:
-    """A further worker: reads its work from standard input and does it."""
-    # Ctrl-C reaches the whole foreground group; only worker 0 reacts, and tells the others at the end of the step.
+    """Run a worker other than worker 0: read its work from standard input and do it."""
+    # Ctrl-C reaches the whole foreground group; only worker 0 reacts and informs the others at the end of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rank, size, port, path, work = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_leash, daemon=True).start()
@@ -270,8 +274,8 @@ def main() -> NoReturn:
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without the interpreter's shutdown: gloo's threads may still run, and destroying them there may abort the process
-    # with a message of its own ("terminate called without an active exception") in place of the error, if any.
+    # Skip the interpreter's shutdown: gloo's threads may still run, and destroying them there may abort the process
+    # with the message "terminate called without an active exception" and hide the real error.
     os._exit(status)
 
 
