@@ -1,1 +1,1 @@
-"""Learners, players and evaluation for `zerosearch_env`; installed as `zerosearch_agents`."""
+"""Training, players and evaluation for `zerosearch_env`. This package is installed as `zerosearch_agents`."""

@@ -1,11 +1,11 @@
-"""`zerosearch quickstart`: a small language model learns to search, and is measured before and after.
+"""`zerosearch quickstart`: train a small language model to search, and measure it before and after.
 
     1. measure the shipped base model on questions about entities it has never seen, at five noise levels
-    2. train it with reinforcement learning, by the preset `quickstart`
+    2. train it with reinforcement learning, using the preset `quickstart`
     3. measure the trained model, baselines on the same model, and the trained model on a larger real BM25 index
     4. write report.html
 
-Everything lands in one run directory. Two CPU cores need about four minutes.
+All files are written to one run directory. It takes about four minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ class QuickstartConfig:
     """Train a small search agent on two CPU cores, measure it before and after, and write a report."""
 
     output: Path = Path("runs/quickstart")
-    """The run directory; an earlier run in it is replaced."""
+    """The run directory. An earlier run in it is replaced."""
     preset: str = "quickstart"
-    """Configuration of the training: a shipped preset, or a TOML file of your own."""
+    """Training configuration: a shipped preset, or the path of your own TOML file."""
     base: str | None = None
-    """Policy directory to start from; unset: the preset's, which is the shipped base model."""
+    """Policy directory to start from; unset: the preset's policy, which is the shipped base model."""
     steps: int | None = None
-    """Training steps; unset: the preset's."""
+    """Number of training steps; unset: the preset's value."""
     questions: int = 100
-    """Test questions of each number of hops, at each noise level, for each agent."""
+    """Number of test questions per number of hops, noise level and agent."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels at which agents are measured, each in [0, 1]."""
     seed: int = 0
-    """Decides everything random in training and evaluation."""
+    """Random seed of training and evaluation."""
     workers: int | None = None
-    """Processes; unset: the machine's cores, at most 2."""
+    """Number of processes; unset: the number of cores, at most 2."""
     smoke: bool = False
-    """Run every stage with tiny amounts, to see that it works; the figures mean nothing."""
+    """Run every stage at a tiny size to check that it works. The figures mean nothing."""
 
 
 @dataclass
 class Stopwatch:
-    """Announces each stage and remembers how long it took."""
+    """Prints the name of each stage and records how long it took."""
 
     console: Console
     count: int
@@ -83,7 +83,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def stage(self, what: str) -> Iterator[None]:
-        """Announce a stage; its wall time counts when it ends."""
+        """Context manager for one stage: print its name, and record its wall-clock time at the end."""
         self.console.print(
             f"\n[{len(self.stages) + 1}/{self.count}] {what}", markup=False, highlight=False, style="bold"
         )
@@ -95,7 +95,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every evaluation of the quickstart shares."""
+    """Questions, engine, rules and result store shared by all evaluations of the quickstart."""
 
     items: list[Item]
     engine: SearchEngine
@@ -106,7 +106,13 @@ class Bench:
     console: Console
 
     def measure(self, players: list[Player], *, engine: SearchEngine | None = None, name: str = "corpus") -> None:
-        """Play every question with every player at every noise level; another engine only without noise."""
+        """Play every question with every player at every noise level.
+
+        Args:
+            players: the players.
+            engine: a different search engine, which is used without noise only; None uses the shared one.
+            name: name of the engine in the results.
+        """
         from .evaluation.display import EvaluationDisplay
 
         levels = self.levels if engine is None else (0.0,)
@@ -130,7 +136,7 @@ class Bench:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options and run; returns 0, or 130 when training was interrupted."""
+    """Parse the options and run; returns 0, or 130 if training was interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     config = tyro.cli(QuickstartConfig, args=argv, prog="zerosearch quickstart", description=__doc__)
     return run_quickstart(config, command=redact(shlex.join(["zerosearch", "quickstart", *argv])))
@@ -140,15 +146,15 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
     """Measure, train, measure, report.
 
     Args:
-        config: see its fields.
-        command: shown in the report.
+        config: the options.
+        command: the command line, shown in the report.
 
     Returns:
-        0, or 130 when training was interrupted: then nothing is measured after it.
+        0, or 130 if training was interrupted; nothing is measured after an interrupted training.
 
     Raises:
-        ConfigError: for an option that cannot be used; nothing has been written then.
-        CheckpointError: when the base model cannot be loaded.
+        ConfigError: an option is invalid; nothing has been written.
+        CheckpointError: the base model cannot be loaded.
     """
     from rich.console import Console
 
@@ -179,7 +185,9 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
         with watch.stage(f"training, {training.steps} steps"):
             result = _train(training)
         if result.stopped == "interrupt":
-            console.print(f"\nstopped after step {result.step}; go on with: zerosearch train --resume {config.output}")
+            console.print(
+                f"\nstopped after step {result.step}; continue with: zerosearch train --resume {config.output}"
+            )
             return 130
         with watch.stage("the trained model, and baselines built on it"):
             _measure_trained(bench, training, test, pool)
@@ -197,7 +205,7 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
 
 
 def training_config(config: QuickstartConfig) -> TrainConfig:
-    """The training run's configuration: the preset with the quickstart's own options put in."""
+    """The configuration of the training run: the preset, with the quickstart's options applied."""
     training = load_preset(config.preset)
     training = replace(
         training,
@@ -226,7 +234,7 @@ def _bench(
     console: Console,
     stack: contextlib.ExitStack,
 ) -> tuple[Bench, Dataset]:
-    """The test questions, their engine and the place for results."""
+    """Prepare the evaluations; also returns the test dataset."""
     test = _load(training, "test")
     environment = training.environment
     engine = make_engine(environment.search_engine, dataset=test)
@@ -264,7 +272,7 @@ def _train(training: TrainConfig) -> TrainResult:
 
 
 def _measure_trained(bench: Bench, training: TrainConfig, test: Dataset, pool: WorkerPool | None) -> None:
-    """The trained policy, every baseline on the same policy, and the trained policy on more than its own passages."""
+    """Measure the trained policy, every baseline that uses it, and the trained policy on a larger index."""
     options = PolicyOptions(str(Path(training.output) / "policy"))
     after = PolicyPlayer(options, name="after", pool=pool)
     baselines = [make_player(f"{name}=baseline:{name}", policy=options, pool=pool) for name in BASELINES]
@@ -276,7 +284,7 @@ def _measure_trained(bench: Bench, training: TrainConfig, test: Dataset, pool: W
 
 
 def _parameters(player: PolicyPlayer) -> int:
-    """Number of parameters, shared ones once."""
+    """Number of parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in player.policy.model.parameters())
 
 
@@ -285,8 +293,9 @@ def _lead(training: TrainConfig, steps: int, parameters: int, questions: int) ->
     return (
         f"A language model of {parameters / 1e6:.1f} million parameters was trained with reinforcement learning "
         f"({training.algorithm.advantage.upper()}, {steps} steps of {training.rollout.prompts} questions, "
-        f"{training.rollout.group_size} episodes each) to answer questions by searching. The only reward is an exactly "
-        f"right answer. Every figure below is over {questions} test questions of each kind{unseen}, decoded greedily."
+        f"{training.rollout.group_size} episodes each) to answer questions by searching. The only reward is for an "
+        f"exactly right answer. Every figure below is over {questions} test questions of each kind{unseen}, with "
+        "greedy decoding."
     )
 
 
@@ -303,7 +312,7 @@ def _facts(config: QuickstartConfig, training: TrainConfig, command: str, parame
 
 
 def _print_results(bench: Bench, config: QuickstartConfig, watch: Stopwatch, report: Path) -> None:
-    """The tables, what was written where, and how long each stage took."""
+    """Print the tables, the paths of all files, and the time of each stage."""
     from .evaluation.display import em_table, percent
 
     evaluation, console = bench.store.evaluation, bench.console

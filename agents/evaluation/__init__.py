@@ -1,1 +1,1 @@
-"""Evaluation: players at fixed noise levels, results with intervals, tables."""
+"""Evaluation of agents at fixed noise levels: results with confidence intervals, and tables."""

@@ -1,10 +1,10 @@
-r"""`zerosearch eval`: measures policies, third parties' agents and baselines at fixed noise levels.
+r"""`zerosearch eval`: measure policies, your own agents and baselines at fixed noise levels.
 
     zerosearch eval --agent runs/quickstart/policy --agent baseline:rag --agent my_module:agent \
         --noise 0 0.25 0.5 0.75 1 --engine corpus --dataset world --split test --questions 300 --output runs/eval
 
-Each agent meets the same questions and the same draws of noise. Interrupted, it goes on where it stopped when it is
-started again with the same options and the same `--output`.
+Every agent gets the same questions and the same noise draws. To continue an interrupted evaluation, run the same
+command again with the same options and the same `--output`.
 """
 
 from __future__ import annotations
@@ -38,57 +38,58 @@ class EvalConfig:
     """Measure agents at fixed noise levels: EM, F1 and subEM with 95 % intervals, searches, invalid actions."""
 
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who is measured; may be repeated. A policy directory ("tiny": the shipped base model), a third party's
-    module:callable, or one of
-    baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle. LABEL=... sets its name."""
+    """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), your own
+    module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle.
+    LABEL=... sets its name."""
     noise: tuple[float, ...] = NOISE_LEVELS
-    """Probabilities that a search is noisy, each in [0, 1]."""
+    """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)
-    """Search engines: specifications as `search_engine` of the environment takes them."""
+    """Search engines, in the form of the environment's `search_engine` option."""
     dataset: str = "world"
-    """The built-in world, a data file, or a hub name."""
+    """The built-in world ("world"), a data file, or a hub name."""
     split: str = "test"
     """Split of the dataset."""
     questions: int | None = 300
-    """Questions to ask, chosen by the seed; "None": all. More questions with the same seed contain the fewer."""
+    """Number of questions, chosen by the seed; "None" asks all. With the same seed, a larger number adds questions to
+    those of a smaller one."""
     per_hop: bool = False
-    """Take that many of each number of hops instead of that many in all."""
+    """Ask that many questions for each number of hops, instead of that many in total."""
     output: Path = Path("runs/eval")
-    """Folder for results.json and the transcripts; complete cells found there are not played again."""
+    """Folder for results.json and the transcripts. Cells that are complete in it are not played again."""
     fresh: bool = False
-    """Forget what an earlier run left in the output folder."""
+    """Delete the results of earlier runs in the output folder."""
     seed: int = 0
-    """Decides the choice of questions, every draw of noise and every sampled token."""
+    """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """Policy directory under baseline:direct, baseline:rag and baseline:rag-own; "tiny": the shipped base model."""
+    """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
     protocol: str = "zerosearch"
-    """Tag grammar of agents that bring none; a policy directory's card says its own."""
+    """Tag grammar for agents that do not define one. A policy uses the one in its card."""
     max_turns: int = 5
-    """Turns that may search; then one last turn may only answer."""
+    """Number of turns that may search. One last turn follows, which may only answer."""
     top_k: int = 5
-    """Documents a search."""
+    """Documents per search."""
     noise_unit: Literal["search", "document"] = "search"
-    """What one draw of the noise decides."""
+    """Whether noise is drawn once per search or once per document."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     turn_tokens: int | None = None
-    """Most tokens a policy samples in one turn; unset: what its card says."""
+    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
     slots: int = 64
-    """Episodes that a policy decodes side by side in each process."""
+    """Episodes that a policy decodes in parallel in each process."""
     workers: int | None = None
-    """Processes for policies on the CPU; unset: the machine's cores, at most 2."""
+    """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
     device: str = "cpu"
-    """Where policies live: "cpu" or "cuda"."""
+    """Device of the policies: "cpu" or "cuda"."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the policies' weights."""
+    """Data type of the policies' weights."""
     concurrency: int = 1
-    """Episodes that a third party's agent plays at the same time, in threads."""
+    """Number of episodes that your own agent plays at the same time, in threads."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the options, measure, print the tables; returns the exit status."""
+    """Parse the options, run the evaluation and print the tables; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     config = tyro.cli(EvalConfig, args=argv, prog="zerosearch eval", description=__doc__)
     run_evaluation(config, command=redact(shlex.join(["zerosearch", "eval", *argv])))
@@ -96,22 +97,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
-    """Measure every agent on every engine at every noise level, and print the result.
+    """Measure every agent on every engine at every noise level, and print the results.
 
     Args:
-        config: what to measure.
-        command: kept in the results, for the next who wants to repeat it.
+        config: the options.
+        command: the command line, stored in the results so that the run can be repeated.
 
     Raises:
-        ConfigError: for an option that cannot be used; nothing has been played then.
-        AgentError: when a third party's agent failed; what was measured before is in the output folder.
+        ConfigError: an option is invalid; raised before anything is played.
+        AgentError: a third-party agent failed; the results so far are in the output folder.
     """
     from rich.console import Console
 
     from .display import EvaluationDisplay, print_evaluation
 
     if not config.agent:
-        raise ConfigError("nobody to measure: give --agent at least once, for example --agent baseline:rag")
+        raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
     levels = tuple(check_level(level) for level in config.noise)
     console = Console()
     rules = make_rules(
@@ -151,7 +152,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
                             on_cell=display.finished,
                         )
         except (AgentError, KeyboardInterrupt):
-            console.print(f"stopped; what was measured is in {config.output}", highlight=False, soft_wrap=True)
+            console.print(f"stopped; the results so far are in {config.output}", highlight=False, soft_wrap=True)
             raise
     print_evaluation(store.evaluation, console)
     console.print(f"results:     {config.output / 'results.json'}", highlight=False, soft_wrap=True)
@@ -159,7 +160,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
 
 
 def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
-    """The agents, with worker processes where they play with policies."""
+    """The agents; policies among them share a pool of worker processes."""
     options = PolicyOptions(
         path=str(policy_path(config.policy)),
         temperature=config.temperature,
@@ -176,12 +177,12 @@ def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
     ]
     names = [player.name for player in players]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"two agents are called {min(twice)!r}; name one of them by --agent LABEL=...")
+        raise ConfigError(f"two agents are called {min(twice)!r}; rename one of them with --agent LABEL=...")
     return players
 
 
 def _settings(config: EvalConfig, asked: int) -> dict[str, Any]:
-    """What an earlier run must have had in common for its cells to be taken over."""
+    """The settings that an earlier run must share for its cells to be reused."""
     settings: dict[str, Any] = {
         name: getattr(config, name)
         for name in (

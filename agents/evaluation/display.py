@@ -1,4 +1,4 @@
-"""What an evaluation prints: a line for every finished cell, a progress bar, and the tables at the end."""
+"""Output of an evaluation on the terminal: a progress bar, one line per finished cell, and tables at the end."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def percent(interval: Interval) -> str:
 
 
 def figure(interval: Interval, *, narrow: bool, sign: str = "") -> str:
-    """A share with its interval in percent, on one line or on two.
+    """A share with its interval in percent, on one or two lines.
 
     Args:
         interval: the share, or a difference of two.
         narrow: `81.3` over `77 to 85` instead of `81.3 [76.5, 85.3]`.
-        sign: `"+"` writes the plus of positive figures.
+        sign: `"+"` writes a plus sign before positive figures.
     """
     if math.isnan(interval.mean):
         return "-"
@@ -50,12 +50,12 @@ def share(value: float) -> str:
 
 
 def titles(group: str | None) -> str:
-    """How a group of questions is called in headings."""
+    """Name of a group of questions in headings."""
     return f"{group} questions" if group else "all questions"
 
 
 def em_rows(evaluation: Evaluation, group: str | None, engine: str, metric: str = "em") -> list[list[str]]:
-    """A row for each agent: its name, then the metric at every noise level."""
+    """One row per agent: its name, then the metric at every noise level."""
     rows = []
     for agent in evaluation.agents:
         cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
@@ -72,7 +72,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Every EM table of an evaluation as Markdown, one for each engine and group of questions."""
+    """Every EM table of an evaluation as Markdown, one per engine and group of questions."""
     parts = []
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
@@ -83,7 +83,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print EM at every noise level for every group of questions, then how the agents behaved."""
+    """Print EM at every noise level for every group of questions, then the table of the agents' behaviour."""
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
             console.print(em_table(evaluation, group, engine, width=console.width))
@@ -96,10 +96,10 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     """EM of every agent at every noise level.
 
     Args:
-        evaluation: what was measured.
+        evaluation: the results.
         group: `"1-hop"`, ...; None takes all questions.
         engine: the engine's name.
-        width: characters of a line of the terminal.
+        width: width of the terminal in characters.
     """
     cells = [c for c in evaluation.cells if c.engine == engine and (group is None or group in c.groups)]
     levels = sorted({cell.noise_level for cell in cells})
@@ -130,12 +130,12 @@ def _differences(evaluation: Evaluation, engine: str, width: int) -> Group | Non
 
 
 def _titled(title: str, table: Table) -> Group:
-    """A table under its title; rich would break a title of the table's own at the table's width."""
+    """A table under its title, which rich itself would wrap at the width of the table."""
     return Group(Text(title, style="italic"), table)
 
 
 def _level_table(levels: Sequence[float]) -> Table:
-    """An empty table with a column for each noise level."""
+    """An empty table with one column per noise level."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("agent", overflow="fold")
     for level in levels:
@@ -144,18 +144,18 @@ def _level_table(levels: Sequence[float]) -> Table:
 
 
 def _narrow(agents: Iterable[str], levels: Sequence[float], width: int) -> bool:
-    """Whether figures need two lines to fit."""
+    """Whether the figures must be split over two lines to fit."""
     return max(map(len, agents), default=0) + 3 + len(levels) * (len("+10.0 [+10.0, +10.0]") + 2) > width
 
 
 def _span(counts: set[int]) -> str:
-    """How many questions stand behind the figures of a table."""
+    """The number of questions that the figures of a table are computed from."""
     low, high = min(counts, default=0), max(counts, default=0)
     return f"{high} questions" if low == high else f"{low} to {high} questions"
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
-    """One line a cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
+    """One line per cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = len(evaluation.engines) > 1
     failures = any(cell.summary().engine_failures for cell in evaluation.cells)
@@ -191,11 +191,11 @@ def _behaviour(evaluation: Evaluation) -> Group:
 
 @dataclass
 class EvaluationDisplay:
-    """A progress bar over all cells, and a line for each one that is finished. A context manager.
+    """Context manager that shows a progress bar over all cells and prints one line per finished cell.
 
     Args:
-        console: where to print; without a terminal only the lines appear.
-        episodes: episodes of all cells together.
+        console: where to print; if it is not a terminal, only the lines are printed.
+        episodes: total number of episodes over all cells.
     """
 
     console: Console
@@ -224,7 +224,7 @@ class EvaluationDisplay:
         self._progress.stop()
 
     def update(self, cell: CellProgress) -> None:
-        """Show how far a cell has come."""
+        """Show the progress of a cell."""
         self._progress.update(
             self._task,
             completed=self._finished + cell.done,
@@ -232,7 +232,7 @@ class EvaluationDisplay:
         )
 
     def finished(self, cell: Cell, taken_over: bool) -> None:
-        """Print the line of a finished cell, also of one that an earlier run had played."""
+        """Print the line of a finished cell, including cells reused from an earlier run."""
         self._finished += cell.planned
         self._progress.update(self._task, completed=self._finished)
         s = cell.summary()

@@ -1,10 +1,15 @@
-"""Evaluation: the same questions, with the same draws of noise, for every agent at every noise level.
+"""Evaluation: every agent plays the same questions with the same noise draws, at every noise level.
 
-The seed of an episode is `mix(seed, index of its question in the dataset)`. It does not depend on the agent, nor on
-the noise level: at a higher level the k-th search of a question is noisy in a superset of cases, and two agents meet
-the same draws. Differences between them are therefore paired ones, question by question.
+The seed of an episode is `mix(seed, index of its question in the dataset)`. It depends neither on the agent nor on the
+noise level. Two agents therefore get the same draws, so their differences are paired question by question. The draws
+are also coupled across levels: a search that is noisy at one level is noisy at every higher level.
 
-An episode that the *engine* failed is counted, reported, and left out of the means: it says nothing about the agent.
+              draw u of the k-th search of a question          noisy if u < level
+    level 0.25   |=====|-------------------|
+    level 0.75   |================|--------|     the noisy range only grows
+
+An episode in which the *engine* failed is counted and reported but excluded from the means, because it says nothing
+about the agent.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ OnProgress = Callable[["Progress"], None]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question and its position in the dataset it was chosen from."""
+    """A question and its position in the dataset that it was chosen from."""
 
     index: int
     question: Question
@@ -49,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a cell has come, as reported after each finished episode."""
+    """Progress of a cell, reported after each finished episode."""
 
     agent: str
     engine: str
@@ -57,26 +62,26 @@ class Progress:
     done: int
     planned: int
     em: float
-    """Running mean of EM over the episodes finished so far, engine failures left out; 0.0 before the first."""
+    """Mean EM over the episodes finished so far, without engine failures; 0.0 before the first."""
 
 
 def select_questions(
     questions: Sequence[Question], count: int | None, *, seed: int = 0, per_hop: bool = False
 ) -> list[Item]:
-    """A seeded choice of questions; a larger `count` with the same seed gives a superset.
+    """Choose questions by a seed; a larger `count` with the same seed gives a superset.
 
     Args:
         questions: the dataset's questions.
-        count: how many to take; None takes all, and so does a count beyond what is there.
-        seed: seed of the choice.
-        per_hop: take `count` for each value of `metadata["hops"]` instead of `count` in all.
+        count: how many to take; None, or more than there are, takes all.
+        seed: random seed of the choice.
+        per_hop: take `count` for each value of `metadata["hops"]` instead of `count` in total.
 
     Returns:
         The chosen questions in the dataset's order.
 
     Raises:
-        DataError: when there is no question.
-        ConfigError: when `count` is not positive.
+        DataError: there are no questions.
+        ConfigError: `count` is not positive.
     """
     if not len(questions):
         raise DataError("the dataset holds no question to evaluate on")
@@ -93,17 +98,17 @@ def select_questions(
 
 @dataclass
 class Store:
-    """The output folder of an evaluation: `results.json`, and one transcript file a cell.
+    """The output folder of an evaluation: `results.json`, and one transcript file per cell.
 
-    A store that is opened on an existing folder takes over the complete cells measured with the same settings by the
-    same agents, so that an interrupted evaluation goes on where it stopped.
+    If the folder already holds results with the same settings, complete cells of unchanged agents are reused, so that
+    an interrupted evaluation continues where it stopped.
     """
 
     folder: Path
     settings: Mapping[str, Any]
-    """What must agree for earlier cells to be taken over; kept in the file."""
+    """Settings that must agree for earlier cells to be reused; stored in the file."""
     agents: Mapping[str, str] = field(default_factory=dict)
-    """Agent name -> fingerprint of what it is; cells of an agent that has changed since are measured anew."""
+    """Agent name -> fingerprint. Cells of an agent with another fingerprint are measured again."""
     evaluation: Evaluation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,25 +128,25 @@ class Store:
             self.evaluation = Evaluation(kept, {**earlier.settings, "agents": known | dict(self.agents)})
 
     def finished(self, key: tuple[str, str, float]) -> Cell | None:
-        """The complete cell with this key, if an earlier run left one."""
+        """The complete cell with this key from an earlier run, or None."""
         return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
 
     def add(self, cells: Sequence[Cell], **settings: Any) -> None:
-        """Take the cells over and write the file."""
+        """Add cells and write the file."""
         self.evaluation = self.evaluation.merged(cells, **settings)
         save_evaluation(self.evaluation, self.folder)
 
     def note(self, **settings: Any) -> None:
-        """Keep more about the evaluation (command, versions) without making it a condition."""
+        """Store further information (command, versions) that need not agree when the evaluation is continued."""
         self.add((), **settings)
 
     def transcript_path(self, key: tuple[str, str, float]) -> Path:
-        """Where the transcripts of a cell lie."""
+        """Path of a cell's transcripts."""
         return transcript_path(self.folder, key)
 
 
 def transcript_path(folder: Path, key: tuple[str, str, float]) -> Path:
-    """Where the transcripts of a cell lie in the output folder of an evaluation."""
+    """Path of a cell's transcripts in the output folder of an evaluation."""
     agent, engine, level = key
     name = "__".join((_slug(agent), _slug(engine), f"noise-{level:.4g}"))
     return folder / TRANSCRIPTS_FOLDER / f"{name}.jsonl"
@@ -163,23 +168,23 @@ def evaluate(
     """Play every question at every noise level.
 
     Args:
-        agent: who plays; see `players.py`.
-        questions: questions (their position is their index), or the items of `select_questions`.
-        engine: the search engine; called with the noise drawn for each search.
-        rules: protocol, limits and reward; `agent.rules_for(rules)` may narrow them (a policy brings its own protocol).
+        agent: the player; see `agents/players`.
+        questions: questions (their position is their index), or the result of `select_questions`.
+        engine: the search engine; each request carries the noise drawn for it.
+        rules: protocol, limits and reward. `agent.rules_for(rules)` may change them (a policy has its own protocol).
         noise_levels: noise probabilities in [0, 1].
-        seed: seed of the evaluation; see the module docstring.
-        engine_name: how the engine is called in the results.
-        store: where results and transcripts go as they are measured; None keeps them in memory only.
+        seed: random seed of the evaluation; see the module docstring.
+        engine_name: name of the engine in the results.
+        store: where results and transcripts are written during the evaluation; None keeps results in memory only.
         on_progress: called after each finished episode.
-        on_cell: called with each complete cell, and whether an earlier run had left it in the store.
+        on_cell: called with each complete cell, and whether it was reused from an earlier run.
 
     Returns:
-        One cell for each noise level.
+        One cell per noise level.
 
     Raises:
-        AgentError: when a third party's agent fails; every episode finished before is in the store.
-        ConfigError: when there is no noise level, or one lies outside [0, 1].
+        AgentError: a third-party agent failed; the store holds every episode finished before that.
+        ConfigError: no noise level was given, or one lies outside [0, 1].
     """
     levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
     if not levels:
@@ -193,7 +198,7 @@ def evaluate(
         cell = store.finished(key) if store else None
         taken_over = cell is not None
         if cell is None and cells and not agent.searches:
-            # Without a search no noise is drawn: the episodes of every level are the same ones.
+            # An agent that never searches draws no noise, so its episodes are the same at every level.
             cell = replace(cells[0], noise_level=level, seconds=0.0)
         if cell is None:
             with _recording(store, key) as write:
@@ -217,7 +222,7 @@ def _play_cell(
     on_progress: OnProgress | None,
     store: Store | None,
 ) -> Cell:
-    """Play one cell; what is finished is kept whatever happens."""
+    """Play one cell; finished episodes are kept even if it fails."""
     own_rules = agent.rules_for(rules)
     episodes = [Episode(item.question, own_rules, noise_level=key[2], seed=mix(seed, item.index)) for item in items]
     index_of = {id(episode): item.index for episode, item in zip(episodes, items, strict=True)}
@@ -256,7 +261,7 @@ def _play_cell(
 
 @contextlib.contextmanager
 def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Callable[[Episode, int], None]]:
-    """A function that appends an episode to the cell's transcript file; what a partial run left there is replaced."""
+    """Yield a function that appends an episode to the cell's transcript file; an earlier file is replaced."""
     if store is None:
         yield lambda episode, index: None
         return
@@ -274,14 +279,14 @@ def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Cal
 
 
 def forget(folder: Path) -> None:
-    """Remove what an earlier evaluation wrote into a folder, and nothing else."""
+    """Remove the files that an earlier evaluation wrote into a folder, and nothing else."""
     (folder / RESULTS_FILE).unlink(missing_ok=True)
     for file in (folder / TRANSCRIPTS_FOLDER).glob("*.jsonl"):
         file.unlink()
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
+    """Versions of Python and of the packages that influence the results."""
     found = {"python": platform.python_version()}
     for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -290,5 +295,5 @@ def versions() -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
-    """A name made fit for a file name."""
+    """A name with the characters unsuited to file names replaced by "-"."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-") or "agent"

@@ -1,10 +1,10 @@
-"""What an evaluation measured: one record an episode, one cell for each (agent, engine, noise level), one file.
+"""Results of an evaluation: one record per episode, one cell per (agent, engine, noise level), one file.
 
     EpisodeResult -> Cell -> Evaluation -> results.json
 
-The file keeps every episode's scores, not only means, so that any later comparison on the same questions stays a
-paired one. It is written anew after each cell, in one atomic replace: a run that is interrupted loses at most the
-episodes that were still being played.
+The file stores the scores of every episode, not only means, so that any later comparison on the same questions can be
+paired. It is rewritten after each cell by an atomic replace: an interrupted run loses at most the episodes that were
+still being played.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ METRICS = ("em", "f1", "subem")
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """One finished episode, reduced to what the tables need."""
+    """One finished episode, reduced to the figures that the tables need."""
 
     index: int
-    """Position of the question in its dataset; with the evaluation's seed it fixes every draw of the episode."""
+    """Position of the question in its dataset. Together with the evaluation's seed it determines every random draw."""
     question_id: str
     group: str
-    """`"1-hop"`, `"2-hop"`, ..., or `""` where the question does not say."""
+    """`"1-hop"`, `"2-hop"`, ..., or `""` if the question has no such metadata."""
     em: float
     f1: float
     subem: float
@@ -49,13 +49,13 @@ class EpisodeResult:
     invalid: int
     """Turns without a well-formed action."""
     noisy: int
-    """Noise draws that came out noisy (a draw decides a search, or a document, by the rules' `noise_unit`)."""
+    """Number of noise draws that came out noisy. A draw is per search or per document (`noise_unit` of the rules)."""
     draws: int
-    """Noise draws made."""
+    """Number of noise draws."""
     stop_reason: str
     prediction: str | None = None
     error: str | None = None
-    """The engine's failure; such an episode is counted and left out of every mean."""
+    """The engine's failure, if any. Such an episode is counted but excluded from every mean."""
 
     @property
     def failed(self) -> bool:
@@ -72,6 +72,9 @@ def episode_result(episode: Episode, index: int) -> EpisodeResult:
     Args:
         episode: an episode with `done` set.
         index: position of its question in the dataset.
+
+    Raises:
+        ValueError: the episode is not over.
     """
     steps = [turn.step for turn in episode.turns]
     last = steps[-1]
@@ -112,7 +115,7 @@ class Summary:
     searches: Interval
     """Searches per episode."""
     invalid_rate: float
-    """Turns without a well-formed action / all turns; NaN without turns."""
+    """Turns without a well-formed action / all turns; NaN if there are no turns."""
     realised_noise: float
     """Noisy draws / draws; NaN when the agent never searched."""
     stop_reasons: Mapping[str, int]
@@ -145,22 +148,22 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """What names the cell within its evaluation."""
+        """Identifies the cell within its evaluation: (agent, engine, noise level)."""
         return (self.agent, self.engine, self.noise_level)
 
     @property
     def complete(self) -> bool:
-        """True when every planned episode is there."""
+        """True when every planned episode is present."""
         return len(self.episodes) == self.planned
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups of questions in it, sorted; `("",)` where questions carry none."""
+        """The groups of its questions, sorted; `("",)` if questions have no group."""
         return tuple(sorted({result.group for result in self.episodes}))
 
     @cached_property
     def _summaries(self) -> dict[str | None, Summary]:
-        """Summaries computed so far: the bootstrap behind them is the dear part of saving and printing."""
+        """Cache of summaries: their bootstrap is the expensive part of saving and printing."""
         return {}
 
     def summary(self, group: str | None = None) -> Summary:
@@ -193,12 +196,12 @@ class Cell:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: the summary for readers, the episodes for later comparisons."""
+        """Plain JSON values: the summary for human readers, the episodes for later comparisons."""
         return self._as_dict
 
     @cached_property
     def _as_dict(self) -> dict[str, Any]:
-        """Made once: the results file is written anew after every cell."""
+        """Cached, because the results file is rewritten after every cell."""
         groups = [group for group in self.groups if group]
         return {
             "agent": self.agent,
@@ -213,7 +216,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
-        """The inverse of `as_dict`; summaries are computed again from the episodes."""
+        """The inverse of `as_dict`; summaries are recomputed from the episodes."""
         rows = tuple(EpisodeResult(**{k: row[k] for k in _COLUMNS}) for row in values["episodes"])
         return cls(
             agent=values["agent"],
@@ -227,11 +230,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every cell that was measured, and how."""
+    """All measured cells, and the settings they were measured with."""
 
     cells: tuple[Cell, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What a repetition needs: seed, dataset, split, protocol, limits, versions, command."""
+    """The information needed to repeat it: seed, dataset, split, protocol, limits, versions, command."""
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -254,7 +257,7 @@ class Evaluation:
         return tuple(sorted({group for cell in self.cells for group in cell.groups if group}))
 
     def find(self, agent: str, noise_level: float, engine: str | None = None) -> Cell | None:
-        """The cell of an agent at a noise level, or None. Without `engine` the first engine that has it."""
+        """The cell of an agent at a noise level, or None. If `engine` is None, the first engine with such a cell."""
         for cell in self.cells:
             if cell.agent == agent and cell.noise_level == noise_level and engine in (None, cell.engine):
                 return cell
@@ -270,11 +273,11 @@ class Evaluation:
         metric: str = "em",
         group: str | None = None,
     ) -> Interval:
-        """The paired difference `first - second` of a metric on the questions that both finished.
+        """The paired difference `first - second` of a metric, over the questions that both agents finished.
 
         Args:
-            first: an agent.
-            second: the agent it is compared with.
+            first: name of an agent.
+            second: name of the agent it is compared with.
             noise_level: the level at which they are compared.
             engine: engine name; None takes the first engine that has the cell.
             metric: `"em"`, `"f1"`, `"subem"` or `"searches"`.
@@ -290,7 +293,7 @@ class Evaluation:
         )
 
     def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:
-        """This evaluation with `cells` added; a cell with the same key takes the old one's place."""
+        """This evaluation with `cells` added; a cell with the same key replaces the old one."""
         table = {cell.key: cell for cell in self.cells} | {cell.key: cell for cell in cells}
         return Evaluation(tuple(table.values()), {**self.settings, **settings})
 
@@ -304,7 +307,7 @@ class Evaluation:
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:
-    """Write `results.json` into `folder` (made if missing) in one atomic replace; returns its path."""
+    """Write `results.json` into `folder` (created if missing) by an atomic replace; returns its path."""
     path = Path(folder) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -317,7 +320,7 @@ def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
     """Read an evaluation from a `results.json` or from the folder that holds one.
 
     Raises:
-        DataError: when the file is missing, is not such a file, or has another schema version.
+        DataError: the file is missing, is not a results file, or has another schema version.
     """
     file = Path(path)
     file = file / RESULTS_FILE if file.is_dir() else file

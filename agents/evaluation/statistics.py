@@ -1,9 +1,10 @@
-"""Intervals for means and for paired differences: pure functions over per-question scores.
+"""Confidence intervals for means and paired differences: pure functions of per-question scores.
 
 A score that is 0 or 1 (EM, subEM) gets Wilson's interval (Wilson 1927, "Probable inference, the law of succession,
-and statistical inference"), which stays inside [0, 1] and is honest at 0 and at 1, where the textbook interval has
-width zero. Any other score (F1, searches per episode) gets a percentile bootstrap over questions (Efron 1979). Two
-agents that answered the same questions are compared by a paired bootstrap of the per-question differences.
+and statistical inference"), which stays inside [0, 1] and has a positive width even when all scores are 0 or all are
+1, where the textbook interval has width zero. Any other score (F1, searches per episode) gets a percentile bootstrap
+over questions (Efron 1979). Two agents that answered the same questions are compared by a paired bootstrap of the
+per-question differences.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ DEFAULT_RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its confidence interval. With `n == 0` all three figures are NaN."""
+    """A mean with its confidence interval. If `n == 0`, all three figures are NaN."""
 
     mean: float
     low: float
     high: float
     n: int
-    """Number of questions behind the mean."""
+    """Number of questions that the mean is taken over."""
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain JSON values; NaN becomes None."""
@@ -60,12 +61,12 @@ def wilson(successes: float, n: int, confidence: float = DEFAULT_CONFIDENCE) -> 
     centre = (p + z^2 / 2n) / (1 + z^2 / n),  half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2)
 
     Args:
-        successes: how many of the `n` trials succeeded, 0 <= successes <= n.
+        successes: number of successes, 0 <= successes <= n.
         n: number of trials; 0 gives an interval of NaN.
-        confidence: probability mass inside, in (0, 1).
+        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
-        ValueError: when `successes` lies outside [0, n] or `confidence` outside (0, 1).
+        ValueError: `successes` lies outside [0, n], or `confidence` outside (0, 1).
     """
     z = _z(confidence)
     if not 0 <= successes <= max(n, 0):
@@ -76,7 +77,7 @@ def wilson(successes: float, n: int, confidence: float = DEFAULT_CONFIDENCE) -> 
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At p = 0 and p = 1 rounding leaves the exact bound a few ulps off, on the wrong side of the mean.
+    # At p = 0 and p = 1 rounding can put the bound a few ulps on the wrong side of the mean.
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
@@ -90,10 +91,10 @@ def bootstrap_mean(
     """The mean of `values` with a percentile-bootstrap interval over resampled questions.
 
     Args:
-        values: one figure a question, shape `(n,)`.
-        confidence: probability mass inside, in (0, 1).
+        values: one figure per question, shape `(n,)`.
+        confidence: probability mass of the interval, in (0, 1).
         resamples: number of bootstrap samples.
-        seed: seed of the resampling; the same seed gives the same interval.
+        seed: random seed of the resampling; the same seed gives the same interval.
     """
     _z(confidence)
     array = np.asarray(values, dtype=np.float64)
@@ -103,10 +104,10 @@ def bootstrap_mean(
     if np.all(array == array[0]):
         return Interval(float(array[0]), float(array[0]), float(array[0]), n)
     rng = np.random.default_rng(seed)
-    # Drawing n of n values with replacement is one multinomial draw over the distinct values, of which scores have few.
+    # Drawing n of n values with replacement is a multinomial draw over the distinct values. Scores have few of them.
     distinct, counts = np.unique(array, return_counts=True)
     means = np.empty(resamples)
-    step = max(1, 1_000_000 // distinct.size)  # in slices: memory stays flat
+    step = max(1, 1_000_000 // distinct.size)  # in slices, to bound the memory
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         means[start : start + rows] = rng.multinomial(n, counts / n, size=rows) @ distinct / n
@@ -116,7 +117,7 @@ def bootstrap_mean(
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], **options: float | int) -> Interval:
-    """Wilson's interval where every value is 0 or 1, the bootstrap's otherwise.
+    """Wilson's interval if every value is 0 or 1, the bootstrap interval otherwise.
 
     Args:
         values: one figure a question, shape `(n,)`.

@@ -1,1 +1,1 @@
-"""Planning: memory and time of a training run on GPUs."""
+"""Planning: estimate the memory and time of a training run on GPUs."""

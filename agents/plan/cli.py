@@ -1,4 +1,4 @@
-"""`zerosearch plan`: prints what a preset needs on one, several and many GPUs, and runs it dry."""
+"""`zerosearch plan`: estimate the memory and time of a preset on one or more GPUs, and optionally dry-run it."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from .estimate import MODELS, Architecture, Hardware, Load, Plan, context_tokens
 
 @dataclass(frozen=True)
 class PlanCommand:
-    """Print the arithmetic of memory and time for a preset: what each part takes on a GPU, and whether it fits.
+    """Estimate the memory and time of a training preset: the size of each part per GPU, and whether everything fits.
 
-    The figures are an expectation from counts, a share of the peak and a share of the bandwidth; nothing is measured.
+    The figures are computed from counts and from assumed shares of peak FLOP/s and bandwidth. Nothing is measured.
     """
 
     preset: Annotated[str, tyro.conf.Positional]
-    """A shipped preset, or a TOML file of your own."""
+    """A shipped preset, or the path of your own TOML file."""
     model: str | None = None
-    """A public model by name, or a directory with a config.json; unset: the preset's policy."""
+    """Name of a public model, or a directory with a config.json; unset: the preset's policy."""
     gpus: tuple[int, ...] = (1, 4, 8, 16)
-    """Numbers of GPUs to plan for, one process each; 16 are two nodes of eight."""
+    """Numbers of GPUs to plan for, one process per GPU; 16 means two nodes of eight."""
     gpu_memory: float = 80.0
     """Memory of one GPU, in GB (10^9 bytes)."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of matrix products and activations; unset: what the preset says, else float32."""
+    """Data type of matrix products and activations; unset: the preset's value."""
     checkpointing: bool | None = None
-    """Whether layers are computed again in the backward pass; unset: what the preset says, else not."""
+    """Whether to recompute activations in the backward pass; unset: the preset's value."""
     episode_tokens: int | None = None
-    """Tokens of a mean episode; unset: half of the longest."""
+    """Mean number of tokens per episode; unset: half of the maximum."""
     sampled_tokens: int | None = None
-    """Those that the policy samples; unset: a quarter of the mean episode's."""
+    """Mean number of tokens per episode that the policy samples; unset: a quarter of the episode's tokens."""
     hardware: Annotated[Hardware, tyro.conf.arg(name="")] = field(default_factory=Hardware)
-    """The GPU's figures."""
+    """Figures of the GPU."""
     dry_run: bool = False
-    """Also run two steps of it on the CPU, with a shrunken model of the same architecture made from scratch."""
+    """Also run two steps on the CPU, with a small random model of the same architecture."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
-        argv: arguments after `zerosearch plan`; None takes those of the process.
+        argv: arguments after `zerosearch plan`; None uses the process's arguments.
 
     Returns:
         The exit status, 0.
@@ -79,24 +79,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The numbers of a public model, or of the model in a directory.
+    """The architecture of a public model, or of the model in a directory.
 
     Raises:
-        ConfigError: when it is neither.
+        ConfigError: `name` is neither.
     """
     if Path(name).name in MODELS:
         return MODELS[Path(name).name]
     file = policy_path(name) / "config.json"
     if not file.is_file():
         raise ConfigError(
-            f"the architecture of {name!r} is not known: it is none of {', '.join(MODELS)}, and there is no {file}. "
+            f"unknown architecture {name!r}: not one of {', '.join(MODELS)}, and {file} does not exist. "
             "Give --model NAME, or --model DIRECTORY with a config.json."
         )
     return read_architecture(read_json(file), str(file))
 
 
 def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, Plan]) -> Table:
-    """Parts as rows, numbers of GPUs as columns."""
+    """The plan as a table: one row per part, one column per number of GPUs."""
     table = Table(title=f"{command.preset}: {model.parameters:,} parameters ({model.kind})", title_justify="left")
     table.add_column("GB on each GPU, with GPUs:")
     for gpus in plans:
@@ -112,8 +112,8 @@ def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, Plan]
     table.add_section()
     for part in next(iter(plans.values())).seconds:
         table.add_row(f"seconds of {part}", *(f"{plan.seconds[part]:.1f}" for plan in plans.values()))
-    table.add_row("seconds a step", *(f"{sum(plan.seconds.values()):.1f}" for plan in plans.values()))
-    table.add_row("tokens a second", *(f"{plan.tokens_per_second:,.0f}" for plan in plans.values()))
+    table.add_row("seconds per step", *(f"{sum(plan.seconds.values()):.1f}" for plan in plans.values()))
+    table.add_row("tokens per second", *(f"{plan.tokens_per_second:,.0f}" for plan in plans.values()))
     return table
 
 

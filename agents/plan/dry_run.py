@@ -1,7 +1,7 @@
-"""A dry run of a preset: two steps on the CPU with a shrunken model of the same architecture, made from scratch.
+"""Dry run of a preset: two steps on the CPU with a small random model of the same architecture.
 
-Everything is as in the preset but the sizes and the places: algorithm, critic, curriculum, rewards, optimizer and
-schedule stay; questions and search engine are the built-in world's.
+Algorithm, critic, curriculum, rewards, optimizer and schedule are those of the preset. Sizes, device and output
+directory differ, and questions and search engine are those of the built-in world.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LAYERS, _HEAD_DIM = 2, 16
 
 
 def shrunken_config(model: Architecture, vocab: int) -> Any:
-    """A Transformers configuration of the same kind: two layers, narrow, one key head to two query heads."""
+    """A small Transformers configuration of the same kind: two narrow layers, one key head, one or two query heads."""
     heads = 2 if model.heads > model.kv_heads else 1
     small = replace(
         model,
@@ -33,7 +33,7 @@ def shrunken_config(model: Architecture, vocab: int) -> Any:
         layers=_LAYERS,
         heads=heads,
         kv_heads=1,
-        head_dim=2 * _HEAD_DIM // heads if model.kind == "qwen2" else _HEAD_DIM,  # Qwen2's are hidden / heads
+        head_dim=2 * _HEAD_DIM // heads if model.kind == "qwen2" else _HEAD_DIM,  # Qwen2 requires hidden / heads
         mlp=3 * _HEAD_DIM,
         vocab=vocab,
     )
@@ -41,9 +41,9 @@ def shrunken_config(model: Architecture, vocab: int) -> Any:
 
 
 def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> TrainConfig:
-    """The preset with sizes that two CPU cores compute in seconds, its policy saved under `folder`."""
+    """The preset with sizes small enough for seconds on two CPU cores; its policy is saved under `folder`."""
     shipped = load_policy(policy_path("tiny"))
-    # Padded as that of a real model: Transformers adds a token to the tokenizers of some kinds.
+    # The vocabulary is padded, as in real models: for some kinds Transformers adds a token to the tokenizer.
     small = new_model(shrunken_config(model, 64 * (len(shipped.tokenizer) // 64 + 1)))
     card = replace(AgentCard(), protocol=shipped.card.protocol, prompt_template=shipped.card.prompt_template)
     save_policy(Policy(small, shipped.tokenizer, card), folder / "policy")
@@ -74,15 +74,18 @@ def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> Trai
 
 
 def dry_run(config: TrainConfig, model: Architecture, folder: Path | None = None) -> TrainResult:
-    """Runs a preset's shrunken form and says how it ended.
+    """Run the small version of a preset.
 
     Args:
         config: the preset.
         model: the architecture of its policy.
-        folder: where policy and run go; None: a temporary directory, which is removed.
+        folder: directory for the policy and the run; None uses a temporary directory and removes it afterwards.
+
+    Returns:
+        The result of the run.
 
     Raises:
-        TrainingError: when the run cannot go on, as `train`.
+        TrainingError: the run failed, as in `train`.
     """
     if folder is not None:
         return train(shrunken_run(config, model, folder))

@@ -1,10 +1,10 @@
-"""The arithmetic of a run on GPUs: bytes of memory on each, floating-point operations and seconds of a step.
+"""Estimates for a run on GPUs: bytes of memory per GPU, floating-point operations and seconds per step.
 
-Everything is a function of an architecture's numbers, the run's configuration and the hardware's figures. Weights are
-counted exactly; activations are the tensors that autograd keeps of a Transformers layer; times are operations over a
-stated share of the peak and bytes over a stated share of the bandwidth: an expectation, not a measurement.
+All functions are pure, computed from the architecture's dimensions, the run's configuration and the hardware's figures.
+Weights are counted exactly. Activations are the tensors that autograd saves in a Transformers layer. Times are
+operations / (assumed share of the peak), and bytes / (assumed share of the bandwidth): estimates, not measurements.
 
-Names end in their unit where it is not a count: `_bytes`, `_flops`, `_s`.
+Names end in their unit unless they are counts: `_bytes`, `_flops`, `_s`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FP32, BF16 = 4, 2
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers of a dense decoder of the Qwen2, Qwen3 or Llama kind."""
+    """The dimensions of a dense decoder of the Qwen2, Qwen3 or Llama family."""
 
     kind: str
     """`model_type`: "qwen2" (biases in query, key, value), "qwen3" (norms of query and key) or "llama"."""
@@ -36,16 +36,16 @@ class Architecture:
     mlp: int
     vocab: int
     tied: bool
-    """Whether input embedding and vocabulary head are one matrix."""
+    """Whether input embedding and vocabulary head share one matrix."""
 
     @property
     def queries(self) -> int:
-        """Width of all query heads."""
+        """Total width of all query heads."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """Width of all key heads, and of all value heads."""
+        """Total width of all key heads; the same for value heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -58,12 +58,12 @@ class Architecture:
 
     @property
     def root_parameters(self) -> int:
-        """Embedding, vocabulary head where it is not the same matrix, and the last norm."""
+        """Parameters outside the layers: embedding, vocabulary head (if not tied) and final norm."""
         return self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters, shared ones once."""
+        """All parameters; shared ones count once."""
         return self.layers * self.layer_parameters + self.root_parameters
 
 
@@ -83,18 +83,18 @@ MODELS = {
     "Llama-3.2-1B": Architecture("llama", 2048, 16, 32, 8, 64, 8192, 128_256, True),
     "Llama-3.2-3B": Architecture("llama", 3072, 28, 24, 8, 128, 8192, 128_256, True),
 }
-"""Public models by their name, with the numbers of their `config.json`."""
+"""Public models by name, with the dimensions in their `config.json`."""
 
 
 def read_architecture(values: Mapping[str, Any], where: str) -> Architecture:
-    """The numbers in a `config.json`.
+    """The architecture described by a `config.json`.
 
     Args:
-        values: its content.
-        where: names it in errors.
+        values: content of the file.
+        where: name of the file in error messages.
 
     Raises:
-        ConfigError: for an architecture that the arithmetic does not cover, or a number that is missing.
+        ConfigError: the architecture is not supported, or a number is missing.
     """
     kind = values.get("model_type")
     if kind not in ("qwen2", "qwen3", "llama"):
@@ -124,7 +124,7 @@ def transformers_config(model: Architecture, **options: Any) -> Any:
     """
     transformers = require("transformers", "train")
     kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
-    if model.kind != "qwen2":  # whose heads are as wide as hidden / heads
+    if model.kind != "qwen2":  # Qwen2 has no such option: its heads are hidden / heads wide
         options["head_dim"] = model.head_dim
     return getattr(transformers, kinds[model.kind])(
         vocab_size=model.vocab,
@@ -140,58 +140,63 @@ def transformers_config(model: Architecture, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a GPU is, and what share of it a run reaches. The defaults are an H100 SXM."""
+    """Figures of a GPU, and the share of them that a run reaches. The defaults describe an H100 SXM."""
 
     memory_gb: float = 80.0
     """Memory of one GPU, in 10^9 bytes."""
     tflops: float = 989.0
-    """Peak of dense products in bfloat16, in 10^12 operations a second."""
+    """Peak of dense matrix products in bfloat16, in 10^12 operations per second."""
     tflops_fp32: float = 67.0
-    """The same in float32."""
+    """Peak of dense matrix products in float32, in 10^12 operations per second."""
     bandwidth_tb: float = 3.35
-    """Memory bandwidth, in 10^12 bytes a second."""
+    """Memory bandwidth, in 10^12 bytes per second."""
     mfu: float = 0.4
-    """Share of the peak that updates and prefill reach."""
+    """Share of the peak that updates and prefill reach (model FLOPs utilisation)."""
     bandwidth_share: float = 0.6
     """Share of the bandwidth that decoding reaches."""
     reserve_gb: float = 4.0
-    """Kept free of the plan: CUDA context, NCCL's buffers, fragmentation; in 10^9 bytes."""
+    """Memory reserved for the CUDA context, NCCL buffers and fragmentation, in 10^9 bytes."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a step computes and how."""
+    """The work of one training step, and how it is computed."""
 
     gpus: int
-    """Processes, one a GPU; with more than one, FSDP shards over all of them."""
+    """Processes, one per GPU. With more than one, FSDP shards over all of them."""
     episode_tokens: int
-    """Tokens of a mean episode, prompt and documents included."""
+    """Mean tokens per episode, prompt and documents included."""
     sampled_tokens: int
-    """Those of them that the policy samples."""
+    """Mean tokens per episode that the policy samples."""
     bf16: bool = False
     """Whether matrix products, activations and gathered weights are bfloat16."""
     checkpointing: bool = False
-    """Whether a layer's inside is computed again in the backward pass."""
+    """Whether activations inside a layer are recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Memory of one GPU by part, and the time of a step by part."""
+    """Memory per GPU by part, and time per step by part."""
 
     memory_bytes: dict[str, int]
     seconds: dict[str, float]
     tokens_per_second: float
-    """Tokens of all episodes over the whole step's time."""
+    """Tokens of all episodes / time of the whole step."""
     fits: bool
 
 
 def activation_bytes(model: Architecture, tokens: int, *, bf16: bool, checkpointing: bool) -> int:
-    """What autograd keeps of the layers for a micro-batch of `tokens` tokens.
+    """Bytes that autograd saves in the layers for a micro-batch of `tokens` tokens.
 
-    One layer keeps, for each token: two norms (input in float32, normalised, output: 3 widths each), the two
-    residual sums, queries and keys before and after their rotation, values, the attention's output, and gate, up,
-    activated gate and product of the MLP. Attention is counted as fused: no scores. With checkpointing each layer
-    keeps its input alone, and one layer at a time the rest.
+    Per token, one layer saves:
+
+        two norms            input in float32, normalised, output: 3 x hidden each
+        two residual sums    2 x hidden
+        attention            queries and keys before and after rotation, values, output: 3 x queries + 3 x keys
+        MLP                  gate, up, activated gate, product: 4 x mlp
+
+    Attention is assumed to be fused, so no scores are saved. With checkpointing every layer saves only its input, and
+    the rest exists for one layer at a time.
     """
     size = BF16 if bf16 else FP32
     norms = 2 * model.hidden * (FP32 + 2 * size)
@@ -203,7 +208,7 @@ def activation_bytes(model: Architecture, tokens: int, *, bf16: bool, checkpoint
 
 
 def memory(model: Architecture, config: TrainConfig, load: Load) -> dict[str, int]:
-    """Bytes on one GPU by part; the sum is the peak, since the parts live at the same time or nearly so."""
+    """Bytes per GPU by part. Their sum estimates the peak, since the parts exist (almost) at the same time."""
     algorithm, whole = config.algorithm, model.parameters
     share = math.ceil(whole / load.gpus)
     size = BF16 if load.bf16 else FP32
@@ -216,7 +221,8 @@ def memory(model: Architecture, config: TrainConfig, load: Load) -> dict[str, in
     layers = model.layers * model.layer_parameters
     sampler_size = FP32
     if load.gpus > 1:
-        # The root group is whole, with its gradient, through the backward pass; of the layers one, and the next.
+        # FSDP gathers the root group and its gradient for the whole backward pass, and two layers at a time: the
+        # current one and the prefetched next one.
         parts["gathered weights"] = (size + FP32) * model.root_parameters + (2 * size + FP32) * model.layer_parameters
         sampler_size = BF16 if config.scale.sampler_dtype == "bfloat16" else FP32
         parts["sampler's whole copy"] = sampler_size * whole
@@ -232,17 +238,17 @@ def memory(model: Architecture, config: TrainConfig, load: Load) -> dict[str, in
 
 
 def context_tokens(config: TrainConfig) -> int:
-    """Tokens of the longest episode; the card's own default where the configuration leaves it to the policy."""
+    """Maximum tokens per episode; the default of a policy's card if the configuration does not set it."""
     return config.rollout.context_tokens or 2048
 
 
 def forward_flops(model: Architecture, tokens: int, length: int, heads: int) -> int:
-    """Operations of a forward pass: 2 a weight and token, causal attention at a mean length of `length / 2`.
+    """Operations of a forward pass: 2 per weight and token, plus causal attention at a mean length of `length / 2`.
 
     Args:
         model: the architecture.
         tokens: tokens that go through the layers.
-        length: tokens of a row.
+        length: tokens per row.
         heads: tokens that go through the vocabulary head.
     """
     products = model.layers * (model.layer_parameters - 2 * model.hidden)
@@ -251,7 +257,7 @@ def forward_flops(model: Architecture, tokens: int, length: int, heads: int) -> 
 
 
 def step_seconds(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> dict[str, float]:
-    """Seconds of a step by part: sampling (decode and prefill), scoring, update; searches cost nothing here."""
+    """Seconds per step by part: sampling (decode and prefill), scoring, update. Searches count as free."""
     episodes = config.rollout.prompts * config.rollout.group_size
     length, sampled = load.episode_tokens, load.sampled_tokens
     peak = hardware.tflops if load.bf16 else hardware.tflops_fp32
@@ -281,17 +287,17 @@ def step_seconds(model: Architecture, config: TrainConfig, hardware: Hardware, l
 
 
 def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> Plan:
-    """The plan of one run on `load.gpus` GPUs.
+    """Plan a run on `load.gpus` GPUs.
 
     Raises:
-        ConfigError: when a number of the load cannot be.
+        ConfigError: a number in `load` is invalid.
     """
     if load.gpus < 1:
         raise ConfigError(f"gpus must be at least 1, got {load.gpus}.")
     if not 0 < load.sampled_tokens <= load.episode_tokens <= context_tokens(config):
         raise ConfigError(
-            f"sampled tokens ({load.sampled_tokens}) must be positive and at most those of an episode "
-            f"({load.episode_tokens}), and these at most the context ({context_tokens(config)})."
+            f"sampled tokens ({load.sampled_tokens}) must be positive and at most the tokens per episode "
+            f"({load.episode_tokens}), which must be at most the context ({context_tokens(config)})."
         )
     parts, seconds = memory(model, config, load), step_seconds(model, config, hardware, load)
     tokens = config.rollout.prompts * config.rollout.group_size * load.episode_tokens

@@ -1,8 +1,8 @@
 """Small line charts as inline SVG, in plain Python: no plotting library, no script, colours from the page's CSS.
 
 A chart is one `<svg>` with a fixed view box that scales to its container, so that text stays legible on a phone.
-Series are told apart by colour *and* by marker. Colours are the CSS variables `--s-<key>` of the page, which knows a
-light and a dark value for each; every point carries a `<title>`, which browsers show as a tooltip.
+Series differ in colour *and* marker. Colours are the CSS variables `--s-<key>` of the page, which defines a light and
+a dark value for each. Every point has a `<title>`, which browsers show as a tooltip.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from html import escape
 
 LARGE = (440.0, 300.0)
 SMALL = (340.0, 236.0)
-"""Sizes of a chart in px; text keeps its size, so a chart in a narrow column is a small one."""
+"""Sizes of a chart in px. Text does not scale with the size, so narrow columns use the small chart."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 14.0, 14.0, 46.0
 _DODGE = 3.2
-"""Distance in px between the markers of neighbouring series, so that their intervals do not hide each other."""
+"""Horizontal offset in px between neighbouring series, so that their intervals do not hide each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a series; `low` and `high` are the ends of its interval, where it has one."""
+    """One point of a series; `low` and `high` are the ends of its interval, if it has one."""
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
     note: str = ""
-    """More for the tooltip."""
+    """Additional text in the tooltip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Series:
     dashed: bool = False
     markers: bool = True
     faint: bool = False
-    """Drawn thin and pale: the raw values behind a smoothed line."""
+    """Drawn thin and pale, for the raw values under a smoothed line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis: its label with the unit, its range and how its ticks are written."""
+    """One axis: its label with the unit, its range, its ticks and their format."""
 
     label: str
     low: float
@@ -73,7 +73,7 @@ MARKERS: dict[str, str] = {
 
 
 def percent(value: float) -> str:
-    """`0.5` as `50`; the axis label carries the unit."""
+    """`0.5` as `50`; the unit is in the axis label."""
     return f"{100 * value:.0f}"
 
 
@@ -104,7 +104,7 @@ def fitted_axis(label: str, values: Sequence[float], *, start_at_zero: bool = Tr
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Centred moving average; the window narrows at both ends. Non-finite values are left out of their windows."""
+    """Centred moving average; the window narrows at both ends. Non-finite values are ignored."""
     half, result = max(window, 1) // 2, []
     for i in range(len(values)):
         reach = min(half, i, len(values) - 1 - i)
@@ -117,10 +117,10 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str, size: 
     """A line chart.
 
     Args:
-        series: what to draw; later ones lie on top.
-        x: horizontal axis, its label stands below.
-        y: vertical axis, its label stands above, written horizontally.
-        title: for screen readers; the visible heading belongs to the page.
+        series: the lines; later ones are drawn on top.
+        x: horizontal axis; its label is below it.
+        y: vertical axis; its label is above it, written horizontally.
+        title: for screen readers; the page has its own visible heading.
         size: width and height of the view box, `LARGE` or `SMALL`.
 
     Returns:

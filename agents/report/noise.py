@@ -1,4 +1,4 @@
-"""The report's section on robustness: EM and searches over the noise level, with every figure in a table."""
+"""The report's section on robustness: charts of EM and searches over the noise level, and a table of all figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Role:
     """Its name in the results."""
     label: str
     key: str
-    """Colour and marker, see `report_charts.MARKERS`."""
+    """Colour and marker, see `charts.MARKERS`."""
     dashed: bool = False
 
 
@@ -35,11 +35,11 @@ ROLES: dict[str, Role] = {
     "random": Role("random", "random actions", "random"),
     "oracle": Role("oracle", "perfect reader that searches again (sees the answer)", "oracle", dashed=True),
 }
-"""Agents that the report knows by name; `baseline:` before a name makes no difference."""
+"""Agents that the report knows by name; a prefix `baseline:` is ignored."""
 
 
 def roles_of(evaluation: Evaluation) -> list[Role]:
-    """A role for each agent: its own where the report knows it, else one of four spare colours."""
+    """One role per agent: its entry in `ROLES`, or one of four spare colours."""
     roles, spare = [], 0
     for agent in evaluation.agents:
         known = ROLES.get(agent.removeprefix("baseline:"))
@@ -51,7 +51,7 @@ def roles_of(evaluation: Evaluation) -> list[Role]:
 
 
 def noise_section(evaluation: Evaluation) -> str:
-    """Charts of EM and searches over the noise level, and the table behind them; empty without results."""
+    """Charts of EM and searches over the noise level, and a table of their figures; empty without results."""
     if not evaluation.cells:
         return ""
     engine = evaluation.engines[0]
@@ -67,9 +67,9 @@ def noise_section(evaluation: Evaluation) -> str:
     charts += [_search_chart(evaluation, engine, searching, group) for group in groups]
     return (
         "<section><h2>Robustness to retrieval noise</h2>"
-        "<p>Noise p is the probability that a search returns documents which are on the topic and do not hold the "
-        "answer. It is drawn anew for every search, so an agent that notices can search again. All agents meet the "
-        "same questions and the same draws. Bars are 95 % intervals over questions.</p>"
+        "<p>Noise p is the probability that a search returns documents that are on the topic but do not contain the "
+        "answer. It is drawn independently for every search, so an agent that notices can search again. All agents "
+        "get the same questions and the same draws. Bars are 95 % intervals over questions.</p>"
         f'<ul class="legend">{"".join(legend)}</ul><div class="grid wide">{"".join(charts)}</div>'
         f"{_em_table(evaluation, engine, roles, groups)}{_other_engines(evaluation, roles)}</section>"
     )

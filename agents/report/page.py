@@ -1,9 +1,9 @@
-"""`report.html`: one self-contained page about a run, with its curves, tables and transcripts.
+"""`report.html`: one self-contained page about a run, with learning curves, tables and transcripts.
 
     run directory (config.toml, metrics.jsonl, evaluation/) -> ReportData -> one HTML file
 
-The page loads nothing and runs no script: charts are inline SVG (`report_charts.py`), transcripts come from
-`zerosearch_env.records.html`. Parts whose data are missing are left out.
+The page loads nothing and runs no script: charts are inline SVG (`charts.py`), transcripts come from
+`zerosearch_env.records.html`. Sections without data are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the page shows; empty parts are left out."""
+    """All data that the page shows; empty sections are left out."""
 
     title: str
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -41,13 +41,13 @@ class ReportData:
     rollbacks: Sequence[Rollback] = ()
     pairs: Sequence[Pair] = ()
     stages: Sequence[tuple[str, float]] = ()
-    """(what, wall seconds) of each stage."""
+    """(name, wall-clock seconds) of each stage."""
     config: str = ""
     """The run's configuration as TOML."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What a repetition needs to know: command, seed, versions, machine."""
+    """The information needed to repeat the run: command, seed, versions, machine."""
     lead: str = ""
-    """A paragraph under the title, plain text."""
+    """A paragraph under the title, in plain text."""
 
 
 def write_report(
@@ -58,17 +58,17 @@ def write_report(
     stages: Sequence[tuple[str, float]] = (),
     facts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `report.html` into a run directory from what lies there.
+    """Write `report.html` into a run directory, from the files in it.
 
     Args:
         run: the run directory.
-        title: heading of the page; None takes the directory's name.
-        lead: a paragraph under it.
-        stages: (what, wall seconds) of each stage.
-        facts: what a repetition needs to know.
+        title: heading of the page; None uses the directory's name.
+        lead: a paragraph under the heading.
+        stages: (name, wall-clock seconds) of each stage.
+        facts: the information needed to repeat the run.
 
     Returns:
-        The file's path.
+        The path of the file.
     """
     folder = Path(run)
     evaluation_folder = folder / EVALUATION_FOLDER
@@ -91,7 +91,7 @@ def write_report(
 
 
 def render_report(data: ReportData) -> str:
-    """The whole page."""
+    """The whole page as HTML."""
     sections = (
         _header(data),
         noise_section(data.evaluation),
@@ -111,7 +111,7 @@ def _header(data: ReportData) -> str:
 
 
 def _tiles(evaluation: Evaluation) -> str:
-    """Before and after in four figures."""
+    """Up to four figures, each before and after training."""
     if not {"before", "after"} <= set(evaluation.agents):
         return ""
     first, *others = evaluation.groups or ("",)

@@ -1,4 +1,4 @@
-"""The report's learning curves, and the transcripts of some questions before and after training."""
+"""The report's sections on training: learning curves, and transcripts of some questions before and after."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pair:
     """One question as it was played before and after training."""
 
     reason: str
-    """Why it is shown."""
+    """Why the report shows it."""
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
@@ -39,26 +39,26 @@ _CURVES: tuple[tuple[str, str, str, str], ...] = (
 )
 _SHARES = frozenset({"em", "search_again", "noise_level", "invalid_rate"})
 _EXACT = frozenset({"noise_level"})
-"""Set, not measured: drawn as it is."""
+"""Set, not measured, and therefore drawn without smoothing."""
 
 
 def training_section(metrics: Sequence[Mapping[str, float]], rollbacks: Sequence[Rollback] = ()) -> str:
-    """The learning curves, and under them what the alarms said; empty without metrics."""
+    """The learning curves, and below them the alarms; empty without metrics."""
     if not metrics and not rollbacks:
         return ""
     charts = "".join(_curve(metrics, *curve) for curve in _CURVES)
     return (
-        "<section><h2>Training</h2><p>Measured on the episodes that training itself sampled: training questions, "
-        "temperature 1, the noise of the moment. Pale: every step. Strong: moving average.</p>"
+        "<section><h2>Training</h2><p>Measured on the episodes sampled for training: training questions, "
+        "temperature 1, the noise level of that step. Pale line: every step. Strong line: moving average.</p>"
         f'<div class="grid">{charts}</div>{_alarms(metrics, rollbacks)}</section>'
     )
 
 
 def _alarms(metrics: Sequence[Mapping[str, float]], rollbacks: Sequence[Rollback]) -> str:
-    """Each rollback, and the steps of the path that was kept at which an alarm was on."""
+    """One line per rollback, and one with the steps (of those that were kept) at which an alarm was on."""
     lines = [
         f"After step {one.step} the run went back to step {one.to_step}, with another seed and a lower learning rate: "
-        f"{one.alarm}. The curves leave out what was given up; rollbacks.jsonl holds it."
+        f"{one.alarm}. The curves leave out the discarded steps; they are in rollbacks.jsonl."
         for one in rollbacks
     ]
     steps = [f"{record['step']:.0f}" for record in metrics if record.get("alarms")]
@@ -87,11 +87,11 @@ def _curve(metrics: Sequence[Mapping[str, float]], name: str, title: str, unit: 
 
 
 def choose_pairs(evaluation: Evaluation, folder: Path) -> list[Pair]:
-    """A few questions that show what was learnt, and one that still fails; the first of each kind by dataset order.
+    """A few questions that show what was learnt, and one that still fails; the first of each kind in dataset order.
 
     Args:
-        evaluation: with the agents `before` and `after`.
-        folder: the evaluation's output folder, which holds the transcripts.
+        evaluation: results of the agents `before` and `after`.
+        folder: the evaluation's output folder, which contains the transcripts.
     """
     pairs: list[Pair] = []
     shown: set[Any] = set()
@@ -121,7 +121,7 @@ def _right(record: Mapping[str, Any]) -> bool:
 
 
 def _misled_first(record: Mapping[str, Any]) -> bool:
-    """The first search was misleading, and another one followed."""
+    """Whether the first search was noisy and another one followed."""
     searches = [turn for turn in record["turns"] if turn["documents"]]
     return len(searches) > 1 and searches[0]["noisy"] is True
 
@@ -147,12 +147,12 @@ _KINDS = (
 
 
 def transcripts_section(pairs: Sequence[Pair]) -> str:
-    """Each question side by side, before and after; empty without any."""
+    """Each question side by side, before and after; empty without pairs."""
     if not pairs:
         return ""
     parts = [
         "<section><h2>Transcripts, before and after</h2><p>The same question with the same draws of noise, played by "
-        "the model before and after training. Noisy documents are marked; the agent is not told.</p>"
+        "the model before and after training. Noisy documents are marked here; the agent does not see the mark.</p>"
     ]
     for pair in pairs:
         columns = "".join(

@@ -1,7 +1,7 @@
-"""Fitting a tiny model to texts that are drawn on the fly: one optimizer step after the other until a token budget.
+"""Train a tiny model on texts that are generated on the fly, until a token budget is used up.
 
-Shared by `zerosearch pretrain` (the tiny policy) and by the tiny simulation LLM. On one machine and with one number of
-threads, the same rows give the same weights bit for bit.
+Shared by `zerosearch pretrain` (the tiny policy) and `zerosearch simulator tiny` (the tiny simulation LLM). On the
+same machine with the same number of threads, the same rows give bit-identical weights.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MICRO_BATCH_TOKENS = 2048
-"""Most tokens, padding included, that go through the model at once: rows of a step differ in length by ten times."""
+"""Maximum number of tokens per forward pass, padding included. Rows of one step differ in length by a factor of ten."""
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How long and how fast a model is fitted."""
+    """Token budget, batch size and learning rate of a training stage."""
 
     name: str
-    """Of the stage, in what is printed."""
+    """Name of the stage in the progress output."""
     tokens: int
-    """Budget, context included; it ends with the step that reaches them."""
+    """Token budget, context included. Training stops after the step that reaches it."""
     batch_tokens: int
-    """Tokens of one optimizer step (about; whole texts)."""
+    """Approximate number of tokens per optimizer step (texts are not split)."""
     peak: float
-    """Highest AdamW learning rate, after 50 steps; then it falls along half a cosine."""
+    """Peak AdamW learning rate, reached after 50 steps and followed by a half-cosine decay."""
     floor: float
-    """Share of the peak at which the learning rate ends."""
+    """Final learning rate as a share of the peak."""
     dtype: Literal["bfloat16", "float32"]
-    """Of the matrix products; weights and optimizer are fp32."""
+    """Data type of matrix products; weights and optimizer state are fp32."""
 
 
 def check_common(config: Any) -> None:
-    """Check the options that all models have which are made from scratch: sizes, seed, dtype, output.
+    """Check the options shared by all models made from scratch: sizes, seed, dtype, output.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: one of them is invalid.
     """
     for name in ("hidden", "layers", "heads", "mlp", "batch_tokens"):
         expect(name, getattr(config, name), getattr(config, name) >= 1, "at least 1")
@@ -59,21 +59,27 @@ def check_common(config: Any) -> None:
     if config.dtype not in ("bfloat16", "float32"):
         raise unknown_name("dtype", config.dtype, ("bfloat16", "float32"))
     if Path(config.output).name in ("", ".."):
-        raise ConfigError(f"output must name a directory of its own, such as runs/tiny, got {config.output!r}.")
+        raise ConfigError(f"output must name a separate directory, such as runs/tiny, got {config.output!r}.")
 
 
 def expect(name: str, value: object, fits: bool, phrase: str) -> None:
-    """Check an option's value.
+    """Check the value of an option.
+
+    Args:
+        name: the option.
+        value: its value, for the message.
+        fits: whether the value is valid.
+        phrase: completes "NAME must be ..." in the message.
 
     Raises:
-        ConfigError: when it does not fit; `phrase` says what does.
+        ConfigError: the value is not valid.
     """
     if not fits:
         raise ConfigError(f"{name} must be {phrase}, got {value!r}.")
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[Segment]]) -> list[Row]:
-    """Texts in segments as rows; no token reaches over the border of two segments."""
+    """Tokenize texts given as segments; no token crosses the border between two segments."""
     pieces = [segment for text in texts for segment in text]
     ids = iter(tokenizer([piece for piece, _ in pieces], add_special_tokens=False)["input_ids"])
     rows = []
@@ -92,14 +98,14 @@ def fit(model: PreTrainedModel, draw_rows: Callable[[int, float], list[Row]], op
 
     Args:
         model: on the CPU, in fp32, in training mode.
-        draw_rows: gives so many rows (first argument), at this progress in [0, 1] (second argument).
-        options: how.
+        draw_rows: called as `draw_rows(count, progress)`; returns `count` rows for a progress in [0, 1].
+        options: budget, batch size and learning rate.
 
     Yields:
         After every step, whether it was the last.
 
     Raises:
-        TrainingError: when the loss is no longer a number.
+        TrainingError: the loss is not finite.
     """
     import torch
 
@@ -147,7 +153,7 @@ def fit(model: PreTrainedModel, draw_rows: Callable[[int, float], list[Row]], op
 
 
 def loss_sum(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
-    """Sum of the cross-entropy over the trained tokens; the head runs on these alone."""
+    """Sum of the cross-entropy over the trained tokens; the vocabulary head is computed for these only."""
     import torch
 
     length = max(len(row.ids) for row in rows)
@@ -165,9 +171,9 @@ def loss_sum(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread, as in the trainer's workers: a second one gains little in products as small as these.
+    """Limit torch to one thread, as in the trainer's workers: a second one gains little on such small matrices.
 
-    `OMP_NUM_THREADS` overrides it.
+    The environment variable `OMP_NUM_THREADS` takes precedence.
     """
     import torch
 

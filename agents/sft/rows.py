@@ -1,4 +1,4 @@
-"""Training rows of supervised fine-tuning: token ids, and which of them are trained."""
+"""Training rows of supervised fine-tuning: token ids, and which of them are trained on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One training text: token ids and which of them are trained on, same length."""
+    """One training text: token ids, and for each of them whether it is trained on."""
 
     ids: list[int]
     trained: list[bool]

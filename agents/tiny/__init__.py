@@ -1,1 +1,1 @@
-"""The small base model: its tokenizer, its initial weights, its training text."""
+"""The small base model: its tokenizer, initial weights and training text."""

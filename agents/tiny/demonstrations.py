@@ -1,12 +1,12 @@
 """Demonstrations for the warm start: a scripted, imperfect searcher plays real episodes in train worlds.
 
-It knows the format, plans what to look up ("Find the author of X, then the teacher."), reads what is there, and has bad
-habits that reinforcement learning can unlearn, since each good behaviour is shown as well, only less often:
+It knows the format, plans its searches ("Find the author of X, then the teacher.") and reads the documents. It has bad
+habits that reinforcement learning can unlearn, because the matching good behaviour is also shown, only less often:
 
-- it mostly queries for the last word of a name instead of the whole name;
-- it sometimes answers with what the first document says, whoever that is about;
-- when its documents miss, it mostly answers from them all the same instead of searching again;
-- after the first hop of a two-hop question it often stops and answers with what it has found.
+- it usually searches for the last word of a name instead of the whole name;
+- it sometimes answers with a fact of the first document, even if that is about someone else;
+- if the fact is not in the documents, it usually guesses from them instead of searching again;
+- after the first hop of a two-hop question it often stops and answers with the intermediate result.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .reading import Library, plan_text, title_words
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the scripted searcher does what; all are probabilities."""
+    """Probabilities of the scripted searcher's behaviours."""
 
     short_query: float = 0.65
-    """Query for the last word of the name only, in the first search."""
+    """Probability of searching for only the last word of the name, in the first search."""
     short_next_query: float = 0.4
-    """The same in the first search of a second hop."""
+    """The same for the first search of the second hop."""
     careless: float = 0.3
-    """Answer with what the first document says, although the fact is there."""
+    """Probability of answering with a fact of the first document although the right fact was found."""
     search_again: float = 0.3
-    """Search again when the documents miss; otherwise answer carelessly."""
+    """Probability of searching again if the fact is not in the documents; otherwise it guesses."""
     next_hop: float = 0.45
-    """Go on to the second hop; otherwise answer with the object of the first."""
+    """Probability of continuing with the second hop; otherwise it answers with the result of the first."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -50,7 +50,7 @@ class Habits:
 
 @dataclass
 class _Script:
-    """Where the searcher stands in one episode."""
+    """State of the searcher in one episode."""
 
     episode: Episode
     path: tuple[Relation, ...]
@@ -73,16 +73,16 @@ def demonstrate(
     """Play every episode to its end.
 
     Args:
-        library: the world the episodes' questions are about.
-        engine: searches that world's passages; its searches must not fail.
-        episodes: fresh episodes of the protocol "zerosearch", with questions of `make_questions` (whose metadata name
-            relations and subject); they are driven to their end.
-        habits: how imperfect the searcher is.
-        rng: its choices.
+        library: the world that the questions are about.
+        engine: search engine over that world's passages; its searches must not fail.
+        episodes: new episodes of the protocol "zerosearch" with questions made by `make_questions`, which puts
+            relations and subject into their metadata. They are played to the end.
+        habits: probabilities of the searcher's behaviours.
+        rng: source of all random choices.
 
     Returns:
-        For each episode its text in segments: the policy's turns are trained on, all else is not. Joined, they are
-        the episode's `text`.
+        The text of each episode as segments: the policy's turns are trained on, everything else is not. Their
+        concatenation is the episode's `text`.
     """
     scripts, texts = [], []
     for episode in episodes:
@@ -113,7 +113,7 @@ def _asked(script: _Script) -> str:
 
 
 def _search(script: _Script) -> str:
-    # The blank matters: to a byte-level tokenizer "Corin" and " Corin" differ, and documents hold the latter.
+    # The space matters: a byte-level tokenizer encodes "Corin" and " Corin" differently, and documents have the latter.
     return f"<search> {script.relation.noun} of {_asked(script)}</search>"
 
 
@@ -137,7 +137,7 @@ def _read(
 
 
 def _first_object(relation: Relation, library: Library, documents: Sequence[Document]) -> str:
-    """What the first document says of the kind that is asked for; failing that, the first thing it says."""
+    """The first stated object of the wanted kind in the documents, or else the object of the very first fact."""
     facts = [fact for document in documents for fact in library.stated[library.numbers[document.source]]]
     for other, _, object_ in facts:
         if other.object == relation.object:

@@ -1,7 +1,7 @@
-"""The tokenizer of the tiny models: byte-level BPE learnt from the synthetic world, each tag one token.
+"""The tokenizer of the tiny models: byte-level BPE trained on the synthetic world, with one token per tag.
 
-Byte-level means that any Unicode text can be encoded and decodes to itself; tags as tokens means that a tiny model
-spends one step on a tag.
+Because it is byte-level, any Unicode string can be encoded and decodes to itself. Because each tag is a single token, a
+tiny model needs only one step to write one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "
 def build_tokenizer(
     texts: Iterable[str], vocab_size: int, *, tags: tuple[str, ...] = TAGS, pieces: Any = None
 ) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE.
+    """Train a byte-level BPE tokenizer.
 
     Args:
-        texts: what to learn the merges from; the same texts in the same order give the same tokenizer.
-        vocab_size: most tokens in all: pad, end of sequence, the tags, 256 bytes and the merges. Texts with fewer
+        texts: training texts; the same texts in the same order give the same tokenizer.
+        vocab_size: maximum number of tokens: pad, end of sequence, tags, 256 bytes and merges. Texts with few
             different pieces give a smaller vocabulary.
-        tags: texts that are one token each and are kept when decoding.
-        pieces: a pre-tokenizer of `tokenizers` that ends in bytes: what no merge crosses; None: GPT-2's words.
+        tags: strings that are one token each and are kept when decoding.
+        pieces: a pre-tokenizer of the `tokenizers` library that outputs bytes; no merge crosses the borders of its
+            pieces. None splits into words as GPT-2 does.
 
     Raises:
-        ConfigError: when `vocab_size` leaves no room for the bytes.
+        ConfigError: `vocab_size` is too small for the bytes, tags and special tokens.
     """
     least = 2 + _BYTES + len(tags)
     if vocab_size < least:
