@@ -241,7 +241,7 @@ def test_passages_come_back_as_they_were(tmp_path: Path) -> None:
     with pytest.raises(IndexError, match="3 passages, and number 3"):
         store[3]
     (tmp_path / "passages.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(DataError, match="does not match offsets.npy"):
+    with pytest.raises(DataError, match=r"does not match offsets\.npy"):
         PassageStore(tmp_path)
 
 

@@ -78,7 +78,7 @@ def sample_negatives(
         titles: passages with these titles are never drawn.
 
     Returns:
-        Pairs (position of the passage, score in units of `ranking.SCALE`), highest score first. There are fewer than
+        Pairs (position of the passage, score in units of 1 / ranking.SCALE), highest score first. There are fewer than
         `count` only if too few of the MAX_EXAMINED passages, or of all passages, are free of gold answers.
     """
     passages, answers = index.passages, request.answers

@@ -1,1 +1,1 @@
-"""The embedded engine: BM25 over passages or over the paragraphs of a question."""
+"""The embedded engine: BM25 search over passages, or over the paragraphs that come with a question."""

@@ -1,7 +1,7 @@
-"""`CorpusEngine`: the embedded search engine, BM25 over passages, with hard negatives as noise.
+"""`CorpusEngine`: the embedded search engine. It searches passages with BM25 and uses hard negatives as noise.
 
-Works offline and without a model. Deterministic: a result depends on the passages and the request, never on the rest
-of the batch.
+It works offline and without a model. It is deterministic: a result depends on the passages and the request, never on
+the rest of the batch.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from .passages import PassageIndex, dataset_index, file_index
 
 
 class CorpusEngine(BatchedEngine):
-    """BM25 over passages.
+    """BM25 search over passages.
 
-    - Useful documents are the `top_k` best matches of the query. A query with fewer matches (or no known word at all)
-      is filled up with unrelated passages that the request's seed draws, with score 0.
-    - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`: on the topic, none of the
-      useful ones, none with a gold answer in title or text, in the order of their scores. Where the pool holds too
-      few, more distant ranks and at last unrelated passages are drawn. Only when the whole corpus holds too few without
-      an answer, the result is shorter than `top_k`.
-    - With one noise flag a document, slot j holds the j-th useful or the j-th noisy document.
-    - A request that brings its question's own paragraphs searches these: useful are the supporting ones, then the best
-      distractors; noisy are distractors without a gold answer, topped up from the passages where these fall short.
+    - Useful documents are the `top_k` best matches of the query. If there are fewer matches (or the query has no known
+      word), the result is filled up with unrelated passages, drawn by the request's seed, with score 0.
+    - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`. They are on topic, are not
+      among the useful documents, have no gold answer in title or text, and are sorted by score. If the pool holds too
+      few, they come from lower ranks, and finally from unrelated passages. The result is shorter than `top_k` only if
+      the whole corpus has too few passages without an answer.
+    - With one noise flag per document, slot j holds the j-th useful or the j-th noisy document.
+    - If a request comes with the paragraphs of its question, these are searched instead. Useful documents are the
+      supporting paragraphs, then the best distractors. Noisy documents are distractors without a gold answer; if there
+      are too few, the rest comes from the passages.
 
     Args:
-        passages: what is searched, or an index to share with other engines. Indexed at the first search.
-        pool: ranks below `top_k` from which noisy documents are drawn; at least 1.
-        paragraphs: whether a request's own paragraphs go before the passages.
+        passages: the passages to search, or an index shared with other engines. Indexed at the first search.
+        pool: number of ranks below `top_k` from which noisy documents are drawn; at least 1.
+        paragraphs: whether to search a request's own paragraphs instead of the passages.
         k1: BM25's saturation of repeated words, at least 0.
         b: BM25's penalty on long passages, in [0, 1].
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -56,25 +57,25 @@ class CorpusEngine(BatchedEngine):
         _check_options(pool, k1, b)
         self._index = passages if isinstance(passages, PassageIndex) else PassageIndex(passages, k1=k1, b=b)
         if not len(self._index) and not paragraphs:
-            raise ConfigError("there are no passages to search in: the corpus is empty")
+            raise ConfigError("there are no passages to search: the corpus is empty")
         self._pool = pool
         self._cached: BoundedCache[tuple[str, int], tuple[Document, ...]] = BoundedCache(self._index.cached_queries)
         self._paragraphs = ParagraphSearch() if paragraphs else None
 
     @property
     def passages(self) -> Sequence[Document]:
-        """What is searched."""
+        """The passages that are searched."""
         return self._index.passages
 
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
         """Check that the corpus is large enough before anything is searched.
 
         Args:
-            top_k: documents of a result.
-            noise: whether noisy results will be asked for; they take passages besides the useful ones.
+            top_k: number of documents per result.
+            noise: whether noisy results will be requested; these need further passages in addition to the useful ones.
 
         Raises:
-            ConfigError: when it is not; the message names both numbers.
+            ConfigError: the corpus is too small; the message gives both numbers.
         """
         check_size(len(self._index), top_k, noise=noise)
 
@@ -85,7 +86,7 @@ class CorpusEngine(BatchedEngine):
 
         Raises:
             EngineError: the engine is closed.
-            ConfigError: the corpus is too small for a request's `top_k`, or a noise mask has another length than it.
+            ConfigError: the corpus is too small for a request's `top_k`, or the length of a noise mask is not `top_k`.
         """
         self._check_open()
         began = time.perf_counter()
@@ -134,7 +135,7 @@ class CorpusEngine(BatchedEngine):
         return documents
 
     def _negatives(self, request: SearchRequest, ranking: Ranking, order: Sequence[int]) -> tuple[Document, ...]:
-        # what fills up a short ranking is useful too, by the contract: it is never noise
+        # Passages that fill up a short ranking count as useful, so they must not be drawn as noise.
         top_k, matched = request.top_k, len(ranking.ids)
         excluded = unrelated(len(self._index), request.seed, ranking.ids, top_k - matched) if matched < top_k else ()
         return self._documents(
@@ -156,7 +157,7 @@ class CorpusEngine(BatchedEngine):
         return tuple(document for document in slots if document is not None)
 
     def _around(self, request: SearchRequest, count: int) -> tuple[Document, ...]:
-        """Passages without a gold answer, for a question whose own distractors are too few."""
+        """Draw passages without a gold answer, for a question that has too few distractors."""
         ranking = self._index.rank([request.query], [request.top_k + self._pool])[0]
         titles = {paragraph.title for paragraph in request.paragraphs or ()}
         order = seeded_orders([request.seed], self._pool)[0]
@@ -184,19 +185,20 @@ def corpus_engine(
     k1: float = 1.5,
     b: float = 0.75,
 ) -> CorpusEngine:
-    """The engine of `"corpus"` and `"corpus:FILE"`. Engines over the same dataset or file share one index.
+    """Build the engine for `"corpus"` or `"corpus:FILE"`. Engines over the same dataset or file share an index.
 
     Args:
-        argument: a corpus file, or "" for the dataset's own passages (where it has none: its questions' paragraphs).
-        dataset: the dataset at hand.
-        path: a corpus file, for those who prefer a named option over `argument`.
+        argument: a corpus file, or "" for the dataset's passages. If the dataset has no passages, the paragraphs of
+            its questions are used.
+        dataset: the dataset of the environment.
+        path: a corpus file; a named alternative to `argument`.
         pool: as in `CorpusEngine`.
-        paragraphs: as in `CorpusEngine`; by default True without a file, False with one.
+        paragraphs: as in `CorpusEngine`; by default True without a file, False with a file.
         k1: as in `CorpusEngine`.
         b: as in `CorpusEngine`.
 
     Raises:
-        ConfigError: there is nothing to search in, or an option cannot be used.
+        ConfigError: there is nothing to search, or an option is invalid.
         DataError: the file is missing or broken.
     """
     if argument and path:

@@ -1,4 +1,4 @@
-"""Search in the few paragraphs that a question brings along (HotpotQA, 2WikiMultihopQA, MuSiQue)."""
+"""Search in the few paragraphs that come with a question (HotpotQA, 2WikiMultihopQA, MuSiQue)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..ranking import SCALE
 from .bm25 import Bm25Index, build_index
 
 CACHED_QUESTIONS = 512
-"""Questions whose paragraphs stay indexed: an episode searches the same ones several times."""
+"""Number of questions for which the index of the paragraphs is kept: an episode searches the same one several times."""
 
 
 class ParagraphSearch:
-    """Ranks the paragraphs of a request by BM25 within themselves, supporting ones first."""
+    """Ranks the paragraphs of a request by BM25, supporting paragraphs first. The paragraphs are the whole corpus."""
 
     def __init__(self) -> None:
         self._indexes: BoundedCache[tuple[Paragraph, ...], Bm25Index] = BoundedCache(CACHED_QUESTIONS)
 
     def useful(self, request: SearchRequest) -> tuple[int, ...]:
-        """Positions of up to `top_k` paragraphs: the supporting ones, then the distractors, each by score."""
+        """Positions of up to `top_k` paragraphs: first the supporting ones, then the distractors, each by score."""
         paragraphs = request.paragraphs or ()
         scores = self._scores(request)
         order = sorted(range(len(paragraphs)), key=lambda i: (not paragraphs[i].supporting, -scores[i], i))
@@ -31,8 +31,8 @@ class ParagraphSearch:
 
         Args:
             request: the search.
-            shown: positions that stand in the result already.
-            count: how many are wanted.
+            shown: positions that are already in the result.
+            count: number of distractors wanted.
         """
         paragraphs = request.paragraphs or ()
         drawn: list[int] = []
@@ -49,7 +49,7 @@ class ParagraphSearch:
         return tuple(sorted(drawn, key=lambda i: (-scores[i], i)))
 
     def documents(self, request: SearchRequest, positions: tuple[int, ...]) -> list[Document]:
-        """Documents for paragraphs; `source` is the paragraph's place in the question, `score` its BM25 score."""
+        """The documents for positions; `source` is the paragraph's number in the question, `score` its BM25 score."""
         paragraphs, scores = request.paragraphs or (), self._scores(request)
         return [
             Document(paragraphs[i].title, paragraphs[i].text, f"paragraph-{i}", scores[i] / SCALE) for i in positions

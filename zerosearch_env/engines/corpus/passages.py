@@ -1,4 +1,4 @@
-"""Passages with a search index that is built when it is first needed, and shared by all engines of a process."""
+"""Passages with a search index. The index is built at first use and shared by all engines of a process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..ranking import Ranking
 from .bm25 import Bm25Index, build_index
 
 CACHED_QUERIES = 8192
-"""Rankings kept by an index: searches repeat inside a group of episodes with the same question."""
+"""Number of rankings that an index caches: searches repeat in a group of episodes with the same question."""
 
 
 class PassageIndex:
     """Passages, their BM25 index, and the rankings of the latest queries.
 
     Args:
-        passages: what is searched; title and text count alike.
+        passages: the passages to search; title and text have the same weight.
         k1: saturation of repeated words.
-        b: how far long passages are penalised, in [0, 1].
-        cached_queries: queries whose rankings are kept; 0 keeps none.
+        b: penalty on long passages, in [0, 1].
+        cached_queries: number of queries for which the ranking is cached; 0 turns the cache off.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class PassageIndex:
         self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(cached_queries)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the lock; the index goes along when it has been built."""
+        """Leave out the lock; the index is copied if it has been built."""
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has a lock of its own."""
+        """Recreate the lock."""
         self.__dict__ |= state
         self._lock = threading.Lock()
 
@@ -57,7 +57,7 @@ class PassageIndex:
 
     @property
     def bm25(self) -> Bm25Index:
-        """The index; built at first use, by one thread."""
+        """The index; built once, at first use."""
         with self._lock:
             if self._index is None:
                 texts = [full_text(passage) for passage in self.passages]
@@ -67,7 +67,7 @@ class PassageIndex:
     def rank(self, queries: Sequence[str], depths: Sequence[int]) -> list[Ranking]:
         """At least the `depths[i]` best passages for `queries[i]`, best first; each query is ranked once.
 
-        The ranking may be deeper than asked for: its head does not depend on the depth.
+        A ranking may be deeper than requested; its first ranks do not depend on the depth.
         """
         wanted: dict[str, int] = {}
         for query, depth in zip(queries, depths, strict=True):
@@ -88,7 +88,7 @@ class PassageIndex:
         return [found[query] for query in queries]
 
     def rank_all(self, query: str) -> Ranking:
-        """Every passage that shares a word with the query, best first; not kept."""
+        """All passages that share a word with the query, best first; not cached."""
         return self.bm25.rank([query], len(self.passages))[0]
 
 
@@ -97,9 +97,9 @@ _SHARED_LOCK = threading.Lock()
 
 
 def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
-    """The index over a dataset's passages, or else over every distinct paragraph that its questions bring along.
+    """The index over a dataset's passages; without passages, over all distinct paragraphs of its questions.
 
-    One index serves all engines of this process, for as long as the dataset object lives.
+    All engines of this process share one index, as long as the dataset object exists.
 
     Raises:
         ConfigError: the dataset has neither passages nor paragraphs.
@@ -114,7 +114,7 @@ def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
 
 
 def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
-    """The index over a corpus file. One index serves all engines of this process while the file stays as it is.
+    """The index over a corpus file. All engines of this process share one index, until the file changes.
 
     Raises:
         DataError: the file is missing or broken.
@@ -138,7 +138,7 @@ def _paragraphs_of(dataset: Dataset) -> Sequence[Document]:
     unique = dict.fromkeys((paragraph.title, paragraph.text) for paragraph in own)
     if not unique:
         raise ConfigError(
-            f"the dataset {dataset.name!r} has no passages to search in: name a corpus file with "
+            f"the dataset {dataset.name!r} has no passages to search: give a corpus file with "
             'search_engine="corpus:FILE" (jsonl or parquet with `id` and `contents`, or with `title` and `text`)'
         )
     return [Document(title, text, f"paragraph-{number}") for number, (title, text) in enumerate(unique)]

@@ -1,1 +1,1 @@
-"""The dense engine: FAISS over a sentence encoder."""
+"""The dense engine: FAISS search over the embeddings of a sentence encoder."""

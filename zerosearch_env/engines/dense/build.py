@@ -1,7 +1,10 @@
-"""Building a dense index: passages are written, embedded shard by shard, and indexed; then the folder is renamed.
+"""Builds a dense index: writes the passages, embeds them shard by shard, and indexes the vectors.
 
-Everything is put together in a hidden folder beside the output, which gets its name when it is whole. A build that was
-interrupted goes on where it stopped, at most one shard before.
+    passages.jsonl, offsets.npy  ->  vectors.f32  ->  index.faiss  ->  index.json
+                                     (per shard)
+
+The build happens in a hidden folder next to the output folder and is renamed to it when complete. An interrupted build
+continues where it stopped; at most one shard is embedded again.
 """
 
 from __future__ import annotations
@@ -36,38 +39,38 @@ from .manifest import (
 from .passage_store import PASSAGES_FILE, PassageStore, write_passages
 
 Progress = Callable[[str, int, int], None]
-"""(stage, `"embedding"` or `"indexing"`; passages done; passages in all)"""
+"""Called as `progress(stage, done, total)`: `"embedding"` or `"indexing"`, passages done, total passages."""
 
 _PLAN_FILE = "plan.json"
 _VECTORS_FILE = "vectors.f32"
 _BLOCK = 256
-"""Passages between two reports of progress."""
+"""Passages between two progress reports."""
 _ADDED_AT_ONCE = 16_384
 _HNSW_NEIGHBOURS = 32
 _HNSW_CANDIDATES = 128
-"""Candidates kept while an HNSW graph is built."""
+"""Candidates kept during the construction of an HNSW graph."""
 _POINTS_PER_LIST = 64
-"""Vectors an IVF list is trained on."""
+"""Training vectors per IVF list."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an index is built."""
+    """Options for building an index."""
 
     kind: str = "flat"
-    """`"flat"` (exact), `"hnsw"` or `"ivf"` (approximate, for a million passages and more)."""
+    """Kind of index: `"flat"` (exact), `"hnsw"` or `"ivf"` (approximate, for a million passages or more)."""
     normalize: bool = True
-    """Scale vectors to length 1, so that scores are cosines; else scores are inner products."""
+    """Scale vectors to length 1, so that scores are cosines; otherwise scores are inner products."""
     template: str = "{title}\n{text}"
-    """The text of a passage; without a title only `{text}` is taken."""
+    """Text that is embedded for a passage; for a passage without a title only `{text}` is used."""
     query_prefix: str | None = None
-    """Text before every query, such as "query: " for E5. None: what the encoder itself names, else nothing."""
+    """Prefix of every query, such as "query: " for E5. None means the encoder's own prompt, if it has one."""
     passage_prefix: str | None = None
-    """Text before every passage, such as "passage: " for E5. None: what the encoder itself names, else nothing."""
+    """Prefix of every passage, such as "passage: " for E5. None means the encoder's own prompt, if it has one."""
     batch_size: int = 64
-    """Passages that are encoded at once."""
+    """Passages per encoder batch."""
     shard: int = 2048
-    """Passages between two saves; an interruption loses one shard at most."""
+    """Passages between two saves; an interruption loses at most one shard."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -90,23 +93,25 @@ def build_index(
     restart: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Manifest:
-    """Embed passages and write an index; goes on with an interrupted build of the same passages, encoder and options.
+    """Embed passages and write an index.
+
+    If an earlier build with the same passages, encoder and options was interrupted, it is continued.
 
     Args:
-        passages: what is indexed, at least one.
-        output: the folder that will hold the index.
-        encoder: embeds them.
-        options: how.
-        overwrite: replace an index that stands there.
-        restart: throw an unfinished build with other passages, encoder or options away.
+        passages: the passages to index, at least one.
+        output: the folder for the index.
+        encoder: embeds the passages.
+        options: how to build the index.
+        overwrite: replace an existing index in `output`.
+        restart: discard an unfinished build with other passages, another encoder or other options.
         progress: called after every few hundred passages.
 
     Returns:
         The manifest of the finished index.
 
     Raises:
-        ConfigError: there are no passages; `output` is taken; an unfinished build was begun with something else.
-        EngineError: the encoder failed, or gave numbers that are not finite.
+        ConfigError: there are no passages; `output` is not empty; or an unfinished build has other inputs.
+        EngineError: the encoder failed, or its vectors contain values that are not finite.
         MissingExtraError: faiss is not installed.
     """
     faiss = require("faiss", "dense")
@@ -154,10 +159,10 @@ def build_index(
 
 
 def passage_text(passage: Document, template: str, prefix: str) -> str:
-    """What is embedded for a passage."""
+    """The string that is embedded for a passage."""
     if not passage.title:
         return prefix + passage.text
-    # not str.format: braces in passages are text
+    # Do not use str.format: passages may contain braces.
     head, _, tail = template.partition("{text}")
     return prefix + head.replace("{title}", passage.title) + passage.text + tail.replace("{title}", passage.title)
 
@@ -166,18 +171,18 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Check that an index may be written to a folder.
 
     Raises:
-        ConfigError: something else stands there, or an index and not `overwrite`.
+        ConfigError: the folder holds other files, or it holds an index and `overwrite` is False.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST_FILE).is_file():
-        raise ConfigError(f"{output} is there and is no dense index: name another folder for it")
+        raise ConfigError(f"{output} exists and is not a dense index: choose another output folder")
     if not overwrite:
-        raise ConfigError(f"{output} holds an index already: name another folder, or replace it with --overwrite")
+        raise ConfigError(f"{output} already holds an index: choose another folder, or replace it with --overwrite")
 
 
 def _plan(work: Path, encoder: Encoder, options: BuildOptions, prefixes: tuple[str, str]) -> dict[str, Any]:
-    """What decides the vectors; the kind of index and the size of a batch do not."""
+    """Everything that determines the vectors; the kind of index and the batch size do not."""
     decisive = {name: value for name, value in asdict(options).items() if name in ("normalize", "template", "shard")}
     return {
         "passages": digest(work / PASSAGES_FILE),
@@ -189,11 +194,11 @@ def _plan(work: Path, encoder: Encoder, options: BuildOptions, prefixes: tuple[s
 
 
 def _claim(work: Path, plan: dict[str, Any], restart: bool) -> None:
-    """Take a folder for a plan: a new one, or one that an interrupted build with the same plan has left."""
+    """Claim the build folder for a plan: a new folder, or the one left by an interrupted build with the same plan."""
     path = work / _PLAN_FILE
     try:
         before = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    except ValueError:  # killed while it was written, before anything was embedded
+    except ValueError:  # The build was killed while it wrote the plan, before it embedded anything.
         before = None
     if before is not None:
         old, new = np.asarray(before.pop("probes", ())), np.asarray(plan["probes"])
@@ -202,8 +207,8 @@ def _claim(work: Path, plan: dict[str, Any], restart: bool) -> None:
             different.append("encoder")
         if different and not restart:
             raise ConfigError(
-                f"an unfinished build in {work} was begun with other values of: {', '.join(different)}. Repeat its "
-                "command to go on with it, or throw it away with --restart."
+                f"an unfinished build in {work} was started with other values of: {', '.join(different)}. Repeat its "
+                "command to continue it, or discard it with --restart."
             )
         if not different:
             return
@@ -220,7 +225,7 @@ def _embed(
     prefix: str,
     progress: Progress,
 ) -> NDArray[np.float32]:
-    """The vectors of all passages, mapped from the file that they are kept in; shape (count, dimension)."""
+    """Embed all passages that are not yet in the vector file, and map the file; shape (count, dimension)."""
     path, store = work / _VECTORS_FILE, PassageStore(work)
     path.touch()
     row = dimension * 4
@@ -240,12 +245,12 @@ def _embed(
                 block = encoder.encode_passages(texts, batch_size=options.batch_size)
                 if block.shape != (len(texts), dimension) or not np.isfinite(block).all():
                     raise EngineError(
-                        f"the encoder {encoder.name!r} gave no usable vectors for passages {first} to {last - 1}: "
+                        f"the encoder {encoder.name!r} returned invalid vectors for passages {first} to {last - 1}: "
                         f"expected finite numbers of shape ({len(texts)}, {dimension}), got shape {block.shape}"
                     )
                 blocks.append(scaled(block, options.normalize))
                 progress("embedding", last, count)
-            # only whole shards reach the file: it can be cut anywhere and still ends in a known place
+            # Write whole shards only: after a crash the file is cut back to the last complete shard.
             file.write(np.concatenate(blocks).tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -259,12 +264,12 @@ def _index(faiss: Any, vectors: NDArray[np.float32], options: BuildOptions, prog
         index = faiss.IndexHNSWFlat(dimension, _HNSW_NEIGHBOURS, inner)
         index.hnsw.efConstruction = _HNSW_CANDIDATES
     elif options.kind == "ivf":
-        lists = max(1, min(4 * isqrt(count), count // 39))  # faiss's own advice: 39 points a list or more
+        lists = max(1, min(4 * isqrt(count), count // 39))  # FAISS recommends at least 39 points per list.
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, inner)
         index.cp.min_points_per_centroid = 1
         sample = np.linspace(0, count - 1, min(count, _POINTS_PER_LIST * lists)).astype(np.int64)
         index.train(np.ascontiguousarray(vectors[np.unique(sample)]))
-        # lets a vector be found by its position, for the exact scores
+        # Needed to look up vectors by position, for the exact scores.
         index.set_direct_map_type(faiss.DirectMap.Array)
     else:
         index = faiss.IndexFlatIP(dimension)
@@ -285,7 +290,7 @@ def _sync(path: Path) -> None:
 
 
 def _move(work: Path, output: Path) -> None:
-    """Give a finished folder its name; an index that stood there goes only then."""
+    """Rename a finished folder to `output`; an existing index there is deleted only afterwards."""
     if not output.exists():
         work.rename(output)
         return

@@ -1,7 +1,7 @@
-"""Encoders and rerankers: networks that turn texts into vectors, and pairs of texts into scores.
+"""Encoders map texts to vectors; rerankers map pairs of texts to scores.
 
-`Encoder` and `Reranker` say what the dense engine needs; `SentenceEncoder` and `CrossEncoderReranker` get it from
-sentence-transformers, which is loaded when the first of them is built.
+`Encoder` and `Reranker` are the protocols that the dense engine needs. `SentenceEncoder` and `CrossEncoderReranker`
+implement them with sentence-transformers, which is imported when the first of them is built.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ PROBES = (
 """Sentences whose embeddings identify an encoder."""
 _PROBE_NUMBERS = 32
 _PROBE_TOLERANCE = 0.01
-"""How far an embedding's numbers may differ, in units of its largest one: half precision differs by a tenth of it."""
+"""Allowed difference between two probes, relative to the largest value. Half precision causes a tenth of it."""
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors."""
+    """Maps texts to vectors."""
 
     name: str
-    """Path or name; it is written into an index and shown in errors."""
+    """Path or name; stored in an index and shown in errors."""
     query_prompt: str
-    """What the encoder wants in front of a query unless its user says otherwise."""
+    """Default prefix of a query."""
     passage_prompt: str
-    """The same for a passage."""
+    """Default prefix of a passage."""
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors, shape (texts, dimension). Row i depends on text i alone, to the last bit."""
+        """Vectors, shape (texts, dimension). Row i depends on text i alone, bit for bit."""
         ...
 
     def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> Vectors:
@@ -58,25 +58,25 @@ class Reranker(Protocol):
     name: str
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """One score for each (query, passage), shape (pairs,); the higher, the better. Each depends on its pair alone.
+        """One score per (query, passage) pair, shape (pairs,); higher is better.
 
-        Equal pairs get equal scores in every batch.
+        A score depends on its pair alone: equal pairs get equal scores in every batch.
         """
         ...
 
 
 class SentenceEncoder:
-    """An encoder of sentence-transformers.
+    """An encoder from sentence-transformers.
 
     Args:
         name: a folder with a model, or a name on the hub.
         device: `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
-        query_rows: rows of a batch of queries. Queries are encoded in batches of this fixed size (filled up where
-            there are fewer), so that a query's vector does not depend on its neighbours; 1 encodes one by one.
+        query_rows: number of rows in a batch of queries. All batches have this size (short ones are filled up), so
+            that a query's vector does not depend on the other queries; 1 encodes queries one by one.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        ConfigError: there is no such model, or `query_rows` is below 1.
+        ConfigError: the model does not exist, or `query_rows` is below 1.
     """
 
     def __init__(self, name: str, *, device: str | None = None, query_rows: int = 8) -> None:
@@ -88,10 +88,10 @@ class SentenceEncoder:
         self.query_prompt = prompts.get("query", "")
         self.passage_prompt = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), "")
         self._rows = query_rows
-        # a fast tokenizer cannot be used by two threads at once
+        # A fast tokenizer cannot be used by two threads at the same time.
         self._lock = threading.Lock()
         tokenizer = getattr(self._model, "tokenizer", None)
-        # a model without a callable tokenizer (static embeddings) pads nothing
+        # A model without a callable tokenizer (static embeddings) does not pad.
         self._tokenizer = tokenizer if callable(tokenizer) else None
         self._fillers = Fillers(lambda text: self._lengths([text])[0])
 
@@ -99,7 +99,7 @@ class SentenceEncoder:
         """Vectors, shape (texts, dimension). Row i depends on text i alone.
 
         Raises:
-            EngineError: the network failed, for example for want of memory.
+            EngineError: the model failed, for example because it ran out of memory.
         """
         clean = [encodable(text) for text in texts]
         if not clean:
@@ -116,17 +116,17 @@ class SentenceEncoder:
         return np.stack(found)
 
     def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> Vectors:
-        """Vectors, shape (texts, dimension); texts of like length share a batch.
+        """Vectors, shape (texts, dimension); texts of similar length share a batch.
 
         Raises:
-            EngineError: the network failed, for example for want of memory.
+            EngineError: the model failed, for example because it ran out of memory.
         """
         with self._lock:
             return self._encode([encodable(text) for text in texts], batch_size)
 
     def _encode(self, texts: list[str], batch_size: int) -> Vectors:
         try:
-            # an empty prompt: the model's own default one must not come on top of ours
+            # Pass an empty prompt: otherwise the model's default prompt would be added to ours.
             vectors = self._model.encode(
                 texts, batch_size=batch_size, prompt="", show_progress_bar=False, convert_to_numpy=True
             )
@@ -143,16 +143,16 @@ class SentenceEncoder:
 
 
 class CrossEncoderReranker:
-    """A cross-encoder of sentence-transformers with one score a pair.
+    """A cross-encoder from sentence-transformers with one score per pair.
 
     Args:
         name: a folder with a model, or a name on the hub.
         device: `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
-        rows: pairs of a batch; every batch has this size, as with `SentenceEncoder`. At least 2.
+        rows: pairs per batch; every batch has this size, as in `SentenceEncoder`. Values below 2 count as 2.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        ConfigError: there is no such model, or it gives several numbers a pair.
+        ConfigError: the model does not exist, or it gives several scores per pair.
     """
 
     def __init__(self, name: str, *, device: str | None = None, rows: int = 16) -> None:
@@ -161,7 +161,7 @@ class CrossEncoderReranker:
         labels = self._model.config.num_labels
         if labels != 1:
             raise ConfigError(
-                f"the reranker {self.name!r} gives {labels} numbers a pair; expected a cross-encoder with one "
+                f"the reranker {self.name!r} gives {labels} scores per pair; expected a cross-encoder with one "
                 "(num_labels=1)"
             )
         self._rows = max(rows, 2)
@@ -169,10 +169,10 @@ class CrossEncoderReranker:
         self._fillers = Fillers(lambda text: self._lengths([(_FIRST, text)])[0])
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """One score for each (query, passage), shape (pairs,).
+        """One score per (query, passage) pair, shape (pairs,).
 
         Raises:
-            EngineError: the network failed, for example for want of memory.
+            EngineError: the model failed, for example because it ran out of memory.
         """
         clean = [(encodable(query), encodable(passage)) for query, passage in pairs]
         scores = np.zeros(len(clean), dtype=np.float64)
@@ -189,7 +189,7 @@ class CrossEncoderReranker:
         return scores
 
     def _lengths(self, pairs: list[tuple[str, str]]) -> list[int]:
-        # releases before 6 call it max_length
+        # sentence-transformers before version 6 calls it max_length.
         limit = self._model.max_seq_length if hasattr(self._model, "max_seq_length") else self._model.max_length
         first, second = [query for query, _ in pairs], [passage for _, passage in pairs]
         encoded = self._model.tokenizer(first, second, truncation=limit is not None, max_length=limit, padding=False)
@@ -201,39 +201,43 @@ _FIRST = "a"
 
 
 def probe(encoder: Encoder) -> NDArray[np.float64]:
-    """The first numbers of the embeddings of `PROBES`, scaled to a largest size of 1, rounded; shape (probes, n)."""
+    """Probe an encoder: embed `PROBES`, scale each vector to a largest absolute value of 1, and keep the first values.
+
+    Returns:
+        The rounded values, shape (probes, n).
+    """
     vectors = encoder.encode_queries(PROBES).astype(np.float64)
     scale = np.abs(vectors).max(axis=1, keepdims=True)
     return (vectors / np.where(scale > 0, scale, 1.0))[:, :_PROBE_NUMBERS].round(5)
 
 
 def same_probe(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Whether two probes come from one encoder; devices and precisions may differ."""
+    """Whether two probes come from the same encoder, possibly on another device or in another precision."""
     return first.shape == second.shape and bool(np.abs(first - second).max() <= _PROBE_TOLERANCE)
 
 
 def fingerprint(numbers: NDArray[np.float64]) -> str:
-    """A short name for a probe, to show; comparisons use `same_probe`, since last digits differ between machines."""
+    """A short hash of a probe, for display only. Compare with `same_probe`: last digits differ between machines."""
     return hashlib.blake2b(numbers.round(1).astype("<f8").tobytes(), digest_size=6).hexdigest()
 
 
 def resolved(name: str) -> str:
-    """A folder's absolute path; a name on the hub as it is."""
+    """The absolute path of a folder; a name on the hub is returned unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.is_dir() else name
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates, which no tokenizer takes, replaced."""
+    """The text with lone surrogates replaced, since no tokenizer accepts them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _load(kind: str, name: str, device: str | None) -> Any:
-    """A model of sentence-transformers.
+    """Load a model with sentence-transformers.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        ConfigError: there is no such model, or its files are damaged.
+        ConfigError: the model does not exist, or its files are damaged.
     """
     library = require("sentence_transformers", "dense")
     try:
@@ -242,6 +246,6 @@ def _load(kind: str, name: str, device: str | None) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         reason = str(cause).partition("\n")[0]
         raise ConfigError(
-            f"no {kind} could be loaded from {name!r}: {reason}. Expected a folder that sentence-transformers has "
-            "saved, or the name of one on the hub (which needs a network or a filled cache)."
+            f"no {kind} could be loaded from {name!r}: {reason}. Expected a folder saved by sentence-transformers, "
+            "or the name of a model on the hub (which needs a network connection or a filled cache)."
         ) from cause

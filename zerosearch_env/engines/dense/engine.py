@@ -1,7 +1,7 @@
-"""`DenseEngine`: passages near the query in the space of a sentence encoder, with hard negatives as noise.
+"""`DenseEngine`: search by embedding similarity, with hard negatives as noise.
 
-The index is built by `zerosearch index build`. faiss and sentence-transformers (extra `dense`) load when an engine is
-built.
+The index is built by `zerosearch index build`. faiss and sentence-transformers (extra `dense`) are imported when an
+engine is built.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from .parts import Parts, RankedToTheEnd, open_parts
 class DenseEngine(BatchedEngine):
     """Search in a dense index.
 
-    - Useful documents are the `top_k` passages nearest to the query; with a reranker, the best of the `rerank_from`
-      nearest by its scores.
-    - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`, as in `CorpusEngine`: none of
-      the useful ones, none with a gold answer in title or text; more distant ranks where the pool holds too few.
-    - With one noise flag a document, slot j holds the j-th useful or the j-th noisy document.
+    - Useful documents are the `top_k` passages nearest to the query. With a reranker, they are the `top_k` passages
+      with the best reranker scores among the `rerank_from` nearest.
+    - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`, as in `CorpusEngine`. They
+      are not among the useful documents and have no gold answer in title or text. If the pool holds too few, they come
+      from lower ranks.
+    - With one noise flag per document, slot j holds the j-th useful or the j-th noisy document.
 
-    `Document.score` is the cosine or inner product; with a reranker its score, and None for a passage below
-    `rerank_from`, which the reranker has not seen.
+    `Document.score` is the cosine or the inner product. With a reranker it is the reranker's score, or None for a
+    passage below rank `rerank_from`, which the reranker did not score.
 
     Args:
-        folder: the index.
-        encoder: an encoder, its path or its name; None takes the one named in the index. It must be the one that the
-            index was built with.
-        reranker: a reranker, or the path or name of a cross-encoder; None: none.
-        rerank_from: ranks that are reranked, at least `top_k`.
-        pool: ranks below `top_k` from which noisy documents are drawn; at least 1.
-        device: where encoder and reranker run, `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
+        folder: the folder of the index.
+        encoder: an encoder, its path or its name; None loads the one named in the index. It must be the encoder that
+            the index was built with.
+        reranker: a reranker, or the path or name of a cross-encoder; None means no reranking.
+        rerank_from: number of top ranks that are reranked, at least `top_k`.
+        pool: number of ranks below `top_k` from which noisy documents are drawn; at least 1.
+        device: device of encoder and reranker, `"cpu"`, `"cuda"`, ...; None lets sentence-transformers choose.
         ef_search: as in `DenseIndex`.
         nprobe: as in `DenseIndex`.
-        cached_queries: queries whose rankings are kept; 0 keeps none.
+        cached_queries: number of queries for which the ranking is cached; 0 turns the cache off.
 
     Raises:
-        ConfigError: an option cannot be used, or the encoder is not the one that the index was built with.
-        DataError: there is no index, or a damaged one.
+        ConfigError: an option is invalid, or the encoder is not the one that the index was built with.
+        DataError: the index is missing or damaged.
         MissingExtraError: faiss or sentence-transformers is not installed.
     """
 
@@ -86,18 +87,18 @@ class DenseEngine(BatchedEngine):
 
     @property
     def passages(self) -> Sequence[Document]:
-        """What is searched; read from disk one by one."""
+        """The passages that are searched; each is read from disk on access."""
         return self._open().index.passages
 
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
         """Check that the index is large enough before anything is searched.
 
         Args:
-            top_k: documents of a result.
-            noise: whether noisy results will be asked for; they take passages besides the useful ones.
+            top_k: number of documents per result.
+            noise: whether noisy results will be requested; these need further passages in addition to the useful ones.
 
         Raises:
-            ConfigError: when it is not, or when fewer passages are reranked than a result has documents.
+            ConfigError: the index is too small, or `rerank_from` is below `top_k`.
         """
         check_size(len(self._open().index), top_k, noise=noise)
         if self._reranker is not None and self._rerank_from < top_k:
@@ -110,7 +111,7 @@ class DenseEngine(BatchedEngine):
 
         Raises:
             EngineError: the engine is closed, or the encoder or reranker failed.
-            ConfigError: the index is too small for a request's `top_k`, or a noise mask has another length than it.
+            ConfigError: the index is too small for a request's `top_k`, or the length of a noise mask is not `top_k`.
         """
         self._check_open()
         began = time.perf_counter()
@@ -128,16 +129,16 @@ class DenseEngine(BatchedEngine):
         return [SearchResult(found, engine="dense", latency_s=elapsed) for found in documents]
 
     def close(self) -> None:
-        """Release index and networks. Calling it twice is fine; searching afterwards raises EngineError."""
+        """Release the index and the models. Calling it twice is fine; searching afterwards raises EngineError."""
         super().close()
         self._parts = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what has been loaded: a copy loads it again at its first search."""
+        """Leave out index and models: a copy loads them again at its first search."""
         return {**super().__getstate__(), "_parts": None, "_opening": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has locks of its own."""
+        """Recreate the locks."""
         super().__setstate__(state)
         self._opening = threading.Lock()
 
@@ -150,9 +151,10 @@ class DenseEngine(BatchedEngine):
             return self._parts
 
     def _rank(self, requests: Sequence[SearchRequest]) -> list[Ranking]:
-        """The ranks from which a request's documents come; a query is ranked once for each depth.
+        """One ranking per request, `top_k + pool` deep; a query is ranked once per depth.
 
-        The depth does not depend on the noise: an approximate index may find other passages at another depth.
+        The depth is the same with and without noise, since an approximate index may find other passages at another
+        depth.
         """
         parts = self._open()
         keys = [(request.query, request.top_k + self._pool) for request in requests]
@@ -219,12 +221,12 @@ def dense_engine(
     ef_search: int = 128,
     nprobe: int | None = None,
 ) -> DenseEngine:
-    """The engine of `"dense:INDEX"`. Engines over the same index share what they load.
+    """Build the engine for `"dense:INDEX"`. Engines over the same index share the index and the models.
 
     Args:
         argument: the folder of the index.
-        dataset: not used: the index has passages of its own.
-        index: the folder, for those who prefer a named option over `argument`.
+        dataset: not used; the index holds its own passages.
+        index: the folder of the index; a named alternative to `argument`.
         encoder: as in `DenseEngine`.
         reranker: as in `DenseEngine`.
         rerank_from: as in `DenseEngine`.
@@ -234,8 +236,8 @@ def dense_engine(
         nprobe: as in `DenseEngine`.
 
     Raises:
-        ConfigError: no index is named, or an option cannot be used.
-        DataError: there is no index, or a damaged one.
+        ConfigError: no index is given, or an option is invalid.
+        DataError: the index is missing or damaged.
     """
     if argument and index:
         raise ConfigError(f"the index was given twice: {argument!r} and index={index!r}")

@@ -1,8 +1,14 @@
-"""An opened dense index: candidates from faiss, exact scores and ranks on top of them.
+"""An opened dense index: faiss proposes candidates, which are scored and ranked exactly here.
 
-faiss proposes passages, and their scores are computed again here: its own sums are rounded differently for different
-numbers of queries. Scores are fixed-point integers in units of `bm25.SCALE`, ties are broken by the passage's position:
-a ranking depends on the query's vector alone.
+Scores are computed again because faiss rounds its sums differently for different numbers of queries. They are
+fixed-point integers in units of `1 / ranking.SCALE`, and ties are broken by the passage's position. So a ranking
+depends on the query's vector alone:
+
+    query vector -> faiss: depth + 16 candidates -> exact scores, sort -> is the cut at `depth` certain?
+                       ^                                                     |        |
+                       |            no: ask for 8 times as many              |        yes: return `depth` passages
+                       +-----------------------------------------------------+
+    (if faiss was asked for 2048 or more and the cut is still uncertain, every vector is scored)
 """
 
 from __future__ import annotations
@@ -19,42 +25,42 @@ from .manifest import FAISS_FILE, Manifest, read_manifest
 from .passage_store import PassageStore
 
 _SCAN = 8192
-"""Vectors that are scored at once when all of them are."""
+"""Vectors scored per step when all vectors are scored."""
 _SPARE = 16
-"""Passages that faiss is asked for beyond those wanted, so that near ties at the cut are decided by exact scores."""
+"""Extra passages requested from faiss, so that near ties at the cut are decided by exact scores."""
 _MATRIX_FROM = 20
-"""Queries from which an exact search multiplies matrices; faiss's own value for many years."""
+"""Number of queries from which an exact search uses matrix products; the default of faiss for many years."""
 _DEEPEST = 2048
-"""Passages that faiss is asked for at most: where even they end in a tie, every vector is scored."""
+"""Once faiss was asked for this many passages and the cut is still a near tie, every vector is scored."""
 
 
 def check_encoder(manifest: Manifest, encoder: Encoder, folder: Path) -> None:
-    """Check that an encoder is the one an index was built with, by what it makes of the probe sentences.
+    """Check that an encoder is the one that an index was built with, by comparing embeddings of the probe sentences.
 
     Raises:
-        ConfigError: it is another one; both are named.
+        ConfigError: the encoders differ; the message names both.
     """
     numbers = probe(encoder)
     if same_probe(numbers, np.asarray(manifest.probes, dtype=np.float64)):
         return
-    changed = " (the same place: its files have changed since)" if encoder.name == manifest.encoder else ""
+    changed = " (its files have changed since)" if encoder.name == manifest.encoder else ""
     raise ConfigError(
         f"the index {folder} was built with the encoder {manifest.encoder!r} (fingerprint "
-        f"{manifest.encoder_fingerprint}), and {encoder.name!r} (fingerprint {fingerprint(numbers)}) is another "
-        f"one{changed}. Give the option encoder= the right one, or build the index again with this one."
+        f"{manifest.encoder_fingerprint}), but {encoder.name!r} (fingerprint {fingerprint(numbers)}) is another "
+        f"one{changed}. Pass the right encoder with encoder=, or build the index again with this one."
     )
 
 
 def embed_queries(manifest: Manifest, encoder: Encoder, queries: list[str]) -> Vectors:
-    """Vectors of queries as the index compares them, shape (queries, dimension)."""
+    """Embed queries with the prefix and scaling of the index, shape (queries, dimension)."""
     return scaled(encoder.encode_queries([manifest.query_prefix + query for query in queries]), manifest.normalize)
 
 
 def scaled(vectors: Vectors, normalize: bool) -> Vectors:
-    """The vectors, each divided by its length where `normalize`; a zero vector stays."""
+    """Divide each vector by its length if `normalize`; zero vectors are not changed."""
     if not normalize:
         return vectors
-    # one row's sum does not depend on the number of rows, unlike BLAS
+    # Unlike with BLAS, the sum of a row does not depend on the number of rows.
     norms = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
 
@@ -63,12 +69,12 @@ class DenseIndex:
     """An index opened for searching.
 
     Args:
-        folder: where `build_index` wrote it.
-        ef_search: candidates that an HNSW search keeps; at least as many as are asked for.
-        nprobe: lists that an IVF search reads; None: an eighth of all, at least 16.
+        folder: the folder written by `build_index`.
+        ef_search: number of candidates that an HNSW search keeps; raised to the number of passages requested.
+        nprobe: number of lists that an IVF search reads; None means an eighth of all lists, at least 16.
 
     Raises:
-        DataError: there is no index, or a damaged one.
+        DataError: the index is missing or damaged.
         MissingExtraError: faiss is not installed.
     """
 
@@ -78,9 +84,9 @@ class DenseIndex:
         self.passages = PassageStore(folder)
         self._faiss = require("faiss", "dense")
         try:
-            # mapped: processes share the pages, and a large index opens at once
+            # Memory-mapped: processes share the pages, and a large index opens instantly.
             self._index = self._faiss.read_index(str(folder / FAISS_FILE), self._faiss.IO_FLAG_MMAP_IFC)
-        except (RuntimeError, MemoryError) as cause:  # a damaged size asks for more memory than there is
+        except (RuntimeError, MemoryError) as cause:  # A damaged size field can request too much memory.
             reason = str(cause).rpartition("Error: ")[2]
             raise DataError(f"{folder / FAISS_FILE} cannot be read: {reason}. Build the index again.") from cause
         found = (self._index.ntotal, self._index.d, len(self.passages))
@@ -90,9 +96,9 @@ class DenseIndex:
                 f"{self.manifest.dimension} numbers; found {found[0]} vectors of {found[1]} numbers and {found[2]} "
                 "passages. Build the index again."
             )
-        # From how many queries faiss multiplies matrices in an exact search: recent releases set it so high that the
-        # queries of a batch of 64 are compared one by one, which measured five times slower. It holds for the whole
-        # process and changes nothing but speed.
+        # Number of queries from which faiss uses matrix products in an exact search. Recent releases set it so high
+        # that a batch of 64 queries is processed one by one, which measured five times slower. The setting applies to
+        # the whole process and changes only the speed.
         limits = self._faiss.cvar
         limits.distance_compute_blas_threshold = min(limits.distance_compute_blas_threshold, _MATRIX_FROM)
         self._ef_search = ef_search
@@ -102,11 +108,11 @@ class DenseIndex:
         return self.manifest.passages
 
     def rank(self, queries: Vectors, depth: int) -> list[Ranking]:
-        """The `depth` best passages for each query (all where there are fewer), best first.
+        """The `depth` best passages for each query, best first; all passages if there are fewer.
 
         Args:
-            queries: as `embed_queries` makes them, shape (queries, dimension).
-            depth: how many passages, at least 1. An approximate index may find others at another depth.
+            queries: vectors from `embed_queries`, shape (queries, dimension).
+            depth: number of passages, at least 1. An approximate index may find other passages at another depth.
         """
         depth = min(depth, len(self))
         wanted = min(depth + _SPARE, len(self))
@@ -122,7 +128,7 @@ class DenseIndex:
         return rankings
 
     def rank_all(self, query: Vectors, depth: int) -> Ranking:
-        """The exact `depth` best passages for one query, shape (dimension,): every vector is scored."""
+        """The exact `depth` best passages for one query vector, shape (dimension,); scores every vector."""
         size = len(self)
         scores = np.empty(size, dtype=np.int64)
         for start in range(0, size, _SCAN):
@@ -137,14 +143,14 @@ class DenseIndex:
         return Ranking(best.astype(np.int64), scores[best])
 
     def _propose(self, queries: Vectors, count: int) -> NDArray[np.int64]:
-        """Positions that faiss finds, shape (queries, count), -1 where it finds too few."""
+        """Positions of passages found by faiss, shape (queries, count); padded with -1."""
         faiss, index, kind = self._faiss, self._index, self.manifest.kind
         if kind == "hnsw":
             options = faiss.SearchParametersHNSW(efSearch=max(self._ef_search, count))
             return np.asarray(index.search(queries, count, params=options)[1])
         if kind == "ivf":
             nprobe = min(self._nprobe or max(16, index.nlist // 8), index.nlist)
-            # one by one: faiss rounds the distances to the lists' centres differently for many queries at once
+            # Search one by one: faiss rounds the distances to the list centres differently for several queries.
             options = faiss.SearchParametersIVF(nprobe=nprobe)
             found = [index.search(query[None], count, params=options)[1][0] for query in queries]
             return np.asarray(found).reshape(len(queries), count)
@@ -157,16 +163,20 @@ class DenseIndex:
         return Ranking(ids[best], scores[best])
 
     def _settled(self, ranking: Ranking, depth: int) -> bool:
-        """Whether there are enough, and none that an exact search left out can belong to the first `depth`."""
+        """Whether the first `depth` ranks are final.
+
+        There must be enough candidates. For an exact index, no passage outside the candidates may be able to enter:
+        the score at rank `depth` must exceed the lowest candidate's score by more than the rounding error of faiss.
+        """
         if self.manifest.kind != "flat" or len(ranking.ids) == len(self):
             return len(ranking.ids) >= depth
         cut = int(ranking.scores[-1])
-        margin = 2 + (abs(cut) >> 18)  # faiss sums in single precision
+        margin = 2 + (abs(cut) >> 18)  # FAISS sums in single precision.
         return int(ranking.scores[depth - 1]) > cut + margin
 
 
 def _scores(vectors: Vectors, query: Vectors) -> NDArray[np.int64]:
-    """Inner products in units of 1 / SCALE, shape (vectors,); the same for a vector in any company."""
+    """Inner products in units of 1 / SCALE, shape (vectors,); each depends on its own vector and the query alone."""
     products = vectors.astype(np.float64) * query.astype(np.float64)
     scores: NDArray[np.int64] = np.rint(products.sum(axis=1) * SCALE).astype(np.int64)
     return scores

@@ -1,10 +1,11 @@
-"""The folder of a dense index: its manifest, and the checks before it is opened.
+"""The manifest of a dense index, and the checks made before an index is opened.
 
-A folder holds
+The folder of an index holds these files:
 
-    index.json      the manifest: what was indexed, with which encoder, and the sizes and digests of the other files
-    index.faiss     the vectors, as faiss stores them
-    passages.jsonl  the passages, and offsets.npy, where each of them begins
+    index.json      the manifest: number of passages, encoder, options, and sizes and digests of the other files
+    index.faiss     the vectors, in the format of faiss
+    passages.jsonl  the passages
+    offsets.npy     the byte offset of each passage in passages.jsonl
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ KINDS = ("flat", "hnsw", "ivf")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in `index.json`."""
+    """The content of `index.json`."""
 
     format: int
     kind: str
@@ -42,15 +43,15 @@ class Manifest:
     """Path or name of the encoder."""
     encoder_fingerprint: str
     probes: list[list[float]]
-    """What the encoder makes of `encoders.PROBES`; see `encoders.probe`."""
+    """The encoder's embeddings of `encoders.PROBES`, as returned by `encoders.probe`."""
     template: str
-    """How a passage's text is put together, with `{title}` and `{text}`."""
+    """Template for the text of a passage, with `{title}` and `{text}`."""
     query_prefix: str
     passage_prefix: str
     libraries: dict[str, str]
     """Versions of the libraries that built the index."""
     files: dict[str, dict[str, Any]]
-    """name -> `bytes` and `blake2b` of each other file."""
+    """For each other file, by name: its size `bytes` and its digest `blake2b`."""
 
     @property
     def normalize(self) -> bool:
@@ -63,10 +64,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `index.json`, and that the other files are there with the sizes it names.
+    """Read and check `index.json`, and check that the other files exist with the sizes listed in it.
 
     Raises:
-        DataError: there is no index, a half-written one, one of another format, or one with damaged files.
+        DataError: the index is missing, incomplete, in another format, or has damaged files.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -97,24 +98,24 @@ def read_manifest(folder: Path) -> Manifest:
 def _no_index(folder: Path) -> str:
     how = "`zerosearch index build` makes one"
     if building_folder(folder).is_dir():
-        how = "an unfinished build stands beside it: the same `zerosearch index build` command goes on with it"
+        how = "there is an unfinished build next to it: repeat its `zerosearch index build` command to continue it"
     there = f"holds no {MANIFEST_FILE}" if folder.is_dir() else "does not exist"
-    return f"{folder} is no dense index: it {there}; {how}."
+    return f"{folder} is not a dense index: it {there}; {how}."
 
 
 def building_folder(folder: Path) -> Path:
-    """Where the index of a folder is put together before it is moved there."""
+    """The folder in which an index is built before it is moved to `folder`."""
     return folder.parent / f".{folder.name}.building"
 
 
 def digest(path: Path) -> str:
-    """blake2b of a file's content, in hexadecimal digits."""
+    """The blake2b digest of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare the content of every file with the digest in the manifest; reads all of it.
+    """Compare the content of every file with its digest in the manifest; reads all files completely.
 
     Raises:
         DataError: a file has changed since the index was built.
@@ -125,7 +126,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that an index depends on, as far as they are installed."""
+    """Versions of the installed libraries that an index depends on."""
     found = {}
     for name in ("zerosearch-env", "faiss-cpu", "faiss-gpu", "sentence-transformers", "transformers", "torch", "numpy"):
         try:

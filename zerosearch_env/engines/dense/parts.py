@@ -1,4 +1,4 @@
-"""What a dense engine searches with: index, encoder and reranker, loaded once for all engines of a process."""
+"""Index, encoder and reranker of a dense engine, loaded once for all engines of a process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .manifest import read_manifest
 
 
 class Parts:
-    """What engines of one process share: the index, the encoder and the reranker."""
+    """The index, encoder and reranker, shared by the engines of one process."""
 
     def __init__(self, index: DenseIndex, encoder: Encoder, reranker: Reranker | None) -> None:
         self.index, self.encoder, self.reranker = index, encoder, reranker
 
 
 class RankedToTheEnd:
-    """A ranking with what comes after it, for `sample_negatives`."""
+    """A ranking that can be extended beyond its last rank, for `sample_negatives`."""
 
     def __init__(self, parts: Parts, ranking: Ranking) -> None:
         self.passages = parts.index.passages
@@ -34,7 +34,7 @@ class RankedToTheEnd:
         return len(self.passages)
 
     def rank_all(self, query: str) -> Ranking:
-        """The ranking, then the rest by exact scores, as far as it can be examined."""
+        """The ranking, followed by further passages by exact score, at most MAX_EXAMINED."""
         index, head = self._parts.index, self._head
         vector = embed_queries(index.manifest, self._parts.encoder, [query])[0]
         exact = index.rank_all(vector, min(len(index), len(head.ids) + MAX_EXAMINED))
@@ -53,7 +53,7 @@ def open_parts(
     device: str | None,
     tuning: dict[str, Any],
 ) -> Parts:
-    """Load and check; engines with equal descriptions share what is loaded while one of them is open."""
+    """Load and check index, encoder and reranker. Open engines with equal descriptions share them."""
     manifest = read_manifest(folder)
     chosen = manifest.encoder if encoder is None else encoder
     stamp = tuple(sorted((name, str(entry)) for name, entry in manifest.files.items()))

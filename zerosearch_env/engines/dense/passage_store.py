@@ -1,6 +1,7 @@
-"""Passages on disk: JSON lines and the place where each begins, both mapped into memory and read line by line.
+"""Passages on disk: a JSON lines file and the byte offset of each line, both memory-mapped and read on access.
 
-A million passages open at once and cost no memory of their own; processes that read one store share its pages.
+A store with a million passages opens instantly and uses no extra memory; processes that read the same store share its
+pages.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ OFFSETS_FILE = "offsets.npy"
 
 
 def write_passages(folder: Path, passages: Iterable[Document]) -> int:
-    """Write a store into a folder that exists.
+    """Write a store into an existing folder.
 
     Returns:
-        How many passages it holds.
+        The number of passages.
     """
     starts = [0]
     with (folder / PASSAGES_FILE).open("wb") as file:
@@ -38,18 +39,18 @@ def _line(passage: Document) -> bytes:
     row = {"id": passage.source, "title": passage.title, "text": passage.text}
     try:
         return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can hold
+    except UnicodeEncodeError:  # A lone surrogate, which can only be written as an escape.
         return json.dumps(row).encode("ascii") + b"\n"
 
 
 class PassageStore(Sequence[Document]):
-    """The passages of a folder, read when they are asked for.
+    """The passages of a folder, read from disk on access.
 
     Args:
-        folder: where `write_passages` wrote.
+        folder: the folder written by `write_passages`.
 
     Raises:
-        DataError: a file is missing, or the two do not belong together.
+        DataError: a file is missing, or the two files do not match.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +63,7 @@ class PassageStore(Sequence[Document]):
             raise DataError(f"the passages in {folder} cannot be read: {cause}. Build the index again.") from cause
         if self._starts.ndim != 1 or len(self._starts) < 2 or int(self._starts[-1]) != len(self._bytes):
             raise DataError(
-                f"{self._path} has {len(self._bytes)} bytes and {OFFSETS_FILE} describes another file; one of them is "
+                f"{self._path} with {len(self._bytes)} bytes does not match {OFFSETS_FILE}; one of them is "
                 "damaged. Build the index again."
             )
 
@@ -77,13 +78,13 @@ class PassageStore(Sequence[Document]):
         """One passage, or a list of them.
 
         Raises:
-            DataError: its line is damaged.
+            DataError: the line of a passage is damaged.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
-            raise IndexError(f"there are {len(self)} passages, and number {index} was asked for")
+            raise IndexError(f"there are {len(self)} passages, so index {index} is out of range")
         line = self._bytes[int(self._starts[position]) : int(self._starts[position + 1])]
         try:
             row = json.loads(line)
@@ -95,5 +96,5 @@ class PassageStore(Sequence[Document]):
         return (self[position] for position in range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy in another process maps the same files."""
+        """Pickle the folder only; a copy maps the same files."""
         return type(self), (self._path.parent,)

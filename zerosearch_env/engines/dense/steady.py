@@ -1,9 +1,14 @@
-"""Batches of one shape: what a network computes for a text must not depend on which other texts are beside it.
+"""Batches of fixed shape, so that a model's output for a text does not depend on the other texts of its batch.
 
-A network's matrix products are rounded differently for different shapes, so that a text's embedding changes in its
-last bits with the size of the batch and with the padding that a longer neighbour brings. Here every batch of one
-length class has the same number of rows and the same number of tokens: a filler text of exactly that length stands in
-the first row and in all rows that are left over. What is then computed for a row is the same in every batch.
+Matrix products are rounded differently for different shapes. So the last bits of a text's embedding change with the
+size of the batch, and with the padding needed for a longer text in it. Here texts are grouped into length classes, and
+all batches of a class have the same number of rows and tokens: at least one row is a filler text with exactly the
+length of the class, and the fillers also occupy the unused rows. A row then gets the same result in every batch.
+
+    length class of 8 tokens, rows = 4:      text    x x x x x . . .     (. is padding)
+                                             text    x x x x x x x .
+                                             filler  a a a a a a a a     sets the length
+                                             filler  a a a a a a a a     unused row
 """
 
 from __future__ import annotations
@@ -15,19 +20,19 @@ _STEP = 4
 
 
 class Fillers:
-    """Filler texts of growing length, one a length class.
+    """Filler texts of increasing length, one per length class.
 
     Args:
-        measure: the number of tokens that a text (or a pair with it) has after truncation.
+        measure: returns the number of tokens of a text (or of a pair with it) after truncation.
     """
 
     def __init__(self, measure: Callable[[str], int]) -> None:
         self._measure = measure
         self._rungs: list[tuple[int, str]] = []
-        """(tokens, text), both growing; the last one may be cut off by truncation."""
+        """Pairs (tokens, text), both increasing; truncation may cut the last text."""
 
     def at_least(self, tokens: int) -> str:
-        """The shortest filler with at least that many tokens, or the longest one that truncation leaves."""
+        """The shortest filler with at least `tokens` tokens, or the longest one that truncation allows."""
         for length, text in self._rungs:
             if length >= tokens:
                 return text
@@ -43,15 +48,15 @@ class Fillers:
 
 
 def steady_batches(lengths: Sequence[int], fillers: Fillers, rows: int) -> Iterator[tuple[str, list[int]]]:
-    """Group texts so that each can be computed in a batch of `rows` rows whose shape only its own length decides.
+    """Group texts into batches of `rows` rows, such that a text's batch shape depends only on the text's length.
 
     Args:
-        lengths: tokens of each text.
-        fillers: of the same tokenizer.
-        rows: rows of every batch, at least 2: one of them is the filler's.
+        lengths: number of tokens of each text.
+        fillers: fillers for the same tokenizer.
+        rows: rows per batch, at least 2; one row is reserved for the filler.
 
     Yields:
-        (filler, positions of at most rows - 1 texts); the caller fills the batch up to `rows` with the filler.
+        Pairs (filler, positions of at most rows - 1 texts); the caller fills the batch up to `rows` with the filler.
     """
     classes: dict[str, list[int]] = {}
     for position, length in enumerate(lengths):

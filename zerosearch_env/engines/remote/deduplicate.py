@@ -1,4 +1,4 @@
-"""`Deduplicator`: what several callers want at the same time is done once."""
+"""`Deduplicator`: work that several callers request at the same time is done once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class _Flight(Generic[Value]):
 
 
 class Deduplicator(Generic[Value]):
-    """Work under way, by key. To be used from one event loop at a time.
+    """Running tasks by key. Use it from one event loop at a time.
 
-    A caller that is cancelled leaves the work to the others; when the last one is, the work is cancelled too.
+    If a caller is cancelled, the work continues for the others; when the last caller is cancelled, so is the work.
     """
 
     def __init__(self) -> None:
         self._flights: dict[bytes, _Flight[Value]] = {}
 
     async def join(self, key: bytes, start: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
-        """The result of the work under a key, which is started where it is not under way."""
+        """Wait for the work with this key, and start it if it is not running. Returns its result."""
         flight = self._flights.get(key)
         if flight is None or flight.task.done() or flight.task.get_loop() is not asyncio.get_running_loop():
             flight = self._flights[key] = _Flight(asyncio.ensure_future(start()))
@@ -38,4 +38,4 @@ class Deduplicator(Generic[Value]):
             if not flight.waiting:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-                flight.task.cancel()  # without effect on one that is done
+                flight.task.cancel()  # No effect if the task is done.

@@ -1,7 +1,7 @@
-"""`RemoteEngine`: what the engines that ask a server for a ranking share.
+"""`RemoteEngine`: base class of the engines that ask a server for a ranking.
 
-Queries are cleaned and bounded, pages of a ranking come from the cache or the server, useful and noisy documents are
-chosen from them (`ranking.py`). A search that fails says so in its result; no document is ever made up.
+Queries are cleaned and cut. The pages of a ranking come from the cache or the server, and the useful and noisy
+documents are chosen from them (`pages.py`). A failed search is reported in its result; documents are never invented.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _TITLE_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class RemoteOptions:
-    """How a remote engine is asked, and its noise."""
+    """Limits and noise of a remote engine."""
 
     noise_depth: int = 20
-    """Ranks below `top_k` from which noisy documents are drawn; at least `top_k` of them are looked at."""
+    """Number of ranks below `top_k` from which noisy documents are drawn; at least `top_k` ranks are used."""
     max_pages: int = 5
-    """Pages of a ranking that one search asks for at most."""
+    """Maximum number of pages of a ranking per search."""
     max_query_chars: int = 300
-    """Where a query is cut."""
+    """Maximum length of a query, in characters; longer queries are cut."""
     max_document_chars: int = 2000
-    """Where the text of a document is cut; titles are cut at 300 characters."""
+    """Maximum length of a document's text, in characters; longer texts are cut. Titles are cut at 300 characters."""
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            ConfigError: when one cannot be used.
+            ConfigError: a value is invalid.
         """
         for field in fields(self):
             check_whole(field.name, getattr(self, field.name))
@@ -52,23 +52,23 @@ class RemoteOptions:
 
 @dataclass(frozen=True, slots=True)
 class RemoteStats(SearchCounts):
-    """Counts since an engine was made, in this process. What is cached are pages."""
+    """Counts since an engine was created, in this process. The cache counts refer to pages."""
 
     empty_searches: int = 0
-    """Searches that succeeded and found nothing."""
+    """Searches that succeeded but found nothing."""
     pages: int = 0
-    """Pages of rankings that a server sent."""
+    """Pages of rankings received from a server."""
     requests: int = 0
     """HTTP requests, retries included."""
     cost: float = 0.0
-    """`requests` at the price that was given, in its currency; a provider may bill less, as for failed requests."""
+    """`requests` times the configured price, in its currency. A provider may bill less, e.g. for failed requests."""
     budget_left: int | None = None
-    """Requests that may still be sent; None without a budget."""
+    """Number of requests left in the budget; None without a budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """One page of the ranking for a request, whose query has been cleaned."""
+    """One page to fetch: number `number` of the ranking for `request`. The query of the request has been cleaned."""
 
     request: SearchRequest
     number: int
@@ -76,7 +76,7 @@ class PageRequest:
 
 @dataclass
 class _PagedSearch:
-    """A request on its way to documents."""
+    """The state of one search: the request, the generator that chooses its documents, and the outcome."""
 
     request: SearchRequest
     steps: Generator[int, Page, Found]
@@ -86,19 +86,19 @@ class _PagedSearch:
 
 
 class RemoteEngine(BatchedEngine):
-    """Base of the engines that ask a server.
+    """Base class of the engines that ask a server.
 
     Args:
-        name: of the engine, in results and in the cache.
-        options: bounds and noise.
-        cache: a path, or an open cache; None keeps nothing.
+        name: name of the engine in results and in the cache.
+        options: limits and noise.
+        cache: a path, or an open cache; None turns caching off.
 
     Raises:
         CacheError: the cache cannot be opened.
     """
 
     _LIVE: tuple[str, ...] = ("_loop", "_counts", "_client")
-    """What a copy makes anew, in `_connect`."""
+    """Attributes that are not copied; a copy creates them in `_connect`."""
     waits = True
 
     _loop: LoopThread
@@ -112,29 +112,29 @@ class RemoteEngine(BatchedEngine):
 
     @abstractmethod
     def _new_client(self) -> JsonClient:
-        """A client that has sent nothing yet; it reads keys from the environment, so that no copy carries them."""
+        """Create a client. It reads keys from the environment, so that copies of the engine do not contain them."""
 
     @abstractmethod
     async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
-        """One page, or what kept it away, per ask and in order; counts the pages that were sent."""
+        """Fetch pages: one page or error per entry of `asks`, in order. Counts the pages received."""
 
     @abstractmethod
     def _key(self, ask: PageRequest) -> bytes:
-        """What the page depends on, without keys of providers."""
+        """The cache key: everything that the page depends on, without API keys."""
 
     def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
-        """How the documents of a request are found."""
+        """The generator that chooses the documents of a request; see `pages.find`."""
         return find(request, noise_depth=self._options.noise_depth, max_pages=self._options.max_pages)
 
     def _connect(self) -> None:
-        """Make what belongs to this process."""
+        """Create the attributes that belong to this process."""
         self._loop = LoopThread(f"zerosearch-{self._name}")
         self._counts: Counter[str] = Counter()
         self._client = self._new_client()
         self._client.on_connect = self._loop.on_close
 
     def stats(self) -> RemoteStats:
-        """What has been counted until now, in this process; a snapshot that does not change."""
+        """The counts so far, in this process; an immutable snapshot."""
         counts = dict(self._counts)
         if self._cache is not None:
             counts["cache_errors"] = self._cache.errors
@@ -146,29 +146,29 @@ class RemoteEngine(BatchedEngine):
         Raises:
             EngineError: the engine is closed.
             QuotaError: a budget or quota is used up, and no request of the batch could be answered.
-            ConfigError: a noise mask has another length than `top_k`.
+            ConfigError: the length of a noise mask is not `top_k`.
         """
         self._check_open()
         return self._loop.run(self._answer(requests)) if requests else []
 
     def close(self) -> None:
-        """Cancel what is on its way, and close connections and cache. Calling it twice is fine."""
+        """Cancel pending requests, and close the connections and the cache. Calling it twice is fine."""
         super().close()
         self._loop.close()
         if self._cache is not None:
             self._cache.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As it is described, without keys, connections and counts."""
+        """Leave out keys, connections and counts."""
         return {name: value for name, value in super().__getstate__().items() if name not in self._LIVE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy connects, counts and reads its key from the environment by itself."""
+        """Reconnect: a copy reads its key from the environment and has its own connections and counts."""
         super().__setstate__(state)
         self._connect()
 
     async def _answer(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """All requests in step: the pages that they need next, until each has its documents."""
+        """Answer all requests in lockstep: get the next page of each unfinished search until all are done."""
         began = time.perf_counter()
         hunts = [self._hunt(request) for request in requests]
         waiting = [(hunt, ask) for hunt in hunts if (ask := _advance(hunt, None)) is not None]
@@ -179,7 +179,7 @@ class RemoteEngine(BatchedEngine):
             waiting = [(hunt, ask) for hunt, ask in steps if ask is not None]
         elapsed = time.perf_counter() - began
         results = [self._result(hunt, elapsed) for hunt in hunts]
-        # In a batch that was answered in part the failures tell; one without any answer must not pass for bad luck.
+        # In a partly answered batch the failed results show the error. A batch without any answer must raise it.
         quota = next((hunt.error for hunt in hunts if isinstance(hunt.error, QuotaError)), None)
         if quota is not None and all(result.failure is not None for result in results):
             raise quota
@@ -188,7 +188,7 @@ class RemoteEngine(BatchedEngine):
     def _hunt(self, request: SearchRequest) -> _PagedSearch:
         check_mask(request)
         cleaned = replace(request, query=clean_query(request.query, self._options.max_query_chars))
-        # Servers take an empty query for an error, and some bill it.
+        # Do not send an empty query: servers answer it with an error, and some bill it.
         return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Found())
 
     async def _pages(self, asks: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
@@ -211,7 +211,7 @@ class RemoteEngine(BatchedEngine):
         for key, page in fetched.items():
             if isinstance(page, Page):
                 entries[key] = page.documents
-                if page.last:  # that nothing follows is kept as an empty page after it
+                if page.last:  # Cache the end of the ranking as an empty page after the last one.
                     entries[self._key(replace(asks[key], number=asks[key].number + 1))] = ()
         await asyncio.to_thread(self._cache.put_many, self._name, entries)
 
@@ -225,7 +225,7 @@ class RemoteEngine(BatchedEngine):
 
 
 def _advance(hunt: _PagedSearch, page: Page | EngineError | None) -> PageRequest | None:
-    """Hand a hunt its page (None to begin); the page it needs next, None when it is over."""
+    """Send a search its page, or None to start it. Returns the page it needs next, or None if it is finished."""
     if hunt.found is not None:
         return None
     hunt.attempts += 0 if page is None else page.attempts
@@ -240,7 +240,7 @@ def _advance(hunt: _PagedSearch, page: Page | EngineError | None) -> PageRequest
 
 
 def bounded(document: Document, max_chars: int) -> Document:
-    """A document with title and text cut to their bounds."""
+    """The document with its title cut to 300 characters and its text cut to `max_chars`."""
     title, text = document.title, document.text
     if len(title) <= _TITLE_CHARS and len(text) <= max_chars:
         return document
@@ -248,15 +248,15 @@ def bounded(document: Document, max_chars: int) -> Document:
 
 
 def page_key(name: str, *parts: Any) -> bytes:
-    """The key under which a page is cached."""
+    """The cache key of a page."""
     return cache_key(name, "page-1", *parts)
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Check an option that is a whole number.
+    """Check that an option is an integer of at least `least`.
 
     Raises:
-        ConfigError: it is none, or below `least`.
+        ConfigError: the value is not an integer, or is below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Keys of remote engines: read from the environment, and shown nowhere."""
+"""API keys of remote engines: read from the environment and never shown."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from ...errors import ConfigError
 
 
 def key_of(variable: str, what: str, *, needed: bool) -> str:
-    """The key in an environment variable; empty where it is not set and not needed.
+    """Read a key from an environment variable; returns "" if it is not set and not needed.
 
     Args:
-        variable: its name.
-        what: how a message calls the key.
-        needed: whether a missing one is an error.
+        variable: name of the environment variable.
+        what: name of the key in error messages.
+        needed: whether a missing key is an error.
 
     Raises:
-        ConfigError: it is missing, or holds characters that no HTTP header can carry; the key is not shown.
+        ConfigError: the key is missing, or it has characters that are not allowed in an HTTP header. The message does
+            not show the key.
     """
     key = os.environ.get(variable, "").strip()
     if needed and not key:
-        # Who takes the option for the key itself must not find it in a log.
+        # A user may pass the key itself instead of the variable's name: do not show it.
         name = variable if re.fullmatch("[A-Z][A-Z0-9_]*", variable) else "that key_env or token_env names"
         raise ConfigError(f"the environment variable {name} with {what} is not set; export it before the start")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"the environment variable {variable} holds characters that no key has; is it the right text?"
+            f"the environment variable {variable} holds characters that no key has; is it the right value?"
         )
     return key

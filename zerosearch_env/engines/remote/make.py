@@ -1,4 +1,4 @@
-"""The specs `retrieve:URL`, `serpapi`, `serper` and `brave` with their options; loads an engine when one is built."""
+"""Factories for the specs `retrieve:URL`, `serpapi`, `serper` and `brave`; an engine is imported when it is built."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def retrieve_engine(
     http: Mapping[str, Any] | None = None,
     cache: str | None = None,
 ) -> RetrieveEngine:
-    """The engine of `"retrieve:URL[,URL...]"`.
+    """Build the engine for `"retrieve:URL[,URL...]"`.
 
     Args:
-        argument: one address, or those of several replicas with commas between them.
-        dataset: not used; a request brings its question along.
-        dialect: as in `RetrieveEngine`, like those up to `token_env`.
-        path: what is put behind an address.
+        argument: one address, or the addresses of several replicas, separated by commas.
+        dataset: not used; each request carries its question.
+        dialect: as in `RetrieveEngine`, like the options up to `token_env`.
+        path: path appended to an address.
         send_context: whether the server makes the noise.
-        batch_size: queries of one HTTP request at most.
-        encoding: of the bodies.
-        token_env: environment variable with a bearer token; the token itself is no option, since descriptions of
+        batch_size: maximum number of queries per HTTP request.
+        encoding: encoding of the request and response bodies.
+        token_env: environment variable with a bearer token. The token itself is not an option, since descriptions of
             environments are written to files.
-        noise_depth: as in `RemoteOptions`, like those up to `max_document_chars`.
-        max_pages: lists of doubling length that one search asks for at most.
-        max_query_chars: where a query is cut.
-        max_document_chars: where a document is cut.
+        noise_depth: as in `RemoteOptions`, like the options up to `max_document_chars`.
+        max_pages: maximum number of lists per search; each list is twice as long as the one before.
+        max_query_chars: maximum length of a query; longer queries are cut.
+        max_document_chars: maximum length of a document; longer documents are cut.
         http: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
-        cache: path of a SQLite file that keeps what the server sent.
+        cache: path of a SQLite file that stores the server's answers.
 
     Raises:
-        ConfigError: no address, or an option that cannot be used.
+        ConfigError: the address is missing, or an option is invalid.
         CacheError: the cache cannot be opened.
     """
     from ...llm.http.options import HttpOptions
@@ -73,7 +73,7 @@ def retrieve_engine(
 
 
 def web_engine(provider: str) -> EngineFactory:
-    """The factory of a web search service: `"serpapi"`, `"serper"` or `"brave"`."""
+    """The engine factory for a web search service: `"serpapi"`, `"serper"` or `"brave"`."""
 
     def factory(
         argument: str,
@@ -96,10 +96,10 @@ def web_engine(provider: str) -> EngineFactory:
         http: Mapping[str, Any] | None = None,
         cache: str | None = None,
     ) -> WebSearchEngine:
-        """The engine of a web search service; the options are those of `WebSearchEngine` and `RemoteOptions`.
+        """Build the engine for a web search service; for the options see `WebSearchEngine` and `RemoteOptions`.
 
         Raises:
-            ConfigError: an argument behind the name, a missing key, or an option that cannot be used.
+            ConfigError: there is an argument after the name, the key is missing, or an option is invalid.
             CacheError: the cache cannot be opened.
         """
         from ...llm.http.options import HttpOptions
@@ -107,7 +107,7 @@ def web_engine(provider: str) -> EngineFactory:
         from .web import WebSearchEngine
 
         if argument:
-            raise ConfigError(f"the engine {provider!r} takes nothing behind a colon, got {len(argument)} characters")
+            raise ConfigError(f"the engine {provider!r} takes no argument, got {len(argument)} characters")
         return WebSearchEngine(
             provider,
             extras=extras,

@@ -1,8 +1,8 @@
-"""Useful and noisy documents out of a remote engine's ranking, page by page.
+"""Chooses useful and noisy documents from a remote engine's ranking, page by page.
 
-Useful documents are the best ranks. Noisy ones are hard negatives: drawn by the request's seed from the ranks below
-them, none with a gold answer. The rules are a generator without any input or output: it yields the number of the page
-that it needs, is sent the page, and returns what was found.
+Useful documents are the top ranks. Noisy documents are hard negatives: they are drawn by the request's seed from the
+ranks below, and contain no gold answer. The logic is a generator that does no I/O: it yields the number of the page
+that it needs, receives the page, and returns the documents.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from ..noise import mix_slots, seeded_orders
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of a ranking, best ranks first."""
+    """A part of a ranking, best ranks first."""
 
     documents: tuple[Document, ...]
     last: bool = False
-    """Whether nothing comes after it, as far as the engine knows. After an empty page nothing does."""
+    """Whether this is the last page, as far as the engine knows. An empty page is always the last one."""
     attempts: int = 0
-    """HTTP attempts behind it; 0 for one from the cache."""
+    """HTTP attempts made for this page; 0 if it comes from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The documents of a request, or why there are none."""
+    """The documents of a request, or the reason why the search failed."""
 
     documents: tuple[Document, ...] = ()
     failure: str | None = None
 
 
 def depth_of(request: SearchRequest, noise_depth: int) -> int:
-    """Ranks that a request looks at before anything is drawn: `top_k`, with noise also the pool below them."""
+    """Number of ranks that a request needs before documents are drawn: `top_k`, and with noise also the pool below."""
     return request.top_k + (max(noise_depth, request.top_k) if any(request.noise_mask) else 0)
 
 
 def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generator[int, Page, Found]:
-    """Yields numbers of pages from 0 on, takes the pages, returns the documents.
+    """Choose the documents: a generator that yields page numbers from 0 on, receives the pages, and returns `Found`.
 
-    A ranking without any document is no failure: nothing was found, and the result is empty whatever its noise. A
-    ranking that holds too few documents for a noisy result fails: nothing is made up, and nothing useful passes for
-    noise. A useful result is as short as the ranking.
+    - An empty ranking is not a failure: the result is empty, with or without noise.
+    - A ranking with too few documents for a noisy result is a failure: documents are not invented, and useful ones
+      are not used as noise.
+    - A useful result is short if the ranking is short.
 
     Args:
         request: the search.
-        noise_depth: ranks below `top_k` from which noisy documents are drawn.
-        max_pages: pages that are asked for at most.
+        noise_depth: number of ranks below `top_k` from which noisy documents are drawn.
+        max_pages: maximum number of pages to request.
     """
     mask, needed = request.noise_mask, depth_of(request, noise_depth)
     ranking: list[Document] = []
@@ -79,16 +80,16 @@ def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generat
         why = "there are no further results" if ended else f"max_pages={max_pages} is reached"
         return Found(
             failure=f"only {len(noisy)} of {request.top_k} noisy documents: {len(ranking)} results, of which the best "
-            f"{min(request.top_k, len(ranking))} are useful and the others may hold no gold answer; {why}"
+            f"{min(request.top_k, len(ranking))} are useful, and noise must not contain a gold answer; {why}"
         )
     return Found(mix_slots(mask, ranking, noisy))
 
 
 def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth: int) -> list[Document]:
-    """Up to `top_k` documents below the useful ranks without a gold answer, in the order of their ranks.
+    """Draw up to `top_k` documents without a gold answer from below the useful ranks; returned in rank order.
 
-    First from the `noise_depth` ranks of the pool, in the seeded order; where these hold too few, from further ranks,
-    the nearest first.
+    They come from the pool, the first `noise_depth` ranks below `top_k` (or `top_k` ranks, if more), in seeded order.
+    If the pool holds too few, the rest comes from the following ranks, in rank order.
     """
     below = ranking[request.top_k :]
     pool = min(max(noise_depth, request.top_k), len(below))

@@ -1,7 +1,7 @@
-"""Web search services: how each is asked, and what its answers say. One row a service; pure functions.
+"""Web search services: how to build their requests and read their answers. One `Provider` per service; pure functions.
 
-Formats after the services' own documentation (serpapi.com/search-api, serper.dev, api-dashboard.search.brave.com), as
-far as it is public; peers of this package read the same fields.
+The formats follow the services' documentation (serpapi.com/search-api, serper.dev, api-dashboard.search.brave.com), as
+far as it is public. Similar packages read the same fields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...types import Document
 from ..simulated.prompts import clean_text
 
 EXTRAS = ("answer_box", "knowledge_graph", "related_questions")
-"""What a page may hold besides its results, by the names that the option `extras` takes."""
+"""Parts that a page may have in addition to its results; the values of the option `extras`."""
 
 _MARKUP = re.compile(r"</?(?:strong|b|em|i|br)\s*/?>", re.IGNORECASE)
 _CHARS = 10_000
@@ -25,35 +25,35 @@ _CHARS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class WebQuery:
-    """One page that is asked for."""
+    """A request for one page."""
 
     text: str
     page: int
-    """0-based."""
+    """Page number, from 0."""
     size: int
-    """Results a page."""
+    """Results per page."""
     country: str | None = None
-    """A code such as `"us"`."""
+    """Country code such as `"us"`."""
     language: str | None = None
-    """A code such as `"en"`."""
+    """Language code such as `"en"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebPage:
-    """What an answer holds."""
+    """The content of an answer."""
 
     results: tuple[Document, ...]
     extras: Mapping[str, tuple[Document, ...]]
     last: bool
-    """Whether the service says that nothing follows."""
+    """Whether the service reports that there are no further pages."""
 
 
 class AnswerError(ValueError):
-    """An answer with status 200 reports an error, or has an unknown shape."""
+    """An answer with status 200 that reports an error or has an unknown format."""
 
 
 class QuotaAnswer(AnswerError):  # noqa: N818 (an answer first, and an error by what it says)
-    """It reports that the account's searches are used up."""
+    """An answer that reports that the account's searches are used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +67,22 @@ class Provider:
     key_variable: str
     """Environment variable with the key."""
     key_header: str
-    """Header that carries the key; empty: it is the parameter `api_key`."""
+    """Header for the key; if empty, the key is sent as the parameter `api_key`."""
     page_size: int
-    """Results a page, unless the option `page_size` says otherwise."""
+    """Default of the option `page_size`: results per page."""
     max_page_size: int
     max_pages: int
-    """Pages that the service serves."""
+    """Maximum number of pages that the service provides."""
     rate: float
-    """Requests a second, unless the option `rate` says otherwise."""
+    """Default of the option `rate`: requests per second."""
     fields: Callable[[WebQuery], dict[str, Any]]
-    """The parameters, or the body of a POST."""
+    """Builds the URL parameters, or the body of a POST."""
     read: Callable[[Mapping[str, Any]], WebPage]
-    """An answer with status 200. Raises AnswerError."""
+    """Reads an answer with status 200. Raises AnswerError."""
     max_words: int | None = None
-    """Words of a query that the service takes."""
+    """Maximum number of words in a query."""
     max_chars: int | None = None
-    """Characters of a query that the service takes."""
+    """Maximum number of characters in a query."""
 
 
 _USED_UP = re.compile(
@@ -92,15 +92,15 @@ _USED_UP = re.compile(
 )
 _WRONG_KEY = re.compile(r"SUBSCRIPTION_TOKEN_|x-subscription-token", re.IGNORECASE)
 _SAID = ("error", "errors", "message", "detail", "code")
-"""Fields in which the services say what is wrong, some of them inside one another."""
+"""Fields in which the services report errors; some are nested in one another."""
 
 
 def used_up(status: int, body: bytes) -> bool:
-    """Whether an error says that the account's searches are used up, which no retry mends.
+    """Whether an error means that the account's searches are used up, which a retry cannot fix.
 
-    Only what the service itself says is looked at: an answer may also repeat the query, which the policy wrote.
+    Only the error fields of the answer are checked, since other fields may repeat the query, which the policy wrote.
     """
-    if status == 402:  # "payment required", whatever the body says
+    if status == 402:  # "Payment Required", whatever the body is.
         return True
     if status not in (400, 403, 429):
         return False
@@ -123,7 +123,7 @@ def _said(data: Any, depth: int = 3) -> Iterator[str]:
 
 
 def wrong_key(status: int, message: str) -> bool:
-    """Whether an error says that the key is wrong. Brave says so with 422, as it does of a malformed request."""
+    """Whether an error means that the key is wrong. Brave uses 422 for this, and also for malformed requests."""
     return status in (401, 403) or (status == 422 and bool(_WRONG_KEY.search(message)))
 
 
@@ -139,7 +139,7 @@ def _serper_fields(query: WebQuery) -> dict[str, Any]:
 
 
 def _brave_fields(query: WebQuery) -> dict[str, Any]:
-    # Decorations are markup around the words of the query, which would otherwise stand in titles and texts.
+    # Text decorations are markup around the query's words in titles and texts; turn them off.
     asked = {"q": query.text, "count": query.size, "text_decorations": "false"}
     country = query.country.upper() if query.country else None
     more = {"offset": query.page or None, "country": country, "search_lang": query.language}
@@ -188,7 +188,7 @@ def _read_serper(data: Mapping[str, Any]) -> WebPage:
 
 def _read_brave(data: Mapping[str, Any]) -> WebPage:
     query, error, errors = data.get("query"), data.get("error"), data.get("errors")
-    if isinstance(errors, list) and errors:  # the reference has this form, the service the other one
+    if isinstance(errors, list) and errors:  # This is the documented form; the service itself sends the other one.
         error = errors[0]
     if isinstance(error, Mapping):
         said = f"{error.get('code')}: {error.get('detail')}"
@@ -209,10 +209,10 @@ def _read_brave(data: Mapping[str, Any]) -> WebPage:
 
 
 def _ranking(data: Mapping[str, Any], name: str, texts: Sequence[str], links: Sequence[str]) -> tuple[Document, ...]:
-    """The results under a name, best first; none where the name is absent, as services say that nothing was found.
+    """The results in field `name`, best first; empty if the field is absent, which means that nothing was found.
 
     Raises:
-        AnswerError: there is something else, or results of which none can be read: that is no empty ranking.
+        AnswerError: the field is not a list, or it has entries but none is readable, so the ranking is not empty.
     """
     items = data.get(name)
     if items is None:
@@ -228,19 +228,19 @@ def _ranking(data: Mapping[str, Any], name: str, texts: Sequence[str], links: Se
 
 
 def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: str = "title") -> Iterator[Document]:
-    """The documents among items; those without any text are left out."""
+    """Convert items to documents; items without any text are left out."""
     for item in items if isinstance(items, list) else ():
         if not isinstance(item, Mapping):
             continue
         name, text = _plain(item.get(title)), next(filter(None, (_plain(item.get(field)) for field in texts)), "")
         source = next((item[field] for field in links if isinstance(item.get(field), str)), "")
         if text or name:
-            # A result without a snippet still says something by its title; the texts stay apart otherwise.
+            # Without a snippet, the title becomes the text.
             yield Document(name if text else "", text or name, clean_text(source, 2000))
 
 
 def _plain(value: Any) -> str:
-    """One line without markup and entities; the items of a list, such as highlighted answers, behind one another."""
+    """One line without markup and entities; the items of a list, such as highlighted answers, are joined."""
     if isinstance(value, list):
         value = "; ".join(part for part in value if isinstance(part, str))
     text = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
@@ -305,4 +305,4 @@ PROVIDERS: dict[str, Provider] = {
         ),
     )
 }
-"""The services by name. Brave's smallest plan allows one request a second."""
+"""The services by name. Brave's smallest plan allows one request per second."""

@@ -1,4 +1,4 @@
-"""`RetrieveEngine`: a client of Search-R1 style retrieval servers, in every dialect that training code speaks."""
+"""`RetrieveEngine`: a client for Search-R1 style retrieval servers, in all the dialects used by training code."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ from .keys import key_of
 from .pages import Found, Page, depth_of
 
 TOKEN_VARIABLE = "ZEROSEARCH_RETRIEVE_TOKEN"
-"""Environment variable with the bearer token, where the server wants one."""
+"""Environment variable with the bearer token, for servers that require one."""
 
 _SPLIT = frozenset({400, 413, 422})
-"""Statuses that may be the fault of one query of a batch, or of the batch's size."""
+"""Statuses that may be caused by one query of a batch, or by the size of the batch."""
 
 
 class RetrieveEngine(RemoteEngine):
-    """Asks retrieval servers, several of which may be replicas of one.
+    """Asks one retrieval server, or several replicas of it.
 
-    - A page of the ranking is the list of the best `count` documents; the next page has twice as many. So a noisy
-      search asks for `top_k + noise_depth` documents at once, and for more only when too many of them hold an answer.
-    - With `send_context` the server makes the noise: it is told question, answers, noise and seed, as `zerosearch
-      serve` takes them, and its documents are returned as they are. A noisy one that holds a gold answer fails.
-    - Queries go in batches where the dialect takes a list, else one by one and several at once. A batch that the server
-      refuses is sent again in halves, so that a query it cannot stand takes no other one down.
+    - A page of the ranking is the list of the best `count` documents; each further page is a list twice as long. A
+      noisy search first requests `top_k + noise_depth` documents, and more only if too many of them hold an answer.
+    - With `send_context` the server makes the noise. It receives the question, answers, noise and seed, in the format
+      of `zerosearch serve`, and its documents are returned unchanged. If a noisy one contains a gold answer, the
+      search fails.
+    - If the dialect accepts a list of queries, they are sent in batches, otherwise as concurrent single requests. If
+      the server rejects a batch, it is sent again in halves, so that one bad query does not fail the others.
 
     Args:
-        urls: the servers' addresses, with or without the dialect's path.
-        dialect: one of `retrieve_dialects.DIALECTS`.
-        path: what is put behind an address; None: the dialect's, unless the address ends in it.
+        urls: addresses of the servers, with or without the dialect's path.
+        dialect: one of `retrieve_api.dialects.DIALECTS`.
+        path: path appended to an address; None means the path of the dialect, unless the address already ends in it.
         send_context: whether the server makes the noise.
-        batch_size: queries of one HTTP request at most.
-        encoding: `"json"` or `"msgpack"`; None: msgpack for GEM where it is installed, else JSON.
-        token_env: environment variable with a bearer token; None: `ZEROSEARCH_RETRIEVE_TOKEN`, where it is set.
-        options: bounds and noise.
-        http: bounds of the client.
-        cache: a path, or an open cache; None keeps nothing.
+        batch_size: maximum number of queries per HTTP request.
+        encoding: `"json"` or `"msgpack"`; None means msgpack for GEM if it is installed, otherwise JSON.
+        token_env: environment variable with a bearer token; None means `ZEROSEARCH_RETRIEVE_TOKEN`, if it is set.
+        options: limits and noise.
+        http: options of the HTTP client.
+        cache: a path, or an open cache; None turns caching off.
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
         CacheError: the cache cannot be opened.
     """
 
@@ -101,7 +102,7 @@ class RetrieveEngine(RemoteEngine):
         request = ask.request
         context = (request.question, request.answers, request.noisy, request.seed) if self._send_context else ()
         where = (sorted(self._urls), self._path, self._dialect.name)
-        # The number tells "nothing follows" from a list of that length; the size is what is sent.
+        # The size is what is sent. The number distinguishes a list from an "end of ranking" entry of the same size.
         what = (request.query, self._size(ask), ask.number, self._options.max_document_chars)
         return page_key(self._name, *where, *what, *context)
 
@@ -120,7 +121,7 @@ class RetrieveEngine(RemoteEngine):
         return [pages[place] for place in range(len(asks))]
 
     async def _post(self, asks: Sequence[PageRequest]) -> Sequence[Page | EngineError]:
-        """One HTTP request for asks of one size; halves of it where the server refuses the whole."""
+        """Send one HTTP request for pages of equal size; if the server rejects it, send it again in halves."""
         size, requests = self._size(asks[0]), [ask.request for ask in asks]
         body = self._dialect.body([request.query for request in requests], size)
         if self._send_context:
@@ -150,7 +151,7 @@ class RetrieveEngine(RemoteEngine):
 
 
 def _as_sent(request: SearchRequest) -> Generator[int, Page, Found]:
-    """The documents of a server that makes the noise; none of the noisy ones may hold a gold answer."""
+    """The documents of a server that makes the noise itself; noisy ones must not contain a gold answer."""
     page = yield 0
     for document, noise in zip(page.documents, request.noise_mask, strict=False):
         if noise and contains_answer(full_text(document), request.answers):
@@ -159,10 +160,10 @@ def _as_sent(request: SearchRequest) -> Generator[int, Page, Found]:
 
 
 def _base(url: str, paths: Sequence[str]) -> str:
-    """An address without the dialect's path, which is put behind it again.
+    """An address without the dialect's path, which is appended again later.
 
     Raises:
-        ConfigError: it is no http(s) address, or holds a password, which would stand in messages.
+        ConfigError: it is not an http(s) address, or it contains a password, which would appear in messages.
     """
     base = check_url(url)
     if "@" in urlsplit(base).netloc:

@@ -1,4 +1,4 @@
-"""A token bucket: how many requests a second may leave, and what they cost."""
+"""A token bucket that limits the requests per second, and a meter that counts requests and their cost."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Awaitable, Callable
 from ...errors import ConfigError, QuotaError
 
 _ENOUGH = 1 - 1e-9
-"""A level that counts as a whole token: after the exact wait rounding may leave it a little below."""
+"""Level that counts as a full token: after waiting the exact time, rounding may leave the level slightly below 1."""
 
 
 class TokenBucket:
-    """Lets `burst` requests through at once, and `rate` a second in the long run.
+    """Lets `burst` requests through immediately, and `rate` requests per second in the long run.
 
-    In every span of t seconds at most `burst + rate * t` callers get a token. They get them in the order in which they
-    came. A caller that is cancelled while it waits takes none. To be used from one event loop at a time.
+    In any interval of t seconds at most `burst + rate * t` callers get a token, in the order of their arrival. A
+    caller that is cancelled while it waits takes no token. Use it from one event loop at a time.
 
     Args:
-        rate: tokens a second, above 0; `math.inf` limits nothing.
-        burst: tokens that may be saved up, at least 1; None: a second's worth.
-        clock: seconds that never go back.
-        sleep: waits for some seconds.
+        rate: tokens per second, above 0; `math.inf` means no limit.
+        burst: maximum number of saved tokens, at least 1; None means the tokens of one second.
+        clock: a monotonic clock, in seconds.
+        sleep: waits for a number of seconds.
 
     Raises:
-        ConfigError: an argument is out of its range.
+        ConfigError: an argument is out of range.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TokenBucket:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise ConfigError(f"rate must be a number of requests a second above 0, got {rate!r}")
+            raise ConfigError(f"rate must be a number of requests per second above 0, got {rate!r}")
         if burst is None:
             burst = max(1, int(min(rate, 1e6)))
         if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
@@ -49,7 +49,7 @@ class TokenBucket:
         self._queue: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def wait_s(self) -> float:
-        """Seconds until a token is there; 0 when one is."""
+        """Seconds until a token is available; 0 if there is one now."""
         level = self._fill()
         return 0.0 if level >= _ENOUGH else (1 - level) / self._rate
 
@@ -70,7 +70,7 @@ class TokenBucket:
         return self._level
 
     def _line(self) -> asyncio.Lock:
-        """Those who wait, in order; a process that forked has a loop, and a line, of its own."""
+        """The queue of waiting callers, in order of arrival; a forked process has its own loop and queue."""
         loop = asyncio.get_running_loop()
         if self._queue is None or self._queue[0] is not loop:
             self._queue = loop, asyncio.Lock()
@@ -78,15 +78,15 @@ class TokenBucket:
 
 
 class Meter:
-    """Counts requests against a budget and a price, and keeps them to a rate.
+    """Counts requests and their cost, and enforces a budget and a rate.
 
     Args:
-        bucket: the rate.
-        max_requests: the budget; None is without bound.
-        price_per_1000: of a thousand requests, in any currency.
+        bucket: limits the rate.
+        max_requests: the budget; None means no limit.
+        price_per_1000: price of a thousand requests, in any currency.
 
     Raises:
-        ConfigError: an argument is out of its range.
+        ConfigError: an argument is out of range.
     """
 
     def __init__(self, bucket: TokenBucket, *, max_requests: int | None = None, price_per_1000: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class Meter:
 
     @property
     def left(self) -> int | None:
-        """Requests that the budget still holds for those who do not wait already; None without a budget."""
+        """Number of requests left in the budget, after those that are already waiting; None without a budget."""
         return None if self._max is None else self._max - self.requests - self._waiting
 
     @property
@@ -112,9 +112,9 @@ class Meter:
         return self.requests * self._price / 1000
 
     async def admit(self) -> None:
-        """Wait until a request may leave, and count it; one that is cancelled while it waits is not counted.
+        """Wait until a request may be sent, and count it. A request cancelled while it waits is not counted.
 
-        Those who wait have their place in the budget: it is never overdrawn.
+        Waiting requests are reserved in the budget, so it is never exceeded.
 
         Raises:
             QuotaError: the budget is used up.

@@ -28,35 +28,35 @@ _CODE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?")
 
 
 class WebSearchEngine(RemoteEngine):
-    """Asks SerpAPI, Serper or Brave.
+    """Searches the web with SerpAPI, Serper or Brave.
 
-    - Useful documents are the best results, after the `extras` that were asked for. Title and snippet stay apart, the
-      address is the document's source.
-    - Noisy ones come from the ranks below, further pages included: a noisy search costs more requests than a useful one
-      unless the page is long enough or cached.
-    - Equal pages that are asked for at the same time are fetched, and paid, once.
-    - The key comes from the environment, and stands in no message, log line, copy, statistic or cache key.
+    - Useful documents are the top of the page: the requested `extras` and the best results. Title and snippet are
+      separate fields; the source of a document is its URL.
+    - Noisy documents come from the ranks below, which may be on further pages. So a noisy search costs more requests
+      than a useful one, unless the page is long enough or cached.
+    - If several searches need the same page at the same time, it is fetched and paid once.
+    - The key comes from the environment and appears in no message, log line, copy, statistic or cache key.
 
     Args:
         provider: `"serpapi"`, `"serper"` or `"brave"`.
-        extras: of `web_providers.EXTRAS`; each becomes documents: answer box and knowledge graph before the results,
-            related questions behind those of the first page.
-        page_size: results a page; None: the service's usual number.
-        country: a code such as `"us"`.
-        language: a code such as `"en"`.
-        rate: requests a second; None: as many as the service's smaller plans allow.
-        burst: requests at once after a pause; None: a second's worth.
-        max_requests: HTTP requests, retries included, after which every search fails; None is without bound. Like the
-            rate it is that of one engine in one process: a copy in another process has its own.
-        price_per_1000: of a thousand requests, for `stats().cost`.
-        url: another address of the service, such as a gateway's. The key is sent there.
-        key_env: environment variable with the key; None: the service's usual one.
-        options: bounds and noise.
-        http: bounds of the client.
-        cache: a path, or an open cache; None keeps nothing.
+        extras: names from `providers.EXTRAS`. Each becomes documents: answer box and knowledge graph come before the
+            results of the first page, related questions after them.
+        page_size: results per page; None means the service's default.
+        country: country code such as `"us"`.
+        language: language code such as `"en"`.
+        rate: requests per second; None means the limit of the service's smaller plans.
+        burst: number of requests that may be sent immediately after a pause; None means those of one second.
+        max_requests: number of HTTP requests, retries included, after which every search fails; None means no limit.
+            Like the rate, it applies to one engine in one process: a copy in another process has its own budget.
+        price_per_1000: price of a thousand requests, for `stats().cost`.
+        url: another address for the service, such as a gateway. The key is sent there.
+        key_env: environment variable with the key; None means the service's default variable.
+        options: limits and noise.
+        http: options of the HTTP client.
+        cache: a path, or an open cache; None turns caching off.
 
     Raises:
-        ConfigError: an argument cannot be used, or the key is missing.
+        ConfigError: an argument is invalid, or the key is missing.
         CacheError: the cache cannot be opened.
     """
 
@@ -88,7 +88,7 @@ class WebSearchEngine(RemoteEngine):
         self._page_size = service.page_size if page_size is None else page_size
         check_whole("page_size", self._page_size)
         if self._page_size > service.max_page_size:
-            raise ConfigError(f"{provider} serves at most {service.max_page_size} results a page, got {page_size!r}")
+            raise ConfigError(f"{provider} serves at most {service.max_page_size} results per page, got {page_size!r}")
         self._country, self._language = _code("country", country), _code("language", language)
         self._rate = service.rate if rate is None else rate
         self._burst = burst
@@ -101,17 +101,17 @@ class WebSearchEngine(RemoteEngine):
         self._connect()
 
     def stats(self) -> RemoteStats:
-        """What has been counted until now, in this process; a snapshot that does not change."""
+        """The counts so far, in this process; an immutable snapshot."""
         meter = self._meter
         return replace(super().stats(), requests=meter.requests, cost=meter.cost, budget_left=meter.left)
 
     async def asearch(self, request: SearchRequest) -> SearchResult:
-        """Answer one request at its own pace.
+        """Answer one request, independently of other callers.
 
         Raises:
             EngineError: the engine is closed.
             QuotaError: a budget or quota is used up.
-            ConfigError: a noise mask has another length than `top_k`.
+            ConfigError: the length of the noise mask is not `top_k`.
         """
         self._check_open()
         (result,) = await self._loop.arun(self._answer([request]))
@@ -145,7 +145,7 @@ class WebSearchEngine(RemoteEngine):
         )
 
     async def _get(self, ask: PageRequest) -> Page | EngineError:
-        """One page from the service."""
+        """Fetch one page from the service."""
         service = PROVIDERS[self._provider]
         fields = service.fields(self._query(ask))
         sent: dict[str, Any] = {"body": fields} if service.method == "POST" else {"params": fields}
@@ -161,20 +161,20 @@ class WebSearchEngine(RemoteEngine):
             page = service.read(reply.data)
         except AnswerError as cause:
             kind = QuotaError if isinstance(cause, QuotaAnswer) else EngineError
-            # The key goes before the cut, which would leave a half of one.
+            # Hide the key before the text is cut: the cut could leave half of the key.
             said = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
             return kind(said, attempts=reply.attempts)
         self._counts["pages"] += 1
         head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
         tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
-        # Boxes stand on every page of some services; they belong to the first.
+        # Some services repeat the boxes on every page; use those of the first page only.
         documents: tuple[Document, ...] = page.results if ask.number else (*head, *page.results, *tail)
         longest = self._options.max_document_chars
         cut = tuple(bounded(document, longest) for document in documents)
         return Page(cut, page.last or not page.results, reply.attempts)
 
     def _explained(self, error: EngineError) -> EngineError:
-        """The error with what to do about it, and typed where the account's searches are used up."""
+        """The error with a clearer message; a `QuotaError` if the account's searches are used up."""
         cause = error.__cause__
         if not isinstance(cause, StatusError):
             return error
@@ -191,14 +191,14 @@ class WebSearchEngine(RemoteEngine):
 
 
 def _extras(given: Sequence[str]) -> tuple[str, ...]:
-    """The extras that were asked for, each once and in the order of `EXTRAS`.
+    """The requested extras, without repetitions, in the order of `EXTRAS`.
 
     Raises:
-        ConfigError: no list of names, or an unknown one.
+        ConfigError: the value is not a list of names, or a name is unknown.
     """
     names = (given,) if isinstance(given, str) else given
     if not isinstance(names, Sequence):
-        raise ConfigError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {given!r}")
+        raise ConfigError(f"extras must be a list of names from {', '.join(EXTRAS)}, got {given!r}")
     for name in names:
         if name not in EXTRAS:
             raise unknown_name("extra of web search", name, EXTRAS)
@@ -206,10 +206,10 @@ def _extras(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _code(what: str, value: str | None) -> str | None:
-    """A code of a country or a language in small letters.
+    """A country or language code in lower case.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is not such a code.
     """
     if value is None:
         return None
@@ -219,10 +219,10 @@ def _code(what: str, value: str | None) -> str | None:
 
 
 def _safe(url: str) -> str:
-    """An address to which a key may be sent.
+    """Check that a key may be sent to an address, and return the address.
 
     Raises:
-        ConfigError: it is no address, is plain http to another machine, or holds what may be a key already.
+        ConfigError: it is not an address, it is plain http to another machine, or it may already contain a key.
     """
     base = check_url(url)
     parts = urlsplit(base)

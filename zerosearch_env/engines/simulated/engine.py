@@ -1,8 +1,8 @@
-"""`SimulatedEngine`: a language model plays the search engine, with its noise under control.
+"""`SimulatedEngine`: a language model plays the search engine, with a controlled amount of noise.
 
-Useful documents answer the query, noisy ones share its topic and never hold a gold answer. What the model writes is
-parsed, checked and resampled a bounded number of times; a search without usable documents fails, and no document is
-ever made up.
+Useful documents answer the query; noisy documents share its topic and never contain a gold answer. The model's output
+is parsed and checked, and resampled a bounded number of times. If there are still no usable documents, the search
+fails; the engine itself never invents a document.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .stats import Counters, SimulatorStats
 
 @dataclass
 class _Job:
-    """One set of documents that somebody asked for."""
+    """One requested set of documents."""
 
     request: SearchRequest
     noisy: bool
@@ -36,16 +36,17 @@ class _Job:
 class SimulatedEngine(BatchedEngine):
     """Asks a language model for the documents of each search.
 
-    - A request's documents depend on the request alone: its seed, and nothing of the batch.
-    - With one noise flag a document, a useful and a noisy set are made, and slot j holds the j-th document of one of
-      them: what it would hold if the whole search were of that kind.
-    - Useful sets without a gold answer are sampled again and then accepted: at the first hop of a question they need
-      not hold the final answer. Noisy sets with one are sampled again and then redacted. `stats` counts both.
+    - The documents depend on the request alone, including its seed, and never on the rest of the batch.
+    - With one noise flag per document, the engine makes a useful and a noisy set. Slot j holds the j-th document of the
+      set of its kind, as if the whole search were of that kind.
+    - A useful set without a gold answer is resampled and then accepted: at the first hop of a question the documents
+      need not contain the final answer. A noisy set with a gold answer is resampled and then redacted. `stats` counts
+      both cases.
 
     Args:
         backend: completes the prompts.
-        options: how documents are asked for and checked.
-        cache: a path, or an open cache; None keeps nothing.
+        options: how documents are requested and checked.
+        cache: a path, or an open cache; None turns caching off.
 
     Raises:
         CacheError: the cache cannot be opened.
@@ -67,7 +68,7 @@ class SimulatedEngine(BatchedEngine):
         self._counters = Counters()
 
     def stats(self) -> SimulatorStats:
-        """What has been counted until now, in this process; a snapshot that does not change."""
+        """The counts so far, in this process; an immutable snapshot."""
         if self._cache is None:
             return self._counters.snapshot()
         return self._counters.snapshot(cache_errors=self._cache.errors)
@@ -76,8 +77,8 @@ class SimulatedEngine(BatchedEngine):
         """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
 
         Raises:
-            EngineError: the engine is closed, or its model broke down.
-            ConfigError: a noise mask has another length than `top_k`, or the model cannot be loaded.
+            EngineError: the engine is closed, or its model failed.
+            ConfigError: the length of a noise mask is not `top_k`, or the model cannot be loaded.
         """
         self._check_open()
         began = time.perf_counter()
@@ -98,21 +99,21 @@ class SimulatedEngine(BatchedEngine):
         return [self._result(request, plan, elapsed) for request, plan in zip(requests, plans, strict=True)]
 
     async def asearch(self, request: SearchRequest) -> SearchResult:
-        """Answer one request: on a server at its own pace, on a local model together with other callers' requests."""
+        """Answer one request: independently if the backend is a server, batched with other callers if it is local."""
         if not isinstance(self._backend, AsyncBackend):
             return await super().asearch(request)
         self._check_open()
         return await self._backend.arun(self._answer(self._backend, request))
 
     def close(self) -> None:
-        """Cancel what is on its way, and release model or connections. Calling it twice is fine."""
+        """Cancel pending requests, and release the model or the connections. Calling it twice is fine."""
         super().close()
         self._backend.close()
         if self._cache is not None:
             self._cache.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the counters, besides what the base leaves out: a copy counts by itself."""
+        """Leave out the counters as well: a copy counts separately."""
         return {name: value for name, value in super().__getstate__().items() if name != "_counters"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,7 +122,7 @@ class SimulatedEngine(BatchedEngine):
         self._counters = Counters()
 
     def _plan(self, request: SearchRequest, jobs: dict[bytes, _Job]) -> list[_Job]:
-        """The sets that a request needs, useful before noisy; `jobs` holds those of the whole batch, each once."""
+        """The sets that a request needs, useful before noisy; `jobs` collects the distinct sets of the whole batch."""
         plan = []
         for noisy in _kinds(request):
             key = self._key(request, noisy)
@@ -139,7 +140,7 @@ class SimulatedEngine(BatchedEngine):
         return {} if self._cache is None else self._cache.get_many(keys, self._name)
 
     def _take(self, job: _Job, hits: Mapping[bytes, tuple[Document, ...]]) -> bool:
-        """Whether the job is done by a cached set."""
+        """Fill a job from the cache; returns whether a cached set was found."""
         documents = hits.get(job.key)
         found = documents is not None and len(documents) == job.request.top_k
         if found and documents is not None:
@@ -149,7 +150,7 @@ class SimulatedEngine(BatchedEngine):
         return found
 
     def _keep(self, jobs: Sequence[_Job]) -> None:
-        """Count and cache what was made; also when the batch as a whole was interrupted."""
+        """Count and cache the finished sets; also called when the batch was interrupted."""
         made = {job.key: job.result for job in jobs if job.result is not None}
         for result in made.values():
             self._counters.add_set(result)
@@ -158,7 +159,7 @@ class SimulatedEngine(BatchedEngine):
             self._cache.put_many(self._name, good)
 
     def _in_step(self, jobs: Sequence[_Job]) -> None:
-        """All sets together: one batch of prompts after the other until each set is done."""
+        """Make all sets in lockstep: send one prompt per unfinished set as a batch, and repeat until all are done."""
         makers = [(job, make_set(job.request, job.noisy, self._options, source=self._name)) for job in jobs]
         waiting = [(job, maker, next(maker)) for job, maker in makers]
         while waiting:
@@ -172,7 +173,7 @@ class SimulatedEngine(BatchedEngine):
             waiting = going
 
     async def _gather(self, backend: AsyncBackend, jobs: Sequence[_Job]) -> None:
-        # As many at once as the server takes: the prompts of the others are made while it is waited for.
+        # One worker per concurrent request of the server. All workers take their jobs from one iterator.
         waiting = iter(jobs)
 
         async def work() -> None:
@@ -225,10 +226,10 @@ class SimulatedEngine(BatchedEngine):
 
 
 def _kinds(request: SearchRequest) -> tuple[bool, ...]:
-    """Which kinds of sets a request needs, useful before noisy.
+    """The kinds of sets that a request needs (False: useful, True: noisy), useful before noisy.
 
     Raises:
-        ConfigError: `top_k` is below 1, or the mask has another length.
+        ConfigError: `top_k` is below 1, or the length of the mask is not `top_k`.
     """
     check_mask(request)
     return tuple(sorted({bool(noisy) for noisy in request.noise_mask}))

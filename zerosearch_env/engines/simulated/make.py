@@ -1,4 +1,4 @@
-"""The specs `simulated:BACKEND:WHAT` and their options; loads the engine only when one is built."""
+"""Factory for the specs `simulated:BACKEND:WHAT`; the engine is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _OWN_OPTIONS = {
     "vllm": ("engine_options",),
     "tiny": ("device", "dtype", "max_batch"),
 }
-"""The options that only some backends have."""
+"""Options that only some backends accept."""
 
 TINY_MODEL = Path(__file__).parents[2] / "assets" / "simulator-tiny"
-"""The simulation LLM that comes with the package; `zerosearch simulator tiny` made it."""
+"""The simulation LLM shipped with the package; created by `zerosearch simulator tiny`."""
 
 
 def simulated_engine(
@@ -49,33 +49,34 @@ def simulated_engine(
     max_batch: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
 ) -> SimulatedEngine:
-    """The engine of `"simulated:BACKEND:WHAT"`: `openai:URL[,URL...]`, `hf:MODEL`, `vllm:MODEL`, or `tiny` alone.
+    """Build the engine for `"simulated:BACKEND:WHAT"`: `openai:URL[,URL...]`, `hf:MODEL`, `vllm:MODEL`, or `tiny`.
 
     Args:
-        argument: backend and what it needs, for example `"openai:http://127.0.0.1:8000/v1"`.
-        dataset: not used; a request brings its question along.
-        prompt: as in `SimulationOptions`, like those up to `max_document_chars`; None is `"tiny"` for `tiny`, and else
-            `"tuned"`.
-        temperature: of the sampling; None is 0.65 for `tiny`, which copies better so, and else 0.8.
-        top_p: of the sampling.
-        max_tokens: of a completion.
-        resamples: after unusable and leaking samples.
-        miss_resamples: after useful samples without an answer.
-        max_query_chars: of a query in the prompt.
-        max_document_chars: of a document.
-        cache: path of a SQLite file that keeps the documents.
-        model: `openai`: name on the servers; by default the first that they list.
-        api_key_env: `openai`: environment variable with the key; by default `OPENAI_API_KEY`, where it is set. The key
-            itself is no option: descriptions of environments are written to files.
-        extra_body: `openai`: more fields of every request.
+        argument: the backend and its argument, for example `"openai:http://127.0.0.1:8000/v1"`.
+        dataset: not used; each request carries its question.
+        prompt: as in `SimulationOptions`, like the options up to `max_document_chars`; None means `"tiny"` for the
+            backend `tiny`, otherwise `"tuned"`.
+        temperature: sampling temperature; None means 0.65 for `tiny`, which copies more accurately at this value,
+            otherwise 0.8.
+        top_p: nucleus sampling threshold.
+        max_tokens: maximum tokens per completion.
+        resamples: further samples after an unusable or leaking one.
+        miss_resamples: further samples after a useful set without an answer.
+        max_query_chars: maximum length of a query in the prompt.
+        max_document_chars: maximum length of a document.
+        cache: path of a SQLite file that stores the documents.
+        model: `openai`: name of the model on the servers; by default the first that they list.
+        api_key_env: `openai`: environment variable with the key; by default `OPENAI_API_KEY`, if it is set. The key
+            itself is not an option, since descriptions of environments are written to files.
+        extra_body: `openai`: additional fields of every request.
         http: `openai`: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
-        device: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` stays on the CPU.
-        dtype: `hf`, `tiny`: the same; by default `tiny` computes in float32.
-        max_batch: `hf`, `tiny`: the same; by default `tiny` completes 64 at once.
-        engine_options: `vllm`: more arguments of `vllm.LLM`.
+        device: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` runs on the CPU.
+        dtype: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` computes in float32.
+        max_batch: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` completes 64 prompts at a time.
+        engine_options: `vllm`: additional arguments of `vllm.LLM`.
 
     Raises:
-        ConfigError: an unknown backend, or an option that cannot be used.
+        ConfigError: the backend is unknown, or an option is invalid.
         CacheError: the cache cannot be opened.
     """
     from .engine import SimulatedEngine
@@ -85,7 +86,7 @@ def simulated_engine(
     if kind not in _OWN_OPTIONS:
         raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
     if kind == "tiny" and what:
-        raise ConfigError(f'"simulated:tiny" stands alone, got {what!r} behind it; "simulated:hf:FOLDER" takes a model')
+        raise ConfigError(f'"simulated:tiny" takes no argument, got {what!r}; use "simulated:hf:FOLDER" for a model')
     own = {
         **{"model": model, "api_key_env": api_key_env, "extra_body": extra_body, "http": http},
         **{"device": device, "dtype": dtype, "max_batch": max_batch, "engine_options": engine_options},
@@ -113,7 +114,7 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
 
         if kind == "hf":
             return TransformersBackend(what, **given)
-        # By its contents: caches are shared between installations, and another release may bring another model.
+        # Identify the model by its content: caches are shared between installations, and releases may differ in it.
         contents = hashlib.blake2b((TINY_MODEL / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
         defaults = {"device": "cpu", "dtype": "float32", "max_batch": 64, "known_as": f"tiny {contents}"}
         return TransformersBackend(str(TINY_MODEL), **{**defaults, **given})

@@ -1,8 +1,8 @@
-"""Documents out of what a simulation LLM wrote, whatever numbering it chose; nothing is ever made up.
+"""Parses the output of a simulation LLM into documents, in any common numbering style; text is never invented.
 
-Headers are `Doc 1:`, `Document 1 -`, `**Doc 1**`, `## Result 1`, `[1]`, `(1)`, `1.`, `1)`, with or without a title as
-in `Doc 1 (Title: Name)`. The first header fixes the style, and only the next number in turn opens the next document:
-a document that mentions "Doc 2" or holds a numbered list stays whole.
+Recognised headers are `Doc 1:`, `Document 1 -`, `**Doc 1**`, `## Result 1`, `[1]`, `(1)`, `1.` and `1)`, with or
+without a title as in `Doc 1 (Title: Name)`. The first header determines the style, and only the next number in sequence
+starts a new document. So a document that mentions "Doc 2" or contains a numbered list is not split.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What was found. `problem` is None exactly when there are as many documents as were asked for."""
+    """The parsed documents. `problem` is None if and only if there are as many documents as requested."""
 
     documents: tuple[Document, ...]
     problem: Problem | None = None
 
 
 def parse_documents(text: str, count: int, *, source: str = "", max_chars: int = 2000) -> Parsed:
-    """The first `count` documents of a completion.
+    """Parse the first `count` documents of a completion.
 
     Args:
-        text: what the model wrote.
-        count: documents wanted, at least 1; further ones are left out.
-        source: of every document.
-        max_chars: where a document's text is cut, in characters.
+        text: the completion.
+        count: number of documents wanted, at least 1; further documents are dropped.
+        source: `source` field of every document.
+        max_chars: maximum length of a document's text, in characters.
 
     Returns:
-        The documents, or fewer with the reason: `"empty"` (no text at all), `"refusal"`, `"looping"` (the same
-        document twice, or one that repeats itself), `"too few"`.
+        The documents. If there are fewer than `count`, also the reason: `"empty"` (no text at all), `"refusal"`,
+        `"looping"` (the same document twice, or a document that repeats itself) or `"too few"`.
     """
     text = _CONTROL.sub(" ", _FENCE.sub("", _THOUGHT.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")))).strip()
     if not text:
@@ -91,7 +91,7 @@ def parse_documents(text: str, count: int, *, source: str = "", max_chars: int =
 
 
 def _blocks(text: str, count: int) -> Sequence[str]:
-    """The texts of the documents, by the first way of telling them apart that works."""
+    """Split a completion into one string per document, with the first method that works."""
     lines = text.split("\n")
     for line in lines:
         for style in _STYLES:
@@ -107,7 +107,7 @@ def _blocks(text: str, count: int) -> Sequence[str]:
     paragraphs = [paragraph.strip() for paragraph in re.split(r"\n\s*\n", text)]
     if len(paragraphs) > 1 and paragraphs[0].endswith(":"):
         del paragraphs[0]
-    # Unnumbered text counts only if its paragraphs are as many as the documents: else nobody knows what is what.
+    # Accept unnumbered text only if it has one paragraph per document; otherwise the split would be a guess.
     return paragraphs if len(paragraphs) == count else ()
 
 
@@ -123,14 +123,14 @@ def _numbered(lines: Sequence[str], style: re.Pattern[str], first: int) -> list[
 
 
 def _unmarked(line: str, header: re.Match[str]) -> str:
-    """The line behind a header; a bold header that goes on as a title (`**Doc 1: Name**`) keeps its stars."""
+    """The line after its header; if a bold header continues with a title (`**Doc 1: Name**`), its stars are kept."""
     rest = line[header.end() :].lstrip(" :")
     opened, closed = "**" in header["mark"], "**" in header["end"]
     return f"**{rest}" if opened and not closed and "**" in rest else rest
 
 
 def _inline(text: str, first: int) -> list[str]:
-    """Documents that all stand on one line: `Doc 1: ... Doc 2: ...`."""
+    """Split documents that are all on one line: `Doc 1: ... Doc 2: ...`."""
     starts: list[re.Match[str]] = []
     for header in _INLINE.finditer(text):
         if int(header["number"]) == first + len(starts):
@@ -155,7 +155,10 @@ def _document(block: str, source: str, max_chars: int) -> Document:
 
 
 def _loops(text: str) -> bool:
-    """Whether most runs of four words (or of eight characters, without blanks) stand in the text several times."""
+    """Whether a text repeats itself: fewer than half of its runs of four words are distinct.
+
+    Texts without spaces are compared in runs of eight characters.
+    """
     units: Sequence[str] = text.split()
     size = 4
     if len(units) < 24:

@@ -1,8 +1,9 @@
-"""Prompts of the simulation LLM, in this package's own words, with versioned ids.
+"""Prompts for the simulation LLM, written for this package, with versioned ids.
 
-A prompt starts with what many searches share (instruction, question, answers) and ends with the query, so that a server
-that caches prefixes computes the start once. A useful prompt has every gold answer; a noisy one has none. The query is
-written by the policy, which would like to be told the answer: it is cleaned, bounded and quoted as data.
+A prompt starts with the parts that many searches share (instruction, question, answers) and ends with the query, so
+that a server with a prefix cache computes the start only once. A useful prompt contains all gold answers; a noisy
+prompt contains none. The query comes from the policy, which could use it to make the model reveal the answer.
+Therefore it is cleaned, cut, and quoted as data.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STOP = ("\n### ",)
-"""What a completion must not go on to: the next section of a prompt."""
+"""Stop strings: the start of the next section of a prompt."""
 
 _TAG = re.compile(r"<[^<>]{0,200}>|\[/?(?:INST|SYS)\]", re.IGNORECASE)
 _CONTROL = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -30,9 +31,9 @@ def clean_text(text: str, limit: int) -> str:
 
 
 def clean_query(query: str, limit: int) -> str:
-    """A policy's query as it may stand in a prompt: no tags, no control characters, no quotes, bounded.
+    """Make a policy's query safe for a prompt: no tags, no control characters, no double quotes, limited length.
 
-    Tags go before and after the cleaning: a control character inside a tag would hide it.
+    Tags are removed after the control characters, since a control character inside a tag would hide it.
     """
     text = clean_text(query, 4 * limit)
     while (shorter := _TAG.sub(" ", text)) != text:
@@ -42,17 +43,18 @@ def clean_query(query: str, limit: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """A way to ask for documents."""
+    """A prompt format for requesting documents."""
 
     id: str
     """Name and version; part of the key of cached results, so a changed wording needs a new version."""
     instruction: str
-    """Has `{count}`, `{kind}` and `{rule}`."""
+    """Template with the fields `{count}`, `{kind}` and `{rule}`."""
     useful_example: str = ""
     noisy_example: str = ""
     terse: bool = False
-    """A few words instead of sentences, for a model that was trained on nothing else; it is told `steps` too. Such a
-    model writes what answers the query first, so the engine mixes the first documents of a useful set."""
+    """Use a few words instead of sentences, for a model trained on this format only; the prompt also lists `steps`.
+    Such a model writes the document that answers the query first, so the engine shuffles the first documents of a
+    useful set."""
 
     def render(
         self,
@@ -64,15 +66,15 @@ class PromptStyle:
         count: int,
         steps: Sequence[str] = (),
     ) -> str:
-        """The prompt for one set of documents.
+        """Render the prompt for one set of documents.
 
         Args:
-            noisy: whether the documents are to mislead.
-            question: the question behind the query; one line, or empty where nobody knows it.
-            answers: its gold answers, all of them, or none where nobody knows them; a noisy prompt leaves them out.
-            query: cleaned by `clean_query`.
-            count: documents asked for.
-            steps: answers of the steps on the way to the answer; a noisy prompt leaves them out.
+            noisy: whether the documents should be misleading.
+            question: the question that the search is for, on one line; empty if unknown.
+            answers: all gold answers of the question; empty if unknown. A noisy prompt leaves them out.
+            query: the query, cleaned by `clean_query`.
+            count: number of documents to request.
+            steps: answers of the intermediate steps of the question. A noisy prompt leaves them out.
         """
         if self.terse:
             return _terse(noisy, question, answers, query, count, steps)
@@ -89,7 +91,7 @@ class PromptStyle:
 
 
 def _terse(noisy: bool, question: str, answers: Sequence[str], query: str, count: int, steps: Sequence[str]) -> str:
-    """The prompt of the tiny simulation LLM. A blank stands in front of every name: to its tokenizer that matters."""
+    """The prompt for the tiny simulation LLM. Every name follows a space, which matters to its tokenizer."""
     lines = [f"Question: {question}"]
     if not noisy:
         lines.append(f"Answer: {' | '.join(answers)}")
@@ -99,7 +101,7 @@ def _terse(noisy: bool, question: str, answers: Sequence[str], query: str, count
 
 
 _UNKNOWN = "unknown"
-"""Stands for a question or answers that did not come with the search, as from a retrieval server's clients."""
+"""Placeholder for a missing question or missing answers: clients of a retrieval server may not send them."""
 
 
 _USEFUL_RULE = (
@@ -160,4 +162,4 @@ FEW_SHOT = PromptStyle(
 TINY = PromptStyle(id="tiny-1", instruction="", terse=True)
 
 STYLES = {"tuned": TUNED, "few-shot": FEW_SHOT, "tiny": TINY}
-"""The styles by the names that the option `prompt` takes."""
+"""The prompt styles, by the values of the option `prompt`."""

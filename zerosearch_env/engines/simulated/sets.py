@@ -1,7 +1,7 @@
-"""How one set of documents is made: prompt, parse, check, resample a bounded number of times.
+"""Makes one set of documents: prompt, parse, check, and resample a bounded number of times.
 
-The rules are a generator without any input or output: it yields prompts, is sent completions, and returns the set. So a
-server can be asked for many sets at once, each at its own pace, and a local model for a batch of them in step.
+The logic is a generator that does no I/O: it yields prompts, receives completions, and returns the set. So a server
+can work on many sets concurrently and independently, and a local model can complete a batch of them in lockstep.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _MIXED = 3
 
 @dataclass(frozen=True, slots=True)
 class SimulationOptions:
-    """How documents are asked for and checked."""
+    """How documents are requested and checked."""
 
     prompt: str = "tuned"
-    """`"tuned"` (for a model tuned as a simulator, or a capable one), `"few-shot"` (with worked examples), or `"tiny"`
-    (what the tiny simulation LLM was trained on)."""
+    """Prompt style: `"tuned"` (for a model tuned as a simulator, or a capable general one), `"few-shot"` (with worked
+    examples), or `"tiny"` (the format that the tiny simulation LLM was trained on)."""
     temperature: float = 0.8
     top_p: float = 1.0
     max_tokens: int | None = None
-    """Most tokens of a completion; None is 100 + 100 * top_k."""
+    """Maximum tokens per completion; None means 100 + 100 * top_k."""
     resamples: int = 3
     """Further samples after an unusable or leaking one."""
     miss_resamples: int = 1
-    """Further samples after a useful set without a gold answer, which is then accepted."""
+    """Further samples after a useful set without a gold answer; if none has one, the first set is accepted."""
     max_query_chars: int = 300
-    """Where a query is cut in the prompt."""
+    """Maximum length of a query in the prompt, in characters; longer queries are cut."""
     max_document_chars: int = 2000
-    """Where a document is cut."""
+    """Maximum length of a document, in characters; longer documents are cut."""
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            ConfigError: when one cannot be used.
+            ConfigError: a value is invalid.
         """
         if self.prompt not in STYLES:
             raise unknown_name("prompt", self.prompt, STYLES)
@@ -64,20 +64,20 @@ class SimulationOptions:
 
     @property
     def style(self) -> PromptStyle:
-        """The prompts."""
+        """The prompt style named by `prompt`."""
         return STYLES[self.prompt]
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentSet:
-    """`top_k` documents of one kind, or a failure; with what it took to get them."""
+    """`top_k` documents of one kind, or a failure; with counts of the work done for them."""
 
     documents: tuple[Document, ...]
     noisy: bool
     completions: int = 0
-    """Completions that were asked for."""
+    """Completions that were requested."""
     attempts: int = 0
-    """Calls of the model or server behind them."""
+    """Calls of the model or server for these completions, retries included."""
     unusable: int = 0
     leaked: bool = False
     missed: bool = False
@@ -87,7 +87,7 @@ class DocumentSet:
 
 
 def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -> str:
-    """The prompt's text for one set of a request."""
+    """The prompt for one set of a request."""
     answers, steps = (
         [text for answer in found if (text := clean_text(answer, _ANSWER_CHARS))]
         for found in (request.answers, request.steps)
@@ -103,10 +103,10 @@ def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -
 
 
 def sought_answers(request: SearchRequest) -> tuple[str, ...]:
-    """What useful documents are to state: the answer of the step behind the last one that the query names.
+    """The answers that useful documents should state: the answer of the step after the last one named in the query.
 
-    A query names a step's answer by all of it or by its last word ("birthplace of Holm"). Without known steps, and
-    when it names the last of them, that is a gold answer of the question.
+    A query names a step's answer by all of it or by its last word ("birthplace of Holm"). If no steps are known, or
+    if the query names the last step, these are the gold answers of the question.
     """
     words = normalize_answer(request.query).split()
     named = [contains_answer(request.query, (step,)) or _last_word(step) in words for step in request.steps]
@@ -121,13 +121,13 @@ def _last_word(text: str) -> str | None:
 def make_set(
     request: SearchRequest, noisy: bool, options: SimulationOptions, *, source: str
 ) -> Generator[Prompt, Completion, DocumentSet]:
-    """Yields prompts, takes their completions, returns the set.
+    """Make one set: a generator that yields prompts, receives their completions, and returns the set.
 
     Args:
-        request: its flags of noise are not looked at.
-        noisy: which kind of documents to make.
-        options: the bounds.
-        source: of the documents.
+        request: the search; its noise flags are ignored.
+        noisy: whether to make noisy documents.
+        options: how to prompt, sample and check.
+        source: `source` field of the documents.
     """
     text = prompt_of(request, noisy, options)
     sought = request.answers if noisy else sought_answers(request)
@@ -142,7 +142,7 @@ def make_set(
         progress = replace(progress, completions=progress.completions + 1, attempts=progress.attempts + done.attempts)
         if done.failure is not None:
             if usable:
-                break  # what there is will do; the next search tells whether the model is gone
+                break  # Use the samples so far; if the model is gone, the next search will fail.
             return replace(progress, failure=done.failure)
         repeated, written = done.text in written, written | {done.text}
         parsed = parse_documents(done.text, request.top_k, source=source, max_chars=options.max_document_chars)
@@ -155,7 +155,7 @@ def make_set(
             documents = _mixed(parsed.documents, seed) if options.style.terse and not noisy else parsed.documents
             usable.append(documents)
             stated = [leaks(document, sought) for document in documents]
-            if not noisy and (any(stated) or not request.answers):  # without answers there is nothing to miss
+            if not noisy and (any(stated) or not request.answers):  # Without answers there is no miss.
                 return replace(progress, documents=documents)
             if noisy and not any(stated):
                 return replace(progress, documents=_clean_slots(usable, request) or documents)
@@ -164,7 +164,7 @@ def make_set(
             if noisy and (clean := _clean_slots(usable, request)):
                 return replace(progress, documents=clean)
         bound = options.resamples if noisy or not usable else options.miss_resamples
-        if repeated or sample >= bound:  # a server that decodes greedily writes the same for ever
+        if repeated or sample >= bound:  # A greedy server would repeat this text for ever.
             break
     if not usable:
         return replace(progress, failure=f"no usable documents in {progress.completions} completions; the last: {last}")
@@ -174,13 +174,13 @@ def make_set(
 
 
 def _mixed(documents: tuple[Document, ...], seed: int) -> tuple[Document, ...]:
-    """The first three in an order of the seed: a policy must not learn that the answer always stands in front."""
+    """Shuffle the first three documents by seed: a policy must not learn that the answer always comes first."""
     first = sorted(range(min(_MIXED, len(documents))), key=lambda slot: mix(seed, slot))
     return (*(documents[slot] for slot in first), *documents[_MIXED:])
 
 
 def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) -> tuple[Document, ...]:
-    """For each slot its first document without an answer, over all samples; empty when a slot has none."""
+    """For each slot, the first document without an answer over all samples; empty if a slot has no such document."""
     chosen: list[Document] = []
     texts: set[str] = set()
     for slot in zip(*samples, strict=True):

@@ -1,4 +1,4 @@
-"""What a simulated engine counts: an immutable snapshot, and the counters behind it."""
+"""Statistics of a simulated engine: the counters, and an immutable snapshot of them."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from .sets import DocumentSet
 
 @dataclass(frozen=True, slots=True)
 class SimulatorStats(SearchCounts):
-    """Counts since an engine was made. A *set* is what one prompt asks for: `top_k` documents, useful or noisy.
+    """Counts since an engine was created. A *set* is the result of one prompt: `top_k` documents, useful or noisy.
 
-    What is cached are sets.
+    The cache counts refer to sets.
     """
 
     useful_sets: int = 0
-    """Useful sets generated without a failure; cached ones are not counted, here and below."""
+    """Useful sets generated without a failure; cached sets are not counted, here and below."""
     noisy_sets: int = 0
     misses: int = 0
-    """Useful sets whose first sample held no gold answer. At a first hop that is no fault."""
+    """Useful sets with no gold answer in the first sample. At the first hop of a question this is not an error."""
     accepted_misses: int = 0
-    """Those that still held none after resampling, and were returned so."""
+    """Misses that still had no gold answer after resampling, and were returned as they were."""
     leaks: int = 0
-    """Noisy sets whose first sample held a gold answer. None is ever returned."""
+    """Noisy sets with a gold answer in the first sample. Such a sample is never returned."""
     redactions: int = 0
-    """Noisy documents from which an answer was cut out, after resampling had not helped."""
+    """Noisy documents from which an answer was removed, because resampling did not help."""
     resamples: int = 0
-    """Completions asked for beyond the first one of each set."""
+    """Completions requested beyond the first one of each set."""
     completions: int = 0
     unusable: int = 0
-    """Completions that held too few documents: empty, refusing, looping or badly numbered ones."""
+    """Completions with too few documents: empty, refusing, looping or badly numbered."""
 
     @property
     def leak_rate(self) -> float:
-        """Share of noisy sets that stated a gold answer before the guard; 0 without noisy sets."""
+        """Fraction of noisy sets that stated a gold answer in the first sample; 0 without noisy sets."""
         return self.leaks / self.noisy_sets if self.noisy_sets else 0.0
 
     @property
     def miss_rate(self) -> float:
-        """Share of useful sets without a gold answer in the first sample; 0 without useful sets."""
+        """Fraction of useful sets without a gold answer in the first sample; 0 without useful sets."""
         return self.misses / self.useful_sets if self.useful_sets else 0.0
 
 
@@ -53,12 +53,12 @@ class Counters:
         self._counts: Counter[str] = Counter()
 
     def add(self, **counts: int) -> None:
-        """Add to some counters."""
+        """Add to the named counters."""
         with self._lock:
             self._counts.update(counts)
 
     def add_set(self, made: DocumentSet) -> None:
-        """Count one generated set, failed ones included."""
+        """Count one generated set, which may have failed."""
         counts = {"completions": made.completions, "unusable": made.unusable}
         counts["resamples"] = max(made.completions - 1, 0)
         if made.failure is None:
@@ -68,6 +68,6 @@ class Counters:
         self.add(**counts)
 
     def snapshot(self, **more: int) -> SimulatorStats:
-        """The counts as they are now, and some that are kept elsewhere."""
+        """The current counts; `more` gives the values of counters kept elsewhere."""
         with self._lock:
             return SimulatorStats(**{field.name: self._counts[field.name] for field in fields(SimulatorStats)} | more)
