@@ -101,7 +101,7 @@ def test_a_failure_of_the_engine_is_everybodys(recording: Any) -> None:
     outcomes = search_apart(engine, [ask("a"), ask("down"), ask("b")])
     assert [str(outcome) for outcome in outcomes] == ["the simulator cannot be reached"] * 3
     assert len(engine.calls) == 1
-    assert "gave 0 results for 2 requests" in str(search_apart(engine, [ask("a"), ask("short")])[0])
+    assert "returned 0 results for 2 requests" in str(search_apart(engine, [ask("a"), ask("short")])[0])
 
 
 def test_too_many_waiting(recording: Any) -> None:
@@ -117,7 +117,7 @@ def test_too_many_waiting(recording: Any) -> None:
         with pytest.raises(RequestError, match="overloaded: 3 searches wait") as refused:
             await batcher.search([ask("c")])
         assert refused.value.status == 503
-        with pytest.raises(RequestError, match="a request may hold 3 queries, got 4") as refused:
+        with pytest.raises(RequestError, match="a request may hold at most 3 queries, got 4") as refused:
             await batcher.search([ask("d")] * 4)
         assert refused.value.status == 413
         engine.released.set()

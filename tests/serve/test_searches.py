@@ -28,7 +28,7 @@ def noisy(requests: Sequence[SearchRequest]) -> list[bool]:
 def test_defaults_and_bounds() -> None:
     maker = RequestDefaults(top_k=4, max_top_k=6)
     assert [request.top_k for request in (*make(maker, query="q"), *make(maker, query="q", topk=6))] == [4, 6]
-    with pytest.raises(RequestError, match="at most 6 documents a query are served here, got 7"):
+    with pytest.raises(RequestError, match="at most 6 documents per query, got 7"):
         make(maker, query="q", topk=7)
     with pytest.raises(RequestError, match="holds 2 flags for 4 documents"):
         make(maker, query="q", noisy=[True, False])

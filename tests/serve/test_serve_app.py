@@ -117,7 +117,7 @@ def test_concurrent_requests_share_engine_calls(start: Any, recording: Any, toge
         ("fail", 502, "engine", "the search for 'fail' failed: the simulator answered 500"),
         ("down", 502, "engine", "the simulator cannot be reached"),
         ("boom", 502, "engine", "RecordingEngine raised KeyError"),
-        ("short", 502, "engine", "gave 0 results for 2 requests"),
+        ("short", 502, "engine", "returned 0 results for 2 requests"),
         ("refuse", 400, "refused_by_engine", "top_k is larger than the corpus"),
     ],
 )

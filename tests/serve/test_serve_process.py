@@ -121,7 +121,7 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["serve", "--port", str(port)]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"zerosearch: error: cannot listen on 127.0.0.1:{port}: ")
-    assert err.endswith("Give another --port; 0 takes a free one\n")
+    assert err.endswith("Choose another --port; 0 picks a free one\n")
 
 
 def test_other_addresses_need_a_token_or_get_a_warning(
