@@ -1,7 +1,7 @@
-"""Language models as services: an HTTP client that fails well, and backends that complete prompts.
+"""Language models as services: an HTTP client with bounded retries, and backends that complete prompts.
 
-`JsonClient` is for every engine that talks over a network; a `Backend` completes prompts, in this process or on a
-server. Nothing heavy is loaded before it is used.
+`JsonClient` serves every engine that uses a network. A `Backend` completes prompts, in this process or on a server.
+Heavy libraries are imported only when they are used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a backend is: something that completes prompts, each on its own."""
+"""The `Backend` protocol: it completes prompts independently of each other."""
 
 from __future__ import annotations
 
@@ -11,85 +11,85 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Everything that one completion depends on, besides the model."""
+    """Everything a completion depends on, except the model."""
 
     text: str
-    """The user's message; the model's chat template, where there is one, is put around it by the backend."""
+    """The user's message. The backend wraps it in the model's chat template if the model has one."""
     seed: int
-    """64-bit seed of the sampling."""
+    """64-bit sampling seed."""
     max_tokens: int
-    """Most tokens of the completion."""
+    """Maximum number of tokens in the completion."""
     temperature: float = 0.8
-    """0 takes the most probable token every time."""
+    """Sampling temperature; 0 always takes the most probable token."""
     top_p: float = 1.0
-    """Sampling keeps the most probable tokens that together hold this share of the probability, in (0, 1]."""
+    """Nucleus sampling: keep the most probable tokens that together have this probability, in (0, 1]."""
     stop: tuple[str, ...] = ()
-    """The completion ends in front of the first of these texts."""
+    """Stop strings: the completion ends before the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What became of one prompt. `failure` is None exactly when there is a text, which may be empty."""
+    """The result of one prompt. `failure` is None if and only if there is a text, which may be empty."""
 
     text: str = ""
     truncated: bool = False
-    """True when the text ends because `max_tokens` was reached."""
+    """True if the text ended because it reached `max_tokens`."""
     attempts: int = 1
-    """Calls of the model or the server that this took."""
+    """Number of calls to the model or server."""
     failure: str | None = None
-    """Why there is no text, after the backend's bounded retries."""
+    """Why there is no text after all retries; None on success."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Completes prompts. A completion depends on its own prompt, never on what else is in the batch."""
+    """Completes prompts. A completion depends only on its own prompt, never on the rest of the batch."""
 
     name: str
     """Short name, for example `"openai"`."""
 
     @property
     def identity(self) -> str:
-        """The model, and whatever else decides about its completions; part of the key of cached results."""
+        """The model and everything else that affects its completions; part of the cache key."""
         ...
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, in order; a prompt that fails has `failure` set.
+        """Return one completion per prompt, in order; a failed prompt has `failure` set.
 
         Raises:
-            EngineError: nothing can be completed: the backend is closed, or its model broke down.
+            EngineError: nothing can be completed, because the backend is closed or its model failed.
         """
         ...
 
     def close(self) -> None:
-        """Release what the backend holds. Calling it twice is fine; completing afterwards is an error."""
+        """Release all resources. Closing twice is allowed; `complete` raises after it."""
         ...
 
 
 @runtime_checkable
 class AsyncBackend(Backend, Protocol):
-    """A backend whose prompts wait for a server, each at its own pace, in an event loop of the backend's own."""
+    """A backend that sends prompts to a server concurrently, in its own event loop."""
 
     @property
     def concurrency(self) -> int:
-        """Prompts that may be on their way at once, at least 1."""
+        """Maximum number of concurrent prompts, at least 1."""
         ...
 
     async def acomplete(self, prompt: Prompt) -> Completion:
-        """Complete one prompt; to be awaited in the backend's loop, so inside `run` or `arun`."""
+        """Complete one prompt. Await it in the backend's loop, that is, inside `run` or `arun`."""
         ...
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The coroutine's result from the backend's loop; the calling thread waits.
+        """Run a coroutine in the backend's loop and return its result; blocks the calling thread.
 
         Raises:
-            EngineError: the backend is closed, or is closed meanwhile.
+            EngineError: the backend is closed, or was closed during the call.
         """
         ...
 
     async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The same for a caller in another event loop, which stays free; a caller cancelled cancels the coroutine.
+        """Like `run`, for a caller in another event loop, without blocking it. Cancelling the caller cancels the work.
 
         Raises:
-            EngineError: the backend is closed, or is closed meanwhile.
+            EngineError: the backend is closed, or was closed during the call.
         """
         ...

@@ -1,4 +1,4 @@
-"""Prompts as token ids, for the backends that run a model in this process."""
+"""Tokenise prompts, for backends that run a model in this process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a prompt: inside the tokenizer's chat template where it has one, else the bare text.
+    """Return the token ids of a prompt, in the tokenizer's chat template if it has one, else as plain text.
 
-    Models that can think before they answer are asked not to: the documents are wanted, and thoughts take time.
+    Thinking is switched off for models that support it: only the documents are needed, and thinking takes time.
     """
     if getattr(tokenizer, "chat_template", None):
         ids = tokenizer.apply_chat_template(
@@ -23,16 +23,16 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """The text in front of the first stop text, and whether there was one."""
+    """Return the text before the first stop string, and whether one was found."""
     found = [position for word in stop if (position := text.find(word)) >= 0]
     return (text[: min(found)], True) if found else (text, False)
 
 
 def too_long(prompt_tokens: int, max_tokens: int, context_tokens: int) -> str | None:
-    """Why a prompt and its completion do not fit into a model's context; None when they do."""
+    """Explain why a prompt and its completion do not fit into a model's context; None if they fit."""
     if prompt_tokens + max_tokens <= context_tokens:
         return None
     return (
         f"the prompt has {prompt_tokens} tokens and the completion may take {max_tokens}, more than the model's "
-        f"context of {context_tokens}: lower max_tokens or top_k, or take a model with a longer context"
+        f"context of {context_tokens}: lower max_tokens or top_k, or use a model with a longer context"
     )

@@ -1,4 +1,4 @@
-"""`OpenAIBackend`: any server with OpenAI's chat completions, such as vLLM, SGLang or `transformers serve`."""
+"""`OpenAIBackend`: any server with OpenAI's chat completions API, such as vLLM, SGLang or `transformers serve`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ _PINNED = re.compile(r"pinned to '([^']+)'")
 class OpenAIBackend:
     """Completes prompts on servers that answer `POST URL/chat/completions`.
 
-    Only fields that every server knows are sent: model, messages, max_tokens, temperature, top_p, seed, and stop where
-    a prompt has stop texts. `transformers serve` decodes greedily unless the model's generation config samples.
+    Requests contain only fields that every server knows: model, messages, max_tokens, temperature, top_p, seed, and
+    stop if the prompt has stop strings. `transformers serve` decodes greedily unless the model's generation config
+    enables sampling.
 
     Args:
         urls: addresses of replicas of the same model, each usually ending in `/v1`.
-        model: its name on the servers. Empty: the first one that `URL/models` lists, asked once; a server without such
-            a list is sent an empty name, which SGLang and vLLM take as their only model. `transformers serve MODEL`
-            lists what lies in its cache, takes nothing but MODEL, and names it when it refuses: that name is used then.
-        api_key: sent as a bearer token; None takes the environment variable `OPENAI_API_KEY`, where it is set.
-        extra_body: more fields of every request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
-        options: bounds of the client.
+        model: the model's name on the servers. If empty, the first name in `URL/models`, fetched once. A server
+            without that list gets an empty name, which SGLang and vLLM resolve to their only model. `transformers
+            serve MODEL` lists its whole cache but accepts only MODEL, and names it when it rejects another name; that
+            name is then used.
+        api_key: sent as a bearer token. None reads the environment variable `OPENAI_API_KEY`, if set.
+        extra_body: extra fields for every request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
+        options: limits of the HTTP client.
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     name = "openai"
@@ -52,7 +54,9 @@ class OpenAIBackend:
     ) -> None:
         key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
         if not key.isascii() or not key.isprintable():
-            raise ConfigError("api_key holds characters that no HTTP header can carry; is it the right text?")
+            raise ConfigError(
+                "api_key contains characters that are not allowed in an HTTP header; is it the right key?"
+            )
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.client = JsonClient(urls, options, headers=headers)
         self.model = model
@@ -64,17 +68,17 @@ class OpenAIBackend:
 
     @property
     def identity(self) -> str:
-        """The model's name where it was given, else the addresses; with the extra fields."""
+        """The model's name, or the addresses if no name was given, plus the extra fields."""
         what = self.model or ",".join(sorted(self.client.urls))
         return f"{what} {sorted(self._extra.items())!r}" if self._extra else what
 
     @property
     def concurrency(self) -> int:
-        """Prompts that may be on their way at once."""
+        """Maximum number of concurrent prompts."""
         return self.client.options.concurrency
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, in order; all are sent at once, within the client's concurrency.
+        """Return one completion per prompt, in order. All are sent concurrently, up to the client's concurrency.
 
         Raises:
             EngineError: the backend is closed.
@@ -82,7 +86,7 @@ class OpenAIBackend:
         return self.run(self._complete_all(prompts)) if prompts else []
 
     async def acomplete(self, prompt: Prompt) -> Completion:
-        """Complete one prompt; to be awaited inside `run` or `arun`."""
+        """Complete one prompt. Await it inside `run` or `arun`."""
         try:
             model = self.model or self._told or await self._served_model()
         except EngineError as error:
@@ -93,7 +97,7 @@ class OpenAIBackend:
             "max_tokens": prompt.max_tokens,
             "temperature": prompt.temperature,
             "top_p": prompt.top_p,
-            # 31 bits: the widest seed that every server can take
+            # 31 bits: the largest seed that every server accepts
             "seed": mix(prompt.seed) >> 33,
             **({"stop": list(prompt.stop)} if prompt.stop else {}),
             **self._extra,
@@ -112,31 +116,31 @@ class OpenAIBackend:
         return Completion(text, truncated=finish == "length", attempts=reply.attempts)
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The coroutine's result from the backend's own loop; the calling thread waits.
+        """Run a coroutine in the backend's loop and return its result; blocks the calling thread.
 
         Raises:
-            EngineError: the backend is closed, or is closed meanwhile.
+            EngineError: the backend is closed, or was closed during the call.
         """
         return self._loop.run(coroutine)
 
     async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The same for a caller in another event loop.
+        """Like `run`, for a caller in another event loop.
 
         Raises:
-            EngineError: the backend is closed, or is closed meanwhile.
+            EngineError: the backend is closed, or was closed during the call.
         """
         return await self._loop.arun(coroutine)
 
     def close(self) -> None:
-        """Cancel what is on its way, and close the connections. Calling it twice is fine."""
+        """Cancel pending requests and close the connections. Closing twice is allowed."""
         self._loop.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As it is described, without connections and its thread."""
+        """Pickle the settings, without connections and thread."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_resolving")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy connects by itself."""
+        """A copy opens its own connections."""
         self.__dict__ |= state
         self._resolving = None
         self._loop = LoopThread("zerosearch-openai")
@@ -146,12 +150,12 @@ class OpenAIBackend:
         return list(await asyncio.gather(*(self.acomplete(prompt) for prompt in prompts)))
 
     async def _served_model(self) -> str:
-        """The name that the server lists first, asked once a loop; empty when it lists none or has no list."""
+        """Return the first model the server lists, fetched once per event loop; empty if it lists none."""
         loop = asyncio.get_running_loop()
         asked = self._resolving
         if asked is None or asked[0] is not loop or (asked[1].done() and not _succeeded(asked[1])):
             asked = self._resolving = loop, asyncio.ensure_future(self._ask_models())
-        # A caller that is cancelled must not take the answer away from the others.
+        # Shielded: cancelling one caller must not cancel the request that others wait for.
         return await asyncio.shield(asked[1])
 
     async def _ask_models(self) -> str:
@@ -159,7 +163,7 @@ class OpenAIBackend:
             reply = await self.client.request("GET", "/models", final=(500, 501))
         except EngineError as error:
             if isinstance(error.__cause__, StatusError):
-                return ""  # the server works and has no such list
+                return ""  # the server works but has no such list
             raise
         listed = reply.data.get("data") if isinstance(reply.data, dict) else None
         first = listed[0] if isinstance(listed, list) and listed else None
@@ -168,7 +172,7 @@ class OpenAIBackend:
 
 
 def _told_model(error: EngineError) -> str:
-    """The model that a server says it is bound to, in its refusal of another name; empty where it says none."""
+    """Return the model a server says it is pinned to when it rejects another name; empty if it names none."""
     cause = error.__cause__
     told = _PINNED.search(str(cause)) if isinstance(cause, StatusError) and cause.status == 400 else None
     return told[1] if told else ""
@@ -179,10 +183,10 @@ def _succeeded(task: asyncio.Task[str]) -> bool:
 
 
 def _content(data: Any) -> tuple[str, str | None]:
-    """Text and finish reason of a chat completion.
+    """Return the text and finish reason of a chat completion.
 
     Raises:
-        ValueError: it has another shape.
+        ValueError: the data has another shape.
     """
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -193,5 +197,5 @@ def _content(data: Any) -> tuple[str, str | None]:
     if isinstance(content, list):
         content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     if not isinstance(content, str | None):
-        raise ValueError(f"expected a text in choices[0].message.content, got {content!r:.200}")
+        raise ValueError(f"expected a string in choices[0].message.content, got {content!r:.200}")
     return content or "", finish if isinstance(finish, str) else None

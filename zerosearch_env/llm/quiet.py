@@ -1,4 +1,4 @@
-"""Transformers without its progress bars: a search engine that loads a model draws nothing over somebody's screen."""
+"""Load Transformers models without progress bars, so that a search engine prints nothing on the user's screen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import require
 
 @contextmanager
 def no_progress_bars(extra: str) -> Iterator[None]:
-    """Switch them off, and back on where they were on.
+    """Disable progress bars inside the context, and re-enable them afterwards if they were enabled.
 
     Args:
-        extra: the extra that brings transformers here, for the message when it is not installed.
+        extra: the extra that installs transformers, named in the error if it is missing.
     """
     logging = require("transformers.utils.logging", extra)
     shown = logging.is_progress_bar_enabled()

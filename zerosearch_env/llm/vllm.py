@@ -1,6 +1,6 @@
 """`VLLMBackend`: vLLM in this process, with prefix caching.
 
-Written for vLLM 0.28 to 0.33. The prompts of one question begin alike, and vLLM computes that beginning once.
+Written for vLLM 0.28 to 0.33. The prompts of one question share a prefix, which vLLM computes once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .chat import prompt_ids, too_long
 
 
 class VLLMBackend:
-    """Completes prompts with vLLM's `LLM`, started at the first prompt.
+    """Completes prompts with vLLM's `LLM`, which starts at the first prompt.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub.
-        engine_options: further arguments of `vllm.LLM`, for example `{"gpu_memory_utilization": 0.4}`. Prefix caching
+        model: a folder, or a name on the Hugging Face Hub.
+        engine_options: extra arguments of `vllm.LLM`, for example `{"gpu_memory_utilization": 0.4}`. Prefix caching
             is on, and the model's own sampling defaults are not used.
 
     Raises:
-        ConfigError: no model is named.
+        ConfigError: `model` is empty.
     """
 
     name = "vllm"
@@ -40,15 +40,15 @@ class VLLMBackend:
 
     @property
     def identity(self) -> str:
-        """The model's name and the type of its numbers."""
+        """The model's name and dtype."""
         dtype = self._options.get("dtype")
         return self.model if dtype is None else f"{self.model} ({dtype})"
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, in order.
+        """Return one completion per prompt, in order.
 
         Raises:
-            EngineError: the backend is closed, or vLLM broke down.
+            EngineError: the backend is closed, or vLLM failed.
             ConfigError: the model cannot be loaded.
             MissingExtraError: vLLM is not installed.
         """
@@ -72,14 +72,14 @@ class VLLMBackend:
                         [_sampling(vllm, prompts[i]) for i in fitting],
                         use_tqdm=False,
                     )
-                except Exception as cause:  # a dead engine raises classes that move between versions
+                except Exception as cause:  # the exception classes of a dead engine change between versions
                     raise EngineError(f"vLLM failed with {self.model!r}: {type(cause).__name__}: {cause}") from cause
                 for i, output in zip(fitting, outputs, strict=True):
                     results[i] = _completion(output.outputs[0])
         return [completion for completion in results if completion is not None]
 
     def close(self) -> None:
-        """Stop vLLM and free its memory. Calling it twice is fine."""
+        """Stop vLLM and free its memory. Closing twice is allowed."""
         with self._lock:
             self._closed = True
             llm, self._llm = self._llm, None
@@ -88,11 +88,11 @@ class VLLMBackend:
             core.shutdown()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As it is described; a copy starts an engine of its own."""
+        """Pickle the settings; a copy starts its own engine."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_llm")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has a lock of its own and no engine yet."""
+        """Recreate the lock; the engine starts at the first prompt."""
         self.__dict__ |= state
         self._llm = None
         self._lock = threading.Lock()

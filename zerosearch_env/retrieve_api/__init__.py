@@ -1,1 +1,1 @@
-"""The /retrieve protocol, for the server and for the client: dialects, request bodies, results, encodings."""
+"""The /retrieve protocol, for server and client: dialects, request bodies, results, encodings."""

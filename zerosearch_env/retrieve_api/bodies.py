@@ -1,6 +1,6 @@
-"""What a request asks for: its body, in any dialect, as one record.
+"""Parse a request body of any dialect into one record.
 
-Pure functions without a server. The names of fields that the dialects use side by side are in the tables at the top.
+Pure functions without I/O. The tables at the top list the names that different dialects use for the same field.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from typing import Any
 from .codec import RequestError
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
-"""Documents a query; the first of these that is given counts. Names of Search-R1, SkyRL and GEM; ZeroSearch
+"""Documents per query; the first name present counts. Used by Search-R1, SkyRL and GEM; ZeroSearch
 and rLLM; R1-Searcher and rLLM; ReSearch; Search-R1's reranking server."""
 
 SCORE_FIELDS = ("return_scores", "return_score")
-"""Whether scores are wanted: Search-R1, SkyRL and GEM; ReSearch."""
+"""Whether to return scores: Search-R1, SkyRL and GEM; ReSearch."""
 
 Noise = bool | tuple[bool, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedSearch:
-    """One query of a request, with what the caller said about it."""
+    """One query of a request, with the caller's options for it."""
 
     query: str
     question: str | None = None
-    """The question that the query belongs to; None when the caller does not say."""
+    """The question that the query belongs to, or None if not given."""
     answers: tuple[str, ...] | None = None
-    """The accepted answers of the question; None when the caller does not say."""
+    """The accepted answers of the question, or None if not given."""
     noisy: Noise = None
-    """Noise for the whole result, or one flag a document; None leaves it to the server's noise level."""
+    """Noise for the whole result, or one flag per document; None uses the server's noise level."""
     seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request without its dialect's spelling."""
+    """A request, independent of its dialect."""
 
     searches: tuple[RequestedSearch, ...]
     single: bool
-    """True when the query was a text, False when it was a list (of one, perhaps)."""
+    """True if the query was a string, False if it was a list (even of one)."""
     top_k: int | None
-    """Documents a query; None: the server's default."""
+    """Documents per query; None uses the server's default."""
     scores: bool | None
-    """Whether scores are wanted; None: the dialect's default."""
+    """Whether to return scores; None uses the dialect's default."""
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -54,22 +54,22 @@ class ParsedRequest:
 
 
 def parse(body: Mapping[str, Any], *, single: bool | None = None) -> ParsedRequest:
-    """Read a request's body. Fields that no dialect knows are ignored, as the dialects' own servers do.
+    """Parse a request's body. Unknown fields are ignored, as the original servers of the dialects do.
 
-    Besides the dialects' fields these are read, for engines that can use them:
+    In addition to the dialects' fields, these are read, for engines that can use them:
 
-    - `question` (a text for every query) or `questions` (a list, one a query);
-    - `answers`: for one question a list of texts, for `questions` a list of such lists;
-    - `noisy`: true or false for every query, or a list with one entry a query; an entry may be a list with one flag a
-      document. With a single `query` a list holds one flag a document;
-    - `seed` (a number for every query, or a list): the same seed gives the same result.
+    - `question` (one string for all queries) or `questions` (a list, one per query);
+    - `answers`: a list of strings for `question`, a list of such lists for `questions`;
+    - `noisy`: true or false for all queries, or a list with one entry per query; an entry may be a list with one flag
+      per document. With a single `query`, a list holds one flag per document;
+    - `seed` (one number for all queries, or a list): the same seed gives the same result.
 
     Args:
         body: the decoded body.
-        single: whether the answer is that of a single query; None: as the query's type says.
+        single: whether to answer as for a single query; None decides by the query's type.
 
     Raises:
-        RequestError: a field has a value that cannot be used; names the field.
+        RequestError: a field has an invalid value; the message names the field.
     """
     queries, is_text = _queries(body)
     count = len(queries)
@@ -86,7 +86,7 @@ def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
     given = [name for name in ("queries", "query") if body.get(name) is not None]
     if len(given) != 1:
         what = "both" if given else f"the fields {sorted(map(str, body))}"
-        raise RequestError(f"expected either 'queries' (a list of texts) or 'query' (a text), got {what}")
+        raise RequestError(f"expected either 'queries' (a list of strings) or 'query' (a string), got {what}")
     name, value = given[0], body[given[0]]
     if isinstance(value, str):
         return (value,), True
@@ -95,10 +95,10 @@ def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise RequestError(f"{what} must be a text or a list of texts, got {_shown(value)}")
+        raise RequestError(f"{what} must be a string or a list of strings, got {_shown(value)}")
     for position, text in enumerate(value):
         if not isinstance(text, str):
-            raise RequestError(f"{what} must hold texts, got {_shown(text)} at position {position}")
+            raise RequestError(f"{what} must hold strings, got {_shown(text)} at position {position}")
     return tuple(value)
 
 
@@ -127,13 +127,13 @@ def _scores(body: Mapping[str, Any]) -> bool | None:
 def _questions(body: Mapping[str, Any], count: int) -> Sequence[str | None]:
     one, many = body.get("question"), body.get("questions")
     if one is not None and many is not None:
-        raise RequestError("expected either 'question' (one for every query) or 'questions' (one a query), got both")
+        raise RequestError("expected either 'question' (one for all queries) or 'questions' (one per query), got both")
     if many is not None:
         questions = _texts(many, "'questions'")
         _check_count("questions", len(questions), count)
         return questions
     if one is not None and not isinstance(one, str):
-        raise RequestError(f"'question' must be a text, got {_shown(one)}; a list goes into 'questions'")
+        raise RequestError(f"'question' must be a string, got {_shown(one)}; use 'questions' for a list")
     return (one,) * count
 
 
@@ -150,9 +150,9 @@ def _answers(body: Mapping[str, Any], count: int, *, one_question: bool) -> Sequ
         _check_count("answers", len(value), count)
         return [_texts(entry, f"'answers' at position {position}") for position, entry in enumerate(value)]
     if any(nested):
-        raise RequestError("'answers' must hold texts, or a list of texts for each query; got both")
+        raise RequestError("'answers' must hold strings, or a list of strings for each query; got both")
     if not one_question and count != 1:
-        raise RequestError("with 'questions', 'answers' must hold a list of texts for each query, got a list of texts")
+        raise RequestError("with 'questions', 'answers' must be a list of strings for each query, got strings")
     return (_texts(value, "'answers'"),) * count
 
 
@@ -178,13 +178,13 @@ def _seeds(value: object, count: int) -> Sequence[int | None]:
     _check_count("seed", len(seeds), count)
     for seed in seeds:
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise RequestError(f"'seed' must be a whole number or a list with one a query, got {_shown(seed)}")
+            raise RequestError(f"'seed' must be a whole number or a list with one per query, got {_shown(seed)}")
     return seeds
 
 
 def _check_count(name: str, got: int, expected: int) -> None:
     if got != expected:
-        raise RequestError(f"{name!r} must hold one entry a query: expected {expected}, got {got}")
+        raise RequestError(f"{name!r} must hold one entry per query: expected {expected}, got {got}")
 
 
 def _shown(value: object) -> str:

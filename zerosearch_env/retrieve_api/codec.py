@@ -1,6 +1,6 @@
-"""Bodies of requests and responses: JSON and msgpack, told apart by content type or, without a telling one, by bytes.
+"""Encode and decode bodies in JSON and msgpack. The content type decides which; if it is inconclusive, the first byte.
 
-GEM's client sends msgpack without any content type; `curl -d` calls its JSON a form. Both are understood.
+GEM's client sends msgpack without a content type, and `curl -d` labels JSON as a form. Both are accepted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _DECLARED: dict[str, Encoding] = {
     "application/vnd.msgpack": "msgpack",
 }
 _MSGPACK_MAPS = (*range(0x80, 0x90), 0xDE, 0xDF)
-"""First bytes of a msgpack map; none of them can begin a JSON text in UTF-8."""
+"""First bytes of a msgpack map; none of them can start JSON in UTF-8."""
 
 
 class RequestError(ZeroSearchError, ValueError):
-    """A request that cannot be answered as it is.
+    """A request is invalid or cannot be answered now.
 
     Args:
-        message: what was expected, what was got, and the way out.
+        message: what was expected, what was received, and how to fix it.
         status: the HTTP status.
         kind: a short name for the metrics.
     """
@@ -43,7 +43,7 @@ class RequestError(ZeroSearchError, ValueError):
 
 
 def encoding_of(content_type: str | None, body: bytes) -> Encoding:
-    """How a body is encoded: as its content type says, else as its first byte shows."""
+    """Return a body's encoding, from its content type, else from its first byte."""
     declared = _DECLARED.get((content_type or "").partition(";")[0].strip().lower())
     if declared is not None:
         return declared
@@ -51,11 +51,11 @@ def encoding_of(content_type: str | None, body: bytes) -> Encoding:
 
 
 def decode(body: bytes, encoding: Encoding) -> dict[str, Any]:
-    """The object in a request's body.
+    """Decode the object in a request's body.
 
     Raises:
-        RequestError: it is not valid in its encoding, or no object.
-        MissingExtraError: msgpack, and the library is not installed.
+        RequestError: the body is not valid in its encoding, or is not an object.
+        MissingExtraError: the body is msgpack, and the library is not installed.
     """
     try:
         value = json.loads(body) if encoding == "json" else _unpack(body)
@@ -68,9 +68,9 @@ def decode(body: bytes, encoding: Encoding) -> dict[str, Any]:
 
 
 def encode(value: Any, encoding: Encoding) -> bytes:
-    """A response's body."""
+    """Encode a response's body."""
     if encoding == "json":
-        # ASCII only: documents may hold lone surrogates, which UTF-8 has no bytes for.
+        # ASCII only: documents may contain lone surrogates, which UTF-8 cannot encode.
         return json.dumps(value, separators=(",", ":")).encode("ascii")
     packed: bytes = require("msgpack", "serve").packb(value, unicode_errors="surrogatepass")
     return packed

@@ -1,8 +1,8 @@
-"""The dialects of `/retrieve`: which one a request speaks, and the shape of its answer.
+"""The dialects of `/retrieve`: detect a request's dialect, and render the response in its format.
 
-Every dialect is one row of `DIALECTS`. Where two of them ask in the same form and want different answers, `RULES`
-choose the default; the server's `--dialect`, or the dialect's name in front of the path (`/rllm/retrieve`), forces
-one. Pure functions without a server.
+Every dialect is one row of `DIALECTS`. If two dialects share a request format but not a response format, `RULES` choose
+the default; the server's `--dialect`, or the dialect's name before the path (`/rllm/retrieve`), overrides it. Pure
+functions without I/O.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from .bodies import ParsedRequest
 from .codec import Encoding
 
 Results = Sequence[Sequence[Document]]
-"""One list of documents a query, in order."""
+"""One list of documents per query, in order."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one family of clients wants its documents."""
+    """The response format of one family of clients."""
 
     name: str
     clients: str
-    """Whose clients speak it, and the shape of the answer."""
+    """The clients that use it, and the shape of the response."""
     render: Callable[[ParsedRequest, Results, bool], Any]
-    """(request, documents, scores wanted) -> the response."""
+    """(request, documents, whether to include scores) -> the response."""
     scores: bool = False
-    """Whether scores are sent when the request does not say."""
+    """Whether to send scores if the request does not specify it."""
     path: str = "/retrieve"
-    """Where its clients post to."""
+    """Path that its clients post to."""
 
 
 def contents(document: Document) -> str:
-    """Title in quotes, a line break, the text: as in Search-R1's corpora. Its clients split at the first break."""
+    """Format a document as in Search-R1's corpora: quoted title, line break, text. Clients split at the first break."""
     return f'"{_one_line(document.title)}"\n{document.text}'
 
 
 def score_of(document: Document, rank: int) -> float:
-    """The engine's score; where it has none (or no finite one) 1 / rank, which keeps the order. Rank is 1-based."""
+    """Return the engine's score, or 1 / rank (1-based; keeps the order) if it has no finite score."""
     score = document.score
     return 1 / rank if score is None or not math.isfinite(score) else float(score)
 
@@ -68,7 +68,7 @@ def _text(document: Document, rank: int) -> dict[str, Any]:
 
 
 def _numbered(document: Document, rank: int) -> str:
-    # The client takes the number and the blank off; the rest goes to the policy as it is.
+    # The client removes the number and the space; the rest goes to the policy unchanged.
     number = document.source if document.source.isdecimal() and document.source.isascii() else str(rank)
     return f"{number} {full_text(document)}"
 
@@ -144,7 +144,7 @@ PATHS: dict[str, str | None] = {
     "/search": "research",
     "/batch_search": "research",
 }
-"""What is posted to, and the dialect that a path alone decides."""
+"""Accepted paths, with the dialect if the path alone decides it."""
 
 RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Encoding], bool]], ...] = (
     (
@@ -159,14 +159,14 @@ RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Encoding], bool]], ...
     ("research", "one query with `top_n`", lambda body, _: "top_n" in body),
     ("skyrl", "one query alone", lambda body, _: True),
 )
-"""(dialect, form in words, test) for `/retrieve`: the first row that fits decides."""
+"""(dialect, description of the format, test) for `/retrieve`: the first row that matches decides."""
 
 
 def get_dialect(name: str) -> Dialect:
-    """A dialect by name.
+    """Return a dialect by name.
 
     Raises:
-        ConfigError: there is none; the nearest name is suggested.
+        ConfigError: the name is unknown; the message suggests the nearest one.
     """
     if name not in DIALECTS:
         raise unknown_name("dialect", name, DIALECTS)
@@ -174,23 +174,23 @@ def get_dialect(name: str) -> Dialect:
 
 
 def choose_dialect(path: str, body: Mapping[str, Any], encoding: Encoding, forced: str | None = None) -> Dialect:
-    """The dialect of a request.
+    """Return the dialect of a request.
 
     Args:
         path: one of `PATHS`.
         body: the decoded body.
-        encoding: how the body came.
-        forced: a dialect's name; it decides wherever the path does not.
+        encoding: the body's encoding.
+        forced: name of a dialect to use unless the path decides.
     """
     name = PATHS[path] or forced
     return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, encoding))]
 
 
 def render(dialect: Dialect, asked: ParsedRequest, results: Results) -> Any:
-    """The response in a dialect's shape, ready to be encoded.
+    """Build the response in a dialect's format, ready to be encoded.
 
     Args:
-        dialect: whose shape.
+        dialect: the dialect.
         asked: the request.
         results: the documents of each query, in order.
     """

@@ -1,4 +1,4 @@
-"""What retrieval servers are sent: one row a dialect, with the names that `zerosearch serve` has for them."""
+"""Requests to retrieval servers: one row per dialect, under the same names as in `zerosearch serve`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RequestDialect:
-    """How one family of servers is asked."""
+    """The request format of one family of servers."""
 
     name: str
     servers: str
-    """Whose servers take it, in words."""
+    """The servers that accept it."""
     batch: bool
-    """Whether a request holds a list of queries; else one query, and several requests at once."""
+    """Whether a request holds a list of queries. If not, each query is a request, and several are sent concurrently."""
     count: tuple[str, ...]
-    """Fields that say how many documents a query gets."""
+    """Fields for the number of documents per query."""
     more: tuple[tuple[str, Any], ...] = ()
     """Further fields."""
     paths: tuple[str, ...] = ("/retrieve",)
-    """Where the server listens. The first is put behind an address that ends in none of them."""
+    """Paths the server listens on. The first is appended to an address that ends in none of them."""
     msgpack: bool = False
-    """Whether bodies are msgpack where that is installed."""
+    """Whether bodies are msgpack, if that is installed."""
 
     def body(self, queries: Sequence[str], count: int) -> Body:
-        """The request's body for `count` documents a query; one query where `batch` is False."""
+        """Build the request's body for `count` documents per query; exactly one query if `batch` is False."""
         asked: Body = {self._field: list(queries) if self.batch else queries[0]}
         return asked | dict.fromkeys(self.count, count) | dict(self.more)
 
@@ -64,10 +64,10 @@ DIALECTS: dict[str, RequestDialect] = {
 
 
 def get_request_dialect(name: str) -> RequestDialect:
-    """A dialect by name.
+    """Return a dialect by name.
 
     Raises:
-        ConfigError: there is none; the nearest name is suggested.
+        ConfigError: the name is unknown; the message suggests the nearest one.
     """
     if name not in DIALECTS:
         raise unknown_name("dialect", name, DIALECTS)
@@ -75,7 +75,7 @@ def get_request_dialect(name: str) -> RequestDialect:
 
 
 def context_of(requests: Sequence[SearchRequest], *, batch: bool) -> Body:
-    """Question, answers, noise and seed, in the fields that `zerosearch serve` reads."""
+    """Return question, answers, noise and seed as fields that `zerosearch serve` reads."""
     noisy = [flag if isinstance(flag, bool) else list(flag) for flag in (request.noisy for request in requests)]
     if not batch:
         (only,) = requests

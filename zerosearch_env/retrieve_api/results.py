@@ -1,4 +1,4 @@
-"""Documents out of what retrieval servers answer, whatever their shape.
+"""Extract documents from the responses of retrieval servers, in any known shape.
 
     {"result": [[{"document": {"id", "contents"}, "score"}]]}      Search-R1, SkyRL; without scores the inner items
     {"result": [{"document", "score"}]}                            GEM; rLLM with `results`
@@ -7,7 +7,8 @@
     {"queries": [...], "answers": [["1 Title text"]]}              R1-Searcher
     [[{"id", "contents"}]], or [documents, scores]                 ReSearch
 
-The shape is found by looking, not by the dialect: servers of one family differ. What fits no shape is a ValueError.
+The shape is detected from the data, not from the dialect, because servers of one family differ. Unknown shapes raise
+ValueError.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _NUMBERED = re.compile(r"(?P<number>\d+)[ \t]+(?P<text>.+)", re.DOTALL)
 
 
 def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list[Document]]:
-    """The documents of each query, best first.
+    """Return the documents of each query, best first.
 
     Args:
-        data: the decoded answer.
-        count: queries that were sent.
-        numbered: whether documents that are plain texts begin with their id, as R1-Searcher's do.
+        data: the decoded response.
+        count: number of queries sent.
+        numbered: whether documents that are plain strings start with their id, as R1-Searcher's do.
 
     Raises:
-        ValueError: the answer has no known shape, or is for another number of queries.
+        ValueError: the response has no known shape, or is for a different number of queries.
     """
     rows, scores = _without_scores(_results(data), count)
     if len(rows) == count and all(isinstance(row, list) for row in rows):
@@ -63,7 +64,7 @@ def _results(data: Any) -> list[Any]:
 
 
 def _without_scores(rows: list[Any], count: int) -> tuple[list[Any], list[Any] | None]:
-    """Documents and scores of a pair [documents, scores]; None for the scores where it is no pair."""
+    """Split a pair [documents, scores]; the scores are None if it is not such a pair."""
     if len(rows) != 2 or not _alike(*rows):
         return rows, None
     leaves = list(_leaves(rows[1]))
@@ -74,7 +75,7 @@ def _without_scores(rows: list[Any], count: int) -> tuple[list[Any], list[Any] |
 
 
 def _alike(documents: Any, scores: Any) -> bool:
-    """Whether two values are lists of the same lengths, at both levels where there are two."""
+    """Whether two values are lists of the same length, at both levels if there are two."""
     if not isinstance(documents, list) or not isinstance(scores, list) or len(documents) != len(scores):
         return False
     pairs = zip(documents, scores, strict=True)
@@ -94,7 +95,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _document(item: Any, score: Any, numbered: bool) -> Document | None:
-    """One document; None for one without any text, which would show the policy nothing."""
+    """Parse one document; None if it has no text, because it would show the policy nothing."""
     if isinstance(item, Mapping) and isinstance(item.get("document"), Mapping | str):
         score, item = item.get("score", score), item["document"]
     if isinstance(item, str):

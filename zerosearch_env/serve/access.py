@@ -1,4 +1,4 @@
-"""Who can reach the server: the socket it listens on, and the token that requests carry."""
+"""Access to the server: the socket it listens on, and the token that requests must carry."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import socket
 from ..errors import ConfigError
 
 BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+"""Maximum number of connections waiting to be accepted."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a port in use is known before anything is loaded.
+    """Open a listening socket. Done first, so that a port in use is reported before anything is loaded.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: it is not possible to listen on the address.
     """
     if not 0 <= port <= 65_535:
-        raise ConfigError(f"cannot listen on port {port}: expected 0 (any free one) to 65535")
+        raise ConfigError(f"cannot listen on port {port}: expected 0 (any free port) to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -29,24 +29,24 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # From here on connections wait for the server instead of being refused.
+        # From now on connections wait for the server instead of being refused.
         listener.listen(BACKLOG)
     except OSError as cause:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {cause}. Give another --port; 0 takes a free one"
+            f"cannot listen on {host}:{port}: {cause}. Choose another --port; 0 picks a free one"
         ) from cause
     return listener
 
 
 def address_of(listener: socket.socket) -> str:
-    """The address that clients use."""
+    """Return the address that clients use."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host to listen on can be reached from this machine only."""
+    """Whether a listening host can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -54,14 +54,14 @@ def is_loopback(host: str) -> bool:
 
 
 def is_token(authorization: str, token: str) -> bool:
-    """Whether a request carries the token, as a bearer's or as the password of basic credentials.
+    """Whether a request carries the token, as a bearer token or as the password of basic credentials.
 
-    HTTP libraries turn `http://any:TOKEN@host:port/retrieve` into basic credentials, so that clients which take
-    nothing but an address can send one. The comparison takes the same time wherever the two differ.
+    HTTP libraries turn `http://any:TOKEN@host:port/retrieve` into basic credentials, so clients that are configured
+    only with an address can send the token. The comparison takes constant time.
 
     Args:
-        authorization: the request's header of that name, or "".
-        token: the server's.
+        authorization: the request's `Authorization` header, or "".
+        token: the server's token.
     """
     scheme, _, value = authorization.partition(" ")
     sent = b""
@@ -70,6 +70,6 @@ def is_token(authorization: str, token: str) -> bool:
     elif scheme.lower() == "basic":
         try:
             sent = base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-        except ValueError:  # no base64, or no ASCII: then it is not the token either
+        except ValueError:  # not base64 or not ASCII, so not the token
             sent = b""
     return hmac.compare_digest(sent, token.encode())

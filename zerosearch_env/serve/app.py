@@ -1,6 +1,6 @@
-"""The ASGI application: routes, bounds, the token, and errors as JSON with a status that says whose fault it is.
+"""The ASGI application: routes, limits, the token, and errors as JSON with a status that names the cause.
 
-400 and the like: the request; 401: the token; 502: the engine; 503 and 504: too much to do. A failed search is never
+400 and most other 4xx: the request; 401: the token; 502: the engine; 503 and 504: overload. A failed search is never
 sent as an empty result.
 """
 
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CUT_OFF = "cut_off"
-"""The kind of error of a request that was under way for longer than a stopping server waits."""
+"""Error kind of a request that did not finish within the grace period of a stopping server."""
 
 _DRAINED = 4
-"""A body that is too large is read and dropped up to this many times the bound: a client that is still sending sees
-the answer, and no client can send for ever."""
+"""A body that is too large is read and discarded up to this multiple of the limit: a client that is still sending gets
+the response, and no client can send forever."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost."""
+    """Limits per request."""
 
     max_body_bytes: int = 8 * 1024 * 1024
-    """Longest body, in bytes."""
+    """Maximum size of a body, in bytes."""
     body_timeout_s: float = 30.0
-    """How long a body may take to arrive, in seconds."""
+    """Maximum time for a body to arrive, in seconds."""
     request_timeout_s: float = 300.0
-    """How long a request may wait for its results, in seconds."""
+    """Maximum time a request may wait for its results, in seconds."""
     close_timeout_s: float = 5.0
-    """How long the engine may take to close, in seconds."""
+    """Maximum time for the engine to close, in seconds."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the application answers with."""
+    """Everything the application needs to answer requests."""
 
     batcher: Batcher
     maker: RequestDefaults
@@ -65,15 +65,15 @@ class Service:
     engine: str = ""
     """The engine's name, for `/health`."""
     dialect: str | None = None
-    """The dialect of `/retrieve`; None: told by the form of the request."""
+    """The dialect of `/retrieve`; None detects it from the request."""
     token: str | None = None
 
     async def search(self, requests: list[SearchRequest]) -> list[tuple[Document, ...]]:
-        """The documents of each request, in order.
+        """Return the documents of each request, in order.
 
         Raises:
-            RequestError: too many searches (413, 503), or no result in time (504).
-            ZeroSearchError: the engine failed, or refused a request.
+            RequestError: there are too many searches (413, 503), or there was no result in time (504).
+            ZeroSearchError: the engine failed, or rejected a request.
         """
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
@@ -89,10 +89,10 @@ class Service:
 
 
 def make_app(service: Service) -> Starlette:
-    """The ASGI application.
+    """Create the ASGI application.
 
     Args:
-        service: what it answers with; its engine is closed when the application shuts down.
+        service: engine, limits and metrics; the engine is closed when the application shuts down.
 
     Raises:
         MissingExtraError: starlette is not installed.
@@ -127,18 +127,18 @@ class _Handlers:
         self._response = Response
 
     async def retrieve(self, request: Request) -> Response:
-        """POST of a search, in any dialect."""
+        """Answer a POST of a search, in any dialect."""
         metrics, began, named = self._service.metrics, time.perf_counter(), _Named()
         metrics.in_flight += 1
         try:
             response = await self._retrieve(request, named)
         except ZeroSearchError as error:
             response = self._failed(error, named.encoding)
-        except Exception as error:  # a bug: said to the caller and logged with its place
+        except Exception as error:  # a bug: reported to the caller and logged with a traceback
             _log.exception("a request failed")
             response = self._failed(error, named.encoding)
         except asyncio.CancelledError:
-            # A stopping server cancels what is still under way; the caller is told instead of hung up on.
+            # A stopping server cancels pending requests; send the caller an error instead of dropping the connection.
             stopping = RequestError("the server is stopping and did not get a result in time", 503, CUT_OFF)
             response = self._failed(stopping, named.encoding)
         finally:
@@ -162,11 +162,11 @@ class _Handlers:
         return self._encoded(render(dialect, asked, documents), encoding)
 
     async def health(self, request: Request) -> Response:
-        """GET: whether the server runs. Needs no token."""
+        """Answer GET: whether the server runs. Needs no token."""
         return self._encoded({"status": "ok", "engine": self._service.engine, "dialect": self._service.dialect})
 
     async def stats(self, request: Request) -> Response:
-        """GET: the counters as JSON."""
+        """Answer GET: the counters as JSON."""
         try:
             self._authorize(request)
         except RequestError as error:
@@ -175,7 +175,7 @@ class _Handlers:
         return self._encoded({**self._service.metrics.summary(), "noise_level": level, "engine": self._service.engine})
 
     async def prometheus(self, request: Request) -> Response:
-        """GET: the counters in Prometheus' text format."""
+        """Answer GET: the counters in the Prometheus text format."""
         try:
             self._authorize(request)
         except RequestError as error:
@@ -183,9 +183,9 @@ class _Handlers:
         return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE)
 
     async def not_found(self, request: Request, error: Any) -> Response:
-        """No such path, or the wrong method for it."""
+        """Answer a request with an unknown path or the wrong method."""
         paths = ", ".join([*PATHS, "/health", "/stats", "/metrics"])
-        message = f"{request.method} {request.url.path}: {error.detail}. Expected POST to a search or GET of {paths}"
+        message = f"{request.method} {request.url.path}: {error.detail}. Expected POST to a search, or GET of {paths}"
         response = self._failed(RequestError(message, error.status_code, "not_found"), "json")
         response.headers.update(error.headers or {})
         return response
@@ -193,7 +193,7 @@ class _Handlers:
     def _authorize(self, request: Request) -> None:
         token = self._service.token
         if token is not None and not is_token(request.headers.get("authorization", ""), token):
-            raise RequestError("a token is needed: send the header 'Authorization: Bearer TOKEN'", 401, "unauthorized")
+            raise RequestError("send a token in the header 'Authorization: Bearer TOKEN'", 401, "unauthorized")
 
     def _prefix(self, request: Request) -> Dialect | None:
         name = request.path_params.get("dialect")
@@ -218,10 +218,10 @@ class _Handlers:
             seconds = self._service.limits.body_timeout_s
             raise RequestError(f"the body did not arrive in {seconds:g} s", 408, "slow_body") from None
         except ClientDisconnect:
-            # Nobody reads this answer; it is counted.
+            # No one reads this response; it is only counted.
             raise RequestError("the client left before its request was complete", 400, "disconnected") from None
         if size > bound:
-            raise RequestError(f"a body may have {bound} bytes, got {size} or more", 413, "too_large")
+            raise RequestError(f"a body may have at most {bound} bytes, got {size} or more", 413, "too_large")
         return b"".join(parts)
 
     def _encoded(self, value: Any, encoding: Encoding = "json", status: int = 200) -> Response:
@@ -236,21 +236,21 @@ class _Handlers:
         if status == 503:
             response.headers["Retry-After"] = "1"
         if status in (401, 408, 413):
-            # The rest of the body is not waited for.
+            # Do not wait for the rest of the body.
             response.headers["Connection"] = "close"
         return response
 
 
 @dataclass
 class _Named:
-    """What is known about a request so far; its failure is counted and encoded accordingly."""
+    """What is known about a request so far; decides how its failure is counted and encoded."""
 
     dialect: str = "unknown"
     encoding: Encoding = "json"
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
-    """(HTTP status, kind for the metrics)."""
+    """Return (HTTP status, error kind for the metrics)."""
     if isinstance(error, RequestError):
         return error.status, error.kind
     if isinstance(error, EngineError):

@@ -1,8 +1,14 @@
 """Dynamic batching: searches of concurrent requests share engine calls.
 
-The first search waits `max_wait_s` for company; while the engine is busy, company gathers by itself and goes out
-together as soon as the engine is free. The engine runs in threads of its own, so the event loop stays free and an
-engine that hangs cannot keep the process alive.
+The first search waits up to `max_wait_s` for others to join its batch. While the engine is busy, arriving searches
+queue up, and go out as one batch as soon as it is free:
+
+    requests   a  b c      d e f g        h
+    engine        [ a b c        ][ d e f g      ][ h ...
+               |--| max_wait_s    ^ free again: the next batch starts immediately
+
+The engine runs in its own threads, so the event loop stays free, and an engine that hangs cannot keep the process
+alive.
 """
 
 from __future__ import annotations
@@ -30,19 +36,19 @@ _log = logging.getLogger(__name__)
 
 
 def search_apart(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[Outcome]:
-    """Search a batch so that a request which the engine refuses does not take its company down.
+    """Search a batch such that a request the engine rejects does not fail the others.
 
-    An `EngineError` is everybody's: the engine failed as a whole. After any other exception the halves of the batch
-    are searched by themselves, until the request that causes it stands alone.
+    An `EngineError` applies to all requests: the engine as a whole failed. After any other exception the two halves of
+    the batch are searched separately, and so on, until the request that causes it is isolated.
 
     Returns:
-        One result or error a request, in order; an exception that is not of this package comes as an `EngineError`.
+        One result or error per request, in order. Exceptions from outside this package become an `EngineError`.
     """
     try:
         results = engine.search(requests)
     except EngineError as error:
         return [error] * len(requests)
-    except BaseException as cause:  # native code panics with BaseException; here no Ctrl-C or exit can arrive
+    except BaseException as cause:  # native code may panic with BaseException; Ctrl-C and exit never reach this thread
         if len(requests) > 1:
             half = len(requests) // 2
             return [*search_apart(engine, requests[:half]), *search_apart(engine, requests[half:])]
@@ -51,25 +57,25 @@ def search_apart(engine: SearchEngine, requests: Sequence[SearchRequest]) -> lis
         _log.exception("the engine raised for %r", requests[0])
         return [EngineError(f"{type(engine).__name__} raised {type(cause).__name__}: {cause}")]
     if len(results) != len(requests):
-        wrong = EngineError(f"{type(engine).__name__} gave {len(results)} results for {len(requests)} requests")
+        wrong = EngineError(f"{type(engine).__name__} returned {len(results)} results for {len(requests)} requests")
         return [wrong] * len(requests)
     return list(results)
 
 
 class Batcher:
-    """Searches for many callers of one event loop.
+    """Batches the searches of many callers in one event loop.
 
     Args:
-        engine: what answers; closed by `close`.
-        metrics: where calls are counted.
-        max_batch: most searches of one call.
-        max_wait_s: how long the first search waits for company while the engine is free, in seconds.
-        max_calls: calls that may run at the same time. More than 1 needs an engine that can be called from several
-            threads, and pays where a call waits for another machine.
-        max_waiting: searches that may wait, and that one request may hold; more are refused.
+        engine: the search engine; closed by `close`.
+        metrics: counts the calls.
+        max_batch: maximum number of searches per engine call.
+        max_wait_s: how long the first search waits for others while the engine is free, in seconds.
+        max_calls: maximum number of concurrent engine calls. More than 1 needs a thread-safe engine, and helps if a
+            call waits for another machine.
+        max_waiting: maximum number of waiting searches, and of searches per request; more are rejected.
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -103,16 +109,18 @@ class Batcher:
         metrics.waiting = self._waiting.__len__
 
     async def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """Answer the searches of one caller, together with those of others.
+        """Answer the searches of one caller, batched with those of others.
 
         Raises:
-            RequestError: too many searches at once (status 413), or too many wait already (503).
+            RequestError: the request has too many searches (status 413), or too many are already waiting (503).
             EngineError: the engine failed.
-            ZeroSearchError: the engine refused one of these requests.
+            ZeroSearchError: the engine rejected one of these requests.
         """
         if len(requests) > self._max_waiting:
             raise RequestError(
-                f"a request may hold {self._max_waiting} queries, got {len(requests)}; send several", 413, "too_large"
+                f"a request may hold at most {self._max_waiting} queries, got {len(requests)}; split it",
+                413,
+                "too_large",
             )
         if len(self._waiting) + len(requests) > self._max_waiting:
             raise RequestError(
@@ -134,13 +142,13 @@ class Batcher:
         """Close the engine and end its threads.
 
         Args:
-            timeout_s: how long its `close` may take, in seconds.
+            timeout_s: maximum time for the engine's `close`, in seconds.
 
         Returns:
-            False when it did not return in time.
+            False if it did not return in time.
 
         Raises:
-            Exception: what the engine's `close` raised.
+            Exception: whatever the engine's `close` raised.
         """
         for _ in range(self._threads):
             self._jobs.put(None)
@@ -155,7 +163,7 @@ class Batcher:
                 error.append(cause)
             _tell(loop, done.set)
 
-        # Not one of the engine's own threads: these may hang.
+        # Not in one of the engine's threads, which may hang.
         threading.Thread(target=run, name="engine-close", daemon=True).start()
         try:
             await asyncio.wait_for(done.wait(), timeout_s)
@@ -177,7 +185,7 @@ class Batcher:
         self._send(loop)
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start calls while there is a free thread, and a batch that is full or has waited long enough."""
+        """Start calls while a thread is free and a batch is full or has waited long enough."""
         while self._free and self._waiting and (self._due or len(self._waiting) >= self._max_batch):
             size = min(self._max_batch, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(size)]
@@ -192,7 +200,7 @@ class Batcher:
                 self._timer = None
 
     def _call(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry]) -> None:
-        """In a thread of the engine: one call, and its results to the event loop."""
+        """Run one call in an engine thread, and pass its results to the event loop."""
         began = time.perf_counter()
         outcomes = search_apart(self._engine, [request for request, _ in batch])
         _tell(loop, self._deliver, loop, batch, outcomes, time.perf_counter() - began)
@@ -221,6 +229,6 @@ def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arg
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
-        # The server has stopped meanwhile: nobody is left to be told.
+        # The server has stopped: no one is left to notify.
         if not loop.is_closed():
             raise

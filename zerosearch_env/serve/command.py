@@ -1,4 +1,4 @@
-"""`zerosearch serve`: the process around the application: options, the socket, signals, and the end."""
+"""`zerosearch serve`: the process around the application: options, socket, signals and shutdown."""
 
 from __future__ import annotations
 
@@ -31,76 +31,76 @@ from .searches import RequestDefaults
 TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
 
 _KEEP_ALIVE_S = 75
-"""How long an idle connection stays open. Longer than the pauses of a training loop: a client that sends on a
-connection which is being closed gets an error, and few retry a POST."""
+"""How long an idle connection stays open. Longer than the pauses of a training loop, because a client that sends on a
+connection that is being closed gets an error, and few clients retry a POST."""
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Answer every /retrieve dialect (Search-R1, verl, SkyRL, GEM, ZeroSearch, ...) over any search engine."""
+    """Serve any search engine over every /retrieve dialect (Search-R1, verl, SkyRL, GEM, ZeroSearch, ...)."""
 
     engine: str = "corpus"
-    """What answers the searches: "corpus", "corpus:FILE", ..."""
+    """The search engine: "corpus", "corpus:FILE", ..."""
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but a loopback address should come with a token."""
+    """Address to listen on. Use a token with anything other than a loopback address."""
     port: int = 8000
-    """Port to listen on; 0 takes a free one and prints it."""
+    """Port to listen on; 0 picks a free one and prints it."""
     dialect: str | None = None
-    """Dialect of /retrieve, where its requests alone do not tell (docs/serve.md). None: told by each request."""
+    """Dialect of /retrieve, for requests that fit several (docs/serve.md). None detects it from each request."""
     top_k: int = 3
-    """Documents a query, for requests that do not say."""
+    """Documents per query, for requests that do not specify it."""
     max_top_k: int = 100
-    """Most documents a query that a request may ask for."""
+    """Maximum number of documents per query that a request may ask for."""
     dataset: str | None = "world"
-    """Dataset whose passages an embedded engine searches and whose questions are known: the built-in "world", a data
-    file, or a hub name. A request that names one of its questions needs to send no answers."""
+    """Dataset: an embedded engine searches its passages, and requests for its questions need not send answers. The
+    built-in "world", a data file, or a Hugging Face Hub name."""
     split: str = "train"
     """Split of the dataset."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
     noise_level: float | None = None
-    """Probability in [0, 1] that a search is noisy, unless the request says. Without it and a schedule: 0."""
+    """Probability in [0, 1] that a search is noisy, for requests that do not specify it. Default: 0, if no schedule is set."""
     noise_schedule: str | None = None
-    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it moves with the searches served."""
+    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it progresses with the searches served."""
     noise_start: float = 0.0
     """Noise level at the start of a schedule."""
     noise_end: float = 0.5
     """Noise level at the end of a schedule."""
     noise_base: float = 4.0
-    """Base of the schedule "exp"."""
+    """Base of the "exp" schedule."""
     curriculum_searches: int = 10_000
-    """Searches until a schedule reaches its end."""
+    """Number of searches until a schedule reaches its end."""
     seed: int = 0
-    """Seed of the noise and of the engine's choices."""
+    """Seed of the noise and of the engine's random choices."""
     max_batch: int = 256
-    """Most searches of one engine call."""
+    """Maximum number of searches per engine call."""
     max_wait_ms: float = 3.0
-    """How long a search waits for company while the engine is free, in milliseconds."""
+    """How long a search waits for others to join its batch while the engine is free, in milliseconds."""
     max_calls: int = 1
-    """Engine calls at the same time. More than 1 pays for an engine that waits for another machine."""
+    """Maximum number of concurrent engine calls. More than 1 helps an engine that waits for another machine."""
     max_waiting: int = 20_000
-    """Searches that may wait for the engine, and queries that one request may hold; more are refused."""
+    """Maximum number of searches waiting for the engine, and of queries per request; more are rejected."""
     max_body_bytes: int = 8 * 1024 * 1024
-    """Longest body of a request, in bytes; longer ones are refused with status 413."""
+    """Maximum size of a request's body, in bytes; longer ones are rejected with status 413."""
     request_timeout_s: float = 300.0
-    """How long a request may wait for its results before status 504, in seconds."""
+    """Maximum time a request may wait for its results before status 504, in seconds."""
     grace_s: float = 20.0
-    """How long requests may take to finish after SIGINT or SIGTERM, in seconds."""
+    """Maximum time for pending requests to finish after SIGINT or SIGTERM, in seconds."""
     token: str | None = None
-    """Token that requests must carry (Authorization: Bearer TOKEN). None: that of ZEROSEARCH_SERVE_TOKEN, if set."""
+    """Token that requests must carry (Authorization: Bearer TOKEN). None uses ZEROSEARCH_SERVE_TOKEN, if set."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerosearch serve`.
 
     Args:
-        argv: command line without the command itself; None: that of the process.
+        argv: arguments after the command name; None uses those of the process.
 
     Returns:
-        Exit code: 0 after SIGINT or SIGTERM, 1 when requests had to be cut off.
+        Exit code: 0 after SIGINT or SIGTERM, 1 if requests had to be cut off.
 
     Raises:
-        ZeroSearchError: an option cannot be used, or a library is missing.
+        ZeroSearchError: an option is invalid, or a library is missing.
     """
     import tyro
 
@@ -121,15 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Service:
-    """What the application answers with.
+    """Build the service from the options.
 
     Args:
         config: the options.
-        engine: a ready-made engine; None: built as `config.engine` says.
+        engine: an existing engine; None builds the one named by `config.engine`.
 
     Raises:
-        ConfigError: an option cannot be used.
-        DataError: a data file is missing or broken.
+        ConfigError: an option is invalid.
+        DataError: a data file is missing or invalid.
     """
     if config.dialect is not None:
         get_dialect(config.dialect)
@@ -142,7 +142,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         raise ConfigError("give either noise_level or noise_schedule, not both")
     token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
     if token is not None and not token.strip():
-        raise ConfigError(f"the token is empty: give one, or leave out --token and unset {TOKEN_VARIABLE}")
+        raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
     dataset = _dataset(config)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
     maker = RequestDefaults(
@@ -173,15 +173,15 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
 
 
 def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> int:
-    """Serve until SIGINT or SIGTERM, then finish the requests under way and close the engine.
+    """Serve until SIGINT or SIGTERM, then finish pending requests and close the engine.
 
     Args:
-        service: what answers.
+        service: the service.
         listener: a listening socket; closed at the end.
-        grace_s: how long the requests under way may take, in seconds.
+        grace_s: maximum time for pending requests to finish, in seconds.
 
     Returns:
-        0, or 1 when requests had to be cut off.
+        0, or 1 if requests had to be cut off.
     """
     server = make_server(service, grace_s=grace_s)
     with _signals_end(server):
@@ -190,11 +190,11 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
 
 
 def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
-    """The uvicorn server of a service; `await server.serve(sockets=[...])` runs it, `server.should_exit` ends it.
+    """Create the uvicorn server. `await server.serve(sockets=[...])` runs it, `server.should_exit = True` ends it.
 
     Args:
-        service: what answers.
-        grace_s: how long the requests under way may take at the end, in seconds.
+        service: the service.
+        grace_s: maximum time for pending requests to finish at shutdown, in seconds.
     """
     uvicorn = require("uvicorn", "serve")
     config = uvicorn.Config(
@@ -219,10 +219,10 @@ def _dataset(config: ServeConfig) -> Dataset | None:
 
 @contextmanager
 def _signals_end(server: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM end the server, and nothing else.
+    """Make SIGINT and SIGTERM end the server, and nothing else.
 
-    While it runs, uvicorn handles them itself; when it has ended, it sends them once more to whoever handled them
-    before. Else a process that has finished its work in order would end with the status of one that was killed.
+    While it runs, uvicorn handles them itself; afterwards it raises them again for the previous handlers. Without
+    this context a process that shut down cleanly would exit with the status of one that was killed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

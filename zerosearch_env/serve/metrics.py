@@ -1,6 +1,6 @@
-"""What the server counts, and its text for Prometheus (exposition format 0.0.4).
+"""The server's counters, and their text for Prometheus (exposition format 0.0.4).
 
-Everything is updated from the event loop's thread, so nothing is locked.
+All updates come from the event loop's thread, so no locks are needed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Histogram:
-    """Counts of observations below fixed bounds.
+    """Counts observations in buckets with fixed bounds.
 
     Args:
-        bounds: upper bounds of the buckets, inclusive and ascending; one without a bound is added.
+        bounds: inclusive upper bounds of the buckets, ascending; a last bucket without a bound is added.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -36,12 +36,12 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were observed."""
+        """Number of observations."""
         return sum(self.counts)
 
     @property
     def mean(self) -> float:
-        """Their mean; 0 before the first."""
+        """Mean of the observations; 0 if there are none."""
         return self.total / self.count if self.count else 0.0
 
 
@@ -57,9 +57,9 @@ class Metrics:
         self.noisy = 0
         """Answered searches with noise in at least one document."""
         self.waiting: Callable[[], int] = lambda: 0
-        """Searches that wait for an engine call."""
+        """Searches waiting for an engine call."""
         self.in_flight = 0
-        """Requests that are being answered."""
+        """Requests being answered."""
         self.batch_sizes = Histogram(_SIZES)
         self.engine_seconds = Histogram(_SECONDS)
         self.request_seconds = Histogram(_SECONDS)
@@ -70,7 +70,7 @@ class Metrics:
         self.request_seconds.observe(seconds)
 
     def engine_call(self, size: int, seconds: float) -> None:
-        """Count a call of the engine: how many searches it answered, and how long it took."""
+        """Count an engine call, with its number of searches and its duration."""
         self.batch_sizes.observe(size)
         self.engine_seconds.observe(seconds)
 
@@ -124,7 +124,7 @@ class Metrics:
 
 def _metric(name: str, kind: str, text: str, values: Iterable[tuple[str, float]]) -> list[str]:
     full = f"zerosearch_{name}"
-    # Labels are names of our own (dialects, kinds of error): nothing in them needs escaping.
+    # Labels are our own names (dialects, error kinds), so nothing needs escaping.
     rows = [f"{full}{{{labels}}} {value}" if labels else f"{full} {value}" for labels, value in sorted(values)]
     return [f"# HELP {full} {text}", f"# TYPE {full} {kind}", *rows]
 

@@ -1,4 +1,4 @@
-"""From what a request asks to what an engine is given: defaults, bounds, gold answers, and the noise of each search."""
+"""Turn a parsed request into engine requests: defaults, limits, gold answers, and the noise of each search."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ..retrieve_api.codec import RequestError
 from ..types import Question, SearchRequest
 
 _NO_QUESTION = -1
-"""Stands for a missing question in the path of a seed; the hash of no text is negative."""
+"""Represents a missing question in the derivation of a seed; hashes of strings are never negative."""
 
 
 class RequestDefaults:
-    """Makes the engine's requests, and draws the noise of those that do not say.
+    """Builds the engine's requests, and draws the noise of searches that do not specify it.
 
-    The seed of a search is a function of (the server's seed, its query, its question, the `seed` it was sent with); a
-    search without one gets the next number of a counter instead. It is noisy iff a uniform number drawn from that seed
-    is below the noise level: with a `seed` a result can be asked for again, and at a higher level the noisy searches
-    are a superset.
+    A search's seed is a function of the server's seed, the query, the question, and the `seed` in the request, or the
+    next value of a counter if the request has none. The search is noisy if and only if a uniform number drawn from that
+    seed is below the noise level. So a request with a `seed` is reproducible, and the searches that are noisy at one
+    level are also noisy at every higher level.
 
     Args:
-        top_k: documents a query, for requests that do not say.
-        max_top_k: the most that a request may ask for.
+        top_k: documents per query, for requests that do not specify it.
+        max_top_k: maximum that a request may ask for.
         noise: a level in [0, 1], or a schedule: progress in [0, 1] -> level.
-        curriculum_searches: searches until a schedule's progress is 1.
+        curriculum_searches: number of searches until a schedule's progress is 1.
         seed: the server's seed.
         questions: known questions; a request that names one gets its answers, steps and paragraphs filled in.
-        required: fields of `SearchRequest` that the engine cannot do without, of `"question"` and `"answers"`.
+        required: fields of `SearchRequest` that the engine needs: any of `"question"` and `"answers"`.
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class RequestDefaults:
 
     @property
     def noise_level(self) -> float:
-        """The probability that the next search without a `noisy` of its own is noisy."""
+        """Probability that the next search is noisy if its request does not specify `noisy`."""
         if callable(self._noise):
             return self._noise(min(1.0, self._count / self._curriculum_searches))
         return self._noise
 
     def make(self, asked: ParsedRequest) -> list[SearchRequest]:
-        """The engine's requests, one a query, in order.
+        """Build the engine's requests, one per query, in order.
 
         Raises:
-            RequestError: too many documents are asked for, a noise mask has another length, or the engine needs a
-                field that is missing.
+            RequestError: too many documents are requested, a noise mask has the wrong length, or a field that the
+                engine needs is missing.
         """
         top_k = self._top_k if asked.top_k is None else asked.top_k
         if top_k > self._max_top_k:
-            raise RequestError(f"at most {self._max_top_k} documents a query are served here, got {top_k}")
+            raise RequestError(f"this server returns at most {self._max_top_k} documents per query, got {top_k}")
         return [self._request(search, top_k) for search in asked.searches]
 
     def _request(self, search: RequestedSearch, top_k: int) -> SearchRequest:
@@ -85,12 +85,12 @@ class RequestDefaults:
         answers = known.answers if search.answers is None and known is not None else search.answers
         self._check_required({"question": search.question, "answers": answers})
         if isinstance(search.noisy, tuple) and len(search.noisy) != top_k:
-            raise RequestError(f"'noisy' holds {len(search.noisy)} flags for {top_k} documents a query")
+            raise RequestError(f"'noisy' holds {len(search.noisy)} flags for {top_k} documents per query")
         level = self.noise_level
         number = self._count if search.seed is None else search.seed
         self._count += 1
         question = _NO_QUESTION if search.question is None else text_seed(search.question)
-        # The last step keeps a given seed and a counter of the same value apart.
+        # The last component distinguishes a given seed from a counter of the same value.
         seed = mix(self._seed, text_seed(search.query), question, number, search.seed is None)
         return SearchRequest(
             query=search.query,
@@ -109,6 +109,6 @@ class RequestDefaults:
             fields = " and ".join(map(repr, missing))
             raise RequestError(
                 f"the search engine needs {fields} with every query: send "
-                "'question' (or 'questions', one a query) and 'answers', or start the server with the --dataset that "
+                "'question' (or 'questions', one per query) and 'answers', or start the server with the --dataset that "
                 "holds the question"
             )

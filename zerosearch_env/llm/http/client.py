@@ -1,9 +1,9 @@
 """`JsonClient`: JSON over HTTP for engines on a network, with bounded retries, failover and typed errors.
 
-A request goes to one of several replicas. Connect errors, time-outs, 408, 409, 425, 429 and 5xx are tried again: at
-once on another replica where there is one, else after a random wait (full jitter) or the server's `Retry-After`.
-Everything is bounded: requests at once, attempts, seconds, bytes of an answer. What cannot be mended ends in an
-`EngineError` that names the attempts and has the last cause as its `__cause__`.
+A request goes to one of several replicas. Connection errors, time-outs, 408, 409, 425, 429 and 5xx are retried:
+immediately on another replica if there is one, else after a random wait (full jitter) or the server's `Retry-After`.
+Everything is bounded: concurrent requests, attempts, seconds, response bytes. A final failure is an `EngineError` that
+gives the number of attempts and has the last cause as its `__cause__`.
 """
 
 from __future__ import annotations
@@ -28,60 +28,59 @@ from .session import Cleanup, Session, open_session
 _EXCERPT = 200
 
 asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
-"""When whoever makes many requests began (`time.monotonic`): it may hold some back until there is a place for them, and
-their time runs all the same. None: each request's own beginning."""
+"""Start time (`time.monotonic`) of the caller of many requests. Deadlines count from it, even for requests that the
+caller holds back until there is room. None: each request counts from its own start."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonReply:
-    """A parsed answer."""
+    """A parsed response."""
 
     data: Any
     attempts: int
     url: str
-    """The replica that answered."""
+    """Address of the replica that responded."""
 
 
 class _RetryableError(Exception):
-    """An attempt failed, and another one may succeed."""
+    """An attempt failed; another one may succeed."""
 
     def __init__(self, message: str, *, healthy: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.healthy = healthy
-        """The server works, and is only busy."""
+        """Whether the server works and is only busy."""
         self.retry_after_s = retry_after_s
 
 
 class StatusError(Exception):
-    """A server refused a request for good; the cause of the `EngineError` that reports it."""
+    """A server rejected a request permanently; the cause of the resulting `EngineError`."""
 
     def __init__(self, message: str, status: int, hopeless: bool = False) -> None:
         super().__init__(message, status, hopeless)
         self.status = status
         """HTTP status."""
         self.hopeless = hopeless
-        """Whether the request's `hopeless` said that no later attempt can succeed."""
+        """Whether the request's `hopeless` function said that no later attempt can succeed."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class JsonClient:
-    """Sends JSON to replicas of a service. To be used from one event loop at a time.
+    """Sends JSON to replicas of a service. Use it from one event loop at a time.
 
     Args:
-        urls: base addresses of the replicas; a request's path is put behind them.
-        options: the bounds.
-        headers: sent with every request; they appear in no message.
-        seed: of the jitter; drawn from the system when None.
-        hidden: texts that are blanked out where a message quotes the server, which may repeat a key.
-        codec: of the bodies.
-        gate: awaited right before every attempt is sent, retries included, and never for one that is not sent; it may
-            wait (for a rate limit: that time is not counted in `total_s`), or raise an EngineError that ends the
-            request.
+        urls: base addresses of the replicas; a request's path is appended to them.
+        options: the limits.
+        headers: sent with every request; never shown in messages.
+        seed: seed of the jitter; None takes one from the system.
+        hidden: strings to mask in messages that quote the server, because it may repeat a key.
+        codec: encoding of the bodies.
+        gate: awaited just before each attempt is sent, retries included. It may wait (for a rate limit; that time
+            does not count against `total_s`), or raise an EngineError, which ends the request.
 
     Raises:
-        ConfigError: no address, or one that is no http(s) address.
+        ConfigError: there is no address, or one is not an http(s) address.
     """
 
     def __init__(
@@ -107,15 +106,15 @@ class JsonClient:
         self._requests = 0
         self._session: Session | None = None
         self.on_connect: Callable[[Cleanup], object] | None = None
-        """Told how to close the connections whenever some have been opened, by something that does not hold `self`."""
+        """Called with a close function whenever connections are opened. That function holds no reference to `self`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without connections. A copy jitters differently: its seed is mixed with a fresh one."""
+        """Pickle without connections. A copy has different jitter: its seed is mixed with a new one."""
         fresh = {"_session": None, "on_connect": None, "_requests": 0, "_seed": mix(self._seed, secrets.randbits(64))}
         return self.__dict__ | fresh
 
     def breaker_states(self) -> dict[str, str]:
-        """`"closed"`, `"open"` or `"half-open"` by address; all closed before the first request."""
+        """Breaker state by address: `"closed"`, `"open"` or `"half-open"`; all closed before the first request."""
         if self._session is None:
             return dict.fromkeys(self.urls, "closed")
         return {replica.url: replica.breaker.state for replica in self._session.replicas.replicas}
@@ -132,22 +131,22 @@ class JsonClient:
         hopeless: Callable[[int, bytes], bool] | None = None,
         prefer: str = "",
     ) -> JsonReply:
-        """Send one request and parse the answer's JSON.
+        """Send one request and parse the response body.
 
         Args:
             method: `"GET"` or `"POST"`.
-            path: put behind a replica's address, for example `"/chat/completions"`.
-            body: sent as JSON; None sends none.
-            params: of the query string; they appear in no message, since keys may be among them.
-            headers: for this request only.
-            final: statuses that are not tried again though they could be.
-            hopeless: (status, body) of an error to whether no later attempt can succeed, where the status alone does
-                not tell: a used-up quota comes as 429 like a rate limit.
-            prefer: address of the replica to ask first, for example because it has the prompt's beginning in its
-                cache; the others take over when it fails. Empty: they take turns.
+            path: appended to a replica's address, for example `"/chat/completions"`.
+            body: the request body, encoded by the codec; None sends no body.
+            params: query-string parameters; never shown in messages, because they may contain keys.
+            headers: extra headers for this request only.
+            final: retryable statuses that are not retried for this request.
+            hopeless: function (status, body) -> whether no later attempt can succeed, for errors that the status alone
+                does not decide: an exhausted quota returns 429, like a rate limit.
+            prefer: address of the replica to try first, for example because it has cached the prompt's prefix; the
+                others are used if it fails. Empty: round robin.
 
         Raises:
-            EngineError: no attempt succeeded; the message has the last cause.
+            EngineError: no attempt succeeded; the message gives the last cause.
         """
         session = self._in_this_loop()
         self._requests += 1
@@ -161,7 +160,7 @@ class JsonClient:
             return await call.run()
 
     async def aclose(self) -> None:
-        """Close the connections; to be awaited in the loop that used them."""
+        """Close the connections. Await it in the loop that used them."""
         session, self._session = self._session, None
         if session is not None:
             await session.aclose()
@@ -175,7 +174,7 @@ class JsonClient:
 
 @dataclass
 class _Call:
-    """One request with all its attempts."""
+    """One request and all its attempts."""
 
     session: Session
     options: HttpOptions
@@ -186,19 +185,19 @@ class _Call:
     seed: int
     codec: Codec
     gate: Callable[[], Awaitable[object]] | None
-    # Keys may be among these.
+    # These may contain keys.
     content: bytes | None = field(default=None, repr=False)
     params: dict[str, str] = field(default_factory=dict, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     hidden: Sequence[str] = field(default=(), repr=False)
     prefer: str = ""
     asked: float = 0.0
-    """When the request was made; it may have waited for its turn since."""
+    """When the request was made, before any time in the queue."""
 
     async def run(self) -> JsonReply:
         options, replicas = self.options, self.session.replicas
-        # Waiting behind others costs no time while the servers answer them. Behind a dead server it does: else each
-        # batch of those that wait would find out about it by itself.
+        # Queueing counts against the deadline only while no server responds. Otherwise, with a dead server, each batch
+        # of queued requests would run through its own full deadline before failing.
         deadline = max(self.asked, self.session.progress) + options.total_s
         last: Exception | None = None
         tried: set[str] = set()
@@ -232,7 +231,7 @@ class _Call:
                 await asyncio.sleep(pause)
 
     async def _pass_gate(self, replica: Replica, probe: bool, attempts: int) -> float:
-        """Seconds that the gate took. It comes after the choice of a replica: what it lets through is really sent."""
+        """Wait for the gate; return the seconds it took. A replica is already chosen, so a pass is a real attempt."""
         if self.gate is None:
             return 0.0
         began = time.monotonic()
@@ -248,28 +247,28 @@ class _Call:
         return self.session.progress - began
 
     def _pause(self, attempt: int, failure: _RetryableError, tried: set[str]) -> float:
-        """Seconds until the next attempt: none while another replica has not been tried in this round."""
+        """Return seconds until the next attempt; 0 while some replica has not been tried in this round."""
         others = [r for r in self.session.replicas.replicas if r.url not in tried and r.breaker.admits()]
         if others:
             return 0.0
         wait = backoff(self.options.backoff_s, self.options.backoff_cap_s, attempt, seed=self.seed)
         if failure.retry_after_s is None:
             return wait
-        # Never before the server's own time, and a little later at random: the others were told the same time.
+        # Never earlier than `Retry-After`, plus a random delay: other clients were given the same time.
         return failure.retry_after_s + min(wait, 0.1 * failure.retry_after_s + 0.05)
 
     def _give_up(self, attempts: int, last: Exception | None, pause: float = 0.0) -> EngineError:
         urls = ", ".join(replica.url for replica in self.session.replicas.replicas)
-        cause = "no replica could be called" if last is None else str(last)
+        cause = "no replica was available" if last is None else str(last)
         why = f"; the next attempt would have to wait {pause:.1f} s" if pause else ""
         return EngineError(
-            f"{self.method} {self.path} failed after {attempts} attempts (bounds: {self.options.attempts} attempts, "
+            f"{self.method} {self.path} failed after {attempts} attempts (limits: {self.options.attempts} attempts, "
             f"{self.options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
             attempts=attempts,
         )
 
     async def _attempt(self, replica: Replica, probe: bool, left: float) -> Any:
-        """One attempt: parsed JSON, `_RetryableError`, or an error that no retry mends. The breaker learns of it."""
+        """Make one attempt and update the breaker; raises `_RetryableError`, or an error that is permanent."""
         breaker = replica.breaker
         try:
             async with asyncio.timeout(left):
@@ -282,7 +281,7 @@ class _Call:
             raise
         except TimeoutError as cause:
             breaker.fail(probe=probe)
-            raise _RetryableError(f"{replica.url}: no complete answer within {self.options.total_s:g} s") from cause
+            raise _RetryableError(f"{replica.url}: no complete response within {self.options.total_s:g} s") from cause
         except (StatusError, ValueError):
             self._answered(breaker)
             raise
@@ -331,19 +330,19 @@ class _Call:
         return f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}"
 
     def _shown(self, cause: Exception) -> Exception | None:
-        """The cause for a traceback; none where there are keys: it may quote the whole address, or the whole answer."""
+        """Return the cause to show in a traceback; None if there are keys, which the cause may quote."""
         return None if self.hidden else cause
 
     async def _read(self, response: Any, url: str) -> bytes:
-        """The body, as long as it stays within its bound."""
+        """Read the body, up to the size limit."""
         limit, parts, size = self.options.max_body_bytes, [], 0
         async for part in response.content.iter_any():
             size += len(part)
             if size > limit:
                 response.close()
                 raise ValueError(
-                    f"{url} answered with more than {limit:,} bytes, which is not read; raise max_body_bytes if that "
-                    "is right"
+                    f"{url} answered with more than {limit:,} bytes, which were not read; raise max_body_bytes if that "
+                    "is expected"
                 )
             parts.append(part)
         return b"".join(parts)
@@ -353,18 +352,18 @@ class _Call:
             return self.codec.decode(body)
         except (ValueError, RecursionError) as cause:
             said, why = self._excerpt(body), hide(str(cause), self.hidden)
-            told = f"{url} answered with something that is no {self.codec.name} ({why}): {said}"
+            told = f"{url} answered with something that is not {self.codec.name} ({why}): {said}"
             raise ValueError(told) from self._shown(cause)
 
     def _excerpt(self, body: bytes) -> str:
-        # Keys go before the cut, which would leave a half of one.
+        # Mask keys before truncating, which could leave half of one.
         text = " ".join(hide(body[: 64 * _EXCERPT].decode("utf-8", "replace"), self.hidden).split())
         return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
 
 
 def _advice(status: int) -> str:
     if status in (401, 403):
-        return " Is the key right? It is taken from `api_key`, or from the environment variable of the engine."
+        return " Is the key right? It comes from `api_key`, or from the engine's environment variable."
     if status == 404:
         return " Are the address (it usually ends in /v1) and the model's name right?"
     if 300 <= status < 400:

@@ -1,4 +1,4 @@
-"""How bodies are written and read: JSON, or msgpack for the servers that want it."""
+"""Encodings of request and response bodies: JSON, or msgpack for servers that use it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...errors import require
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One encoding of bodies."""
+    """An encoding of bodies."""
 
     name: str
     content_type: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
-    """Raises ValueError, or RecursionError, for what is not of this encoding."""
+    """Decodes a body. Raises ValueError or RecursionError if it is not in this encoding."""
 
 
 def _write_json(value: Any) -> bytes:
@@ -31,13 +31,13 @@ def _write_msgpack(value: Any) -> bytes:
 
 
 def _read_msgpack(body: bytes) -> Any:
-    """Msgpack, or JSON from a server that answers errors in it: no msgpack container begins with a JSON bracket."""
+    """Read msgpack, or JSON if a server reports errors in it: no msgpack container starts with a JSON bracket."""
     if body.lstrip()[:1] in (b"{", b"["):
         return json.loads(body)
     msgpack = require("msgpack", "retrieve")
     try:
         return msgpack.unpackb(body, unicode_errors="surrogatepass", strict_map_key=False)
-    except (msgpack.UnpackException, TypeError) as cause:  # TypeError: a map with a key that cannot be one
+    except (msgpack.UnpackException, TypeError) as cause:  # TypeError: a map with an unhashable key
         raise ValueError(str(cause) or "it ends too early") from cause
 
 

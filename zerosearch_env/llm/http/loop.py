@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for code that must work from outside and from inside of running loops."""
+"""An event loop in its own thread, for code that must work both outside and inside running event loops."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _JOIN_S = 5.0
 
 
 class LoopThread:
-    """A private event loop that runs in a daemon thread, started at first use.
+    """A private event loop in a daemon thread, started at first use.
 
-    A process that forks gets a loop of its own at its next use. Ctrl-C in a waiting thread cancels what it waits for.
+    A forked process gets its own loop at the next use. Ctrl-C in a waiting thread cancels the coroutine it waits for.
 
     Args:
-        name: of the thread, for those who look at it with a debugger.
+        name: the thread's name, as shown by debuggers.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,10 +35,10 @@ class LoopThread:
         self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The coroutine's result; the calling thread waits for it.
+        """Run the coroutine and return its result; blocks the calling thread.
 
         Raises:
-            EngineError: the loop is closed, or is closed meanwhile.
+            EngineError: the loop is closed, or was closed during the call.
         """
         future = self.submit(coroutine)
         try:
@@ -46,14 +46,14 @@ class LoopThread:
         except concurrent.futures.CancelledError as cause:
             raise EngineError("the engine was closed during the request") from cause
         except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for it any more
+            future.cancel()  # Ctrl-C: no one waits for it any more
             raise
 
     async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """The coroutine's result, for a caller in another loop; cancelling the caller cancels the coroutine.
+        """Run the coroutine for a caller in another loop; cancelling the caller cancels the coroutine.
 
         Raises:
-            EngineError: the loop is closed, or is closed meanwhile.
+            EngineError: the loop is closed, or was closed during the call.
         """
         future = self.submit(coroutine)
         try:
@@ -64,11 +64,11 @@ class LoopThread:
             raise
 
     def on_close(self, cleanup: Callable[[], Awaitable[object]]) -> None:
-        """Have something awaited in the loop before it ends; it must not hold the owner of this object."""
+        """Register a cleanup to await in the loop before it ends. It must not reference the owner of this object."""
         self._cleanups.append(cleanup)
 
     def close(self) -> None:
-        """Cancel what runs, clean up, and end the thread. Calling it twice is fine."""
+        """Cancel running coroutines, clean up, and end the thread. Closing twice is allowed."""
         with self._lock:
             self._closed = True
             finalizer, self._finalizer, self._loop = self._finalizer, None, None
@@ -76,7 +76,7 @@ class LoopThread:
             finalizer()
 
     def submit(self, coroutine: Coroutine[Any, Any, Value]) -> concurrent.futures.Future[Value]:
-        """Have the coroutine run, and go on; cancelling the future cancels it.
+        """Start the coroutine without waiting for it; cancelling the future cancels it.
 
         Raises:
             EngineError: the loop is closed.
@@ -92,7 +92,7 @@ class LoopThread:
         if self._closed:
             raise EngineError("the engine is closed; build a new one to search again", attempts=0)
         if self._pid != os.getpid():
-            # The thread stayed in the parent, and so did every task of its loop.
+            # After a fork the thread and all tasks of its loop exist only in the parent.
             self._pid, self._loop, self._cleanups = os.getpid(), None, []
             if self._finalizer is not None:
                 self._finalizer.detach()

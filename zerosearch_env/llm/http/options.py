@@ -1,4 +1,4 @@
-"""The bounds of an HTTP client, and the addresses that it takes."""
+"""Limits of the HTTP client, and the check of its addresses."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ...errors import ConfigError, unknown_name
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Bounds of a `JsonClient`. All times are in seconds."""
+    """Limits of a `JsonClient`. All times are in seconds."""
 
     concurrency: int = 64
-    """Requests on their way at once; further ones wait."""
+    """Maximum number of concurrent requests; further ones wait."""
     attempts: int = 6
-    """Most attempts of a request, the first one included."""
+    """Maximum number of attempts per request, including the first."""
     connect_s: float = 5.0
-    """Longest wait for a connection."""
+    """Maximum time to open a connection."""
     read_s: float = 60.0
-    """Longest silence of a server while its answer is awaited."""
+    """Maximum time without data from the server while waiting for its response."""
     total_s: float = 120.0
-    """Longest time of a request with all its attempts and waits; waiting in the queue counts while nobody answers."""
+    """Maximum time per request, with all attempts and waits. Time in the queue counts only while no server responds."""
     backoff_s: float = 0.5
-    """Longest wait after the first failed attempt; it doubles with each further one."""
+    """Maximum wait after the first failed attempt; it doubles with each further attempt."""
     backoff_cap_s: float = 20.0
-    """Longest wait between attempts."""
+    """Maximum wait between attempts."""
     max_body_bytes: int = 8 * 2**20
-    """Longest accepted answer."""
+    """Maximum size of a response, in bytes."""
     breaker_failures: int = 5
-    """Failures in a row after which a replica is left alone."""
+    """Consecutive failures after which a replica is no longer called."""
     breaker_cooldown_s: float = 5.0
-    """For how long it is left alone before one request tries it again."""
+    """Time until a single request tries that replica again."""
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            ConfigError: when one is out of its range.
+            ConfigError: a value is out of range.
         """
         for field in fields(self):
             value, whole = getattr(self, field.name), field.type == "int"
@@ -51,10 +51,10 @@ class HttpOptions:
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any] | None) -> HttpOptions:
-        """The options of an engine's description, for example `{"concurrency": 256}`; None gives the defaults.
+        """Build the options from a mapping such as `{"concurrency": 256}`; None gives the defaults.
 
         Raises:
-            ConfigError: an unknown name, or a value out of its range.
+            ConfigError: a name is unknown, or a value is out of range.
         """
         for name in given or {}:
             if name not in cls.__dataclass_fields__:
@@ -63,16 +63,16 @@ class HttpOptions:
 
 
 def check_url(url: str) -> str:
-    """An address without a slash at its end.
+    """Check an address and return it without trailing slashes.
 
     Raises:
-        ConfigError: it is no http(s) address.
+        ConfigError: it is not an http(s) address.
     """
     text = url.strip() if isinstance(url, str) else ""
     try:
         parsed = urlsplit(text)
         usable = parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
+    except ValueError:  # a port that is not a number, or unclosed brackets
         usable = False
     if not usable:
         raise ConfigError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")

@@ -1,7 +1,7 @@
-"""Several servers with the same service: round robin over those that work, and a circuit breaker for each.
+"""Several servers with the same service: round robin over those that work, and one circuit breaker per server.
 
-A breaker is closed while its server works. After `failures` failures in a row it opens: nobody calls the server for
-`cooldown_s` seconds. Then one request may try (half-open): its success closes the breaker, its failure opens it again.
+A breaker is closed while its server works. After `failures` consecutive failures it opens, and the server is not called
+for `cooldown_s` seconds. Then one request may try (half-open): success closes the breaker, failure opens it again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Breaker:
     """Circuit breaker of one server. Used from one event loop only."""
 
     failures: int
-    """Failures in a row after which it opens, at least 1."""
+    """Consecutive failures after which it opens, at least 1."""
     cooldown_s: float
-    """Seconds for which it stays open."""
+    """Seconds it stays open."""
     clock: Callable[[], float] = time.monotonic
     _failed: int = 0
     _opened_at: float | None = None
@@ -27,34 +27,34 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """`"closed"`, `"open"`, or `"half-open"` when a probe is due or on its way."""
+        """`"closed"`, `"open"`, or `"half-open"` if a probe is due or in progress."""
         if self._opened_at is None:
             return "closed"
         return "half-open" if self.wait_s() <= 0 else "open"
 
     def wait_s(self) -> float:
-        """Seconds until the cool-down ends; 0 or less when it is over, or the breaker closed."""
+        """Seconds until the cool-down ends; 0 or less if it is over or the breaker is closed."""
         return 0.0 if self._opened_at is None else self._opened_at + self.cooldown_s - self.clock()
 
     def admits(self) -> bool:
-        """Whether a request may go to the server now."""
+        """Whether a request may be sent to the server now."""
         return self._opened_at is None or (not self._probing and self.wait_s() <= 0)
 
     def begin(self) -> bool:
-        """A request goes out; whether it is the probe of a half-open breaker."""
+        """Record that a request is sent; return whether it is the probe of a half-open breaker."""
         probe = self._opened_at is not None
         self._probing = self._probing or probe
         return probe
 
     def succeed(self) -> None:
-        """The server answered."""
+        """Record that the server answered."""
         self._failed, self._opened_at, self._probing = 0, None, False
 
     def fail(self, *, probe: bool = False) -> None:
-        """The server did not answer, or answered with an error of its own.
+        """Record that the server did not answer, or answered with a server error.
 
-        A request that went out before the breaker opened, and fails after it, neither ends a probe nor starts the
-        cool-down anew.
+        A request that was sent before the breaker opened and fails afterwards neither ends a probe nor restarts the
+        cool-down.
         """
         self._failed += 1
         if probe or (self._opened_at is None and self._failed >= self.failures):
@@ -62,7 +62,7 @@ class Breaker:
         self._probing = self._probing and not probe
 
     def abandon(self, *, probe: bool = False) -> None:
-        """The request was cancelled: nothing was learnt, and a probe's place is free again."""
+        """Record that the request was cancelled: this says nothing about the server, and a new probe may be sent."""
         self._probing = self._probing and not probe
 
 
@@ -73,7 +73,7 @@ class Replica:
     url: str
     breaker: Breaker
     sent: int = 0
-    """Requests sent to it."""
+    """Number of requests sent to it."""
 
 
 @dataclass
@@ -85,12 +85,12 @@ class ReplicaSet:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def pick(self, avoid: Collection[str] = (), prefer: str = "") -> tuple[Replica, bool] | None:
-        """The next server in turn that may be called, one outside `avoid` where there is one; None when all are out.
+        """Return the next available server in turn, preferably one not in `avoid`; None if no server is available.
 
-        The one at the address `prefer` comes before its turn, unless it is to be avoided.
+        The server with the address `prefer` comes first, unless it is in `avoid`.
 
         Returns:
-            The server, and whether the request is the probe of its breaker.
+            The server, and whether this request is the probe of its breaker.
         """
         count = len(self.replicas)
         turn = [self.replicas[(self._next + offset) % count] for offset in range(count)]
@@ -103,7 +103,7 @@ class ReplicaSet:
         return chosen, chosen.breaker.begin()
 
     async def wait(self, longest_s: float) -> None:
-        """Wait until a server may be callable again: a cool-down has ended, or a probe has come back."""
+        """Wait until a server may be available again: a cool-down has ended, or a probe has finished."""
         cooldowns = [replica.breaker.wait_s() for replica in self.replicas]
         pause = min([longest_s, *(seconds for seconds in cooldowns if seconds > 0)])
         changed = self._changed
@@ -113,6 +113,6 @@ class ReplicaSet:
             return
 
     def notify(self) -> None:
-        """A request has come back: wake those who wait for a server."""
+        """Wake everyone who waits for a server, because a request has finished."""
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before: pure functions of what the server said and of a seed."""
+"""When to retry and how long to wait: pure functions of the server's response and a seed."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def is_retryable_status(status: int) -> bool:
 
 
 def backoff(base_s: float, cap_s: float, attempt: int, *, seed: int) -> float:
-    """Seconds to wait after a failed attempt: full jitter, uniform in [0, min(cap, base * 2^(attempt - 1))).
+    """Return the seconds to wait after a failed attempt: full jitter, uniform in [0, min(cap, base * 2^(attempt - 1))).
 
     Brooker, "Exponential backoff and jitter", 2015.
 
     Args:
-        base_s: longest wait after the first attempt, in seconds.
-        cap_s: longest wait of all, in seconds.
-        attempt: which attempt failed, 1-based.
-        seed: another one for each request, so that clients do not come back all at once.
+        base_s: maximum wait after the first attempt, in seconds.
+        cap_s: maximum wait after any attempt, in seconds.
+        attempt: number of the failed attempt, 1-based.
+        seed: different for each request, so that clients do not all retry at the same time.
     """
     ceiling = min(cap_s, base_s * 2.0 ** min(attempt - 1, 60))
     return ceiling * uniform(seed, attempt)
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a `Retry-After` header asks for (RFC 9110: a number of seconds, or a date); None when unreadable.
+    """Return the seconds of a `Retry-After` header (RFC 9110: a number of seconds, or a date); None if unreadable.
 
     Args:
-        value: the header, or None where there is none.
-        now: the time to count from; the present when None.
+        value: the header, or None if absent.
+        now: the time to count from; None uses the current time.
     """
     if value is None:
         return None

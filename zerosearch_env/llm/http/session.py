@@ -24,7 +24,7 @@ _KEEPALIVE_S = 30.0
 
 @dataclass(eq=False)
 class Session:
-    """What belongs to one event loop of one process."""
+    """The state that belongs to one event loop of one process."""
 
     loop: asyncio.AbstractEventLoop
     aiohttp: ModuleType
@@ -34,12 +34,12 @@ class Session:
     clients: dict[bool, Any] = field(default_factory=dict)
     pid: int = field(default_factory=os.getpid)
     progress: float = 0.0
-    """When a server last answered, or a rate limit last let a request through; of `time.monotonic`."""
+    """When a server last answered, or a rate limit last let a request pass (`time.monotonic`)."""
     failure: Exception | None = None
-    """The latest failure of an attempt, for those that give up while they wait for their turn."""
+    """The latest failed attempt, reported by requests that time out in the queue."""
 
     def client(self, url: str) -> Any:
-        """The HTTP client for an address: proxies of the environment are for the way out, never for this machine."""
+        """Return the HTTP client for an address. Proxies from the environment are not used for this machine."""
         outside = urlsplit(url).hostname not in _LOOPBACK
         if outside not in self.clients:
             self.clients[outside] = self.make(outside)
@@ -49,11 +49,11 @@ class Session:
         _sessions.add(self)
 
     def is_current(self) -> bool:
-        """Whether the connections belong to this process and to the loop that runs."""
+        """Whether the connections belong to this process and to the running loop."""
         return self.pid == os.getpid() and self.loop is asyncio.get_running_loop()
 
     async def aclose(self) -> None:
-        """Close all connections, unless they are those of a parent process."""
+        """Close all connections, unless they belong to a parent process."""
         if self.pid == os.getpid():
             await asyncio.gather(*(http.close() for http in self.clients.values()))
 
@@ -62,11 +62,11 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 def _leave_to_the_parent() -> None:
-    """Keep a forked process from ever finalizing the clients that it inherited.
+    """Prevent a forked process from finalizing the clients it inherited.
 
-    A fork shares the event loop's list of sockets (epoll) with its parent. A client that is dropped without being
-    closed closes its sockets itself and so takes them out of that list: the parent would wait for answers in vain. An
-    object with a reference too many is never finalized.
+    A fork shares the event loop's list of sockets (epoll) with its parent. A client that is garbage-collected closes
+    its sockets, which removes them from that list, and the parent would wait for responses forever. An object with
+    one extra reference is never finalized.
     """
     for session in _sessions:
         for http in session.clients.values():
@@ -83,19 +83,19 @@ def open_session(
     headers: Mapping[str, str],
     on_connect: Callable[[Cleanup], object] | None,
 ) -> Session:
-    """A session for the running event loop; connections are opened when they are needed.
+    """Create a session for the running event loop; connections are opened when needed.
 
     Args:
         urls: addresses of the replicas.
-        options: the bounds.
+        options: the limits.
         headers: sent with every request.
-        on_connect: told how to close the connections.
+        on_connect: called with a function that closes the connections.
     """
     aiohttp = require("aiohttp", "openai")
 
     def make(outside: bool) -> Any:
         http = aiohttp.ClientSession(
-            # Compressed answers are not asked for: their size is known only after unpacking.
+            # No compressed responses: their size is known only after unpacking.
             headers={"Accept-Encoding": "identity", **headers},
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s),

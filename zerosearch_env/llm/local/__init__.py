@@ -1,1 +1,1 @@
-"""Transformers in this process."""
+"""Run a Transformers model in this process."""

@@ -1,9 +1,14 @@
-"""`TransformersBackend`: a causal language model of Hugging Face Transformers in this process, on CPU or GPU.
+"""`TransformersBackend`: a Hugging Face causal language model in this process, on CPU or GPU.
 
-`generate` draws all rows of a batch from one generator, so a completion would depend on its neighbours. Here each row
-draws the number for its n-th token from its own seed and n, and picks the token by inverting the cumulative
-distribution: the same prompt gives the same completion in every batch (up to rounding: two tokens change places only
-if a draw falls within a rounding error of the border between them).
+`generate` samples all rows of a batch from one random generator, so a completion would depend on the other rows.
+Here the random number for a row's n-th token is a function of the row's seed and n only, and inverting the cumulative
+distribution turns it into a token:
+
+    probability  |--- token 0 ---|- token 1 -|------ token 2 ------|
+    uniform draw                         ^ -> token 1
+
+So the same prompt gives the same completion in every batch, up to rounding: a different batch can change a token only
+if the draw is within a rounding error of the border between two tokens.
 """
 
 from __future__ import annotations
@@ -27,18 +32,18 @@ _MASK = (1 << 64) - 1
 
 
 class TransformersBackend:
-    """Completes prompts with a local model, loaded at the first prompt.
+    """Completes prompts with a local model, which is loaded at the first prompt.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub.
-        device: for example `"cpu"` or `"cuda"`; None takes a GPU where there is one.
-        dtype: for example `"bfloat16"`; None takes the checkpoint's own.
-        max_batch: prompts that are completed at once, at least 1.
-        loaded: a model and its tokenizer, ready-made, instead of loading `model`.
-        known_as: stands for the model in the keys of cached results; None is `model`.
+        model: a folder, or a name on the Hugging Face Hub.
+        device: for example `"cpu"` or `"cuda"`; None uses a GPU if there is one.
+        dtype: for example `"bfloat16"`; None uses the checkpoint's dtype.
+        max_batch: maximum number of prompts per batch, at least 1.
+        loaded: a loaded (model, tokenizer) pair to use instead of loading `model`.
+        known_as: the model's name in cache keys; None uses `model`.
 
     Raises:
-        ConfigError: an argument cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     name = "hf"
@@ -68,14 +73,14 @@ class TransformersBackend:
 
     @property
     def identity(self) -> str:
-        """The model's name and the type of its numbers."""
+        """The model's name and dtype."""
         return self._known_as if self._dtype is None else f"{self._known_as} ({self._dtype})"
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """One completion per prompt, in order.
+        """Return one completion per prompt, in order.
 
         Raises:
-            EngineError: the backend is closed, or the model broke down.
+            EngineError: the backend is closed, or the model failed.
             ConfigError: the model cannot be loaded.
         """
         with self._lock:
@@ -90,30 +95,30 @@ class TransformersBackend:
             for prompt, tokens in zip(prompts, ids, strict=True):
                 problem = too_long(len(tokens), prompt.max_tokens, context) if tokens else "the prompt has no token"
                 results.append(None if problem is None else Completion(failure=problem))
-            # Neighbours of like length waste the least on padding.
+            # Sorted by length, so that a batch needs little padding.
             waiting = sorted((i for i, done in enumerate(results) if done is None), key=lambda i: len(ids[i]))
             for start in range(0, len(waiting), self._max_batch):
                 rows = waiting[start : start + self._max_batch]
                 try:
                     texts = _generate(model, tokenizer, [prompts[i] for i in rows], [ids[i] for i in rows])
-                except RuntimeError as cause:  # out of memory, a device that failed
+                except RuntimeError as cause:  # out of memory, or a device failure
                     raise EngineError(f"the model {self.model!r} failed: {cause}") from cause
                 for i, completion in zip(rows, texts, strict=True):
                     results[i] = completion
         return [completion for completion in results if completion is not None]
 
     def close(self) -> None:
-        """Drop the model. Calling it twice is fine."""
+        """Release the model. Closing twice is allowed."""
         with self._lock:
             self._closed = True
             self._loaded = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """As it is described; a copy loads the model by itself."""
+        """Pickle the settings; a copy loads its own model."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy has a lock of its own and no model yet."""
+        """Recreate the lock; the model is loaded at the first prompt."""
         self.__dict__ |= state
         self._loaded = None
         self._lock = threading.Lock()
@@ -122,7 +127,7 @@ class TransformersBackend:
         if self._loaded is None:
             torch, transformers = require("torch", "train"), require("transformers", "train")
             if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
-                raise ConfigError(f"dtype must be the name of a torch type such as 'bfloat16', got {self._dtype!r}")
+                raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
                 with no_progress_bars("train"):
@@ -135,7 +140,7 @@ class TransformersBackend:
 
 
 class _Row:
-    """One completion on its way."""
+    """One completion in progress."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
@@ -143,7 +148,7 @@ class _Row:
         self.completion: Completion | None = None
 
     def add(self, token: int, eos: frozenset[int], tokenizer: Any) -> None:
-        """Take the next token; sets `completion` when it was the last one."""
+        """Append the next token; sets `completion` if it was the last one."""
         count = len(self.tokens) + 1
         if token in eos:
             self.completion = Completion(self._text(tokenizer)[0])
@@ -153,7 +158,8 @@ class _Row:
             text, stopped = self._text(tokenizer)
             self.completion = Completion(text, truncated=not stopped)
         elif self.prompt.stop and count % _STOP_CHECK_EVERY == 0:
-            # Enough tokens for any stop text that was completed since; the whole text is looked through at the end.
+            # The tail is long enough for any stop string completed since the last check: a stop string has at most as
+            # many tokens as characters. If one is found, the whole text is searched.
             tail = self.tokens[-_STOP_CHECK_EVERY - max(map(len, self.prompt.stop)) :]
             if cut_at_stop(tokenizer.decode(tail, skip_special_tokens=True), self.prompt.stop)[1]:
                 text, stopped = self._text(tokenizer)
@@ -164,7 +170,17 @@ class _Row:
 
 
 def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Completion]:
-    """Sample one completion a row, all rows together with a cache; rows that have ended leave the batch."""
+    """Sample one completion per row, in one batch with a KV cache.
+
+    Prompts are padded on the left, so that every row appends its next token in the same column (P padding, x prompt,
+    o sampled token):
+
+        row 0   P P x x x | o o o
+        row 1   x x x x x | o o
+
+    The first forward pass has tokens of shape `(rows, width)`, each later one `(rows, 1)`. Finished rows stay in the
+    batch until enough of them have ended; then they are removed from the cache.
+    """
     import torch
 
     from .cache import grow_in_place
@@ -175,7 +191,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequen
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     rows = [_Row(prompt) for prompt in prompts]
     live = list(rows)
-    # Without it a model computes the logits of the whole prompt, which for a large vocabulary is most of the memory.
+    # Otherwise the model computes logits for the whole prompt: with a large vocabulary, most of the memory.
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     cache, positions = None, (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.inference_mode():
@@ -208,7 +224,7 @@ def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequen
 
 
 def _choose(logits: Any, rows: Sequence[_Row]) -> list[int]:
-    """The next token of each row, from logits of shape `(rows, vocabulary)`."""
+    """Sample the next token of each row from logits of shape `(rows, vocabulary)`."""
     import torch
 
     if all(row.prompt.temperature == 0 for row in rows):
@@ -219,12 +235,13 @@ def _choose(logits: Any, rows: Sequence[_Row]) -> list[int]:
     counts = np.array([len(row.tokens) for row in rows], dtype=np.int64)
     draws = torch.from_numpy(uniform_rows(seeds, counts)).to(logits.device)[:, None]
     scaled = logits.float() / temperatures[:, None]
-    # Only a nucleus needs the order, and sorting costs more than everything else here.
+    # Sort only rows with top_p < 1: sorting costs more than the rest of this function.
     nucleus = (kept < 1).nonzero().squeeze(-1)
     if len(nucleus):
         scaled[nucleus], order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
     shares = scaled.softmax(-1).double().cumsum(-1)
-    # The nucleus is the shortest run of tokens that holds `top_p`; a draw is a place within its share.
+    # The nucleus is the shortest run of tokens with a total probability of at least `top_p`. The uniform draw times
+    # that total is a position within the nucleus.
     last = (shares < kept[:, None]).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
     places = torch.searchsorted(shares, draws * shares.gather(-1, last), right=True)
     chosen = torch.minimum(places, last)

@@ -1,7 +1,10 @@
-"""A cache of keys and values that grows in place, for `TransformersBackend`.
+"""A KV cache that grows in place, for `TransformersBackend`.
 
-Transformers' own cache copies everything at every token. Here a layer has room for the tokens to come, and hands out
-views of what is filled; so a token costs what it adds.
+Transformers' own cache copies all keys and values at every token. Here a layer allocates spare room for the next tokens
+and returns views of the filled part, so a token costs only its own keys and values:
+
+    room   [ k0 k1 k2 k3 | .. .. .. .. ]
+    keys     ^---------^   a view; the next token is written right after it
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 _BLOCK = 64
-"""Tokens by which a full layer grows at least; beyond that by a half of itself."""
+"""Spare tokens of a layer that has grown. A long layer grows to 1.5 times its length instead."""
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """`DynamicLayer` with spare room behind its keys and values, of shape `(rows, heads, room, width)`."""
+    """`DynamicLayer` with spare room after its keys and values, of shape `(rows, heads, room, width)`."""
 
     keys: Tensor
     values: Tensor
@@ -28,7 +31,7 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._room_keys, self._room_values = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values; returns all of them."""
+        """Append keys and values, and return all of them."""
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self._room_keys.shape[-2]:
@@ -39,13 +42,13 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
+        """Keep only the given rows."""
         self.keys = self._room_keys = self.keys[indices]
         self.values = self._room_values = self.values[indices]
 
 
 def grow_in_place(cache: Any) -> None:
-    """Make a cache's layers grow in place, those that simply append; others (sliding windows, states) stay."""
+    """Replace a cache's plain appending layers by growing ones; other layers (sliding windows, states) stay."""
     layers = cache.layers
     for number, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
