@@ -1,1 +1,1 @@
-"""Rollouts: episodes become tokens, with a loss mask and log-probabilities."""
+"""Rollouts: episodes as tokens, with a loss mask and log-probabilities."""

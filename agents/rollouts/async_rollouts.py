@@ -1,8 +1,16 @@
-"""Rollouts that run ahead of the updates (`rollout.max_staleness`): later steps fill the room that a tail leaves.
+"""Rollouts that run ahead of the updates (`rollout.max_staleness`).
 
-Weights of version v are those after v steps. With a staleness of k, the episodes of step s may begin as soon as the
-weights of version s - k sample, and they go on across the updates in between. So the turns of step s come from versions
-s - k to s, never from older ones. What an episode is (question, noise, seeds) is the same as without.
+Some episodes of a step take much longer than others. While these last ones finish, episodes of later steps use the
+free slots. Weights of version v are the weights after v steps. With staleness k, the episodes of step s may begin as
+soon as weights of version s - k are sampling, and they continue across the updates in between. So the turns of step s
+are sampled by versions s - k to s, never by older ones. For k = 1:
+
+    weights     | version 0         | version 1         | version 2
+    step 0      | ================= |                   |
+    step 1      |         ......... | ================= |             .... begun early
+    step 2      |                   |         ......... | =========   ==== waited for, then trained on
+
+Question, noise and seeds of an episode are the same as without staleness.
 """
 
 from __future__ import annotations
@@ -28,12 +36,12 @@ from .rollout import Rollout, RolloutPool
 
 _log = logging.getLogger(__name__)
 _JOIN_S = 30.0
-"""How long the end of a run waits for a search that is computed in this process."""
+"""Seconds that the end of a run waits for a search in progress in this process."""
 
 Place = tuple[int, int]
-"""Of an episode among those played together: its group, and its number in the group."""
+"""Position of an episode in its batch: its group, and its number in the group."""
 Batch = tuple[int, int]
-"""Episodes that are handed out together: their 0-based step, and the slot of their first group in the step."""
+"""Identifies episodes that are returned together: their 0-based step, and their first group's slot in the step."""
 
 
 class Entry(NamedTuple):
@@ -42,27 +50,27 @@ class Entry(NamedTuple):
     place: Place
     episode: Episode
     seed: int
-    """64 bits, of what it samples."""
+    """64-bit sampling seed."""
 
 
 def last_async_step(config: TrainConfig, step: int) -> int:
-    """The last step whose episodes may begin while `step` is played and trained on (both 0-based).
+    """The last step that may begin episodes while `step` is played and trained on (both 0-based).
 
-    None begins before a checkpoint that is due before it: with nothing in flight when it is written, a run that is
-    resumed from there takes the same path.
+    No episode begins before a checkpoint that precedes its step: with nothing in progress when the checkpoint is
+    written, a run resumed from it takes the same path.
     """
     last, every = min(step + config.rollout.max_staleness, config.steps - 1), config.files.checkpoint_every
     return last if every is None else min(last, (step // every + 1) * every - 1)
 
 
 class AsyncRollouts:
-    """Plays the episodes of several steps side by side in the calling thread, while it waits for those of one.
+    """Plays episodes of several steps in the calling thread, while it waits for those of one step.
 
-    In between, that is during the updates, everything stands still. For samplers that share the learner's weights.
+    Between calls, during the updates, nothing is played. For samplers that share the learner's weights.
 
     Args:
-        open_table: where episodes are played; called anew after `reset`.
-        room: most episodes in play, at least 1.
+        open_table: makes the pool in which episodes are played; called again after `reset`.
+        room: maximum episodes played in parallel, at least 1.
     """
 
     def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
@@ -76,11 +84,11 @@ class AsyncRollouts:
         self._found: dict[Batch, dict[Place, Rollout]] = {}
 
     def knows(self, batch: Batch) -> bool:
-        """Whether a batch was added and not taken yet."""
+        """Whether a batch has been added and not yet taken."""
         return batch in self._missing
 
     def add(self, batch: Batch, entries: Sequence[Entry], *, first: bool = False) -> None:
-        """Has a batch's episodes begin when there is room: behind all others, or with `first` before them."""
+        """Queue a batch's episodes to begin when there is room: after all others or, with `first`, before them."""
         self._missing[batch], self._found[batch] = len(entries), {}
         both = [(batch, entry) for entry in entries]
         if first:
@@ -89,29 +97,29 @@ class AsyncRollouts:
             self._waiting.extend(both)
 
     def take(self, batch: Batch) -> dict[Place, Rollout]:
-        """The rollouts of a batch, each once, when all of them are there; meanwhile the others go on.
+        """Wait until a batch is finished and return its rollouts, once; other batches continue meanwhile.
 
         Raises:
-            TrainingError: the sampler failed.
+            TrainingError: if the sampler failed.
         """
         while self._missing[batch]:
             self.advance()
         return self._hand_out(batch)
 
     def advance(self) -> None:
-        """One round: those begin for whom there is room, and the next turns or searches end.
+        """Play one round: begin episodes while there is room, and process the next finished turns or searches.
 
         Raises:
-            TrainingError: the sampler failed.
+            TrainingError: if the sampler failed.
         """
         self._end(_play(*self._begin()))
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the sampler is the caller's: its weights may change. Turns in progress go on afterwards."""
+        """A context in which only the caller uses the sampler and may change its weights. Turns continue afterwards."""
         return contextlib.nullcontext()
 
     def reset(self) -> None:
-        """Drops everything: what is in play, what waits, and what is finished and was not taken."""
+        """Drop all episodes: those being played, those waiting, and finished ones that were not taken."""
         if self._table is not None:
             self._table.close()
         self._table = None
@@ -119,11 +127,11 @@ class AsyncRollouts:
             store.clear()
 
     def close(self) -> None:
-        """Drops everything for good. Calling it twice is fine."""
+        """Drop all episodes permanently. Calling it twice is allowed."""
         self.reset()
 
     def _begin(self) -> tuple[RolloutPool, list[tuple[int, Episode, int]]]:
-        """The table, and who enters now."""
+        """The pool, and the episodes that enter it now."""
         if self._table is None:
             self._table = self._open_table()
         entering: list[tuple[int, Episode, int]] = []
@@ -151,11 +159,11 @@ def _play(table: RolloutPool, entering: Sequence[tuple[int, Episode, int]]) -> l
 
 
 class AheadInThread(AsyncRollouts):
-    """Plays in a thread of its own, also while the learner updates. For samplers on servers.
+    """Plays in a separate thread, also while the learner updates. For samplers on servers.
 
-    The thread has the sampler, the desk and the table to itself, but for the blocks of `paused`, in which it waits: so
-    the weights are sent from the caller's thread, where the learner's processes do it together. What fails in the
-    thread is raised by the next `take` or `paused`. `advance` is the thread's alone.
+    Only the thread uses the sampler, the desk and the pool, except inside `paused`, where it waits. The caller's
+    thread can then send the weights, together with the learner's other processes. An error in the thread is raised by
+    the next `take` or `paused`. Callers must not call `advance`.
 
     Args:
         open_table: see `AsyncRollouts`.
@@ -164,9 +172,9 @@ class AheadInThread(AsyncRollouts):
 
     def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
         super().__init__(open_table, room)
-        self._state = threading.Condition()  # guards everything here but the inside of the table
+        self._state = threading.Condition()  # guards all state here except the inside of the pool
         self._thread: threading.Thread | None = None
-        self._busy = False  # the thread is inside the table
+        self._busy = False  # the thread is inside the pool
         self._held = False
         self._closing = False
         self._error: BaseException | None = None
@@ -184,8 +192,8 @@ class AheadInThread(AsyncRollouts):
         """See `AsyncRollouts.take`.
 
         Raises:
-            TrainingError: the sampler failed, or this is closed.
-            Exception: whatever else was raised in the thread.
+            TrainingError: if the sampler failed, or this object is closed.
+            Exception: any other exception raised in the thread.
         """
         with self._state:
             self._state.wait_for(lambda: self._failed() or not self._missing[batch])
@@ -197,8 +205,8 @@ class AheadInThread(AsyncRollouts):
         """See `AsyncRollouts.paused`.
 
         Raises:
-            TrainingError: the sampler failed.
-            Exception: whatever else was raised in the thread.
+            TrainingError: if the sampler failed.
+            Exception: any other exception raised in the thread.
         """
         try:
             with self._state:
@@ -226,7 +234,7 @@ class AheadInThread(AsyncRollouts):
         if self._thread is not None:
             self._thread.join(_JOIN_S)
             if self._thread.is_alive():
-                _log.warning("a search in progress has not ended in %.0f s; it is left to itself", _JOIN_S)
+                _log.warning("a search in progress has not finished in %.0f s; it is abandoned", _JOIN_S)
                 return
         super().reset()
 
@@ -244,7 +252,7 @@ class AheadInThread(AsyncRollouts):
                     self._end(over)
                     self._busy = False
                     self._state.notify_all()
-        except BaseException as error:  # it is raised where somebody waits
+        except BaseException as error:  # raised again in the thread that calls `take` or `paused`
             with self._state:
                 self._error, self._busy = error, False
                 self._state.notify_all()
@@ -269,7 +277,7 @@ class AheadInThread(AsyncRollouts):
 def make_async_rollouts(
     config: TrainConfig, sampler: TurnSampler, engine: SearchEngine, policy: Policy, workers: Workers
 ) -> AsyncRollouts | None:
-    """What plays ahead in this worker, which has the sampler to itself; None with `max_staleness = 0`."""
+    """Make this worker's `AsyncRollouts`, the only user of the sampler; None with `max_staleness = 0`."""
     if not config.rollout.max_staleness:
         return None
     kind = AheadInThread if parse_sampler(config.rollout.sampler).urls else AsyncRollouts

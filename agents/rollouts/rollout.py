@@ -1,7 +1,10 @@
-"""Token-in, token-out rollouts: many episodes at once, each on its own clock.
+"""Token-in, token-out rollouts: many episodes at the same time, each at its own pace.
 
-The ids that the policy sampled are the ids that are trained on, the token that ended the turn included; nothing is
-decoded and encoded again. Environment text is tokenised once and appended. The loss mask is born with each token.
+Training uses exactly the ids that the policy sampled, including the token that ended the turn; nothing is decoded and
+encoded again. Environment text is tokenised once and appended. The loss mask is written together with each token:
+
+    token_ids   [ prompt | turn 1 | documents | turn 2 | ... ]    shape (T,)
+    loss_mask   [ 0 0 0  | 1 1 1  | 0 0 0 0 0 | 1 1 1  | ... ]
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..sampling.protocol import TurnSample, TurnSampler
 
-_SAMPLING = 1 << 33  # sampling's own stream: an episode's noise uses (search, document), both far below
+_SAMPLING = 1 << 33  # random stream of sampling: an episode's noise uses (search, document), both far smaller
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,17 @@ class Rollout:
     """One finished episode as tokens. The three arrays have the same length T and are read-only."""
 
     token_ids: NDArray[np.int32]
-    """Exactly what the sampler saw: prompt, sampled turns and environment text in order, shape `(T,)`."""
+    """Exactly the sampler's row: prompt, sampled turns and environment text in order, shape `(T,)`."""
     loss_mask: NDArray[np.bool_]
-    """True where the policy sampled the token, shape `(T,)`."""
+    """True for tokens that the policy sampled, shape `(T,)`."""
     logprobs: NDArray[np.float32]
     """Log-probability of each sampled token when it was sampled, 0 elsewhere, shape `(T,)`."""
     scores: Scores
-    """How the episode was scored."""
+    """Scores of the episode."""
     stop_reason: StopReason
     """Why it ended."""
     noise_level: float
-    """Probability of a noisy search in it."""
+    """Probability of a noisy search in the episode."""
     turns: int
     """Turns taken."""
     invalid_turns: int
@@ -53,29 +56,29 @@ class Rollout:
     noisy_searches: int
     """Searches with at least one noisy document."""
     answered_searches: int
-    """Searches whose documents held a gold answer."""
+    """Searches with a gold answer in the documents."""
     searches_after_noise: int
     """Noisy searches after which the episode searched again."""
     error: str | None = None
-    """The engine's failure, where the episode ended by one."""
+    """The engine's error, if it ended the episode."""
     episode: Episode | None = None
-    """The episode itself; None where the rollout comes from another process."""
+    """The episode; None if the rollout comes from another process."""
     weight_versions: tuple[int, ...] = ()
     """Version of the weights that sampled each turn, in order (`TurnSample.weight_version`)."""
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens that the policy sampled."""
+        """Number of tokens that the policy sampled."""
         return int(self.loss_mask.sum())
 
     @property
     def trainable(self) -> bool:
-        """False when it must stay out of the loss: the engine failed, or nothing was sampled."""
+        """False if the rollout must be excluded from the loss: the engine failed, or nothing was sampled."""
         return self.stop_reason is not StopReason.ENGINE_ERROR and bool(self.loss_mask.any())
 
 
 class _Row:
-    """The growing token run of one episode."""
+    """The growing token sequence of one episode."""
 
     def __init__(self, episode: Episode, prompt_ids: list[int]) -> None:
         self.episode = episode
@@ -136,7 +139,7 @@ def rollout(
     seeds: Sequence[int] | None = None,
     chat: bool = False,
 ) -> list[Rollout]:
-    """Plays fresh episodes to their end: `stream`, with all of them at once and their rollouts in order."""
+    """Play new episodes to their end: like `stream`, but all in parallel and with the rollouts in order."""
     played = dict(stream(episodes, engine, sampler, tokenizer, seeds=seeds, chat=chat))
     return [played[index] for index in range(len(episodes))]
 
@@ -152,31 +155,32 @@ def stream(
     active: int | None = None,
     desk: SearchDesk | None = None,
 ) -> Iterator[tuple[int, Rollout]]:
-    """Plays fresh episodes with a sampled policy, and yields each as soon as it is over.
+    """Play new episodes with a sampled policy, and yield each rollout as soon as its episode ends.
 
-    There is no turn that all wait for: an episode goes on when its own turn and its own search are done. Searches of an
-    engine that waits for others (`waits`) run while the rest generates; those of an engine in this process are answered
-    in one call whenever turns have ended. What an episode samples depends on its tokens and its seed, and what it finds
-    on its requests, so timing changes no rollout (up to rounding).
+    Episodes do not wait for each other: an episode continues when its own turn and its own search are done. If the
+    engine waits for other machines (`waits`), searches run while other episodes generate. An engine in this process
+    answers all pending searches in one call whenever turns have ended. The sampled tokens of an episode depend only on
+    its earlier tokens and its seed, and its documents only on its requests, so timing does not change a rollout (up to
+    rounding).
 
-    An episode whose search fails is truncated (`StopReason.ENGINE_ERROR`), one that outgrows the sampler's context ends
-    with `StopReason.CONTEXT_LIMIT`.
+    An episode with a failed search is truncated (`StopReason.ENGINE_ERROR`); one that exceeds the sampler's context
+    ends with `StopReason.CONTEXT_LIMIT`.
 
     Args:
-        episodes: episodes that have not begun; taken as there is room.
-        engine: answers the searches.
-        sampler: a sampler without rows, which ends turns at the protocol's stop strings.
+        episodes: episodes that have not begun; consumed as there is room.
+        engine: the search engine.
+        sampler: a sampler without rows that ends turns at the protocol's stop strings.
         tokenizer: tokenises prompts and environment text.
-        seeds: 64-bit seed of what each episode samples; None derives it from the episode's own seed.
+        seeds: 64-bit sampling seed per episode; None derives it from the episode's seed.
         chat: whether prompts go through the tokenizer's chat template.
-        active: most episodes played at once, at least 1; a new one enters when another one ends. None: all of them.
-        desk: takes the searches; None: one that fits the engine.
+        active: maximum episodes in parallel, at least 1; a new one starts when another ends. None: all.
+        desk: runs the searches; None: one that fits the engine.
 
     Yields:
-        The place of an episode among `episodes`, and its rollout.
+        The index of an episode in `episodes`, and its rollout.
 
     Raises:
-        TrainingError: the sampler failed.
+        TrainingError: if the sampler failed.
     """
     if seeds is None:
         waiting = ((key, episode, mix(episode.seed, _SAMPLING)) for key, episode in enumerate(episodes))
@@ -196,14 +200,21 @@ def stream(
 
 
 class RolloutPool:
-    """Episodes in play, each at its own turn: they enter, `advance` takes them on, and their rollouts come out.
+    """The episodes being played, each at its own turn: `enter` adds new ones, `advance` returns finished rollouts.
+
+                  enter                    turn ends with a search
+        episode ---------> generating -----------------------------> searching
+                              |  ^                                        |
+              turn ends       |  +----------------------------------------+
+              the episode     v                documents appended
+                           rollout
 
     Args:
-        engine: answers the searches.
-        sampler: a sampler without rows, which ends turns at the protocol's stop strings.
+        engine: the search engine.
+        sampler: a sampler without rows that ends turns at the protocol's stop strings.
         tokenizer: tokenises prompts and environment text.
         chat: whether prompts go through the tokenizer's chat template.
-        desk: takes the searches; None: one that fits the engine.
+        desk: runs the searches; None: one that fits the engine.
     """
 
     def __init__(
@@ -220,21 +231,21 @@ class RolloutPool:
         self._chat = chat
         self._desk = make_desk(engine, sampler) if desk is None else desk
         self._rows: dict[int, _Row] = {}
-        self._generating: set[int] = set()  # the others' searches are pending
+        self._generating: set[int] = set()  # keys of generating rows; all other rows wait for a search
 
     @property
     def active(self) -> int:
-        """Episodes in play."""
+        """Number of episodes being played."""
         return len(self._rows)
 
     def enter(self, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
-        """Begins fresh episodes.
+        """Begin new episodes.
 
         Args:
-            entering: a number that is not in play, the episode, and the 64-bit seed of what it samples.
+            entering: per episode an unused number, the episode, and its 64-bit sampling seed.
 
         Returns:
-            Those that are over at once, since their prompt fills the context.
+            Rollouts of episodes that end immediately because their prompt fills the context.
         """
         over: list[tuple[int, Rollout]] = []
         prompts = encode_prompts([episode.prompt for _, episode, _ in entering], self._tokenizer, chat=self._chat)
@@ -250,29 +261,29 @@ class RolloutPool:
         return over
 
     def advance(self) -> list[tuple[int, Rollout]]:
-        """Waits for turns or searches to end, and takes their episodes on. To be called while there are active ones.
+        """Wait for turns or searches to end, and continue their episodes. Call it while there are active episodes.
 
         Returns:
-            The episodes that are over, by their numbers; there may be none, also after `wake`.
+            Numbers and rollouts of the finished episodes; possibly none, also after `wake`.
 
         Raises:
-            TrainingError: the sampler failed.
+            TrainingError: if the sampler failed.
         """
         rows, generating, desk = self._rows, self._generating, self._desk
         steps = _end_turns(rows, self._sampler.run(), desk, generating) if generating else []
-        # Nothing generates and no turn has ended: then searches are pending.
+        # If no row generates and no turn has ended, there must be pending searches: wait for one.
         found = desk.collect(wait=not generating and not steps)
         steps += [(key, rows[key].episode.observe(result)) for key, result in found]
         over = _go_on(rows, steps, self._sampler, self._tokenizer, generating)
         return [(key, rows.pop(key).freeze()) for key in over]
 
     def wake(self) -> None:
-        """Has an `advance` in progress (or the next one) return soon. From any thread."""
+        """Make an `advance` in progress (or the next one) return soon. Callable from any thread."""
         self._sampler.wake()
         self._desk.wake()
 
     def close(self) -> None:
-        """Gives up the episodes in play; the sampler forgets them."""
+        """Abandon the episodes being played, and remove their rows from the sampler."""
         self._desk.close()
         for key in self._rows:
             self._sampler.finish(key)
@@ -283,7 +294,7 @@ class RolloutPool:
 def _end_turns(
     rows: Mapping[int, _Row], samples: Sequence[TurnSample], desk: SearchDesk, generating: set[int]
 ) -> list[tuple[int, Step]]:
-    """Takes finished turns into their episodes: searches go to the desk, the steps of the others come back."""
+    """Advance episodes by their finished turns: submit searches to the desk, return the steps of other turns."""
     steps: list[tuple[int, Step]] = []
     for sample in samples:
         key = cast("int", sample.key)
@@ -308,7 +319,7 @@ def _go_on(
     tokenizer: PreTrainedTokenizerBase,
     generating: set[int],
 ) -> list[int]:
-    """Begins the next turn after each step; the keys of the episodes that are over, whose rows the sampler forgets."""
+    """Begin the next turn after each step. Returns keys of finished episodes; their sampler rows are removed."""
     open_ = [(key, step) for key, step in steps if not step.done]
     texts = encode_texts([step.observation for _, step in open_], tokenizer)
     over: list[int] = []
@@ -331,7 +342,7 @@ def _go_on(
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of environment texts, without any special token added."""
+    """Token ids of environment texts, without added special tokens."""
     if not texts:
         return []
     return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
@@ -340,10 +351,10 @@ def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> li
 def encode_prompts(
     prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, chat: bool = False
 ) -> list[list[int]]:
-    """Token ids of prompts: as plain text, or as one user message of the chat template with `chat`.
+    """Token ids of prompts: as plain text or, with `chat`, as one user message in the chat template.
 
     Raises:
-        ConfigError: with `chat`, when the tokenizer has no chat template.
+        ConfigError: if `chat` is set and the tokenizer has no chat template.
     """
     if not chat:
         return encode_texts(prompts, tokenizer)

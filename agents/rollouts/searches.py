@@ -1,4 +1,4 @@
-"""Where rollouts hand in their searches: answered at once, or in the background while others generate."""
+"""Running the searches of rollouts: directly, or in the background while other episodes generate."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ Answer = tuple[int, SearchResult]
 
 
 class SearchDesk(Protocol):
-    """Takes searches, gives results; all from one thread, except `wake`."""
+    """Accepts searches and returns results. All methods are called from one thread, except `wake`."""
 
     def submit(self, key: int, request: SearchRequest) -> None:
-        """Hand in a search; its result comes with `key`."""
+        """Submit a search; its result is returned with `key`."""
         ...
 
     def collect(self, *, wait: bool) -> list[Answer]:
-        """Results that are there; with `wait`, one at least, or none after `wake`.
+        """Return the finished results; with `wait`, at least one, or none after `wake`.
 
-        To be waited for only while searches are pending.
+        Use `wait` only while searches are pending.
         """
         ...
 
     def wake(self) -> None:
-        """Have a `collect` that waits (or the next one) return soon. From any thread."""
+        """Make a waiting `collect` (or the next one) return soon. Callable from any thread."""
         ...
 
     def close(self) -> None:
-        """Give up what is pending."""
+        """Abandon pending searches."""
         ...
 
 
 class DirectDesk:
-    """Answers in the calling thread: everything handed in since the last time is one call of the engine.
+    """Searches in the calling thread: all searches submitted since the last `collect` are one call to the engine.
 
-    For engines that compute in this process: a thread of their own would only take turns with the sampler, and what is
-    computed together would depend on chance.
+    For engines that compute in this process: a separate thread would only compete with the sampler, and the batches
+    would depend on timing.
     """
 
     def __init__(self, engine: SearchEngine) -> None:
@@ -65,7 +65,7 @@ class DirectDesk:
         return list(zip(keys, run_searches(self._engine, requests), strict=True))
 
     def wake(self) -> None:
-        """Nothing waits here: the engine computes."""
+        """Does nothing: `collect` never waits here."""
 
     def close(self) -> None:
         """See `SearchDesk.close`."""
@@ -73,14 +73,14 @@ class DirectDesk:
 
 
 class BackgroundDesk:
-    """Answers while the calling thread goes on; each search comes back at its own time.
+    """Searches in the background while the calling thread continues; each result arrives when it is ready.
 
-    The engine's `asearch` is called for each, all in one event loop, so what is handed in together is batched as far as
-    the engine batches.
+    The engine's `asearch` is called for each search, all in one event loop, so searches submitted together are batched
+    if the engine batches.
 
     Args:
-        engine: answers.
-        on_ready: called, from another thread, when a result has come.
+        engine: the search engine.
+        on_ready: called from another thread when a result is ready.
     """
 
     def __init__(self, engine: SearchEngine, on_ready: Callable[[], object]) -> None:
@@ -99,7 +99,7 @@ class BackgroundDesk:
         """See `SearchDesk.collect`.
 
         Raises:
-            Exception: whatever an engine raised that is no `EngineError`.
+            Exception: any exception of the engine other than `EngineError`.
         """
         found: list[Answer] = []
         while True:
@@ -136,5 +136,5 @@ class BackgroundDesk:
 
 
 def make_desk(engine: SearchEngine, sampler: TurnSampler) -> SearchDesk:
-    """A desk that answers in the background, and wakes the sampler, where the engine waits for others; else at once."""
+    """Make the desk for an engine: in the background (waking the sampler) if the engine `waits`, otherwise direct."""
     return BackgroundDesk(engine, sampler.wake) if getattr(engine, "waits", False) else DirectDesk(engine)

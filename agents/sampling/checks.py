@@ -1,4 +1,4 @@
-"""Does the sampler compute what the learner computes? Log-probabilities of a few turns, from both."""
+"""Check that sampler and learner agree: compare their log-probabilities on a few turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .engine import EngineSampler
 from .protocol import TurnSample
 
 TOKENS = 24
-"""Tokens sampled behind each prompt."""
+"""Tokens sampled after each prompt."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Gap:
 def measure_gap(
     sampler: EngineSampler, model: torch.nn.Module, prompts: Sequence[Sequence[int]], temperature: float
 ) -> Gap:
-    """Samples one short turn behind each prompt and computes it again with the learner's model.
+    """Sample one short turn after each prompt and recompute its log-probabilities with the learner's model.
 
     Args:
-        sampler: without turns in progress.
+        sampler: a sampler without turns in progress.
         model: the learner's model, with the weights that the sampler should have.
-        prompts: token ids, each shorter than the context; at least one.
-        temperature: what the sampler divides its logits by.
+        prompts: token ids of at least one prompt, each shorter than the context.
+        temperature: sampling temperature.
 
     Raises:
-        TrainingError: the sampler failed.
+        TrainingError: if the sampler failed.
     """
     keys = [("agreement", number) for number in range(len(prompts))]
     for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True)):
@@ -64,10 +64,10 @@ def measure_gap(
 
 
 def check_gap(gap: Gap, limit: float, when: str) -> None:
-    """Refuses a sampler whose log-probabilities are not the learner's.
+    """Reject a sampler with log-probabilities that differ from the learner's.
 
     Raises:
-        TrainingError: the mean difference is above the limit.
+        TrainingError: if the mean difference is above the limit.
     """
     if not gap.mean <= limit:  # a NaN is refused too
         raise TrainingError(

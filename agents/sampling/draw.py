@@ -1,4 +1,4 @@
-"""Drawing tokens: one uniform number a row and position, inverse CDF, log-probability in the same pass."""
+"""Drawing tokens: one uniform number per row and position, inverse CDF, log-probability in the same pass."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ _BLOCK = 64
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Sample one token a row by inverting the cumulative distribution.
+    """Sample one token per row by inverting the cumulative distribution.
 
-    The distribution is summed over blocks of the vocabulary first; only the block that the uniform number falls into
-    is summed token by token, since a running sum is the pass that does not vectorise. A token of probability 0 is
-    never drawn.
+    A running sum over the whole vocabulary is slow because it does not vectorise. So the probabilities are summed per
+    block of 64 tokens first, and only the block that contains the uniform number is summed token by token:
+
+        vocabulary    [ block 0 | block 1 | block 2 | ... ]
+        block sums       0.2       0.6       0.9            cumulative; u = 0.7 lies in block 2
+        in block 2    [0.62, 0.65, 0.71, ...]               the third token is the first sum above u
+
+    A token with probability 0 is never drawn.
 
     Args:
         logits: shape `(rows, vocab)`, float32.
         uniforms: shape `(rows,)`, float64 in [0, 1); unused when greedy.
-        temperature: divides the logits; 0 takes the most likely token (the first of equals).
+        temperature: divides the logits; 0 takes the most likely token (the first one if several are equal).
 
     Returns:
-        Token ids, shape `(rows,)`, int64, and their log-probabilities, shape `(rows,)`, float32: under the sampling
-        temperature, or under temperature 1 when greedy. Logits that are not numbers give log-probabilities that are
-        not numbers, and valid ids.
+        Token ids, shape `(rows,)`, int64, and their log-probabilities, shape `(rows,)`, float32: at the sampling
+        temperature, or at temperature 1 when greedy. NaN logits give NaN log-probabilities and valid ids.
     """
     probabilities = (logits if temperature in (0, 1) else logits / temperature).softmax(-1)
     if temperature == 0:
@@ -43,7 +47,7 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
-    """Index of the first running sum above the target; rounding never leads past the last non-zero summand."""
+    """Index of the first running sum above the target; despite rounding, at most the last non-zero summand."""
     return torch.minimum((sums <= target).sum(-1), (sums < sums[:, -1:]).sum(-1))
 
 
@@ -56,7 +60,7 @@ def _by_block(values: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
 
 
 def _one_block(values: Tensor, block: Tensor, fill: float) -> Tensor:
-    """Each row's values in one block of its own, shape `(rows, _BLOCK)`; `fill` beyond the vocabulary."""
+    """The values of one block per row, shape `(rows, _BLOCK)`; padded with `fill` beyond the vocabulary."""
     vocab = values.shape[1]
     index = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=values.device)
     found = values.gather(1, index.clamp(max=vocab - 1))

@@ -1,7 +1,7 @@
-"""A sampler over an engine that answers one request a turn, such as vLLM in this process or on servers.
+"""A sampler on an engine that answers one request per turn, such as vLLM in this process or on servers.
 
-The engine is sent a row's ids, never text, and answers with ids and log-probabilities. Its text is not looked at: what
-a turn says and where it ends is decided from the ids, by the same rules for every engine.
+The engine receives a row's token ids, never text, and returns ids and log-probabilities. Text from the engine is
+ignored: the text of a turn and its end are determined from the ids, by the same rules for every engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """What an engine needs to know of a turn."""
+    """A request to sample one turn."""
 
     prompt_ids: tuple[int, ...]
     """The whole row so far."""
@@ -33,22 +33,22 @@ class TurnRequest:
     seed: int
     """63 bits."""
     home: int
-    """Number of the row: an engine of several servers keeps a row, whose beginning is in a cache, on the same one."""
+    """Number of the row: with several servers, a row stays on the server that has its prefix in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnReply:
-    """What an engine has sampled. Tokens behind the one that ends the turn are allowed; they are cut off."""
+    """The sampled turn. Tokens after the one that ends the turn are allowed; they are cut off."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
-    """Whether the engine says that a stop string or an end token ended it, not the limit."""
+    """Whether the engine reports that a stop string or an end token ended it, not the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """How an engine is to sample, the same for every turn."""
+    """Sampling settings of an engine, the same for every turn."""
 
     stop_strings: tuple[str, ...]
     end_ids: tuple[int, ...]
@@ -57,50 +57,52 @@ class TurnLimits:
 
 
 class TurnEngine(Protocol):
-    """Answers turns, each at its own time, and takes over weights."""
+    """Samples turns asynchronously, and loads weights."""
 
     def submit(self, number: int, request: TurnRequest) -> None:
-        """Begin a turn; its reply is known by `number`, which is used once."""
+        """Begin a turn; `number` identifies its reply and is used only once."""
         ...
 
     def wait(self) -> list[tuple[int, TurnReply]]:
-        """Replies that are there; waits for one, or for `wake`, when there is none. At least one turn is in progress.
+        """Return the finished replies; if there are none, wait for one or for `wake`.
+
+        Call it only while at least one turn is in progress.
 
         Raises:
-            EngineError: a turn failed for good.
+            EngineError: if a turn failed permanently.
         """
         ...
 
     def wake(self) -> None:
-        """Have `wait` return soon. From any thread."""
+        """Make `wait` return soon. Callable from any thread."""
         ...
 
     def cancel(self, number: int) -> None:
-        """Forget a turn in progress; its reply may come all the same."""
+        """Drop a turn in progress; its reply may still arrive."""
         ...
 
     def load(self, version: int) -> None:
-        """Take over the learner's weights, and drop every cache of the old ones. No turn is in progress.
+        """Load the learner's weights and drop every cache of the old ones. No turn is in progress.
 
         Raises:
-            EngineError: the weights could not be brought in.
+            EngineError: if the weights could not be loaded.
         """
         ...
 
     def check(self) -> None:
-        """Find out whether what was sampled since `load` can be used. Turns may be in progress.
+        """Check that the turns sampled since `load` can be used. Turns may be in progress.
 
         Raises:
-            EngineError: it cannot.
+            EngineError: if they cannot be used.
         """
         ...
 
     def before_training(self) -> None:
-        """See `TurnSampler.rest`. No turn is in progress."""
+        """See `TurnSampler.before_training`. No turn is in progress."""
         ...
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all resources."""
         ...
 
 
@@ -118,13 +120,13 @@ class EngineSampler:
     """See `TurnSampler`.
 
     Args:
-        engine: who samples.
+        engine: the engine that samples.
         tokenizer: decodes sampled tokens, for stop strings and `TurnSample.text`.
-        vocab_size: token ids are below it.
-        limits: what the engine samples by.
-        context_tokens: most tokens of a row.
-        turn_tokens: most tokens sampled in a turn.
-        seed: mixed into every row's seed by exclusive or.
+        vocab_size: number of token ids; valid ids are below it.
+        limits: sampling settings of the engine.
+        context_tokens: maximum tokens per row.
+        turn_tokens: maximum tokens sampled per turn.
+        seed: XORed with every row's seed.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class EngineSampler:
         """See `TurnSampler.start`; `turn_tokens` is a lower limit for this turn.
 
         Raises:
-            ConfigError: when the key is in use, or the ids are none or not in the vocabulary.
+            ConfigError: if the key is in use, or the ids are empty or not in the vocabulary.
         """
         if key in self._rows:
             raise ConfigError(f"row {key!r} is in use already; finish it first.")
@@ -173,7 +175,7 @@ class EngineSampler:
         """See `TurnSampler.extend`; `turn_tokens` is a lower limit for this turn.
 
         Raises:
-            ConfigError: when there is no such row, its turn is not finished, or the ids cannot be used.
+            ConfigError: if there is no such row, its turn is not finished, or the ids are invalid.
         """
         row = self._row(key)
         if row.number >= 0 or row in self._full:
@@ -194,14 +196,14 @@ class EngineSampler:
         """See `TurnSampler.run`.
 
         Raises:
-            TrainingError: a turn failed for good, or its reply is not what was asked for.
+            TrainingError: if a turn failed permanently, or its reply is invalid.
         """
         finished = [TurnSample(row.key, (), (), "", "context", row.version) for row in self._full]
         self._full.clear()
         while len(finished) < minimum and self._busy:
             with _blame():
                 replies = self.engine.wait()
-            # A turn that was cancelled may still have been answered.
+            # A reply to a cancelled turn may still arrive: it is ignored.
             known = [(row, reply) for number, reply in replies if (row := self._busy.pop(number, None)) is not None]
             finished += [self._end(row, reply) for row, reply in known]
             if not known:
@@ -213,10 +215,10 @@ class EngineSampler:
         self.engine.wake()
 
     def refresh(self, version: int | None = None) -> None:
-        """See `TurnSampler.refresh`; turns in progress begin anew with the new weights.
+        """See `TurnSampler.refresh`; turns in progress restart from their beginning with the new weights.
 
         Raises:
-            TrainingError: the weights could not be brought in.
+            TrainingError: if the weights could not be loaded.
         """
         version = self.weight_version + 1 if version is None else version
         rows, full = list(self._busy.values()), self._full
@@ -233,13 +235,13 @@ class EngineSampler:
             self._submit(row)
 
     def _after_load(self) -> None:
-        """New weights are in, and no turn is in progress yet: a subclass may try them out."""
+        """Hook for subclasses to test new weights after loading; no turn is in progress."""
 
     def before_training(self) -> None:
-        """See `TurnSampler.rest`. While turns are in progress, what was sampled is checked and nothing is freed.
+        """See `TurnSampler.before_training`. While turns are in progress it only checks, and frees no memory.
 
         Raises:
-            TrainingError: what was sampled cannot be used.
+            TrainingError: if the sampled turns cannot be used.
         """
         with _blame():
             if self._busy:
@@ -266,7 +268,7 @@ class EngineSampler:
         row.number, row.version = self._numbers, self.weight_version
         self._numbers += 1
         self._busy[row.number] = row
-        # The seed is that of the position: a turn draws the same whatever became of the requests before it.
+        # The seed depends only on row and position, so a turn that is requested again draws the same numbers.
         seed = mix(row.seed, len(row.ids)) >> 1
         self.engine.submit(row.number, TurnRequest(tuple(row.ids), row.limit, seed, row.home))
 
@@ -287,10 +289,10 @@ class EngineSampler:
         return TurnSample(row.key, ids, logprobs, text, finish, row.version)
 
     def _cut(self, ids: Sequence[int], row: _Row, stopped: bool) -> tuple[int, Finish]:
-        """How many of the tokens belong to the turn, and why it ends there.
+        """Return how many of the tokens belong to the turn, and why it ends there.
 
-        The first token that completes a stop string or is an end token is the last one. Engines that sample several
-        tokens at once, or match stop strings in text, may go on behind it; what they sampled there is nobody's past.
+        The turn ends with the first token that completes a stop string or is an end token. Engines that sample several
+        tokens per step, or match stop strings in text, may return more tokens; no kept token depends on those.
         """
         for count, token in enumerate(ids[: row.limit], start=1):
             if token in self._end_ids:
@@ -300,10 +302,10 @@ class EngineSampler:
         if len(ids) >= row.limit:
             return row.limit, "context" if len(row.ids) + row.limit >= self.context_tokens else "length"
         if stopped:
-            return len(ids), "stop"  # by a rule of the engine's own: the ids are kept as they are
+            return len(ids), "stop"  # stopped by the engine's own rule: keep all ids
         raise TrainingError(
-            f"the engine ended a turn after {len(ids)} of at most {row.limit} tokens and says that it was cut by a "
-            "length: its own context is shorter than context_tokens"
+            f"the engine ended a turn after {len(ids)} of at most {row.limit} tokens because of a "
+            "length limit: its own context is shorter than context_tokens"
         )
 
     def _row(self, key: Hashable) -> _Row:
@@ -322,7 +324,7 @@ class EngineSampler:
 
 @contextmanager
 def _blame() -> Iterator[None]:
-    """An engine that fails ends the run: there is nobody else to sample."""
+    """Turn an `EngineError` into a `TrainingError`, which ends the run: there is no other engine to sample with."""
     try:
         yield
     except EngineError as error:
@@ -330,10 +332,10 @@ def _blame() -> Iterator[None]:
 
 
 def as_floats(values: Sequence[Any]) -> tuple[float, ...]:
-    """Numbers of an engine's answer.
+    """Convert an engine's log-probabilities to floats.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: if one of them is not a number.
     """
     try:
         return tuple(float(value) for value in values)

@@ -1,4 +1,4 @@
-"""The sampler that a configuration asks for."""
+"""Make the sampler that a configuration specifies."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from .protocol import TurnSampler
 
 _log = logging.getLogger(__name__)
 CHECK_PROMPTS = 8
-"""Prompts of the check of log-probabilities; every server gets some of them."""
+"""Number of prompts for checking log-probabilities; every server gets some of them."""
 TRIAL_FACTOR = 1.5
-"""What the head is multiplied by when the way of the weights is tried."""
+"""Factor applied to the head's weights to test that changed weights reach the engine."""
 SYNC_FOLDER = "sync"
-"""Where in the run directory the weights for servers lie."""
+"""Subfolder of the run directory with the weights for servers."""
 
 
 class CheckedSampler(EngineSampler):
-    """An engine's sampler that compares its log-probabilities with the learner's.
+    """A sampler on an engine that compares the engine's log-probabilities with the learner's.
 
-    It does so at the start, after a trial change of the weights, and after their first update: an engine may start with
-    the right weights and still be unable to take over others.
+    It compares them at the start, after a trial change of the weights, and after their first update: an engine may
+    start with the right weights and still fail to load new ones.
 
     Args:
-        policy: the learner's.
+        engine: the engine that samples.
+        policy: the learner's policy.
+        limits: how the engine samples.
         prompts: token ids for the checks.
-        limit: largest mean difference of log-probabilities.
-        workers: the learner's processes, which go through the checks together.
+        limit: maximum mean difference of log-probabilities.
+        workers: the learner's processes, which run the checks together.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class CheckedSampler(EngineSampler):
         self._unchecked = True
 
     def _after_load(self) -> None:
-        """Checks the first update, whatever was in progress: the workers' checks must come together."""
+        """Check the first update, whatever is in progress, because all workers must run the check together."""
         if self._unchecked:
             check_gap(self._gap(), self._limit, "after the first update of the weights")
             self._unchecked = False
@@ -81,8 +83,8 @@ class CheckedSampler(EngineSampler):
     def _start(self) -> None:
         gap = self._gap()
         if not gap.mean <= self._limit:
-            # A server may have the weights of an earlier run.
-            _log.warning("the sampler starts with other weights than the learner (%.3g): they are sent", gap.mean)
+            # A server may still have the weights of an earlier run.
+            _log.warning("the sampler's weights differ from the learner's (gap %.3g): sending them", gap.mean)
             self.refresh(0)
             gap = self._gap()
         check_gap(gap, self._limit, "at the start")
@@ -90,9 +92,10 @@ class CheckedSampler(EngineSampler):
 
     @torch.no_grad()
     def _try_other_weights(self) -> None:
-        """Sends weights with another head and back: a sync that loses the head shows at once, not when it has drifted.
+        """Send weights with a scaled head, then the original ones.
 
-        Small first updates would hide it.
+        This reveals immediately a sync that loses the head. The small first updates would hide it until the weights
+        had drifted apart.
         """
         weight = self._model.get_output_embeddings().weight
         before = weight.detach().clone()
@@ -106,7 +109,7 @@ class CheckedSampler(EngineSampler):
         check_gap(gap, self._limit, "after a trial change of the weights")
 
     def _gap(self) -> Gap:
-        """The worst of all workers; none of them goes on, and changes the weights, while another one still samples."""
+        """The largest gap of all workers; no worker continues and changes weights while another is still sampling."""
         gap = measure_gap(self, self._model, self._prompts, self._temperature)
         return max(self._team.gather(gap), key=lambda one: (math.isnan(one.mean), one.mean))
 
@@ -119,18 +122,18 @@ def make_sampler(
     stop_strings: Sequence[str],
     prompts: Sequence[Sequence[int]],
 ) -> TurnSampler:
-    """The sampler of `rollout.sampler`.
+    """Make the sampler specified by `rollout.sampler`.
 
     Args:
         config: the run's configuration.
-        policy: the learner's, with the limits of the run on its card.
+        policy: the learner's policy; its card has the token limits of the run.
         workers: the learner's processes.
         stop_strings: a turn ends after the token that completes one of them.
-        prompts: token ids with which an engine is checked; the same in all processes.
+        prompts: token ids for checking an engine; the same in all processes.
 
     Raises:
-        ConfigError: the sampler cannot be had with this configuration.
-        TrainingError: it does not compute what the learner does.
+        ConfigError: if the sampler cannot be used with this configuration.
+        TrainingError: if its log-probabilities differ from the learner's.
     """
     settings, options = config.rollout, config.vllm
     choice = parse_sampler(settings.sampler)
@@ -189,19 +192,19 @@ def make_sampler(
 
 
 def share_slots(config: TrainConfig, workers: Workers) -> int:
-    """Most episodes that one worker plays side by side: its share of a step, as far as `rollout.slots` allows."""
+    """Maximum episodes that one worker plays in parallel: its share of a step, limited by `rollout.slots`."""
     settings = config.rollout
     return min(settings.slots, -(-settings.prompts // workers.size) * settings.group_size)
 
 
 def vocab_size(policy: Policy) -> int:
-    """Number of token ids that the model knows."""
+    """Number of token ids of the model."""
     weight = policy.model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return int(weight.shape[0])
 
 
 def sampler_workers(config: TrainConfig) -> int | None:
-    """How many processes the sampler allows, where it has a say: one that holds an engine in this process wants one."""
+    """Number of processes the sampler requires, or None if any will do. An in-process engine needs exactly one."""
     choice = parse_sampler(config.rollout.sampler)
     return 1 if choice.kind == "vllm" and not choice.urls else None

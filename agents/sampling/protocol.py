@@ -1,4 +1,4 @@
-"""What every sampler is to the rest of the learner: ids in; ids, log-probabilities, finish and weight version out."""
+"""The interface of samplers: token ids in; token ids, log-probabilities, finish reason and weight version out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class TurnSample:
 
     key: Hashable
     token_ids: tuple[int, ...]
-    """Every token sampled in this turn, the one that ended it included."""
+    """Every token sampled in this turn, including the one that ended it."""
     logprobs: tuple[float, ...]
     """Log-probability of each token under the distribution it was drawn from (temperature 1 when greedy)."""
     text: str
-    """The tokens' text, without an end-of-sequence token."""
+    """The decoded tokens, without an end-of-sequence token."""
     finish: Finish
     """`"stop"`: a stop string; `"eos"`: an end token; `"length"`: `turn_tokens`; `"context"`: the row is full."""
     weight_version: int = 0
@@ -28,65 +28,66 @@ class TurnSample:
 
 @runtime_checkable
 class TurnSampler(Protocol):
-    """Samples turns of many rows, each of which grows by turns and environment text.
+    """Samples turns of many rows. A row is the token sequence of one episode: prompt, turns and environment text.
 
-    Rows are independent: what one samples depends on its tokens, its seed and the weights alone (up to rounding), never
-    on the other rows or on timing. All methods are called from one thread, except `wake`.
+    Rows are independent: the tokens of a row depend only on its earlier tokens, its seed and the weights (up to
+    rounding), never on other rows or on timing. All methods are called from one thread, except `wake`.
     """
 
     context_tokens: int
-    """Most tokens of a row, prompt and environment text included."""
+    """Maximum tokens per row, prompt and environment text included."""
     weight_version: int
-    """Version of the weights that sample now."""
+    """Version of the current sampling weights."""
 
     def start(self, key: Hashable, ids: Sequence[int], seed: int) -> None:
-        """Add a row and begin its first turn. Its prompt is one token at least; `key` is not in use."""
+        """Add a row and begin its first turn. The prompt has at least one token; `key` must not be in use."""
         ...
 
     def extend(self, key: Hashable, ids: Sequence[int]) -> None:
-        """Append environment text, one token at least, to a row whose turn is finished, and begin its next turn."""
+        """Append environment text (at least one token) to a row with a finished turn, and begin its next turn."""
         ...
 
     def finish(self, key: Hashable) -> None:
-        """Forget a row, whatever it is doing."""
+        """Remove a row, whatever its state."""
         ...
 
     def run(self, minimum: int = 1) -> list[TurnSample]:
-        """Sample until rows have finished their turns, and return those.
+        """Sample until some rows have finished their turns, and return these turns.
 
         Args:
-            minimum: how many to wait for. Fewer come back only when no other row is being sampled, or after `wake`.
+            minimum: number of turns to wait for. Fewer are returned only if no other row is being sampled, or after
+                `wake`.
 
         Raises:
-            TrainingError: the engine behind the sampler has failed for good.
+            TrainingError: if the sampler's engine has failed permanently.
         """
         ...
 
     def wake(self) -> None:
-        """Have a `run` in progress (or the next one) return soon, with what is finished. From any thread."""
+        """Make a `run` in progress (or the next one) return soon with the finished turns. Callable from any thread."""
         ...
 
     def refresh(self, version: int | None = None) -> None:
-        """Take over the learner's changed weights; nothing that was computed with the old ones is used again.
+        """Load the learner's changed weights; cached results of the old weights are discarded.
 
-        A turn in progress is finished with the new weights, or sampled anew with them.
+        A turn in progress is finished with the new weights, or sampled again from its beginning.
 
         Args:
-            version: what the new weights are called; None counts up by one.
+            version: version number of the new weights; None adds one.
         """
         ...
 
     def before_training(self) -> None:
-        """What was sampled is about to be trained on: a sampler checks that it can be, as far as there is doubt.
+        """Prepare for training on the sampled turns; the sampler checks, where it can, that they are valid.
 
-        Where no turn is in progress nothing is sampled until the next `refresh`: one that shares a GPU with the learner
-        frees memory.
+        If no turn is in progress, nothing is sampled until the next `refresh`. A sampler that shares a GPU with the
+        learner then frees its memory.
 
         Raises:
-            TrainingError: what was sampled cannot be used.
+            TrainingError: if the sampled turns cannot be used.
         """
         ...
 
     def close(self) -> None:
-        """Release what the sampler holds. Calling it twice is fine."""
+        """Release all resources. Calling it twice is allowed."""
         ...

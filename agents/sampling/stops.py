@@ -1,4 +1,4 @@
-"""Stop strings in sampled text, found without decoding every token."""
+"""Find stop strings in sampled text without decoding every token."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _REPLACEMENT = "�"
 
 
 class StopFinder:
-    """Tells whether a turn's tokens end in text that contains a stop string.
+    """Checks whether the last tokens of a turn contain a stop string.
 
-    A token can complete a stop string only when its own piece contains the string's last character, so only such
-    tokens (`candidates`) cause any decoding. A token that carries a part of a multi-byte character counts as a
-    candidate when some stop string ends in a character outside ASCII.
+    A token can complete a stop string only if its text contains the string's last character, so decoding happens
+    only for such tokens (`candidates`). A token with a part of a multi-byte character is a candidate if some stop
+    string ends with a non-ASCII character.
 
     Attributes:
         candidates: shape `(vocab_size,)`, bool; True where a token may complete a stop string.
@@ -35,7 +35,7 @@ class StopFinder:
         self.candidates: NDArray[np.bool_] = np.zeros(vocab_size, dtype=np.bool_)
         if not self.stop_strings:
             return
-        # Every token adds a byte or more (a few special ones and the one that opens a window may add none).
+        # Every token adds at least one byte; a few special tokens and the first of the window may add none, hence + 8.
         self._window = max(len(stop.encode()) for stop in self.stop_strings) + 8
         finals = {stop[-1] for stop in self.stop_strings}
         wide = any(not char.isascii() for char in finals)
@@ -44,24 +44,24 @@ class StopFinder:
             self.candidates[token] = any(char in piece for char in finals) or (wide and _REPLACEMENT in piece)
 
     def completed(self, turn_ids: Sequence[int] | NDArray[np.int64]) -> bool:
-        """True when the text of the turn's last tokens contains a stop string.
+        """Whether the text of the turn's last tokens contains a stop string.
 
         Args:
-            turn_ids: the tokens sampled in this turn, the newest last; called only when that one is a candidate.
+            turn_ids: the tokens sampled in this turn, the newest last; call it only if that one is a candidate.
         """
         text = decode(self._tokenizer, turn_ids[-self._window :])
         return any(stop in text for stop in self.stop_strings)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | NDArray[np.int64]) -> str:
-    """The text of token ids, special tokens included, without any cleaning up."""
+    """Decode token ids, including special tokens, without cleaning up spaces."""
     text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
-    """The text of every token. Each is decoded behind an anchor, since some decoders strip a leading space."""
+    """The text of every token. Some decoders strip a leading space; a space is added for tokens that start with one."""
     singles = tokenizer.batch_decode(
         [[token] for token in range(count)], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
