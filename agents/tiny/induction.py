@@ -1,21 +1,26 @@
-"""An initialisation that lets a tiny Qwen3 model look things up in its context from the first step.
+"""An initialisation with which a tiny Qwen3 model can copy from its context from the first training step.
 
-A pretrained language model has induction heads: find an earlier occurrence of what stands here, and continue as it
-went on there. A tiny model can learn them, but spends most of a small token budget on it. Here they are written into
-the weights, and everything stays trainable:
+A pretrained language model has induction heads. An induction head finds an earlier occurrence of the current token and
+predicts the token that followed it there:
 
-- half of the residual stream holds the token's identity; the other half is kept for codes of the two tokens before
-  it;
-- layer 0, heads 0 and 1 look exactly one and two positions back (constant queries and keys, rotated by the offset)
-  and write these codes;
-- layer 1, heads 0 and 1 match the present token (the previous token) with the code of the one before (two before) a
-  key, and copy the identity found there: induction on one token and on two;
-- the last layer's heads 0 and 1 subtract the token's own identity, which tied embeddings would otherwise predict;
-- every other head starts as a similarity search that copies what it finds (W_k close to W_q, W_o like W_v
-  transposed).
+    ... A B ... A  ->  B
 
-On random sequences that repeat themselves the untrained model continues 95 % of the repetition correctly (128 wide, 4
-layers).
+A tiny model can learn this, but it takes most of a small token budget. Here it is written into the weights, which all
+stay trainable. The residual stream of width `hidden` is divided as follows:
+
+    dim:    0         1 ... hidden/2 - 1    hidden/2 ...        hidden/2 + head_dim ...        (rest)
+          constant    token identity        code of token t-1   code of token t-2
+
+- Layer 0, heads 0 and 1 attend exactly one and two positions back (constant queries and keys, rotated by the offset).
+  They write a linear code of the token there into the third and fourth block.
+- Layer 1, head 0 compares the current token with the code of t-1 at each earlier position. Where they match, the token
+  there follows an earlier occurrence of the current one, and its identity is copied: induction on one token.
+- Layer 1, head 1 does the same with the previous token and the code of t-2: together they do induction on two tokens.
+- The last layer's heads 0 and 1 subtract the token's own identity, which the tied embeddings would otherwise predict.
+- Every other head starts as a similarity search that copies what it finds (W_k is close to W_q, W_o is a multiple of
+  W_v transposed).
+
+On random sequences that repeat, the untrained model predicts 95 % of the repetition correctly (width 128, 4 layers).
 """
 
 from __future__ import annotations
@@ -31,30 +36,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROPE_THETA = 1e6
-"""Slow rotations keep a content match intact over a whole episode (hundreds of tokens)."""
+"""A base large enough that slow rotary pairs can match content over a whole episode (hundreds of tokens)."""
 
 _SLOW = 0.006
-"""Radians per position under which a rotary pair counts as slow enough to match content."""
+"""A rotary pair slower than this, in radians per position, is used to match content."""
 
 
 @torch.no_grad()
 def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, copy: float = 2.0) -> None:
-    """Overwrite the attention and embedding weights of a tiny Qwen3 model as the module's docstring says.
+    """Overwrite the attention and embedding weights of a tiny Qwen3 model as described in the module docstring.
 
     Args:
-        model: a Qwen3 model in fp32 on the CPU, with at least 3 layers, at least 2 heads of at most a quarter of the
-            width, as many key/value heads as heads, and tied embeddings. The MLPs are left as they are.
-        seed: of the random projections; the same seed gives the same weights.
+        model: a Qwen3 model in fp32 on the CPU, with at least 3 layers, at least 2 heads, head_dim <= hidden / 4, as
+            many key/value heads as query heads, and tied embeddings. The MLPs are not changed.
+        seed: seed of the random projections; the same seed gives the same weights.
         gain: initial weight of the query and key norms (sharpness of attention).
-        copy: strength of the induction heads' output.
+        copy: scale of the induction heads' output.
 
     Raises:
-        ConfigError: when the model has another shape.
+        ConfigError: the model has another architecture.
     """
     config: Any = model.config
     body: Any = model.model
     width, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
-    layers_fit = config.num_hidden_layers >= 3  # the last layer's heads would overwrite those of layer 0 or 1
+    layers_fit = config.num_hidden_layers >= 3  # with fewer, the last layer's heads would overwrite layer 0's or 1's
     if not layers_fit or heads < 2 or config.num_key_value_heads != heads or head_dim * 4 > width:
         raise ConfigError(
             "induction_init needs 3 or more layers, 2 or more heads, kv_heads = heads and head_dim <= hidden / 4; got "
@@ -70,7 +75,7 @@ def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, 
         return torch.randn(*shape, generator=generator)
 
     def orthonormal(rows: int, columns: int) -> torch.Tensor:
-        """Orthonormal rows."""
+        """A random matrix with orthonormal rows, shape `(rows, columns)`."""
         return torch.linalg.qr(normal(columns, rows))[0].T
 
     identity = slice(1, width // 2)
@@ -82,20 +87,23 @@ def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, 
     slow_dims = int(slow.sum())
     if not slow_dims:
         raise ConfigError(
-            f"induction_init finds no rotary pair slower than {_SLOW} radians a position to match content with: "
-            f"take larger heads (head_dim {head_dim}) or rope_theta={ROPE_THETA:g}."
+            f"induction_init needs a rotary pair slower than {_SLOW} radians per position to match content, and this "
+            f"model has none: use larger heads (head_dim {head_dim}) or rope_theta={ROPE_THETA:g}."
         )
 
     embedding = body.embed_tokens.weight
     embedding.copy_(0.05 * normal(*embedding.shape))
     embedding[:, identity] = normal(embedding.shape[0], identities)
-    embedding[:, 0] = 2.0  # a constant, from which position heads make their queries and keys
+    embedding[:, 0] = 2.0  # the constant from which the position heads compute their queries and keys
     body.norm.weight.fill_(0.15)
 
+    # A random projection of the identity to head_dim dimensions: (head_dim, width), zero outside the identity block.
     code = torch.zeros(head_dim, width)
     code[:, identity] = orthonormal(head_dim, identities) * math.sqrt(identities / head_dim) * 0.7
 
     def look_back(attention: Any, head: slice, distance: float) -> None:
+        # The key is the same vector at every position, and the query is that vector rotated by -distance. RoPE then
+        # aligns query and key exactly `distance` positions apart.
         attention.q_proj.weight[head] = 0.02 * normal(head_dim, width) / math.sqrt(width)
         attention.k_proj.weight[head] = 0.02 * normal(head_dim, width) / math.sqrt(width)
         half = head_dim // 2
@@ -130,6 +138,7 @@ def induction_init(model: PreTrainedModel, *, seed: int = 0, gain: float = 2.0, 
         compress = orthonormal(slow_dims, head_dim)
         query, key = torch.zeros(head_dim, width), torch.zeros(head_dim, width)
         sought, stored = torch.zeros(slow_dims, width), torch.zeros(slow_dims, width)
+        # Only the slow rotary pairs are used, so that the match does not depend on the distance.
         if number == 0:
             sought = compress @ code
         else:

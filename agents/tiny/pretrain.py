@@ -1,16 +1,18 @@
-"""`zerosearch pretrain`: the tiny model that stands in for a pretrained language model, made from generated text alone.
+"""`zerosearch pretrain`: train the tiny model that replaces a pretrained language model, on generated text only.
 
-Two stages, one token budget each:
+There are two stages, each with its own token budget:
 
-1. base: notes on documents (`reading.py`), from one short document to five similar ones, and what to look up first
-   for a question;
-2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`) mixed with base text, which keeps the
-   reading alive.
+1. base: documents with notes on their facts (`reading.py`), from one short document to five similar ones, and questions
+   with the plan of their searches;
+2. warm start: demonstrations of an imperfect searcher (`demonstrations.py`), mixed with base text so that the model
+   does not forget how to read.
 
-Both use train worlds only, other than the built-in dataset's own. The result is an ordinary policy directory.
+Both use only train worlds, with seeds different from those of the built-in dataset. The result is an ordinary policy
+directory.
 
-Each stage ends in files (`OUTPUT-base`, `OUTPUT-warm`, weights in bfloat16), and the next one starts from these, so
-that stages run apart give the same weights bit for bit (on one machine, with one number of threads).
+Each stage saves its result (`OUTPUT-base`, `OUTPUT-warm`, weights in bfloat16), and the next stage loads it from there.
+Running the stages separately therefore gives bit-identical weights (on the same machine, with the same number of
+threads).
 """
 
 from __future__ import annotations
@@ -44,59 +46,59 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROMPT = "Question: {question}\n"
-"""The tiny policy's whole instruction: it was made for nothing else."""
+"""The tiny policy's prompt. It needs no instructions, since it is trained on this one task."""
 
 BASE_HABITS = Habits(short_query=0.5, short_next_query=0.5, careless=0.5, search_again=0.5, next_hop=0.5)
-"""Of the first stage's demonstrations: every behaviour is known, none is the rule."""
+"""Habits in the first stage's demonstrations: every behaviour appears, none dominates."""
 
 FIRST_WORLD = 1_000_000
-"""Seeds of pretraining worlds start here, far from those that users choose."""
+"""Seeds of pretraining worlds start here, far from the seeds that users choose."""
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What `zerosearch pretrain` does; the defaults make the shipped model."""
+    """Options of `zerosearch pretrain`; the defaults reproduce the shipped model."""
 
     output: str = "runs/tiny"
-    """Directory of the resulting policy; a policy that is there is replaced."""
+    """Directory of the resulting policy. An existing policy in it is replaced."""
     start: str | None = None
-    """A policy directory to start from. Its shape and tokenizer are kept: the next five options do nothing then."""
+    """A policy directory to start from. Its architecture and tokenizer are kept; the next five options are ignored."""
     hidden: int = 128
     """Width of the model."""
     layers: int = 4
-    """Decoder layers, at least 3."""
+    """Number of decoder layers, at least 3."""
     heads: int = 4
-    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
+    """Number of attention heads (query, key and value), at least 4; must divide `hidden`."""
     mlp: int = 384
     """Width of the gated MLP."""
     vocab_size: int = 3328
-    """Tokens of the tokenizer, tags included; the world's names need about 3,000."""
+    """Vocabulary size, tags included; the world's names need about 3,000 tokens."""
     seed: int = 0
-    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
+    """Random seed of weights, worlds and all draws; from 0 to 2**63 - 1."""
     base_tokens: float = 12e6
-    """Tokens of the first stage, context included; 0 skips it. It ends with the step that reaches them."""
+    """Token budget of the first stage, context included; 0 skips it. It stops after the step that reaches it."""
     warm_tokens: float = 3e6
-    """Tokens of the second stage; 0 skips it."""
+    """Token budget of the second stage; 0 skips it."""
     batch_tokens: int = 3000
-    """Tokens of one optimizer step (about; whole texts)."""
+    """Approximate number of tokens per optimizer step (texts are not split)."""
     learning_rate: float = 1e-3
-    """Peak AdamW learning rate of the base stage: 50 steps up, then a half cosine down to a tenth."""
+    """Peak AdamW learning rate of the base stage: 50 warm-up steps, then half-cosine decay to a tenth of the peak."""
     warm_learning_rate: float = 1e-3
-    """Peak of the second stage, which falls to zero."""
+    """Peak AdamW learning rate of the second stage, which decays to zero."""
     base_demonstrations: float = 0.15
-    """Share of the first stage's rows that are demonstrations, which make the tags familiar."""
+    """Share of the first stage's rows that are demonstrations, so that the model learns the tags."""
     warm_demonstrations: float = 0.6
     """Share of the second stage's rows that are demonstrations; the rest is base text."""
     two_hop_share: float = 0.65
     """Share of the demonstrations that are about two-hop questions."""
     habits: Habits = field(default_factory=Habits)
-    """How imperfect the demonstrations of the second stage are; those of the first do everything half of the time."""
+    """Habits of the searcher in the second stage; in the first stage all of these probabilities are 0.5."""
     slips: float = 0.01
-    """Share of a demonstration's own tokens that are replaced by random ones, to train on how it goes on after them."""
+    """Share of a demonstration's sampled tokens that are replaced by random ones, to learn to recover from mistakes."""
     save_every_minutes: float = 5.0
-    """How often the unfinished model is saved to `OUTPUT-base` and `OUTPUT-warm`, in minutes."""
+    """How often the unfinished model is saved to `OUTPUT-base` or `OUTPUT-warm`, in minutes."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the matrix products while training; weights and optimizer are fp32."""
+    """Data type of matrix products in training; weights and optimizer state are fp32."""
 
     def __post_init__(self) -> None:
         check_common(self)
@@ -113,10 +115,10 @@ class Writer:
     """Turns seeded draws into rows; opens a new world every `texts_per_world` texts.
 
     Args:
-        tokenizer: turns texts into ids.
-        config: seed, habits and shares of the texts.
-        stage: 0 or 1; each has worlds and draws of its own.
-        texts_per_world: how many texts are written about a world before the next is opened.
+        tokenizer: converts texts to token ids.
+        config: seed, habits and shares of the kinds of text.
+        stage: 0 or 1; each stage has its own worlds and random draws.
+        texts_per_world: number of texts about one world before the next is opened.
     """
 
     def __init__(
@@ -128,7 +130,8 @@ class Writer:
         self.world = stage * 10_000
         self.texts = texts_per_world
         self.library: Library
-        # One document is cheaper to read than five, and misses more often: it teaches format and searching again.
+        # Episodes with one document are shorter than with five, and miss the fact more often, which teaches the
+        # format and to search again.
         self.rules = [make_rules(prompt_template=PROMPT, top_k=k) for k in (1, 2, 3, 5, 5)]
         self.rng = np.random.default_rng(mix(config.seed, 1 + stage))
         self.tags = {tokenizer.convert_tokens_to_ids(tag) for tag in TAGS}
@@ -138,8 +141,8 @@ class Writer:
         """The next `count` rows.
 
         Args:
-            count: how many.
-            progress: of the base stage, in [0, 1]; decides how many documents the notes are about.
+            count: number of rows.
+            progress: progress of the base stage, in [0, 1]; determines the number of documents per text.
             demonstrations: probability that a row is a demonstration; the rest is base text.
         """
         if self.texts >= self.texts_per_world:
@@ -160,7 +163,7 @@ class Writer:
 
     def _open_world(self) -> None:
         seed = FIRST_WORLD + mix(self.config.seed, self.world) % FIRST_WORLD
-        passages = (2000, 6000, 12000)[self.world % 3]  # names are rarer or denser, as in users' worlds
+        passages = (2000, 6000, 12000)[self.world % 3]  # names recur more or less often, as in users' worlds
         self.library = open_library(seed, passages)
         config = WorldConfig(seed=seed, passages=passages, questions=passages)
         self.questions = list(make_questions(self.library.facts, config, "train", seed))
@@ -189,10 +192,10 @@ class Writer:
         return segments
 
     def _slip(self, row: Row) -> None:
-        """Put random tokens in place of some of the policy's own, and train on what follows, not on them.
+        """Replace some of the policy's tokens by random ones, and train on the tokens after them, not on these.
 
-        A policy that samples meets its own slips. Without this it repeats a wrong name until the turn is full, since
-        what it is best at is going on as before.
+        When a policy samples, it sees its own mistakes. Without this training it would repeat a wrong name until the
+        turn is full, because repeating its context is what the model does best.
         """
         for i in np.flatnonzero(self.rng.random(len(row.ids)) < self.config.slips).tolist():
             if row.trained[i] and row.ids[i] not in self.tags:
@@ -200,19 +203,18 @@ class Writer:
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Make a tiny policy and save it; progress is printed.
+    """Train a tiny policy and save it; progress is printed.
 
-    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
+    Training uses one thread unless `OMP_NUM_THREADS` is set.
 
     Returns:
         The policy's directory.
 
     Raises:
-        ConfigError: when the model cannot have the wanted shape, or the output would replace something that is not a
-            policy.
-        CheckpointError: when there is no usable policy at `config.start`.
-        TrainingError: when the loss is no longer a number.
-        MissingExtraError: when torch or transformers is not installed.
+        ConfigError: the architecture is not possible, or the output directory holds something other than a policy.
+        CheckpointError: `config.start` is not a usable policy.
+        TrainingError: the loss is not finite.
+        MissingExtraError: torch or transformers is not installed.
     """
     output = Path(config.output)
     for directory in (output, _stage_output(output, "base"), _stage_output(output, "warm")):
@@ -266,7 +268,8 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
             if done or time.monotonic() - saved > 60 * config.save_every_minutes:
                 save_policy(policy, target, dtype="bfloat16")
                 saved = time.monotonic()
-        # From the files, so that a stage gives the same model whether it follows in this run or in another (`start`).
+        # Load the saved bfloat16 weights, so that the next stage gives the same model in this run or in a later one
+        # (`start`).
         policy = load_policy(target)
     save_policy(policy, output, dtype="bfloat16")
     print(f"wrote {output}", flush=True)
@@ -274,12 +277,12 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
 
 
 def _draw_rows(writer: Writer, demonstrations: float, late: bool, count: int, progress: float) -> list[Row]:
-    """Rows of a stage; a late stage's texts are those of the end of the first one."""
+    """Rows of a stage; with `late`, the texts are those of the end of the base stage."""
     return writer.rows(count, progress=1.0 if late else progress, demonstrations=demonstrations)
 
 
 def _document_shares(progress: float) -> list[float]:
-    """How likely notes are about 1, 2, ... 5 documents: few at first, mostly five later."""
+    """Probabilities of 1, 2, ... 5 documents per text: few documents at first, mostly five later."""
     if progress < 0.05:
         return [0.5, 0.3, 0.2, 0.0, 0.0]
     return [0.2] * 5 if progress < 0.2 else [0.08, 0.08, 0.14, 0.2, 0.5]
@@ -309,21 +312,21 @@ def _stage_output(output: Path, stage: str) -> Path:
     return output.with_name(f"{output.name}-{stage}")
 
 
-_HELP = """Make the tiny model that stands in for a pretrained language model, from generated text alone.
+_HELP = """Train the tiny model that replaces a pretrained language model, on generated text only.
 
-Stage 1 (base) teaches it to read: documents, and notes on what they state. Stage 2 (warm) shows it episodes of an
-imperfect searcher. The defaults reproduce the shipped model. Ctrl-C leaves what was saved last in OUTPUT-base or
-OUTPUT-warm; "--start OUTPUT-base --base-tokens 0" repeats the second stage alone."""
+Stage 1 (base) teaches it to read: documents, and notes on the facts they state. Stage 2 (warm) shows it episodes of an
+imperfect searcher. The defaults reproduce the shipped model. After Ctrl-C the last saved model is in OUTPUT-base or
+OUTPUT-warm; "--start OUTPUT-base --base-tokens 0" repeats only the second stage."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `zerosearch pretrain`.
 
     Args:
-        argv: arguments after `zerosearch pretrain`; None takes those of the process.
+        argv: arguments after `zerosearch pretrain`; None uses the process's arguments.
 
     Returns:
-        The exit status, 0. Errors and Ctrl-C are left to the caller (`zerosearch_env.cli`).
+        The exit status, 0. Errors and Ctrl-C are handled by the caller (`zerosearch_env.cli`).
     """
     import tyro
 

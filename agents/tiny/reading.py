@@ -1,8 +1,8 @@
-"""Base text for the tiny models: documents followed by notes on what they state, made from synthetic train worlds.
+"""Base text for the tiny models: documents from synthetic train worlds, followed by notes on the facts they state.
 
-It teaches what a pretrained language model brings along: to copy the object of a stated fact out of context, and to
-see that a fact is not there. Nothing of the test split enters: the worlds are train worlds, whose names no test world
-has.
+It teaches two skills that a pretrained language model already has: to copy the object of a stated fact from the
+context, and to notice that a fact is missing. No test data is used: only train worlds, which share no names with any
+test world.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Fact = tuple[Relation, str, str]
 
 @dataclass(frozen=True)
 class Library:
-    """A train world opened for reading: its passages, what each states, and which share a word in their titles."""
+    """A train world prepared for reading: its passages, the facts each states, and indices by word and relation."""
 
     facts: WorldFacts
     passages: list[Document]
@@ -35,22 +35,22 @@ class Library:
     """Source of a passage -> its number."""
     by_word: dict[str, list[int]] = field(repr=False)
     by_relation: dict[str, list[int]] = field(repr=False)
-    """Relation of a passage's first fact -> passages."""
+    """Relation of a passage's first fact -> numbers of passages."""
 
     def stated_by(self, documents: Sequence[Document]) -> dict[tuple[str, str], str]:
-        """(relation name, subject) -> object, for everything that these documents state."""
+        """(relation name, subject) -> object, for all facts that the documents state."""
         return {(r.name, s): o for d in documents for r, s, o in self.stated[self.numbers[d.source]]}
 
 
 def open_library(seed: int, passages: int = 6000) -> Library:
-    """The train world of a seed, opened for reading.
+    """Make the train world of a seed and prepare it for reading.
 
     Args:
-        seed: seed of the world, as in `WorldConfig.seed`. The wording of its passages is not that of `make_world`.
+        seed: seed of the world, as in `WorldConfig.seed`. Its passages are worded differently from `make_world`'s.
         passages: number of passages.
 
     Raises:
-        ConfigError: when `passages` is out of the range of `WorldConfig`.
+        ConfigError: `passages` is out of the range allowed by `WorldConfig`.
     """
     facts = make_facts(WorldConfig(seed=seed, passages=passages), "train")
     texts = list(make_passages(facts, mix(seed, 0, 7)))
@@ -65,23 +65,23 @@ def open_library(seed: int, passages: int = 6000) -> Library:
 
 
 def title_words(title: str) -> list[str]:
-    """The words of a name that tell it apart: all but the article."""
+    """The words of a name, without the article."""
     return [word for word in title.split() if word != "The"]
 
 
 def notes_text(library: Library, rng: np.random.Generator, *, documents: int, notes: int) -> list[Segment]:
-    """Some documents, half of them with similar titles, then notes: "The author of X is Y." (or "... is not here.").
+    """Documents, half of them with similar titles, then notes: "The author of X is Y." (or "... is not here.").
 
-    Only what follows "is" is trained on: which fact a note is about cannot be known.
+    Only the words after "is" are trained on, since the subject of a note cannot be predicted.
 
     Args:
         library: the world that the documents are taken from.
-        rng: every choice.
-        documents: how many documents, at most as many as the library has.
-        notes: how many notes; about 70 % of them are about a fact that the documents state.
+        rng: source of all random choices.
+        documents: number of documents, at most as many as the library has.
+        notes: number of notes; about 70 % of them are about a fact that the documents state.
 
     Returns:
-        The documents as the protocol "zerosearch" shows them, then two segments a note.
+        The documents as rendered by the protocol "zerosearch", then two segments per note.
     """
     chosen = _similar_passages(library, rng, documents)
     texts = [library.passages[i] for i in chosen]
@@ -99,14 +99,14 @@ def notes_text(library: Library, rng: np.random.Generator, *, documents: int, no
 
 
 def plan_text(path: Sequence[Relation], subject: str) -> str:
-    """What to look up, hop by hop: "Find the author of X.", or "Find the author of X, then the teacher."."""
+    """The plan of the searches, hop by hop: "Find the author of X.", or "Find the author of X, then the teacher."."""
     return f"Find the {path[0].noun} of {subject}" + "".join(f", then the {hop.noun}" for hop in path[1:]) + "."
 
 
 def need_text(question: str, path: Sequence[Relation], subject: str) -> list[Segment]:
-    """A question (not trained on) and what to look up for it (trained on).
+    """A question (not trained on) and the plan of its searches (trained on).
 
-    It does not begin as an episode's prompt does: a policy that samples would fall into this kind of text.
+    It begins differently from an episode's prompt, so that a sampling policy does not fall into this kind of text.
     """
     return [(f"To look up: {question}\n", False), (f"{plan_text(path, subject)}\n", True)]
 
@@ -130,7 +130,7 @@ def _similar_passages(library: Library, rng: np.random.Generator, count: int) ->
 
 
 def _near_miss(library: Library, rng: np.random.Generator, chosen: Sequence[int]) -> tuple[str, str]:
-    """A fact these passages may well not state: of a similar name, or another fact of a present one."""
+    """A fact that these passages probably do not state: about a similar name, or another relation of a present one."""
     at = int(chosen[int(rng.integers(len(chosen)))])
     words = title_words(library.passages[at].title)
     if rng.random() < 0.5:
