@@ -1,4 +1,12 @@
-"""Token-in, token-out sampling of many multi-turn rows at once, with the cache kept across turns."""
+"""Token-in, token-out sampling of many multi-turn rows in parallel, with the cache kept across turns.
+
+A row waits for a slot, is prefilled, decodes one token per step together with all other active rows, and keeps its slot
+and its cache while it waits for the environment:
+
+    start -> _queue -> prefill -> _active: one decoding step after another -> turn finished, `waiting`
+                          ^                                                        |
+                          +------------ _ready (prefill the new text only) <-------+ extend
+"""
 
 from __future__ import annotations
 
@@ -27,15 +35,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PREFILL_TOKENS = 256
-"""Pending tokens that are worth a prefill at once."""
+"""Number of pending tokens that justify an immediate prefill."""
 _PATIENCE = 4
-"""Decoding steps for which fewer pending tokens wait."""
+"""Decoding steps for which fewer pending tokens are postponed."""
 _SHARED_TOKENS = 64
-"""Prompts that are as long are computed once for all rows that begin with them; copying shorter ones gains nothing."""
+"""Prompts of at least this length are computed once for all rows with the same prompt; shorter ones gain nothing."""
 
 
 class _Row:
-    """A row: its tokens up to the current turn, and where it is cached."""
+    """A row: its tokens up to the current turn, and its slot in the cache."""
 
     __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "version", "waiting")
 
@@ -53,21 +61,21 @@ class _Row:
 class Sampler:
     """Samples turns of many rows with one model (see `TurnSampler`). Rows beyond `slots` wait for a free slot.
 
-    What a row samples depends on its tokens and its seed alone, not on the other rows nor on the number of slots
+    The sampled tokens of a row depend only on its earlier tokens and its seed, not on other rows or the number of slots
     (up to floating-point noise): the draw at position i of a row uses `uniform(seed, i)`.
 
     Args:
         model: a causal language model; its weights are read at construction and at `refresh`.
         tokenizer: decodes sampled tokens, for stop strings and `TurnSample.text`.
-        slots: most rows that are cached at once.
-        context_tokens: most tokens of a row, prompt and environment text included.
+        slots: maximum rows in the cache.
+        context_tokens: maximum tokens per row, prompt and environment text included.
         stop_strings: a turn ends after the token that completes one of them.
         temperature: divides the logits; 0 is greedy.
-        turn_tokens: most tokens sampled in a turn.
-        seed: mixed into every row's seed by exclusive or.
+        turn_tokens: maximum tokens sampled per turn.
+        seed: XORed with every row's seed.
 
     Raises:
-        ConfigError: when an option cannot be used.
+        ConfigError: if an option is invalid.
     """
 
     def __init__(
@@ -100,13 +108,13 @@ class Sampler:
         self._eos[sorted(eos_ids(model, tokenizer, self._decoder.vocab_size))] = True
         self._ends = self._eos | self._stops.candidates
         self._rows: dict[Hashable, _Row] = {}
-        self._queue: deque[_Row] = deque()  # turns to begin in a slot yet to be had
-        self._ready: deque[_Row] = deque()  # turns to begin, or to go on with, in the row's own slot
+        self._queue: deque[_Row] = deque()  # turns of rows without a slot
+        self._ready: deque[_Row] = deque()  # turns to begin or continue, of rows that have a slot
         self._full: list[_Row] = []  # turns for which the context has no room
         self._prompts: dict[tuple[int, ...], _Row] = {}  # the last row that began with a prompt
         self._postponed = 0
         self._free = list(range(slots))[::-1]
-        # One entry a slot: the row that holds it and its turn in progress.
+        # One entry per slot: the row that holds it and its turn in progress.
         self._holder: list[_Row | None] = [None] * slots
         self._seeds: NDArray[np.uint64] = np.zeros(slots, dtype=np.uint64)
         self._lengths: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of the whole row
@@ -120,14 +128,14 @@ class Sampler:
         """Add a row.
 
         Args:
-            key: names the row; unused so far, or finished.
-            ids: its prompt, at least one token. A prompt that fills the context ends its first turn at once, without
-                a token, with `"context"`.
-            seed: 64-bit seed of everything the row samples.
-            turn_tokens: a lower limit for this turn; None: the sampler's own.
+            key: identifies the row; not in use by another row.
+            ids: the prompt, at least one token. A prompt that fills the context ends the first turn immediately,
+                without a token, with `"context"`.
+            seed: 64-bit sampling seed of the row.
+            turn_tokens: a smaller token limit for this turn; None: the sampler's limit.
 
         Raises:
-            ConfigError: when the key is in use, or the ids are none or not in the vocabulary.
+            ConfigError: if the key is in use, or the ids are empty or not in the vocabulary.
         """
         if key in self._rows:
             raise ConfigError(f"row {key!r} is in use already; finish it first.")
@@ -136,15 +144,15 @@ class Sampler:
         self._enter(row)
 
     def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
-        """Append environment text to a row whose turn is finished, and begin its next turn.
+        """Append environment text to a row with a finished turn, and begin its next turn.
 
         Args:
-            key: names the row.
-            ids: the text's tokens, at least one.
-            turn_tokens: a lower limit for this turn; None: the sampler's own.
+            key: identifies the row.
+            ids: the tokens of the text, at least one.
+            turn_tokens: a smaller token limit for this turn; None: the sampler's limit.
 
         Raises:
-            ConfigError: when there is no such row, its turn is not finished, or the ids cannot be used.
+            ConfigError: if there is no such row, its turn is not finished, or the ids are invalid.
         """
         row = self._row(key)
         if not row.waiting:
@@ -155,7 +163,7 @@ class Sampler:
         self._enter(row)
 
     def finish(self, key: Hashable) -> None:
-        """Forget a row, whatever it is doing, and free its slot."""
+        """Remove a row, whatever its state, and free its slot."""
         row = self._row(key)
         del self._rows[key]
         if not self._rows:
@@ -166,22 +174,22 @@ class Sampler:
         self._release(row)
 
     def wake(self) -> None:
-        """See `TurnSampler.wake`: `run` returns after the decoding step that it is at."""
+        """See `TurnSampler.wake`: `run` returns after its current decoding step."""
         self._woken.set()
 
     def before_training(self) -> None:
-        """Nothing to free: the learner's own model is what samples."""
+        """Nothing to free: the learner's own model samples."""
 
     def close(self) -> None:
         """Nothing to release."""
 
     def refresh(self, version: int | None = None) -> None:
-        """Take over changed weights: what is cached is dropped and computed anew when a row goes on.
+        """Load changed weights: the cache is dropped, and recomputed when a row continues.
 
-        A turn in progress keeps the tokens that it has; the rest is sampled with the new weights.
+        A turn in progress keeps its tokens so far; the rest is sampled with the new weights.
 
         Args:
-            version: what the new weights are called; None counts up by one.
+            version: version number of the new weights; None adds one.
         """
         self.weight_version = self.weight_version + 1 if version is None else version
         self._decoder.refresh()
@@ -196,11 +204,11 @@ class Sampler:
         """Decode until rows have finished their turns.
 
         Args:
-            minimum: how many rows to wait for. Fewer are returned only when no other row is being sampled, or after
+            minimum: number of turns to wait for. Fewer are returned only if no other row is being sampled, or after
                 `wake`.
 
         Returns:
-            The rows that finished, in the order in which they did; none when no row has a turn to sample.
+            The finished turns, in the order in which they finished; empty if no row has a turn to sample.
         """
         finished = [TurnSample(row.key, (), (), "", "context", self.weight_version) for row in self._full]
         for row in self._full:
@@ -226,9 +234,9 @@ class Sampler:
             (self._ready if row.slot >= 0 else self._queue).append(row)
 
     def _admit(self) -> list[_Row]:
-        """Rows to prefill now, each with a slot; at least one when nothing is being decoded.
+        """Choose the rows to prefill now and give each a slot; at least one if no row is being decoded.
 
-        Prefilling is postponed for a few steps while there is little of it, because large batches of it are efficient.
+        A small amount of prefill is postponed for a few steps, because large batches are more efficient.
         """
         if not self._free and not self._ready and not len(self._active):
             self._make_room()
@@ -252,9 +260,9 @@ class Sampler:
         return rows
 
     def _make_room(self) -> None:
-        """Take the slots of rows that wait for the environment, as many as there are rows in the queue.
+        """Take slots from rows that wait for the environment, as many as there are rows in the queue.
 
-        Happens only when the caller neither extends nor finishes rows that were returned to it.
+        Happens only if the caller neither extends nor finishes rows that were returned to it.
         """
         waiting = [row for row in self._holder if row is not None and row.waiting]
         for row in waiting[: len(self._queue)]:
@@ -286,10 +294,10 @@ class Sampler:
         self._accept(slots, logits, finished)
 
     def _share_prompts(self, rows: list[_Row]) -> list[int]:
-        """For each row the index of the one among them whose prefill is its own too: the first with the same prompt.
+        """For each row, return the index of the first row with the same prompt; it shares that row's prefill.
 
-        A prompt that a row in another slot has begun with is copied from there at once, but for its last token, whose
-        logits are needed.
+        If a row in another slot began with the same prompt, the prompt's cache is copied from there immediately, except
+        for the last token: it must go through the model because its logits are needed.
         """
         twins: list[int] = []
         first: dict[tuple[int, ...], int] = {}
@@ -308,12 +316,12 @@ class Sampler:
         return twins
 
     def _in_cache(self, row: _Row) -> int:
-        """Tokens of a row that the decoder has cached."""
+        """Number of tokens of a row in the decoder's cache."""
         return int(self._lengths[row.slot]) - 1 if row.slot in self._active else row.cached
 
     @torch.inference_mode()
     def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
-        """Draw the next token of these slots and end the turns that it completes."""
+        """Draw the next token of each slot, and end the turns that are complete."""
         uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
         drawn, drawn_logprobs = draw(logits, uniforms, self.temperature)
         tokens = drawn.cpu().numpy()
@@ -386,9 +394,9 @@ class Sampler:
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> set[int]:
-    """The ids that end a sequence: those of the generation configuration, the configuration and the tokenizer.
+    """The ids that end a sequence, from the generation configuration, the configuration and the tokenizer.
 
-    There may be none: then only stop strings and lengths end a turn.
+    The set may be empty: then only stop strings and length limits end a turn.
     """
     found: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, tokenizer):

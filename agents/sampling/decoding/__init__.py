@@ -1,1 +1,1 @@
-"""Decoding in this process: the fused decoder, the fallback for other architectures, the paged cache."""
+"""Decoding in this process: the fused decoder, the fallbacks for other architectures, the paged cache."""

@@ -1,4 +1,4 @@
-"""Decoders: a language model with a cache of many rows of different lengths, one slot a row."""
+"""Decoders: a language model with a cache for many rows of different lengths, one slot per row."""
 
 from __future__ import annotations
 
@@ -19,67 +19,68 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-"""Largest error of a decoder's logits against the model's own forward, relative to the largest logit."""
+"""Maximum error of a decoder's logits against the model's own forward pass, relative to the largest logit."""
 
 
 class Decoder(Protocol):
-    """What a sampler needs of a model. Slot s holds one row; the caller knows how many tokens of it are cached."""
+    """The model interface of the sampler. Slot s holds one row; the caller keeps track of its cached tokens."""
 
     vocab_size: int
     """Number of logits."""
 
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
-        """Append a chunk of tokens to each of some rows.
+        """Append a chunk of tokens to each of the given rows.
 
         Args:
             slots: the rows' slots, distinct, at least one.
-            starts: how many tokens of each row are kept; what was cached beyond them is dropped.
-            chunks: the tokens to append, at least one a row.
+            starts: number of cached tokens to keep per row; cached tokens after them are dropped.
+            chunks: the tokens to append, at least one per row.
 
         Returns:
-            Logits that follow each chunk's last token, shape `(rows, vocab_size)`, float32.
+            Logits after each chunk's last token, shape `(rows, vocab_size)`, float32.
         """
         ...
 
     def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
-        """Append one token to each of some rows.
+        """Append one token to each of the given rows.
 
         Args:
             slots: shape `(rows,)`, distinct, at least one.
-            positions: shape `(rows,)`: how many tokens of each row are cached already.
+            positions: shape `(rows,)`: number of tokens of each row that are already cached.
             tokens: shape `(rows,)`.
 
         Returns:
-            Logits that follow, shape `(rows, vocab_size)`, float32.
+            Logits after the new tokens, shape `(rows, vocab_size)`, float32.
         """
         ...
 
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
-        """Give empty slots what a slot has cached of its first `length` tokens."""
+        """Copy the cache of the first `length` tokens of slot `source` into empty slots."""
         ...
 
     def release(self, slot: int) -> None:
-        """Forget what a slot holds."""
+        """Clear a slot."""
         ...
 
     def refresh(self) -> None:
-        """Take over changed weights. What is cached was computed with the old ones: the caller starts its rows anew."""
+        """Load changed weights. The cache was computed with the old ones: the caller must prefill its rows again."""
         ...
 
 
 def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Decoder:
-    """The fastest decoder that computes what the model itself does.
+    """Make the fastest decoder that gives the same results as the model.
 
     Args:
         model: a causal language model in evaluation mode.
-        slots: rows that it holds at once.
-        context_tokens: most tokens of a row.
+        slots: number of rows that it holds at the same time.
+        context_tokens: maximum tokens per row.
 
     Returns:
-        A fused decoder for dense Llama-like models, else one around the model's own forward with a cache, else (with a
-        logged warning) one without a cache. Each has been compared with the model's plain forward on a few tokens.
+        A fused decoder for dense Llama-like models; otherwise the model's own forward pass with a cache; otherwise
+        (with a logged warning) without a cache. The first two are used only if they agree with the model's plain
+        forward pass on a few tokens.
     """
-    # The comparison takes two slots and a few tokens.
+    # The comparison needs two slots and a few tokens.
     slots, context_tokens = max(slots, 2), max(context_tokens, 16)
     reason = why_not_fused(model)
     if reason is None:
@@ -91,7 +92,7 @@ def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Dec
     try:
         decoder = CachedDecoder(model, slots, context_tokens)
         reason = _disagreement(model, decoder)
-    except Exception as cause:  # whatever a model that takes no explicit masks or positions raises
+    except Exception as cause:  # a model without explicit masks or positions may raise anything
         reason = f"{type(cause).__name__}: {cause}"
     if reason is None:
         return decoder
@@ -100,7 +101,7 @@ def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Dec
 
 
 def _disagreement(model: PreTrainedModel, decoder: Decoder) -> str | None:
-    """What a decoder does differently from the model on two short rows of unequal length; None if nothing."""
+    """How a decoder differs from the model on two short rows of unequal length; None if they agree."""
     rows = [[(7 * index + 3) % decoder.vocab_size for index in range(length)] for length in (9, 5)]
     decoder.prefill([0, 1], [0, 0], [rows[0][:6], rows[1][:4]])
     decoder.prefill([0], [6], [rows[0][6:8]])

@@ -1,8 +1,8 @@
-"""A fused inference forward for dense decoder models of the Llama, Qwen2 and Qwen3 kind.
+"""A fused inference forward pass for dense decoder models of the Llama, Qwen2 and Qwen3 families.
 
-The same arithmetic as Transformers' own modules with less work around it: weights are fused and transposed once a
-refresh, the gains of the norms are folded into the projections behind them, prompts are packed without padding, and
-decoding reads a paged cache (see `slot_cache`).
+It computes the same as Transformers' own modules with less overhead: weights are fused and transposed once per
+refresh, the gains of the norms are folded into the projections after them, prompts are packed without padding, and
+decoding reads a paged cache (see `paged_cache`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PREFILL_TOKENS = 512
-"""Tokens that go through a layer at once: enough for full matrix speed, few enough for the second-level cache."""
+"""Tokens per prefill pass: enough for full matrix speed, few enough for the CPU's second-level cache."""
 
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
-    """None when `FusedDecoder` computes exactly what this model does, else the first reason against it."""
+    """None if `FusedDecoder` supports this model, otherwise the first reason why it does not."""
     config: Any = model.config
     kind = config.model_type
     if type(model).__name__ != _CLASSES.get(kind) or not type(model).__module__.startswith("transformers."):
@@ -38,7 +38,7 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
         return f"its activation is {config.hidden_act}"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE_TYPES:
-        return f"its rotary embedding is of the kind {rope}, which depends on the sequence's length"
+        return f"its rotary embedding is of type {rope}, which depends on the sequence's length"
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         return "it has layers without full attention"
     parts: Any = model
@@ -79,7 +79,7 @@ class FusedDecoder:
     Args:
         model: its weights are copied at construction and at `refresh`.
         slots: number of rows.
-        context_tokens: most tokens of a row.
+        context_tokens: maximum tokens per row.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
@@ -96,8 +96,8 @@ class FusedDecoder:
         self._cache = PagedCache(
             len(model.model.layers), self._kv_heads, self._width, slots, context_tokens, self._dtype, self._device
         )
-        # Pairs (i, i + half) lie side by side, so that a rotation is one complex product. Queries and keys are
-        # permuted alike, which leaves their products as they are.
+        # Rotary embeddings rotate the pairs (i, i + half) of a head. The permutation makes each pair adjacent, so that
+        # a rotation is one complex product. Queries and keys get the same permutation: their products do not change.
         self._order = torch.arange(self._width, device=self._device).view(2, -1).t().reshape(-1)
         self._rotations = self._make_rotations(context_tokens)
         self._staircase = torch.empty(0)
@@ -155,7 +155,14 @@ class FusedDecoder:
         return self._head(x)
 
     def _forward_chunks(self, group: list[tuple[int, int, Sequence[int], int]], hidden: Tensor) -> None:
-        """Run packed chunks through all layers; rows whose last token is among them get their hidden state."""
+        """Run packed chunks through all layers, and store the hidden state after the last token of each row in them.
+
+        The chunks of all rows are concatenated without padding, `x` has shape `(tokens, hidden_size)`:
+
+            x = [ row 0: tokens 0..99 | row 1: tokens 40..59 | row 2: tokens 0..391 ]
+
+        Projections and MLP run on all tokens together; only attention runs once per row.
+        """
         lengths = [len(tokens) for _, _, tokens, _ in group]
         ids = torch.tensor([token for _, _, tokens, _ in group for token in tokens], device=self._device)
         slots = np.repeat(np.array([slot for slot, _, _, _ in group]), lengths)
@@ -185,7 +192,7 @@ class FusedDecoder:
                 hidden[index] = x[last]
 
     def _project(self, layer: _Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (scaled), keys (both rotated) and values, each of shape `(tokens, heads, width)`."""
+        """Queries and keys (rotated, queries also scaled) and values, each of shape `(tokens, heads, width)`."""
         both = self._heads + self._kv_heads
         normed = self._norm(x)
         qkv = torch.mm(normed, layer.qkv) if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
@@ -198,15 +205,25 @@ class FusedDecoder:
         return heads[:, : self._heads], heads[:, self._heads :], qkv[:, both:]
 
     def _attend(self, number: int, queries: Tensor, plan: Plan, bias: Tensor) -> Tensor:
-        """Attention of one query a lane over its pages: products by page, softmax and sum by lane."""
+        """Attention of one query per lane over its pages, shape `(lanes, heads * width)`.
+
+        Each page is processed on its own, then the pages of a lane are combined. With scores s of the tokens t in a
+        page p, values v and a lane's query:
+
+            per page    w_t = softmax of s within the page,   o_p = sum_t w_t v_t,   mass_p = logsumexp of s
+            per lane    share_p = softmax of mass over the lane's pages,   output = sum_p share_p o_p
+
+        This equals a softmax over all tokens of the lane.
+        """
         lanes, pages, heads = len(queries), plan.pages, self._kv_heads
         group = self._heads // heads
+        # Copy each lane's query to its pages: (lanes, heads * width) -> (pages, heads * width).
         spread = queries.reshape(lanes, -1).index_select(0, plan.lane_of_page)
         keys = self._cache.keys[number][:pages].view(pages * heads, PAGE, self._width)
         scores = torch.bmm(spread.view(pages * heads, group, self._width), keys.transpose(1, 2)).float()
         scores = scores.view(pages, self._heads, PAGE).add_(bias)
         weights = scores.softmax(-1)
-        # The largest weight of a page is exp(largest score - logsumexp of the page): a second exp is not needed.
+        # The largest weight of a page is exp(largest score - logsumexp), so logsumexp = largest score - log(weight).
         mass = scores.amax(-1) - weights.amax(-1).log_()
         share = F.pad(mass, (0, 0, 0, 1), value=float("-inf"))[plan.table].softmax(1)
         share = share.view(-1, self._heads).index_select(0, plan.place_of_page)
@@ -216,7 +233,7 @@ class FusedDecoder:
         return F.embedding_bag(plan.flat, parts, plan.offsets, mode="sum").to(self._dtype)
 
     def _attend_chunk(self, number: int, queries: Tensor, pages: Tensor, start: int) -> Tensor:
-        """Causal attention of a chunk over its row, shape `(tokens, heads, width)`."""
+        """Causal attention of a chunk over the cached tokens of its row, shape `(tokens, heads, width)`."""
         count, end = len(queries), start + len(queries)
         keys = self._cache.keys[number].index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, :end]
         values = self._cache.values[number].index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, :end]
@@ -233,7 +250,12 @@ class FusedDecoder:
     def _mask(self, count: int, start: int) -> Tensor:
         """Additive mask, shape `(count, start + count)`: query i sees the keys up to `start + i`.
 
-        A view of one staircase that serves every length.
+        Every mask is a view of one large matrix, the staircase (`.` is 0, `x` is minus infinity):
+
+            column   -wide ... -1  0  1  2
+            query 0   . . . . . .  .  x  x
+            query 1   . . . . . .  .  .  x      a mask is columns -start to count - 1 of the first `count` rows
+            query 2   . . . . . .  .  .  .
         """
         wide = self._staircase.shape[-1] - _PREFILL_TOKENS
         if start > wide:
@@ -251,7 +273,7 @@ class FusedDecoder:
         x.addmm_(gate.mul_(torch.mm(normed, layer.up)), layer.down)
 
     def _norm(self, x: Tensor) -> Tensor:
-        """Root-mean-square norm over the last dimension, without gain (folded into what follows)."""
+        """Root-mean-square norm over the last dimension, without gain (folded into the next projection)."""
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)).to(x.dtype)
 
@@ -263,7 +285,7 @@ class FusedDecoder:
         attention, mlp = layer.self_attn, layer.mlp
         gain, gain_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         normed = hasattr(attention, "q_norm")
-        # Without a query norm behind it the softmax scale goes into the query's projection, else into the norm's gain.
+        # The softmax scale goes into the gain of the query norm, or without such a norm into the query projection.
         scale = 1.0 if normed else self._scaling
         parts = ((attention.q_proj, scale, True), (attention.k_proj, 1.0, True), (attention.v_proj, 1.0, False))
         weights = [self._ordered(part.weight, pairs) * factor for part, factor, pairs in parts]
@@ -286,7 +308,7 @@ class FusedDecoder:
         )
 
     def _ordered(self, weight: Tensor, pairs: bool) -> Tensor:
-        """A projection's rows with the rotated pairs of each head side by side."""
+        """A projection's rows, permuted so that the rotated pairs of each head are adjacent."""
         return weight.unflatten(0, (-1, self._width))[:, self._order].flatten(0, 1) if pairs else weight
 
     def _make_rotations(self, count: int) -> Tensor:
@@ -300,7 +322,7 @@ class FusedDecoder:
 
 
 def _pieces(length: int, room: int) -> list[tuple[int, int]]:
-    """Ranges that cover `length` tokens, the first of at most `room`, the others of at most `_PREFILL_TOKENS`."""
+    """Split `length` tokens into ranges: the first of at most `room`, the others of at most `_PREFILL_TOKENS`."""
     ranges, begin = [], 0
     while begin < length:
         end = min(length, begin + (room if begin == 0 else _PREFILL_TOKENS))

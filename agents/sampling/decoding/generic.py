@@ -1,4 +1,4 @@
-"""Decoders for any causal language model: one with a cache through Transformers' own forward, one without."""
+"""Decoders for any causal language model, with Transformers' own forward pass: one with a cache, one without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _device(model: PreTrainedModel) -> torch.device:
 
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout and gradient checkpointing inside the block."""
+    """Disable dropout and gradient checkpointing inside the block."""
     training = model.training
     if training:
         model.eval()
@@ -35,7 +35,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Window:
-    """Where the tokens of the current forward go and how much of the cache it sees, shared by all layers."""
+    """Cache positions that the current forward pass writes, and the width it reads; shared by all layers."""
 
     slots: Tensor
     columns: Tensor
@@ -59,7 +59,7 @@ class _SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store the new states of the rows in this forward; return all that these rows hold, left-aligned."""
+        """Store the new states of this forward pass; return all cached states of its rows, left-aligned."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._window
@@ -70,22 +70,22 @@ class _SlotLayer(CacheLayerMixin):
         return self.keys[window.slots, :, : window.width], self.values[window.slots, :, : window.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what `update` returns."""
+        """Length and offset of the states that `update` returns."""
         return self._window.width, 0
 
     def get_seq_length(self) -> int:
-        """Rows differ in length; positions are always given explicitly."""
+        """Always 0: rows differ in length, and positions are always given explicitly."""
         return 0
 
     def get_max_length(self) -> int:
-        """Most tokens of a row."""
+        """Maximum tokens per row."""
         return self._columns - 1
 
 
 class CachedDecoder:
-    """See `Decoder`. Works for attention-only models that take position ids, 4D masks and a `Cache`.
+    """See `Decoder`. Works for attention-only models that accept position ids, 4D masks and a `Cache`.
 
-    Padded queries of ragged chunks write into one column that is never read.
+    Chunks of different lengths are padded; the padding is written into one extra column that is never read.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
@@ -103,7 +103,7 @@ class CachedDecoder:
         )
 
     def refresh(self) -> None:
-        """See `Decoder.refresh`: the model itself is used."""
+        """See `Decoder.refresh`: nothing to do, the model itself is used."""
 
     @torch.inference_mode()
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
@@ -116,7 +116,7 @@ class CachedDecoder:
                 states[list(slots), :, :length] = states[source, :, :length]
 
     def release(self, slot: int) -> None:
-        """See `Decoder.release`: a slot's old columns are never read again."""
+        """See `Decoder.release`: nothing to do, a slot's old columns are never read again."""
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
@@ -166,7 +166,7 @@ class CachedDecoder:
         logits[group] = output[torch.arange(len(group)), counts - 1].float()
 
     def _masks(self, positions: Tensor, width: int) -> Tensor | dict[str, Tensor]:
-        """Additive masks, shape `(rows, 1, queries, width)`; one for every kind of layer where there are several."""
+        """Additive masks, shape `(rows, 1, queries, width)`; one per kind of layer if there are several kinds."""
         columns = torch.arange(width)
         seen = columns <= positions[..., None]
         near = seen if self._sliding is None else seen & (columns > positions[..., None] - self._sliding)
@@ -180,9 +180,9 @@ class CachedDecoder:
 
 
 class PlainDecoder:
-    """The slow reference: no cache at all, the model's own forward over whole right-padded rows.
+    """The slow reference: no cache, the model's own forward pass over full right-padded rows.
 
-    Padding on the right changes nothing to its left in any causal model, recurrent ones included.
+    In any causal model, including recurrent ones, padding on the right does not affect the tokens to its left.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
@@ -192,7 +192,7 @@ class PlainDecoder:
         self._rows: list[list[int]] = [[] for _ in range(slots)]
 
     def refresh(self) -> None:
-        """See `Decoder.refresh`: nothing is kept."""
+        """See `Decoder.refresh`: nothing to do, nothing is cached."""
 
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
         """See `Decoder.copy`."""

@@ -1,8 +1,15 @@
-"""A paged key/value cache: rows of different lengths in one pool of equal pages, so that no padding is read.
+"""A paged key/value cache: rows of different lengths share one pool of equal pages, so that no padding is read.
 
-Decoding at batch sizes of a hundred is bound by reading the cache. Pages of 64 tokens let one batched matrix product
-visit exactly the cached tokens (rounded up to a page) whatever the rows' lengths are, at memory speed; padded rows
-would read twice as much, and a loop over rows pays for every call.
+At a batch size of about a hundred, the speed of decoding is limited by reading the cache. With pages of 64 tokens, one
+batched matrix product reads exactly the cached tokens (rounded up to a page) for any row lengths, at memory speed.
+Padded rows would read twice as much, and a loop over rows would pay the overhead of many calls.
+
+    slot 0   [ 90 tokens ]  -> pages 0, 2          pool   | page 0 | page 1 | page 2 | page 3 | page 4 |
+    slot 1   [ 40 tokens ]  -> page  1             owner  |   0    |   1    |   0    |   -1   |   2    |
+    slot 2   [ 64 tokens ]  -> page  4                                                (free)
+
+`bias` is 0 for a cached token and minus infinity elsewhere, for example for the last 38 places of page 2. It is added
+to the attention scores, so unused places get weight 0.
 """
 
 from __future__ import annotations
@@ -16,45 +23,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PAGE = 64
-"""Tokens a page. Smaller pages make more and smaller products, larger ones waste half of themselves in every row."""
+"""Tokens per page. Smaller pages mean more and smaller products; larger ones waste on average half a page per row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which pages a decoding step reads, for the lanes (active rows) of that step.
+    """The pages that a decoding step reads, for its lanes. A lane is an active row, numbered from 0 in each step.
 
-    `pages` counts the pool's pages in use, those of rows that are not decoding included: they are computed and ignored.
+    In the example above, with slots 2 and 0 decoding as lanes 0 and 1: `lane_of_page` = [1, 0, 1, 0, 0],
+    `table` = [[4, 5], [0, 2]], `flat` = [4, 0, 2] and `offsets` = [0, 1].
     """
 
     pages: int
+    """Pages of the pool in use, including those of rows that are not decoding; these are computed and ignored."""
     lane_of_page: Tensor
     """Shape `(pages,)`, int64; 0 for pages that no lane owns."""
     table: Tensor
-    """Shape `(lanes, most pages of a lane)`, int64; padded with `pages`."""
+    """The pages of each lane, shape `(lanes, maximum pages per lane)`, int64; padded with `pages`."""
     place_of_page: Tensor
-    """Shape `(pages,)`, int64: where each page stands in the flattened `table`; 0 for pages that no lane owns."""
+    """Shape `(pages,)`, int64: index of each page in the flattened `table`; 0 for pages that no lane owns."""
     flat: Tensor
-    """The lanes' pages one lane after the other, shape `(owned pages,)`, int64."""
+    """The pages of all lanes concatenated, shape `(owned pages,)`, int64."""
     offsets: Tensor
-    """Where each lane begins in `flat`, shape `(lanes,)`, int64."""
+    """Start of each lane in `flat`, shape `(lanes,)`, int64."""
 
 
 class PagedCache:
-    """Keys and values of every layer in pages, and which page belongs to which slot.
+    """Keys and values of every layer in pages, and the mapping from slots to pages.
 
     Args:
         layers: number of layers.
         kv_heads: number of key/value heads.
         head_dim: width of a head.
         slots: number of rows.
-        max_tokens: most tokens of a row.
+        max_tokens: maximum tokens per row.
         dtype: dtype of keys and values.
-        device: where they live.
+        device: device of keys and values.
 
     Attributes:
-        keys, values: a list with one tensor a layer, shape `(capacity, kv_heads, PAGE, head_dim)`.
+        keys, values: lists with one tensor per layer, shape `(capacity, kv_heads, PAGE, head_dim)`.
         bias: shape `(capacity, PAGE)`, float32: 0 where a token is cached, minus infinity elsewhere.
-        lengths: cached tokens of every slot, shape `(slots,)`.
+        lengths: number of cached tokens per slot, shape `(slots,)`.
     """
 
     def __init__(
@@ -76,13 +85,13 @@ class PagedCache:
         self._table: NDArray[np.int64] = np.full((slots, -(-max_tokens // PAGE)), -1, dtype=np.int64)
         self._counts: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
         self._owner: NDArray[np.int64] = np.full(0, -1, dtype=np.int64)
-        self._used = 0  # pages below this one may be owned, none above
-        self._free: list[int] = []  # holes below `_used`
+        self._used = 0  # only pages below this index may be owned
+        self._free: list[int] = []  # free pages below `_used`
         self._version = 0
         self._planned: tuple[int, bytes, Plan] | None = None
 
     def reserve(self, slots: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        """Make room so that each slot can hold so many tokens, and count them as cached."""
+        """Allocate pages so that each slot can hold `lengths` tokens, and count them as cached."""
         needed = -(-lengths // PAGE)
         for index in np.flatnonzero(needed > self._counts[slots]):
             slot = slots[index]
@@ -95,7 +104,7 @@ class PagedCache:
         self.lengths[slots] = lengths
 
     def truncate(self, slot: int, length: int) -> None:
-        """Drop what a slot has cached beyond `length` tokens, and give its pages back."""
+        """Drop the cached tokens of a slot after the first `length`, and free their pages."""
         if length >= self.lengths[slot]:
             return
         kept = -(-length // PAGE)
@@ -112,7 +121,7 @@ class PagedCache:
             self._compact()
 
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
-        """Give empty slots the first `length` tokens of another one, in pages of their own."""
+        """Copy the first `length` tokens of slot `source` into empty slots, in separate pages."""
         self.reserve(np.array(slots), np.full(len(slots), length))
         pages = self.pages_of(source, length)
         for slot in slots:
@@ -124,11 +133,11 @@ class PagedCache:
                 self.bias[targets[-1], length % PAGE :] = float("-inf")
 
     def places(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Page and offset of each token, marked as cached from now on.
+        """Return page and offset of each token, and mark it as cached.
 
         Args:
             slots: shape `(tokens,)`.
-            positions: shape `(tokens,)`: index of the token in its row; room for it is reserved.
+            positions: shape `(tokens,)`: index of each token in its row; its page must be reserved.
 
         Returns:
             Two int64 tensors of shape `(tokens,)`.
@@ -139,15 +148,15 @@ class PagedCache:
         return pages, offsets
 
     def pages_of(self, slot: int, length: int) -> Tensor:
-        """The pages that hold the first `length` tokens of a slot, in order, int64."""
+        """The pages with the first `length` tokens of a slot, in order, int64."""
         return torch.from_numpy(self._table[slot, : -(-length // PAGE)].copy()).to(self._device)
 
     def plan(self, slots: NDArray[np.int64]) -> Plan:
-        """What a decoding step over these slots reads; kept until a page or the slots change."""
+        """The plan of a decoding step over these slots; reused until a page or the slots change."""
         signature = slots.tobytes()
         if self._planned is not None and self._planned[:2] == (self._version, signature):
             return self._planned[2]
-        lane_of_slot = np.zeros(len(self.lengths) + 1, dtype=np.int64)  # the last one stands for "nobody", -1
+        lane_of_slot = np.zeros(len(self.lengths) + 1, dtype=np.int64)  # the last entry is for owner -1 (none)
         lane_of_slot[slots] = np.arange(len(slots))
         counts = self._counts[slots]
         table = self._table[slots, : counts.max()]
@@ -177,7 +186,7 @@ class PagedCache:
             page = self._used
             self._used += 1
         self.bias[page] = float("-inf")
-        for pool in (*self.keys, *self.values):  # a weight of 0 does not hide what is not a number
+        for pool in (*self.keys, *self.values):  # clear stale NaN: 0 * NaN is still NaN
             pool[page] = 0.0
         return page
 
@@ -194,7 +203,7 @@ class PagedCache:
         self._owner = np.concatenate([self._owner, np.full(capacity - len(self._owner), -1, dtype=np.int64)])
 
     def _compact(self) -> None:
-        """Move the last pages into the holes, so that a step computes few pages that nobody owns."""
+        """Move the last pages into the free ones, so that a step computes few unowned pages."""
         kept = self._used - len(self._free)
         holes = sorted(page for page in self._free if page < kept)
         moved = [page for page in range(kept, self._used) if self._owner[page] >= 0]
