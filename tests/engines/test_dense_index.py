@@ -238,7 +238,7 @@ def test_passages_come_back_as_they_were(tmp_path: Path) -> None:
     assert store[-1] == strange[2]
     assert store[:2] == strange[:2]
     assert list(pickle.loads(pickle.dumps(store))) == strange
-    with pytest.raises(IndexError, match="3 passages, and number 3"):
+    with pytest.raises(IndexError, match="3 passages, so index 3"):
         store[3]
     (tmp_path / "passages.jsonl").write_bytes(b"{}\n")
     with pytest.raises(DataError, match=r"does not match offsets\.npy"):
@@ -274,15 +274,15 @@ def test_the_command_stopped_by_ctrl_c_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(encoders, "SentenceEncoder", lambda name, *, device: Interrupted(at=0))
     assert cli.main(["index", "build", "--encoder", "e", "--output", str(tmp_path / "i"), "--world", "200"]) == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command again to continue" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["bild"], "Did you mean 'build'"),
-        (["build", "--encoder", "e", "--output", "o"], "--corpus FILE or as --world NUMBER"),
-        (["build", "--encoder", "e", "--output", "o", "--world", "3", "--corpus", "c"], "one of them"),
+        (["build", "--encoder", "e", "--output", "o"], "--corpus FILE or --world NUMBER"),
+        (["build", "--encoder", "e", "--output", "o", "--world", "3", "--corpus", "c"], "exactly one source"),
         (["info", "nowhere"], "is not a dense index"),
     ],
 )

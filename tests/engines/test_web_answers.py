@@ -58,7 +58,7 @@ NOT_READ = {"searchParameters": {}, "organic": [{"link": "u1"}, {"position": 2}]
         ("serpapi", Reply({"organic_results": "none"}), "expected a list under 'organic_results'", None),
         ("brave", Reply({"web": {"results": 3}}), "expected a list under 'results', got int", None),
         ("serper", Reply(NOT_READ), "none of the 2 entries", None),
-        ("serpapi", Reply(b"[" * 100_000), "no JSON", None),
+        ("serpapi", Reply(b"[" * 100_000), "not JSON", None),
         ("brave", Reply(BRAVE_QUOTA, 429), "used up", QuotaError),
         ("brave", Reply({}, 402), "used up", QuotaError),
     ],
