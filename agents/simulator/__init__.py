@@ -1,1 +1,1 @@
-"""`zerosearch simulator` tunes a simulation LLM: collect -> label -> extract -> train -> evaluate."""
+"""`zerosearch simulator`: tune a simulation LLM, in the stages collect -> label -> extract -> train -> evaluate."""

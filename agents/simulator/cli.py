@@ -1,9 +1,9 @@
-"""`zerosearch simulator`: the pipeline that tunes a simulation LLM, one command a stage.
+"""`zerosearch simulator`: the pipeline that tunes a simulation LLM, one command per stage.
 
     collect -> label -> extract -> train -> evaluate
 
-Each stage reads a file and writes a file with a manifest, and can be run alone. `tiny` stands beside them: it makes the
-simulation LLM that the package ships.
+Each stage reads a file, writes a file with a manifest, and can be run on its own. The extra command `tiny` makes the
+simulation LLM shipped with the package.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from zerosearch_env.errors import unknown_name
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline, or what stands beside it."""
+    """One stage of the pipeline, or the extra command `tiny`."""
 
     module: str
-    """Module of this package that holds the next two names."""
+    """Module of this package that defines the next two names."""
     config: str
-    """Class of its options."""
+    """Name of the class of its options."""
     run: str
-    """`run(config, command=...)` does it and returns what was counted."""
+    """Name of its function: `run(config, command=...)` runs the stage and returns counts to print."""
     summary: str
 
 
@@ -44,9 +44,7 @@ STAGES: dict[str, Stage] = {
         "run_collect",
         "Let an agent search, and keep every query with its documents.",
     ),
-    "label": Stage(
-        "pairs.label", "LabelConfig", "run_label", "Say of each document set whether it is useful or noisy."
-    ),
+    "label": Stage("pairs.label", "LabelConfig", "run_label", "Label each document set as useful or noisy."),
     "extract": Stage(
         "pairs.extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."
     ),
@@ -58,13 +56,13 @@ STAGES: dict[str, Stage] = {
         "Measure a simulated engine: noise, leaks, style, attacks.",
     ),
     "tiny": Stage(
-        "tiny.make", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` anew, from the synthetic world alone."
+        "tiny.make", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` from scratch, from the synthetic world."
     ),
 }
 
 
 def help_text() -> str:
-    """The text of `zerosearch simulator --help`: every stage with the names of its options."""
+    """The output of `zerosearch simulator --help`: every stage with the names of its options."""
     lines = ["usage: zerosearch simulator STAGE [options]", "", *(__doc__ or "").splitlines()[2:4]]
     for name, stage in STAGES.items():
         config = getattr(_module(stage), stage.config)
@@ -73,21 +71,21 @@ def help_text() -> str:
         lines += textwrap.wrap(
             options, 100, initial_indent=" " * 11, subsequent_indent=" " * 11, break_on_hyphens=False
         )
-    return "\n".join([*lines, "", "zerosearch simulator STAGE --help says what each option means."])
+    return "\n".join([*lines, "", "zerosearch simulator STAGE --help explains each option."])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one stage.
+    """Run one stage.
 
     Args:
-        argv: arguments after `zerosearch simulator`; None takes those of the process.
+        argv: arguments after `zerosearch simulator`; None uses the process's arguments.
 
     Returns:
-        The exit status: 0, or 130 when a training run was interrupted and saved.
+        The exit status: 0, or 130 if a training run was interrupted and saved.
 
     Raises:
-        ConfigError: for an unknown stage; the nearest one is suggested.
-        SystemExit: after the help.
+        ConfigError: unknown stage; the message suggests the nearest name.
+        SystemExit: after printing the help.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -111,7 +109,7 @@ def _module(stage: Stage) -> Any:
 
 
 def _options(config: Any, prefix: str = "--") -> list[str]:
-    """The names of all options of a dataclass, those of dataclasses inside it too."""
+    """The names of all options of a dataclass, including those of nested dataclasses."""
     names = []
     for name, kind in typing.get_type_hints(config).items():
         if dataclasses.is_dataclass(kind):

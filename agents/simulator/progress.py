@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar in a terminal, elsewhere a plain line now and then."""
+"""Progress of a stage: a bar in a terminal, an occasional plain line otherwise."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _EVERY_S = 15.0
-"""Seconds between two lines where there is no terminal."""
+"""Minimum seconds between two lines if the output is not a terminal."""
 
 
 class CountBar:
-    """Shows how many of a known number of things are done. A context manager.
+    """Context manager that shows how many items of a known total are done.
 
     Args:
-        what: what is counted, in one word.
-        total: how many there are.
-        done: how many an earlier run has finished.
-        stream: where to write; None: standard error.
+        what: name of the items, in one word.
+        total: number of items.
+        done: number of items finished by an earlier run.
+        stream: where to write; None uses standard error.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, stream: IO[str] | None = None) -> None:
@@ -41,7 +41,7 @@ class CountBar:
             self._task = self._bar.add_task(what, total=total, completed=done, figures="")
 
     def advance(self, figures: str = "", count: int = 1) -> None:
-        """Count `count` more as done; `figures` is shown beside the bar."""
+        """Count `count` more items as done; `figures` is shown next to the bar."""
         self._done += count
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, figures=figures)

@@ -1,1 +1,1 @@
-"""Evaluation of a simulated engine: noise, leaks, style, attacks."""
+"""Evaluation of a simulated search engine: noise, leaks, style, attacks."""

@@ -1,12 +1,12 @@
-"""`zerosearch simulator evaluate`: what a simulated engine does at each noise level, how it sounds, what it gives away.
+"""`zerosearch simulator evaluate`: measure a simulated engine's noise, style and leaks.
 
-    zerosearch simulator evaluate --engine simulated:hf:runs/simulator/tuned/model                     on the world
-    zerosearch simulator evaluate --engine simulated:hf:MODEL --input pairs.jsonl        beside real documents
+    zerosearch simulator evaluate --engine simulated:hf:runs/simulator/tuned/model             on the built-in world
+    zerosearch simulator evaluate --engine simulated:hf:MODEL --input pairs.jsonl        against real documents
 
-Three parts: every noise level on the same searches with coupled draws; the style of the documents beside those of a
-reference (`style.py`); and queries that try to get the answer out of noisy searches (`attacks.py`). Whatever engine
-can be searched can be evaluated; figures of "before the guard" need a simulated one, which counts them. Writes a JSON
-report and the same tables as Markdown beside it.
+It has three parts: the same searches at every noise level, with coupled draws; the style of the documents compared
+with a reference (`style.py`); and queries that try to extract the answer from noisy searches (`attacks.py`). Any
+search engine can be evaluated; the figures "before the guard" need a simulated one, which counts them. Writes a JSON
+report, and the tables as Markdown next to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 EXAMPLES = 5
-"""Searches of each kind whose documents the report shows."""
+"""Number of searches of each kind for which the report shows the documents."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +49,34 @@ class SimulatorEvalConfig:
     """Measure a simulated search engine."""
 
     engine: str
-    """The engine, as `search_engine` of the environment takes it; of a directory that `train` wrote, its own prompt."""
+    """The engine, in the form of the environment's `search_engine` option. A model from `train` gets the prompt that
+    it was tuned with."""
     options: str = "{}"
     """Further options of the engine, as a JSON object: {"temperature": 0.5}."""
     input: Path | None = None
-    """Pairs of `extract`: their held-out searches are tried; unset: searches of the built-in world."""
+    """Pairs from `extract`, to use their held-out searches; unset: searches of the built-in world."""
     split: str = "test"
-    """Part of the pairs, or of the world."""
+    """Split of the pairs or of the world."""
     reference: str | None = None
-    """Engine whose documents the style is compared with; unset: the documents of the pairs, or "corpus"."""
+    """Engine to compare the documents' style with; unset: the documents of the pairs, or "corpus"."""
     output: Path = Path("runs/simulator/evaluation.json")
-    """The report; the tables lie beside it as .md."""
+    """The report. The tables are written next to it as .md."""
     searches: int = 200
-    """Most searches at each level, chosen by the seed."""
+    """Maximum number of searches per level, chosen by the seed."""
     levels: tuple[float, ...] = NOISE_LEVELS
-    """Noise levels."""
+    """Noise levels, each in [0, 1]."""
     top_k: int | None = None
-    """Documents a search; unset: 5, or the most that a pair has."""
+    """Documents per search; unset: the maximum in the pairs, or 5."""
     attack_questions: int = 5
-    """Questions that every attack is tried on; 0 leaves them out."""
+    """Number of questions that every attack is tried on; 0 skips the attacks."""
     batch: int = 32
-    """Searches that are with the engine at once."""
+    """Number of searches per call of the engine."""
     seed: int = 0
-    """Of the choice of searches, the noise and the documents."""
+    """Random seed for the choice of searches, the noise and the documents."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
     on_bad_row: OnBadRow = "raise"
-    """Whether a bad row stops the reading of the pairs, or is skipped."""
+    """Whether to stop at a bad row of the pairs ("raise") or skip it ("skip")."""
 
     def __post_init__(self) -> None:
         for level in self.levels:
@@ -90,15 +91,15 @@ class SimulatorEvalConfig:
 
 
 def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str, Any]:
-    """Evaluate an engine; prints the tables, and writes the report.
+    """Evaluate an engine: print the tables and write the report.
 
     Returns:
         Counts for the last line of the output.
 
     Raises:
-        ConfigError: an option cannot be used.
-        DataError: the pairs cannot be read, or none is of the split.
-        EngineError: every search of a level failed, of the engine or of the reference.
+        ConfigError: an option is invalid.
+        DataError: the pairs cannot be read, or none belongs to the split.
+        EngineError: all searches of a level failed, in the engine or in the reference.
     """
     from .table import as_markdown, print_report
 
@@ -114,7 +115,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         attacked = _attacked(probes, config)
         total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
         bar = stack.enter_context(CountBar("searches", total))
-        # loads the model, which belongs to no document's time
+        # A first search loads the model, so that the measured times do not include it.
         engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
         levels, found = [], {}
         for level in config.levels:
@@ -150,10 +151,10 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
 
 
 def engine_spec(config: SimulatorEvalConfig) -> dict[str, Any]:
-    """The engine's description; a model that `train` wrote gets the prompt that it was tuned with.
+    """The specification of the engine; a model from `train` gets the prompt that it was tuned with.
 
     Raises:
-        ConfigError: the options are no JSON object.
+        ConfigError: the options are not a JSON object.
     """
     try:
         options = json.loads(config.options)
@@ -181,7 +182,7 @@ def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]
 def attack_report(
     engine: SearchEngine, attacked: Sequence[Probe], config: SimulatorEvalConfig, top_k: int, bar: CountBar
 ) -> dict[str, Any]:
-    """The attack suite on noisy searches, for each family and for all; shares of results that give the answer away."""
+    """Run the attacks as noisy searches; the shares of results that reveal the answer, per family and in total."""
     rows = []
     for i, attack in enumerate(ATTACKS):
         searches = [
@@ -221,7 +222,7 @@ def attack_report(
 
 
 def _attacked(probes: Sequence[Probe], config: SimulatorEvalConfig) -> list[Probe]:
-    """A search of each of the first questions."""
+    """One search for each of the first questions."""
     by_question = {probe.question: probe for probe in reversed(probes)}
     return list(reversed(by_question.values()))[: config.attack_questions]
 
@@ -233,13 +234,13 @@ def style_report(
     reference: SearchEngine | None,
     top_k: int,
 ) -> dict[str, Any]:
-    """Distances from the reference's documents at each level; beside them a template's, and the reference's own.
+    """Distances from the reference's documents at each level: the engine's, a template's and the reference's own.
 
     Raises:
-        EngineError: the reference failed at every search of a level.
+        EngineError: all searches of a level failed in the reference.
     """
     rows: list[dict[str, Any]] = []
-    known: dict[SearchRequest, SearchResult] = {}  # a useful and a noisy search of each probe are all there is to ask
+    known: dict[SearchRequest, SearchResult] = {}  # each probe has only two requests, useful and noisy
     for level, searches in found.items():
         requests = [request for _, request in at_level(probes, level, top_k=top_k, seed=config.seed)]
         failed = 0
@@ -254,7 +255,7 @@ def style_report(
             real = [(question, result.documents) for question, result in results if result.failure is None]
             failed = len(results) - len(real)
             if not real:
-                raise EngineError(f"the reference {config.reference!r} failed always: {results[0][1].failure}")
+                raise EngineError(f"the reference {config.reference!r} failed every time: {results[0][1].failure}")
         compared = _by_question(real)
         template = _by_question([(request.question, template_documents(request)) for request in requests])
         own = _by_question([(one.request.question, one.result.documents) for one in searches])

@@ -1,1 +1,1 @@
-"""Training pairs of a simulation LLM: collected, labelled, extracted."""
+"""Training pairs for a simulation LLM: collect, label, extract."""

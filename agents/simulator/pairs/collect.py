@@ -1,7 +1,7 @@
-"""`zerosearch simulator collect`: an agent answers questions with a search engine; every search is kept.
+"""`zerosearch simulator collect`: an agent answers questions with a search engine, and every search is recorded.
 
-One line a trajectory, written as soon as its episode is over. Started again with the same options it plays only the
-questions that have no line yet; a line that a kill has cut off is played again.
+The output has one line per trajectory, written as soon as its episode is over. Run again with the same options, it
+plays only the questions that have no line yet. A line cut off by a kill is removed and its question played again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 BATCH = 512
-"""Episodes that are in play at once: bounds the memory, and what a kill can cost a policy that plays in batches."""
+"""Episodes in play at the same time. It bounds the memory, and the work lost if a batching policy is killed."""
 
 
 @dataclass(frozen=True)
@@ -43,47 +43,46 @@ class CollectConfig:
     """Let an agent answer questions with a search engine and keep every query with its documents."""
 
     agent: str = "baseline:rag-own"
-    """Who plays: a policy directory, "tiny", a third party's module:callable, or baseline:NAME, as of `zerosearch
-    eval`."""
+    """The agent, as in `zerosearch eval`: a policy directory, "tiny", your own module:callable, or baseline:NAME."""
     engine: str = "corpus"
-    """The search engine, as `search_engine` of the environment takes it."""
+    """The search engine, in the form of the environment's `search_engine` option."""
     dataset: str = "world"
     """The built-in world, a data file, or a hub name."""
     split: str = "train"
     """Split of the dataset."""
     questions: int | None = None
-    """Questions to play, chosen by the seed; unset: all. More with the same seed contain the fewer: a run can grow."""
+    """Number of questions, chosen by the seed; unset: all. With the same seed a run can be extended."""
     output: Path = Path("runs/simulator/trajectories.jsonl")
-    """The JSONL file; its manifest lies beside it."""
+    """The JSONL file. Its manifest is written next to it."""
     fresh: bool = False
-    """Forget what an earlier run left there."""
+    """Delete the output of an earlier run first."""
     noise: float = 0.0
-    """Probability that a search is noisy, in [0, 1]; above 0 for engines whose noisy results are to be imitated
+    """Probability that a search is noisy, in [0, 1]. Set it above 0 to imitate the engine's own noisy results
     (`label --by noise`)."""
     seed: int = 0
-    """Of the choice of questions, the draws of noise and the sampled tokens."""
+    """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """Policy directory under the baselines that have one."""
+    """Policy directory used by the baselines that need one."""
     protocol: str = "zerosearch"
-    """Tag grammar of agents that bring none."""
+    """Tag grammar for agents that do not define one."""
     max_turns: int = 5
-    """Turns that may search."""
+    """Number of turns that may search."""
     top_k: int = 5
-    """Documents a search."""
+    """Documents per search."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     turn_tokens: int | None = None
-    """Most tokens a policy samples in one turn; unset: what its card says."""
+    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
     slots: int = 64
-    """Episodes that a policy decodes side by side in each process."""
+    """Episodes that a policy decodes in parallel in each process."""
     workers: int | None = None
-    """Processes for policies on the CPU; unset: the machine's cores, at most 2."""
+    """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
     device: str = "cpu"
-    """Where policies live: "cpu" or "cuda"."""
+    """Device of the policies: "cpu" or "cuda"."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the policies' weights."""
+    """Data type of the policies' weights."""
     concurrency: int = 1
-    """Episodes that a third party's agent plays at the same time, in threads."""
+    """Number of episodes that your own agent plays at the same time, in threads."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
 
@@ -91,18 +90,18 @@ class CollectConfig:
 def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
     """Collect trajectories into `config.output`.
 
-    Ctrl-C ends it with everything that is finished on the disk.
+    Ctrl-C stops it; everything finished until then is on disk.
 
     Args:
-        config: what to play.
-        command: kept in the manifest.
+        config: the options.
+        command: the command line, stored in the manifest.
 
     Returns:
-        Trajectories, searches and right answers of the file; of this session the episodes that the engine failed.
+        Number of trajectories, searches and right answers in the file, and of engine failures in this session.
 
     Raises:
-        ConfigError: an option cannot be used, or the output belongs to a run with other options.
-        AgentError: a third party's agent failed; what was finished before is on the disk.
+        ConfigError: an option is invalid, or the output belongs to a run with other options.
+        AgentError: a third-party agent failed; everything finished before is on disk.
     """
     check_level(config.noise)
     rules = make_rules(protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k)
@@ -128,7 +127,7 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
 
 
 def tally(record: Mapping[str, Any]) -> dict[str, int]:
-    """What one line counts for in the manifest."""
+    """The contribution of one line to the counts in the manifest."""
     return {"trajectories": 1, "searches": len(record["searches"]), "right": int(bool(record["em"]))}
 
 
@@ -142,9 +141,9 @@ def collect(
     noise: float = 0.0,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Play the items that have no line in `output` yet; returns the counts over all its lines, and of this session.
+    """Play the items that have no line in `output` yet; returns counts over all its lines and of this session.
 
-    An episode that the *engine* failed gets no line, so that it is played again the next time.
+    An episode in which the *engine* failed gets no line, so that it is played again next time.
     """
     waiting = [item for item in items if _id(item) not in output.ids]
     session = {"taken_over": len(items) - len(waiting), "engine_failures": 0}
@@ -186,7 +185,7 @@ def collect(
 
 
 def _id(item: Item) -> str:
-    """Ids of a dataset are distinct; the index keeps them so whatever their texts are."""
+    """A unique id: the index makes it unique even if ids in the dataset repeat."""
     return f"{item.index}-{item.question.id}"
 
 
@@ -205,7 +204,7 @@ def _player(config: CollectConfig, stack: contextlib.ExitStack) -> Player:
 
 
 def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[str, Any]:
-    """What the lines of an earlier run must have had in common with this one's; not how many questions it had."""
+    """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
     names = ("engine", "dataset", "split", "noise", "seed", "protocol", "max_turns", "top_k", "temperature")
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*names, "turn_tokens")}
     settings |= {"agent": player.name, "agent_fingerprint": fingerprint(player)}
@@ -216,7 +215,7 @@ def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[s
 
 
 def questions_hash(dataset: Dataset) -> str:
-    """A SHA-256 over ids, texts and answers of a dataset's questions, in their order."""
+    """SHA-256 of the ids, texts and answers of a dataset's questions, in order."""
     digest = hashlib.sha256()
     for question in dataset.questions:
         digest.update(repr((question.id, question.text, question.answers)).encode("utf-8", "surrogatepass"))

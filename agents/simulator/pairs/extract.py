@@ -1,8 +1,8 @@
-"""`zerosearch simulator extract`: balanced training pairs out of labelled trajectories, split by question.
+"""`zerosearch simulator extract`: make balanced training pairs from labelled trajectories, split by question.
 
-In this order: read, cut or drop by the number of documents, drop what its own documents contradict, de-duplicate,
-split, balance. Every step counts what it leaves out. SimulationTuning-style files (prompt and response texts) are read
-as well, and give the same pairs.
+The steps are, in this order: read; cut or drop sets by the number of documents; drop sets that contradict their label;
+remove duplicates; split; balance. Every step counts what it leaves out. SimulationTuning-style files (prompt and
+response strings) can be read too, and give the same pairs.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class ExtractConfig:
     input: Path
     """Output of `label`, or a SimulationTuning-style file (prompt/response, instruction/input/output, messages)."""
     output: Path = Path("runs/simulator/pairs.jsonl")
-    """The JSONL file; a file that is there is replaced. Its manifest lies beside it."""
+    """The JSONL file. An existing file is replaced. Its manifest is written next to it."""
     prompt: str = "tuned"
     """Style of the prompt that the pairs are trained with."""
     test_share: float = 0.1
-    """Share of the questions that is held out, in [0, 1): a question is in one part with all its searches."""
+    """Share of the questions that is held out, in [0, 1). All searches of a question are in the same part."""
     seed: int = 0
-    """Of the split and of the balancing."""
+    """Random seed of the split and the balancing."""
     balance: bool = True
-    """Leave out pairs of the label that has more, in each part, until both have as many."""
+    """In each part, drop pairs of the more frequent label until both labels are equally frequent."""
     min_documents: int = 1
-    """Sets with fewer documents are left out."""
+    """Sets with fewer documents are dropped."""
     max_documents: int | None = None
-    """Sets with more are cut to their first ones."""
+    """Sets with more documents are cut to the first ones."""
     noisy_with_answer: Keep = "drop"
-    """What becomes of noisy sets that hold a gold answer: they would teach to leak it."""
+    """Whether to keep noisy sets that contain a gold answer. They would teach the model to leak it."""
     useful_without_answer: Keep = "keep"
-    """What becomes of useful sets without a gold answer: those of a first hop need not hold one."""
+    """Whether to keep useful sets without a gold answer. Those of a first hop need not contain one."""
     contradictory: Keep = "keep"
-    """What becomes of sets that came up with both labels for the same query."""
+    """Whether to keep sets that occur with both labels for the same query."""
     on_bad_row: OnBadRow = "raise"
-    """Whether a bad row stops the reading, or is skipped and counted."""
+    """Whether to stop at a bad row ("raise") or skip and count it ("skip")."""
 
     def __post_init__(self) -> None:
         if self.prompt not in STYLES:
@@ -71,13 +71,13 @@ class ExtractConfig:
 
 
 def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
-    """Write the pairs of a file, all or nothing.
+    """Write the pairs of a file atomically.
 
     Returns:
-        Counts of each step.
+        The counts of each step.
 
     Raises:
-        DataError: a bad row, a trajectory without labels, or no pair is left.
+        DataError: a row is bad, a trajectory has no labels, or no pair is left.
     """
     check_output(config.output, config.input)
     reader = RowReader(config.input, config.on_bad_row)
@@ -115,7 +115,7 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
 
 
 class _Converter:
-    """A row to its pairs."""
+    """Converts a row to its pairs."""
 
     def __init__(self, prompt_id: str) -> None:
         self._prompt_id = prompt_id
@@ -135,11 +135,11 @@ class _Converter:
 
 
 def extract(pairs: Iterable[Pair], config: ExtractConfig) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs that are kept, in their order, and what each step counted.
+    """Select and split pairs; returns those that are kept, in their order, and the counts of each step.
 
     Args:
-        pairs: as they were read; their split is ignored.
-        config: the options; its files are not touched.
+        pairs: the pairs as read; their split is ignored.
+        config: the options; its files are not accessed.
     """
     counts: Counter[str] = Counter()
     checked = list(_deduplicated(_checked(pairs, config, counts), counts))
@@ -162,12 +162,12 @@ def extract(pairs: Iterable[Pair], config: ExtractConfig) -> tuple[list[Pair], d
 
 
 def split_of(question: str, test_share: float, seed: int) -> Literal["train", "test"]:
-    """The part that a question belongs to: a function of its words and the seed, whatever else is in the file."""
+    """The part that a question belongs to. It depends only on its words and the seed, not on other questions."""
     return "test" if uniform(seed, text_seed(question_key(question))) < test_share else "train"
 
 
 def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str]) -> Iterator[Pair]:
-    """Pairs with a fitting number of documents that do not contradict their label."""
+    """The pairs with an allowed number of documents that do not contradict their label."""
     for pair in pairs:
         counts["searches"] += 1
         if len(pair.documents) < config.min_documents:
@@ -200,7 +200,7 @@ def _deduplicated(pairs: Iterable[Pair], counts: Counter[str]) -> Iterator[Pair]
 
 
 def _balanced(pairs: Sequence[Pair], seed: int, counts: Counter[str]) -> list[Pair]:
-    """As many useful as noisy pairs in each part; who stays is a function of the pair and the seed."""
+    """Equally many useful and noisy pairs in each part; the choice depends only on the pairs and the seed."""
     left_out: set[int] = set()
     for part in ("train", "test"):
         groups = [

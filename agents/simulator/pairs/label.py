@@ -1,12 +1,12 @@
-"""`zerosearch simulator label`: which document sets are useful, and which are noisy.
+"""`zerosearch simulator label`: label each document set as useful or noisy.
 
-    --by trajectory    the walk-through's rule: a right final answer makes all its document sets useful, a wrong one
-                       noisy
-    --by judge         the paper's third version: somebody says for each set whether it suffices to answer the query
-    --by noise         the noise that the environment drew, for engines whose own noisy results are to be imitated
+    --by trajectory    the rule of the walk-through: all document sets of a trajectory are useful if its final answer
+                       is right, and noisy otherwise
+    --by judge         the paper's third version: a judge decides per set whether it suffices to answer the query
+    --by noise         the noise that the environment drew, to imitate an engine's own noisy results
 
-A judge is a function `(question, query, documents) -> bool` named by `--judge module:callable`; any LLM behind it will
-do. `--judge contains-answer` is a rule instead: a set is useful when one of its documents holds a gold answer.
+A judge is a function `(question, query, documents) -> bool`, given by `--judge module:callable`; it may call any LLM.
+`--judge contains-answer` is a rule instead: a set is useful if one of its documents contains a gold answer.
 """
 
 from __future__ import annotations
@@ -40,38 +40,37 @@ class LabelConfig:
     """Label every document set of a trajectory file as useful or noisy."""
 
     input: Path
-    """Trajectories of `collect`, released trajectories, or recorded transcripts (JSONL, also gzipped)."""
+    """Trajectories from `collect`, released trajectories, or recorded transcripts (JSONL, optionally gzipped)."""
     output: Path = Path("runs/simulator/labelled.jsonl")
-    """The JSONL file; its manifest lies beside it."""
+    """The JSONL file. Its manifest is written next to it."""
     by: Literal["trajectory", "judge", "noise"] = "trajectory"
-    """What decides: the final answer, a judge for each document set, or the noise that was drawn."""
+    """Source of the labels: the final answer, a judge per document set, or the drawn noise."""
     judge: str | None = None
-    """With --by judge: contains-answer, or module:callable (also file.py:callable)."""
+    """For --by judge: contains-answer, or module:callable (also file.py:callable)."""
     right: Literal["recorded", "em", "subem"] = "recorded"
-    """With --by trajectory, when an answer is right: as recorded in the file, exact match, or a gold answer in it."""
+    """For --by trajectory, when an answer is right: as recorded, exact match, or if it contains a gold answer."""
     concurrency: int = 1
-    """Trajectories that are with the judge at the same time, in threads; more than one needs one that is
-    thread-safe."""
+    """Number of trajectories judged at the same time, in threads. Above 1, the judge must be thread-safe."""
     on_bad_row: OnBadRow = "raise"
-    """Whether a bad row stops the reading, or is skipped and counted."""
+    """Whether to stop at a bad row ("raise") or skip and count it ("skip")."""
     fresh: bool = False
-    """Forget what an earlier run left in the output."""
+    """Delete the output of an earlier run first."""
 
 
 def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
-    """Label the trajectories of a file; goes on where an earlier run with the same options stopped.
+    """Label the trajectories of a file; continues where an earlier run with the same options stopped.
 
     Returns:
-        Trajectories, useful and noisy sets of the file; of this session what was left out and why.
+        Number of trajectories, useful and noisy sets in the file; and of items left out in this session, by reason.
 
     Raises:
-        ConfigError: an option cannot be used.
-        DataError: a bad row.
-        AgentError: the judge raised, or returned no bool; what was labelled before is on the disk.
+        ConfigError: an option is invalid.
+        DataError: a row is bad.
+        AgentError: the judge raised or did not return a bool; everything labelled before is on disk.
     """
     if (config.by == "judge") != (config.judge is not None):
         raise ConfigError(
-            "--judge belongs to --by judge, and --by judge needs it (contains-answer, or module:callable)"
+            "--judge and --by judge must be used together (--judge contains-answer, or --judge module:callable)"
         )
     if config.concurrency < 1:
         raise ConfigError(f"concurrency: expected at least 1, got {config.concurrency}")
@@ -102,12 +101,12 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
 
 
 def tally(record: Mapping[str, Any]) -> Counter[str]:
-    """What one line counts for in the manifest."""
+    """The contribution of one line to the counts in the manifest."""
     return Counter({"trajectories": 1}) + Counter(search["label"] for search in record["searches"])
 
 
 Labelled = tuple[Trajectory | None, dict[str, int]]
-"""A trajectory whose searches all have labels (None: nothing is left of it), and what was left out."""
+"""A trajectory in which all searches are labelled (None if no search is left), and counts of what was left out."""
 
 
 def make_labeller(config: LabelConfig) -> Callable[[Trajectory], Labelled]:
@@ -123,10 +122,10 @@ def make_labeller(config: LabelConfig) -> Callable[[Trajectory], Labelled]:
 
 
 def by_trajectory(trajectory: Trajectory, right: Literal["recorded", "em", "subem"] = "recorded") -> Labelled:
-    """All document sets useful when the final answer is right, else all noisy.
+    """Label all document sets useful if the final answer is right, and noisy otherwise.
 
-    A walk without an end has no verdict and is left out; so are searches whose noise was drawn, since their documents
-    are not what the engine found for the query.
+    A trajectory without an end is left out, because there is no answer to score. Searches that were drawn noisy are
+    left out too, because their documents are not the engine's real results for the query.
     """
     verdict = trajectory.em
     if right != "recorded" or verdict is None:
@@ -142,20 +141,20 @@ def by_trajectory(trajectory: Trajectory, right: Literal["recorded", "em", "sube
 
 
 def by_noise(trajectory: Trajectory) -> Labelled:
-    """Each set as its search's noise was drawn; searches without a draw are left out."""
+    """Label each set by the noise drawn for its search; searches without a draw are left out."""
     kept = [search for search in trajectory.searches if search.noisy is not None]
     labelled = [replace(search, label="noisy" if search.noisy else "useful") for search in kept]
     return _with(trajectory, labelled), {"without_draw": len(trajectory.searches) - len(kept)}
 
 
 def by_judge(trajectory: Trajectory, judge: Callable[[Trajectory, Search], bool]) -> Labelled:
-    """Each set as the judge says."""
+    """Label each set by the judge's verdict."""
     labelled = [replace(s, label="useful" if judge(trajectory, s) else "noisy") for s in trajectory.searches]
     return _with(trajectory, labelled), {}
 
 
 def load_judge(spec: str) -> Judge:
-    """A judge by `module:callable`; a class is instantiated once, without arguments."""
+    """Load a judge from `module:callable`; a class is instantiated once, without arguments."""
     found: Any = load_callable(spec)
     return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
 
@@ -182,11 +181,11 @@ def _ask(judge: Judge, name: str | None, trajectory: Trajectory, search: Search)
 def _labelled(
     trajectories: Iterable[Trajectory], labeller: Callable[[Trajectory], Labelled], concurrency: int
 ) -> Iterator[Labelled]:
-    """Labels in order, `concurrency` trajectories at a time."""
+    """Label trajectories in order, `concurrency` at a time."""
     if concurrency == 1:
         yield from map(labeller, trajectories)
         return
-    # In slices, so that an interrupt or a failing judge costs no more than one slice.
+    # In slices, so that an interrupt or a failing judge loses at most one slice.
     waiting = iter(trajectories)
     with ThreadPoolExecutor(concurrency) as pool:
         while batch := list(islice(waiting, 4 * concurrency)):

@@ -1,11 +1,11 @@
-"""The training pair of a simulation LLM: a prompt's ingredients and the documents that answer it.
+"""A training pair of a simulation LLM: the parts of a prompt, and the documents that answer it.
 
 A line of an extract file is
 
     {prompt_id, question, answers, query, noisy, documents [{title, text}], split}
 
-The prompt itself is not stored: it is made from the pair by the style that `prompt_id` names, with the cleaning that
-the engine applies to a search, so that training and serving cannot drift apart.
+The prompt itself is not stored. It is built from the pair in the style named by `prompt_id`, with the same cleaning
+that the engine applies to a search, so that training and serving always use the same prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a prompt is made of, and the documents that it should be answered with."""
+    """The parts of a prompt, and the documents that the model should answer with."""
 
     prompt_id: str
     """Name and version of the prompt; one of `STYLES`."""
@@ -46,10 +46,10 @@ class Pair:
 
 
 def style_name(prompt_id: str) -> str:
-    """The name, as an engine's option `prompt` takes it, of the style with this id.
+    """The name of the style with this id, as used in an engine's option `prompt`.
 
     Raises:
-        ConfigError: there is none; the nearest one is suggested.
+        ConfigError: there is no such style; the message suggests the nearest id.
     """
     names = {style.id: name for name, style in STYLES.items()}
     if prompt_id not in names:
@@ -62,21 +62,21 @@ def request_of(pair: Pair, *, top_k: int | None = None, noisy: bool | None = Non
 
     Args:
         pair: the pair.
-        top_k: documents asked for; None: as many as the pair has.
-        noisy: the kind; None: the pair's own.
-        seed: of the search.
+        top_k: number of documents; None uses the pair's number.
+        noisy: whether it is a noisy search; None uses the pair's kind.
+        seed: seed of the search.
     """
     kind = pair.noisy if noisy is None else noisy
     return SearchRequest(pair.query, pair.question, pair.answers, kind, top_k or len(pair.documents), seed)
 
 
 def prompt_text(pair: Pair) -> str:
-    """The prompt of a pair, letter for letter what the simulated engine sends for such a search."""
+    """The prompt of a pair, exactly as the simulated engine sends it for such a search."""
     return prompt_of(request_of(pair), pair.noisy, SimulationOptions(prompt=style_name(pair.prompt_id)))
 
 
 def target_text(documents: Iterable[Document]) -> str:
-    """The completion that is trained on: one document a line, as the prompt asks for them."""
+    """The completion to train on: one document per line, as the prompt asks for."""
     lines = []
     for number, document in enumerate(documents, 1):
         title, body = _one_line(document.title), _one_line(document.text)
@@ -85,23 +85,23 @@ def target_text(documents: Iterable[Document]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """The text on one line, without control characters, which would break a document apart."""
+    """The text on one line, without control characters, which could split a document."""
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def holds_answer(pair: Pair) -> bool:
-    """Whether a document of the pair holds a gold answer."""
+    """Whether a document of the pair contains a gold answer."""
     return any(contains_answer(full_text(document), pair.answers) for document in pair.documents)
 
 
 def pair_key(pair: Pair, *, label: bool = True) -> tuple[object, ...]:
-    """What makes two pairs the same: query, documents and label, with case and white space left out."""
+    """Key under which two pairs count as equal: query, documents and label, ignoring case and white space."""
     documents = tuple(_folded(full_text(document)) for document in pair.documents)
     return (_folded(pair.query), documents, pair.noisy) if label else (_folded(pair.query), documents)
 
 
 def question_key(question: str) -> str:
-    """What makes two questions the same one: letters and digits, without case."""
+    """Key under which two questions count as equal: letters and digits, ignoring case."""
     return re.sub(r"\W+", " ", question.casefold()).strip()
 
 
@@ -126,7 +126,7 @@ def read_pair(row: Row, number: int) -> Pair:
     """The pair in a row.
 
     Raises:
-        RowError: a field is missing or is not what it should be.
+        RowError: a field is missing or invalid.
     """
     if not isinstance(row.get("noisy"), bool):
         raise RowError("noisy", "true or false", row.get("noisy"))
@@ -151,18 +151,18 @@ def read_pairs(path: Path, *, split: Split | None = None, on_bad_row: OnBadRow =
 
     Args:
         path: the file.
-        split: keep only this part; None keeps both.
+        split: return only this part; None returns both.
         on_bad_row: `"raise"`, or `"skip"`.
 
     Raises:
-        DataError: a bad row, or no pair at all.
+        DataError: a row is bad, or there is no pair.
     """
     pairs = list(RowReader(path, on_bad_row).read(read_pair))
     return [pair for pair in pairs if split is None or pair.split == split]
 
 
 def by_label(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """The pairs under "useful" and "noisy"."""
+    """The pairs grouped under "useful" and "noisy"."""
     return {
         "useful": [pair for pair in pairs if not pair.noisy],
         "noisy": [pair for pair in pairs if pair.noisy],

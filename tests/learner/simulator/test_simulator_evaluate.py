@@ -163,7 +163,7 @@ def test_tables_fit_a_narrow_terminal(pairs_file: Path) -> None:
 def test_failures(pairs_file: Path) -> None:
     with pytest.raises(EngineError, match="all 16 searches failed; the first: no server"):
         evaluate(pairs_file, "failing", reference="constant")
-    with pytest.raises(EngineError, match="reference 'failing' failed always: no server"):
+    with pytest.raises(EngineError, match="reference 'failing' failed every time: no server"):
         evaluate(pairs_file, "writer", reference="failing", attack_questions=0)
     report = evaluate(pairs_file, "failing:20", reference="constant", levels=(0.0, 1.0), attack_questions=0, top_k=1)
     assert report["attacks"] is None
