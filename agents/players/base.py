@@ -15,41 +15,41 @@ OnDone = Callable[[Episode], None]
 
 @runtime_checkable
 class Player(Protocol):
-    """Who plays."""
+    """Anything that can play episodes."""
 
     name: str
-    """How the player is called in results."""
+    """Name of the player in results."""
     searches: bool
-    """False when it never searches: then no noise is drawn and one noise level stands for all."""
+    """False if it never searches. Noise then has no effect, and one noise level represents all of them."""
 
     def rules_for(self, rules: Rules) -> Rules:
-        """The rules it plays by: the evaluation's, with the protocol it was trained in where it has one."""
+        """The rules it plays by: the evaluation's rules, with the player's own protocol if it was trained with one."""
         ...
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
-        """Play every episode to its end.
+        """Play every episode until it is done.
 
         Args:
-            episodes: fresh episodes of one cell of an evaluation.
+            episodes: new episodes, all from one cell of an evaluation.
             engine: answers the searches.
-            on_done: called with each episode as soon as it is over.
+            on_done: called with each episode as soon as it is done.
         """
         ...
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How a policy is loaded and sampled; plain values, so that worker processes can be told."""
+    """How a policy is loaded and sampled. Holds plain values only, so it can be sent to worker processes."""
 
     path: str
     """Directory of the policy."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
     slots: int = 64
-    """Episodes that are decoded side by side in one process; changes speed and memory, not results."""
+    """Episodes decoded in parallel in one process; changes speed and memory, not results."""
     turn_tokens: int | None = None
-    """Most tokens sampled in one turn; None: what the policy's card says."""
+    """Maximum tokens sampled per turn; None: the value in the policy's card."""
     device: str = "cpu"
-    """Where the model goes: "cpu" or "cuda"."""
+    """Device of the model: "cpu" or "cuda"."""
     dtype: str = "float32"
-    """Type of the weights: "float32", "bfloat16" or "float16"."""
+    """Data type of the weights: "float32", "bfloat16" or "float16"."""

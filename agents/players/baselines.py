@@ -1,24 +1,24 @@
-"""Baselines: what an agent is compared with.
+"""Baselines to compare an agent with.
 
-Three are built on a policy model, so that what differs is the access to search and nothing else:
+Three use a policy model, so that they differ from the agent only in their access to search:
 
-`direct` answers without searching. The model writes one turn. If that turn answers, it stands. If it goes for
-anything else, the thought it wrote is kept, what follows is cut off, the protocol's opening answer tag is forced in
-its place, and the model writes the answer.
+`direct` answers without searching. The model writes one turn. If that turn is an answer, it is used. Otherwise the
+player keeps the thought, cuts off the rest, appends the protocol's opening answer tag, and lets the model write the
+answer.
 
-`rag` searches once, with the question as the query: the model writes its first turn, its thought is kept, and the
-player puts a search for the question (`protocol.render_search`) in place of whatever the model wanted to do. (Without
-a thought before it a small policy is thrown off its format and reads worse.) The documents come back as for any
-policy, with the notice that only an answer is allowed now, and the model writes its answer turn, forced as above
-where it does not answer by itself.
+`rag` searches once, with the question as the query. The model writes its first turn; the player keeps its thought and
+replaces the action by a search for the question (`protocol.render_search`). (The thought is kept because a small
+policy loses its format and reads worse without one.) The documents come back as for any policy, with the notice that
+only an answer is allowed now. The model then writes its answer turn; if that is not an answer, one is forced as above.
 
-`rag-own` is the same with the model's own query. A model that answers at once keeps that answer. It is the agent
-itself, allowed one search.
+`rag-own` is the same with the model's own query. If the model answers in its first turn, that answer is used. This is
+the agent itself, limited to one search.
 
-Two need no model: `random` acts at random, well-formed; `oracle` sees the gold answer and stops searching as soon as
-the documents hold it: what perfect reading and searching again could reach, not a competitor.
+Two need no model. `random` takes random, well-formed actions. `oracle` sees the gold answer and stops searching as
+soon as the documents contain it. It is not a competitor: it shows what perfect reading and repeated searching could
+reach.
 
-Forcing the tag gives every baseline its best chance: none loses a question by its format.
+Forcing the tag gives every baseline its best chance: none loses a question because of its format.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ BASELINES: dict[str, str] = {
     "random": "well-formed random actions",
     "oracle": "sees the gold answer: what perfect reading and searching again could reach",
 }
-"""Every baseline and what it does, in a clause."""
+"""Every baseline with a short description."""
 
 _REMEMBERED = 4096
-"""Sampled turns that a player keeps; three for each of a thousand questions and more."""
+"""Sampled turns that a player caches: at least three for each of a thousand questions."""
 
 _NO_ANSWER = "unknown"
-"""Given when the model's forced answer is empty; an empty answer would be an invalid action."""
+"""Answer used when the model's forced answer is empty, since an empty answer is an invalid action."""
 
 
 class DirectPlayer(PolicyPlayer):
@@ -81,7 +81,7 @@ class DirectPlayer(PolicyPlayer):
         """Let the model end each episode with an answer.
 
         Args:
-            episodes: episodes in which an answer is the next action.
+            episodes: episodes whose next action is the answer.
             rows: the token ids of each episode so far.
             on_done: called with each episode.
         """
@@ -121,10 +121,10 @@ class DirectPlayer(PolicyPlayer):
     def _sample(
         self, rows: Sequence[list[int]], stop_strings: Sequence[str], seeds: Sequence[int]
     ) -> list[tuple[str, list[int]]]:
-        """One turn for each row: its text and its tokens. A row that fills the context gives what fitted.
+        """Samples one turn per row; returns its text and its tokens. A row that fills the context is cut there.
 
-        A row that was sampled before is not sampled again: draws are coupled, so at the next noise level most searches
-        bring the documents that they brought at the last one.
+        Turns are cached. The noise draws of different noise levels are coupled, so most searches return the same
+        documents at the next level, and the rows are the same too.
         """
         keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
         turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
@@ -205,16 +205,16 @@ BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {
 
 
 def answer_tags(protocol: Protocol) -> tuple[str, str]:
-    """What stands before and after an answer in a protocol, for example `("<answer>", "</answer>")`.
+    """The strings before and after an answer in a protocol, for example `("<answer>", "</answer>")`.
 
-    The space inside the tags is left to the model: tokenizers join it to the word that follows.
+    Spaces inside the tags are left to the model, since tokenizers join a space to the word after it.
     """
     opening, _, closing = protocol.render_answer(_MARK).partition(_MARK)
     return opening.rstrip(), closing.strip()
 
 
 def question_search(text: str, question: str, protocol: Protocol) -> str:
-    """A model's turn with a search for the question in place of its action, spaced as the model spaces its queries."""
+    """A model's turn, its action replaced by a search for the question, with the model's own spacing of queries."""
     opening = protocol.render_search(_MARK).partition(_MARK)[0].rstrip()
     query = text.partition(opening)[2] if opening else ""
     space = query[: len(query) - len(query.lstrip())]
@@ -223,7 +223,7 @@ def question_search(text: str, question: str, protocol: Protocol) -> str:
 
 
 def thought_before_action(text: str, protocol: Protocol) -> str:
-    """The part of a turn before its search: a finished thought, or nothing where the thought is unfinished."""
+    """The part of a turn before its search: a finished thought, or "" if the thought is not finished."""
     opening = protocol.render_search(_MARK).partition(_MARK)[0].strip()
     thought, found, _ = text.partition(opening) if opening else ("", "", "")
     if not found:
@@ -236,14 +236,14 @@ _MARK = "MARK"
 
 
 class RandomPlayer:
-    """Acts at random, always well-formed: the floor under every score.
+    """Takes random, well-formed actions: the lower bound of every score.
 
-    Each turn searches with probability 1/2 for one to four words of the question, and otherwise answers with one to
-    three words in a row from the documents seen last (from the question where none were seen).
+    Each turn searches with probability 1/2 for one to four words of the question. Otherwise it answers with one to
+    three consecutive words of the latest documents, or of the question if there are none.
 
     Args:
-        seed: with the episode's own seed and the turn it decides every action.
-        name: how it is called in results.
+        seed: determines every action, together with the episode's seed and the turn.
+        name: name in results.
     """
 
     searches = True
@@ -278,14 +278,14 @@ class RandomPlayer:
 
 
 class OraclePlayer:
-    """Sees the gold answer; searches until the documents hold it, then gives it.
+    """Sees the gold answer; searches until the documents contain it, then gives it.
 
-    Its queries follow the question's own chain of relations where the dataset records one (`world` does): the subject
-    first, then each entity in between as soon as it stands in the documents. Without a chain it searches for the
-    question's text.
+    If the dataset records the question's chain of relations (`world` does), the queries follow it: first the subject,
+    then each intermediate entity as soon as the documents contain it. Without a chain it searches for the question's
+    text.
 
     Args:
-        name: how it is called in results.
+        name: name in results.
     """
 
     searches = True
@@ -325,7 +325,7 @@ def _lockstep(
     engine: SearchEngine,
     on_done: OnDone | None,
 ) -> None:
-    """Play all episodes turn by turn, the searches of one turn in one engine call."""
+    """Plays all episodes turn by turn, with one engine call for all searches of a turn."""
     current: list[tuple[Episode, Step | None]] = [(episode, None) for episode in episodes]
     while current:
         outcomes = [(episode, episode.advance(act(episode, step))) for episode, step in current]

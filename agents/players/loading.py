@@ -1,4 +1,4 @@
-"""Finds a third party's agent by `module:callable` or `file.py:callable`, with near misses for wrong names."""
+"""Loads a third-party agent from `module:callable` or `file.py:callable`; suggests names for misspelt ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from zerosearch_env.errors import ConfigError
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
-    """Import what `"module:callable"` names; the current directory is searched too.
+    """Import the object that `"module:callable"` names; the current directory is searched too.
 
     Args:
         spec: `"package.module:function"`, `"module:Class"`, `"module:object.method"` or `"path/to/file.py:function"`.
 
     Raises:
-        ConfigError: when the spec is malformed, the module or the name does not exist (the nearest existing one is
-            suggested), the module fails to import, or the object is not callable.
+        ConfigError: the spec is malformed, the module or the name does not exist (the message suggests the nearest
+            one), the module fails to import, or the object is not callable.
     """
     location, colon, path = spec.rpartition(":")
     if not colon or not location or not path:

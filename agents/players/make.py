@@ -1,10 +1,10 @@
-"""Players: whatever can play episodes to their end.
+"""Builds players, that is, objects that play episodes.
 
     PolicyPlayer      a policy directory, batched over all episodes, in one process or several
-    CallablePlayer    any `module:callable` of a third party (`third_party.py`)
+    CallablePlayer    any third-party `module:callable` (`third_party.py`)
     baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
 
-`make_player` builds one from its description on the command line.
+`make_player` builds one from its command-line spec.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ __all__ = [
 def make_player(
     spec: str, *, policy: PolicyOptions, pool: WorkerPool | None = None, concurrency: int = 1, seed: int = 0
 ) -> Player:
-    """A player from its description.
+    """Builds a player from its command-line spec.
 
     Args:
-        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`; with
-            `"LABEL="` before it the player is called LABEL in results.
-        policy: options of policies; its path is the model under `direct` and `rag`.
-        pool: worker processes for players that are built on a policy.
-        concurrency: episodes that a third party's agent plays at the same time.
+        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`. With
+            the prefix `"LABEL="` the player is called LABEL in results.
+        policy: options of policies; its path is the model used by `direct`, `rag` and `rag-own`.
+        pool: worker processes for players that use a policy.
+        concurrency: episodes that a third-party agent plays at the same time.
         seed: seed of the random baseline.
 
     Raises:
-        ConfigError: for a description that fits nothing; the nearest name is suggested.
+        ConfigError: the spec matches nothing; the message suggests the nearest name.
     """
     label, equals, rest = spec.partition("=")
     if equals and label and not any(mark in label for mark in ":/\\"):
@@ -76,16 +76,16 @@ def make_player(
     if colon:
         return CallablePlayer(spec, name=name, concurrency=concurrency)
     if spec in BASELINES:
-        raise ConfigError(f"agent {spec!r}: there is no such directory. Did you mean 'baseline:{spec}'?")
+        raise ConfigError(f"agent {spec!r}: no such directory. Did you mean 'baseline:{spec}'?")
     raise ConfigError(
-        f"agent {spec!r} is no directory{_near_directory(spec)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), a third party's module:callable, or one of: "
+        f"agent {spec!r} is not a directory{_near_directory(spec)}. Expected a policy directory (for example "
+        f"runs/quickstart/policy), a third-party module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 
 
 def fingerprint(player: Player) -> str:
-    """A text that changes when the player does: its own code, a policy's files, the source of a third party's agent."""
+    """A hash that changes when the player does: of its code, a policy's files, a third-party agent's source."""
     digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
     files = [Path(inspect.getfile(type(player)))]
     if isinstance(player, PolicyPlayer):
@@ -101,7 +101,7 @@ def fingerprint(player: Player) -> str:
 
 
 def _near_directory(spec: str) -> str:
-    """Which directory was probably meant, as a clause of a sentence."""
+    """A clause that suggests the directory that was probably meant; "" if none is similar."""
     path = Path(spec)
     existing = next((parent for parent in path.parents if parent.is_dir()), None)
     if existing is None:

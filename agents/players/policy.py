@@ -1,4 +1,4 @@
-"""A policy directory as a player."""
+"""`PolicyPlayer`: plays episodes with a policy directory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .base import OnDone, PolicyOptions
 class PolicyPlayer:
     """Plays with a policy directory: greedy by default, all episodes in one batch.
 
-    A row's tokens do not depend on the other rows, so splitting the episodes over processes changes no result (up to
-    rounding in the last digits of the logits).
+    A row's tokens do not depend on the other rows, so splitting the episodes over processes does not
+    change the results (except for rounding in the last digits of the logits).
 
     Args:
-        options: the policy's directory, or all options.
-        name: how it is called in results; None takes the directory.
+        options: the policy's directory, or a complete `PolicyOptions`.
+        name: name in results; None uses the directory.
         pool: worker processes to share with other players; None plays in this process.
     """
 
@@ -41,7 +41,7 @@ class PolicyPlayer:
 
     @property
     def policy(self) -> Policy:
-        """The policy, loaded at first use."""
+        """The policy, loaded on first use."""
         if self._policy is None:
             from ..policy.policy import load_policy
 
@@ -50,11 +50,11 @@ class PolicyPlayer:
 
     @property
     def card(self) -> AgentCard:
-        """How the policy acts: protocol, prompt and limits."""
+        """The policy's card: its protocol, prompt and limits."""
         return self.policy.card
 
     def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules in the protocol and with the prompt that the policy was trained with."""
+        """The evaluation's rules, with the protocol and the prompt that the policy was trained with."""
         return card_rules(rules, self.card)
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
@@ -76,7 +76,7 @@ class PolicyPlayer:
                 on_done(episodes[index])
 
     def make_sampler(self, rows: int, stop_strings: Sequence[str]) -> Sampler:
-        """A sampler for `rows` episodes that ends turns at `stop_strings`."""
+        """A sampler for `rows` episodes; turns end at `stop_strings`."""
         from ..sampling.local import Sampler
 
         policy, options = self.policy, self.options
@@ -92,6 +92,6 @@ class PolicyPlayer:
 
 
 def card_rules(rules: Rules, card: AgentCard) -> Rules:
-    """The evaluation's rules in the protocol and with the prompt of a policy's card."""
+    """The evaluation's rules, with the protocol and the prompt of a policy's card."""
     protocol = get_protocol(card.protocol)
     return replace(rules, protocol=protocol, prompt_template=card.prompt_template or protocol.prompt_template)

@@ -1,7 +1,7 @@
-"""A third party's agent as a player: any function (observation, info) -> text of one turn.
+"""Third-party agents as players: any function `(observation, info) -> text of one turn`.
 
-It is shown what the environment shows a policy, and nothing that tells it how the experiment was set up: no gold
-answer, no noise level, no `noisy`, no `answer_in_documents`, no scores or passage ids of documents.
+An agent sees what the environment shows a policy, and nothing about the setup of the experiment: no gold answer, noise
+level, `noisy` or `answer_in_documents`, and no scores or passage ids of documents.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ AgentFunction = Callable[[str, Mapping[str, Any]], str]
 
 
 class CallablePlayer:
-    """Plays with a third party's function, one episode after the other (or several in threads).
+    """Plays with a third-party function, one episode after the other (or several in threads).
 
-    The function is called once a turn with `(observation, info)` and returns the text of its turn. `observation` is
-    the text that is new since its last turn (the prompt first). `info` holds `question`, `question_id`, `protocol`,
+    The function is called once per turn with `(observation, info)` and returns the text of its turn. `observation` is
+    the text added since its last turn (at first the prompt). `info` has `question`, `question_id`, `protocol`,
     `stop_strings`, `turn` (turns taken so far, 0 at the start of an episode), `searches`, `max_turns`, `last_turn`
     (only an answer is allowed now), `transcript` (the whole text so far), and after a turn also `action`, `query` and
     `documents` (title and text).
 
-    A class is instantiated once for each call of `play`, without arguments, and its instance is called.
+    A class is instantiated once per call of `play`, without arguments, and the instance is called.
 
     Args:
         agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`).
-        name: its name in results; None takes the spec or the callable's own name.
-        concurrency: episodes played at the same time, each in a thread of its own. The engine is still called from one
-            thread at a time. More than one needs an agent that is thread-safe.
+        name: its name in results; None uses the spec or the callable's own name.
+        concurrency: episodes played at the same time, each in its own thread. The engine is still called from one
+            thread at a time. Values above 1 need a thread-safe agent.
     """
 
     searches = True
@@ -63,7 +63,7 @@ class CallablePlayer:
 
     @property
     def source(self) -> Path | None:
-        """The file that the agent is written in, where there is one."""
+        """The source file of the agent; None if it has none."""
         try:
             target = (
                 self._agent if inspect.isroutine(self._agent) or inspect.isclass(self._agent) else type(self._agent)
@@ -81,8 +81,8 @@ class CallablePlayer:
         """Play every episode; see `Player.play`.
 
         Raises:
-            AgentError: when the agent raises or returns no text; names question and turn. Episodes finished before
-                have been handed to `on_done`.
+            AgentError: the agent raises an exception or does not return a string; the message names the question and
+                the turn. `on_done` has been called for episodes that were done before.
         """
         agent = self._instance()
         if self._concurrency == 1:
@@ -111,13 +111,13 @@ class CallablePlayer:
             raise ConfigError(f"agent {self.name!r}: an instance of the class is not callable; define __call__")
         target = agent if inspect.isroutine(agent) else agent.__call__
         if inspect.iscoroutinefunction(target):
-            raise ConfigError(f"agent {self.name!r} is a coroutine function; give a plain function that returns text")
+            raise ConfigError(f"agent {self.name!r} is a coroutine function; pass a plain function that returns text")
         try:
             inspect.signature(agent).bind("observation", {})
         except TypeError as cause:
             raise ConfigError(f"agent {self.name!r} must take (observation, info): {cause}") from cause
         except ValueError:
-            pass  # a builtin without a signature: the first call will tell
+            pass  # a builtin without a signature: a wrong one fails at the first call
         return agent  # type: ignore[no-any-return]
 
     def _play_one(
@@ -155,10 +155,10 @@ class CallablePlayer:
 
 
 def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
-    """What a third party's agent may know; a new dictionary each time, so that changing it changes nothing.
+    """The info dictionary of a third-party agent. A new one each time, so the agent may change it.
 
     Args:
-        episode: the episode, not yet over.
+        episode: the episode, not yet done.
         step: its latest step, or None before the first turn.
     """
     info: dict[str, Any] = {
@@ -175,13 +175,13 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
     if step is not None:
         info["action"] = step.action
         info["query"] = step.query
-        # Scores and sources would tell a useful document from a noisy one.
+        # Scores and sources are left out: they would reveal which documents are noisy.
         info["documents"] = tuple(Document(title=d.title, text=d.text) for d in step.documents)
     return info
 
 
 def _cause(error: BaseException) -> str:
-    """The error and the line of the agent's own code it came from, on one line."""
+    """One line with the error and the place in the agent's code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
     return f"{type(error).__name__}: {error}{place}"

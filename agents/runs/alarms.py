@@ -1,11 +1,11 @@
-"""What announces a collapse: bounds on the metrics of a run, and what to do when one stays broken.
+"""Alarms: bounds on training metrics, and the action taken when one is violated for several steps.
 
     metrics of the steps so far -> alarms (pure) -> warn, stop, or roll back
 
-An alarm is on when a bound has been broken for `patience` steps in a row. What a policy never did it cannot lose: most
-bounds are watched from the first step that keeps them, so that a base model that does not know the format yet raises
-no alarm. Two are watched from the start, because they are faults rather than collapses: `mismatch_kl_above` and
-`skipped_updates_above`.
+An alarm is raised when a bound has been violated for `patience` consecutive steps. Most bounds apply only after the
+first step that satisfies them, so a base model that does not know the format yet raises no alarm: a policy cannot lose
+an ability it never had. Two bounds apply from the start, because they indicate faults rather than a collapse:
+`mismatch_kl_above` and `skipped_updates_above`.
 """
 
 from __future__ import annotations
@@ -24,31 +24,25 @@ if TYPE_CHECKING:
     from ..config.train import TrainConfig
 
 _RETRY = 5
-"""Stream of the run's seed for what follows a rollback."""
+"""Random stream of the run's seed, used after rollbacks."""
 LEAST_REWARD = 0.05
-"""A best average reward below this is luck, and its loss no collapse."""
-
-
-
-
-
-
+"""If the best average reward is below this, it was luck, and losing it is not a collapse."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A bound that has been broken for long enough."""
+    """A bound that has been violated for `patience` steps."""
 
     field: str
-    """The bound: a field of `AlarmConfig`."""
+    """Name of the bound: a field of `AlarmConfig`."""
     value: float
-    """What was measured at the last step: the metric, or the moving average of the reward."""
+    """Value at the last step: of the metric, or of the moving average of the reward."""
     limit: float
-    """What it should have kept to."""
+    """The limit that was violated."""
     step: int
-    """Steps finished when the alarm went on."""
+    """Steps finished when the alarm was raised."""
     patience: int
-    """For how many steps the bound has been broken."""
+    """Number of steps for which the bound has been violated."""
 
     def __str__(self) -> str:
         if self.field == "reward_fraction":
@@ -63,13 +57,13 @@ class Alarm:
 
 
 def find_alarms(config: AlarmConfig, history: Sequence[Mapping[str, float]]) -> list[Alarm]:
-    """The alarms that are on after the last step of a history. Pure.
+    """The alarms raised after the last step of a history. A pure function.
 
-    A step at which a metric is undefined, and so left out, breaks the row.
+    A step at which a metric is undefined, and therefore missing, interrupts the series of violations.
 
     Args:
-        config: the bounds.
-        history: the metrics of every step so far, as `metrics.jsonl` has them, oldest first.
+        config: the bounds and the patience.
+        history: the metrics of all steps so far as in `metrics.jsonl`, oldest first.
     """
     if config.action == "off" or len(history) < config.patience:
         return []
@@ -90,7 +84,7 @@ def find_alarms(config: AlarmConfig, history: Sequence[Mapping[str, float]]) -> 
 
 
 def _reward_alarm(config: AlarmConfig, history: Sequence[Mapping[str, float]], step: int) -> Alarm | None:
-    """The alarm of `reward_fraction`; a step without any reward (every search failed) is passed over."""
+    """The alarm of `reward_fraction`; steps without a reward (every search failed) are skipped."""
     if config.reward_fraction is None:
         return None
     rewards = [record["reward"] for record in history if "reward" in record]
@@ -106,22 +100,22 @@ def _reward_alarm(config: AlarmConfig, history: Sequence[Mapping[str, float]], s
 
 
 def last_good_step(config: AlarmConfig, step: int) -> int:
-    """The newest step whose weights an alarm after `step` finished steps does not speak of; may be negative.
+    """The newest step whose weights are still good when an alarm is raised after `step` steps; may be negative.
 
-    The metrics of a step describe the weights that it began with. With a patience of P the bound was kept P steps ago,
-    so the weights at the beginning of that step were good; a moving average over W steps reaches W - 1 further back.
+    The metrics of a step describe the weights at its beginning. With a patience of P, the bound was satisfied P steps
+    ago, so the weights at the beginning of that step were good. A moving average over W steps goes back W - 1 more.
     """
     return step - config.patience - 1 - (config.reward_window - 1 if config.reward_fraction is not None else 0)
 
 
 def after_rollbacks(config: TrainConfig, rollbacks: int) -> TrainConfig:
-    """The configuration that a run goes on with after some rollbacks: another seed, a lower learning rate.
+    """The configuration with which a run continues after rollbacks: another seed and a lower learning rate.
 
-    A pure function of the run's own configuration, so that a resumed run takes the same path.
+    A pure function of the run's configuration, so a resumed run takes the same path.
 
     Args:
         config: the run's configuration.
-        rollbacks: how many there have been.
+        rollbacks: number of rollbacks so far.
     """
     if rollbacks == 0:
         return config

@@ -1,10 +1,10 @@
-"""Checkpoints: everything a run needs to go on, written so that a kill at any moment leaves a valid one behind.
+"""Checkpoints: everything needed to continue a run. A kill at any moment leaves a valid checkpoint on disk.
 
 A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
-`optimizer.pt` and `state.json`, written last, which names the other files with their sizes. It is written under a
-temporary name, every file is synced, and then it is renamed: under its final name it is whole. Nothing random is
-stored, since all randomness of a run is a function of (seed, step). A critic's weights stand beside the policy's under
-the prefix `critic.`, the state of its optimizer in that of the policy's under the key `critic`.
+`optimizer.pt` and `state.json`. The last is written last and lists the other files with their sizes. The directory is
+written under a temporary name, every file is synced, and then it is renamed: a directory with a final name is complete.
+No random state is stored, since all randomness of a run is a function of (seed, step). A critic's weights are stored
+with the policy's under the prefix `critic.`; its optimizer state is in the policy's under the key `critic`.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ _FILES = ("weights.safetensors", "optimizer.pt")
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands, besides its tensors."""
+    """The state of a run, except its tensors."""
 
     step: int
     """Steps finished."""
     metrics_bytes: int
-    """Size of `metrics.jsonl` then; what follows belongs to steps that are done again."""
+    """Size of `metrics.jsonl` when saved; later bytes belong to steps that will be repeated."""
     transcripts_bytes: int
     """The same for `transcripts.jsonl`."""
     initial_policy: str
-    """Fingerprint of the policy that the run began with: the KL's reference."""
+    """Fingerprint of the policy that the run started with, which is the KL's reference."""
     seconds: float
     """Wall time of the run so far, in seconds."""
     rollbacks: int = 0
-    """Rollbacks of the run before it was saved."""
+    """Number of rollbacks before the checkpoint was saved."""
 
 
 def save_checkpoint(
     folder: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Writes a checkpoint, then removes the oldest ones beyond `keep` and whatever a killed save left behind.
+    """Writes a checkpoint, then removes the oldest ones beyond `keep` and the remains of killed saves.
 
     Args:
-        folder: the run's `checkpoints` directory; made where it is missing.
-        state: where the run stands.
-        weights: the parameters by name, each once.
+        folder: the run's `checkpoints` directory; created if it is missing.
+        state: the state of the run.
+        weights: the parameters by name, without duplicates.
         optimizer: the optimizer's `state_dict()`.
-        keep: checkpoints that stay, this one included.
+        keep: number of checkpoints to keep, including this one.
 
     Raises:
-        CheckpointError: when it cannot be written, because the disk is full for example. Then nothing of it is left
-            behind, and every older checkpoint is as it was.
+        CheckpointError: it cannot be written, for example because the disk is full. It is then removed completely,
+            and all older checkpoints are unchanged.
     """
     new = new_checkpoint(folder, state.step)
     try:
@@ -80,7 +80,7 @@ def save_checkpoint(
 
 
 def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-    """Everything that a checkpoint consists of, durable, under a temporary name."""
+    """Writes all files of a checkpoint, synced to disk, under its temporary name."""
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
     torch.save(dict(optimizer), new / _FILES[1])
     for name in _FILES:
@@ -89,7 +89,7 @@ def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer:
 
 
 def new_checkpoint(folder: Path, step: int) -> Path:
-    """An empty directory to write a checkpoint into, under its temporary name; removes what killed saves left."""
+    """Creates an empty directory for a checkpoint under its temporary name; removes the remains of killed saves."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".new-*"):
         shutil.rmtree(leftover)
@@ -99,7 +99,7 @@ def new_checkpoint(folder: Path, step: int) -> Path:
 
 
 def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
-    """Writes the state beside files that are on the disk already, given by their path inside the directory."""
+    """Writes the state. `files`, relative to the directory, must be on disk already."""
     record = {
         "version": VERSION,
         **asdict(state),
@@ -111,9 +111,9 @@ def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
 
 
 def finish_checkpoint(new: Path, *, keep: int) -> Path:
-    """Gives a checkpoint that is written its final name, and removes the oldest ones beyond `keep`."""
+    """Renames a written checkpoint to its final name, and removes the oldest ones beyond `keep`."""
     folder, final = new.parent, _final(new)
-    if final.exists():  # of steps that are done again after a fall-back to an older one
+    if final.exists():  # from before the run fell back to an older checkpoint and repeated these steps
         shutil.rmtree(final)
     os.rename(new, final)
     _sync(folder)
@@ -123,7 +123,7 @@ def finish_checkpoint(new: Path, *, keep: int) -> Path:
 
 
 def failed_checkpoint(new: Path, cause: BaseException) -> CheckpointError:
-    """Removes what there is of a checkpoint that could not be written, and says what that means."""
+    """Removes a checkpoint that could not be written completely, and returns the error to raise."""
     shutil.rmtree(new, ignore_errors=True)
     older = next(iter(reversed(checkpoint_paths(new.parent))), None)
     kept = "There is no older checkpoint" if older is None else f"{older} is untouched"
@@ -137,7 +137,7 @@ def _final(new: Path) -> Path:
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, valid or not, oldest first."""
+    """All checkpoints of a folder, valid or not, oldest first."""
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -145,10 +145,10 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def checkpoint_state(path: Path) -> RunState:
-    """Where the run stood when a checkpoint was saved.
+    """The state of the run when a checkpoint was saved.
 
     Raises:
-        CheckpointError: when it is missing, half written or damaged.
+        CheckpointError: it is missing, half written or damaged.
     """
     record = _read_record(path)
     for name, size in record.pop("files").items():
@@ -165,43 +165,43 @@ def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, 
     """Reads one checkpoint: the state, the weights by name, the optimizer's state.
 
     Raises:
-        CheckpointError: when it is missing, half written or damaged.
+        CheckpointError: it is missing, half written or damaged.
     """
     state = checkpoint_state(path)
     try:
         weights = load_file(path / _FILES[0])
         optimizer = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
         return state, weights, optimizer
-    except Exception as cause:  # torch, safetensors and pickle each raise classes of their own
+    except Exception as cause:  # torch, safetensors and pickle raise exceptions of various classes
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
 
 
 def load_latest(
     folder: Path, current: Callable[[RunState], bool] = lambda state: True
 ) -> tuple[Path, RunState, dict[str, Tensor], dict[str, Any]] | None:
-    """The newest valid checkpoint of a folder; None when it has none at all.
+    """The newest valid checkpoint of a folder; None if it has no checkpoint.
 
     Args:
         folder: the run's `checkpoints` directory.
-        current: whether a checkpoint is to be looked at; others are passed over.
+        current: returns whether to consider a checkpoint; others are skipped.
 
     Raises:
-        CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
+        CheckpointError: there are checkpoints, but none of them is valid; the message gives the reason for each.
     """
     found = newest(folder, load_checkpoint, current)
     return None if found is None else (found[0], *found[1])
 
 
 def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState], bool]) -> tuple[Path, T] | None:
-    """The newest checkpoint of a folder that `read` takes, and what it makes of it; None when there is none at all.
+    """The newest checkpoint that `read` can read, and the result of `read`; None if the folder has no checkpoint.
 
     Args:
         folder: the run's `checkpoints` directory.
-        read: reads one; raises `CheckpointError` where that cannot be.
-        current: whether a checkpoint is to be looked at; others are passed over.
+        read: reads a checkpoint; raises `CheckpointError` if that is not possible.
+        current: returns whether to consider a checkpoint; others are skipped.
 
     Raises:
-        CheckpointError: when there are checkpoints and none of them is valid; the message says why for each.
+        CheckpointError: there are checkpoints, but none of them is valid; the message gives the reason for each.
     """
     problems = []
     for path in reversed(checkpoint_paths(folder)):
@@ -216,7 +216,7 @@ def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState]
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A digest of the bits of all weights, the same in every process that holds them, or parts of them."""
+    """A hash of the bits of all weights; the same in every process that holds all or parts of them."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
         value = full_copy(weights[name].detach()).cpu().contiguous()
@@ -230,16 +230,16 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is no checkpoint or half written: it has no {STATE_FILE}.") from None
+        raise CheckpointError(f"{path} is not a checkpoint, or is half written: it has no {STATE_FILE}.") from None
     except ValueError as cause:
         raise CheckpointError(f"{file} is damaged: {cause}.") from cause
     if record.pop("version", None) != VERSION:
-        raise CheckpointError(f"{file} is of another version; this release reads version {VERSION}.")
+        raise CheckpointError(f"{file} has a different version; this release reads version {VERSION}.")
     return dict(record)
 
 
 def _sync(path: Path) -> None:
-    """Makes a file's content, or a directory's entries, durable."""
+    """Syncs a file's content, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Where a step's metrics go beside `metrics.jsonl`: TensorBoard, Weights & Biases; neither is shown any key."""
+"""Loggers besides `metrics.jsonl`: TensorBoard and Weights & Biases. Neither of them receives credentials."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ WANDB_ID_FILE = "wandb-id.txt"
 
 
 class Logger(Protocol):
-    """What `MetricsLog` writes to besides its own file."""
+    """An additional destination for the metrics that `MetricsLog` writes."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a finished step (1-based)."""
 
     def flush(self) -> None:
-        """Hands over what has been written."""
+        """Passes on everything written so far."""
 
     def close(self) -> None:
-        """Ends the log."""
+        """Closes the log."""
 
 
 class TensorBoardLog:
     """Event files for TensorBoard.
 
     Args:
-        folder: where they go.
-        step: steps finished before this log begins; later ones of an earlier session are purged.
+        folder: directory for the event files.
+        step: steps finished before this log starts; later steps of an earlier session are purged.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -49,7 +49,7 @@ class TensorBoardLog:
             self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Hands over what has been written."""
+        """Passes on everything written so far."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -60,13 +60,13 @@ class TensorBoardLog:
 class WandbLog:
     """A run in Weights & Biases, the same one when the training run is resumed.
 
-    The library's own records of command line, console, code and git are turned off: a command line may hold a key.
-    Steps that are done again after a resume or a rollback are in its history twice, told apart by their order; its axis
-    is the metric `step`.
+    The library's recording of command line, console, code and git is turned off, since a command line may contain a
+    key. Steps repeated after a resume or a rollback appear twice in the history, in the order they were logged. The x
+    axis is the metric `step`.
 
     Args:
-        output: the run directory; the library's files and the run's id stay in it.
-        config: what is shown as the run's configuration, credentials left out.
+        output: the run directory; the library's files and the run's id are stored in it.
+        config: shown as the run's configuration, without credentials.
 
     Raises:
         MissingExtraError: when the library is not installed.
@@ -99,20 +99,20 @@ class WandbLog:
         self._run.log({"step": step, **metrics})
 
     def flush(self) -> None:
-        """Does nothing: the library sends what it has from a process of its own."""
+        """Does nothing: the library sends its data from a separate process."""
 
     def close(self) -> None:
-        """Waits until everything is sent, or written where the mode is offline."""
+        """Waits until everything is sent, or written to disk in offline mode."""
         self._run.finish()
 
 
 def make_loggers(output: Path, config: TrainConfig, step: int) -> list[Logger]:
-    """The loggers that a configuration asks for.
+    """Creates the loggers that a configuration selects.
 
     Args:
         output: the run directory.
         config: the run's configuration.
-        step: steps finished before they begin.
+        step: steps finished before the loggers start.
     """
     loggers: list[Logger] = []
     if config.files.tensorboard:
@@ -123,5 +123,5 @@ def make_loggers(output: Path, config: TrainConfig, step: int) -> list[Logger]:
 
 
 def shown_config(config: TrainConfig) -> dict[str, Any]:
-    """Every leaf of a configuration under its dotted name, credentials left out."""
+    """All values of a configuration by dotted name, without credentials."""
     return {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}

@@ -1,4 +1,4 @@
-"""What a step reports: the metrics, their formulas, and where they are written."""
+"""The metrics of a step: their formulas, their computation, and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,72 +14,73 @@ from .loggers import Logger
 from ..rollouts.rollout import Rollout
 
 GLOSSARY: dict[str, str] = {
-    "step": "Steps finished, this one included.",
+    "step": "Steps finished, including this one.",
     "reward": "Mean reward over episodes.",
     "reward_std": "Standard deviation of the reward over episodes.",
     "group_reward_std": "Mean over groups of the standard deviation of the reward within the group.",
     "em": "Mean exact match over episodes.",
     "f1": "Mean token F1 over episodes.",
     "subem": "Mean sub-string exact match over episodes.",
-    "searches": "Searches an episode: sum of searches / episodes.",
-    "turns": "Turns an episode, the answering one included.",
+    "searches": "Searches per episode: sum of searches / episodes.",
+    "turns": "Turns per episode, including the answering one.",
     "invalid_rate": "Turns without a valid action / turns.",
     "answered": "Episodes that ended with an answer / episodes.",
-    "out_of_turns": "Episodes that ended without an answer on their last turn / episodes.",
-    "context_limit": "Episodes that outgrew the token budget / episodes.",
-    "engine_failures": "Episodes that ended because the search engine failed; they are in no mean and in no loss.",
+    "out_of_turns": "Episodes that ended after their last turn without an answer / episodes.",
+    "context_limit": "Episodes that exceeded the token budget / episodes.",
+    "engine_failures": "Episodes that ended because the search engine failed; excluded from all means and from the "
+    "loss.",
     "noise_level": "Probability of a noisy search at this step.",
     "noisy": "Noisy searches / searches.",
-    "answer_in_documents": "Searches whose documents held a gold answer / searches.",
-    "search_again": "Noisy searches after which the episode searched again / noisy searches.",
-    "staleness": "Mean over the sampled turns of trained rollouts of: this step's weights - the turn's, in updated "
-    "steps; with max_staleness.",
-    "staleness_max": "Largest of these; with max_staleness.",
-    "groups_without_signal": "Groups in which every reward is the same / groups.",
-    "sampling_rounds": "Further rounds of sampling of the step; with dynamic_sampling_rounds.",
-    "kept_groups": "Groups trained on, out of all that were played; with dynamic_sampling_rounds.",
-    "episode_tokens": "Tokens an episode: prompt, sampled and environment tokens.",
-    "sampled_tokens": "Tokens an episode that the policy sampled.",
+    "answer_in_documents": "Searches that returned a document with a gold answer / searches.",
+    "search_again": "Noisy searches followed by another search in the episode / noisy searches.",
+    "staleness": "Age of the weights that sampled a turn, in steps with an update: mean over the sampled turns of trained "
+    "rollouts; with max_staleness.",
+    "staleness_max": "Maximum over the same turns; with max_staleness.",
+    "groups_without_signal": "Groups in which all rewards are equal / groups.",
+    "sampling_rounds": "Additional sampling rounds of the step; with dynamic_sampling_rounds.",
+    "kept_groups": "Number of groups used for training, out of all groups played; with dynamic_sampling_rounds.",
+    "episode_tokens": "Tokens per episode: prompt, sampled and environment tokens.",
+    "sampled_tokens": "Tokens per episode that the policy sampled.",
     "turn_tokens": "Tokens that the policy sampled / turns.",
     "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
-    "each term as far as the configuration has it.",
+    "each term only if configured.",
     "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
-    "clip_fraction": "Trained tokens on which the clip acts (clip: no gradient is left; cispo: the weight is cut) / "
+    "clip_fraction": "Trained tokens that the clip affects (clip: their gradient is zero; cispo: their weight is reduced) / "
     "trained tokens.",
-    "entropy": "Mean entropy, in nats, of the distributions that trained tokens were drawn from.",
-    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over trained "
-    "tokens with recompute_logprobs, else over those of the first update.",
+    "entropy": "Mean entropy, in nats, of the distributions from which trained tokens were sampled.",
+    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over all trained "
+    "tokens with recompute_logprobs, otherwise over those of the first update.",
     "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
-    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap), d summed over the rollout where "
+    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap), d summed over the rollout if "
     "importance_sampling is sequence; with recompute_logprobs.",
     "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
     "kl_k1": "Mean over trained tokens of log p - log p (reference); with kl_coefficient > 0.",
-    "kl_penalty": "Mean over trained rollouts of kl_coefficient * sum of the KL estimates, taken off the reward; "
+    "kl_penalty": "Mean over trained rollouts of kl_coefficient * sum of the KL estimates, subtracted from the reward; "
     "with kl_in reward.",
     "value": "Mean over trained tokens of the critic's value before any update; with a critic.",
     "explained_variance": "1 - variance of (return - value) / variance of the return, over trained tokens; "
     "with a critic.",
     "value_loss": "Mean over updates of the critic's loss; with a critic.",
-    "value_clip_fraction": "Trained tokens whose value the clip holds / trained tokens; with a critic.",
+    "value_clip_fraction": "Trained tokens with a clipped value / trained tokens; with a critic.",
     "critic_gradient_norm": "Mean over updates of the L2 norm of the gradient of the critic's own parameters.",
-    "gradient_norm": "Mean over updates of the gradient's L2 norm before it is cut.",
+    "gradient_norm": "Mean over updates of the gradient's L2 norm before clipping.",
     "updates": "Optimizer updates made.",
-    "skipped_updates": "Updates left out because the gradient was not finite.",
-    "trained_rollouts": "Rollouts that went through the loss, each update counted: those whose advantages, KL, entropy "
-    "or value loss have a gradient.",
+    "skipped_updates": "Updates skipped because the gradient was not finite.",
+    "trained_rollouts": "Rollouts used in the loss, summed over updates: those with a gradient from advantages, KL, entropy "
+    "or value loss.",
     "learning_rate": "Learning rate of the step.",
-    "alarms": "Bounds of `[alarms]` that have been broken for `patience` steps; unless their action is off.",
-    "rollbacks": "Rollbacks of the run so far; where there are any.",
+    "alarms": "Bounds of `[alarms]` that have been violated for `patience` steps; unless alarms.action is off.",
+    "rollbacks": "Rollbacks of the run so far; if there have been any.",
     "tokens_per_second": "Tokens of all episodes / seconds of the step.",
     "rollout_seconds": "Wall time of sampling and searching.",
     "update_seconds": "Wall time of the updates.",
     "seconds": "Wall time of the step.",
 }
-"""Every metric with its formula, as in `docs/metrics.md`; a metric that is undefined at a step is left out there."""
+"""Every metric with its formula, as in `docs/metrics.md`. A metric that is undefined at a step is left out."""
 
 
 def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
-    """The metrics of a step that come from its episodes; those whose search engine failed count only as failures."""
+    """The metrics of a step computed from its episodes; episodes with a failed search engine count only as failures."""
     everything = [rollout for group in groups for rollout in group]
     kept = [rollout for rollout in everything if rollout.stop_reason != "engine_error"]
     metrics = {"engine_failures": float(len(everything) - len(kept))}
@@ -117,11 +118,11 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
 
 
 def staleness_metrics(trained: Sequence[Rollout], step: int) -> dict[str, float]:
-    """How old the weights were that sampled a step's trained rollouts.
+    """The age of the weights with which a step's trained rollouts were sampled.
 
     Args:
-        trained: the rollouts that are trained on.
-        step: 0-based: the version of the weights that are trained.
+        trained: the rollouts used for training.
+        step: the 0-based step, which is the version of the weights being trained.
     """
     ages = [step - version for rollout in trained for version in rollout.weight_versions]
     return {"staleness": _mean(ages), "staleness_max": float(max(ages))} if ages else {}
@@ -132,24 +133,24 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def recorded(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """A step's metrics as they are written and read again: six digits, and no value that is not finite."""
+    """A step's metrics as written to the file: rounded to six digits, without values that are not finite."""
     finite = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
     return {"step": step, **finite}
 
 
 class MetricsLog:
-    """Appends one JSON object a step to `metrics.jsonl`, and hands it on to other loggers.
+    """Appends one JSON object per step to `metrics.jsonl`, and passes it on to other loggers.
 
     Args:
         path: the JSONL file.
-        others: loggers that get the same; closed with this one.
-        keep: bytes of an existing file that stay; what follows belongs to steps that are done again.
+        others: loggers that receive the same metrics; closed together with this one.
+        keep: bytes of an existing file to keep; the rest belongs to steps that will be repeated.
     """
 
     def __init__(self, path: Path, *, others: Sequence[Logger] = (), keep: int = 0) -> None:
         path.touch()
         os.truncate(path, min(keep, path.stat().st_size))
-        # without a buffer: what a full disk has refused is not tried again while the run comes to its end
+        # unbuffered: otherwise data that a full disk refused would be written again when the run ends
         self._file = path.open("ab", buffering=0)
         self._others = others
 
@@ -157,7 +158,7 @@ class MetricsLog:
         """Adds the metrics of a finished step (1-based).
 
         Raises:
-            OSError: when the file cannot be written.
+            OSError: the file cannot be written.
         """
         record = recorded(step, metrics)
         line = memoryview((json.dumps(record) + "\n").encode())
@@ -167,7 +168,7 @@ class MetricsLog:
             other.write(step, {name: value for name, value in record.items() if name != "step"})
 
     def sync(self) -> int:
-        """Makes everything written durable; returns the size of the file in bytes."""
+        """Syncs everything written to disk; returns the size of the file in bytes."""
         os.fsync(self._file.fileno())
         for other in self._others:
             other.flush()
@@ -181,7 +182,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The records of a `metrics.jsonl`; a last line that is cut off is left out."""
+    """Reads the records of a `metrics.jsonl`; an incomplete last line is ignored."""
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n"):

@@ -1,8 +1,7 @@
-"""The rollbacks of a run: `rollbacks.jsonl`, and which checkpoints are left over from a path that was given up.
+"""The rollbacks of a run: `rollbacks.jsonl`, and the removal of checkpoints that a rollback has undone.
 
-The record is written and synced before any checkpoint of the given-up path is removed, and every checkpoint knows how
-many rollbacks there had been when it was saved. So a run that is killed at any moment of a rollback takes the same
-path when it is resumed.
+The record is written and synced before undone checkpoints are removed, and every checkpoint stores the number of
+rollbacks before it. So a run that is killed at any moment of a rollback takes the same path when it is resumed.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ class Rollback:
     """One return to an earlier checkpoint."""
 
     alarm: str
-    """What announced the collapse, in words."""
+    """Message of the alarm that caused it."""
     step: int
-    """Steps finished when the run turned back."""
+    """Steps finished before the rollback."""
     to_step: int
-    """Steps finished in the checkpoint that it went on from."""
+    """Steps finished in the checkpoint from which the run continued."""
     undone: Sequence[Mapping[str, float]]
-    """The metrics of the steps that were given up."""
+    """Metrics of the undone steps."""
 
 
 def read_rollbacks(output: Path) -> list[Rollback]:
-    """The rollbacks of a run, oldest first; a last line that is cut off is left out: it had no effect yet.
+    """The rollbacks of a run, oldest first. An incomplete last line is ignored: it had no effect yet.
 
     Raises:
-        CheckpointError: when the file is damaged.
+        CheckpointError: the file is damaged.
     """
     path = output / ROLLBACKS_FILE
     if not path.is_file():
@@ -52,7 +51,7 @@ def read_rollbacks(output: Path) -> list[Rollback]:
 
 
 def record_rollback(output: Path, rollback: Rollback) -> None:
-    """Adds a rollback to the record, durably, and removes the checkpoints of the path that it gives up."""
+    """Adds a rollback to the file, synced to disk, then removes the checkpoints that it undoes."""
     whole = [*read_rollbacks(output), rollback]
     new = output / f".{ROLLBACKS_FILE}.new"
     with new.open("w", encoding="utf-8") as file:
@@ -64,17 +63,17 @@ def record_rollback(output: Path, rollback: Rollback) -> None:
 
 
 def remove_given_up(output: Path) -> None:
-    """Removes the checkpoints of paths that were given up."""
+    """Removes the checkpoints that rollbacks have undone."""
     rollbacks = read_rollbacks(output)
     for path in checkpoint_paths(output / "checkpoints") if rollbacks else ():
         try:
             state = checkpoint_state(path)
         except CheckpointError:
-            continue  # damaged: it is never loaded, and stays for whoever wants to look at it
+            continue  # damaged: never loaded, but kept for inspection
         if not is_current(state, rollbacks):
             shutil.rmtree(path)
 
 
 def is_current(state: RunState, rollbacks: Sequence[Rollback]) -> bool:
-    """Whether a checkpoint lies on the path that the run took in the end."""
+    """Whether no later rollback has undone a checkpoint."""
     return all(state.step <= later.to_step for later in rollbacks[state.rollbacks :])

@@ -1,1 +1,1 @@
-"""Training: the loop, one step of it, and what it keeps between steps."""
+"""Training: the training loop, a single step, and the state kept between steps."""

@@ -1,4 +1,4 @@
-"""`zerosearch train`: reads the configuration, shows the progress, says what it wrote where."""
+"""`zerosearch train`: reads the configuration, trains, shows progress and prints the output paths."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from .progress import TrainProgress, format_seconds
 class TrainCommand:
     """Train a policy with reinforcement learning.
 
-    Every option that is not given has the value of the preset (or of the resumed run). Ctrl-C once stops after the
-    current step with everything saved; `--resume` goes on from there.
+    Options that are not given take their value from the preset (or from the resumed run). Press Ctrl-C once to stop
+    after the current step with everything saved; `--resume` continues from there.
     """
 
     preset: str | None = None
-    """A shipped preset, or a TOML file of your own: where the other options start from."""
+    """A built-in preset or your own TOML file; it sets the defaults of the other options."""
     algorithm: str | None = None
-    """A named algorithm (see above): sets the options under `algorithm`; any of them that is given too wins."""
+    """A named algorithm (see above). Sets the options under `algorithm`; options given explicitly override it."""
     resume: str | None = None
-    """Run directory to go on with; its own configuration is used."""
+    """Run directory to continue; its saved configuration is used."""
     force: bool = False
-    """Resume although other options than the saved ones are given."""
+    """Resume even if the options differ from the saved ones."""
     overwrite: bool = False
-    """Start anew in an output directory that holds a run, which is removed."""
+    """Remove the run that is in the output directory and start a new one."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run's configuration."""
 
 
 def parse_command(argv: Sequence[str]) -> TrainCommand:
-    """The command in `argv`; options override the preset or the saved configuration they are given beside.
+    """Parses `argv`. Options override the preset or the saved configuration.
 
     Raises:
-        ConfigError: for an unknown preset or algorithm, or a preset together with `--resume`.
-        CheckpointError: when the run to resume has no configuration.
+        ConfigError: for an unknown preset or algorithm, or a preset given together with `--resume`.
+        CheckpointError: the run to resume has no configuration.
         SystemExit: for options that do not exist, and after `--help`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -61,7 +61,8 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
         config = load_preset(start.preset)
     elif start.resume is not None:
         saved = Path(start.resume) / "config.toml"
-        # Without one, `train` says that there is no run to resume. The directory may have moved since it was written.
+        # Without the file, `train` reports that there is no run to resume. `output` is set again in case the directory
+        # was moved.
         config = replace(read_config(saved) if saved.is_file() else config, output=start.resume)
     if start.algorithm is not None:
         config = with_algorithm(config, start.algorithm)
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: arguments after `zerosearch train`; None takes those of the process.
+        argv: arguments after `zerosearch train`; None uses those of the process.
 
     Returns:
         The exit status: 0, or 130 after Ctrl-C.
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _ending(stopped: str, output: Path) -> str:
-    again = f"go on with: zerosearch train --resume {output}"
+    again = f"continue with: zerosearch train --resume {output}"
     if stopped == "finished":
         return "finished."
     return f"{'stopped by the time limit' if stopped == 'time' else 'interrupted'}; {again}"

@@ -1,6 +1,6 @@
-"""The critic: a value before every token that the policy samples, from a trunk of its own or from the policy's.
+"""The critic: estimates a value before every sampled token, from its own trunk or from the policy's.
 
-Documents and prompts have hidden states but no values: nothing is decided there.
+Document and prompt tokens get no values, since the policy takes no action there.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ from .optimizer import flat_gradient, make_optimizer
 
 @dataclass
 class Critic:
-    """A value function with its own optimizer. Its state is in the parameters and the optimizer."""
+    """A value function with its own optimizer. All of its state is in the parameters and the optimizer."""
 
     module: nn.Module
-    """All parameters that are the critic's own: with a shared trunk the value head alone."""
+    """Holds the critic's own parameters: with a shared trunk, only the value head."""
     trunk: Any | None
-    """A causal language model whose vocabulary head is the value head; None: the policy's hidden states are read."""
+    """A causal language model with the value head in place of its vocabulary head; None: the policy's hidden states
+    are used."""
     head: nn.Linear
-    """Hidden state -> value."""
+    """Maps a hidden state to a value."""
     optimizer: torch.optim.Optimizer
     gradient: Tensor
-    """The critic's own gradients as one flat vector, which every parameter's `.grad` is a view of."""
+    """The critic's own gradients in one flat vector; every parameter's `.grad` is a view into it."""
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of it only; a value head alone is whole everywhere."""
+        """Whether each process holds only a part of it. A value head on a shared trunk is never sharded."""
         return self.trunk is not None and is_sharded(self.trunk)
 
     def weights(self) -> dict[str, Tensor]:
-        """The critic's own trained parameters by name, shared ones once."""
+        """The critic's own trained parameters by name; tied parameters appear once."""
         return {name: parameter.data for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
 
 def make_critic(policy: Policy, config: TrainConfig, place: Place | None = None) -> Critic | None:
-    """The critic of a new run, or None when the algorithm has none.
+    """Creates the critic of a new run; None if the algorithm does not use one.
 
-    The value head begins at zero, so the first values are 0 whatever the hidden states are, and a critic needs no seed.
+    The value head is initialised to zero, so all values are 0 at first and the critic needs no seed.
 
     Args:
-        policy: what a trunk of its own is a copy of; whole, not sharded.
+        policy: a separate trunk is a copy of its model; must not be sharded.
         config: the run's configuration.
-        place: puts the critic where it computes (`sharding.make_place`); None: where the policy is.
+        place: moves or shards the critic (`fsdp.make_place`); None: it stays on the policy's device.
     """
     if config.algorithm.advantage != "gae":
         return None
@@ -67,7 +68,7 @@ def make_critic(policy: Policy, config: TrainConfig, place: Place | None = None)
         trunk = copy.deepcopy(source)
         for parameter in trunk.parameters():
             parameter.grad = None
-        trunk.set_output_embeddings(head)  # so that a vocabulary head that nobody reads costs no memory
+        trunk.set_output_embeddings(head)  # an unused vocabulary head would cost memory
     module: nn.Module = head if trunk is None else trunk
     if place is not None:
         place(module)
@@ -80,7 +81,7 @@ def token_values(critic: Critic, batch: MicroBatch, policy_hidden_ND: Tensor | N
     Args:
         critic: the critic.
         batch: the micro-batch.
-        policy_hidden_ND: the policy's hidden states before each sampled token; needed with a shared trunk.
+        policy_hidden_ND: the policy's hidden states before each sampled token; required with a shared trunk.
     """
     hidden_ND = policy_hidden_ND if critic.trunk is None else hidden_states(critic.trunk, batch)
     assert hidden_ND is not None
@@ -89,7 +90,7 @@ def token_values(critic: Critic, batch: MicroBatch, policy_hidden_ND: Tensor | N
 
 
 def critic_rate(config: TrainConfig, rate: float) -> float:
-    """The critic's learning rate where the policy's is `rate`: the same course, with a peak of its own."""
+    """The critic's learning rate when the policy's is `rate`: the same schedule with a separate peak."""
     if config.critic.learning_rate is None:
         return rate
     return rate * config.critic.learning_rate / config.optimizer.learning_rate
@@ -99,14 +100,14 @@ _PREFIX = "critic."
 
 
 def with_critic(weights: dict[str, Tensor], critic: Critic | None) -> dict[str, Tensor]:
-    """The policy's weights and, under a prefix, the critic's: what a checkpoint holds."""
+    """Adds the critic's weights, under a prefix, to the policy's: the contents of a checkpoint."""
     if critic is None:
         return weights
     return weights | {f"{_PREFIX}{name}": value for name, value in critic.weights().items()}
 
 
 def split_weights(saved: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The two parts of what a checkpoint holds: the policy's weights and the critic's (empty where it had none)."""
+    """Splits a checkpoint's weights into the policy's and the critic's (empty if the run had no critic)."""
     return dict(_without(saved, critic=False)), dict(_without(saved, critic=True))
 
 

@@ -1,4 +1,4 @@
-"""What a step trains on: its questions, noise level and seeds. Pure functions of (seed, step)."""
+"""Questions, noise level and seeds of a step: pure functions of (seed, step)."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from zerosearch_env.types import Question
 
 from ..config.train import CurriculumConfig
 
-# Streams of the run's seed, so that no two purposes share a draw.
+# Random streams of the run's seed; each purpose has its own.
 _ORDER, _EPISODE, _MINIBATCH, _MORE = 1, 2, 3, 4
 
 
 def make_schedule(config: CurriculumConfig) -> Callable[[float], float]:
-    """Progress in [0, 1] -> probability of a noisy search."""
+    """A function from progress in [0, 1] to the probability of a noisy search."""
     return get_schedule(config.schedule, start=config.start, end=config.end, base=config.base)
 
 
 def noise_level(schedule: Callable[[float], float], step: int, steps: int) -> float:
-    """p of 0-based `step`: the paper's i / m with i = step + 1, so that the last step of `steps` has the end level.
+    """Noise probability at 0-based `step`: progress is the paper's i / m with i = step + 1, so the last is 1.
 
-    Progress counts steps, never time: a run that a time limit cuts has seen the beginning of the same curriculum.
+    Progress counts steps, not time: a run cut short by a time limit has seen the beginning of the same curriculum.
     """
     return schedule((step + 1) / steps)
 
 
 def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int]:
-    """Indices of the questions of a step: all of them once an epoch, in a seeded order that each epoch has anew.
+    """Indices of the questions of a step. Every epoch visits each question once, in its own seeded order.
 
     Args:
         count: questions in the data set.
-        prompts: questions a step.
+        prompts: questions per step.
         seed: the run's seed.
         step: the 0-based step.
     """
@@ -49,14 +49,14 @@ def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int
 
 
 def choose_more_questions(count: int, wanted: int, used: Collection[int], seed: int, step: int) -> list[int]:
-    """Indices of further questions of a step, in a seeded order of the step's own.
+    """Indices of additional questions for a step, in a seeded order that depends on the step.
 
-    Questions that the step has not used come first; where they run out, the order begins anew.
+    Questions that the step has not used come first; when they run out, the order starts again from the beginning.
 
     Args:
         count: questions in the data set.
-        wanted: how many.
-        used: indices that the step has had already.
+        wanted: number of questions to choose.
+        used: indices that the step has already used.
         seed: the run's seed.
         step: the 0-based step.
     """
@@ -78,13 +78,13 @@ def make_group_episodes(
     draws: Literal["episode", "group"] = "episode",
     first_slot: int = 0,
 ) -> list[list[Episode]]:
-    """One list of `group_size` fresh episodes for each question.
+    """A list of `group_size` new episodes per question.
 
-    With `draws="episode"` every episode draws its own noise, as in the paper: within a group the reward then also
-    varies by luck. With `draws="group"` the k-th search of every member is noisy or useful together: luck drops out
-    of the advantage (it is in the group's mean), at the price of fewer independent draws a step (one a question).
+    With `draws="episode"` every episode draws its own noise, as in the paper; rewards within a group then also vary by
+    luck. With `draws="group"` the k-th search is either noisy for all members or useful for all. The luck is then part
+    of the group's mean and drops out of the advantage, but a step has fewer independent draws (one per question).
 
-    `first_slot` is the place of the first of these groups in the step; two groups of a step never share a slot.
+    `first_slot` is the position of the first of these groups in the step; no two groups of a step share a slot.
     """
     groups = []
     for slot, question in enumerate(questions, start=first_slot):
@@ -97,17 +97,17 @@ def make_group_episodes(
 
 
 def sampling_seed(seed: int, step: int, slot: int, member: int) -> int:
-    """Seed of the tokens that one member of one group samples; never shared."""
+    """Seed for sampling the tokens of one member of one group; unique to it."""
     return mix(seed, _EPISODE, step, slot, member, 1)
 
 
 def split_groups(groups: int, minibatches: int, seed: int, step: int, epoch: int) -> list[list[int]]:
-    """Indices of the groups of each mini-batch, a seeded deal of all groups; their sizes differ by at most one."""
+    """Randomly divides the groups into mini-batches (seeded), as lists of indices; sizes differ by at most one."""
     order = _order(groups, mix(seed, _MINIBATCH, step, epoch)).tolist()
     return [sorted(order[part::minibatches]) for part in range(minibatches)]
 
 
 @lru_cache(maxsize=8)
 def _order(count: int, seed: int) -> np.ndarray:
-    """A seeded permutation, the same with every version of numpy."""
+    """A seeded permutation that is the same in every version of numpy."""
     return np.argsort(mix_array(seed, np.arange(count, dtype=np.uint64)), kind="stable")

@@ -1,4 +1,4 @@
-"""Forward passes without gradient over a step's rollouts: what the models say of them before any update."""
+"""Gradient-free forward passes over a step's rollouts: log-probabilities and values before any update."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .update import Learner, my_micro_batches, reference_model
 
 
 def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
-    """The samples with what the configuration needs of them, computed by all workers together.
+    """Adds the vectors that the configuration needs to the samples; all workers compute them together.
 
-    That is the learner's own log-probabilities (`recompute_logprobs`), those of the KL's reference, and the critic's
-    values. Where nothing is needed, no model runs.
+    These are the learner's own log-probabilities (`recompute_logprobs`), those of the KL's reference, and the critic's
+    values. If none of them is needed, no model runs.
     """
     if not (learner.config.algorithm.recompute_logprobs or learner.reference is not None or learner.critic is not None):
         return [list(group) for group in groups]
@@ -49,7 +49,7 @@ def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> li
 
 @torch.no_grad()
 def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
-    """Vectors over the sampled tokens of a micro-batch, by the name of their field of `Sample`."""
+    """Vectors over the sampled tokens of a micro-batch, keyed by their field of `Sample`."""
     model, critic, temperature = learner.policy.model, learner.critic, learner.config.rollout.temperature
     targets_N, dtype = batch.targets_N, batch.mode.dtype
     vectors: dict[str, Tensor] = {}

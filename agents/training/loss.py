@@ -1,4 +1,4 @@
-"""What an update minimises: the loss of a micro-batch, put together from the parts that the configuration names."""
+"""The loss of a micro-batch, combined from the terms that the configuration selects."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SUMS = (
     "tokens", "policy_loss", "loss", "value_loss", "clipped", "entropy", "mismatch", "importance", "shift", "kl",
     "kl_k1", "value_clipped",
 )  # fmt: skip
-"""What `loss_and_sums` adds up over sampled tokens; the losses are weighted sums already."""
+"""Names of the sums over sampled tokens in `loss_and_sums`; the losses are weighted sums already."""
 
 
 def policy_loss(
     algorithm: AlgorithmConfig, batch: MicroBatch, logprobs_N: Tensor, weights_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The policy-gradient loss that `algorithm` names, and where its clip was active (0 or 1 a token).
+    """The policy-gradient loss that `algorithm` selects, and where its clip was active (0 or 1 per token).
 
     Args:
         algorithm: which loss, ratio and bounds.
-        batch: old log-probabilities, advantages and rows are read.
+        batch: its old log-probabilities, advantages and rows are used.
         logprobs_N: log-probabilities of the sampled tokens; carries the gradient.
         weights_N: weight of each token, importance weight included.
     """
@@ -55,7 +55,7 @@ def policy_loss(
 
 
 def tokens_of(batch: MicroBatch, part: slice) -> MicroBatch:
-    """The micro-batch with some of its sampled tokens; the rows stay, and so do vectors over them."""
+    """The micro-batch restricted to some of its sampled tokens; rows and vectors over rows are unchanged."""
     vectors = {
         name: value[part]
         for name in (
@@ -70,14 +70,14 @@ def tokens_of(batch: MicroBatch, part: slice) -> MicroBatch:
 def token_loss(
     algorithm: AlgorithmConfig, batch: MicroBatch, logprobs_N: Tensor, entropy_N: Tensor, importance_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All terms but the value loss; also the policy loss alone, and where its clip was active.
+    """The sum of all terms except the value loss, the policy loss alone, and where its clip was active.
 
     Args:
         algorithm: which terms.
-        batch: tokens of whole rows, or, unless the ratio is that of a sequence, any tokens.
+        batch: any tokens; with `ratio = "sequence"` all tokens of whole rows.
         logprobs_N: log-probabilities of the sampled tokens.
         entropy_N: entropies of their distributions.
-        importance_N: importance weights between sampler and learner.
+        importance_N: importance weights that correct for the gap between sampler and learner.
     """
     policy, clipped_N = policy_loss(algorithm, batch, logprobs_N, batch.weights_N * importance_N)
     loss = policy
@@ -90,10 +90,10 @@ def token_loss(
 
 
 def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """The loss of a micro-batch (its share of the mini-batch's), and the sums for the metrics in order of `SUMS`.
+    """The loss of a micro-batch (its share of the mini-batch loss), and the sums for metrics in the order of `SUMS`.
 
     loss = policy loss + kl_coefficient * KL - entropy_coefficient * H + value_coefficient * value loss, each term
-    only where the configuration has it; a critic with a trunk of its own has the value loss as it is.
+    only if configured. A critic with a separate trunk uses value_coefficient 1.
     """
     algorithm, temperature, dtype = config.algorithm, config.rollout.temperature, batch.mode.dtype
     hidden_ND = hidden_states(model, batch)

@@ -1,4 +1,4 @@
-"""What a set of trained parameters needs beside it: an optimizer, a flat gradient, a learning rate."""
+"""Optimizer, flat gradient and learning rate of a set of trained parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..forward.fsdp import local, placed_like
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW whose weight decay leaves out norms and biases (everything with one dimension).
+    """Creates AdamW, without weight decay for norms and biases (parameters with one dimension).
 
     Raises:
         ConfigError: `optimizer.eight_bit` is set without a GPU, or without bitsandbytes.
@@ -36,7 +36,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.O
 def _eight_bit(groups: list[dict[str, Any]], rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
     device = groups[0]["params"][0].device
     if device.type != "cuda":
-        raise ConfigError(f"optimizer.eight_bit needs a GPU, the policy is on {device}; leave it out.")
+        raise ConfigError(f"optimizer.eight_bit needs a GPU, the policy is on {device}; remove the option.")
     try:
         library = importlib.import_module("bitsandbytes")
     except ImportError as cause:
@@ -48,9 +48,9 @@ def _eight_bit(groups: list[dict[str, Any]], rate: float, betas: tuple[float, fl
 
 
 def flat_gradient(model: torch.nn.Module) -> Tensor:
-    """Points every parameter's gradient into one flat vector of zeros, so that it is summed and measured in one go.
+    """Makes every gradient a view of one flat vector of zeros, so all are summed and measured in one operation.
 
-    Of sharded parameters it holds this process's parts, into which FSDP adds what it has summed over the processes.
+    For sharded parameters the vector holds this process's parts; FSDP adds the gradients summed over processes to them.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parts = [local(parameter.detach()) for parameter in parameters]
@@ -72,7 +72,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, gradient: Tensor, norm: float, limit: float, rate: float) -> None:
-    """One optimizer step at `rate`, the gradient of L2 norm `norm` cut to `limit` first."""
+    """Scales the gradient, of L2 norm `norm`, down to at most `limit`, then makes one optimizer step at `rate`."""
     gradient.mul_(min(1.0, limit / (norm + 1e-6)))
     for group in optimizer.param_groups:
         group["lr"] = rate

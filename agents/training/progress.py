@@ -1,4 +1,4 @@
-"""Live progress of a training run: a bar in a terminal, one plain line a step elsewhere."""
+"""Live progress of a training run: a bar in a terminal, otherwise one plain line per step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .trainer import StepReport
 
 
 def describe(report: StepReport) -> str:
-    """The figures of a step in words: reward, EM, searches an episode, noise level, tokens a second."""
+    """One line with a step's main metrics: reward, EM, searches per episode, noise level, tokens per second."""
     metrics = report.metrics
     parts = [
         f"{label} {metrics[name]:{style}}"
@@ -33,18 +33,18 @@ def describe(report: StepReport) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    """Formats seconds as m:ss, or as h:mm:ss from one hour on."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class TrainProgress:
-    """A callback of `train` that shows how the run goes. A context manager.
+    """A callback for `train` that shows progress. A context manager.
 
     Args:
-        steps: steps of the run.
-        max_seconds: the run's time limit; shortens the time left that is shown.
+        steps: total steps of the run.
+        max_seconds: the run's time limit; limits the remaining time shown.
         stream: where to write; None: standard error.
     """
 
@@ -73,14 +73,14 @@ class TrainProgress:
             self._console.print(f"alarm: {alarm}", soft_wrap=True, highlight=False, markup=False)
         left = f"{format_seconds(self._seconds_left(report))} left"
         if self._bar is None:
-            # soft_wrap: one step is one line, however narrow a log's reader is.
+            # soft_wrap: one step is one line, whatever the width of the console.
             line = f"step {report.step}/{report.steps}  {describe(report)}  {left}"
             self._console.print(line, soft_wrap=True, highlight=False)
         else:
             self._bar.update(self._task, completed=report.step, figures=describe(report), left=left)
 
     def _seconds_left(self, report: StepReport) -> float:
-        """From the mean of the last ten steps; a session's first step, which includes loading, only when alone."""
+        """Estimate from the mean of the last ten steps; the first step includes loading and is used only if alone."""
         steps = self._durations[1:] or self._durations
         left = (report.steps - report.step) * sum(steps) / len(steps)
         if self._max_seconds is None:

@@ -1,4 +1,4 @@
-"""The run directory: configuration, metrics, transcripts, rollbacks, checkpoints, the policy, TensorBoard's events."""
+"""Writes and reads the run directory: configuration, metrics, transcripts, rollbacks, checkpoints, policy, logs."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ RUN_FILES = (
     WANDB_ID_FILE,
     "sync",
 )
-"""What a run writes into its directory."""
+"""Files and folders that a run writes into its directory."""
 
 _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="", seconds=0.0)
 
 
 def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bool, overwrite: bool) -> None:
-    """Makes the run directory ready and saves the configuration in it; an existing run stays unless told otherwise.
+    """Creates the run directory and saves the configuration in it. Removes an existing run only with `overwrite`.
 
     Raises:
-        ConfigError: when a new run is to begin where one is already, or a value lacks its credentials.
-        CheckpointError: when there is no run to resume, or it had another configuration and `force` is not set.
+        ConfigError: the directory of a new run already holds a run, or credentials were removed from a value.
+        CheckpointError: there is no run to resume, or its configuration differs and `force` is not set.
     """
     saved = output / "config.toml"
     for name, value in flatten_config(config).items():
         if isinstance(value, str) and HIDDEN in value:
             raise ConfigError(
-                f"{name} is {value!r}: its credentials are not kept in {saved}. Give the whole value again, or put "
+                f"{name} is {value!r}: its credentials are not kept in {saved}. Give the complete value again, or put "
                 "them into the environment variable that the engine reads."
             )
     if resume:
@@ -69,7 +69,7 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
         differences = config_differences(read_config(saved), config)
         if differences and not force:
             raise CheckpointError(
-                f"the run in {output} had another configuration: {'; '.join(differences)}. "
+                f"the run in {output} had a different configuration: {'; '.join(differences)}. "
                 "Resume without these options, or force it."
             )
         remove_given_up(output)
@@ -89,29 +89,29 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
 
 
 def learner_weights(learner: Learner) -> dict[str, Tensor]:
-    """The trained parameters by name, shared ones once; with adapters these alone."""
+    """The trained parameters by name; tied parameters appear once. With adapters, only the adapters' parameters."""
     return {name: p.data for name, p in learner.policy.model.named_parameters() if p.requires_grad}
 
 
 def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunState:
-    """Puts the newest valid checkpoint into a learner; a run without any is at its start.
+    """Loads the newest valid checkpoint into a learner; without any checkpoint the run is at its start.
 
-    What is played ahead is dropped. After a rollback the learner goes on with another seed and a lower learning rate
-    (`alarms.after_rollbacks`).
+    Episodes played in advance are dropped. After a rollback the learner continues with another seed and a lower
+    learning rate (`alarms.after_rollbacks`).
 
-    A critic that the saved run did not have (a resume that was forced to another algorithm) begins anew.
+    A critic that the saved run did not have (because a resume was forced with another algorithm) starts from scratch.
 
     Args:
-        learner: whose weights, optimizers and configuration change.
+        learner: its weights, optimizers and configuration are modified.
         output: the run directory.
         config: the run's own configuration, before any rollback.
 
     Raises:
-        CheckpointError: when no checkpoint is valid, it does not fit the model, or the KL's reference has changed.
+        CheckpointError: no checkpoint is valid, it does not fit the model, or the KL's reference has changed.
     """
     weights = learner_weights(learner)
     frozen = {} if learner.reference is None else dict(learner.reference.named_parameters())
-    # With adapters the reference is the policy itself, whose adapters change: they are no part of it.
+    # With adapters the reference is the policy itself; its adapters change and are not part of the reference.
     initial = fingerprint({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
     rollbacks = read_rollbacks(output)
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
@@ -159,13 +159,13 @@ def _load_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
 
 
 class RunFiles:
-    """What is written while a run goes on: by worker 0, and checkpoints of sharded models by all. A context manager.
+    """Writes the files of a running run. A context manager.
 
-    Every worker has one and makes the same calls.
+    Every worker has one and makes the same calls. Worker 0 writes; all workers write checkpoints of sharded models.
 
     Args:
         output: the run directory, prepared.
-        learner: whose state is saved.
+        learner: its state is saved.
         began: `time.perf_counter()` at the start of this session.
     """
 
@@ -187,13 +187,13 @@ class RunFiles:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run up to the last checkpoint it was resumed from, and of this session, in seconds."""
+        """Wall time of the run in seconds: up to the checkpoint it was resumed from, plus this session."""
         return self._state.seconds + self.session_seconds
 
     def restore(self) -> int:
-        """Puts the newest checkpoint into the learner, cuts the logs back to it, and returns the steps finished."""
+        """Loads the newest checkpoint into the learner, truncates the logs to it, and returns the steps finished."""
         state = restore_learner(self._learner, self._output, self._config)
-        # the time of steps that a rollback gives up has been spent all the same
+        # time spent on steps that a rollback undoes still counts
         self._state = state if self._metrics is None else replace(state, seconds=self._state.seconds)
         self._rollbacks = len(read_rollbacks(self._output))
         self.close()
@@ -201,11 +201,11 @@ class RunFiles:
         if self._learner.workers.rank == 0:
             self._open_logs(state)
         if state.step == 0 and self._config.alarms.action in ("stop", "rollback"):
-            self.checkpoint(0)  # an alarm may come before the first one is due
+            self.checkpoint(0)  # an alarm may be raised before the first regular checkpoint
         return state.step
 
     def _open_logs(self, state: RunState) -> None:
-        """Opens the logs, cut back to a checkpoint."""
+        """Opens the logs, truncated to a checkpoint."""
         others = make_loggers(self._output, self._config, state.step)
         self._metrics = MetricsLog(self._output / "metrics.jsonl", others=others, keep=state.metrics_bytes)
         self._history = read_metrics(self._output / "metrics.jsonl")
@@ -214,13 +214,13 @@ class RunFiles:
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
 
     def record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
-        """Writes what a finished step (1-based) has to say, and a checkpoint when one is due.
+        """Writes the metrics and transcripts of a finished step (1-based), and a checkpoint if one is due.
 
         Returns:
-            The alarms that have gone on with this step.
+            The alarms raised by this step.
 
         Raises:
-            CheckpointError: when something cannot be written; all checkpoints are still there.
+            CheckpointError: something cannot be written; all earlier checkpoints still exist.
         """
         files = self._config.files
         with self._writing():
@@ -247,14 +247,14 @@ class RunFiles:
 
     @property
     def alarms(self) -> list[Alarm]:
-        """The alarms that are on."""
+        """The alarms that are currently raised."""
         return find_alarms(self._config.alarms, self._history)
 
     def roll_back(self, step: int) -> bool:
-        """Gives up everything since the newest checkpoint from before the alarm; `restore` goes on from there.
+        """Undoes everything since the newest checkpoint from before the alarm; `restore` continues from there.
 
         Returns:
-            False, with nothing changed, when there is no such checkpoint or no rollback is left.
+            False, with nothing changed, if there is no such checkpoint or no rollback is left.
         """
         good = last_good_step(self._config.alarms, step)
         if self._rollbacks >= self._config.alarms.max_rollbacks:
@@ -263,7 +263,7 @@ class RunFiles:
             try:
                 to_step = read_found(path).state.step
             except CheckpointError:
-                continue  # damaged: an older one will do
+                continue  # damaged: use an older one
             if to_step <= good:
                 undone = [record for record in self._history if record["step"] > to_step]
                 alarm = "; ".join(map(str, self.alarms))
@@ -273,20 +273,20 @@ class RunFiles:
         return False
 
     def stop_message(self, step: int) -> str:
-        """What a run says that an alarm has stopped, with the ways out."""
+        """The message of a run that an alarm has stopped, with the options to continue."""
         alarms, again = self._config.alarms, f"zerosearch train --resume {self._output}"
         said = f"stopped after {step} steps by an alarm: {'; '.join(map(str, self.alarms))}. Everything is saved."
-        ignore = f"go on as it is with {again} --alarms.action warn"
+        ignore = f"continue regardless with {again} --alarms.action warn"
         if alarms.action == "stop":
             return f"{said} Go back to before it with {again} --alarms.action rollback, or {ignore}."
         if self._rollbacks >= alarms.max_rollbacks:
             why = f"The run has been rolled back {self._rollbacks} times already (alarms.max_rollbacks)"
         else:
             why = f"No checkpoint of {last_good_step(alarms, step)} steps or fewer is left to go back to"
-        return f"{said} {why}: begin anew with a lower optimizer.learning_rate, or {ignore}."
+        return f"{said} {why}: start again with a lower optimizer.learning_rate, or {ignore}."
 
     def checkpoint(self, step: int) -> None:
-        """Saves everything needed to go on after `step` finished steps; does nothing when that is saved already."""
+        """Saves everything needed to continue after `step` finished steps; does nothing if it is saved already."""
         if step == self._saved_step:
             return
         learner, folder = self._learner, self._output / "checkpoints"
@@ -302,7 +302,7 @@ class RunFiles:
         self._saved_step = step
 
     def _state_after(self, step: int) -> RunState | None:
-        """Where the run stands, its logs synced; None in workers that write none."""
+        """The state of the run, with its logs synced to disk; None in workers that write no logs."""
         if self._metrics is None:
             return None
         transcripts = self._output / "transcripts.jsonl"
@@ -318,7 +318,7 @@ class RunFiles:
         )
 
     def _keep(self, step: int) -> int:
-        """Checkpoints that stay: as many as configured, and those that a rollback from here on may need."""
+        """Number of checkpoints to keep: as many as configured, plus those that a later rollback may need."""
         files, alarms = self._config.files, self._config.alarms
         if alarms.action not in ("stop", "rollback"):
             return files.keep_checkpoints
@@ -330,7 +330,7 @@ class RunFiles:
         return max(files.keep_checkpoints, 1 + sum(one > good for one in steps))
 
     def _write_transcripts(self, step: int, groups: Sequence[Sequence[Rollout]], count: int) -> None:
-        """One member of each group, then the next ones, as far as this process has their episodes."""
+        """Writes the first member of every group, then the second, and so on, if this process has their episodes."""
         by_member = [rollout for members in zip(*groups, strict=True) for rollout in members]
         episodes = [rollout.episode for rollout in by_member if rollout.episode is not None]
         with TranscriptWriter(self._output / "transcripts.jsonl") as writer:
@@ -339,13 +339,13 @@ class RunFiles:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says what a failed write means for the run."""
+        """Turns a failed write into a `CheckpointError` that says how to continue."""
         try:
             yield
         except OSError as cause:
             raise CheckpointError(
                 f"the run in {self._output} could not be written: {one_line(cause)}. Its checkpoints are "
-                f"untouched; make room and go on with: zerosearch train --resume {self._output}"
+                f"untouched; make room and continue with: zerosearch train --resume {self._output}"
             ) from cause
 
     def close(self) -> None:

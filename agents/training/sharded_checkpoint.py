@@ -1,9 +1,9 @@
-"""Checkpoints of a run whose models are sharded: every process writes its own parts (torch.distributed.checkpoint).
+"""Checkpoints of runs with sharded models: every process writes its own parts (torch.distributed.checkpoint).
 
-The directory is that of `checkpoint`, with a folder `shards/` instead of `weights.safetensors` and `optimizer.pt`; it
-too takes its final name only when everything is on the disk. What is saved are tensors by name, not parts by process,
-so any number of processes reads it, one without FSDP too. With several machines the run directory must be on a file
-system that all of them see.
+The directory looks as described in `runs/checkpoint.py`, with a folder `shards/` in place of `weights.safetensors` and
+`optimizer.pt`. It also gets its final name only when everything is on disk. Tensors are saved by name, not by process,
+so any number of processes can read them, including a single one without FSDP. With several machines the run directory
+must be on a file system that all of them share.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ class Found:
 
     state: RunState
     weights: dict[str, Tensor] | None
-    """The weights by name; None where they are sharded, and read by `load_shards`."""
+    """The weights by name; None if the checkpoint is sharded (`load_shards` reads them)."""
     optimizer: dict[str, Any] | None
-    """The optimizer's `state_dict()`; None likewise."""
+    """The optimizer's `state_dict()`; None if the checkpoint is sharded."""
 
 
 def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path, Found] | None:
-    """The newest valid checkpoint of either kind; None when the folder has none at all.
+    """The newest valid checkpoint, sharded or not; None if the folder has no checkpoint.
 
     Args:
         folder: the run's `checkpoints` directory.
-        current: whether a checkpoint is to be looked at; others are passed over.
+        current: returns whether to consider a checkpoint; others are skipped.
 
     Raises:
-        CheckpointError: when there are checkpoints and none of them is valid.
+        CheckpointError: there are checkpoints, but none of them is valid.
     """
     return newest(folder, read_found, current)
 
 
 def read_found(path: Path) -> Found:
-    """A checkpoint of either kind; of a sharded one only its state.
+    """Reads a checkpoint, sharded or not; of a sharded one, only its state.
 
     Raises:
-        CheckpointError: when it is missing, half written or damaged.
+        CheckpointError: it is missing, half written or damaged.
     """
     if (path / SHARDS).is_dir():
         return Found(checkpoint_state(path), None, None)
@@ -72,16 +72,16 @@ def read_found(path: Path) -> Found:
 
 
 def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep: int) -> None:
-    """Writes a checkpoint; all workers call this together.
+    """Writes a checkpoint; all workers must call this together.
 
     Args:
         folder: the run's `checkpoints` directory.
-        state: where the run stands; None in all workers but 0.
-        learner: whose weights and optimizer states are saved.
-        keep: checkpoints that stay, this one included.
+        state: the state of the run; None in all workers except worker 0.
+        learner: its weights and optimizer states are saved.
+        keep: number of checkpoints to keep, including this one.
 
     Raises:
-        CheckpointError: in every worker, when one of them cannot write its parts; older checkpoints are as they were.
+        CheckpointError: raised in every worker if one of them cannot write its parts; older checkpoints are unchanged.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -92,7 +92,7 @@ def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep:
     new = folder / f".new-step-{step:06d}"
     if state is not None:
         new_checkpoint(folder, step)
-    workers.agree(0)  # the directory is there
+    workers.agree(0)  # wait until the directory exists
     try:
         save(learner_tensors(learner), storage_writer=FileSystemWriter(new / SHARDS, sync_files=True))
         if state is not None:
@@ -102,16 +102,16 @@ def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep:
         raise failed_checkpoint(new, cause) from cause
     if state is not None:
         finish_checkpoint(new, keep=keep)
-    workers.agree(0)  # nobody goes on before it is whole
+    workers.agree(0)  # no worker continues before the checkpoint is complete
 
 
 def load_shards(path: Path, learner: Learner) -> None:
-    """Reads a checkpoint of `save_shards` into a learner, sharded or not; all workers call this together.
+    """Reads a checkpoint of `save_shards` into a learner, sharded or not; all workers must call this together.
 
-    A critic that the saved run did not have begins anew.
+    A critic that the saved run did not have starts from scratch.
 
     Raises:
-        CheckpointError: when it is damaged or of another model.
+        CheckpointError: it is damaged or belongs to another model.
     """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -119,7 +119,7 @@ def load_shards(path: Path, learner: Learner) -> None:
     reader = FileSystemReader(path / SHARDS)
     try:
         saved = reader.read_metadata().state_dict_metadata
-    except Exception as cause:  # pickle and torch raise classes of their own
+    except Exception as cause:  # pickle and torch raise exceptions of various classes
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
     wanted = learner_tensors(learner)
     if not any(name.startswith("critic.") for name in saved):
@@ -131,7 +131,7 @@ def load_shards(path: Path, learner: Learner) -> None:
             raise CheckpointError(f"{path} belongs to another model than {who}.")
     try:
         with warnings.catch_warnings():
-            # "we assume the intent is to load in a single process": it is, where this process is alone.
+            # "we assume the intent is to load in a single process": correct if this is the only process.
             warnings.filterwarnings("ignore", message=".*single process.*")
             load(wanted, storage_reader=reader)
     except Exception as cause:  # as above
@@ -140,7 +140,7 @@ def load_shards(path: Path, learner: Learner) -> None:
 
 @torch.no_grad()
 def spread_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Puts an optimizer's whole `state_dict()` into one over sharded parameters: each process takes its parts."""
+    """Loads an unsharded `state_dict()` into an optimizer of sharded parameters: each process takes its parts."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     _begin(optimizer)
     for index, moments in saved["state"].items():
@@ -149,7 +149,7 @@ def spread_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer)
 
 
 def learner_tensors(learner: Learner) -> dict[str, Tensor]:
-    """Weights and moments of policy and critic by name, as they are in this process; moments begin where needed."""
+    """This process's weights and moments of policy and critic by name; missing moments are initialised."""
     tensors = _tensors("policy", learner.policy.model, learner.optimizer)
     if learner.critic is not None:
         tensors |= _tensors("critic", learner.critic.module, learner.critic.optimizer)
@@ -167,7 +167,7 @@ def _tensors(part: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def _begin(optimizer: torch.optim.Optimizer) -> None:
-    """Gives every parameter the moments that AdamW would begin with at its first step."""
+    """Initialises missing moments as AdamW does at its first step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not optimizer.state[parameter]:

@@ -1,4 +1,4 @@
-"""The rollouts of a step: played by all workers together, and drawn anew where a group has nothing to teach."""
+"""The rollouts of a step: all workers play them together; dynamic sampling replaces groups without a signal."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from .update import Learner
 
 @dataclass(frozen=True)
 class Collected:
-    """What a step has played."""
+    """The rollouts of a step."""
 
     groups: list[list[Rollout]]
-    """Every group, in the order of play: what the metrics are of."""
+    """All groups in the order of play; the metrics are computed from these."""
     kept: list[list[Rollout]]
-    """The groups that are trained on: without dynamic sampling all of them."""
+    """The groups used for training; all of them without dynamic sampling."""
     rounds: int
-    """Further rounds that dynamic sampling took."""
+    """Additional rounds used by dynamic sampling."""
 
 
 def sample_step(learner: Learner, step: int, noise: float) -> Collected:
     """Plays a step's groups.
 
-    With `dynamic_sampling_rounds`, groups whose rewards are all the same are replaced by groups of other questions,
-    as many as are missing a round, until enough have a signal or the rounds are used up; the step then trains on those
-    it has (on all of them, which changes nothing, when none has a signal).
+    With `dynamic_sampling_rounds`, groups with identical rewards are replaced by groups of other questions. Every round
+    plays as many groups as are missing, until enough have a signal or the rounds are used up. The step then trains on
+    the groups with a signal (if there are none, on all groups, which changes nothing).
 
     Source: DAPO, Yu et al., arXiv 2503.14476, section 3.2 (dynamic sampling; there without a bound).
 
     Args:
-        learner: who plays.
-        step: the 0-based step; with the seed it decides questions, noise and samples of every round.
+        learner: plays the episodes.
+        step: the 0-based step; together with the seed it determines questions, noise and samples of every round.
         noise: probability of a noisy search.
     """
     config, algorithm = learner.config, learner.config.algorithm
@@ -76,9 +76,9 @@ def _make_groups(
 def sample_groups(
     learner: Learner, groups: Sequence[Sequence[Episode]], step: int, first_slot: int = 0
 ) -> list[list[Rollout]]:
-    """Plays the groups, each worker every W-th one, and returns all of them in every worker.
+    """Plays the groups; with W workers each plays every W-th group, and all of them return all groups.
 
-    `first_slot` is the place of the first of these groups in the step (`curriculum.make_group_episodes`).
+    `first_slot` is the position of the first of these groups in the step (`curriculum.make_group_episodes`).
     """
     workers, entries = learner.workers, _my_entries(learner, groups, step, first_slot)
     if learner.ahead is not None:
@@ -100,7 +100,7 @@ def sample_groups(
 
 
 def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int, first_slot: int = 0) -> list[Entry]:
-    """This worker's share of the groups, every W-th one."""
+    """This worker's share of the groups: every W-th one for W workers."""
     seed = learner.config.seed
     return [
         Entry((slot, member), episode, sampling_seed(seed, step, first_slot + slot, member))
@@ -110,9 +110,9 @@ def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int
 
 
 def _play_ahead(learner: Learner, entries: Sequence[Entry], step: int, first_slot: int) -> dict[Place, Rollout]:
-    """The rollouts of these episodes, some of which may have been played already; later steps' begin behind them.
+    """The rollouts of these episodes, some of which may have been played already; then starts those of later steps.
 
-    Further rounds of a step are played before anything that is ahead, with the step's own weights.
+    Additional rounds of a step are played before episodes of later steps, with the step's own weights.
     """
     config, ahead, batch = learner.config, learner.ahead, (step, first_slot)
     assert ahead is not None
@@ -120,7 +120,7 @@ def _play_ahead(learner: Learner, entries: Sequence[Entry], step: int, first_slo
         ahead.add(batch, entries, first=True)
         return ahead.take(batch)
     if not ahead.knows(batch):
-        ahead.reset()  # the first step, or one behind a checkpoint: what is in play elsewhere was given up
+        ahead.reset()  # the first step of a run or after a checkpoint: drop all other episodes
         ahead.add(batch, entries)
     for later in range(step + 1, last_async_step(config, step) + 1):
         if not ahead.knows((later, 0)):

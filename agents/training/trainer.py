@@ -1,10 +1,11 @@
-"""Training: `train_step` is one step of reinforcement learning on one screen, `train` runs them.
+"""Training: `train_step` is one complete step of reinforcement learning, `train` runs all steps.
 
     questions -> groups of episodes -> rollouts -> samples -> advantages -> mini-batches -> loss -> optimizer updates
 
-Deviations from the paper's released code, each on purpose: the KL is added to the loss, not subtracted; sampled ids are
-trained on as they are; the noise of a search and the choice of questions are functions of (seed, step); a failed search
-takes its episode out of the loss; mini-batches hold whole groups and are normalised by what is in all of them.
+Intended differences from the paper's released code: the KL is added to the loss, not subtracted; training uses the
+sampled token ids unchanged; the noise of a search and the choice of questions are functions of (seed, step); an episode
+with a failed search is left out of the loss; mini-batches consist of whole groups, and their losses are normalised over
+the whole mini-batch.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ Decision = StopCause | Literal["alarm", "rollback"]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a callback of `train` gets after every step."""
+    """Passed to the callback of `train` after every step."""
 
     step: int
     """Steps finished."""
@@ -73,12 +74,12 @@ class StepReport:
     seconds: float
     """Wall time of the run so far, resumed parts included, in seconds."""
     alarms: tuple[str, ...] = ()
-    """The alarms that have gone on with this step, in words."""
+    """Messages of the alarms raised by this step."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run ended with."""
+    """Result of a run."""
 
     output: Path
     """The run directory."""
@@ -93,14 +94,14 @@ class TrainResult:
 
 
 def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list[Rollout]]]:
-    """One step: sample groups of rollouts, turn rewards into advantages, update the policy once for each mini-batch.
+    """One step: sample groups of rollouts, turn rewards into advantages, update the policy once per mini-batch.
 
     Args:
-        learner: its policy, optimizer and sampler change.
-        step: the 0-based step; with the seed it decides everything that is random.
+        learner: its policy, optimizer and sampler are modified.
+        step: the 0-based step; together with the seed it determines everything random.
 
     Returns:
-        The step's metrics, and its rollouts by group.
+        The step's metrics, and its rollouts grouped by question.
     """
     config, algorithm = learner.config, learner.config.algorithm
     began = time.perf_counter()
@@ -145,27 +146,29 @@ def train(
 ) -> TrainResult:
     """Trains a policy and writes the run directory `config.output`.
 
-    Under torchrun every process calls it with the same arguments; process 0 does the writing and calls back.
+    Under torchrun every process calls it with the same arguments; process 0 writes the files and calls the callback.
 
-    Ctrl-C once ends the run after the current step, with everything saved; twice ends it at once (`KeyboardInterrupt`).
+    The first Ctrl-C ends the run after the current step and saves everything; the second one ends it immediately
+    (`KeyboardInterrupt`).
 
     Args:
-        config: everything that decides the run.
-        dataset: questions and passages instead of `config.data`. A resumed run must be given the same.
-        engine: a search engine instead of `config.environment.search_engine`; must be picklable with several workers.
+        config: the configuration of the run.
+        dataset: questions and passages to use instead of `config.data`; must be the same when a run is resumed.
+        engine: a search engine to use instead of `config.environment.search_engine`; with several workers it must be
+            picklable.
         callback: called after every step, in the calling process.
-        resume: go on from the newest valid checkpoint in `config.output`.
-        force: resume although the configuration differs from the saved one.
-        overwrite: start anew in a directory that holds a run, which is removed.
+        resume: continue from the newest valid checkpoint in `config.output`.
+        force: resume even if the configuration differs from the saved one.
+        overwrite: if the directory holds a run, remove it and start a new one.
 
     Raises:
-        ConfigError: for a configuration that cannot be used, or an output directory that already holds a run.
-        CheckpointError: when there is nothing valid to resume, or the saved run had another configuration.
-        TrainingError: when the run cannot go on, or an alarm stops it (`alarms.action`).
+        ConfigError: the configuration cannot be used, or the output directory already holds a run.
+        CheckpointError: there is nothing valid to resume, or the saved run had a different configuration.
+        TrainingError: the run cannot continue, or an alarm stops it (`alarms.action`).
     """
     began = time.perf_counter()
     output = Path(config.output)
-    if launch_rank() == 0:  # the others wait for it when they join
+    if launch_rank() == 0:  # the other processes wait for this when they join
         prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
     with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as workers:
         learner = build_learner(config, workers, dataset, engine)
@@ -183,21 +186,21 @@ def train(
 def _join_team(
     config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
 ) -> AbstractContextManager[Workers]:
-    """The processes of this run: those that torchrun started, or `workers` of our own."""
+    """The processes of this run: those started by torchrun, or `workers` processes started here."""
     if not under_torchrun():
         wanted = config.workers or sampler_workers(config)
         count = wanted or default_workers(policy_path(config.policy), config.device)
         return start_workers(count, run_worker, config, dataset, engine)
     if (config.workers or 1) > 1:
         raise ConfigError(
-            f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and give "
+            f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and pass "
             f"--nproc-per-node {config.workers} to torchrun."
         )
     return torchrun_workers(config.device)
 
 
 def run_worker(workers: Workers, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
-    """What the workers that `start_workers` started do: the same steps; worker 0 does the writing."""
+    """Main function of the workers started by `start_workers`: runs the same steps; worker 0 writes the files."""
     learner = build_learner(config, workers, dataset, engine)
     with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
         _, cause = _loop(learner, files, threading.Event(), None)
@@ -211,7 +214,7 @@ def _loop(
     interrupted: threading.Event,
     callback: Callable[[StepReport], None] | None,
 ) -> tuple[int, StopCause | Literal["alarm"]]:
-    """All steps from the newest checkpoint on; returns the steps finished and why it ended. Every worker runs it."""
+    """Runs all steps after the newest checkpoint; returns the steps finished and the cause. Every worker calls it."""
     step = files.restore()
     while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
         if cause == "rollback":
@@ -230,9 +233,9 @@ _CAUSES: tuple[Decision | None, ...] = (None, "finished", "time", "interrupt", "
 
 
 def _decide(learner: Learner, step: int, interrupted: threading.Event, files: RunFiles) -> Decision | None:
-    """Why not to do this step, or None: worker 0 decides, so that all stop, or turn back, at the same step.
+    """The reason not to run this step, or None. Worker 0 decides, so all workers stop or roll back at the same step.
 
-    Alarms are looked for here, in what is recorded, so that a resumed run decides as one that was never interrupted.
+    Alarms are computed from the recorded metrics, so a resumed run decides like a run that was never interrupted.
     """
     limit, action = learner.config.max_seconds, learner.config.alarms.action
     cause: Decision | None = None
@@ -252,17 +255,17 @@ def _decide(learner: Learner, step: int, interrupted: threading.Event, files: Ru
 def build_learner(
     config: TrainConfig, workers: Workers, dataset: Dataset | None = None, engine: SearchEngine | None = None
 ) -> Learner:
-    """Loads the policy and the data and puts everything together that a step needs.
+    """Loads the policy and the data, and builds everything that a step needs.
 
     Args:
         config: the run's configuration.
-        workers: this worker's view of all workers; `Workers()` for a single one.
-        dataset: replaces `config.data`.
-        engine: replaces `config.environment.search_engine`.
+        workers: this worker's handle to all workers; `Workers()` for a single one.
+        dataset: used instead of `config.data`.
+        engine: used instead of `config.environment.search_engine`.
     """
     environment, settings = config.environment, config.rollout
     device, sharded = local_device(config.device), wants_fsdp(config, workers)
-    # What is sharded is loaded on the CPU and goes to its device in parts.
+    # A model that will be sharded is loaded on the CPU; each process moves only its part to the device.
     policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
     card = replace(
         policy.card,
@@ -318,16 +321,16 @@ def build_learner(
 
 
 def finished_policy(learner: Learner) -> Policy:
-    """The trained policy, whole, free of the learner's gradient memory and attention, adapters merged in.
+    """The trained policy: unsharded, adapters merged, without the learner's gradients and attention implementation.
 
-    All workers call it together.
+    All workers must call it together.
     """
     model: Any = learner.policy.model
     if learner.adapter is not None:
         model = learner.adapter.unload()
     elif learner.full_copy is not None:
         model = learner.full_copy
-        if model.dtype != torch.float32:  # where there is room for it in full precision
+        if model.dtype != torch.float32:  # full precision is converted on the CPU, which has room for it
             model = model.to("cpu").float()
         copy_weights(learner.policy.model, model)
     learner.policy.model.zero_grad(set_to_none=True)
@@ -339,7 +342,7 @@ def finished_policy(learner: Learner) -> Policy:
 
 @contextmanager
 def interrupt_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as usual. Never set outside the main thread."""
+    """An event set by the first Ctrl-C; the second one interrupts as usual. Outside the main thread it is never set."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -349,8 +352,8 @@ def interrupt_flag() -> Iterator[threading.Event]:
     def handle(number: int, frame: FrameType | None) -> None:
         flag.set()
         signal.signal(signal.SIGINT, before)
-        # os.write, since a handler may run in the middle of a print
-        os.write(2, b"\nstopping after this step, with everything saved (Ctrl-C again stops at once)\n")
+        # os.write, because the handler may run in the middle of a print
+        os.write(2, b"\nstopping after this step, with everything saved (press Ctrl-C again to stop immediately)\n")
 
     signal.signal(signal.SIGINT, handle)
     try:

@@ -1,4 +1,4 @@
-"""The learner's state, and the last part of a training step: the update."""
+"""The learner's state, and the optimizer update, the last part of a training step."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from .loss import SUMS, loss_and_sums
 from .optimizer import clip_and_step
 
 NO_SIGNAL = 1e-8
-"""Advantages up to this are rounding of zero: a group of equal rewards."""
+"""Advantages up to this size count as zero: rounding errors in a group of equal rewards."""
 MAX_SKIPPED = 5
-"""Updates in a row whose gradient may be not finite before the run stops."""
+"""The run stops after this many consecutive updates whose gradient is not finite."""
 
 
 @dataclass
 class Learner:
-    """Everything a training step needs. The only mutable state is in the policy, the optimizer and the sampler."""
+    """Everything a training step needs. Only the policy, the optimizer and the sampler hold mutable state."""
 
     config: TrainConfig
     policy: Policy
     reference: Any | None
-    """A frozen copy of the initial model; with adapters the policy's own model, to be read through `reference_model`;
+    """A frozen copy of the initial model; with adapters the policy's own model, accessed through `reference_model`;
     None without a KL term."""
     optimizer: torch.optim.Optimizer
     gradient: Tensor
-    """All gradients as one flat vector, which every parameter's `.grad` is a view of."""
+    """All gradients in one flat vector; every parameter's `.grad` is a view into it."""
     sampler: TurnSampler
     engine: SearchEngine
     questions: Sequence[Question]
@@ -57,20 +57,20 @@ class Learner:
     schedule: Callable[[float], float]
     workers: Workers
     critic: Critic | None = None
-    """The value function of advantage "gae"; None: the algorithm has none."""
+    """The value function of advantage "gae"; None if the algorithm has no critic."""
     mode: ForwardMode = field(default_factory=ForwardMode)
     """How rollouts go through the models."""
     adapter: Adapter | None = None
-    """The low-rank adapters; None: the whole model is trained."""
+    """The LoRA adapters; None if the whole model is trained."""
     full_copy: Any | None = None
-    """The whole copy of a sharded policy's model, which the sampler reads; None: the policy is not sharded."""
+    """The unsharded copy of a sharded policy's model, used by the sampler; None if the policy is not sharded."""
     ahead: AsyncRollouts | None = None
-    """Plays the episodes of later steps, with the sampler; None: every step is on-policy."""
+    """Plays episodes of later steps in advance, with the sampler; None if every step is on-policy."""
     skipped: int = 0
-    """Updates in a row that were left out."""
+    """Number of consecutive updates that were skipped."""
 
     def close(self) -> None:
-        """Drops what is in play and releases what the sampler holds."""
+        """Abandons running episodes and releases the sampler's resources."""
         try:
             if self.ahead is not None:
                 self.ahead.close()
@@ -80,18 +80,18 @@ class Learner:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """Sums over the trained tokens of one update, over all workers, and what the update did."""
+    """Statistics of one update: sums over its trained tokens on all workers, gradient norms, number of rollouts."""
 
     sums: dict[str, float]
     gradient_norm: float
     critic_gradient_norm: float
-    """0 without a critic."""
+    """0 if there is no critic."""
     rollouts: int
     applied: bool
 
 
 def make_reference(policy: Policy, config: TrainConfig) -> Any | None:
-    """A frozen copy of the model, or with adapters the model itself; None without a KL term."""
+    """A frozen copy of the model, or the model itself if adapters are trained; None without a KL term."""
     if config.algorithm.kl_coefficient <= 0:
         return None
     if config.lora.rank:
@@ -101,25 +101,25 @@ def make_reference(policy: Policy, config: TrainConfig) -> Any | None:
 
 @contextmanager
 def reference_model(learner: Learner) -> Iterator[Any]:
-    """The KL's reference, for as long as the block lasts: with adapters the policy with these switched off."""
+    """The KL's reference model inside a `with` block; with adapters, the policy with its adapters switched off."""
     with contextlib.nullcontext() if learner.adapter is None else learner.adapter.switched_off():
         yield learner.reference
 
 
 def pause_sampler(learner: Learner) -> None:
-    """Let the sampler check what it has sampled, before anything is trained on it, and free what it can."""
+    """Let the sampler check its samples before they are used for training, and free memory."""
     with contextlib.nullcontext() if learner.ahead is None else learner.ahead.paused():
         learner.sampler.before_training()
 
 
 def refresh_sampler(learner: Learner, version: int) -> None:
-    """Let the sampler take over the policy's weights, adapters merged in; all workers call this together.
+    """Copy the policy's weights, with adapters merged, to the sampler. All workers must call this together.
 
-    What was sampled ahead meanwhile is checked first: afterwards nobody can tell whose weights it is from.
+    Turns sampled in advance since the last check are checked first: afterwards the weights they came from are gone.
 
     Args:
-        learner: whose sampler and weights.
-        version: of the weights: the steps finished.
+        learner: its sampler takes over its policy's weights.
+        version: version number of the weights: the number of finished steps.
     """
     if learner.adapter is not None:
         learner.adapter.merge()
@@ -129,7 +129,7 @@ def refresh_sampler(learner: Learner, version: int) -> None:
         learner.sampler.refresh(version)
         return
     with learner.ahead.paused():
-        learner.workers.gather(None)  # from here on no worker takes a turn any more
+        learner.workers.gather(None)  # from here on, no worker starts another turn
         learner.sampler.before_training()
         learner.sampler.refresh(version)
 
@@ -147,9 +147,10 @@ def make_models(policy: Policy, config: TrainConfig, place: Place | None = None)
 
     Args:
         policy: the initial policy.
-        config: decides whether there are a reference and a critic.
-        place: shards a model (`sharding.make_place`): then the policy's own model stays as it is, for the sampler, and
-            copies of it are sharded one by one, so that two are whole at a time; None: the policy's model is trained.
+        config: determines whether there are a reference and a critic.
+        place: shards a model (`fsdp.make_place`). The policy's own model is then left unchanged for the sampler, and
+            copies of it are sharded one by one, so at most two models are unsharded at a time. None: the policy's
+            model itself is trained.
     """
     reference = make_reference(policy, config)
     if place is not None and reference is not None:
@@ -165,19 +166,19 @@ def make_models(policy: Policy, config: TrainConfig, place: Place | None = None)
 def update(
     learner: Learner, samples: Sequence[Sample], rate: float, *, critic_only: bool = False
 ) -> UpdateStats | None:
-    """One optimizer update from one mini-batch, its work dealt to the workers.
+    """One optimizer update from one mini-batch, with the work divided among the workers.
 
-    A rollout whose advantages are zero has no gradient unless there is a KL, an entropy or a value loss: it counts in
-    the normaliser and is not computed. None is returned, and nothing changes, when no rollout is left.
+    A rollout with zero advantages has no gradient unless there is a KL, an entropy or a value loss. It counts in the
+    normaliser, but its forward pass is skipped. If no rollout is left, nothing changes and None is returned.
 
     Args:
-        learner: its policy, critic and their optimizers change.
+        learner: its policy, critic and their optimizers are modified.
         samples: the mini-batch.
         rate: the policy's learning rate.
-        critic_only: leave the policy as it is and update the critic's own parameters.
+        critic_only: update only the critic's own parameters, not the policy.
 
     Raises:
-        TrainingError: when the gradient was not finite several times in a row.
+        TrainingError: the gradient was not finite in `MAX_SKIPPED` consecutive updates.
     """
     algorithm, settings, workers, critic = (
         learner.config.algorithm,
@@ -212,7 +213,7 @@ def update(
         loss, _ = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
     for gradient, summed in zip(gradients, sharded, strict=True):
-        if not summed:  # FSDP has done it in the backward pass
+        if not summed:  # FSDP has summed it in the backward pass
             workers.add(gradient)
     workers.add(sums)
     norms = [gradient_norm(one, workers, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
@@ -229,17 +230,17 @@ def update(
 
 
 def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-    """This worker's micro-batches of rollouts with these lengths, and rollouts to compute once more in vain.
+    """This worker's micro-batches, and filler rollouts that keep sharded workers in step.
 
-    Workers that hold parts of one model gather its weights together, so each of them must call it equally often:
-    who has fewer micro-batches computes the shortest rollout with weight zero, or without using what comes out.
+    Workers that share a sharded model gather its weights together, so all of them must run the same number of forward
+    passes. A worker with fewer micro-batches runs the shortest rollout again, with weight zero or ignoring the result.
 
     Args:
-        learner: its workers, and the most tokens of a micro-batch.
-        lengths: tokens of each rollout, at least one.
+        learner: its workers, and the maximum tokens per micro-batch.
+        lengths: tokens of each rollout; at least one rollout.
 
     Returns:
-        Micro-batches as indices of rollouts, and the indices of what only fills up; none where nothing is sharded.
+        The micro-batches as lists of rollout indices, and the indices of the fillers (empty if nothing is sharded).
     """
     workers, most, packed = learner.workers, learner.config.optimizer.micro_batch_tokens, learner.mode.packed
     shares = deal(lengths, workers.size)
@@ -254,14 +255,14 @@ def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[lis
 
 
 def _has_other_losses(learner: Learner) -> bool:
-    """Whether rollouts without any advantage have a gradient all the same."""
+    """Whether rollouts with zero advantages have a gradient from another term of the loss."""
     algorithm = learner.config.algorithm
     kl = algorithm.kl_coefficient > 0.0 and algorithm.kl_in == "loss"
     return kl or algorithm.entropy_coefficient > 0.0 or learner.critic is not None
 
 
 def update_metrics(learner: Learner, stats: Sequence[UpdateStats], rate: float) -> dict[str, float]:
-    """The metrics of a step that come from its updates (formulas: `metrics.GLOSSARY`)."""
+    """The metrics of a step computed from its updates (formulas: `metrics.GLOSSARY`)."""
     algorithm = learner.config.algorithm
     metrics = {
         "learning_rate": rate,
@@ -282,7 +283,7 @@ def update_metrics(learner: Learner, stats: Sequence[UpdateStats], rate: float) 
     metrics["update_kl"] = stats[-1].sums["shift"] / stats[-1].sums["tokens"]
     if algorithm.recompute_logprobs:
         metrics |= {"mismatch_kl": mean("mismatch"), "importance_weight": mean("importance")}
-    else:  # only the first update still has the weights that sampled
+    else:  # only at the first update are the weights still those that sampled
         metrics["mismatch_kl"] = stats[0].sums["shift"] / stats[0].sums["tokens"]
     if learner.reference is not None:
         metrics |= {"kl": mean("kl"), "kl_k1": mean("kl_k1")}

@@ -108,10 +108,10 @@ def test_no_file_of_a_run_holds_a_credential(tmp_path, wandb):
     # the credentials are given again for a resume; without them the message says so, and shows none
     train(config, resume=True, **options)
     saved = parse_config(Path(config.output, "config.toml").read_text("utf-8"))
-    with pytest.raises(ConfigError, match=r"environment\.search_engine is .*Give the whole value again"):
+    with pytest.raises(ConfigError, match=r"environment\.search_engine is .*Give the complete value again"):
         train(saved, resume=True, **options)
     other = replace(config, environment=replace(config.environment, top_k=3, search_engine=ENGINE.replace("me:", "b:")))
-    with pytest.raises(CheckpointError, match=r"another configuration: environment\.top_k: 2 -> 3\. ") as refused:
+    with pytest.raises(CheckpointError, match=r"different configuration: environment\.top_k: 2 -> 3\. ") as refused:
         train(other, resume=True, **options)
     assert SECRET not in str(refused.value)
 
