@@ -63,7 +63,7 @@ def test_a_whole_game_from_a_pipe(
         "turn 1/5 > town 3",
         "(noisy)",
         "An answer needs text",
-        "There is no command :nonsense.",
+        "Unknown command :nonsense.",
         "answer: paris",
         "EM 1 ·",
         "answer: Lyon",

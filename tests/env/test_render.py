@@ -192,7 +192,7 @@ def test_view_keeps_the_last_ones(tmp_path: Path, capsys: pytest.CaptureFixture[
     source, output = tmp_path / "t.jsonl", tmp_path / "page.html"
     write(source, 5)
     assert view.main([str(source), "--output", str(output), "--limit", "2"]) == 0
-    assert "the last ones; the file holds 5" in capsys.readouterr().out
+    assert "the last ones; the file has 5" in capsys.readouterr().out
     page = output.read_text("utf-8")
     assert "number 4" in page
     assert "number 2" not in page
@@ -201,7 +201,7 @@ def test_view_keeps_the_last_ones(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_view_names_what_is_wrong(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match="contains no"):
         view.write_page(empty, tmp_path / "page.html")
     with pytest.raises(DataError, match="No such file"):
         view.write_page(tmp_path / "missing", tmp_path / "page.html")

@@ -1,1 +1,1 @@
-"""Commands of `zerosearch` that need the environment alone: play, view, cache, index."""
+"""Commands of `zerosearch` that need only this package: play, view, cache, index."""

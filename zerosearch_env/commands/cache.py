@@ -1,4 +1,4 @@
-"""`zerosearch cache`: what a file of cached searches holds, and how to empty it."""
+"""`zerosearch cache`: describe a file of cached searches, or empty it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import CacheError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `zerosearch cache stats FILE` or `zerosearch cache clear FILE`.
+    """Run `zerosearch cache stats FILE` or `zerosearch cache clear FILE`.
 
     Raises:
         CacheError: the file is missing or cannot be used.
     """
     parser = argparse.ArgumentParser(prog="zerosearch cache", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", choices=["stats", "clear"], help="what to do")
-    parser.add_argument("file", type=Path, help="the file that an engine's option `cache` named")
+    parser.add_argument("action", choices=["stats", "clear"], help="describe the file, or delete all its entries")
+    parser.add_argument("file", type=Path, help="the cache file, as given in an engine's option `cache`")
     arguments = parser.parse_args(argv)
     if not arguments.file.expanduser().is_file():
         raise CacheError(f"there is no cache at {arguments.file}")

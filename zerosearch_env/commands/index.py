@@ -1,4 +1,4 @@
-"""`zerosearch index build | info`: makes the index that the engine `dense:FOLDER` searches, and says what one holds."""
+"""`zerosearch index build | info`: build an index for the engine `dense:FOLDER`, or describe an existing one."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class BuildConfig:
     output: Path
     """The folder of the index."""
     corpus: Path | None = None
-    """Corpus file (.jsonl, .json, .parquet), with `id` and `contents`, or with `title` and `text`."""
+    """Corpus file (.jsonl, .json, .parquet) with the fields `id` and `contents`, or `title` and `text`."""
     world: int | None = None
-    """Instead of a file: this many passages of the built-in world."""
+    """Number of passages of the built-in world to index, instead of a corpus file."""
     split: str = "train"
     """Split of the world."""
     world_seed: int = 0
     """Seed of the world."""
     limit: int | None = None
-    """Passages of the file at most. None: all."""
+    """Maximum number of passages to read from the file. None: all."""
     index: tyro.conf.OmitArgPrefixes[BuildOptions] = field(default_factory=BuildOptions)
     """How the index is built."""
     device: str | None = None
-    """Where the encoder runs: "cpu", "cuda", ... None: the library's choice."""
+    """Device for the encoder: "cpu", "cuda", ... None: chosen by the library."""
     overwrite: bool = False
-    """Replace an index that stands in the output folder, when the new one is whole."""
+    """Replace an existing index in the output folder, once the new one is complete."""
     restart: bool = False
-    """Throw away an unfinished build that was begun with other passages, encoder or options."""
+    """Discard an unfinished build that was started with other passages, another encoder or other options."""
 
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Say what an index holds and which encoder it wants."""
+    """Describe an index and the encoder it requires."""
 
     folder: tyro.conf.Positional[Path]
     """The folder of the index."""
@@ -63,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerosearch index`.
 
     Args:
-        argv: command line without the command itself; None: that of the process.
+        argv: the arguments after the command's name; None: the arguments of the process.
 
     Returns:
         Exit code: 0, or 130 after Ctrl-C.
 
     Raises:
-        ZeroSearchError: an option cannot be used, or the build failed.
+        ZeroSearchError: an option is invalid, or the build failed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -88,12 +88,12 @@ def build(config: BuildConfig) -> int:
     """Run `zerosearch index build`.
 
     Raises:
-        ZeroSearchError: an option cannot be used, or the build failed.
+        ZeroSearchError: an option is invalid, or the build failed.
     """
     from ..engines.dense.encoders import SentenceEncoder
     from ..records.terminal import make_console
 
-    # what can be wrong with the options is found before the encoder is loaded, which takes a while
+    # Check the options first; loading the encoder takes a while.
     check_output(config.output.expanduser().absolute(), config.overwrite)
     passages = _passages(config)
     passages = chain([next(passages)], passages)
@@ -113,7 +113,7 @@ def build(config: BuildConfig) -> int:
                 progress=bars.report,
             )
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last finished shard")
+        console.print("interrupted; run the same command again to continue from the last finished shard")
         return 130
     _show(console, config.output, manifest)
     console.print(f'use it with: search_engine="dense:{config.output}"')
@@ -124,7 +124,7 @@ def info(config: InfoConfig) -> int:
     """Run `zerosearch index info`.
 
     Raises:
-        DataError: there is no index, or a damaged one.
+        DataError: there is no index in the folder, or it is damaged.
     """
     from ..records.terminal import make_console
 
@@ -138,7 +138,7 @@ def info(config: InfoConfig) -> int:
 
 def _passages(config: BuildConfig) -> Iterator[Document]:
     if (config.corpus is None) == (config.world is None):
-        raise ConfigError("give the passages as --corpus FILE or as --world NUMBER (one of them)")
+        raise ConfigError("give exactly one source of passages: --corpus FILE or --world NUMBER")
     if config.corpus is not None:
         from ..datasets.files.passages import iter_corpus
 
@@ -152,7 +152,7 @@ def _passages(config: BuildConfig) -> Iterator[Document]:
 
 
 class _Bars:
-    """One progress bar a stage."""
+    """One progress bar per stage."""
 
     def __init__(self, console: Any) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -167,7 +167,7 @@ class _Bars:
         self._tasks: dict[str, Any] = {}
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage."""
+        """Update the progress bar of a stage."""
         if stage not in self._tasks:
             self._tasks[stage] = self.shown.add_task(stage, total=total)
         self.shown.update(self._tasks[stage], completed=done)

@@ -1,4 +1,4 @@
-"""`zerosearch play`: a person plays the policy in the terminal, sees the documents, the noise and the score."""
+"""`zerosearch play`: a person plays the policy in the terminal and sees the documents, the noise and the score."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DEFAULT_NOISE = 0.25
 _HELP = [
     "some words        search for them",
     "=Ada Lovelace     answer",
-    "<...>             a raw turn of the protocol, sent as it is",
-    ":prompt           the prompt as a policy sees it",
-    ":skip             the next question",
-    ":help             this list",
-    ":quit             stop (so does Ctrl-D)",
+    "<...>             send a raw turn of the protocol, unchanged",
+    ":prompt           show the prompt that a policy sees",
+    ":skip             go to the next question",
+    ":help             show this list",
+    ":quit             stop (Ctrl-D works too)",
 ]
 
 
@@ -37,36 +37,36 @@ class PlayConfig:
     """Play the policy yourself: search, read, answer."""
 
     dataset: str = "world"
-    """Built-in "world", the path of a .jsonl or .parquet file, or a hub name."""
+    """The built-in "world", the path of a .jsonl or .parquet file, or a hub name."""
     split: str = "test"
     """Split of the dataset."""
     search_engine: str = "corpus"
-    """What answers your searches: "corpus", "corpus:FILE", ..."""
+    """The search engine: "corpus", "corpus:FILE", ..."""
     noise_level: float | None = None
-    """Probability in [0, 1] that a search misses. Without it and without a schedule: 0.25."""
+    """Probability in [0, 1] that a search is noisy. None: 0.25, unless a schedule is given."""
     noise_schedule: str | None = None
-    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it moves with the questions you finish."""
+    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it advances with every finished question."""
     curriculum_episodes: int = 20
-    """Questions until a schedule reaches its end."""
+    """Number of questions until a schedule reaches its end."""
     noise_unit: str = "search"
-    """What one draw decides: a whole "search" or each "document"."""
+    """Draw noise once per "search" or once per "document"."""
     protocol: str = "zerosearch"
-    """The tag grammar of a turn; you can play every one of them without typing its tags."""
+    """The tag grammar of a turn; you do not need to type the tags yourself."""
     max_turns: int | None = None
-    """Searches allowed before the last turn. None: the protocol's own."""
+    """Number of turns that may search before the last turn. None: the protocol's default."""
     top_k: int | None = None
-    """Documents a search. None: the protocol's own."""
+    """Documents per search. None: the protocol's default."""
     seed: int | None = None
-    """Seed of questions and noise. None: another one each time."""
+    """Seed of questions and noise. None: a random seed."""
     hide_noise: bool = False
-    """Do not say which documents are noisy, nor how high the level is: as hard as it is for a policy."""
+    """Hide the noise level and which documents are noisy, so that you see only what a policy sees."""
     transcripts: Path | None = None
-    """Append every finished episode to this JSONL file (look at it with `zerosearch view`)."""
+    """Append every finished episode to this JSONL file (open it with `zerosearch view`)."""
 
 
 @dataclass
 class _Game:
-    """What the loop keeps: the environment, the console, and the scores so far."""
+    """State of the game loop: the environment, the console, and the scores so far."""
 
     env: gymnasium.Env[str, str]
     base: ZeroSearchEnv
@@ -79,7 +79,7 @@ class _Game:
         self.console.print(rich_block([Line(style, text, indent)]))
 
     def ask(self, prompt: str) -> str:
-        """One line from the person; when the input is a pipe the line is echoed, so that the output reads well."""
+        """Read one line from the player. If the input is a pipe, the line is echoed to keep the output readable."""
         self.console.print(prompt, style="bold", end="")
         self.console.file.flush()
         line = sys.stdin.readline() if not self.interactive else input()
@@ -94,13 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerosearch play`.
 
     Args:
-        argv: command line without the command itself; None: that of the process.
+        argv: the arguments after the command's name; None: the arguments of the process.
 
     Returns:
         Exit code: 0, or 130 after Ctrl-C.
 
     Raises:
-        ZeroSearchError: an option cannot be used.
+        ZeroSearchError: an option is invalid.
     """
     import tyro
 
@@ -125,10 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_env(config: PlayConfig) -> gymnasium.Env[str, str]:
-    """The environment that a configuration describes, with a recorder where one is asked for.
+    """Create the environment for a configuration, with a recorder if `transcripts` is set.
 
     Raises:
-        ConfigError: an option cannot be used.
+        ConfigError: an option is invalid.
     """
     level = config.noise_level
     if level is None and config.noise_schedule is None:
@@ -156,12 +156,12 @@ def make_env(config: PlayConfig) -> gymnasium.Env[str, str]:
 def _enable_line_editing() -> None:
     try:
         import readline  # noqa: F401  (importing it gives input() history and cursor keys)
-    except ImportError:  # not on every platform; typing works without
+    except ImportError:  # not available on every platform; input() also works without it
         return
 
 
 def _play(game: _Game, seed: int) -> None:
-    """Question after question, until the person has enough."""
+    """Play questions until the player quits."""
     game.say("head", "You are the policy. Type a search, =ANSWER to answer, :help for more.")
     reset_seed: int | None = seed
     while True:
@@ -186,7 +186,7 @@ def _show_question(game: _Game, info: dict[str, Any]) -> None:
 
 
 def _play_episode(game: _Game) -> bool:
-    """One question; False when the person quits."""
+    """Play one question. Returns False if the player quits."""
     while True:
         episode = game.base.episode
         turn, last = len(episode.turns) + 1, episode.rules.max_turns
@@ -211,10 +211,10 @@ def _play_episode(game: _Game) -> bool:
         record = transcript_record(game.base.episode)
         parts = blocks(record, show_noise=game.show_noise)
         if info["action"] == "search":
-            parts[turn] = parts[turn][2:]  # the person knows what they typed
+            parts[turn] = parts[turn][2:]  # drop the lines that repeat the player's input
             game.console.print(rich_block(parts[turn]))
             if game.show_noise and info["answer_in_documents"]:
-                game.say("good", "A gold answer stands in these documents.", 4)
+                game.say("good", "These documents contain a gold answer.", 4)
         elif not info["stop_reason"]:
             game.console.print(rich_block(parts[turn]))
         if terminated or truncated:
@@ -224,14 +224,14 @@ def _play_episode(game: _Game) -> bool:
 
 
 def to_action(env: ZeroSearchEnv, line: str) -> str | None:
-    """What a person typed as a turn of the protocol.
+    """Convert a typed line to a turn of the protocol.
 
     Args:
-        env: whose protocol is played.
-        line: words to search for, `=answer`, or raw text that starts with `<`.
+        env: the environment that defines the protocol.
+        line: words to search for, `=answer`, or a raw turn that starts with `<`.
 
     Returns:
-        The action, or None for an answer without text.
+        The action, or None if the answer is empty.
     """
     protocol = env.rules.protocol
     if line.startswith("="):
@@ -247,13 +247,13 @@ def _run_command(game: _Game, command: str) -> None:
         game.say("note", game.base.episode.prompt)
         return
     if command not in ("help", "h", "?", ""):
-        game.say("bad", f"There is no command :{command}.")
+        game.say("bad", f"Unknown command :{command}.")
     for entry in _HELP:
         game.say("note", entry, 2)
 
 
 def _again(game: _Game) -> bool:
-    """Whether the person wants another question; Enter means yes."""
+    """Ask whether the player wants another question; Enter means yes."""
     return game.ask("Another question? [Y/n] ").lower() not in ("n", "no", ":q", ":quit", "q")
 
 

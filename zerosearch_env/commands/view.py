@@ -1,4 +1,4 @@
-"""`zerosearch view`: recorded transcripts as one HTML file that needs no network."""
+"""`zerosearch view`: turn recorded transcripts into one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -76,49 +76,49 @@ filter();
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Turn recorded transcripts into one HTML file with filters, usable without a network."""
+    """Turn recorded transcripts into one HTML file with filters. The page needs no network."""
 
     transcripts: Annotated[Path, tyro.conf.Positional]
-    """The JSONL file."""
+    """The JSONL file with the transcripts."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("transcripts.html")
     """The HTML file to write."""
     limit: int = 1000
-    """Most transcripts in the file; the last ones are kept."""
+    """Maximum number of transcripts on the page; the last ones are kept."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerosearch view`.
 
     Args:
-        argv: command line without the command itself; None: that of the process.
+        argv: the arguments after the command's name; None: the arguments of the process.
 
     Returns:
         Exit code 0.
 
     Raises:
-        ZeroSearchError: the file cannot be read, or holds no transcript.
+        ZeroSearchError: the file cannot be read, or contains no transcript.
     """
     config = tyro.cli(ViewConfig, args=None if argv is None else list(argv), prog="zerosearch view")
     count, total = write_page(config.transcripts, config.output, limit=config.limit)
-    left = "" if count == total else f" (the last ones; the file holds {total}, see --limit)"
+    left = "" if count == total else f" (the last ones; the file has {total}, see --limit)"
     print(f"wrote {count} transcripts{left} to {config.output}")
     return 0
 
 
 def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000) -> tuple[int, int]:
-    """Write the page of a file of transcripts.
+    """Write an HTML page with the transcripts of a file.
 
     Args:
-        transcripts: JSONL file of `TranscriptWriter`.
-        output: HTML file; missing folders are made.
-        limit: most transcripts on the page; the last ones are kept.
+        transcripts: JSONL file written by `TranscriptWriter`.
+        output: HTML file; missing folders are created.
+        limit: maximum number of transcripts on the page; the last ones are kept.
 
     Returns:
-        Transcripts on the page, and in the file.
+        Number of transcripts on the page, and number of transcripts in the file.
 
     Raises:
         ConfigError: the limit is below 1.
-        DataError: the file cannot be read, or holds no transcript.
+        DataError: the file cannot be read, or contains no transcript.
     """
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}.")
@@ -128,7 +128,7 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
         kept.append(record)
         total += 1
     if not kept:
-        raise DataError(f"{transcripts} holds no finished transcript.")
+        raise DataError(f"{transcripts} contains no finished transcript.")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render_page(kept, title=Path(transcripts).name, total=total), encoding="utf-8")
@@ -136,15 +136,15 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
 
 
 def render_page(records: Iterable[Mapping[str, Any]], *, title: str, total: int | None = None) -> str:
-    """A page with every transcript folded under its question, and filters above.
+    """A page with filters and all transcripts, each collapsed under its question.
 
     Args:
-        records: of `transcript_record`.
+        records: records from `transcript_record`.
         title: heading of the page.
-        total: how many there were before some were left out; None: as many as `records`.
+        total: number of transcripts before the limit was applied; None: the number of `records`.
 
     Returns:
-        A whole HTML document that loads nothing; without scripting everything is shown.
+        A complete HTML document that loads nothing. Without JavaScript it shows all transcripts and no filters.
     """
     records = list(records)
     name = html.escape(clean(title))
