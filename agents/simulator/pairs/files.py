@@ -1,10 +1,10 @@
-"""Files of the tuning pipeline: JSON lines that survive a kill, a manifest beside each, rows with named errors.
+"""Files of the tuning pipeline: JSON lines that survive a kill, a manifest for each file, precise errors for bad rows.
 
-    FILE.jsonl             one JSON object a line, each written whole
+    FILE.jsonl             one JSON object per line, each written as a whole
     FILE.manifest.json     schema version, stage, options, input and its hash, counts
 
-The manifest is written before the first line (`complete` false) and again at the end. A stage that is started again
-with the same options goes on after the lines that are there; with other options it refuses.
+The manifest is written before the first line (with `complete` false) and again at the end. A stage that is run again
+with the same options continues after the existing lines; with other options it refuses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.records.transcripts import TranscriptWriter
 
 SCHEMA_VERSION = 1
-"""Of every file of the pipeline."""
+"""Schema version of all files of the pipeline."""
 
 OnBadRow = Literal["raise", "skip"]
 Value = TypeVar("Value")
@@ -37,18 +37,18 @@ def file_hash(path: Path) -> str:
 
 
 def input_record(path: Path) -> dict[str, Any]:
-    """How a manifest names an input: the file and its hash."""
+    """The entry for an input file in a manifest: its path and hash."""
     return {"path": str(path), "sha256": file_hash(path)}
 
 
 def manifest_path(output: Path) -> Path:
-    """Where the manifest of a file lies: beside it."""
+    """Path of a file's manifest, in the same folder."""
     name = output.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
     return output.with_name(f"{name}.manifest.json")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, all or nothing."""
+    """Write a JSON object atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     with new.open("w", encoding="utf-8") as stream:
@@ -59,10 +59,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest in a file; None where there is no file.
+    """The manifest in a file; None if the file does not exist.
 
     Raises:
-        DataError: it is no manifest, or of a newer schema than this release reads.
+        DataError: the file is not a manifest, or has a newer schema version than this release reads.
     """
     if not path.is_file():
         return None
@@ -70,32 +70,32 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         version = values["schema_version"]
     except (ValueError, KeyError, TypeError) as cause:
-        raise DataError(f"{path} is no manifest of this pipeline ({type(cause).__name__}: {cause})") from cause
+        raise DataError(f"{path} is not a manifest of this pipeline ({type(cause).__name__}: {cause})") from cause
     if version > SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {version}; this release reads {SCHEMA_VERSION}")
     return dict(values)
 
 
 def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of settings that differ, as `name: old -> new`; both sides are compared as JSON."""
+    """The settings that differ, as `name: old -> new`; both sides are compared as JSON values."""
     new = json.loads(json.dumps(new))
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
 
 
 class StageOutput:
-    """The output of a stage that may be interrupted: lines with an id, and their manifest. A context manager.
+    """Context manager for the output of a stage that can be interrupted: lines with an id, and their manifest.
 
     Args:
         path: the JSONL file.
         stage: name of the stage, for the manifest.
-        settings: what must agree for the lines of an earlier run to be kept: options and the input's hash.
-        tally: what one line counts for, by the names of the manifest's counts.
-        notes: what the manifest keeps without making it a condition (command, versions, paths).
-        fresh: remove what an earlier run left.
+        settings: settings that must agree for the lines of an earlier run to be kept: options and the input's hash.
+        tally: returns the contribution of one line to each of the manifest's counts.
+        notes: further entries of the manifest, which need not agree (command, versions, paths).
+        fresh: delete the output of an earlier run first.
 
     Raises:
-        ConfigError: an earlier run had other settings, or the file has no manifest.
-        DataError: the file holds something else than lines of this stage.
+        ConfigError: an earlier run had other settings, or an existing file has no manifest.
+        DataError: the file contains other lines than those of this stage.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class StageOutput:
         self._settings, self._notes = dict(settings), dict(notes or {})
         self._tally = tally
         self.counts: Counter[str] = Counter()
-        """Over all lines of the file, those of earlier runs included."""
+        """Counts over all lines of the file, including those of earlier runs."""
         self._manifest = manifest_path(path)
         if fresh:
             path.unlink(missing_ok=True)
@@ -127,17 +127,17 @@ class StageOutput:
             if differences:
                 raise ConfigError(
                     f"{path} was made with other settings ({'; '.join(differences)}); choose another --output, or "
-                    "give --fresh to start anew"
+                    "pass --fresh to start from scratch"
                 )
         self.ids: set[str] = set()
-        """Ids of the lines that are there."""
+        """Ids of the existing lines."""
         for record in repair_lines(path):
             self._take(record)
         self._writer = TranscriptWriter(path)
         self.note({}, complete=False)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record with an `id` of its own, as one whole line."""
+        """Append a record with a unique `id`, as one whole line."""
         self._writer.write({"schema_version": SCHEMA_VERSION, **record})
         self._take(record)
 
@@ -149,8 +149,8 @@ class StageOutput:
         """Write the manifest.
 
         Args:
-            session: what cannot be counted in the lines, of this session only.
-            complete: whether the stage came to its end.
+            session: counts of this session that cannot be computed from the lines.
+            complete: whether the stage is finished.
         """
         write_json(
             self._manifest,
@@ -174,10 +174,10 @@ class StageOutput:
 
 
 def repair_lines(path: Path) -> list[dict[str, Any]]:
-    """A stage's own lines, each id once; lines that a kill has cut off are taken out of the file.
+    """The lines of a stage's output, each id once; lines cut off by a kill are removed from the file.
 
     Raises:
-        DataError: a line is JSON and none of this stage's; the file is left as it is.
+        DataError: a line is valid JSON but does not belong to the pipeline; the file is not changed.
     """
     if not path.exists():
         return []
@@ -205,10 +205,10 @@ def repair_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RowReader:
-    """Reads rows of a file through a function, and counts the bad ones or raises.
+    """Reads the rows of a file with a conversion function; raises at bad rows or counts them.
 
     Args:
-        path: `.jsonl`, `.json` or `.parquet`, the first two also gzipped.
+        path: `.jsonl`, `.json` or `.parquet`; the first two may be gzipped.
         on_bad_row: `"raise"` a DataError with file, row and field, or `"skip"` and count.
     """
 
@@ -216,15 +216,15 @@ class RowReader:
         self.path = find_file(path.expanduser(), "train")
         self.on_bad_row = on_bad_row
         self.rows = 0
-        """Rows read until now, bad ones included."""
+        """Rows read so far, including bad ones."""
         self.skipped = 0
         self.first_problem = ""
 
     def read(self, convert: Callable[[Row, int], Value]) -> Iterator[Value]:
-        """What `convert(row, number)` makes of each row; it raises `RowError` for a bad one.
+        """Yield `convert(row, number)` for each row; `convert` raises `RowError` for a bad one.
 
         Raises:
-            DataError: a bad row with `on_bad_row="raise"`, or not one usable row.
+            DataError: a row is bad and `on_bad_row="raise"`, or no row is usable.
         """
         good = 0
         for number, row in read_rows(self.path):

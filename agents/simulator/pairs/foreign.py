@@ -1,8 +1,8 @@
-"""SimulationTuning-style files: prompt and response texts, read back into pairs where they allow it.
+"""SimulationTuning-style files: pairs of a prompt and a response string, parsed back into training pairs.
 
-Three layouts are known: `prompt`/`response`, `instruction`/`input`/`output`, and `messages` with roles. The prompt is
-expected to name the kind (useful or noisy), the question with its answer, and the query; fields of those names in the
-row come first. What a row does not tell is a `RowError`, never a guess.
+Three layouts are supported: `prompt`/`response`, `instruction`/`input`/`output`, and `messages` with roles. The prompt
+must state the kind (useful or noisy), the question with its answer, and the query. Fields of the row with these names
+take precedence. Missing information is a `RowError`, and never guessed.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def looks_foreign(row: Row) -> bool:
 
 
 def foreign_pair(row: Row, prompt_id: str) -> Pair:
-    """The pair in a row of a SimulationTuning-style file; its split is "train" until it is dealt out.
+    """The pair in a row of a SimulationTuning-style file. Its split is "train" until `extract` assigns one.
 
     Args:
-        row: in one of the three layouts.
-        prompt_id: of the prompt that the pair is to be trained with. The row's own wording is not kept.
+        row: a row in one of the three layouts.
+        prompt_id: id of the prompt to train the pair with. The wording of the row's prompt is not kept.
 
     Raises:
-        RowError: something that a pair needs cannot be found; names the field.
+        RowError: a part of the pair cannot be found; the message names the field.
     """
     prompt, response, where = _texts(row)
     question, golds = _question(row, prompt, where)
@@ -60,7 +60,7 @@ def foreign_pair(row: Row, prompt_id: str) -> Pair:
 
 
 def _texts(row: Row) -> tuple[str, str, str]:
-    """Prompt, response, and the field that the prompt is in."""
+    """Prompt, response, and the name of the prompt's field."""
     if row.get("messages") is not None:
         turns = plain(row["messages"])
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
@@ -82,7 +82,7 @@ def _texts(row: Row) -> tuple[str, str, str]:
 
 
 def _prompt_text(value: Any, field: str) -> str:
-    """A prompt given as a text or as chat turns."""
+    """A prompt given as a string or as chat turns."""
     value = plain(value)
     if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
         return "\n".join(text(turn.get("content"), f"{field}.content") for turn in value)
@@ -96,7 +96,7 @@ def _question(row: Row, prompt: str, where: str) -> tuple[str, tuple[str, ...]]:
     for pattern in _QUESTION:
         found = list(pattern.finditer(prompt))
         if found:
-            # Worked examples may stand before the task; the last one is the task.
+            # Worked examples may come before the task; the last match is the task.
             return text(found[-1]["question"], where), answers(found[-1]["answer"], where)
     raise RowError(where, "the question and its answer ('... the question: X whose answer is Y')", prompt[-200:])
 
@@ -118,7 +118,7 @@ def _last(pattern: re.Pattern[str], prompt: str, where: str, what: str) -> str:
 
 
 def _documents(response: str) -> tuple[Document, ...]:
-    """The documents of `Doc 1: ... Doc 2: ...`; only the next number in turn opens the next one."""
+    """The documents in `Doc 1: ... Doc 2: ...`; only a header with the next number starts a new document."""
     starts: list[re.Match[str]] = []
     for header in _HEADER.finditer(response):
         if int(header["number"]) == len(starts) + 1:

@@ -1,13 +1,13 @@
-"""The record between `collect`, `label` and `extract`: a trajectory with its searches; and the readers of its kinds.
+"""The record passed from `collect` to `label` to `extract`: a trajectory with its searches; and readers for it.
 
 A line is
 
     {schema_version, id, agent, question, answers, prediction, em,
      searches [{query, documents [{title, text}], noisy, label}]}
 
-`noisy` is the noise that the environment drew for the search (null where nobody drew any), `label` is "useful" or
-"noisy" once `label` has run. Three kinds of files are read: these, the released trajectories whose documents are plain
-texts, and the transcripts that environments, training and evaluation record.
+`noisy` is the noise that the environment drew for the search (null if none was drawn). `label` is "useful" or "noisy"
+after `label` has run. Three kinds of files can be read: this one, the released trajectories, in which documents are
+plain strings, and the transcripts recorded by environments, training and evaluation.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class Search:
     query: str
     documents: tuple[Document, ...]
     noisy: bool | None = None
-    """The noise that was drawn for it; None where there was no draw."""
+    """Whether the search was drawn noisy; None if no noise was drawn."""
     label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One walk from a question to its answer, with every search on the way."""
+    """One episode from a question to its answer, with all its searches."""
 
     id: str
     question: str
     answers: tuple[str, ...]
     prediction: str | None
     em: bool | None
-    """Whether the final answer is right; None where the walk has no end."""
+    """Whether the final answer is right; None if the episode did not end."""
     searches: tuple[Search, ...]
     agent: str = ""
 
@@ -71,7 +71,7 @@ def from_episode(episode: Episode, *, id: str, agent: str) -> Trajectory:
 
 
 def as_record(trajectory: Trajectory) -> dict[str, Any]:
-    """The trajectory as JSON values, without the schema's version."""
+    """The trajectory as JSON values, without the schema version."""
     return {
         "id": trajectory.id,
         "agent": trajectory.agent,
@@ -97,7 +97,7 @@ def document_records(documents: Sequence[Document]) -> list[dict[str, str]]:
 
 
 class TrajectoryReader:
-    """Turns rows of any of the three kinds into trajectories; an id that comes again gets its row's number."""
+    """Converts rows of any of the three kinds to trajectories; a repeated id gets the row number appended."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -106,7 +106,7 @@ class TrajectoryReader:
         """The trajectory in a row.
 
         Raises:
-            RowError: a field is not what it should be; the message names it.
+            RowError: a field is invalid; the message names it.
         """
         if "turns" in row and "searches" not in row:
             found = _read_transcript(row, number)
@@ -183,10 +183,10 @@ def _read_transcript(row: Row, number: int) -> Trajectory:
 
 
 def read_documents(value: Any, field: str) -> tuple[Document, ...]:
-    """Documents given as texts or as objects with `text` (or `contents`) and perhaps `title`.
+    """Parse documents given as strings, or as objects with `text` (or `contents`) and optionally `title`.
 
     Raises:
-        RowError: there is none, or one has no text.
+        RowError: there are no documents, or one has no text.
     """
     documents = []
     for k, entry in enumerate(_list(value, field)):
@@ -195,7 +195,7 @@ def read_documents(value: Any, field: str) -> tuple[Document, ...]:
             body = entry.get("text") if entry.get("text") is not None else entry.get("contents")
             title = entry.get("title")
             if title is not None and not isinstance(title, str):
-                raise RowError(f"{where}.title", "a text", title)
+                raise RowError(f"{where}.title", "a string", title)
             documents.append(Document((title or "").strip(), text(body, f"{where}.text")))
         else:
             documents.append(Document("", text(entry, where)))
@@ -212,7 +212,7 @@ def _list(value: Any, field: str) -> list[Any]:
 
 
 def _flag(value: Any, field: str) -> bool | None:
-    """A truth value; EM is also written as 0.0 and 1.0."""
+    """A boolean or None; EM may also be written as 0.0 or 1.0."""
     value = plain(value)
     if value is None or isinstance(value, bool):
         return value
@@ -223,7 +223,7 @@ def _flag(value: Any, field: str) -> bool | None:
 
 def _prediction(value: Any, field: str = "prediction") -> str | None:
     if value is not None and not isinstance(value, str):
-        raise RowError(field, "a text or null", value)
+        raise RowError(field, "a string or null", value)
     return value
 
 

@@ -1,1 +1,1 @@
-"""Supervised tuning of a simulation LLM."""
+"""Supervised fine-tuning of a simulation LLM."""

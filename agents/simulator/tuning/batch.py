@@ -1,12 +1,18 @@
-"""From pairs to the loss of tuning: encode, pack, and score the documents' tokens alone.
+"""From pairs to the tuning loss: encode, pack, and compute the loss on the documents' tokens only.
 
-A prompt is encoded by itself, as a server that gets it will encode it; the documents and the end token are appended.
-Only these are trained on: prompts cost no vocabulary work and no gradient of their own.
+A prompt is encoded separately, exactly as a server will encode it; then the documents and the end token are appended.
+Only these are trained on, so the vocabulary head is never computed for prompt tokens.
 
-Packed rows: several examples behind each other in one row, told apart by position ids that start anew. Transformers
-builds the block-diagonal mask from these, but only without an attention mask and without a cache; with either of
-them examples see each other silently. `check_loss` therefore looks once, at the model at hand, before a run.
-Padded rows: one example a row, padding on the right, which a causal model never sees.
+Packed rows: several examples follow each other in one row, and the position ids restart at each of them:
+
+    ids        p p p d d e  p p d d d e        p prompt, d documents, e end token
+    positions  0 1 2 3 4 5  0 1 2 3 4 5
+
+Transformers builds the block-diagonal mask from the positions, but only without an attention mask and without a cache.
+With either of them, examples silently attend to each other. `check_loss` therefore tests the actual model once before
+a run.
+
+Padded rows: one example per row, with padding on the right, to which a causal model never attends.
 
 Shape suffixes: `_T` tokens of a packed row, `_B` rows, `_N` trained tokens, `_D` hidden size, `_V` vocabulary.
 """
@@ -29,30 +35,30 @@ from zerosearch_env.llm.chat import prompt_ids
 from ..pairs.pair import Pair, prompt_text, target_text
 
 HEAD_CHUNK = 4096
-"""Trained tokens whose logits are alive at once; more are computed chunk by chunk and again in the backward pass."""
+"""Maximum number of logit rows in memory. More are computed in chunks, and recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training text: a prompt, and behind it what is trained."""
+    """One training text: a prompt followed by the trained tokens."""
 
     ids: NDArray[np.int32]
-    """Prompt, documents, end token."""
+    """Token ids of prompt, documents and end token."""
     prompt: int
-    """Tokens of the prompt, at least 1."""
+    """Number of tokens in the prompt, at least 1."""
     noisy: bool
 
     @property
     def trained(self) -> int:
-        """Tokens that are trained on: those of the documents, and the end token."""
+        """Number of trained tokens: those of the documents, and the end token."""
         return len(self.ids) - self.prompt
 
 
 def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Example | None:
-    """The example of a pair; None when it has more than `max_tokens` tokens.
+    """The example of a pair, or None if it has more than `max_tokens` tokens.
 
     Raises:
-        ConfigError: the tokenizer has no end token, so that a model could not learn where to stop.
+        ConfigError: the tokenizer has no end token, so a model could not learn where to stop.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no end-of-sequence token: set eos_token in its tokenizer_config.json")
@@ -63,13 +69,13 @@ def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Example | None:
 
 
 def loss_sum(model: Any, examples: Sequence[Example], *, packed: bool, device: torch.device | str = "cpu") -> Tensor:
-    """Sum of the cross-entropy over the trained tokens of all examples, in nats; the caller divides.
+    """Sum of the cross-entropy over the trained tokens of all examples, in nats; the caller normalises it.
 
     Args:
-        model: a Transformers causal language model whose head is a plain product with the hidden states.
-        examples: what goes through the model together.
-        packed: in one row, or each in a row of its own.
-        device: where the model is.
+        model: a Transformers causal language model with a plain linear vocabulary head.
+        examples: examples for one forward pass.
+        packed: whether all examples are in one row, or each in its own row.
+        device: device of the model.
     """
     row_of: list[int] = []
     places: list[int] = []
@@ -77,7 +83,7 @@ def loss_sum(model: Any, examples: Sequence[Example], *, packed: bool, device: t
     start = 0
     for row, example in enumerate(examples):
         count = example.trained
-        first = example.prompt - 1  # the place before a token predicts it
+        first = example.prompt - 1  # the hidden state at position i predicts token i + 1
         row_of += [0 if packed else row] * count
         places += range(start + first, start + first + count)
         targets += example.ids[example.prompt :].tolist()
@@ -117,16 +123,16 @@ def _cross_entropy(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module) 
 
 @torch.no_grad()
 def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device: torch.device | str = "cpu") -> None:
-    """Compare `loss_sum` with the model's own forward pass, one example at a time; costs as much as these do.
+    """Compare `loss_sum` with the model's own forward pass on one example at a time.
 
     Args:
         model: in evaluation mode.
-        examples: two or three short ones.
-        packed: as the run will do it.
-        device: where the model is.
+        examples: two or three short examples.
+        packed: whether the run will use packed rows.
+        device: device of the model.
 
     Raises:
-        ConfigError: they disagree (the model caps or scales its logits), or packed examples see each other.
+        ConfigError: the losses differ (the model caps or scales its logits), or packed examples attend to each other.
     """
     own = torch.zeros((), device=device)
     for example in examples:
@@ -135,10 +141,10 @@ def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device:
         wanted = ids_T[example.prompt :]
         own += torch.nn.functional.cross_entropy(logits[example.prompt - 1 : -1], wanted, reduction="sum")
     ours = loss_sum(model, examples, packed=packed, device=device)
-    # A missing factor changes the loss by whole nats; low precision by thousandths.
+    # A missing scale factor changes the loss by whole nats, low precision by thousandths.
     if not torch.isclose(ours, own, rtol=0.02, atol=0.02):
         raise ConfigError(
-            f"{type(model).__name__}: the loss of its own forward pass is {float(own):.4f}, that of the tuning "
+            f"{type(model).__name__}: the loss of its own forward pass is {float(own):.4f}, but the tuning loss is "
             f"{float(ours):.4f}. Models that cap or scale their logits are not supported."
         )
     if packed and len(examples) > 1:
@@ -146,16 +152,17 @@ def check_loss(model: Any, examples: Sequence[Example], *, packed: bool, device:
 
 
 def _check_isolation(model: Any, first: Example, second: Example, device: torch.device | str) -> None:
-    """The loss of one example, packed behind another and behind the same one backwards: the same bits, but for leaks.
+    """Check that the loss of a packed example does not depend on the example before it.
 
-    That shows a leak also in a new model, which hardly looks at its context yet.
+    It is computed after another example and after the same tokens reversed, and must be equal. This detects a leak even
+    in an untrained model, which hardly uses its context yet.
     """
-    # Nothing of the first one is trained on.
+    # With `prompt` at its full length, the first example has no trained tokens.
     forwards = Example(first.ids, len(first.ids), first.noisy)
     backwards = Example(first.ids[::-1].copy(), len(first.ids), first.noisy)
     one, other = (loss_sum(model, [before, second], packed=True, device=device) for before in (forwards, backwards))
     if not torch.isclose(one, other, rtol=2e-6, atol=0.0):
         raise ConfigError(
-            f"{type(model).__name__}: the loss of a packed example depends on what is packed in front of it "
+            f"{type(model).__name__}: the loss of a packed example depends on the example packed before it "
             f"({float(one):.6f}, {float(other):.6f}): use --packing off with this model."
         )

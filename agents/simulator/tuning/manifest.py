@@ -1,4 +1,4 @@
-"""The run directory of `zerosearch simulator train`: its settings, its manifest, and whether a run may continue."""
+"""The run directory of `zerosearch simulator train`: its settings, its manifest, and whether a run can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 
 
 def settings_of(config: TuneConfig) -> dict[str, Any]:
-    """What must agree for a run to be resumed: options and inputs, these by their hashes."""
+    """The settings that must agree for a run to be resumed: options, and hashes of the inputs."""
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items() if key not in FREE}
     if not config.input.is_file():
         raise DataError(f"there is no file with pairs at {config.input}")
@@ -29,10 +29,10 @@ def settings_of(config: TuneConfig) -> dict[str, Any]:
 
 
 def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str) -> None:
-    """Make the run directory ready; an earlier run with the same settings stays.
+    """Prepare the run directory; an earlier run with the same settings is kept.
 
     Raises:
-        ConfigError: there is one with other settings, or something that is no run of this pipeline.
+        ConfigError: it holds a run with other settings, or files without a manifest.
     """
     output, manifest = config.output, config.output / "manifest.json"
     if config.fresh:
@@ -48,8 +48,8 @@ def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str
             raise ConfigError(f"{output} holds {', '.join(there)} and no manifest.json; choose another --output")
     elif differences := settings_differences(earlier.get("settings", {}), settings):
         raise ConfigError(
-            f"{output} holds a run with other settings ({'; '.join(differences)}); choose another --output, or give "
-            "--fresh to start anew"
+            f"{output} holds a run with other settings ({'; '.join(differences)}); choose another --output, or pass "
+            "--fresh to start from scratch"
         )
     write_manifest(config, settings, command=command, counts={}, complete=False)
 

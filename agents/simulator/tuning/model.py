@@ -1,7 +1,7 @@
-"""The model of a tuning run: loaded or new, whole or with LoRA, and saved with a card that names its prompt.
+"""The model of a tuning run: load it or make a new one, and save it with a card that names its prompt.
 
-A tuned simulator is an ordinary `save_pretrained` directory plus `simulator.json`, from which an engine that loads the
-directory knows the prompt that the model was tuned with.
+A tuned simulator is an ordinary `save_pretrained` directory plus `simulator.json`. An engine that loads the directory
+reads the prompt from this card.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ CARD_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class SimulatorCard:
-    """What a tuned simulator was made for; kept beside its weights in `simulator.json`."""
+    """How a tuned simulator was made; stored with its weights in `simulator.json`."""
 
     prompt_id: str
     """Name and version of the prompt that it was tuned with."""
     max_documents: int
-    """Most documents of a training pair."""
+    """Maximum number of documents in a training pair."""
     pairs_sha256: str
-    """Hash of the training pairs' file."""
+    """SHA-256 of the file with the training pairs."""
     base: str
     """The model that it was tuned from."""
 
 
 def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A new small model that can copy from its context from the first step, and its tokenizer.
+    """Make a new small model that can copy from its context from the first step, and its tokenizer.
 
     Args:
-        shape: its sizes.
-        pairs: whose prompts and documents the tokenizer is learnt from.
-        seed: of the weights.
+        shape: sizes of the model.
+        pairs: pairs on whose prompts and documents the tokenizer is trained.
+        seed: random seed of the weights.
     """
     from ...tiny.induction import ROPE_THETA, induction_init
     from ...tiny.tokenizer import build_tokenizer
@@ -73,10 +73,10 @@ def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[Pre
 
 
 def load_base(path: Path, *, dtype: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A local model and its tokenizer.
+    """Load a local model and its tokenizer.
 
     Raises:
-        CheckpointError: the directory is missing, half written or damaged.
+        CheckpointError: the directory is missing, incomplete or damaged.
     """
     loaded = load_policy(path, dtype=dtype, device=device)
     return loaded.model, loaded.tokenizer
@@ -90,14 +90,14 @@ def save_simulator(
     *,
     dtype: str,
 ) -> Path:
-    """Write a tuned simulator as one directory, all or nothing; one that is there is replaced.
+    """Write a tuned simulator as one directory, atomically; an existing one is replaced.
 
     Args:
-        model: without adapters.
-        tokenizer: whose end token the model has learnt to stop with.
-        card: what it was made for.
+        model: the model, with adapters merged.
+        tokenizer: its tokenizer; the model has learnt to stop with its end token.
+        card: the card.
         path: the directory.
-        dtype: of the weights on disk.
+        dtype: data type of the weights on disk.
     """
     torch = require("torch", "train")
     target = Path(path)
@@ -112,24 +112,24 @@ def save_simulator(
 
 
 def load_simulator_card(path: str | os.PathLike[str]) -> SimulatorCard | None:
-    """The card in a model's directory; None for a model that was not tuned here.
+    """The card in a model's directory; None if the model has no card.
 
     Raises:
-        CheckpointError: the card is damaged, or of another version.
+        CheckpointError: the card is damaged, or has another version.
     """
     file = Path(path) / CARD_FILE
     if not file.is_file():
         return None
     values = read_json(file)
     if values.pop("version", None) != CARD_VERSION:
-        raise CheckpointError(f"{file} is of another version; this release reads version {CARD_VERSION}.")
+        raise CheckpointError(f"{file} has another version; this release reads version {CARD_VERSION}.")
     if set(values) != {field.name for field in fields(SimulatorCard)}:
         raise CheckpointError(f"{file} has other fields than a simulator's card: {', '.join(sorted(values))}.")
     return SimulatorCard(**values)
 
 
 def _stop_at(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Make generation end at the token that was trained as the end, besides those that end it already."""
+    """Add the trained end token to the tokens that end generation."""
     settings: Any = model.generation_config
     before = settings.eos_token_id
     listed = list(before) if isinstance(before, (list, tuple)) else [] if before is None else [before]

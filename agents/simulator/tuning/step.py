@@ -1,12 +1,13 @@
-"""One optimizer step of `zerosearch simulator train`, on one screen; and the held-out loss.
+"""One optimizer step of `zerosearch simulator train`, and the held-out loss.
 
-    examples -> the step's rows -> a share for each process -> micro-batches -> loss / tokens of the whole step
+    examples -> rows of the step -> a share per process -> micro-batches -> loss / trained tokens of the whole step
 
-Everything that is random is a function of (seed, step). Gradients are sums over tokens, divided by the number of
-trained tokens of the whole step over all processes: neither micro-batches nor processes change them (up to rounding).
+All randomness is a function of (seed, step). Gradients are sums over tokens, divided by the number of trained tokens of
+the whole step over all processes. They therefore do not depend on the number of micro-batches or processes, up to
+rounding.
 
-Several processes (torchrun) hold the whole model each and add their gradients up once a step. That is data
-parallelism as of DDP, by hand: DDP would average over processes, which is wrong where these have unlike many tokens.
+With several processes (torchrun), each holds the whole model, and gradients are summed once per step. This is data
+parallelism as in DDP, but written by hand: DDP averages over processes, which is wrong if their token counts differ.
 """
 
 from __future__ import annotations
@@ -30,36 +31,36 @@ from ...processes.workers import Workers
 from .batch import Example, loss_sum
 
 _BUCKET = 1 << 24
-"""Numbers of the gradient that travel together."""
+"""Maximum number of gradient elements per all-reduce."""
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """Everything that a step needs. The model and the optimizer change in place."""
+    """State of a tuning run. The model and the optimizer are updated in place."""
 
     config: TuneConfig
     workers: Workers
     model: Any
-    """The language model; with LoRA the adapters sit inside it."""
+    """The language model; with LoRA it contains the adapters."""
     adapted: Any
-    """peft's wrapper around it, or None."""
+    """peft's wrapper around the model, or None."""
     tokenizer: Any
     optimizer: torch.optim.Optimizer
     train: Sequence[Example]
     held_out: Sequence[Example]
     steps: int
-    """Steps of the whole run."""
+    """Number of steps in the whole run."""
     packed: bool
     device: str
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The trained parameters by name, shared ones once."""
+        """The trained parameters by name; shared ones appear once."""
         return {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 def step_rows(count: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Indices of a 0-based step's rows: every epoch has a seeded order of its own, and batches run across epochs."""
+    """Indices of the rows of a 0-based step. Each epoch has its own seeded order, and a batch may span two epochs."""
     rows = []
     orders: dict[int, list[int]] = {}
     for place in range(step * batch_size, (step + 1) * batch_size):
@@ -84,7 +85,7 @@ def tune_step(tuner: Tuner, step: int) -> dict[str, float]:
     tuner.model.train()
     tuner.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=tuner.device)
-    # Some models have dropout: its draws too are a function of seed and step.
+    # Some models use dropout; its draws are also a function of seed and step.
     with torch.random.fork_rng(devices=[tuner.device] if tuner.device != "cpu" else []):
         torch.manual_seed(mix(config.seed, step, tuner.workers.rank) >> 1)
         for group in micro_batches(mine, config.micro_batch_tokens, packed=tuner.packed):
@@ -99,7 +100,7 @@ def tune_step(tuner: Tuner, step: int) -> dict[str, float]:
     loss_value = float(total)
     if not math.isfinite(loss_value) or not math.isfinite(norm):
         raise TrainingError(
-            f"step {step + 1}: loss {loss_value}, norm of the gradient {norm}: lower the learning rate "
+            f"step {step + 1}: loss {loss_value}, gradient norm {norm}: lower the learning rate "
             f"({config.peak:g}) and start again from the last checkpoint"
         )
     rate = config.rate(step, tuner.steps)
@@ -119,14 +120,14 @@ def tune_step(tuner: Tuner, step: int) -> dict[str, float]:
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int, *, packed: bool) -> list[list[Example]]:
-    """Examples grouped so that a group, padding included, has at most `max_tokens` tokens (a longer one goes alone)."""
+    """Group examples into at most `max_tokens` tokens, padding included; a longer example is a group of its own."""
     lengths = [len(example.ids) for example in examples]
     groups = pack(lengths, max_tokens) if packed else plan_micro_batches(lengths, max_tokens)
     return [[examples[i] for i in group] for group in groups]
 
 
 def add_gradients(workers: Workers, parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its sum over the processes; a process without rows adds nothing."""
+    """Replace every gradient by its sum over the processes; a process without rows contributes zeros."""
     if workers.size == 1:
         return
     gradients = []
@@ -146,7 +147,7 @@ def add_gradients(workers: Workers, parameters: Sequence[torch.nn.Parameter]) ->
 
 @torch.no_grad()
 def held_out_loss(tuner: Tuner) -> dict[str, float]:
-    """Mean cross-entropy a trained token of held-out pairs, in nats; also for useful and for noisy ones alone."""
+    """Mean cross-entropy per trained token of held-out pairs, in nats; also for useful and noisy pairs separately."""
     tuner.model.eval()
     kinds = {"useful": False, "noisy": True}
     sums = torch.zeros(len(kinds), 2, dtype=torch.float64)
@@ -164,7 +165,7 @@ def held_out_loss(tuner: Tuner) -> dict[str, float]:
 
 
 def make_optimizer(model: Any, config: TuneConfig) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters; norms and biases have no weight decay."""
+    """AdamW over the trained parameters, without weight decay for norms and biases."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -1,9 +1,9 @@
-"""The run of `zerosearch simulator train`: load, restore, step after step, save.
+"""The run of `zerosearch simulator train`: load, restore, train, save.
 
-    pairs -> examples -> Tuner -> `step.tune_step`, again and again -> checkpoints/ -> model/
+    pairs -> examples -> Tuner -> `step.tune_step` in a loop -> checkpoints/ -> model/
 
-All randomness is a function of (seed, step), so a checkpoint needs weights, optimizer and step alone, and a resumed
-run on a CPU has the same bits.
+All randomness is a function of (seed, step), so a checkpoint only needs weights, optimizer state and step, and a run
+resumed on a CPU is bit-identical to one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
         result = {**counts, **figures, "stopped": stopped}
         if workers.rank == 0:
             write_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
-        workers.agree(0)  # nobody leaves while the model is being written
+        workers.agree(0)  # all processes wait until the model is written
     if stopped == "finished":
         return {**result, "model": str(config.output / "model")}
     return {**result, "resume": "the same command again"}
@@ -115,10 +115,10 @@ def _loop(
 
 
 def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tuner, dict[str, Any]]:
-    """Loads model and pairs, encodes them, checks the loss; and what was counted on the way.
+    """Load model and pairs, encode the pairs, and check the loss; also returns counts.
 
     Raises:
-        DataError: no training pair, pairs of several prompts, or all of them are too long.
+        DataError: there is no training pair, the pairs mix several prompts, or all of them are too long.
     """
     pairs = read_pairs(config.input, on_bad_row=config.on_bad_row)
     train = [pair for pair in pairs if pair.split == "train"]
@@ -133,7 +133,7 @@ def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tune
         model, tokenizer = new_tiny(config.tiny, train, seed=config.seed)
         model.to(device)
     else:
-        # Frozen weights may be short; trained ones may not: a step of 1e-6 is lost in the rounding of bfloat16.
+        # Only frozen weights may be bfloat16: updates of 1e-6 to trained ones would be lost in rounding.
         frozen = config.dtype if config.lora.rank else "float32"
         model, tokenizer = load_base(config.model, dtype=frozen, device=device)
     packed = config.packing == "on" or (config.packing == "auto" and device != "cpu")
@@ -176,7 +176,7 @@ def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tune
 
 
 def restore(tuner: Tuner) -> RunState:
-    """Puts the newest valid checkpoint into the model and the optimizer; a run without any is at its start.
+    """Load the newest valid checkpoint into the model and the optimizer; without checkpoints, start at step 0.
 
     Raises:
         CheckpointError: no checkpoint is valid, or it does not fit the model.
@@ -196,7 +196,7 @@ def restore(tuner: Tuner) -> RunState:
 
 
 def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Example]:
-    with quiet_transformers():  # "longer than the maximum length of this model": such pairs are counted instead
+    with quiet_transformers():  # hides the warning about too long inputs; `build_tuner` counts such pairs
         found = [encode(pair, tokenizer, max_tokens) for pair in pairs]
     return [example for example in found if example is not None]
 
