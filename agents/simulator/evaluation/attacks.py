@@ -1,7 +1,8 @@
 """Queries that try to make a simulator state the answer in documents that should be noisy.
 
-The policy writes the query, and a policy that is trained on rewards finds what pays. Each attack is a query with
-`{question}` for the question; they are run as noisy searches, whose documents must never hold a gold answer.
+The policy writes the query, and training with rewards will find any query that pays off. Each attack is a query in
+which `{question}` is replaced by the question. Attacks are run as noisy searches, and the documents of these must never
+contain a gold answer.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from zerosearch_env.types import Document, full_text
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A way to ask for the answer."""
+    """One way to ask for the answer."""
 
     family: str
     query: str
-    """With `{question}`."""
+    """The query, with the placeholder `{question}`."""
 
     def of(self, question: str) -> str:
         """The query for a question."""
@@ -84,13 +85,13 @@ _QUERIES: dict[str, tuple[str, ...]] = {
 }
 
 ATTACKS = tuple(Attack(family, query) for family, queries in _QUERIES.items() for query in queries)
-"""The suite."""
+"""All attacks."""
 
 
 def holds_encoded(documents: Sequence[Document], answers: Sequence[str]) -> bool:
-    """Whether documents hold an answer written backwards, in rot13, in base64, in hexadecimal, or letter by letter.
+    """Whether documents contain an answer backwards, in rot13, in base64, in hexadecimal, or letter by letter.
 
-    Answers of fewer than four letters are not looked for: they stand everywhere by chance.
+    Answers of fewer than four letters are ignored, because they occur by chance.
     """
     text = " ".join(full_text(document) for document in documents)
     folded = text.casefold()
@@ -105,14 +106,14 @@ def holds_encoded(documents: Sequence[Document], answers: Sequence[str]) -> bool
         if any(plain.replace(" ", "") in run for run in spelled):
             return True
         raw = [variant.encode() for variant in (answer, answer.casefold(), plain)]
-        # The last letters of a code in base64 depend on what follows.
+        # The last character of a base64 code depends on the bytes that follow.
         if any(one.hex() in folded or base64.b64encode(one).decode().rstrip("=")[:-1] in text for one in raw):
             return True
     return False
 
 
 def _single_letters(text: str) -> list[str]:
-    """Runs of single characters, each as one word."""
+    """Runs of single-character words, each joined to one word."""
     runs = [""]
     for word in text.split():
         if len(word) == 1:

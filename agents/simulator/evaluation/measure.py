@@ -1,4 +1,4 @@
-"""What a search engine did with some searches: the figures of one noise level.
+"""Figures of one noise level: send searches to an engine and summarise its answers.
 
 requests -> `ask` -> Answers -> `level_report`
 """
@@ -33,31 +33,31 @@ class Answer:
 
     @property
     def noisy(self) -> bool:
-        """Whether noise was drawn for it."""
+        """Whether the search was drawn noisy."""
         return bool(self.request.noisy)
 
     def holds(self, answers: Sequence[str]) -> bool:
-        """Whether a document holds one of the answers."""
+        """Whether a document contains one of the answers."""
         return any(contains_answer(full_text(document), answers) for document in self.result.documents)
 
     @property
     def leaks(self) -> bool:
-        """Whether a document holds an answer of the question, disguised ones included."""
+        """Whether a document contains an answer to the question, including disguised answers."""
         return any(leaks(document, self.request.answers) for document in self.result.documents)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The searches of a level with their results, and what the engine counted meanwhile."""
+    """The searches of a level with their results, and the engine's counters."""
 
     found: list[Answer]
     failures: list[str]
     stats: dict[str, int] | None
-    """Differences of the engine's counters; None for an engine that has none."""
+    """Increase of the engine's counters; None if the engine has no counters."""
     documents: list[int]
-    """Documents of each batch."""
+    """Number of documents in each batch."""
     seconds: list[float]
-    """Wall time of each batch."""
+    """Wall-clock time of each batch."""
 
 
 def ask(
@@ -67,13 +67,13 @@ def ask(
     batch: int,
     advance: Callable[[int], None],
 ) -> Answers:
-    """Put searches to an engine, a batch at a time.
+    """Send searches to an engine in batches.
 
     Args:
         engine: the engine.
         searches: probes with their requests.
-        batch: requests of one call, at least 1.
-        advance: called with the number of searches after each call.
+        batch: requests per call, at least 1.
+        advance: called after each batch with its number of searches.
     """
     before = _stats(engine)
     found, failures, documents, seconds = [], [], [], []
@@ -103,7 +103,7 @@ def _stats(engine: Any) -> SimulatorStats | None:
 
 
 def level_report(level: float, asked: Answers) -> dict[str, Any]:
-    """The figures of one noise level, shares with Wilson's interval; None where there is nothing to count."""
+    """The figures of one noise level; shares have Wilson intervals, with None if there is nothing to count."""
     useful = [one for one in asked.found if not one.noisy]
     noisy = [one for one in asked.found if one.noisy]
     hops = all(one.probe.hop_answers is not None for one in asked.found)
@@ -131,13 +131,13 @@ def level_report(level: float, asked: Answers) -> dict[str, Any]:
 
 
 def share(values: Iterable[object]) -> Interval:
-    """The share of true values, with Wilson's interval."""
+    """The share of true values, with a Wilson interval."""
     flags = [bool(value) for value in values]
     return wilson(sum(flags), len(flags))
 
 
 def plain(value: Any) -> Any:
-    """Intervals as JSON objects."""
+    """Convert intervals, also nested ones, to JSON values."""
     if isinstance(value, Interval):
         return value.as_dict()
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""The searches that `zerosearch simulator evaluate` tries a simulator with.
+"""The searches with which `zerosearch simulator evaluate` tests a simulator.
 
-Of the built-in world, where every hop of a question and its answer are known, each hop gives one: for "Where was the
-author of X born?" first "author of X", then "birthplace of Y". Of an extract file each pair gives one, with the
-documents that the real engine returned for it.
+In the built-in world, every hop of a question and its answer are known, and each hop gives one search: "Where was the
+author of X born?" gives "author of X" and "birthplace of Y". In a file from `extract`, each pair gives one search, with
+the documents that the real engine returned.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from ..pairs.pair import Pair, pair_key, question_key
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One search to try a simulator with."""
+    """One search for testing a simulator."""
 
     query: str
     question: str
     answers: tuple[str, ...]
     """Gold answers of the question."""
     hop_answers: tuple[str, ...] | None = None
-    """What the query itself asks for; None where that is not known."""
+    """Answers to the query itself; None if unknown."""
     documents: tuple[Document, ...] = ()
-    """What the real engine returned for it; empty where it was not asked."""
+    """The real engine's documents; empty if it was not asked."""
     steps: tuple[str, ...] = ()
-    """Answers of the question's steps before the last, where they are known."""
+    """Answers of all steps of the question except the last, if known."""
 
     @property
     def on_the_way(self) -> bool:
-        """Whether it asks for something that the question's answer depends on, and not for the answer itself."""
+        """Whether it asks for an intermediate fact, and not for the answer to the question."""
         return self.hop_answers is not None and set(self.hop_answers).isdisjoint(self.answers)
 
     def request(self, query: str, noisy: bool, top_k: int, seed: int) -> SearchRequest:
-        """A search of this question."""
+        """A search request for this question."""
         return SearchRequest(query, self.question, self.answers, noisy, top_k, seed, steps=self.steps)
 
 
 def world_probes(questions: Sequence[Question]) -> list[Probe]:
-    """A search for every hop of every question of the built-in world.
+    """One search for every hop of every question of the built-in world.
 
     Raises:
-        ConfigError: a question does not say which relations it follows.
+        ConfigError: the metadata of a question do not name its relations.
     """
     probes = []
     for question in questions:
         metadata = question.metadata or {}
         if not {"relations", "subject", "chain"} <= set(metadata):
-            raise ConfigError(f"question {question.id!r} is not of the built-in world: give --input PAIRS instead")
+            raise ConfigError(f"question {question.id!r} is not from the built-in world: pass --input PAIRS instead")
         subject = metadata["subject"]
         for name, found in zip(metadata["relations"], metadata["chain"], strict=True):
             relation = BY_NAME[name]
@@ -66,7 +66,7 @@ def world_probes(questions: Sequence[Question]) -> list[Probe]:
 
 
 def pair_probes(pairs: Sequence[Pair]) -> list[Probe]:
-    """A search for every pair; the same search with the same documents comes once."""
+    """One search per pair; duplicates with the same documents are removed."""
     kept: dict[object, Pair] = {}
     for pair in pairs:
         kept.setdefault((question_key(pair.question), pair_key(pair, label=False)), pair)
@@ -74,12 +74,14 @@ def pair_probes(pairs: Sequence[Pair]) -> list[Probe]:
 
 
 def choose(probes: Sequence[Probe], count: int, seed: int) -> list[Probe]:
-    """At most `count` of the probes, whole questions first, in a seeded order; more with the same seed contain fewer.
+    """The first `count` probes in a seeded order that keeps the probes of a question together.
+
+    With the same seed, a larger count gives a superset.
 
     Args:
-        probes: as they were made.
-        count: how many, at least 1.
-        seed: of the order.
+        probes: all probes.
+        count: maximum number of probes, at least 1.
+        seed: random seed of the order.
     """
     return sorted(probes, key=lambda probe: mix(seed, text_seed(question_key(probe.question))))[:count]
 
@@ -87,7 +89,8 @@ def choose(probes: Sequence[Probe], count: int, seed: int) -> list[Probe]:
 def at_level(probes: Sequence[Probe], level: float, *, top_k: int, seed: int) -> list[tuple[Probe, SearchRequest]]:
     """The probes, each with its request at a noise level.
 
-    Probe i is noisy iff its own draw lies below the level: what is noisy at one level is noisy at every higher one.
+    Draws are coupled: probe i is noisy iff its uniform draw, which does not depend on the level, is below the level. A
+    probe that is noisy at one level is therefore noisy at every higher one.
     """
     searches = []
     for i, probe in enumerate(probes):
@@ -97,7 +100,7 @@ def at_level(probes: Sequence[Probe], level: float, *, top_k: int, seed: int) ->
 
 
 def template_documents(request: SearchRequest) -> tuple[Document, ...]:
-    """What a template without a model would write: the mark that a simulator has to beat in style."""
+    """The documents of a fixed template: the baseline that a simulator must beat in style."""
     documents = []
     for number in range(1, request.top_k + 1):
         text = f"This is result {number} for the search {request.query}."

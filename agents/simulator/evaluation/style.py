@@ -1,15 +1,15 @@
-"""How alike two engines' documents sound: n-gram and length statistics, with intervals.
+"""Similarity in style of two engines' documents: n-gram and length statistics, with intervals.
 
-Each family of n-grams is a histogram over those that occur with at least 3 questions (of both samples together; at most
-the 2,000 most frequent), and all others in one bin more: what stands in the documents of one question alone is its
-topic, not a style. Digits count as one symbol. The distance of two histograms p and q is the Jensen-Shannon divergence
-in bits (Lin, 1991), from 0 (the same) to 1 (nothing in common):
+Each family of n-grams gives a histogram. An n-gram has its own bin if it occurs with at least 3 questions (of both
+samples together), up to the 2,000 most frequent; all others share one more bin. Rarer n-grams reflect the topic of a
+question, not a style. All digits count as the same symbol. The distance between two histograms p and q is the
+Jensen-Shannon divergence in bits (Lin, 1991), from 0 (identical) to 1 (nothing in common):
 
     JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
 
-and that of lengths is Wasserstein's, in words: the area between the two distribution functions. A small sample of the
-very same engine would not be at 0 either. Both are therefore corrected for their bias, and get their 95 % interval, by
-the jackknife over questions of both samples (Quenouille, 1956; Tukey, 1958):
+The distance between lengths is the Wasserstein distance in words: the area between the two distribution functions. Two
+small samples of the same engine would have a positive distance. Both distances are therefore corrected for bias by the
+jackknife over the questions of both samples, which also gives the 95 % interval (Quenouille, 1956; Tukey, 1958):
 
     bias_s = (n_s - 1) (mean_i d_(-i) - d),   variance_s = (n_s - 1) / n_s sum_i (d_(-i) - mean)^2
 """
@@ -31,18 +31,18 @@ from ...evaluation.statistics import EMPTY, Interval, mean_interval
 
 BINS = 2000
 SHARED = 3
-"""Questions that an n-gram must occur with to have a bin of its own."""
+"""Minimum number of questions that an n-gram must occur with to get its own bin."""
 _Z = 1.959964
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 Sample = Mapping[str, Sequence[Document]]
-"""Documents by the question that they were found for."""
+"""Documents by question."""
 Matrix = NDArray[np.float64]
 """Counts, shape (questions, bins)."""
 
 
 def words(text: str) -> list[str]:
-    """Words and punctuation marks, without case; digits are all 0."""
+    """Words and punctuation marks, ignoring case; every digit becomes 0."""
     return _TOKEN.findall(re.sub(r"\d", "0", text.casefold()))
 
 
@@ -60,15 +60,15 @@ FAMILIES: dict[str, Callable[[str], list[str]]] = {
     "word_pairs": _word_pairs,
     "character_triples": _characters,
 }
-"""Name of a distance to the n-grams that it compares; triples keep their case."""
+"""Name of a distance -> function that lists the n-grams of a text; character triples are case-sensitive."""
 
 
 def style_distance(sample: Sample, reference: Sample) -> dict[str, Interval]:
-    """Distances of one sample from another: for each of `FAMILIES` in bits, and `length` in words.
+    """Distances between two samples: for each of `FAMILIES` in bits, and `length` in words.
 
     Args:
         sample: documents by question.
-        reference: the same of the other engine; the questions need not be the same.
+        reference: documents of the other engine by question; the questions may differ.
     """
     if not any(sample.values()) or not any(reference.values()):
         return dict.fromkeys([*FAMILIES, "length"], EMPTY)
@@ -85,25 +85,26 @@ def style_distance(sample: Sample, reference: Sample) -> dict[str, Interval]:
 
 
 def halves(sample: Sample) -> tuple[Sample, Sample]:
-    """Every other question: what two samples of one engine look like to `style_distance`."""
+    """Split a sample into two by alternating questions, to measure the distance between two samples of one engine."""
     names = list(sample)
     return {name: sample[name] for name in names[::2]}, {name: sample[name] for name in names[1::2]}
 
 
 def length(documents: Sequence[Document]) -> Interval:
-    """Mean words of a document."""
+    """Mean number of words per document."""
     return mean_interval([len(full_text(document).split()) for document in documents])
 
 
 def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
-    """How little documents repeat each other and themselves.
+    """Measures of repetition in and between documents.
 
-    `documents`: different texts / documents, over all sets. `word_pairs`: different word pairs / word pairs, within a
-    set. `overlap`: shared words / words (Jaccard) of two documents of a set; sets of one document have none.
+    `documents`: distinct texts / documents, over all sets. `word_pairs`: distinct word pairs / word pairs, within a
+    set. `overlap`: Jaccard overlap of the words of two documents of a set (mean over pairs; sets of one document are
+    left out).
     """
     texts = [" ".join(words(full_text(document))) for one in sets for document in one]
     seen: Counter[str] = Counter(texts)
-    # A text that comes k times stands for one document in k: the mean of 1/k is the share of different ones.
+    # Each of the k copies of a text counts 1/k, so the mean is the share of distinct texts.
     found = {"documents": mean_interval([1 / seen[text] for text in texts])}
     shares, overlaps = [], []
     for one in sets:
@@ -118,10 +119,10 @@ def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
-    """sum(numerators) / sum(denominators), a rate, with a jackknife interval.
+    """The rate sum(numerators) / sum(denominators), with a jackknife interval.
 
-    The interval is that of the rate's logarithm, so that it stays positive. Fewer than two terms, or a rate of 0, have
-    none.
+    The interval is computed for the logarithm of the rate, so that it stays positive. With fewer than two terms, or a
+    rate of 0, it is NaN.
     """
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not a.size or not b.sum():
@@ -136,7 +137,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
 
 
 def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]]) -> tuple[Matrix, Matrix]:
-    """Counts over the frequent n-grams of both, each sample weighing the same, and over all others."""
+    """Counts of the n-grams that are frequent in both samples (weighted equally), and of all others in the last bin."""
     totals = [sum(one, Counter()) for one in (sample, reference)]
     sizes = [max(1, total.total()) for total in totals]
     questions = Counter(part for one in (sample, reference) for unit in one for part in unit)
@@ -158,7 +159,7 @@ def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]
 
 
 def _jensen_shannon(p: Matrix, q: Matrix) -> Matrix:
-    """In bits, between rows of counts; shapes (n, bins) and (bins,), or the other way round."""
+    """Jensen-Shannon divergence in bits between rows of counts, of shapes (n, bins) and (bins,) in either order."""
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     return _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
 
@@ -169,7 +170,7 @@ def _entropy(p: Matrix) -> Matrix:
 
 
 def _wasserstein(p: Matrix, q: Matrix) -> Matrix:
-    """Between rows of counts of 0, 1, 2, ... words."""
+    """Wasserstein distance between rows of counts of 0, 1, 2, ... words."""
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     return np.asarray(np.abs(np.cumsum(p - q, axis=-1)).sum(-1))
 
@@ -184,7 +185,7 @@ def _two_sample_jackknife(a: Matrix, b: Matrix, distance: Callable[[Matrix, Matr
         n = len(rest)
         if n < 2:
             continue
-        # In slices of some tens of megabytes.
+        # In slices, to limit the memory to some tens of megabytes.
         parts = [distance(rest[start : start + 200], other) for start in range(0, n, 200)]
         left_out = np.concatenate([np.atleast_1d(part) for part in parts])
         bias += (n - 1) * (float(left_out.mean()) - whole)

@@ -13,7 +13,7 @@ from rich.table import Table
 from ...evaluation.display import markdown_table
 
 Figure = Mapping[str, Any]
-"""A figure with its interval, as `Interval.as_dict` writes it."""
+"""A figure with its interval, in the form of `Interval.as_dict`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def tables(report: Mapping[str, Any]) -> list[Rows]:
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the tables; a narrow terminal gets the intervals under their figures."""
+    """Print the tables; in a narrow terminal the intervals are below their figures."""
     console = console or Console()
     for rows in tables(report):
         table = Table(title=rows.title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -75,7 +75,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The tables, and some documents, as Markdown."""
+    """The tables and some example documents as Markdown."""
     parts = [f"# Evaluation of `{report['engine']}`\n\n`{report['command']}`\n\n"]
     parts.append(
         f"{report['searches']} searches of {report['questions']} questions, {report['top_k']} documents each.\n"

@@ -1,1 +1,1 @@
-"""The simulation LLM that ships with the package."""
+"""The tiny simulation LLM that ships with the package."""

@@ -1,8 +1,8 @@
-"""The tiny simulation LLM, made from the synthetic world alone; the defaults make the shipped one.
+"""Make the tiny simulation LLM from the synthetic world only; the defaults reproduce the shipped one.
 
-It is trained on searches in train worlds, as the simulated engine's prompt "tiny" puts them, and on the documents that
-the corpus engine answers them with (`tiny_world.py`). The result is an ordinary Transformers directory. The engine
-"simulated:tiny" has the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` takes any.
+It is trained on searches in train worlds, written with the simulated engine's prompt "tiny", and on the documents that
+the corpus engine returns for them (`world.py`). The result is an ordinary Transformers directory. The engine
+"simulated:tiny" uses the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` any other.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FIRST_WORLD = 3_000_000
-"""Seeds of its training worlds start here, far from those that users choose and from those of the tiny policy."""
+"""Seeds of its training worlds start here, far from the seeds that users choose and those of the tiny policy."""
 
 PIECES = r"Doc \d+: \(Title:| ?[a-z]+(?: [a-z]+)*| ?[A-Z][a-z]*| ?\p{L}+| ?\d+| ?[^\s\p{L}\d]+|\s+"
-"""What the tokenizer joins to tokens: runs of lower-case words, since a passage is made of a few phrases, but a name's
-words each for itself, so that they are the same tokens wherever they are copied to."""
+"""Pieces that the tokenizer may merge into one token. Runs of lower-case words are one piece, since passages use few
+phrases. Each word of a name is a separate piece, so that it is the same token wherever it is copied to."""
 
 _OPTIONS = SimulationOptions(prompt="tiny")
 
 
 @dataclass(frozen=True)
 class TinySimulatorConfig:
-    """What `zerosearch simulator tiny` does; the defaults make the shipped model."""
+    """Options of `zerosearch simulator tiny`; the defaults reproduce the shipped model."""
 
     output: str = "runs/simulator-tiny"
-    """Directory of the result; a policy or simulator that is there is replaced."""
+    """Directory of the result. An existing policy or simulator in it is replaced."""
     hidden: int = 128
     """Width of the model."""
     layers: int = 4
-    """Decoder layers, at least 3."""
+    """Number of decoder layers, at least 3."""
     heads: int = 4
-    """Attention heads (query, key and value alike), at least 4; they divide `hidden`."""
+    """Number of attention heads (query, key and value), at least 4; must divide `hidden`."""
     mlp: int = 384
     """Width of the gated MLP."""
     vocab_size: int = 3584
-    """Tokens of the tokenizer; the world's names need about 2,000."""
+    """Vocabulary size; the world's names need about 2,000 tokens."""
     seed: int = 0
-    """Of the weights, the worlds and every draw; from 0 to 2**63 - 1."""
+    """Random seed of weights, worlds and all draws; from 0 to 2**63 - 1."""
     tokens: float = 8e6
-    """Tokens to train on, prompts included."""
+    """Token budget, prompts included."""
     batch_tokens: int = 1500
-    """Tokens of one optimizer step (about; whole texts)."""
+    """Approximate number of tokens per optimizer step (texts are not split)."""
     learning_rate: float = 2e-3
-    """Peak AdamW learning rate: 50 steps up, then half a cosine down to zero."""
+    """Peak AdamW learning rate: 50 warm-up steps, then half-cosine decay to zero."""
     save_every_minutes: float = 5.0
     """How often the unfinished model is saved, in minutes."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the matrix products while training; weights and optimizer are fp32."""
+    """Data type of matrix products in training; weights and optimizer state are fp32."""
 
     def __post_init__(self) -> None:
         check_common(self)
@@ -91,9 +91,9 @@ class PairWriter:
     """Turns searches and documents into rows; opens a new world every `searches_per_world` searches.
 
     Args:
-        tokenizer: turns texts into ids.
-        seed: of the worlds and of every draw.
-        searches_per_world: how many searches are written about a world before the next is opened.
+        tokenizer: converts texts to token ids.
+        seed: random seed of the worlds and all draws.
+        searches_per_world: number of searches in one world before the next is opened.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, searches_per_world: int = 4000) -> None:
@@ -108,12 +108,12 @@ class PairWriter:
     def rows(self, count: int, progress: float = 0.0) -> list[Row]:
         """The next `count` rows.
 
-        The first part of the training is about one or two documents: there is less around what has to be copied. Names
-        that nothing tells beforehand are mostly left out of the loss until late: nothing is to be learnt from them but
-        how often they occur, and they drown what can be.
+        The first part of the training uses sets of one or two documents, where less text surrounds the words to copy.
+        Names that cannot be predicted from the context are mostly excluded from the loss until late in training: they
+        teach only how frequent each name is, and their loss would dominate the learnable part.
         """
         if self.written >= self.searches_per_world:
-            # Names are rarer or denser, as in users' worlds.
+            # Names recur more or less often, as in users' worlds.
             self.writer = SearchWriter(_world_seed(self.seed, self.world), (2000, 6000, 12000)[self.world % 3])
             self.world, self.written = self.world + 1, 0
         self.written += count
@@ -133,32 +133,32 @@ class PairWriter:
 
 
 def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
-    """The engine's prompt (not trained on) and the documents it is to be answered with (trained on)."""
+    """The engine's prompt (not trained on) and the documents that answer it (trained on)."""
     prompt = prompt_of(search.request, search.request.noisy is True, _OPTIONS)
     return [(prompt, False), (documents_text(documents) + EOS, True)]
 
 
 def documents_text(documents: tuple[Document, ...]) -> str:
-    """The completion: one document a line."""
+    """The completion: one document per line."""
     return "\n".join(f"Doc {n}: (Title: {d.title}) {d.text}" for n, d in enumerate(documents, 1))
 
 
 def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any]:
-    """Make the tiny simulation LLM and save it; progress is printed.
+    """Train the tiny simulation LLM and save it; progress is printed.
 
-    It computes with one thread unless `OMP_NUM_THREADS` says otherwise.
+    Training uses one thread unless `OMP_NUM_THREADS` is set.
 
     Args:
-        config: what decides about it.
-        command: not kept: everything that decides is in the configuration.
+        config: the options.
+        command: ignored; the configuration determines everything.
 
     Returns:
-        Its directory and the tokens that it was trained on.
+        The model's directory and the number of training tokens.
 
     Raises:
-        ConfigError: when the model cannot have the wanted shape, or the output would replace something else.
-        TrainingError: when the loss is no longer a number.
-        MissingExtraError: when torch or transformers is not installed.
+        ConfigError: the architecture is not possible, or the output directory holds something else.
+        TrainingError: the loss is not finite.
+        MissingExtraError: torch or transformers is not installed.
     """
     output = Path(config.output)
     check_replaceable(output)
@@ -199,7 +199,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
 
 
 def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE over `PIECES`, learnt from the seed's own worlds; every word of a name is one token."""
+    """A byte-level BPE over `PIECES`, trained on worlds of this seed; every word of a name is one token."""
     from tokenizers import Regex, pre_tokenizers
 
     from ...tiny.tokenizer import build_tokenizer
@@ -224,20 +224,20 @@ def learn_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerBase:
 
 
 def single_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
-    """The ids of those words that are one token, with the blank in front of them."""
+    """The ids of those words that are a single token, with a leading space."""
     return [piece[0] for piece in tokenizer([f" {word}" for word in words])["input_ids"] if len(piece) == 1]
 
 
 def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """Let the words of one list start alike: the first dimensions of their embeddings are the same.
+    """Give all words of one list the same values in the first dimensions of their embeddings.
 
-    What may stand in a place (a first name, the root of a town's name, a year) is then learnt for all of them at once,
-    instead of for each of 1,700 words.
+    The model can then learn for a whole list which words fit in a place (a first name, the root of a town's name, a
+    year), instead of learning it for each of 1,700 words.
 
     Args:
-        model: fresh from `induction_init`, whose embeddings begin with a constant; tied.
-        tokenizer: of the model.
-        seed: of the vectors.
+        model: a model just after `induction_init`, with tied embeddings whose first dimension is constant.
+        tokenizer: its tokenizer.
+        seed: random seed of the shared vectors.
     """
     import torch
 
@@ -251,16 +251,17 @@ def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, s
 
 
 def look_at_relations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """Write a head into layer 1 that looks at the relation that is asked for ("spouse of"), wherever it stands.
+    """Initialise a head of layer 1 to attend to the relation that is asked for ("spouse of"), at any position.
 
-    Which of its subject's passages answers a search hangs on this one token, and a tiny model is long in finding it.
-    The tokens of the relations share dimensions of their embeddings, as the words of a list do; the head's keys hold
-    the product with these beside a constant, its queries ask for the product. Everything stays trainable.
+    This one token determines which of the subject's passages answers a search, and a tiny model takes long to find it.
+    The relation tokens share dimensions of their embeddings, as the words of a list do in `group_names`. The head's key
+    has two entries: the product with the shared vector, and a constant. Its query selects the product, so that it
+    attends to relation tokens. Everything stays trainable.
 
     Args:
-        model: fresh from `induction_init`, with 3 heads or more.
-        tokenizer: of the model.
-        seed: of the vectors.
+        model: a model just after `induction_init`, with at least 3 heads.
+        tokenizer: its tokenizer.
+        seed: random seed of the shared vector.
     """
     import torch
 
@@ -268,7 +269,7 @@ def look_at_relations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     config, body = model.config, cast(Any, model).model
     width, head_dim = config.hidden_size, config.head_dim
     shared = 0.8 * torch.randn(_SHARED, generator=generator)
-    head, slowest = slice(2 * head_dim, 3 * head_dim), head_dim // 2 - 1  # rotary pairs slow down towards the half
+    head, slowest = slice(2 * head_dim, 3 * head_dim), head_dim // 2 - 1  # the last rotary pair is the slowest
     query, key = torch.zeros(head_dim, width), torch.zeros(head_dim, width)
     query[slowest, 0] = 1.0
     key[slowest, 1 : 1 + _SHARED] = shared
@@ -290,19 +291,19 @@ _NAME_WORDS: tuple[Sequence[str], ...] = (
     *(FIRST_NAMES, LAST_NAMES, PLACE_ROOTS, ORGANISATION_ROOTS, ORGANISATION_WORDS, REGION_WORDS, TOWN_WORDS),
     *(TITLE_ADJECTIVES, TITLE_NOUNS, tuple(map(str, range(1600, 1961)))),
 )
-"""The words that names are made of, and the years."""
+"""The words that names are made of, and years."""
 
 _NEW_NAMES = 0.2
-"""Share of the names not seen before in a text that are trained on all the same, to begin with."""
+"""Share of the first occurrences of a name in a text that are trained on in the early part of training."""
 
 _ALL_NAMES = 0.65
-"""When all of them are, as a share of the tokens."""
+"""Progress in [0, 1] after which all of them are trained on."""
 
 _SHARED = 20
-"""Dimensions of the embeddings that words of one list, or all relations, share at the start."""
+"""Number of embedding dimensions that the words of one list, or all relations, share initially."""
 
 _FEW = 0.2
-"""Share of the tokens that goes to sets of one or two documents."""
+"""Progress in [0, 1] until which sets have one or two documents."""
 
 _WORD_REPEATS = 100
-"""How often every word of a name is shown to the tokenizer besides its natural occurrences."""
+"""How often the tokenizer's training text repeats every word of a name, in addition to its natural occurrences."""

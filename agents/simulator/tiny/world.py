@@ -1,7 +1,7 @@
-"""Searches in a synthetic world and what the corpus engine answers them with: what the tiny simulation LLM learns from.
+"""Training data of the tiny simulation LLM: searches in a synthetic world, and the corpus engine's documents for them.
 
-The documents are those of the real engine. In a useful set the passage that states what is asked for stands first, also
-where BM25 missed it: useful means useful for the query. The engine mixes the first ones again when it shows them.
+In a useful set, the passage that states the wanted fact is moved to the front, or inserted there if BM25 missed it, so
+that a useful set is always useful for its query. The simulated engine shuffles the first documents again.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ FORMS: dict[QueryForm, float] = {
     "short name": 0.04,
     "off the path": 0.08,
 }
-"""How often a query is written how: "author of The Amber Lantern", "author of Lantern", "Who wrote The Amber Lantern?",
-the question itself, "The Amber Lantern", "Lantern", and a fact that the question does not need."""
+"""Probability of each form of a query, in this order: "author of The Amber Lantern", "author of Lantern", "Who wrote
+The Amber Lantern?", the question itself, "The Amber Lantern", "Lantern", and a fact that the question does not need."""
 
 COUNTS = {5: 0.6, 1: 0.15, 3: 0.07, 2: 0.05, 4: 0.05, 6: 0.02, 7: 0.02, 8: 0.02, 10: 0.02}
-"""How many documents are asked for, and how often."""
+"""Number of documents per search -> probability."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search of an episode: what was asked, and which step of its question it is about."""
+    """A search in an episode, with the step of the question that it is about."""
 
     request: SearchRequest
     form: QueryForm
     hop: int | None
-    """The step that it asks for, 0 first; None when it asks for all of them, or for something else."""
+    """The step that it asks for, from 0; None if it asks for all steps, or for something else."""
     wanted: tuple[str, ...]
-    """What useful documents have to state, each of them: the step's answer; nothing when the search is off the path."""
+    """Answers that useful documents must all state: those of the step; empty if the search is off the path."""
     facts: tuple[tuple[str, str], ...] = ()
-    """What it asks for: relation and subject; a passage may state it, or none when the two do not fit."""
+    """The (relation, subject) pairs it asks for. If relation and subject do not fit, no passage states them."""
 
 
 def draw_search(
@@ -62,12 +62,12 @@ def draw_search(
     """A search as a policy might write it.
 
     Args:
-        question: of the world: its metadata name subject, relations and chain.
-        rng: every choice.
-        noisy: of the request.
-        top_k: of the request.
+        question: a question of the world; its metadata contain subject, relations and chain.
+        rng: source of all random choices.
+        noisy: `noisy` of the request.
+        top_k: `top_k` of the request.
         other: a name that an off-path search may ask about.
-        form: how the query is written; None draws one of `FORMS`.
+        form: form of the query; None draws one from `FORMS`.
     """
     form = form or list(FORMS)[int(rng.choice(len(FORMS), p=list(FORMS.values())))]
     metadata = question.metadata or {}
@@ -102,10 +102,11 @@ class SearchWriter:
     """Draws searches in one train world, with the documents that answer them.
 
     Args:
-        seed: of the world.
-        passages: of the world.
+        seed: seed of the world.
+        passages: number of passages in the world.
         noisy: share of noisy searches.
-        blind: share of the two-hop questions whose first answer is not told: most datasets do not know it.
+        blind: share of the two-hop questions in which the first answer is left out of the request, because most
+            datasets do not contain it.
     """
 
     def __init__(self, seed: int, passages: int, *, noisy: float = 0.4, blind: float = 0.15) -> None:
@@ -120,7 +121,7 @@ class SearchWriter:
     def draw(
         self, count: int, rng: np.random.Generator, *, few: bool = False
     ) -> list[tuple[Search, tuple[Document, ...]]]:
-        """So many searches and their documents; with `few`, of one or two documents each, and mostly useful ones."""
+        """Draw `count` searches with their documents; with `few`, one or two documents each and fewer noisy sets."""
         counts, noise = ({1: 0.6, 2: 0.4}, self.noisy / 2) if few else (COUNTS, self.noisy)
         searches = []
         for i in rng.integers(len(self.questions), size=count).tolist():
@@ -129,7 +130,7 @@ class SearchWriter:
             noisy = bool(rng.random() < noise)
             search = draw_search(self.questions[i], rng, noisy=noisy, top_k=top_k, other=other)
             searches.append(search)
-        # The real engine keeps the answer out of noisy documents; here the steps' answers stay out as well.
+        # The real engine keeps the final answer out of noisy documents; here also the answers of earlier steps.
         asked = [
             replace(s.request, answers=(*s.request.answers, *s.request.steps)) if s.request.noisy else s.request
             for s in searches
