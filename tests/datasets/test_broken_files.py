@@ -18,26 +18,26 @@ HOTPOT = {"question": "q", "answer": "a", "supporting_facts": [["t", 0]], "conte
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"id": "2", "question": "q", "answer": "a"', "one JSON object a line .*may be cut off"),
-        (b'{"id": "2"\n', "one JSON object a line"),
+        (b'{"id": "2", "question": "q", "answer": "a"', "one JSON object per line .*may be cut off"),
+        (b'{"id": "2"\n', "one JSON object per line"),
         (b"[1, 2]\n", r"expected a JSON object, got \[1, 2\]"),
         (b'{"id": "2", "question": "caf\xe9", "answer": "a"}\n', "expected UTF-8 text"),
         (b'{"id": "2", "question": "\\ud800", "answer": "a"}\n', "field 'question': expected valid Unicode"),
         (
             b'{"id": "2", "question": "  ", "answer": "a"}\n',
-            "field 'question': expected a text that is not empty, got '  '",
+            "field 'question': expected a non-empty string, got '  '",
         ),
         (b'{"id": "2", "question": 5, "answer": "a"}\n', "field 'question': expected a text .*got 5"),
         (b'{"id": "2", "answer": "a"}\n', "field 'question': expected a text .*got None"),
         (b'{"id": "2", "question": "q"}\n', "field 'answers': expected at least one answer .*got None"),
         (b'{"id": "2", "question": "q", "answer": []}\n', "field 'answer': expected at least one answer"),
         (b'{"id": "2", "question": "q", "answer": ["", " "]}\n', "field 'answer': expected at least one answer"),
-        (b'{"id": "2", "question": "q", "answer": true}\n', "field 'answer': expected texts or numbers"),
-        (b'{"id": "2", "question": "q", "answer": [["a"]]}\n', "field 'answer': expected texts or numbers"),
+        (b'{"id": "2", "question": "q", "answer": true}\n', "field 'answer': expected strings or numbers"),
+        (b'{"id": "2", "question": "q", "answer": [["a"]]}\n', "field 'answer': expected strings or numbers"),
         (b'{"id": "2", "question": "q", "answer": {"x": 1}}\n', "field 'answer': expected a dict with 'target'"),
         (b'{"id": "1", "question": "p", "answer": "b"}\n', r"field 'id': .*row 1 has the same\), got '1'"),
-        (b'{"id": "2", "question": "q", "answer": ' + b"9" * 5000 + b"}\n", "one JSON object a line"),
-        (b"[" * 100_000 + b"\n", "one JSON object a line"),
+        (b'{"id": "2", "question": "q", "answer": ' + b"9" * 5000 + b"}\n", "one JSON object per line"),
+        (b"[" * 100_000 + b"\n", "one JSON object per line"),
     ],
 )
 def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, message: str) -> None:
@@ -58,8 +58,8 @@ def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, mess
         (HOTPOT | {"context": []}, "context", "not empty"),
         (HOTPOT | {"context": [["t"]]}, "context", r"\[title, sentences\]"),
         (HOTPOT | {"context": [["t", [1]]]}, "context", r"\[title, sentences\]"),
-        (HOTPOT | {"context": {"title": ["t"], "sentences": []}}, "context", "equally long"),
-        (HOTPOT | {"context": "not json"}, "context", "JSON text"),
+        (HOTPOT | {"context": {"title": ["t"], "sentences": []}}, "context", "of equal length"),
+        (HOTPOT | {"context": "not json"}, "context", "JSON string"),
         (HOTPOT | {"supporting_facts": 3}, "supporting_facts", "a list"),
         (HOTPOT | {"supporting_facts": [[1, 0]]}, "supporting_facts", r"\[title, sentence number\]"),
         (HOTPOT | {"answer": None}, "answers", "at least one answer"),
@@ -91,7 +91,7 @@ def test_rows_of_the_formats_say_which_field(tmp_path: Path, row: dict[str, Any]
 def test_empty_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "q.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="holds no question"):
+    with pytest.raises(DataError, match="has no questions"):
         load_dataset(path)
     with pytest.raises(DataError, match="holds no passage"):
         load_corpus(path)
@@ -108,7 +108,7 @@ def test_empty_files(tmp_path: Path, content: bytes) -> None:
             gzip.compress(b"".join(GOOD.replace(b'"1"', b'"%d"' % i) for i in range(1000)))[:-20],
             "damaged or cut off",
         ),
-        ("q.parquet", b"not parquet", "no parquet file"),
+        ("q.parquet", b"not parquet", "not a parquet file"),
     ],
 )
 def test_broken_containers(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -137,7 +137,7 @@ def test_missing_files_suggest_what_is_there(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'{"id": "1"}\n', "field 'contents': expected a passage"),
-        (b'{"id": "1", "contents": ""}\n', "field 'contents': expected a text that is not empty"),
+        (b'{"id": "1", "contents": ""}\n', "field 'contents': expected a non-empty string"),
         (b'{"id": "1", "contents": "x', "cut off"),
     ],
 )

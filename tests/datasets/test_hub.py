@@ -43,7 +43,7 @@ def test_a_configuration_follows_a_colon(calls: list[tuple[Any, ...]]) -> None:
 @pytest.mark.usefixtures("calls")
 def test_what_the_hub_says_is_passed_on() -> None:
     with pytest.raises(
-        DataError, match=r"'nobody/nothing' is no built-in dataset and no file.*no such dataset"
+        DataError, match=r"'nobody/nothing' is neither a built-in dataset nor a file.*no such dataset"
     ) as caught:
         load_dataset("nobody/nothing")
     assert isinstance(caught.value.__cause__, FileNotFoundError)

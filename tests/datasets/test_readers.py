@@ -275,7 +275,7 @@ def test_the_world_by_name() -> None:
         ({"name_or_path": "world", "limit": True}, "limit"),
         ({"name_or_path": "x.jsonl", "format": "hotpot"}, "Did you mean 'hotpotqa'"),
         ({"name_or_path": "world", "format": "plain"}, "describes a file"),
-        ({"name_or_path": "x.jsonl", "world": object()}, "was asked for"),
+        ({"name_or_path": "x.jsonl", "world": object()}, "was requested"),
         ({"name_or_path": "world", "split": "trian"}, "Did you mean 'train'"),
     ],
 )

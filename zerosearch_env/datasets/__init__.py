@@ -1,4 +1,4 @@
-"""Questions and passages: the built-in world, files of the usual formats, and the hub."""
+"""Load questions and passages: from the built-in world, from files in common formats, and from the hub."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ def load_dataset(
     world: WorldConfig | None = None,
     format: str | None = None,
 ) -> Dataset:
-    """Load questions, and the passages that belong to them where there are any.
+    """Load questions, and their passages if the dataset has any.
 
     Args:
         name_or_path: `"world"` for the built-in synthetic world; a `.jsonl`, `.json` or `.parquet` file (the first two
-            also gzipped), or a folder with one such file a split; else a name on the hub, `"owner/name"` or
-            `"owner/name:configuration"`. A `Dataset` is returned as it is, cut to `limit`.
-        split: which part: of the world `"train"` or `"test"`; of a folder the file's name; of a file only a label.
+            may be gzipped), or a folder with one such file per split; otherwise a name on the hub, `"owner/name"` or
+            `"owner/name:configuration"`. A `Dataset` is returned unchanged, except that it is cut to `limit`.
+        split: for the world `"train"` or `"test"`; for a folder the name of the file; for a single file only a label.
         on_bad_row: `"raise"` a DataError, or `"skip"` bad rows and count them in `Dataset.skipped_rows`.
-        limit: questions to load at most; None: all.
-        world: sizes and seed of the world.
-        format: one of `FORMATS`; None: told by the fields of the first row.
+        limit: maximum number of questions to load; None: all.
+        world: size and seed of the world.
+        format: one of `FORMATS`; None: detected from the fields of the first row.
 
     Raises:
-        ConfigError: an argument cannot be used; the nearest valid name is suggested.
-        DataError: a file is missing, empty or broken; says the file, the row, the field, what was expected and got.
-        MissingExtraError: parquet or the hub, and the library that reads it is not installed.
+        ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
+        DataError: a file is missing, empty or broken. The message names the file, the row and the field, and says what
+            was expected and what was found.
+        MissingExtraError: the library for parquet or for the hub is not installed.
     """
     check_reading(on_bad_row, limit)
     if format is not None and format not in FORMATS:
@@ -52,12 +53,12 @@ def load_dataset(
     name = os.fspath(name_or_path)
     if name == "world":
         if format is not None:
-            raise ConfigError(f'format={format!r} describes a file, and the dataset "world" is none')
+            raise ConfigError(f'format={format!r} describes a file, but the dataset "world" is not a file')
         from .world.make import WorldConfig, make_world
 
         return _cut(make_world(world or WorldConfig(), split), limit)
     if world is not None:
-        raise ConfigError(f'world={world!r} describes the dataset "world", and {name!r} was asked for')
+        raise ConfigError(f'world={world!r} describes the dataset "world", but {name!r} was requested')
     if not name:
         raise unknown_name("dataset", name, ["world"])
     if looks_like_file(name):

@@ -138,7 +138,7 @@ def test_transcripts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"question": ""}, "row 2: field 'question': expected a text that is not empty"),
+        ({"question": ""}, "row 2: field 'question': expected a non-empty string"),
         ({"answers": []}, "field 'answers'"),
         ({"em": "yes"}, "field 'em': expected true, false or null, got 'yes'"),
         ({"searches": [{"query": "a", "documents": []}]}, r"field 'searches\[0\].documents': expected at least one"),
@@ -161,7 +161,7 @@ def test_bad_rows(released: Path, change: dict, message: str) -> None:
 
 def test_a_file_that_is_cut_in_the_middle_of_a_line(released: Path) -> None:
     released.write_bytes(released.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"row 2: expected one JSON object a line.*may be cut off"):
+    with pytest.raises(DataError, match=r"row 2: expected one JSON object per line.*may be cut off"):
         run(released)
     assert len(run(released, "--on-bad-row", "skip")) == 1
 

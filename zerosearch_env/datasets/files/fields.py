@@ -1,7 +1,7 @@
-"""Fields of a row: text, answers, paragraphs, read strictly in meaning and tolerantly in form.
+"""Read the fields of a row: text, answers, paragraphs.
 
-The same field comes as a list, a tuple, a numpy array, a dict of lists or a JSON text, depending on who wrote the
-file and which library read it. What cannot be understood is a `RowError`, never a guess.
+Depending on who wrote the file and which library read it, the same field is a list, a tuple, a numpy array, a dict of
+lists or a JSON string. All these forms are accepted. Anything else raises a `RowError`; values are never guessed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ...types import Paragraph
 from .rows import Row, RowError
 
 ANSWER_SEPARATOR = "<|answer_split|>"
-"""Between several gold answers in one text (DeepResearcher's data)."""
+"""Separates several gold answers in one string (DeepResearcher's data)."""
 
 
 def plain(value: Any) -> Any:
-    """A value without numpy arrays and scalars, at any depth."""
+    """Convert numpy arrays and scalars to plain Python values, at any depth."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -27,18 +27,18 @@ def plain(value: Any) -> Any:
 
 
 def first_of(row: Row, names: Iterable[str]) -> str | None:
-    """The first of these fields that the row has and that is not null."""
+    """The first of these field names whose value in the row is not null, or None."""
     return next((name for name in names if row.get(name) is not None), None)
 
 
 def text(value: Any, field: str) -> str:
-    """A text that is not empty, without white space around it.
+    """Check that a value is a non-empty string, and strip the white space around it.
 
     Raises:
-        RowError: it is no text, is blank, or holds a lone surrogate (half of a character).
+        RowError: the value is not a string, is blank, or contains a lone surrogate (half a character).
     """
     if not isinstance(value, str) or not value.strip():
-        raise RowError(field, "a text that is not empty", value)
+        raise RowError(field, "a non-empty string", value)
     if not value.isascii():
         try:
             value.encode("utf-8")
@@ -48,19 +48,19 @@ def text(value: Any, field: str) -> str:
 
 
 def answers(value: Any, field: str) -> tuple[str, ...]:
-    """Gold answers from a text, a number, a list of these, or a dict in one of the usual forms; distinct, not blank.
+    """Gold answers from a string, a number, a list of these, or a dict in a known form; duplicates and blanks dropped.
 
     Raises:
-        RowError: there is no answer, or one of them is neither a text nor a number.
+        RowError: there is no answer, or an answer is neither a string nor a number.
     """
     found: dict[str, None] = {}
     for item in _answer_items(plain(value), field):
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
-            raise RowError(field, "texts or numbers as answers", item)
+            raise RowError(field, "strings or numbers as answers", item)
         if str(item).strip():
             found.setdefault(text(str(item), field))
     if not found:
-        raise RowError(field, "at least one answer that is not empty", value)
+        raise RowError(field, "at least one non-empty answer", value)
     return tuple(found)
 
 
@@ -80,26 +80,26 @@ def _answer_items(value: Any, field: str) -> list[Any]:
 
 
 def unpacked(value: Any, field: str) -> Any:
-    """A nested field as Python objects, also when it was stored as JSON text."""
+    """A nested field as Python objects; a field stored as a JSON string is parsed."""
     value = plain(value)
     if isinstance(value, str):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
-            raise RowError(field, "a list, a dict, or either as JSON text", value) from None
+            raise RowError(field, "a list, a dict, or either as a JSON string", value) from None
     return value
 
 
 def titled_sentences(value: Any, field: str) -> list[tuple[str, str]]:
-    """(title, text) of paragraphs given as `[[title, [sentence, ...]], ...]` or as a dict of equally long lists."""
+    """(title, text) pairs from `[[title, [sentence, ...]], ...]` or from a dict of lists of equal length."""
     value = unpacked(value, field)
     if isinstance(value, Mapping):
         bodies = first_of(value, ("sentences", "content", "text"))
         if bodies is None or not isinstance(value.get("title"), list) or len(value["title"]) != len(value[bodies]):
-            raise RowError(field, "equally long lists 'title' and 'sentences'", value)
+            raise RowError(field, "lists 'title' and 'sentences' of equal length", value)
         value = list(zip(value["title"], value[bodies], strict=True))
     if not isinstance(value, list) or not value:
-        raise RowError(field, "a list of [title, sentences] that is not empty", value)
+        raise RowError(field, "a non-empty list of [title, sentences]", value)
     paragraphs = []
     for entry in value:
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
@@ -117,7 +117,7 @@ def titled_sentences(value: Any, field: str) -> list[tuple[str, str]]:
 
 
 def supporting_titles(value: Any, field: str) -> set[str]:
-    """Titles of supporting facts given as `[[title, sentence], ...]` or as a dict of lists."""
+    """Titles of supporting facts, from `[[title, sentence number], ...]` or from a dict of lists."""
     value = unpacked(value, field)
     titles = value.get("title") if isinstance(value, Mapping) else value
     if not isinstance(titles, list):
@@ -132,10 +132,10 @@ def supporting_titles(value: Any, field: str) -> set[str]:
 
 
 def flagged_paragraphs(value: Any, field: str) -> tuple[Paragraph, ...]:
-    """Paragraphs given as dicts with `title`, `paragraph_text` and `is_supporting` (MuSiQue)."""
+    """Paragraphs from dicts with `title`, `paragraph_text` and `is_supporting` (MuSiQue)."""
     value = unpacked(value, field)
     if not isinstance(value, list) or not value:
-        raise RowError(field, "a list of paragraphs that is not empty", value)
+        raise RowError(field, "a non-empty list of paragraphs", value)
     paragraphs = []
     for entry in value:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("is_supporting"), bool):

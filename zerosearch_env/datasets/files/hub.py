@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, through the optional `datasets` library."""
+"""Datasets from the Hugging Face hub, loaded with the optional `datasets` library."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def hub_rows(name: str, split: str) -> Iterator[tuple[int, Row]]:
 
     Args:
         name: `"owner/name"`, or `"owner/name:configuration"`.
-        split: as the hub calls it.
+        split: the split's name on the hub.
 
     Raises:
         MissingExtraError: the `datasets` library is not installed.
-        DataError: the library cannot load it (no such dataset, configuration or split, no network, ...).
+        DataError: the library cannot load the dataset (unknown dataset, configuration or split, no network, ...).
     """
     library = require("datasets", "hub")
     path, _, configuration = name.partition(":")
     try:
         rows = library.load_dataset(path, configuration or None, split=split)
-    except Exception as cause:  # the library raises errors of many kinds, its dependencies' included
+    except Exception as cause:  # the library and its dependencies raise many kinds of errors
         raise DataError(
-            f"{name!r} is no built-in dataset and no file, and loading its split {split!r} from the hub failed: "
+            f"{name!r} is neither a built-in dataset nor a file, and loading its split {split!r} from the hub failed: "
             f"{type(cause).__name__}: {cause}"
         ) from cause
     yield from enumerate(rows, 1)

@@ -1,4 +1,4 @@
-"""Corpus files: passages for the embedded search engine."""
+"""Read corpus files: passages for the built-in search engines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _IDS = ("id", "_id", "docid", "passage_id", "pid")
 def load_corpus(path: str | os.PathLike[str], *, on_bad_row: str = "raise", limit: int | None = None) -> list[Document]:
     r"""Read the passages of a corpus file.
 
-    JSON lines, a JSON array or parquet, with `contents` in Search-R1's form (the title in double quotes on the first
-    line: `"Title"\ntext`), or with `text` and optionally `title`; `id` is optional.
+    The file is JSON lines, a JSON array or parquet. Each row has `contents` in Search-R1's form (the title in double
+    quotes on the first line: `"Title"\ntext`), or `text` and optionally `title`. `id` is optional.
 
     Args:
-        path: the file, or a folder that holds `corpus.jsonl` (or `.json`, `.parquet`, or gzipped).
-        on_bad_row: `"raise"`, or `"skip"` to leave bad rows out.
-        limit: passages to read at most; None: all.
+        path: the file, or a folder that contains `corpus.jsonl` (or `.json`, `.parquet`, or a gzipped file).
+        on_bad_row: `"raise"` a DataError, or `"skip"` bad rows.
+        limit: maximum number of passages to read; None: all.
 
     Returns:
-        One document a passage; `source` is the passage's id, or its row's number.
+        One document per passage. `source` is the id of the passage, or the number of its row.
 
     Raises:
-        ConfigError: an unknown `on_bad_row`, or a `limit` below 1.
-        DataError: the file is missing, empty or broken; says the file, the row and the field.
+        ConfigError: `on_bad_row` is unknown, or `limit` is below 1.
+        DataError: the file is missing, empty or broken. The message names the file, the row and the field.
     """
     return list(iter_corpus(path, on_bad_row=on_bad_row, limit=limit))
 
@@ -38,11 +38,11 @@ def load_corpus(path: str | os.PathLike[str], *, on_bad_row: str = "raise", limi
 def iter_corpus(
     path: str | os.PathLike[str], *, on_bad_row: str = "raise", limit: int | None = None
 ) -> Iterator[Document]:
-    """The passages of a corpus file one by one, for files that are larger than memory; else like `load_corpus`.
+    """Read the passages of a corpus file one by one, for files larger than memory. Otherwise like `load_corpus`.
 
     Raises:
-        ConfigError: as `load_corpus`, when the first passage is asked for.
-        DataError: as `load_corpus`, when the iteration gets there.
+        ConfigError: as in `load_corpus`; raised when the first passage is requested.
+        DataError: as in `load_corpus`; raised when the iteration reaches the problem.
     """
     from .rows import check_reading
 
@@ -81,9 +81,9 @@ def _passage(row: Row, number: int) -> Document:
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text of a passage in Search-R1's form: the title, usually in double quotes, is the first line.
+    """Split a passage in Search-R1's form into title and text. The title is the first line, usually in double quotes.
 
-    A passage of one line has no title.
+    A passage with only one line has no title.
     """
     head, line_end, rest = contents.partition("\n")
     if not line_end:

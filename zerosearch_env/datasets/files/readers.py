@@ -1,11 +1,11 @@
-"""One function a format: a row in, a `Question` out. The format is told by a row's fields, or given by name.
+"""One reader function per format: it converts a row to a `Question`. The format is detected from the fields of a row.
 
-| format | of | told by |
+| format | used by | detected by |
 |---|---|---|
 | `search-r1` | Search-R1, ZeroSearch; rows of SkyRL and verl too | `reward_model`, `reward_spec` or `data_source` |
 | `flashrag` | FlashRAG | `golden_answers` |
 | `hotpotqa` | HotpotQA, with paragraphs | `context` and `supporting_facts` |
-| `2wikimultihopqa` | 2WikiMultihopQA, with paragraphs | the same and `evidences` |
+| `2wikimultihopqa` | 2WikiMultihopQA, with paragraphs | the fields of `hotpotqa`, and `evidences` |
 | `musique` | MuSiQue, with paragraphs | `paragraphs` |
 | `plain` | anything with a question and its answers | `question` and `answers`, `answer` or `golden_answers` |
 """
@@ -30,7 +30,7 @@ _ALIASES = ("answer_aliases", "aliases")
 
 
 def detect_format(row: Row) -> str | None:
-    """The name of the format that a row is written in, or None."""
+    """The name of the format of a row, or None if it is unknown."""
     if isinstance(plain(row.get("paragraphs")), list):
         return "musique"
     if row.get("context") is not None and row.get("supporting_facts") is not None:
@@ -55,7 +55,7 @@ def _build(
     split: str = "",
     name: str | None = None,
 ) -> Question:
-    """A question with the fields that all formats share; an empty id, dataset or split is filled in by the caller."""
+    """A question with the fields shared by all formats. The caller fills in an empty id, dataset or split."""
     if question is None:
         field = first_of(row, _QUESTIONS) or "question"
         question = text(row.get(field), field)
@@ -87,7 +87,7 @@ def read_flashrag(row: Row) -> Question:
 
 
 def read_search_r1(row: Row) -> Question:
-    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; the rest is optional."""
+    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; other fields are optional."""
     reward_field = first_of(row, ("reward_model", "reward_spec"))
     reward = unpacked(row[reward_field], reward_field) if reward_field else {}
     if row.get("golden_answers") is not None and plain(row["golden_answers"]) != []:
@@ -115,14 +115,14 @@ def read_search_r1(row: Row) -> Question:
 
 
 def _prompted_question(prompt: Any) -> str:
-    """The question at the end of a prompt: what follows the last "Question:" of the last user turn."""
+    """The question at the end of a prompt: the text after the last "Question:" in the last user turn."""
     turns = plain(prompt)
     if isinstance(turns, str):
         content: Any = turns
     elif isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
         content = next((turn.get("content") for turn in reversed(turns) if turn.get("role") == "user"), None)
     else:
-        raise RowError("question", "a text, or a `prompt` that ends with the question", prompt)
+        raise RowError("question", "a string, or a `prompt` that ends with the question", prompt)
     return text(re.split(r"(?i)\bquestion:", text(content, "prompt"))[-1], "prompt")
 
 
@@ -155,7 +155,7 @@ FORMATS: Mapping[str, Reader] = {
     "musique": read_musique,
     "plain": read_plain,
 }
-"""Readers by the name of their format."""
+"""Format name -> reader function."""
 
 
 def read_questions(
@@ -171,19 +171,20 @@ def read_questions(
     """Read rows until `limit` questions are found.
 
     Args:
-        rows: with their numbers.
-        where: the file or the hub name, for messages.
-        name: what the dataset is called; the start of ids that a row does not give.
-        split: for rows that do not say theirs.
-        format: one of `FORMATS`, or None to tell it by the first row that has one.
-        skip_bad_rows: count bad rows instead of raising.
-        limit: questions to read at most; None: all.
+        rows: rows with their numbers.
+        where: the file or the hub name, for error messages.
+        name: name of the dataset; also the prefix of ids created for rows without an id.
+        split: the split of rows that do not name one.
+        format: one of `FORMATS`; None: detected from the first row with a known format.
+        skip_bad_rows: count bad rows instead of raising an error.
+        limit: maximum number of questions to read; None: all.
 
     Returns:
-        The questions, the number of rows skipped, and the name of the format.
+        The questions, the number of skipped rows, and the name of the format.
 
     Raises:
-        DataError: a bad row, an unknown format, or no question at all; says the file, the row and the field.
+        DataError: a row is bad, the format is unknown, or there are no questions. The message names the file, the row
+            and the field.
     """
     questions: list[Question] = []
     seen: dict[tuple[str, str], int] = {}
@@ -196,7 +197,7 @@ def read_questions(
             question = _completed(FORMATS[format](content), name, split, number)
             earlier = seen.setdefault((question.dataset, question.id), number)
             if earlier != number:
-                raise RowError("id", f"an id of its own (row {earlier} has the same)", question.id)
+                raise RowError("id", f"a unique id (row {earlier} has the same)", question.id)
         except RowError as problem:
             message = f"{where}, row {number}: {problem}"
             if not skip_bad_rows:
@@ -208,9 +209,9 @@ def read_questions(
             break
     if not questions:
         raise DataError(
-            f"{where} holds no usable row: all {skipped} were skipped. The first problem: {first_problem}"
+            f"{where} has no usable row: all {skipped} were skipped. The first problem: {first_problem}"
             if skipped
-            else f"{where} is empty: it holds no question"
+            else f"{where} is empty: it has no questions"
         )
     return _with_distinct_ids(questions), skipped, format or ""
 
@@ -235,7 +236,7 @@ def _completed(question: Question, name: str, split: str, number: int) -> Questi
 
 
 def _with_distinct_ids(questions: list[Question]) -> list[Question]:
-    """Files merged from several datasets repeat their ids: then, and only then, each id gets its dataset in front."""
+    """Prefix every id with its dataset's name, but only if ids repeat, as in files merged from several datasets."""
     if len({question.id for question in questions}) == len(questions):
         return questions
     return [

@@ -1,6 +1,6 @@
-"""Rows of a data file, whatever its container: JSON lines, a JSON array, parquet; each also gzipped.
+"""Read the rows of a data file: JSON lines, a JSON array (both also gzipped), or parquet.
 
-A row that cannot be read is handed on as a `RowError`, so that the caller decides whether it stops the reading.
+A row that cannot be read is yielded as a `RowError`, so the caller decides whether to stop.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ...errors import ConfigError, DataError, require, unknown_name
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
-"""Of data files; `.gz` may follow the first two."""
+"""File name endings of data files; `.gz` may follow the first two."""
 
 
 class RowError(Exception):
-    """One row is not what its format promises.
+    """A row does not follow its format.
 
     Args:
-        field: where in the row, "" for the whole row.
-        expected: what should stand there.
-        got: what stands there; shown shortened.
+        field: name of the field, or "" for the whole row.
+        expected: description of the expected value.
+        got: the actual value; it is shortened in the message.
     """
 
     def __init__(self, field: str, expected: str, got: object) -> None:
@@ -41,16 +41,16 @@ class RowError(Exception):
 
 
 def looks_like_file(name: str) -> bool:
-    """Whether a name means a file or folder rather than something on the hub."""
+    """Whether a name refers to a file or folder, not to a dataset on the hub."""
     path = Path(name).expanduser()
     return path.exists() or name.startswith((".", "/", "~")) or name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def find_file(path: Path, split: str) -> Path:
-    """The file itself, or in a folder the file of a split (`{split}.jsonl`, `.json`, `.parquet`, or gzipped).
+    """The path itself if it is a file; in a folder, the file of a split (`{split}.jsonl`, `.json`, `.parquet`, `.gz`).
 
     Raises:
-        DataError: there is none; similarly named files are suggested.
+        DataError: there is no such file; the message suggests files with similar names.
     """
     if path.is_file():
         return path
@@ -73,11 +73,11 @@ def find_file(path: Path, split: str) -> Path:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
-    """The rows of a file with their numbers (of the line in JSON lines, else of the row; from 1).
+    """The rows of a file with their numbers, from 1: the line number in JSON lines, else the row number.
 
     Raises:
-        DataError: the container itself is broken: damaged gzip or parquet, or an array that is no JSON.
-        MissingExtraError: parquet, and pyarrow is not installed.
+        DataError: the whole file is broken: damaged gzip or parquet data, or an invalid JSON array.
+        MissingExtraError: the file is parquet and pyarrow is not installed.
     """
     if path.name.endswith(".parquet"):
         yield from _parquet(path)
@@ -94,7 +94,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
 
 
 def _first_sign(file: BinaryIO) -> bytes:
-    """The first byte that is neither white space nor a byte-order mark; the file is back at its start."""
+    """The first byte that is neither white space nor part of a byte-order mark. Rewinds the file to its start."""
     head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
     return head[:1]
@@ -113,7 +113,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, Row | RowError]]:
             cut = "" if raw.endswith(b"\n") else "; the last line has no end and may be cut off"
             yield (
                 number,
-                RowError("", f"one JSON object a line ({problem}{cut})", line[:200].decode("utf-8", "replace")),
+                RowError("", f"one JSON object per line ({problem}{cut})", line[:200].decode("utf-8", "replace")),
             )
 
 
@@ -123,7 +123,7 @@ def _array(path: Path, content: bytes) -> Iterator[tuple[int, Row | RowError]]:
     except UnicodeDecodeError as cause:
         raise DataError(f"{path} is not UTF-8 text: {cause}") from cause
     except (ValueError, RecursionError) as cause:
-        raise DataError(f"{path} begins like a JSON array and is none; it may be cut off: {cause}") from cause
+        raise DataError(f"{path} begins like a JSON array but is not valid JSON; it may be cut off: {cause}") from cause
     for number, row in enumerate(rows, 1):
         yield number, _object(row)
 
@@ -138,7 +138,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row | RowError]]:
     try:
         file = parquet.ParquetFile(path)
     except (arrow.ArrowInvalid, OSError) as cause:
-        raise DataError(f"{path} is no parquet file, or a damaged one: {cause}") from cause
+        raise DataError(f"{path} is not a parquet file, or is damaged: {cause}") from cause
     number = 0
     with file:
         for batch in file.iter_batches(batch_size=4096):
@@ -154,7 +154,7 @@ def check_reading(on_bad_row: str, limit: int | None) -> None:
     """Check the arguments that all readers share.
 
     Raises:
-        ConfigError: an unknown `on_bad_row`, or a `limit` below 1.
+        ConfigError: `on_bad_row` is unknown, or `limit` is below 1.
     """
     if on_bad_row not in get_args(OnBadRow):
         raise unknown_name("on_bad_row", on_bad_row, get_args(OnBadRow))

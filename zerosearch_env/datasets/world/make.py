@@ -1,10 +1,10 @@
 """The built-in dataset `"world"`: a seeded synthetic world with passages and questions.
 
-People, towns, works and organisations are linked by 17 relations. Every entity has two passages of about thirty
-words; questions ask for one fact (1 hop) or for a fact about the object of another fact (2 hops). No model can know
-the answers beforehand, and test entities never occur in a train world, so answering requires reading.
+People, towns, works and organisations are linked by 17 relations. Every entity has two passages of about thirty words.
+Questions ask for one fact (1 hop) or for a fact about the object of another fact (2 hops). No model can know the
+answers in advance, and test entities never occur in a train world, so a policy must read passages to answer.
 
-Every draw is a function of the seed (`zerosearch_env.randomness`): the same configuration gives byte-identical data
+Every draw is a function of the seed (`zerosearch_env.randomness`), so the same configuration gives byte-identical data
 on every machine.
 """
 
@@ -33,7 +33,7 @@ PATHS: dict[int, tuple[tuple[Relation, ...], ...]] = {
     1: tuple((relation,) for relation in RELATIONS),
     2: tuple((first, then) for first in RELATIONS for then in RELATIONS if first.object == then.subject),
 }
-"""Every kind of question: the relations to follow from the subject, by number of hops."""
+"""Number of hops -> all question types; each is the sequence of relations to follow from the subject."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class WorldConfig:
     """The size and the seed of a synthetic world."""
 
     seed: int = 0
-    """Which world; the two splits of one seed are two worlds that share no name."""
+    """Selects the world. The train and test splits of one seed are two worlds that share no names."""
     passages: int = 6000
-    """Passages of one split (rounded down to whole entities), from 200 to 1,000,000."""
+    """Number of passages per split, from 200 to 1,000,000 (rounded down to two per entity)."""
     questions: int | None = None
-    """Questions of one split, half of them 1-hop where both kinds are asked for; None: one for every two passages."""
+    """Number of questions per split; with hops (1, 2), half of them are 1-hop. None: one per two passages."""
     hops: tuple[int, ...] = (1, 2)
-    """Kinds of question: (1,), (2,) or (1, 2)."""
+    """Numbers of hops that questions have: (1,), (2,) or (1, 2)."""
 
     def __post_init__(self) -> None:
         for name in ("seed", "passages", "questions"):
@@ -55,7 +55,7 @@ class WorldConfig:
             if name == "questions" and value is None:
                 continue
             try:
-                object.__setattr__(self, name, operator.index(value))  # a plain int, also of a numpy one
+                object.__setattr__(self, name, operator.index(value))  # converts numpy integers to int
             except TypeError:
                 raise ConfigError(f"WorldConfig.{name} must be a whole number, got {value!r}.") from None
         if not _MIN_PASSAGES <= self.passages <= _MAX_PASSAGES:
@@ -72,14 +72,14 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class WorldFacts:
-    """The bare facts of one split: names of entities by kind, and for every relation the object of each subject."""
+    """The facts of one split: the names of all entities by kind, and for every relation the object of each subject."""
 
     names: Mapping[str, list[str]]
     objects: Mapping[str, NDArray[np.int64]]
     """relation name -> index of the object in `names[relation.object]` (or the year itself), shape (subjects,)."""
 
     def object_name(self, relation: Relation, subject: int) -> str:
-        """The object of a fact, as text."""
+        """The object of a fact, as a string."""
         index = int(self.objects[relation.name][subject])
         return str(index) if relation.object == "year" else self.names[relation.object][index]
 
@@ -92,7 +92,7 @@ def make_facts(config: WorldConfig, split: str) -> WorldFacts:
         split: "train" or "test".
 
     Raises:
-        ConfigError: for an unknown split.
+        ConfigError: the split is unknown.
     """
     if split not in SPLITS:
         raise unknown_name("split of the world", split, SPLITS)
@@ -109,7 +109,7 @@ def make_facts(config: WorldConfig, split: str) -> WorldFacts:
             objects[relation.name] = _FIRST_YEAR + draws % _YEARS
         elif relation.name in ("spouse", "twin_town"):
             objects[relation.name] = _pairs(draws)
-        elif relation.object == relation.subject:  # nobody teaches themselves
+        elif relation.object == relation.subject:  # never the subject itself: no one is their own teacher
             n = counts[relation.subject]
             objects[relation.name] = (np.arange(n) + 1 + draws % (n - 1)) % n
         else:
@@ -120,14 +120,14 @@ def make_facts(config: WorldConfig, split: str) -> WorldFacts:
 
 
 def make_world(config: WorldConfig | None = None, split: str = "train") -> Dataset:
-    """The passages and the questions of one split of a world.
+    """Create the passages and questions of one split of a world.
 
     Args:
-        config: size and seed; None for the default world.
-        split: "train" or "test". The two share no entity.
+        config: size and seed; None: the default world.
+        split: "train" or "test". They share no entities.
 
     Raises:
-        ConfigError: for an unknown split or a size out of range.
+        ConfigError: the split is unknown, or a size is out of range.
     """
     config = config or WorldConfig()
     facts = make_facts(config, split)
@@ -142,11 +142,11 @@ def make_world(config: WorldConfig | None = None, split: str = "train") -> Datas
 
 
 def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
-    """Every passage of a world: two for each entity, with an opening fact, follow-up facts and perhaps an aside.
+    """Generate the passages of a world: two per entity, with an opening fact, follow-up facts and possibly an aside.
 
     Args:
-        facts: what the passages state.
-        seed: decides the wording.
+        facts: the facts that the passages state.
+        seed: determines the wording.
     """
     number = 0
     for k, (kind, plans) in enumerate(PASSAGE_PLANS.items()):
@@ -162,7 +162,7 @@ def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
                 draw >>= 2
                 for templates, object_ in zip(followers, rest, strict=True):
                     template = templates[draw % 3]
-                    if draw & 96:  # three of four mentions are the full name
+                    if draw & 96:  # three out of four mentions use the full name
                         mention = subject
                     elif pronoun is None:
                         mention = subject[subject.rindex(" ") + 1 :]
@@ -177,7 +177,7 @@ def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
 
 
 def passage_facts(facts: WorldFacts) -> list[tuple[tuple[Relation, str, str], ...]]:
-    """What each passage of `make_passages` states, in the same order: (relation, subject, object) triples."""
+    """The (relation, subject, object) triples that each passage of `make_passages` states, in the same order."""
     stated: list[tuple[tuple[Relation, str, str], ...]] = []
     for kind, plans in PASSAGE_PLANS.items():
         subjects = facts.names[kind]
@@ -190,16 +190,16 @@ def passage_facts(facts: WorldFacts) -> list[tuple[tuple[Relation, str, str], ..
 
 
 def make_questions(facts: WorldFacts, config: WorldConfig, split: str, seed: int) -> Iterator[Question]:
-    """Draw the questions of a world: every pair of subject and path of relations at most once.
+    """Draw the questions of a world. Every pair of a subject and a path of relations occurs at most once.
 
     Args:
-        facts: what is asked about.
-        config: how many questions, and of how many hops; the 1-hop questions come first.
-        split: name of the split, for the questions' ids.
-        seed: decides the choice and the wording.
+        facts: the facts to ask about.
+        config: number of questions and of hops; the 1-hop questions come first.
+        split: name of the split, used in the ids of the questions.
+        seed: determines which questions are drawn, and their wording.
 
     Raises:
-        ConfigError: when the world is too small for so many questions.
+        ConfigError: the world is too small for this number of questions.
     """
     total = config.questions or config.passages // 2
     counts = {1: total - total // 2, 2: total // 2} if config.hops == (1, 2) else {config.hops[0]: total}
@@ -228,10 +228,10 @@ def make_questions(facts: WorldFacts, config: WorldConfig, split: str, seed: int
 
 
 def make_question(facts: WorldFacts, path: tuple[Relation, ...], subject: int, draw: int) -> Question:
-    """The question that follows `path` from a subject; `draw` chooses its wording.
+    """Create the question that follows `path` from a subject; `draw` selects the wording.
 
-    `metadata` holds `hops`, `relations` (names along the path), `subject`, and `chain`: the object of every hop, the
-    answer last.
+    `metadata` contains `hops`, `relations` (the names along the path), `subject`, and `chain` (the object of every hop;
+    the last one is the answer).
     """
     name = facts.names[path[0].subject][subject]
     phrase, chain, at = name, [], subject
@@ -265,12 +265,12 @@ def _column(facts: WorldFacts, relation: Relation) -> list[str]:
 
 
 def _draw(seed: int, count: int) -> NDArray[np.int64]:
-    """`count` non-negative 63-bit integers."""
+    """`count` random non-negative 63-bit integers."""
     return (mix_array(seed, np.arange(count, dtype=np.uint64)) >> np.uint64(1)).astype(np.int64)
 
 
 def _pairs(draws: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A symmetric relation: a random pairing. With an odd number, the last three form a ring."""
+    """A random pairing, for symmetric relations. If the number is odd, the last three form a ring."""
     order = np.argsort(draws, kind="stable")
     partner = np.empty_like(order)
     even = len(order) - len(order) % 2
