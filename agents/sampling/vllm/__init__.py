@@ -1,1 +1,1 @@
-"""vLLM as the sampler, in this process or as a server, and how weights reach it."""
+"""vLLM as the sampler, in this process or as a server, and the transfer of weights to it."""

@@ -1,4 +1,6 @@
-"""vLLM in the learner's process as a turn engine: weights by iterator, and on a GPU memory by turns (sleep level 2).
+"""vLLM in the learner's process as a turn engine.
+
+Weights are passed as an iterator. On a GPU, sampler and learner use the memory alternately (sleep level 2).
 
 Written for vLLM 0.28 to 0.32.
 """
@@ -21,20 +23,20 @@ from .weights import named_weights
 
 
 class VLLMEngine:
-    """See `TurnEngine`. Starts vLLM at once, in this process.
+    """See `TurnEngine`. The constructor starts vLLM in this process.
 
     Args:
-        path: folder of the policy: configuration, tokenizer and first weights.
-        model: the learner's model, whose weights are loaded later.
-        limits: how turns are sampled.
-        context_tokens: most tokens of a row.
-        slots: rows that are decoded side by side.
+        path: folder of the policy: configuration, tokenizer and initial weights.
+        model: the learner's model; `load` takes the weights from it.
+        limits: sampling settings.
+        context_tokens: maximum tokens per row.
+        slots: number of rows decoded in parallel.
         options: see `VLLMConfig`.
 
     Raises:
-        ConfigError: vLLM cannot load the model with these options.
-        EngineError: vLLM could not start.
-        MissingExtraError: vLLM is not installed.
+        ConfigError: if vLLM cannot load the model with these options.
+        EngineError: if vLLM could not start.
+        MissingExtraError: if vLLM is not installed.
     """
 
     def __init__(
@@ -47,14 +49,14 @@ class VLLMEngine:
         slots: int,
         options: VLLMConfig,
     ) -> None:
-        # Read when vLLM builds the engine: in another process it could not take over tensors of this one.
+        # vLLM reads this when it builds the engine. In another process it could not access this process's tensors.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self._vllm: Any = require("vllm", "vllm")
         self._model = model
         self._limits = limits
         first = next(model.parameters())
         self._sleeps = first.is_cuda
-        """Whether the GPU's memory is given back between the rollouts; there is no such thing on a CPU."""
+        """Whether GPU memory is freed between rollouts; CPUs do not support this."""
         self._asleep = False
         arguments: dict[str, Any] = {
             "dtype": options.dtype or str(first.dtype).removeprefix("torch."),
@@ -63,7 +65,7 @@ class VLLMEngine:
             "max_num_seqs": slots,
             "enable_prefix_caching": True,
             "generation_config": "vllm",
-            # What the learner computes: log-probabilities under the temperature.
+            # As in the learner: log-probabilities at the sampling temperature.
             "logprobs_mode": "processed_logprobs",
             "worker_extension_cls": WORKER_EXTENSION,
             "distributed_executor_backend": "uni",
@@ -94,7 +96,7 @@ class VLLMEngine:
             stop=list(limits.stop_strings) or None,
             stop_token_ids=list(limits.end_ids),
             include_stop_str_in_output=True,
-            # Stop strings are matched in the text as our own decoding gives it.
+            # Stop strings must be matched in the same text that our own decoding produces.
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
             logprobs=0,
@@ -108,7 +110,7 @@ class VLLMEngine:
         while not found and not self._woken.is_set() and self._engine.has_unfinished_requests():
             try:
                 outputs = self._engine.step()
-            except Exception as cause:  # a dead engine raises classes that move between versions
+            except Exception as cause:  # the error classes of a dead engine differ between versions
                 raise EngineError(f"vLLM failed: {type(cause).__name__}: {cause}") from cause
             found = [(int(output.request_id), _reply(output.outputs[0])) for output in outputs if output.finished]
         self._woken.clear()
@@ -137,10 +139,10 @@ class VLLMEngine:
             raise EngineError("vLLM could not empty its prefix cache, which holds results of old weights")
 
     def check(self) -> None:
-        """Nobody else can change the weights of an engine in this process."""
+        """Does nothing: no other process can change the weights of an engine in this process."""
 
     def before_training(self) -> None:
-        """See `TurnEngine.rest`: on a GPU weights and cache are dropped (sleep level 2)."""
+        """See `TurnEngine.before_training`: on a GPU, weights and cache are dropped (sleep level 2)."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = True
@@ -154,10 +156,10 @@ class VLLMEngine:
 
 
 def _reply(output: Any) -> TurnReply:
-    """The turn in a `CompletionOutput`.
+    """Convert a `CompletionOutput` to a turn.
 
     Raises:
-        EngineError: vLLM gave the turn up.
+        EngineError: if vLLM abandoned the turn.
     """
     if output.finish_reason not in ("stop", "length"):
         raise EngineError(f"vLLM ended a turn with {output.finish_reason!r}")

@@ -1,8 +1,8 @@
-"""vLLM servers as a turn engine: completions of token ids, and weights by `vllm_sync`.
+"""vLLM servers as a turn engine: completions of token ids, with weights transferred by `sync`.
 
-Only what every vLLM since 0.28 has is used: `/v1/completions`, and with `VLLM_SERVER_DEV_MODE=1` the routes `/pause`,
-`/resume`, `/collective_rpc`, `/reset_prefix_cache`, `/update_weight_version`, `/weight_info` and those of its weight
-transfer.
+It uses only routes that exist since vLLM 0.28: `/v1/completions`, and with `VLLM_SERVER_DEV_MODE=1` the routes
+`/pause`, `/resume`, `/collective_rpc`, `/reset_prefix_cache`, `/update_weight_version`, `/weight_info` and those of the
+weight transfer.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class _Failed:
 
 
 class VLLMServers:
-    """See `TurnEngine`. Requests that fail are tried again, on another server where there is one.
+    """See `TurnEngine`. Failed requests are retried, on another server if there is one.
 
     Args:
         urls: addresses of the servers, without "/v1"; all serve the learner's model.
-        limits: how turns are sampled.
-        sync: makes the way of the weights, from a name that no other learner has and the loop that asks the servers.
-        concurrency: turns on their way at once.
-        timeout_s: longest time of a turn or of a loading of weights, in seconds.
-        workers: of the learner; only worker 0 talks to the servers about weights.
+        limits: sampling settings.
+        sync: makes the weight transfer, given a name unique to this learner and the event loop of the requests.
+        concurrency: maximum turns in progress.
+        timeout_s: timeout for a turn or for loading weights, in seconds.
+        workers: the learner's processes; only worker 0 sends weights to the servers.
 
     Raises:
-        EngineError: a server does not have the routes that are needed.
+        EngineError: if a server lacks a required route.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class VLLMServers:
     ) -> None:
         self.urls = tuple(urls)
         self._limits = limits
-        self._run = secrets.token_hex(4)  # what another learner sends, or an earlier run has left, is not ours
+        self._run = secrets.token_hex(4)  # distinguishes our weights from those of other learners and earlier runs
         self._loads = 0
         self._team = workers or Workers()
         self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
         self._loop = LoopThread("zerosearch-vllm")
         self._sync = sync(self._run, self._loop)
-        self._live = self.urls  # those that have the newest weights
+        self._live = self.urls  # servers with the newest weights
         self._client = self._connect(self.urls)
         self._controls = {url: self._connect([url], attempts=_ATTEMPTS) for url in self.urls}
         self._replies: queue.SimpleQueue[tuple[int, TurnReply | _Failed | None]] = queue.SimpleQueue()
         self._futures: dict[int, concurrent.futures.Future[None]] = {}
-        self._label = ""  # of the weights that the servers have; empty: those that they were started with
+        self._label = ""  # names the weights on the servers; empty: the ones they started with
         if self._team.rank == 0:
             for url in self.urls:
                 self._loop.run(self._resume(url))
@@ -95,7 +95,7 @@ class VLLMServers:
                 if reply is None:
                     woken = True
                 elif self._futures.pop(number, None) is None:
-                    continue  # cancelled, and answered all the same: nobody waits for it
+                    continue  # a reply to a cancelled turn is not needed
                 elif isinstance(reply, _Failed):
                     raise reply.error
                 else:
@@ -113,13 +113,13 @@ class VLLMServers:
             future.cancel()
 
     def load(self, version: int) -> None:
-        """See `TurnEngine.load`: every server takes over the weights.
+        """See `TurnEngine.load`: every server loads the weights.
 
-        A server that cannot is left out until the next time, with a warning: it would sample with old weights. With
-        several workers all of them must call this.
+        A server that fails would sample with old weights, so it is excluded until the next update, with a warning.
+        With several workers, all of them must call this method.
         """
         leader = self._team.rank == 0
-        self._team.gather(None)  # no worker has turns in progress any more
+        self._team.gather(None)  # wait until no worker has turns in progress
         self._sync.prepare(leader=leader)
         label = f"{self._run}-{self._loads}-{version}"
         self._loads += 1
@@ -128,27 +128,25 @@ class VLLMServers:
             failures = self._loop.run(self._load_everywhere(label))
         failures, label = self._team.gather((failures, label))[0]
         if len(failures) == len(self.urls):
-            raise EngineError(
-                f"no server could take over the learner's weights. {_ADVICE} {'; '.join(failures.values())}"
-            )
+            raise EngineError(f"no server could load the learner's weights. {_ADVICE} {'; '.join(failures.values())}")
         for url, failure in failures.items():
-            _log.warning("%s is left out until the next update of the weights: %s", url, failure)
+            _log.warning("%s is not used until the next weight update: %s", url, failure)
         live = tuple(url for url in self.urls if url not in failures)
         if live != self._live:
             self._live, self._client = live, self._connect(live)
         self._label = label
 
     def check(self) -> None:
-        """Checks that every server that answers still has the weights it was given: one that was restarted has not.
+        """Check that every server that answers still has the weights it was given; a restarted one does not.
 
         Raises:
-            EngineError: a server has sampled with other weights.
+            EngineError: if a server has sampled with other weights.
         """
         if self._label and self._team.rank == 0:
             self._loop.run(self._check_versions())
 
     def before_training(self) -> None:
-        """See `check`; there is nothing to free."""
+        """See `check`; there is no memory to free."""
         self.check()
 
     def close(self) -> None:
@@ -163,13 +161,13 @@ class VLLMServers:
             "max_tokens": request.max_tokens,
             "seed": request.seed,
             "temperature": self._limits.temperature,
-            # Absent fields would be taken from the model's generation config.
+            # vLLM would take missing fields from the model's generation config.
             **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
             **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1},
             **{"logprobs": 0, "return_token_ids": True},
             "stop": list(self._limits.stop_strings),
             "stop_token_ids": list(self._limits.end_ids),
-            # Stop strings are matched in the text as our own decoding gives it.
+            # Stop strings must be matched in the same text that our own decoding produces.
             **{"include_stop_str_in_output": True, "skip_special_tokens": False},
             "spaces_between_special_tokens": False,
         }
@@ -189,7 +187,7 @@ class VLLMServers:
         return client
 
     async def _load_everywhere(self, label: str) -> dict[str, str]:
-        """What went wrong, by server."""
+        """Load the weights on all servers; returns the error messages by server."""
         results = await asyncio.gather(*(self._load_one(url, label) for url in self.urls), return_exceptions=True)
         failures: dict[str, str] = {}
         for url, result in zip(self.urls, results, strict=True):
@@ -201,7 +199,7 @@ class VLLMServers:
 
     async def _load_one(self, url: str, label: str) -> None:
         control = self._controls[url]
-        # Turns that were cancelled may still run there, and none may while the weights change.
+        # Cancelled turns may still be running there; none may run while the weights change.
         await control.request("POST", "/pause", params={"mode": "abort"})
         try:
             await self._sync.give(url, control)
@@ -210,13 +208,13 @@ class VLLMServers:
                 raise EngineError(f"{url} could not empty its prefix cache, which holds results of old weights")
             await control.request("POST", "/update_weight_version", body={"new_version": label})
         except BaseException:
-            with contextlib.suppress(EngineError):  # a server that is gone: the first error says more
+            with contextlib.suppress(EngineError):  # if the server is gone, the first error is more useful
                 await control.request("POST", "/resume")
             raise
         await control.request("POST", "/resume")
 
     async def _resume(self, url: str) -> None:
-        """A learner that was killed while it sent weights has left its servers paused."""
+        """Resume a server: a learner that was killed while sending weights leaves its servers paused."""
         try:
             await self._controls[url].request("POST", "/resume")
         except EngineError as error:
@@ -229,13 +227,13 @@ class VLLMServers:
             try:
                 reply = await self._controls[url].request("GET", "/weight_info")
             except EngineError as error:
-                _log.warning("%s does not answer any more: %s", url, error)
-                continue  # the others have taken over; the next update of the weights leaves it out
+                _log.warning("%s no longer answers: %s", url, error)
+                continue  # other servers took its turns; the next weight update excludes it
             got = reply.data.get("weight_version") if isinstance(reply.data, dict) else None
             if got != self._label:
                 raise EngineError(
-                    f"{url} has the weights {got!r} instead of {self._label!r}: it was restarted, or somebody else has "
-                    "changed them. What it sampled cannot be trained on; resume the run."
+                    f"{url} has the weights {got!r} instead of {self._label!r}: it was restarted, or something else "
+                    "changed them. Its turns cannot be used for training; resume the run."
                 )
 
 
@@ -246,10 +244,10 @@ _ADVICE = (
 
 
 def parse_completion(data: Any) -> TurnReply:
-    """The turn in the answer of `/v1/completions` with `return_token_ids` and `logprobs`.
+    """Parse a response of `/v1/completions` with `return_token_ids` and `logprobs`.
 
     Raises:
-        ValueError: it has another shape.
+        ValueError: if the response has a different form.
     """
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None

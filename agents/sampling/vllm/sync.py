@@ -1,6 +1,6 @@
-"""How weights reach a vLLM server: through a folder that it can read, or by vLLM's own broadcast between GPUs.
+"""Transfer of weights to vLLM servers: through a shared folder, or by vLLM's own broadcast between GPUs.
 
-Written for vLLM 0.28 to 0.32: the trainer's side of the broadcast had other names before.
+Written for vLLM 0.28 to 0.32: earlier versions use other names on the trainer's side of the broadcast.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ OPTION = """--weight-transfer-config '{"backend": "nccl"}'"""
 
 
 class WeightSync(Protocol):
-    """Has servers take over the learner's weights, one at a time or all at once."""
+    """Transfers the learner's weights to servers, one at a time or all in parallel."""
 
     def prepare(self, *, leader: bool) -> None:
-        """What is done once for all servers; every process of the learner calls it.
+        """Do the work common to all servers; every process of the learner calls this.
 
         Raises:
-            TrainingError: it cannot be done.
+            TrainingError: if it fails.
         """
         ...
 
     async def give(self, url: str, control: JsonClient) -> None:
-        """Have a server take over the weights; only the leader calls it, after `prepare`.
+        """Transfer the weights to one server; only the leader calls this, after `prepare`.
 
         Args:
             url: the server's address.
-            control: a client of this server alone.
+            control: a client for this server only.
 
         Raises:
-            EngineError: this server could not.
+            EngineError: if the server could not load the weights.
         """
         ...
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all resources."""
         ...
 
 
 class FolderSync:
-    """A new folder of safetensors files each time, which the servers see under the same name.
+    """Writes a new folder of safetensors files per update; the servers must see it under the same path.
 
-    Servers with our worker extension are asked through it, the others by vLLM's own reload.
+    Servers with our worker extension load it through the extension, others through vLLM's own reload.
 
     Args:
-        model: whose weights.
-        folder: the parent of the folders; nobody else writes there.
+        model: the model with the weights.
+        folder: the parent of the folders; nothing else may write there.
     """
 
     def __init__(self, model: torch.nn.Module, folder: Path) -> None:
@@ -78,10 +78,10 @@ class FolderSync:
         self._folder = folder
         self._path = folder
         self._count = 0
-        self._extended: dict[str, bool] = {}  # whether a server has our worker extension, where that is known
+        self._extended: dict[str, bool] = {}  # whether a server has our worker extension, if known
 
     def prepare(self, *, leader: bool) -> None:
-        """See `WeightSync.prepare`: writes the folder, and removes those that nobody reads any more."""
+        """See `WeightSync.prepare`: writes the folder, and removes folders that are no longer read."""
         self._path = write_weights(self._model, self._folder, self._count, leader=leader)
         self._count += 1
         if leader:
@@ -92,7 +92,7 @@ class FolderSync:
         if self._extended.get(url) is not False:
             body: dict[str, Any] = {"method": "zerosearch_load_folder", "args": [str(self._path)]}
             try:
-                # 500 is what a server without the extension answers; there is no use in asking again.
+                # A server without the extension answers 500; a retry would not help.
                 await control.request("POST", "/collective_rpc", body=body, final=(500,))
                 self._extended[url] = True
             except EngineError as error:
@@ -111,20 +111,20 @@ class FolderSync:
 
 
 class BroadcastSync:
-    """vLLM's native weight transfer: NCCL between this process's GPU and those of each server, which are others.
+    """vLLM's native weight transfer: NCCL from this process's GPU to the GPUs of each server, which must be others.
 
-    The servers run with `OPTION`. Each has a group of its own with the learner,
-    made when it is first given weights, so that one that fails takes no other one along; they are served in turn.
+    The servers run with `OPTION`. Each server has a separate NCCL group with the learner, made when it first receives
+    weights, so that a failing server does not affect the others. The servers are updated one after the other.
 
     Args:
-        model: whose weights.
-        loop: in which the servers are asked.
-        address: of this machine, where the servers meet it; None: the one from which the server is reached.
-        timeout_s: longest time of one server, in seconds.
+        model: the model with the weights.
+        loop: event loop of the requests to the servers.
+        address: address at which servers reach this machine; None: the local address that routes to the server.
+        timeout_s: timeout per server, in seconds.
 
     Raises:
-        ConfigError: the model is not on a GPU.
-        MissingExtraError: vLLM is not installed here; its trainer's side is needed.
+        ConfigError: if the model is not on a GPU.
+        MissingExtraError: if vLLM is not installed here; its trainer side is needed.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class BroadcastSync:
         self._turn = asyncio.Lock()
 
     def prepare(self, *, leader: bool) -> None:
-        """See `WeightSync.prepare`: nothing to do, the weights are sent from where they are."""
+        """See `WeightSync.prepare`: nothing to do, the weights are sent directly from the model."""
 
     async def give(self, url: str, control: JsonClient) -> None:
         """See `WeightSync.give`.
 
         Raises:
-            EngineError: the server refused, or is not configured for it.
-            TransferHangsError: it did not end in time, which it cannot be made to: the run must end.
+            EngineError: if the server refused, or is not configured for the transfer.
+            TransferHangsError: if the transfer timed out. It cannot be cancelled, so the run must end.
         """
         async with self._turn:
             try:
@@ -159,7 +159,7 @@ class BroadcastSync:
                 group = self._groups[url]
                 await self._in_thread(group.send_weights, group.client)
             except BaseException:
-                # After a failure the two sides may be at different places: the next time they meet anew.
+                # After a failure the two sides may be out of step: make a new group next time.
                 self._groups.pop(url, None)
                 raise
 
@@ -175,21 +175,22 @@ class BroadcastSync:
         return WeightTransferTrainerFactory.trainer_init(info, client=routes, source=self._source)
 
     async def _in_thread(self, function: Callable[[], Any], routes: _Routes) -> Any:
-        """What the function returns. It has a thread of its own, not one of a pool: it may never come back."""
-        # With the error as a value: asyncio would complain of one that nobody takes when the server's is told instead.
+        """Run the function in a new thread and return its result. Not in a pool's thread: it may never return."""
+        # Errors are passed as values: asyncio would log an exception that is never retrieved, which happens when the
+        # server's error is raised instead.
         done: concurrent.futures.Future[tuple[Any, Exception | None]] = concurrent.futures.Future()
 
         def work() -> None:
             try:
                 if self._device.type == "cuda":
-                    torch.cuda.set_device(self._device)  # each thread has a current device of its own
-                    torch.cuda.synchronize(self._device)  # the update of the weights runs on another stream
+                    torch.cuda.set_device(self._device)  # the current device is per thread
+                    torch.cuda.synchronize(self._device)  # the optimizer's update runs on another stream
                 done.set_result((function(), None))
             except Exception as error:
                 done.set_result((None, error))
 
         threading.Thread(target=work, name="zerosearch-weights", daemon=True).start()
-        # A server that refuses leaves this side alone in the collective, where it would wait for a long time.
+        # If a server refuses, this side is alone in the collective and would wait for a long time.
         waited: list[asyncio.Future[Any]] = [asyncio.wrap_future(done), asyncio.wrap_future(routes.refused)]
         await asyncio.wait(waited, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if routes.refused.done():
@@ -197,28 +198,28 @@ class BroadcastSync:
         if not done.done():
             raise TransferHangsError(
                 f"the broadcast of weights to {routes.url} did not end within vllm.timeout_s = {self._timeout_s:g} s: "
-                "the server has gone in its middle, or the GPUs cannot reach each other (NCCL_DEBUG=INFO says more). "
+                "the server stopped during it, or the GPUs cannot reach each other (NCCL_DEBUG=INFO shows details). "
                 "Resume the run."
             )
         result, error = done.result()
         if isinstance(error, EngineError):
             raise error
-        if error is not None:  # vLLM's trainer side raises what it likes
+        if error is not None:  # vLLM's trainer side may raise any exception
             raise EngineError(f"weights to {routes.url}: {type(error).__name__}: {error}") from error
         return result
 
 
 class TransferHangsError(EngineError):
-    """A broadcast is stuck on the learner's own GPU: nothing after it can be computed."""
+    """A broadcast is stuck on the learner's own GPU, which cannot compute anything after it."""
 
 
 class _Routes:
-    """vLLM's protocol `VLLMWeightSyncClient` over HTTP. Nothing is sent twice: the other half is a collective."""
+    """vLLM's protocol `VLLMWeightSyncClient` over HTTP. No retries: each request is one side of a collective."""
 
     def __init__(self, url: str, loop: LoopThread, timeout_s: float) -> None:
         self.url = url
         self.refused: concurrent.futures.Future[EngineError] = concurrent.futures.Future()
-        """Why the server does not take its part in a collective that has begun here."""
+        """The error of a server that does not take part in a collective already begun here."""
         self._loop = loop
         self._client = JsonClient([url], HttpOptions(attempts=1, read_s=timeout_s, total_s=timeout_s))
         self._client.on_connect = loop.on_close
@@ -237,7 +238,7 @@ class _Routes:
         try:
             self._post("/update_weights", {"update_info": update_info})
         except EngineError as error:
-            self.refused.set_result(TransferHangsError(f"a server went in the middle of a broadcast: {error}"))
+            self.refused.set_result(TransferHangsError(f"a server failed during a broadcast: {error}"))
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
@@ -248,14 +249,14 @@ class _Routes:
 
 
 def trainer_info(address: str, port: int, world_size: int) -> TrainerInitInfo:
-    """What vLLM's trainer side must know: where the processes meet, and how many there are, the learner included."""
+    """Settings of vLLM's trainer side: address and port of the meeting point, and number of processes with learner."""
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return NCCLTrainerInitInfo(master_address=address, master_port=port, world_size=world_size, rank=0)
 
 
 def check_device(device: torch.device) -> None:
-    """Raises `ConfigError` where the learner has no GPU to send from."""
+    """Raise `ConfigError` if the learner is not on a GPU."""
     if device.type != "cuda":
         raise ConfigError(
             'vllm.sync = "nccl" sends weights from GPU to GPU, and the learner is on the CPU: use vllm.sync = "folder".'
@@ -263,7 +264,7 @@ def check_device(device: torch.device) -> None:
 
 
 def _weight_source(model: torch.nn.Module) -> Any:
-    """vLLM's `WeightSource` of our names: as in a checkpoint, a tied head once."""
+    """A vLLM `WeightSource` with our names: as in a checkpoint, a tied head only once."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class Source(WeightSource):  # type: ignore[misc]
@@ -284,30 +285,30 @@ def _world_size(data: Any) -> int:
 
 
 def address_towards(url: str) -> str:
-    """This machine's IPv4 address on the way to a server: what vLLM's meeting place listens on.
+    """This machine's IPv4 address on the route to a server; vLLM's meeting point listens on it.
 
     Raises:
-        EngineError: there is no way.
+        EngineError: if there is no route.
     """
     host = urlsplit(url).hostname
     try:
         (*_, target), *_ = socket.getaddrinfo(host, 9, family=socket.AF_INET, type=socket.SOCK_DGRAM)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(target)  # sends nothing: it only chooses the way
+            probe.connect(target)  # sends nothing: it only selects the route
             return str(probe.getsockname()[0])
     except OSError as cause:
-        raise EngineError(f"no way to {host!r}: {cause}; name this machine's address in vllm.sync_address") from cause
+        raise EngineError(f"no route to {host!r}: {cause}; set this machine's address in vllm.sync_address") from cause
 
 
 def free_port(address: str) -> int:
-    """A port of this machine that nobody listens on.
+    """A free port of this machine.
 
     Raises:
-        EngineError: this machine has no such address.
+        EngineError: if this machine does not have the address.
     """
     try:
         with socket.socket() as listener:
             listener.bind((address, 0))
             return int(listener.getsockname()[1])
     except OSError as cause:
-        raise EngineError(f"vllm.sync_address {address!r} is no address of this machine: {cause}") from cause
+        raise EngineError(f"vllm.sync_address {address!r} is not an address of this machine: {cause}") from cause

@@ -1,4 +1,4 @@
-"""From the learner's weights to an engine's: by name, or as a folder of safetensors files."""
+"""Export the learner's weights for an engine: as named tensors, or as a folder of safetensors files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from zerosearch_env.errors import TrainingError
 
 SHARD_BYTES = 4 * 2**30
-"""Weights of one file, as far as one tensor is not larger."""
+"""Maximum size of one file, unless a single tensor is larger."""
 KEEP = 2
-"""Folders that stay: a server may still be reading the one before."""
+"""Number of folders to keep: a server may still be reading the previous one."""
 
 
 def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by the name it has in a checkpoint; a shared one (a tied head) once, under its first name.
+    """Yield every parameter with its name in a checkpoint; a shared one (a tied head) once, under its first name.
 
-    A parameter that is spread over processes is gathered, so all of them must go through this together.
+    Sharded parameters are gathered, so all processes must iterate together.
     """
     for name, parameter in model.named_parameters():
         value: Any = parameter.detach()
@@ -30,21 +30,22 @@ def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def write_weights(model: torch.nn.Module, folder: Path, number: int, *, leader: bool = True) -> Path:
-    """Writes the weights into a new folder under `folder`, all or nothing.
+    """Write the weights atomically into a new folder under `folder`.
 
-    A new one each time: an engine may take a path that it has read before for what it read then (vLLM issue 32718).
+    Every call needs a new folder: an engine may use its cached contents of a path that it has read before (vLLM issue
+    32718).
 
     Args:
-        model: whose weights.
-        folder: its parent; made when it is not there.
-        number: names the folder; used once.
-        leader: False in the processes that only take part in gathering.
+        model: the model to export.
+        folder: the parent folder; created if it does not exist.
+        number: number in the folder's name; use each number only once.
+        leader: False in processes that only take part in gathering.
 
     Returns:
-        The folder, absolute.
+        The absolute path of the new folder.
 
     Raises:
-        TrainingError: the folder cannot be written.
+        TrainingError: if the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -72,6 +73,6 @@ def write_weights(model: torch.nn.Module, folder: Path, number: int, *, leader: 
 
 
 def drop_old_weights(folder: Path) -> None:
-    """Removes all but the newest folders that `write_weights` has made."""
+    """Remove all folders written by `write_weights` except the newest `KEEP`."""
     for old in sorted(folder.glob("weights-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What runs inside vLLM's worker: loading the learner's weights, and mending a tied head on CPUs.
+"""Code that runs inside vLLM's worker: loading the learner's weights, and repairing a tied head on CPUs.
 
 vLLM mixes `LearnerWeights` into its worker class. A server needs the option
-`--worker-extension-cls zerosearch_agents.sampling.vllm.worker.LearnerWeights`; an engine in the learner's process
-needs none.
+`--worker-extension-cls zerosearch_agents.sampling.vllm.worker.LearnerWeights`; for an engine in the learner's process
+it is set automatically.
 Written for vLLM 0.28 to 0.32.
 """
 
@@ -23,7 +23,7 @@ class LearnerWeights:
         return path
 
     def zerosearch_load_weights(self, weights: Sequence[tuple[str, Any]]) -> int:
-        """Load tensors by their names in a checkpoint; returns how many."""
+        """Load tensors by their names in a checkpoint; returns the number of tensors."""
         worker: Any = self
         worker.reload_weights(weights_iterator=iter(weights))
         mend_tied_head(worker.model_runner.get_model())
@@ -31,10 +31,10 @@ class LearnerWeights:
 
 
 def mend_tied_head(model: Any) -> bool:
-    """Give a head that shares the embedding's weights the new ones on a CPU; whether there was anything to do.
+    """On a CPU, update a head that shares the embedding's weights; returns whether this was necessary.
 
-    On CPUs the head multiplies by a repacked copy of its weight. The reload repacks every layer that a weight was
-    loaded for, and a tied head has none of its own: it would go on with the old copy, without an error.
+    On CPUs the head multiplies by a repacked copy of its weight. A reload repacks only the layers that weights were
+    loaded for. A tied head has no separate weight, so it would silently continue with the old copy.
     """
     from vllm.platforms import current_platform
 
