@@ -1,1 +1,1 @@
-"""The objective: advantages, losses and KL as pure functions of numbers."""
+"""The training objective: advantages, losses and KL as pure functions."""

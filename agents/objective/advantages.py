@@ -1,12 +1,12 @@
-"""Advantages: what each sampled token is worth, from the rewards of a step.
+"""Advantage estimators: from the rewards of a step to the advantage of each sampled token.
 
-Outcome estimators are pure functions `(rewards_N, groups_N) -> advantages_N`, one number for each rollout, which every
-token that the policy sampled in it gets. `groups_N` says which rollouts answer the same question. Token estimators
-(`reinforce_plus_plus`, `gae`) take the rewards of the sampled tokens of a rollout, `_n`, in order.
+Outcome estimators are pure functions `(rewards_N, groups_N) -> advantages_N` with one number per rollout, which applies
+to all its sampled tokens. Rollouts with the same number in `groups_N` answer the same question. Token estimators
+(`reinforce_plus_plus`, `gae`) take the rewards of a rollout's sampled tokens, `_n`, in order.
 
-Prompt and document tokens are in none of these vectors: they are no actions, so nothing is estimated at them and
-nothing is discounted through them. Rollouts that are out of the loss (a failed search engine) are left out by the
-caller before, so that they count in no mean.
+Prompt and document tokens are not in these vectors. They are not actions, so they get no advantage and are not counted
+when rewards are discounted. The caller leaves out rollouts that are excluded from the loss (a failed search engine), so
+they do not affect any mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zerosearch_env.errors import unknown_name
 Advantage = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
 
 EPSILON = 1e-4
-"""Added to a standard deviation before it divides; a group of equal rewards then has advantage 0, not 0 / 0."""
+"""Added to a standard deviation before dividing by it: a group of equal rewards has advantage 0, not 0 / 0."""
 
 
 def grpo(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ def rloo(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray
 
 
 def reinforce(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A_i = r_i - mean(r of the batch): REINFORCE with the batch mean as its baseline; groups play no part.
+    """A_i = r_i - mean(r of the batch): REINFORCE with the batch mean as its baseline; groups are ignored.
 
     Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992, section 4 (reinforcement baseline).
     """
@@ -60,7 +60,7 @@ def reinforce(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> ND
 
 
 def reinforce_no_baseline(rewards_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A_i = r_i: REINFORCE as it is, unbiased and of the highest variance; with rewards of 0 and 1 nothing is unlearnt.
+    """A_i = r_i: plain REINFORCE; unbiased, highest variance. With rewards of 0 and 1 no token is ever discouraged.
 
     Source: Williams, "Simple Statistical Gradient-Following Algorithms", 1992, section 4 (baseline 0).
     """
@@ -81,7 +81,7 @@ def get_advantage(name: str) -> Advantage:
     """The outcome estimator called `name`.
 
     Raises:
-        ConfigError: when there is none; the message names the nearest one.
+        ConfigError: there is no such estimator; the message suggests the nearest name.
     """
     if name not in ADVANTAGES:
         raise unknown_name("advantage", name, ADVANTAGES)
@@ -89,11 +89,11 @@ def get_advantage(name: str) -> Advantage:
 
 
 def token_rewards(reward: float, penalties_n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """r_t = -penalty_t, and the rollout's reward on top at its last sampled token.
+    """r_t = -penalty_t, plus the rollout's reward at its last sampled token.
 
     Args:
         reward: the rollout's reward.
-        penalties_n: what is taken off at each sampled token: kl_coefficient times the KL estimate, or zeros.
+        penalties_n: subtracted at each sampled token: kl_coefficient times the KL estimate, or zeros.
     """
     rewards_n = -penalties_n
     rewards_n[-1] += reward
@@ -120,16 +120,16 @@ def normalize(parts: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]
 
 
 def reinforce_plus_plus(rewards: Sequence[NDArray[np.float64]], gamma: float = 1.0) -> list[NDArray[np.float64]]:
-    """A_t = (G_t - mean(G)) / (std(G) + 1e-4), mean and std over all sampled tokens of the batch; groups play no part.
+    """A_t = (G_t - mean(G)) / (std(G) + 1e-4), mean and std over all sampled tokens of the batch; groups are ignored.
 
-    With "reinforce++-baseline" the rewards are those minus their group's mean, otherwise the same.
+    For "reinforce++-baseline" the caller subtracts the group's mean from the rewards first.
 
     Source: Hu et al., "REINFORCE++", arXiv 2501.03262, section 3: A_t = r - beta * sum of KL from t on, normalised over
     the global batch; its variant "w/ baseline" subtracts the group's mean reward first.
 
     Args:
         rewards: rewards of the sampled tokens of each rollout (`token_rewards`).
-        gamma: discount a sampled token; the paper has 1.
+        gamma: discount per sampled token; the paper uses 1.
     """
     return normalize([returns_to_go(rewards_n, gamma) for rewards_n in rewards])
 
@@ -139,17 +139,17 @@ def gae(
 ) -> NDArray[np.float64]:
     """A_t = delta_t + gamma * lambda * A_(t+1) with delta_t = r_t + gamma * V_(t+1) - V_t.
 
-    t + 1 is the next token *that the policy sampled*: documents in between are part of the transition, so neither gamma
-    nor lambda is applied for them. V is 0 after the last token, whatever ended the episode: its reward is final. The
-    targets of the critic are `gae(...) + values_n`, the lambda-returns.
+    t + 1 is the next token *that the policy sampled*: documents in between are part of the transition, so gamma and
+    lambda are not applied for them. V is 0 after the last token, however the episode ended, since no reward follows.
+    The critic's targets are the lambda-returns, `gae(...) + values_n`.
 
     Source: Schulman et al., "High-Dimensional Continuous Control Using GAE", arXiv 1506.02438, equations 11, 16.
 
     Args:
         rewards_n: rewards of the sampled tokens of one rollout (`token_rewards`).
         values_n: the critic's value before each of them was sampled.
-        gamma: discount a sampled token, in [0, 1].
-        lambda_: in [0, 1]; 1 gives returns minus values, 0 gives delta_t.
+        gamma: discount per sampled token, in [0, 1].
+        lambda_: in [0, 1]; 1 gives the returns minus the values, 0 gives delta_t.
     """
     following_n = np.append(values_n[1:], 0.0)
     return returns_to_go(rewards_n + gamma * following_n - values_n, gamma * lambda_)

@@ -1,4 +1,4 @@
-"""From rollouts to advantages: which rollouts are trained on, and what each of their sampled tokens is worth."""
+"""From rollouts to advantages: selects the rollouts to train on and computes the advantages of their tokens."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .kl import kl_penalties
 
 
 def is_trained(rollout: Rollout, *, mask_overlong: bool) -> bool:
-    """False for a rollout that stays out of the loss and of every mean: it is neither rewarded nor punished.
+    """Whether a rollout is used for training. Others are left out of the loss and of every mean.
 
-    That is one whose search engine failed, one in which nothing was sampled, and with `mask_overlong` one that outgrew
-    the token budget (DAPO's overlong filtering, arXiv 2503.14476, section 3.4).
+    Left out are rollouts with a failed search engine or without sampled tokens, and with `mask_overlong` those that
+    exceeded the token budget (DAPO's overlong filtering, arXiv 2503.14476, section 3.4).
     """
     return rollout.trainable and not (mask_overlong and rollout.stop_reason is StopReason.CONTEXT_LIMIT)
 
 
 def has_signal(group: Sequence[Rollout], *, mask_overlong: bool) -> bool:
-    """Whether the rewards of the group's trained rollouts differ: else its advantages are all zero."""
+    """Whether the rewards of the group's trained rollouts differ; if not, all its advantages are zero."""
     return len({one.scores.reward for one in group if is_trained(one, mask_overlong=mask_overlong)}) > 1
 
 
 def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = False) -> list[list[Sample]]:
-    """The rollouts that are trained on, by group, without advantages yet.
+    """The rollouts to train on, by group, without advantages.
 
     Raises:
-        TrainingError: when there is none; the message holds the engine's error.
+        TrainingError: there are none; the message gives the reason, for example the engine's error.
     """
     samples = [
         [Sample(one, 0.0, 0.0) for one in group if is_trained(one, mask_overlong=mask_overlong)] for group in groups
@@ -47,25 +47,25 @@ def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = F
         if errors:
             reason = f"every search failed: {errors[0]}"
         elif any(rollout.trainable for rollout in everything):
-            reason = "every episode outgrew context_tokens, and algorithm.mask_overlong leaves such episodes out"
+            reason = "every episode exceeded context_tokens, and algorithm.mask_overlong leaves such episodes out"
         else:
             shortest = min(len(rollout.token_ids) for rollout in everything)
             reason = (
-                f"no prompt fits into context_tokens: the shortest has {shortest} tokens, and a turn needs room too. "
+                f"no prompt fits into context_tokens: the shortest has {shortest} tokens, and a turn needs space too. "
                 "Raise rollout.context_tokens"
             )
-        raise TrainingError(f"no rollout of this step can be trained on: {reason}.")
+        raise TrainingError(f"no rollout of this step can be used for training: {reason}.")
     return samples
 
 
 def assign_credit(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
-    """The samples with their advantages, and with their returns where there is a critic.
+    """Adds the advantages to the samples, and with a critic also the returns.
 
-    With `kl_in = "reward"` each sampled token's reward is lessened by kl_coefficient * KL; an outcome estimator sees
-    the sum over the rollout.
+    With `kl_in = "reward"`, kl_coefficient * KL is subtracted from each sampled token's reward; an outcome estimator
+    uses the sum over the rollout.
 
     Args:
-        algorithm: which estimator, with its discount and KL.
+        algorithm: selects the estimator, the discount and the KL.
         groups: samples by question, with the vectors that `compute_logprobs` adds.
     """
     flat = [sample for group in groups for sample in group]
@@ -92,7 +92,7 @@ def assign_credit(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]
 def _weigh_by_critic(
     algorithm: AlgorithmConfig, samples: Sequence[Sample], rewards: Sequence[NDArray[np.float64]]
 ) -> list[Sample]:
-    """GAE of each rollout; the critic's targets come before the advantages of the batch are normalised."""
+    """GAE of each rollout. The critic's targets use the advantages before normalisation over the batch."""
     raw, returns = [], []
     for sample, rewards_n in zip(samples, rewards, strict=True):
         assert sample.values is not None
@@ -106,7 +106,7 @@ def _weigh_by_critic(
 
 
 def _penalties(algorithm: AlgorithmConfig, sample: Sample) -> NDArray[np.float64]:
-    """What the KL takes off the reward at each sampled token; zeros where the KL is not in the reward."""
+    """The KL penalty on the reward at each sampled token; zeros if the KL is not part of the reward."""
     if algorithm.kl_in != "reward" or algorithm.kl_coefficient == 0.0:
         return np.zeros(sample.rollout.sampled_tokens)
     assert sample.reference_logprobs is not None
@@ -114,7 +114,7 @@ def _penalties(algorithm: AlgorithmConfig, sample: Sample) -> NDArray[np.float64
 
 
 def credit_metrics(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> dict[str, float]:
-    """The metrics of a step that come from its advantages (formulas: `metrics.GLOSSARY`)."""
+    """The metrics of a step computed from its advantages (formulas: `metrics.GLOSSARY`)."""
     flat = [sample for group in groups for sample in group]
     metrics: dict[str, float] = {}
     if algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0:

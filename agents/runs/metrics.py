@@ -33,8 +33,8 @@ GLOSSARY: dict[str, str] = {
     "noisy": "Noisy searches / searches.",
     "answer_in_documents": "Searches that returned a document with a gold answer / searches.",
     "search_again": "Noisy searches followed by another search in the episode / noisy searches.",
-    "staleness": "Age of the weights that sampled a turn, in steps with an update: mean over the sampled turns of trained "
-    "rollouts; with max_staleness.",
+    "staleness": "Age of the weights that sampled a turn, in steps with an update: mean over the sampled turns of "
+    "trained rollouts; with max_staleness.",
     "staleness_max": "Maximum over the same turns; with max_staleness.",
     "groups_without_signal": "Groups in which all rewards are equal / groups.",
     "sampling_rounds": "Additional sampling rounds of the step; with dynamic_sampling_rounds.",
@@ -45,8 +45,8 @@ GLOSSARY: dict[str, str] = {
     "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
     "each term only if configured.",
     "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
-    "clip_fraction": "Trained tokens that the clip affects (clip: their gradient is zero; cispo: their weight is reduced) / "
-    "trained tokens.",
+    "clip_fraction": "Trained tokens that the clip affects (clip: their gradient is zero; cispo: their weight is "
+    "reduced) / trained tokens.",
     "entropy": "Mean entropy, in nats, of the distributions from which trained tokens were sampled.",
     "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over all trained "
     "tokens with recompute_logprobs, otherwise over those of the first update.",
@@ -66,8 +66,8 @@ GLOSSARY: dict[str, str] = {
     "gradient_norm": "Mean over updates of the gradient's L2 norm before clipping.",
     "updates": "Optimizer updates made.",
     "skipped_updates": "Updates skipped because the gradient was not finite.",
-    "trained_rollouts": "Rollouts used in the loss, summed over updates: those with a gradient from advantages, KL, entropy "
-    "or value loss.",
+    "trained_rollouts": "Rollouts used in the loss, summed over updates: those with a gradient from advantages, KL, "
+    "entropy or value loss.",
     "learning_rate": "Learning rate of the step.",
     "alarms": "Bounds of `[alarms]` that have been violated for `patience` steps; unless alarms.action is off.",
     "rollbacks": "Rollbacks of the run so far; if there have been any.",

@@ -51,7 +51,7 @@ def test_a_group_has_signal_when_what_is_trained_differs():
 
 
 def test_nothing_left_says_why():
-    with pytest.raises(TrainingError, match=r"every episode outgrew context_tokens, and algorithm\.mask_overlong"):
+    with pytest.raises(TrainingError, match=r"every episode exceeded context_tokens, and algorithm\.mask_overlong"):
         make_samples([[OVERLONG]], mask_overlong=True)
     with pytest.raises(TrainingError, match="every search failed: gone"):
         make_samples([[replace(FAILED, error="gone")]], mask_overlong=False)
