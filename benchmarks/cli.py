@@ -1,4 +1,4 @@
-"""`zerosearch bench`: runs one benchmark by name; each prints what it found and writes a JSON record."""
+"""`zerosearch bench`: run a benchmark by name. Each prints its results and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import importlib
 from zerosearch_env.errors import unknown_name
 
 BENCHMARKS = {
-    "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, beside gem-llm."),
-    "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, beside plain bm25s."),
+    "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, compared with gem-llm."),
+    "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, compared with plain bm25s."),
     "dense": (
         "speed.dense",
-        "Passages and queries per CPU second of the dense engine, and recall of its approximate kinds.",
+        "Passages and queries per CPU second of the dense engine, and recall of its approximate indexes.",
     ),
-    "simulated": ("speed.simulated", "The simulated engine: cost of its client, throughput on a server, cache hits."),
+    "simulated": ("speed.simulated", "The simulated engine: client cost, throughput with a server, cache hits."),
     "world-generation": ("speed.world_generation", "Passages per second of the synthetic world."),
-    "sampler": ("speed.sampler", "Tokens per CPU second of the batched sampler, beside a loop over generate."),
+    "sampler": ("speed.sampler", "Tokens per CPU second of the batched sampler, compared with a loop over generate."),
     "rollouts": (
         "speed.rollouts",
-        "Seconds of rollouts with latencies of their own, beside lock-step and a lower bound.",
+        "Duration of rollouts with varying latencies, compared with lock-step and a lower bound.",
     ),
     "learner": (
         "speed.learner.bench",
-        "Tokens per CPU second and memory of the optimisation step, beside TRL's GRPOTrainer.",
+        "Tokens per CPU second and memory of the optimisation step, compared with TRL's GRPOTrainer.",
     ),
-    "learning": ("learning.quickstart", "What the quickstart learns, for several seeds."),
+    "learning": ("learning.quickstart", "Exact match after the quickstart, for several seeds."),
     "stability": (
         "learning.stability.bench",
-        "What known faults of search-RL code do to a run, beside this learner, three seeds.",
+        "Effect of known bugs of search-RL code on training, compared with this learner, three seeds.",
     ),
-    "serve": ("speed.serve", "Requests per second of the retrieval server under 200 clients, beside one by one."),
+    "serve": ("speed.serve", "Requests per second of the retrieval server with 200 clients, compared with one."),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
-    "import-time": ("speed.import_time", "What `import zerosearch_env` costs."),
+    "import-time": ("speed.import_time", "Time of `import zerosearch_env`."),
 }
 
 
@@ -40,12 +40,12 @@ def help_text() -> str:
     width = max(map(len, BENCHMARKS))
     lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in BENCHMARKS.items()]
     return "\n".join(
-        ["usage: zerosearch bench NAME [options]", "", *lines, "", "zerosearch bench NAME --help says what it takes"]
+        ["usage: zerosearch bench NAME [options]", "", *lines, "", "zerosearch bench NAME --help shows its options"]
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the benchmark that the first argument names, with the rest as its arguments.
+    """Run the benchmark named by the first argument; the other arguments are passed to it.
 
     Raises:
         ConfigError: no benchmark has that name.

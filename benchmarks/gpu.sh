@@ -1,11 +1,11 @@
 #!/bin/sh
 # Every check that needs a GPU, in one command: sh benchmarks/gpu.sh [CHECK ...]
 #
-# It takes the Python that is there with its torch and transformers, and adds what is missing of the rest from PyPI,
-# without touching torch. Where the machine has no network, WHEELS=FOLDER (absolute) holds wheels, all of which are used: those
-# of the list below that the machine lacks, and whatever the checks "peer" (trl, accelerate, datasets and what they need)
-# and "vllm" are to be done with; without these the two are skipped. The records are benchmarks/results/gpu-*.json;
-# RESULTS=FOLDER puts them elsewhere. Exit status 1: a check failed, or there is no GPU.
+# Uses the machine's Python with its torch and transformers, and installs other missing packages from PyPI without
+# changing torch. Without a network, set WHEELS=FOLDER (absolute): all wheels in it are used. It must hold the packages
+# of the list below that the machine lacks, and for the checks "peer" (trl, accelerate, datasets and their dependencies)
+# and "vllm" their packages; otherwise these two are skipped. Records are written to benchmarks/results/gpu-*.json, or to
+# RESULTS=FOLDER. Exit status 1: a check failed, or there is no GPU.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

@@ -1,7 +1,7 @@
-"""Alternating CPU-time measurement, and the record that each benchmark leaves behind.
+"""Interleaved CPU-time measurement, and the JSON record of each benchmark.
 
-Cores are shared more often than not, so wall time says little: everything here is CPU time of this process, cases
-take turns inside every round, and the median over rounds is reported with its quartiles.
+Cores are often shared, so wall time says little. Everything here is CPU time of this process; the cases alternate
+within each round, and the median over rounds is reported with its quartiles.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure."""
+    """A piece of work to measure."""
 
     name: str
     run: Callable[[], int]
-    """Does a small piece of the work and returns how many items (steps, queries, tokens) it was."""
+    """Does a small piece of the work and returns its number of items (steps, queries, tokens)."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU microseconds per item over the rounds of one case."""
+    """CPU microseconds per item of one case, over its rounds."""
 
     name: str
     median: float
@@ -41,7 +41,7 @@ class Timing:
     """Upper quartile."""
     rounds: int
     items: int
-    """Items of all rounds together."""
+    """Total number of items over all rounds."""
 
 
 def measure(
@@ -51,23 +51,23 @@ def measure(
     seconds: float = 0.25,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, Timing]:
-    """CPU time per item of each case, the cases taking turns.
+    """Measure the CPU time per item of each case, alternating between the cases.
 
     Args:
-        cases: what to measure; each runs once untimed before.
-        rounds: how often each case has its turn.
-        seconds: the least time of one turn.
-        clock: seconds that have passed; CPU time of this process unless given.
+        cases: what to measure; each first runs once untimed.
+        rounds: number of timed turns per case.
+        seconds: minimum time of a turn.
+        clock: returns elapsed seconds; by default the CPU time of this process.
 
     Returns:
-        One timing a case, by name.
+        One timing per case, by name.
     """
     for case in cases:
         case.run()
     samples: dict[str, list[float]] = {case.name: [] for case in cases}
     items: dict[str, int] = dict.fromkeys(samples, 0)
     for turn in range(rounds):
-        # Backwards in every second round, so that no case always follows the same neighbour.
+        # Reversed in every second round, so that no case always runs after the same other case.
         for case in cases if turn % 2 == 0 else reversed(cases):
             done, start = 0, clock()
             while (spent := clock() - start) < seconds or not done:
@@ -90,7 +90,7 @@ def _timing(name: str, values: Sequence[float], items: int) -> Timing:
 
 
 def machine(libraries: Sequence[str]) -> dict[str, Any]:
-    """What a number depends on: processor, cores, load, Python, and the versions of the libraries named."""
+    """Describe the machine: processor, cores, load, Python, and the versions of the given libraries."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -118,17 +118,17 @@ def _version(distribution: str) -> str | None:
 
 
 def default_output(name: str) -> Path:
-    """`benchmarks/results/NAME.json` of a checkout; `NAME.json` in the working directory of an installed package."""
+    """Return `benchmarks/results/NAME.json` in a checkout, else `NAME.json` in the working directory."""
     return (RESULTS if RESULTS.is_dir() else Path()) / f"{name}.json"
 
 
 def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None:
-    """Writes the timings and everything else of one run as JSON.
+    """Write the timings and other results of a run as JSON.
 
     Args:
-        path: the file; its folder is made.
-        timings: by case.
-        more: further entries, such as `ratios` and `machine`.
+        path: the file; its folder is created.
+        timings: timings by case.
+        more: other entries, such as `ratios` and `machine`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"unit": "CPU microseconds per item, median and quartiles of rounds", **more}
@@ -137,7 +137,7 @@ def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None
 
 
 def print_timings(timings: Mapping[str, Timing], item: str) -> None:
-    """Prints one line a case: median, quartiles, items per CPU second."""
+    """Print one line per case: median, quartiles, items per CPU second."""
     width = max(map(len, timings))
     print(f"{'':<{width}}  CPU us/{item} (quartiles)    {item}s per CPU second")
     for timing in timings.values():

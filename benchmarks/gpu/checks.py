@@ -1,4 +1,4 @@
-"""The GPU checks: each takes a device and a size, and returns its record or raises."""
+"""The GPU checks: each takes a `Setting` (device and size), and returns its record or raises."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large."""
+    """Device and size of the checks."""
 
     device: str
     """"cuda" or "cpu"."""
     tiny: bool
-    """Sizes that a CPU does in seconds."""
+    """Whether to use sizes that a CPU handles in seconds."""
 
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Wait until the device has finished all work."""
         import torch
 
         if self.device == "cuda":
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], object], rounds: int = 5) -> float:
-        """Median wall time of some work, in seconds, after one run that does not count."""
+        """Return the median wall time of some work, in seconds, after one warm-up run."""
         times = []
         for _ in range(rounds + 1):
             self.wait()
@@ -50,14 +50,14 @@ class Setting:
         return statistics.median(times[1:])
 
     def peak_memory(self) -> float | None:
-        """GB that torch has held at most since the process began; None on the CPU."""
+        """Peak memory allocated by torch since the process started, in GB; None on the CPU."""
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else None
 
 
 def check_machine(setting: Setting) -> dict[str, Any]:
-    """The card, TFLOP/s of one large product by type, and GB/s of copying within its memory."""
+    """Measure the GPU: its name, TFLOP/s of a large matrix product by dtype, and GB/s of copying within its memory."""
     import torch
 
     size = 256 if setting.tiny else 8192
@@ -74,7 +74,7 @@ def check_machine(setting: Setting) -> dict[str, Any]:
 
 
 def _product_speed(setting: Setting, dtype: Any) -> float:
-    """Operations per second of one large product."""
+    """Return operations per second of one large matrix product."""
     import torch
 
     size = 256 if setting.tiny else 8192
@@ -83,7 +83,7 @@ def _product_speed(setting: Setting, dtype: Any) -> float:
 
 
 def check_agreement(setting: Setting) -> dict[str, Any]:
-    """Largest and mean gaps between log-probabilities of the same sampled tokens, by how they were computed."""
+    """Compare log-probabilities of the same sampled tokens, computed in different ways: largest and mean gaps."""
     import torch
 
     from zerosearch_agents.forward.batch import make_micro_batch, token_logprobs
@@ -122,11 +122,11 @@ def _gap(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 class _CutOffError(Exception):
-    """Ends a run in the middle."""
+    """Interrupts a run."""
 
 
 def check_training(setting: Setting) -> dict[str, Any]:
-    """Metrics of quickstart steps on the device, and how far an interrupted and resumed run ends from a whole one."""
+    """Train quickstart steps on the device: their metrics, and how far a resumed run ends from an uninterrupted one."""
     from zerosearch_agents.training.trainer import StepReport, train
 
     steps = 2 if setting.tiny else 6
@@ -161,10 +161,11 @@ def check_training(setting: Setting) -> dict[str, Any]:
 
 
 def check_step(setting: Setting) -> dict[str, Any]:
-    """Tokens per second, model FLOPs utilisation and peak memory of the optimisation step, by model, work and packing.
+    """Measure tokens per second, model FLOPs utilisation and peak memory of the optimisation step.
 
-    A step is scoring by policy and reference, and one forward, backward and AdamW update: five forward passes' worth.
-    The utilisation is of the speed of one large bfloat16 product, measured here.
+    The cases vary by model, work and packing. A step is scoring by policy and reference, then one forward, backward and
+    AdamW update: the cost of five forward passes. Utilisation is relative to the measured speed of one large bfloat16
+    matrix product.
     """
     import torch
 
@@ -185,7 +186,7 @@ def check_step(setting: Setting) -> dict[str, Any]:
                 options = {"packing": packing, **_options(setting)}
                 try:
                     seconds = setting.seconds(ours(spec, options, model), rounds=1 if setting.tiny else 3)
-                except (RuntimeError, ConfigError) as error:  # the other cases are still worth knowing
+                except (RuntimeError, ConfigError) as error:  # still measure the other cases
                     record["cases"].append(case | {"error": f"{type(error).__name__}: {error}"})
                     continue
                 work = make_work(spec)
@@ -215,7 +216,7 @@ def _options(setting: Setting) -> dict[str, Any]:
 
 
 def check_peer(setting: Setting) -> dict[str, Any]:
-    """Seconds of a step and peak memory beside TRL's `GRPOTrainer` on the same rollouts; the sides take turns."""
+    """Compare seconds per step and peak memory with TRL's `GRPOTrainer` on the same rollouts; the sides alternate."""
     from ..speed.learner.bench import Side
     from ..speed.learner.work import make_work
 
@@ -248,12 +249,12 @@ def check_peer(setting: Setting) -> dict[str, Any]:
         record["cases"].append(case)
     norms = [abs(case["ours"]["gradient_norm"] / case["trl"]["gradient_norm"] - 1) for case in record["cases"]]
     if max(norms) > 0.05:
-        raise RuntimeError(f"the sides do not do the same work, their gradients' norms differ: {record}")
+        raise RuntimeError(f"the two sides do not do the same work, their gradient norms differ: {record}")
     return record
 
 
 def _forward_flops(shape: Architecture, work: Work) -> int:
-    """Of one forward pass over the work: every token through the layers, the head where it is the policy's."""
+    """Return the FLOPs of one forward pass: every token through the layers, the head only on the policy's tokens."""
     from zerosearch_agents.plan.estimate import forward_flops
 
     lengths = [len(prompt) + len(rest) for prompt, rest in zip(work.prompts, work.completions, strict=True)]
@@ -262,7 +263,7 @@ def _forward_flops(shape: Architecture, work: Work) -> int:
 
 
 def check_sampler(setting: Setting) -> dict[str, Any]:
-    """New tokens per second of multi-turn episodes, the sampler beside `generate` on everything anew, in bf16."""
+    """Measure new tokens per second of multi-turn episodes in bf16: sampler against `generate` on the full context."""
     import numpy as np
 
     from zerosearch_agents.policy.policy import quiet_transformers
@@ -290,7 +291,7 @@ def check_sampler(setting: Setting) -> dict[str, Any]:
 
 
 def check_vllm(setting: Setting) -> dict[str, Any]:
-    """Training steps with vLLM in this process: does it compute the same, and what does it free as it sleeps?"""
+    """Train with vLLM in this process: does it compute the same, and how much memory does it free while asleep?"""
     import torch
 
     from zerosearch_agents.config.vllm import VLLMConfig
@@ -304,7 +305,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
         return {"skipped": "vLLM is not installed"}
     config = _config(setting, prompts=2 if setting.tiny else 16)
     config = replace(config, rollout=replace(config.rollout, sampler="vllm"), vllm=VLLMConfig(gpu_memory=0.3))
-    learner = build_learner(config, Workers())  # the checks at the start and of the way of the weights are in here
+    learner = build_learner(config, Workers())  # includes the start-up checks and the check of the weight transfer
     sampler: Any = learner.sampler
     assert isinstance(sampler, CheckedSampler)
     prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:16]], learner.policy.tokenizer)
@@ -326,7 +327,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
 
 
 def check_simulated(setting: Setting) -> dict[str, Any]:
-    """Documents per second of `simulated:tiny`, 64 searches at once."""
+    """Measure documents per second of `simulated:tiny`, with 64 concurrent searches."""
     from zerosearch_env.engines import make_engine
 
     from ..speed.simulated import requests
@@ -348,14 +349,14 @@ def check_simulated(setting: Setting) -> dict[str, Any]:
 
 
 def _shape(model: Any) -> Architecture:
-    """The numbers of a model."""
+    """Return a model's dimensions."""
     from zerosearch_agents.plan.estimate import read_architecture
 
     return read_architecture(model.config.to_dict(), "the model")
 
 
 def _random_model(name: str | None, setting: Setting, dtype: str) -> Any:
-    """A model with random weights on the device: of a name in `plan.MODELS`, or the benchmark's own small one."""
+    """Create a model with random weights on the device: one named in `plan.MODELS`, or the benchmark's small model."""
     from ..speed.learner.sides import make_model
     from ..speed.learner.work import WorkSpec
 
@@ -366,7 +367,7 @@ def _random_model(name: str | None, setting: Setting, dtype: str) -> Any:
 
 
 def _config(setting: Setting, *, prompts: int, steps: int = 2) -> Any:
-    """The quickstart's configuration on the device, smaller where the sizes are tiny."""
+    """Return the quickstart's configuration for the device, smaller if the sizes are tiny."""
     from zerosearch_agents.config.train import load_preset
     from zerosearch_env.datasets.world.make import WorldConfig
 

@@ -1,16 +1,16 @@
-"""Everything that needs a GPU to be known, one check after the other, each written to `gpu-NAME.json`.
+"""Run all checks that need a GPU, one after the other; each writes `gpu-NAME.json`.
 
-`benchmarks/gpu.sh` runs it on a bare machine. Each check is a process of its own, so that one that breaks, or runs out
-of memory, takes no other with it: its record then holds the error. With `--device cpu --size tiny` the same code runs
-where there is no GPU, which is how the tests keep it working; such records are not kept.
+`benchmarks/gpu.sh` runs it on a bare machine. Each check runs in its own process, so that a failure or lack of memory
+does not affect the others; the record of a failed check holds the error. With `--device cpu --size tiny` the same code
+runs without a GPU, as the tests do; do not keep such records.
 
-    machine    the card, its speed in one large product and its memory bandwidth: what the others are measured against
-    agreement  the learner's log-probabilities on the GPU beside the CPU's, and the sampler's beside the learner's
-    training   steps of the quickstart on the GPU; a run that is interrupted and resumed beside one that is not
+    machine    the GPU, its speed in one large matrix product and its memory bandwidth: the reference for the others
+    agreement  the learner's log-probabilities on GPU and CPU, and the sampler's against the learner's
+    training   steps of the quickstart on the GPU; an interrupted and resumed run against an uninterrupted one
     step       the optimisation step: tokens per second, utilisation, peak memory, by model, work and packing
-    peer       the optimisation step beside TRL's trainer, where that is installed
-    sampler    tokens per second of multi-turn sampling beside a loop over `generate` that reads everything anew
-    vllm       training steps with vLLM in the learner's process, where that is installed
+    peer       the optimisation step against TRL's trainer, if installed
+    sampler    tokens per second of multi-turn sampling against a `generate` loop that recomputes the whole context
+    vllm       training steps with vLLM in the learner's process, if installed
     simulated  documents per second of the tiny simulation LLM
 """
 
@@ -34,7 +34,7 @@ _LIBRARIES = ["zerosearch-env", "torch", "transformers", "triton", "numpy", "trl
 
 
 def run_check(name: str, setting: Setting, output: Path) -> bool:
-    """Runs one check in this process and writes its record; whether it went well."""
+    """Run one check in this process and write its record; return whether it passed."""
     began = time.perf_counter()
     try:
         record: dict[str, Any] = {"passed": True, **CHECKS[name](setting)}
@@ -52,17 +52,17 @@ def run_check(name: str, setting: Setting, output: Path) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the checks; the exit status is 1 when one of them failed."""
+    """Run the checks; the exit status is 1 if one failed."""
     parser = argparse.ArgumentParser(
         prog="zerosearch bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="which (all)")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="where (cuda)")
     parser.add_argument(
-        "--size", default="full", choices=("full", "tiny"), help="tiny: what a CPU does in seconds (full)"
+        "--size", default="full", choices=("full", "tiny"), help="tiny: sizes that a CPU handles in seconds (full)"
     )
     parser.add_argument("--output", type=Path, default=default_output("gpu").parent, help="folder of the records")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds that one check may take (240)")
+    parser.add_argument("--limit", type=float, default=240.0, help="time limit per check, in seconds (240)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one check, in this process
     arguments = parser.parse_args(argv)
     setting = Setting(arguments.device, arguments.size == "tiny")
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
             status = subprocess.run(command, timeout=arguments.limit, check=False).returncode
         except subprocess.TimeoutExpired:
             status = -1
-            output.write_text(json.dumps({"passed": False, "error": f"not done in {arguments.limit:g} s"}) + "\n")
+            output.write_text(json.dumps({"passed": False, "error": f"not finished in {arguments.limit:g} s"}) + "\n")
         if status:
             failed.append(name)
         if output.is_file():
@@ -104,7 +104,7 @@ def _expect_device(setting: Setting) -> None:
     torch = require("torch", "train")
     if setting.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "there is no GPU that torch can use here, and nothing is measured in its place; "
+            "torch finds no usable GPU on this machine, so nothing was measured; "
             "`--device cpu --size tiny` runs the same code without keeping records of a GPU (give --output)."
         )
 

@@ -1,1 +1,1 @@
-"""Learning: what a training run achieves."""
+"""Learning benchmarks: what a training run achieves."""

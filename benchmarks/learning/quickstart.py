@@ -1,7 +1,7 @@
-"""What the quickstart learns: the whole quickstart for several seeds, every seed reported as it came out.
+"""What the quickstart learns: run the whole quickstart for several seeds and report every one.
 
-Exact match in % on held-out questions, before and after training, beside the baselines, at every noise level; and the
-time each run took. Nothing is chosen or left out: a run that fails is a row that says so.
+Reports the exact match in % on held-out questions at every noise level, before and after training and for the
+baselines, and the time of each run. No run is selected or left out: a failed run is reported as failed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LIBRARIES = ("torch", "transformers", "numpy", "bm25s")
 
 
 def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
-    """Run one quickstart in a process of its own.
+    """Run one quickstart in its own process.
 
     Returns:
-        Seed, exit status, wall seconds, and for every engine, group, agent and noise level EM and searches with
+        Seed, exit status, wall seconds, and EM and searches for every engine, group, agent and noise level, with
         95 % intervals.
     """
     output = folder / f"seed-{seed}"
@@ -58,7 +58,7 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table for each engine and group: agents down, noise levels across, every seed's EM in % and their mean."""
+    """Format one table per engine and group: agents as rows, noise levels as columns, every seed's EM in % and the mean."""
     done = [row for row in rows if row["status"] == 0]
     lines = [
         f"Seeds {', '.join(str(row['seed']) for row in rows)}; each cell: EM in % of every seed, and their mean.",
@@ -82,12 +82,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the quickstart for every seed and writes the record as JSON and as Markdown beside it."""
+    """Run the quickstart for every seed and write the record as JSON and Markdown."""
     parser = argparse.ArgumentParser(prog="zerosearch bench learning", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
     parser.add_argument("--output", type=Path, default=default_output("learning"), help="the JSON record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: further options of zerosearch quickstart")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: more options for zerosearch quickstart")
     arguments = parser.parse_args(argv)
     options = [option for option in arguments.options if option != "--"]
     rows = []

@@ -100,7 +100,7 @@ def test_completions(completion: Reply, expected: Completion) -> None:
     [
         (Reply({"choices": []}), r"choices\[0\].message"),
         (Reply([1]), r"choices\[0\].message"),
-        (Reply({"choices": [{"message": {"content": 3}}]}), "expected a text"),
+        (Reply({"choices": [{"message": {"content": 3}}]}), "expected a string"),
         (Reply({"error": "model 'm' not found"}, 404), "404.*not found"),
         (Reply({"error": "wrong key"}, 401), "401.*wrong key"),
         (Reply({"error": "overloaded"}, 503), "after 2 attempts.*overloaded"),

@@ -77,11 +77,11 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
         (Reply({"error": "no such model"}, 404), "answered 404.*no such model.*model's name"),
         (Reply({}, 302, {"Location": "http://127.0.0.1/"}), "Redirects are not followed"),
         (Reply({}, 422), "answered 422"),
-        (Reply(b'{"a": ', 200), "no JSON"),
-        (Reply(b"[" * 200_000, 200), "no JSON"),
-        (Reply(b"<html><body>Bad gateway</body></html>"), "no JSON.*<html>"),
-        (Reply(b""), r"no JSON.*\(nothing\)"),
-        (Reply(b"\xff\xfe\x00"), "no JSON"),
+        (Reply(b'{"a": ', 200), "not JSON"),
+        (Reply(b"[" * 200_000, 200), "not JSON"),
+        (Reply(b"<html><body>Bad gateway</body></html>"), "not JSON.*<html>"),
+        (Reply(b""), r"not JSON.*\(nothing\)"),
+        (Reply(b"\xff\xfe\x00"), "not JSON"),
     ],
 )
 def test_what_no_retry_mends_fails_at_once(reply: Reply, message: str) -> None:

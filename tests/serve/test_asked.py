@@ -68,7 +68,7 @@ def test_extra_fields() -> None:
         ({"query": "q", "topk": "3"}, "'topk'"),
         ({"query": "q", "k": True}, "'k'"),
         ({"query": "q", "return_scores": "yes"}, "'return_scores' must be true or false"),
-        ({"query": "q", "question": ["Q?"]}, "a list goes into 'questions'"),
+        ({"query": "q", "question": ["Q?"]}, "use 'questions' for a list"),
         ({"query": "q", "question": "Q?", "questions": ["Q?"]}, "got both"),
         ({"queries": ["q", "r"], "questions": ["Q?"]}, "expected 2, got 1"),
         ({"queries": ["q", "r"], "answers": [["a"]]}, "expected 2, got 1"),

@@ -59,7 +59,7 @@ class ServeConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
     noise_level: float | None = None
-    """Probability in [0, 1] that a search is noisy, for requests that do not specify it. Default: 0, if no schedule is set."""
+    """Probability in [0, 1] that a search is noisy, unless its request specifies it. Default: 0 without a schedule."""
     noise_schedule: str | None = None
     """A curriculum ("exp", "linear", "constant") instead of a fixed level; it progresses with the searches served."""
     noise_start: float = 0.0

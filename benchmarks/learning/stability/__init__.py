@@ -1,1 +1,1 @@
-"""What known faults of search-RL code do to a run."""
+"""Effect of known bugs of search-RL code on training."""

@@ -1,14 +1,14 @@
-"""What known faults of search-RL code do to a run: the same start, the same tasks, the same steps, one fault each.
+"""Effect of known bugs of search-RL code on training: same start, tasks and steps, one bug per run.
 
-- `kl-subtracted`: the KL to the initial policy is taken off the loss, as the released ZeroSearch code does (dp_actor.py
-  271), so that divergence is sought instead of avoided;
-- `re-tokenised`: the text of every turn is decoded and encoded again before training, as there (generation.py 171-192),
-  special tokens lost;
-- `documents-trained`: what the search engine returned is trained on as if the policy had written it.
+- `kl-subtracted`: the KL to the initial policy is subtracted from the loss, as in the released ZeroSearch code
+    (dp_actor.py 271), so divergence is rewarded instead of penalised;
+  - `re-tokenised`: every turn is decoded and encoded again before training, as in that code (generation.py 171-192),
+      which loses special tokens;
+  - `documents-trained`: the retrieved documents are trained on as if the policy had written them.
 
-The faults are in `stability_faults.py` alone. All runs recompute the log-probabilities before the first update, as the
-reference does, so that a fault changes what is trained on and nothing else. After a run its policy answers questions of
-the test world, whose names no training question has. Every seed is reported as it came out.
+Only `faults.py` contains these bugs. All runs recompute the log-probabilities before the first update, as the
+reference does, so that a bug changes only what is trained on. After a run its policy answers questions of the test
+world, which shares no names with the training questions. Every seed is reported.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "numpy")
 KEPT_METRICS = ("step", "reward", "entropy", "kl", "invalid_rate", "clip_fraction", "update_kl", "turn_tokens")
 DECODINGS = {"sampled": 1.0, "greedy": 0.0}
-"""How held-out questions are answered: as in training, and by the most likely tokens; name -> temperature."""
+"""Decodings for the held-out questions, as name -> temperature: sampled as in training, and greedy."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all behaviours of a comparison share."""
+    """Settings shared by all behaviours of a comparison."""
 
     name: str
     title: str
-    """What it is about, as a sentence."""
+    """Description, as a sentence."""
     behaviours: tuple[str, ...]
     start: str
-    """`"shipped"`: the base model; else a name of `stability_start.STARTS`."""
+    """`"shipped"` for the base model, else a key of `STARTS` in `start.py`."""
     steps: int
     learning_rate: float
     kl_coefficient: float
@@ -85,13 +85,13 @@ SETTINGS = (
 
 
 def train_config(setting: Setting, start: Path | None, seed: int, output: Path) -> TrainConfig:
-    """The configuration of a run: the quickstart's tasks, smaller and without noise.
+    """Build the configuration of a run: the quickstart's tasks, smaller and without noise.
 
     Args:
-        setting: what its behaviours share.
-        start: the initial policy; None: the shipped base model.
-        seed: of the run.
-        output: its directory.
+        setting: the shared settings.
+        start: the initial policy; None for the shipped base model.
+        seed: seed of the run.
+        output: directory of the run.
     """
     from zerosearch_agents.config.train import load_preset
 
@@ -124,10 +124,10 @@ def _test_world(world: WorldConfig, search_engine: str) -> tuple[Dataset, Search
 
 
 def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
-    """Exact match of a policy on questions of the test world, without noise.
+    """Evaluate a policy's exact match on questions of the test world, without noise.
 
     Returns:
-        For each of `DECODINGS` mean, Wilson interval and number of questions; the questions are the same for all.
+        Mean, Wilson interval and number of questions for each of `DECODINGS`; all use the same questions.
     """
     from zerosearch_agents.evaluation.evaluate import evaluate, select_questions
     from zerosearch_agents.players.base import PolicyOptions
@@ -146,7 +146,7 @@ def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
 
 
 def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str, Any]:
-    """`held_out` of the initial policy, kept in a file of the folder of all runs."""
+    """Return `held_out` of the initial policy, cached in a file in the runs folder."""
     from zerosearch_agents.policy.files import policy_path
 
     policy = policy_path(config.policy)
@@ -159,11 +159,11 @@ def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str,
 
 
 def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
-    """One run and its evaluation; one that an earlier call has finished is read and not repeated.
+    """Do one run and evaluate it; a run finished by an earlier call is read from its file.
 
     Returns:
-        Behaviour, seed, what ended it, CPU seconds, the alarms that were on at its end, the metrics of every step, and
-        the held-out exact match (None where training broke off).
+        Behaviour, seed, reason for the end, CPU seconds, alarms active at the end, the metrics of every step, and the
+        held-out exact match (None if training was aborted).
     """
     from zerosearch_agents.config.train import config_differences, read_config
     from zerosearch_agents.runs.alarms import find_alarms
@@ -186,7 +186,7 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
     history = read_metrics(output / "metrics.jsonl")
     steps = [
         {metric: record[metric] for metric in KEPT_METRICS if metric in record} | {"changed": share}
-        for record, share in zip(history, changed, strict=False)  # a step that broke off has no metrics
+        for record, share in zip(history, changed, strict=False)  # an aborted step has no metrics
     ]
     policy = output / "policy"
     row = {
@@ -204,7 +204,7 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs every behaviour of every setting for every seed, writing record, tables and plot after each run."""
+    """Run every behaviour of every setting for every seed; write record, tables and plot after each run."""
     names = [setting.name for setting in SETTINGS]
     parser = argparse.ArgumentParser(prog="zerosearch bench stability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="training steps of each run (each setting's own)")
     parser.add_argument("--questions", type=int, default=400, help="held-out questions (400)")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones stay"
+        "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones are reused"
     )
     parser.add_argument("--output", type=Path, default=default_output("stability"), help="the JSON record")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""Known faults of search-RL code, for `zerosearch bench stability`: each replaces one pure function of a step.
+"""Known bugs of search-RL code, for `zerosearch bench stability`. Each replaces one pure function of a step.
 
-They exist in this file alone, and act for as long as the block of `behaviour` lasts.
+They exist only in this file, and are active only inside the `behaviour` context.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Score = Callable[["Learner", Sequence[Sequence["Sample"]]], Groups]
 
 @contextlib.contextmanager
 def behaviour(name: str) -> Iterator[list[float]]:
-    """Training inside the block has this fault; `"ours"` has none.
+    """Give training inside the context this bug; `"ours"` has none.
 
     Yields:
-        For each step so far, the share of its episodes whose ids are others after decoding and encoding again.
+        For each step so far, the share of episodes with token ids that change when decoded and encoded again.
     """
     from zerosearch_agents.training import loss as objective
     from zerosearch_agents.training import trainer
@@ -59,7 +59,7 @@ def behaviour(name: str) -> Iterator[list[float]]:
 
 
 def _changing(compute_logprobs: Score, change: Callable[[Learner, Rollout], Rollout]) -> Score:
-    """`compute_logprobs` on changed rollouts; the log-probabilities of the changed tokens are the learner's own."""
+    """Wrap `compute_logprobs` to change the rollouts; changed tokens get the learner's log-probabilities."""
 
     def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
         new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]
@@ -76,27 +76,27 @@ def _own_logprobs(sample: Sample) -> Sample:
 
 
 def with_documents(rollout: Rollout) -> Rollout:
-    """The rollout with a mask that lets everything behind the prompt into the loss."""
+    """Return the rollout with a mask that includes everything after the prompt in the loss."""
     mask = rollout.loss_mask.copy()
     mask[int(np.argmax(mask)) :] = True
     return replace(rollout, loss_mask=mask)
 
 
 def encoded_again(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Sampled ids, decoded without special tokens and encoded again."""
+    """Decode sampled ids without special tokens, and encode them again."""
     text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     again: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return again
 
 
 def sampled_turns(rollout: Rollout) -> list[tuple[int, int]]:
-    """Where each run of sampled tokens begins and ends (end excluded)."""
+    """Return (start, end) of each run of sampled tokens, end excluded."""
     edges = np.flatnonzero(np.diff(rollout.loss_mask, prepend=False, append=False))
     return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
 def share_changed(tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> float:
-    """The share of rollouts of which at least one turn has other ids after decoding and encoding again."""
+    """Return the share of rollouts in which the ids of at least one turn change when decoded and encoded again."""
     changed = 0
     for rollout in rollouts:
         turns = [rollout.token_ids[start:stop].tolist() for start, stop in sampled_turns(rollout)]
@@ -105,7 +105,7 @@ def share_changed(tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Rollout
 
 
 def retokenised(learner: Learner, rollout: Rollout) -> Rollout:
-    """The rollout with every turn decoded without special tokens and encoded again."""
+    """Return the rollout with every turn decoded without special tokens and encoded again."""
     ids = rollout.token_ids
     new_ids: list[int] = []
     new_mask: list[bool] = []

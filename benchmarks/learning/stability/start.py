@@ -1,12 +1,12 @@
-"""Starts for `zerosearch bench stability` with habits of larger models that the shipped tiny policy has not.
+"""Initial policies for `zerosearch bench stability`, with habits of larger models that the shipped tiny policy lacks.
 
-It is trained on for a short while, on its own kind of demonstrations, in which what the policy writes is changed:
+The tiny policy is trained a little further on its usual demonstrations, with the policy's text changed:
 
-- `taken-apart`: it does not always write the tokens that its tokenizer would. Large models sampled at temperature 1 do
-  not either, nor do models trained with subword regularisation (BPE-dropout, Provilkov et al., ACL 2020, arXiv
-  1910.13267). Where BPE-dropout leaves out merges at random, here merges are undone at random: the text stays, its
-  tokens differ.
-- `early-ends`: it often ends a turn before it has acted, by the token that ends a text, as base models do.
+- `taken-apart`: it does not always write the tokens its tokenizer would produce. Neither do large models sampled at
+    temperature 1, nor models trained with subword regularisation (BPE-dropout, Provilkov et al., ACL 2020, arXiv
+    1910.13267). BPE-dropout skips merges at random; here merges are undone at random, so the text is the same but its
+    tokens differ.
+  - `early-ends`: it often ends a turn before acting, with the end-of-text token, as base models do.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ Parts = Mapping[int, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Start:
-    """How a start is made."""
+    """Parameters of a start."""
 
     apart: float
-    """Probability that a token which the policy writes is taken apart."""
+    """Probability that a policy token is split into its parts."""
     early: float
-    """Probability that a turn is cut at a random place, with the token that ends a text behind it."""
+    """Probability that a turn is cut at a random position, followed by the end-of-text token."""
     tokens: float
-    """Budget, context included."""
+    """Training budget in tokens, context included."""
     learning_rate: float
-    """Its peak; it falls to zero."""
+    """Peak learning rate; it decays to zero."""
 
     @property
     def folder(self) -> str:
-        """Name of its folder, which holds everything that decides it."""
+        """Folder name, which encodes all parameters."""
         habits = f"{self.apart:g}" + (f"-{self.early:g}" if self.early else "")
         return f"start-{habits}-{self.tokens:g}-{self.learning_rate:g}"
 
@@ -55,14 +55,14 @@ STARTS = {
 
 
 def merge_parts(tokenizer: PreTrainedTokenizerBase) -> Parts:
-    """What each merged token of a BPE tokenizer is made of; tags, bytes and special tokens are made of nothing."""
+    """Return the parts of each merged token of a BPE tokenizer; tags, bytes and special tokens have none."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     ids = model["vocab"]
     return {ids[left + right]: (ids[left], ids[right]) for left, right in model["merges"]}
 
 
 def taken_apart(ids: Sequence[int], parts: Parts, rate: float, rng: np.random.Generator) -> list[int]:
-    """Ids that decode to the same text: each merged token is undone with probability `rate`, and so are its parts."""
+    """Split each merged token with probability `rate`, and its parts again; the ids decode to the same text."""
     result: list[int] = []
     waiting = list(reversed(ids))
     while waiting:
@@ -75,7 +75,7 @@ def taken_apart(ids: Sequence[int], parts: Parts, rate: float, rng: np.random.Ge
 
 
 def respelled(row: Row, parts: Parts, rate: float, rng: np.random.Generator) -> Row:
-    """A training text whose trained tokens are taken apart at random; documents and prompts stay as they are."""
+    """Split the trained tokens of a training row at random; documents and prompts stay unchanged."""
     from zerosearch_agents.sft.rows import Row
 
     pieces = [
@@ -87,14 +87,14 @@ def respelled(row: Row, parts: Parts, rate: float, rng: np.random.Generator) -> 
 
 
 def ended_early(row: Row, begin: int, end: int, share: float, rng: np.random.Generator) -> Row:
-    """A training text that stops within a turn, with the token that ends one.
+    """Cut a training row within a turn and add the end-of-text token.
 
     Args:
-        row: a demonstration; where no turn begins in it, it stays as it is.
-        begin: the token that a turn begins with.
-        end: the token that ends the text.
-        share: probability that a turn is cut, at a place drawn at random; the first one that is ends the text.
-        rng: the draws.
+        row: a demonstration; unchanged if no turn starts in it.
+        begin: the first token of a turn.
+        end: the end-of-text token.
+        share: probability that a turn is cut, at a random position; the first cut ends the row.
+        rng: the random generator.
     """
     from zerosearch_agents.sft.rows import Row
 
@@ -108,14 +108,14 @@ def ended_early(row: Row, begin: int, end: int, share: float, rng: np.random.Gen
 
 
 def make_start(runs: Path, kind: Start) -> Path:
-    """The shipped tiny policy, trained on for a short while on texts with habits of larger models.
+    """Train the shipped tiny policy a little further on rows with habits of larger models.
 
     Args:
-        runs: folder in which its own is written; a start that an earlier call has left there is taken as it is.
-        kind: which habits, how strong, how long.
+        runs: folder for the result; a start already there is reused.
+        kind: the parameters of the start.
 
     Returns:
-        Its folder. One machine and one number of threads give the same weights bit for bit.
+        The folder of the start. With the same machine and number of threads the weights are identical bit for bit.
     """
     from zerosearch_agents.forward.attention import use_block_attention
     from zerosearch_agents.policy.files import policy_path

@@ -1,4 +1,4 @@
-"""The table and the plot of `zerosearch bench stability`: every seed as it came out."""
+"""The table and plot of `zerosearch bench stability`, with every seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from .faults import BEHAVIOURS
 
 LAST = 5
-"""Steps at the end of a run over which its training figures are averaged."""
+"""Number of final steps over which training metrics are averaged."""
 HEAD = (
     "| behaviour | held-out EM, sampled, % | less than ours by, points | held-out EM, greedy, % | "
     "training reward, all steps | training reward, last steps | turns without action, % | "
@@ -18,7 +18,7 @@ HEAD = (
 
 
 def summary(row: dict[str, Any]) -> dict[str, float]:
-    """A run's figures: means over its last steps, and the held-out EM in % where there is a policy."""
+    """Return a run's metrics: means over its last steps, and the held-out EM in % if there is a policy."""
     last = row["steps"][-LAST:]
     names = ("reward", "invalid_rate", "entropy", "kl", "changed")
     figures = {
@@ -31,7 +31,7 @@ def summary(row: dict[str, Any]) -> dict[str, float]:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """One table for each setting, behaviours down."""
+    """Format one table per setting, with one row per behaviour."""
     parts = [_setting(record, setting) for setting in record["settings"]]
     image = "![Reward over training steps: every seed pale, the moving average of their mean strong](stability.svg)"
     return "\n".join([*parts, image]) + "\n"
@@ -107,7 +107,7 @@ _STYLE = (
     "text{fill:#585e68;font:12.5px sans-serif}.gridline{stroke:#eceef1}.tickmark{stroke:#585e68}"
     ".line{fill:none;stroke:var(--c);stroke-width:2.2}.line.faint{stroke-width:1;opacity:.35}"
 )
-"""The page of a report brings its own; a file that stands alone must hold it."""
+"""A report page has its own style; a standalone file must contain it."""
 _HEADING = 34
 """Height of a chart's title and legend, px."""
 _WINDOW = 5
@@ -115,7 +115,7 @@ _WINDOW = 5
 
 
 def plot(record: dict[str, Any]) -> str:
-    """Reward over steps as one SVG file, a chart a setting: seeds pale, the moving average of their mean strong."""
+    """Draw reward over steps as SVG, one chart per setting: seeds pale, the moving average of their mean bold."""
     from zerosearch_agents.report.charts import LARGE
 
     width, height = LARGE
