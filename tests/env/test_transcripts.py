@@ -104,8 +104,8 @@ def test_a_line_that_a_killed_writer_left_is_skipped(tmp_path: Path) -> None:
     ("content", "match"),
     [
         (b"not json\n", "line 1: not JSON"),
-        (b'{"question": 1}\n', "line 1: no transcript"),
-        (b"[1]\n", "line 1: no transcript"),
+        (b'{"question": 1}\n', "line 1: not a transcript"),
+        (b"[1]\n", "line 1: not a transcript"),
         (b'\n{"schema_version": 99}\n', "line 2: schema version 99 is newer"),
     ],
 )
