@@ -29,7 +29,7 @@ HOTPOT = {"question": "q", "answer": "a", "supporting_facts": [["t", 0]], "conte
         ),
         (b'{"id": "2", "question": 5, "answer": "a"}\n', "field 'question': expected a non-empty string.*got 5"),
         (b'{"id": "2", "answer": "a"}\n', "field 'question': expected a non-empty string.*got None"),
-        (b'{"id": "2", "question": "q"}\n', "field 'answers': expected at least one non-empty answer .*got None"),
+        (b'{"id": "2", "question": "q"}\n', "field 'answers': expected at least one non-empty answer, got None"),
         (b'{"id": "2", "question": "q", "answer": []}\n', "field 'answer': expected at least one non-empty answer"),
         (
             b'{"id": "2", "question": "q", "answer": ["", " "]}\n',
