@@ -163,7 +163,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
             (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
-            f"the policy {target} could not be written: {one_line(cause)}. What stood there before is untouched."
+            f"the policy {target} could not be written: {one_line(cause)}. An existing policy there is unchanged."
         ) from cause
     return target
 
@@ -200,7 +200,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
         if names := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(
                 f"the weights in {directory} do not fit its config.json: {len(names)} {what.replace('_', ' ')}, "
-                f"for example {names[0]}. The directory is half written or mixed from two models."
+                f"for example {names[0]}. The directory is incomplete or mixed from two models."
             )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise CheckpointError(

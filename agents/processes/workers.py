@@ -126,7 +126,7 @@ def torchrun_workers(device: str) -> Iterator[Workers]:
         place = int(os.environ["LOCAL_RANK"])
         if place >= torch.cuda.device_count():
             raise ConfigError(
-                f"process {place} of this machine has no GPU of its own: {torch.cuda.device_count()} here; "
+                f"process {place} of this machine has no GPU to itself: {torch.cuda.device_count()} here; "
                 f"start with torchrun --nproc-per-node {max(torch.cuda.device_count(), 1)}."
             )
         torch.cuda.set_device(place)

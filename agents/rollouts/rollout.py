@@ -360,7 +360,7 @@ def encode_prompts(
         return encode_texts(prompts, tokenizer)
     if not tokenizer.chat_template:
         raise ConfigError(
-            "the policy's card (zerosearch.json) says chat = true, but its tokenizer has no chat template: put one "
+            "the policy's card (zerosearch.json) has chat = true, but its tokenizer has no chat template: put one "
             "into chat_template.jinja in the policy's directory, or set chat = false there."
         )
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]

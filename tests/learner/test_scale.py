@@ -239,7 +239,7 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert (local_device("cuda"), local_device("cpu")) == ("cuda:1", "cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no GPU of its own: 0 here"):
+        with pytest.raises(ConfigError, match="no GPU to itself: 0 here"):
             train(replace(config, device="cuda"))
 
 

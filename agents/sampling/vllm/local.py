@@ -131,7 +131,7 @@ class VLLMEngine:
         try:
             self._llm.collective_rpc("zerosearch_load_weights", args=(list(named_weights(self._model)),))
         except Exception as cause:  # as above
-            raise EngineError(f"vLLM could not take over the weights: {type(cause).__name__}: {cause}") from cause
+            raise EngineError(f"vLLM could not load the weights: {type(cause).__name__}: {cause}") from cause
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
