@@ -107,7 +107,7 @@ def episode_result(episode: Episode, index: int) -> EpisodeResult:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the episodes of a cell whose engine did not fail."""
+    """Means over the episodes of a cell, without those in which the engine failed."""
 
     em: Interval
     f1: Interval

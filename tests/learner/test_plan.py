@@ -1,4 +1,4 @@
-"""`zerosearch plan`: counts against real models, closed forms, presets that load and run dry."""
+"""`zerosearch plan`: counts compared with real models, closed forms, presets that load, and the dry run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOAD = Load(gpus=1, episode_tokens=1000, sampled_tokens=250)
 
 
 def on_meta(config) -> int:
-    """Parameters of a real model that takes no memory."""
+    """Number of parameters of a real model, built without allocating memory."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -69,7 +69,7 @@ def check(page: str) -> Checker:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory whose `before` acts at random and whose `after` is the oracle."""
+    """A run directory in which `before` acts at random and `after` is the oracle."""
     folder = tmp_path_factory.mktemp("report") / "run<1>"
     folder.mkdir()
     world = load_dataset("world", "test", world=WorldConfig(passages=400, questions=60))

@@ -235,7 +235,7 @@ def group_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, s
     year), instead of learning it for each of 1,700 words.
 
     Args:
-        model: a model just after `induction_init`, with tied embeddings whose first dimension is constant.
+        model: a model just after `induction_init`, with tied embeddings and a constant first dimension.
         tokenizer: its tokenizer.
         seed: random seed of the shared vectors.
     """

@@ -46,7 +46,7 @@ def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[Pre
 
     Args:
         shape: sizes of the model.
-        pairs: pairs on whose prompts and documents the tokenizer is trained.
+        pairs: training pairs; the tokenizer is trained on their prompts and documents.
         seed: random seed of the weights.
     """
     from ...tiny.induction import ROPE_THETA, induction_init

@@ -120,7 +120,7 @@ def tune_step(tuner: Tuner, step: int) -> dict[str, float]:
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int, *, packed: bool) -> list[list[Example]]:
-    """Group examples into at most `max_tokens` tokens, padding included; a longer example is a group of its own."""
+    """Group examples into at most `max_tokens` tokens, padding included; a longer example forms its own group."""
     lengths = [len(example.ids) for example in examples]
     groups = pack(lengths, max_tokens) if packed else plan_micro_batches(lengths, max_tokens)
     return [[examples[i] for i in group] for group in groups]

@@ -24,7 +24,7 @@ def pairs_file(tmp_path: Path, pairs: list[Pair]) -> Path:
 
 @pytest.fixture(scope="session")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that has learnt the pairs, with these beside it; it is read only."""
+    """A finished run that has learnt the pairs, with the pairs; treat it as read-only."""
     file = _write(make_pairs(), tmp_path_factory.mktemp("learnt"))
     run_train(small_run(file, epochs=40.0, eval_every=20, checkpoint_every=100, learning_rate=5e-3), command="x")
     return file.parent / "run"

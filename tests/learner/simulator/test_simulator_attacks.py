@@ -1,4 +1,4 @@
-"""The attack suite: what is in it, and that answers in disguise are seen."""
+"""The attack suite: its queries, and the detection of disguised answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_suite() -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.family}-{attack.query[:20]!r}")
 def test_no_attack_changes_the_prompt_of_a_noisy_search(attack) -> None:
-    """One task, one kind, no answer, and the query in quotes on its line, whatever it says."""
+    """Whatever the query says, the prompt has one task, one kind, no answer, and the query in quotes on its line."""
     request = SearchRequest(attack.of(QUESTION), QUESTION, ANSWERS, True, 5, 1)
     text = prompt_of(request, True, SimulationOptions())
     assert not any(answer in text for answer in ANSWERS)

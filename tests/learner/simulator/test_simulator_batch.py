@@ -1,4 +1,4 @@
-"""From pairs to the loss: documents alone are trained on, packed or not, without cross-talk."""
+"""From pairs to the loss: only documents are trained on, and packed examples do not influence each other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Example],
 
 
 def test_packed_examples_do_not_see_each_other(model, examples: list[Example]) -> None:
-    """Other neighbours, same loss and same gradient."""
+    """Other examples in the same row change neither loss nor gradient."""
     alone = loss_sum(model, examples[:1], packed=True)
     changed = [examples[0], replace(examples[1], ids=np.roll(examples[1].ids, 7))]
     together = loss_sum(model, changed, packed=True) - loss_sum(model, changed[1:], packed=True)

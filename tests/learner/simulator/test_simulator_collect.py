@@ -104,7 +104,7 @@ def test_a_line_that_was_cut_off_is_played_again(folder: Path) -> None:
         Path("out.jsonl").write_bytes(whole[:cut])
         main(command("out.jsonl"))
         assert Path("out.jsonl").read_bytes() == whole
-    # In the middle too: a killed writer's line that another one has closed.
+    # Also in the middle of the file: a line cut off by a kill and ended by the next writer.
     broken = whole.split(b"\n")
     broken[2] = broken[2][:50]
     Path("out.jsonl").write_bytes(b"\n".join(broken))

@@ -1,4 +1,4 @@
-"""`zerosearch simulator evaluate`: every figure against an engine whose faults are known; the command as a whole."""
+"""`zerosearch simulator evaluate`: every figure for an engine with known faults, and the whole command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zerosearch_env.types import Document
 
 
 class Writer:
-    """Useful: the answer in two of three first samples. Noisy: an answer in every fourth first sample, or for ever."""
+    """Useful: the answer in two of three first samples. Noisy: an answer in every fourth first sample, or always."""
 
     name = identity = "writer"
 
@@ -54,7 +54,7 @@ class Writer:
 
 @pytest.fixture(autouse=True)
 def engines() -> Iterator[None]:
-    """Kinds of engines for these tests alone."""
+    """Kinds of engines for these tests only."""
     known = dict(registry._FACTORIES)
 
     def writer(argument: str, dataset: object, *, resamples: int = 3) -> SimulatedEngine:
@@ -119,7 +119,7 @@ def test_an_engine_without_a_guard_is_found_out(pairs_file: Path) -> None:
     assert "noisy_with_answer_before" not in full
     attacks = report["attacks"]
     assert attacks["all"]["before"]["mean"] is None
-    assert attacks["all"]["after"]["mean"] == 0.5  # of two questions, the answer to one stands in every document
+    assert attacks["all"]["after"]["mean"] == 0.5  # two questions; every document contains the answer to one of them
     assert len(attacks["gave_away"]) == len(ATTACKS)
 
 

@@ -35,7 +35,7 @@ def labels(labelled: Trajectory | None) -> list[str | None]:
 def test_by_trajectory() -> None:
     assert labels(by_trajectory(walk(True, ASH, OAK))[0]) == ["useful", "useful"]
     assert labels(by_trajectory(walk(False, ASH, OAK))[0]) == ["noisy", "noisy"]
-    # The record counts, unless another rule is asked for.
+    # The recorded result is used unless another rule is given.
     assert labels(by_trajectory(walk(False, OAK, prediction="The oak"))[0]) == ["noisy"]
     assert labels(by_trajectory(walk(False, OAK, prediction="The oak"), "em")[0]) == ["useful"]
     assert labels(by_trajectory(walk(False, OAK, prediction="an old oak"), "em")[0]) == ["noisy"]
@@ -58,7 +58,7 @@ def test_by_noise_and_by_judge() -> None:
 
 @pytest.fixture
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of the released layout: documents are plain texts."""
+    """A file in the released layout: documents are plain strings."""
     monkeypatch.chdir(tmp_path)
     row = {
         "id": "a",
@@ -88,7 +88,7 @@ def test_the_command(released: Path) -> None:
     assert manifest is not None
     assert manifest["counts"] == {"trajectories": 2, "useful": 2, "noisy": 2}
     assert len(manifest["settings"]["input_sha256"]) == 64
-    # Its own output is an input too, and labels can be given anew.
+    # The output can be used as input, and labelled again.
     Path("again.jsonl").write_bytes(Path("out.jsonl").read_bytes())
     rows = run(Path("again.jsonl"), "--fresh")
     assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful", "useful"]] * 2

@@ -42,7 +42,7 @@ def test_lengths_are_compared_in_words() -> None:
 
 
 def test_the_same_engine_is_near_zero_and_another_is_not() -> None:
-    """The plain divergence of two small samples is far from 0; the corrected one is not, and covers 0 mostly."""
+    """The plain divergence of two small samples is far from 0; the corrected one is close, and usually covers 0."""
     covered, plain, corrected = 0, [], []
     for seed in range(20):
         one, other = drawn(2 * seed, 15), drawn(2 * seed + 1, 15)
@@ -62,7 +62,7 @@ def test_the_same_engine_is_near_zero_and_another_is_not() -> None:
 
 
 def test_topics_share_a_bin() -> None:
-    """Words of one question alone do not make a distance; the words around them do."""
+    """Words that occur with only one question do not change the distance; the words around them do."""
     topics = [f"The {word} is a tree." for word in ("oak", "ash", "elm", "fir")]
     others = [f"The {word} is a tree." for word in ("bay", "box", "fig", "yew")]
     assert style_distance(sample(*topics), sample(*others))["words"].mean == pytest.approx(0.0, abs=1e-9)
