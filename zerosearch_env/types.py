@@ -1,6 +1,10 @@
 """The records passed between the parts of the package: questions, documents, searches, steps, scores.
 
 Every record is frozen. This file imports nothing from the rest of the package.
+
+All records are read-only by convention. Three of them (`SearchRequest`, `Step`, `Scores`) are made at every step and are
+not frozen: the constructor of a frozen dataclass sets each field through `object.__setattr__`, which costs several times
+as much.
 """
 
 from __future__ import annotations
@@ -83,7 +87,7 @@ class Question:
         return tuple(map(str, chain[:-1])) if isinstance(chain, (tuple, list)) else ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class SearchRequest:
     """One search: the policy's query, the question it belongs to, and the noise drawn for it."""
 
@@ -117,7 +121,7 @@ class SearchResult:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class Scores:
     """The prediction of a finished episode and its scores."""
 
@@ -130,7 +134,7 @@ class Scores:
     searches: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class Step:
     """The environment's report on one turn of an episode."""
 

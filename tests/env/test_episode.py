@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,17 +113,13 @@ def test_a_whole_episode() -> None:
     assert episode.text == episode.prompt + SEARCH + searched.observation + INVALID + notice + ANSWER
 
 
-def test_steps_are_frozen_and_gold_answers_wait_for_the_end() -> None:
+def test_gold_answers_wait_for_the_end() -> None:
     episode = start()
     request = episode.advance(SEARCH)
     assert isinstance(request, SearchRequest)
     step = episode.observe(SearchResult((BESIDE,)))
     assert "Geneva" not in repr(step)
     assert step.scores is None
-    with pytest.raises(FrozenInstanceError):
-        step.observation = ""  # type: ignore[misc]
-    with pytest.raises(FrozenInstanceError):
-        request.query = ""  # type: ignore[misc]
 
 
 def test_a_request_carries_the_question_and_is_bounded() -> None:

@@ -22,9 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index
 
-from ..drafts import draft_of
 from ..errors import ConfigError, DataError, EpisodeError
-from ..protocols import Protocol
 from ..randomness import split, uniform2
 from ..types import ActionKind, Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason, Turn
 from .noise import check_level
@@ -32,8 +30,6 @@ from .rewards import contains_answer, exact_match, score
 from .rules import NoiseUnit, Rules, make_rules
 
 __all__ = ["Episode", "NoiseUnit", "Rules", "answer_in_documents", "make_rules"]
-
-StepDraft, RequestDraft, ScoresDraft = draft_of(Step), draft_of(SearchRequest), draft_of(Scores)
 
 
 class Episode:
@@ -131,8 +127,7 @@ class Episode:
             return self._end(StopReason.NO_ACTION, action_text, kind)
         if turns + 1 == rules.max_turns:
             notice += rules.protocol.last_turn_notice
-        step = StepDraft(notice, "invalid", turns + 1, self.noise_level)
-        step.__class__ = Step
+        step = Step(notice, "invalid", turns + 1, self.noise_level)
         self._turns.append((action_text, step))
         return step
 
@@ -157,11 +152,11 @@ class Episode:
             )
         rules = self.rules
         documents = tuple(result.documents[: request.top_k])
-        observation, answered = _read(rules.protocol, documents, request.query, request.answers)
+        observation = rules.protocol.render_documents(documents, request.query)
         turns = len(self._turns) + 1
         if turns == rules.max_turns:
             observation += rules.protocol.last_turn_notice
-        step = StepDraft(
+        step = Step(
             observation,
             "search",
             turns,
@@ -169,9 +164,8 @@ class Episode:
             request.query,
             documents,
             request.noisy,
-            answered,
+            answer_in_documents(documents, request.answers),
         )
-        step.__class__ = Step
         self._turns.append((action_text, step))
         return step
 
@@ -207,7 +201,7 @@ class Episode:
         else:
             noisy = tuple([level > 0.0 and uniform2(seed, search, j) < level for j in range(rules.top_k)])
         question = self.question
-        request = RequestDraft(
+        return SearchRequest(
             query,
             question.text,
             question.answers,
@@ -217,8 +211,6 @@ class Episode:
             question.paragraphs,
             question.steps if question.metadata else (),
         )
-        request.__class__ = SearchRequest
-        return request
 
     def _end(
         self,
@@ -234,11 +226,9 @@ class Episode:
         answers, reward = self.question.answers, self.rules.reward
         em, f1, subem = score(prediction, answers)
         paid = em if reward is exact_match else reward(prediction, answers)
-        scores = ScoresDraft(prediction, answers, em, f1, subem, paid, self.searches)
-        scores.__class__ = Scores
+        scores = Scores(prediction, answers, em, f1, subem, paid, self.searches)
         turn, level = len(self._turns) + 1, self.noise_level
-        step = StepDraft("", action, turn, level, query, (), noisy, None, reason, scores, error)
-        step.__class__ = Step
+        step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)
         self.stop_reason = reason
         self._turns.append((action_text, step))
         return step
@@ -251,31 +241,3 @@ def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -
         parts += (document.title, document.text)
     # The control character is a separate token, so no match can span two documents, or a title and a text.
     return contains_answer(" \x01 ".join(parts), answers)
-
-
-_Reading = tuple[Protocol, tuple[Document, ...], tuple[str, ...], str, bool]
-_readings: dict[tuple[int, int, int, str], _Reading] = {}
-_MAX_READINGS = 1024
-_MAX_READING_CHARS = 16_384
-
-
-def _read(
-    protocol: Protocol, documents: tuple[Document, ...], query: str, answers: tuple[str, ...]
-) -> tuple[str, bool]:
-    """The information block, and whether the documents contain a gold answer.
-
-    Engines often return the same tuple of documents (to the episodes of one group, or from a cache). Hashing the texts
-    would cost as much as rendering and scanning them, so results are cached under the `id` of these immutable objects.
-    Each entry keeps a reference to them, so no other object can get the same `id` while the entry exists.
-    """
-    key = (id(documents), id(answers), id(protocol), query)
-    reading = _readings.get(key)
-    if reading is not None:
-        return reading[3], reading[4]
-    observation = protocol.render_documents(documents, query)
-    answered = answer_in_documents(documents, answers)
-    if len(observation) <= _MAX_READING_CHARS:
-        if len(_readings) >= _MAX_READINGS:
-            _readings.clear()
-        _readings[key] = (protocol, documents, answers, observation, answered)
-    return observation, answered

@@ -11,7 +11,7 @@ from ..errors import ConfigError, unknown_name
 from ..types import ActionKind, Document
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # read-only by convention; made at every step, and frozen ones cost more
 class ParsedAction:
     """The action parsed from one turn of the policy."""
 

@@ -21,11 +21,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..drafts import draft_of
 from .base import INVALID, ParsedAction
 from .hygiene import clean_query, visible
 
-ActionDraft = draft_of(ParsedAction)
 THINK, THINK_END = "<think>", "</think>"
 
 
@@ -100,9 +98,7 @@ def query_action(content: str) -> ParsedAction:
     query = clean_query(content)
     if not query:
         return INVALID
-    action = ActionDraft("search", query)
-    action.__class__ = ParsedAction
-    return action
+    return ParsedAction("search", query)
 
 
 def answer_action(content: str) -> ParsedAction:
@@ -110,9 +106,7 @@ def answer_action(content: str) -> ParsedAction:
     answer = content.strip()
     if not answer or not (answer.isprintable() or visible(answer).strip()):
         return INVALID
-    action = ActionDraft("answer", answer)
-    action.__class__ = ParsedAction
-    return action
+    return ParsedAction("answer", answer)
 
 
 def boxed_action(content: str) -> ParsedAction:
