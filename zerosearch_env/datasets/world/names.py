@@ -16,7 +16,7 @@ from ...randomness import mix_array
 TEST_SHARE = 0.25
 """Share of all possible names that belong to the test split."""
 
-_SPLIT_SEED = 0x5EED0F5711  # fixed for ever: changing it would move names between train and test
+_SPLIT_SEED = 0x5EED0F5711  # never change it: names would move between train and test
 
 
 def _product(onsets: str, endings: str) -> tuple[str, ...]:
@@ -73,10 +73,10 @@ TITLE_NOUNS = tuple(
 
 @dataclass(frozen=True)
 class NameGrammar:
-    """How the names of one kind of entity are made.
+    """The name grammar of one kind of entity.
 
-    `lists` are the words chosen by the digits of a code; `long_lists` takes over when a world needs more names than
-    `lists` can give. `pattern` and `long_pattern` put the words together.
+    The digits of a code select one word from each of `lists`, and `pattern` joins the words. `long_lists` and
+    `long_pattern` are used instead if a world needs more names than `lists` can give.
     """
 
     lists: tuple[tuple[str, ...], ...]
@@ -85,7 +85,7 @@ class NameGrammar:
     long_pattern: str
 
     def capacity(self, long: bool = False) -> int:
-        """How many different names there are (both splits)."""
+        """The number of different names, in both splits together."""
         return int(np.prod([len(words) for words in (self.long_lists if long else self.lists)]))
 
 
@@ -109,17 +109,17 @@ GRAMMARS: dict[str, NameGrammar] = {
 
 
 def is_test_code(kind: str, codes: NDArray[np.uint64], long: bool = False) -> NDArray[np.bool_]:
-    """Which name codes belong to the test split; shape of `codes`."""
+    """True for name codes that belong to the test split; same shape as `codes`."""
     salt = list(GRAMMARS).index(kind) * 2 + long
     draws = mix_array(_SPLIT_SEED + salt, codes) >> np.uint64(11)
     return draws.astype(np.float64) * 2.0**-53 < TEST_SHARE
 
 
 def draw_names(kind: str, count: int, split: str, seed: int) -> list[str]:
-    """`count` different names of one kind that belong to `split` ("train" or "test"), in an order given by `seed`.
+    """`count` different names of one kind that belong to `split` ("train" or "test"); `seed` determines the order.
 
     Raises:
-        ValueError: when there are not that many names.
+        ValueError: there are not enough names.
     """
     grammar = GRAMMARS[kind]
     share = TEST_SHARE if split == "test" else 1.0 - TEST_SHARE
@@ -131,7 +131,7 @@ def draw_names(kind: str, count: int, split: str, seed: int) -> list[str]:
         )
     counters = np.arange(int(count / share * 1.3) + 64 if long else capacity, dtype=np.uint64)
     draws = mix_array(seed, counters)
-    if long:  # too many names to order them all: draw, and keep the first of each
+    if long:  # too many names to sort them all: draw codes and drop repeated ones
         codes = draws % np.uint64(capacity)
         codes = codes[np.sort(np.unique(codes, return_index=True)[1])]
     else:

@@ -1,7 +1,7 @@
-"""How the synthetic world speaks: its relations, and the sentences that state them and ask about them.
+"""The text of the synthetic world: its relations, and the sentences that state them and ask about them.
 
-In every template `%(s)s` stands for the subject and `%(o)s` for the object; in a follow-up sentence `%(s)s` is a
-mention of the subject (its name, a short form or a pronoun).
+In every template `%(s)s` is replaced by the subject and `%(o)s` by the object. In a follow-up sentence `%(s)s` is a
+mention of the subject: its name, a short form or a pronoun.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact: who or what is related to whom, and how English says so."""
+    """One kind of fact: the kinds of its subject and object, and the sentences that express it."""
 
     name: str
     subject: str
@@ -21,15 +21,15 @@ class Relation:
     noun: str
     """The relation as a noun: "the `noun` of SUBJECT is OBJECT"."""
     openers: tuple[str, ...]
-    """First sentences of a passage: they name the subject in full."""
+    """Templates for the first sentence of a passage; they contain the subject's full name."""
     followers: tuple[str, ...]
-    """Later sentences of a passage."""
+    """Templates for later sentences of a passage."""
     questions: tuple[str, ...]
-    """Questions; the subject may be a phrase such as "the author of The Amber Lantern"."""
+    """Templates for questions; the subject may be a phrase such as "the author of The Amber Lantern"."""
 
     @property
     def phrase(self) -> str:
-        """Names the object by way of the subject: "the author of %(s)s"."""
+        """A template that describes the object by its subject: "the author of %(s)s"."""
         return f"the {self.noun} of %(s)s"
 
 
@@ -277,10 +277,10 @@ PASSAGE_PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "work": (("author", "publication_year"), ("publisher", "setting")),
     "organisation": (("founder", "headquarters"), ("founding_year", "director")),
 }
-"""The facts that each of an entity's two passages tells."""
+"""Kind of entity -> for each of its two passages, the relations that the passage states."""
 
 PRONOUNS = {"person": None, "town": "The town", "work": "The novel", "organisation": "The institution"}
-"""How a follow-up sentence may mention a subject without its name; a person is mentioned by surname."""
+"""Mentions of a subject in follow-up sentences, instead of its name. None: the surname of the person."""
 
 ASIDES: dict[str, tuple[str, ...]] = {
     "person": (
@@ -312,4 +312,4 @@ ASIDES: dict[str, tuple[str, ...]] = {
         "An annual prize for young talent carries its name.",
     ),
 }
-"""Sentences without a fact, which bring a passage to about thirty words."""
+"""Sentences that state no fact; they extend a passage to about thirty words."""
