@@ -45,7 +45,7 @@ def test_every_hop_is_a_search_that_the_corpus_can_answer(dataset) -> None:
 
 
 def test_other_questions_have_no_hops() -> None:
-    with pytest.raises(ConfigError, match="not of the built-in world"):
+    with pytest.raises(ConfigError, match="not from the built-in world"):
         world_probes([Question("q", "Which?", ("x",))])
 
 
