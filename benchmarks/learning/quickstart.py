@@ -58,7 +58,7 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Format one table per engine and group: agents as rows, noise levels as columns, every seed's EM in % and the mean."""
+    """Format one table per engine and group: agents by noise levels, with every seed's EM in % and the mean."""
     done = [row for row in rows if row["status"] == 0]
     lines = [
         f"Seeds {', '.join(str(row['seed']) for row in rows)}; each cell: EM in % of every seed, and their mean.",

@@ -1,1 +1,1 @@
-"""Speed: the package next to its peers."""
+"""Speed benchmarks, with comparisons to other packages."""

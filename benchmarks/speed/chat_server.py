@@ -1,7 +1,7 @@
-"""A small local server with the chat completions of a simulation LLM, for the benchmarks and the tests.
+"""A small local server that imitates the chat completions of a simulation LLM, for benchmarks and tests.
 
-It speaks as much HTTP/1.1 as a client needs that keeps its connections. What it answers is up to a handler, which may
-also write what no honest server would.
+It implements just enough HTTP/1.1 for clients with persistent connections. A handler decides the responses, including
+malformed ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Call:
-    """One request as it came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -27,12 +27,12 @@ class Call:
     body: Any
     """Parsed JSON; None without a body."""
     writer: asyncio.StreamWriter
-    """For handlers that answer by themselves."""
+    """For handlers that write the response themselves."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back."""
+    """A response."""
 
     body: Any = field(default_factory=dict)
     """Sent as JSON; bytes are sent as they are."""
@@ -51,7 +51,7 @@ def chat(text: str, finish: str = "stop") -> Reply:
 
 
 def documents(prompt: str) -> str:
-    """What a well-tuned simulation LLM writes for a prompt of this package: the answers, unless they are withheld."""
+    """Write what a well-tuned simulation LLM would for a prompt of this package, with the answers unless withheld."""
     task = prompt.rpartition("### Task\n")[2]
     fields = dict(re.findall(r"^([A-Z][a-z ]+?)(?: \(.*?\))?: (.*)$", task, re.MULTILINE))
     known = fields["Answers to that question"]
@@ -63,10 +63,9 @@ def documents(prompt: str) -> str:
 
 
 class _Delayed(asyncio.Protocol):
-    """A connection on which every request is answered with `documents` after a set time, its own work included.
+    """A connection that answers every request with `documents` after a fixed time, its own work included.
 
-    It does as little as can be done between the bytes of a request and those of its answer, so that a benchmark
-    measures its client and not this server.
+    It does as little work as possible per request, so that a benchmark measures its client and not this server.
     """
 
     def __init__(self, latency_s: float) -> None:
@@ -76,12 +75,12 @@ class _Delayed(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the way back."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answers, later, once a whole request is there. Clients send the next one after the answer."""
+        """Schedule the response once a request is complete. Clients send the next request after the response."""
         due = self._loop.time() + self._latency_s
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
@@ -128,11 +127,11 @@ async def _connection(handler: Handler, reader: asyncio.StreamReader, writer: as
 
 
 class ServerThread:
-    """A server in a thread of its own; a context manager.
+    """A server in its own thread; a context manager.
 
     Args:
-        handler: what it answers.
-        port: where; 0 takes a free one.
+        handler: produces the responses.
+        port: the port; 0 picks a free one.
     """
 
     def __init__(self, handler: Handler, port: int = 0) -> None:
@@ -151,7 +150,7 @@ class ServerThread:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port it listens on."""
         return self._port
 
     @property

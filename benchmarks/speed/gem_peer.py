@@ -19,7 +19,7 @@ def gem_cases(
         questions: rows of the dataset.
         actions: one episode, ending with a right answer.
         documents: what every search returns.
-        environments: how many stand side by side.
+        environments: number of environments that run together.
     """
     import datasets
     from gem.envs.qa_env import QaEnv

@@ -1,4 +1,4 @@
-"""How long `import zerosearch_env` takes in a fresh interpreter, beside one that imports nothing."""
+"""CPU time of `import zerosearch_env` in a fresh interpreter, compared with one that imports nothing."""
 
 from __future__ import annotations
 

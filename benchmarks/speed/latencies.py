@@ -54,13 +54,13 @@ def make_workload(seed: int, median_s: float) -> Workload:
 
 
 def join(loads: Sequence[Workload]) -> Workload:
-    """Batches one behind the other."""
+    """Concatenate batches."""
     parts = zip(*((load.turns, load.generate, load.search) for load in loads), strict=True)
     return Workload(*(np.concatenate(part) for part in parts))
 
 
 class _Turns:
-    """What a waiting sampler writes: searches, and an answer in an episode's last turn."""
+    """The text of a sampler that only waits: searches, and an answer in an episode's last turn."""
 
     context_tokens = 10**6
     weight_version = 0
@@ -130,13 +130,13 @@ class SimulatedTime(_Turns):
         return self._next()
 
     def update(self, seconds: float, meanwhile: Callable[[], object]) -> None:
-        """Has time go on for an update, and `meanwhile` take rollouts on to their next event again and again."""
+        """Advance the time by an update, calling `meanwhile` repeatedly to move rollouts to their next event."""
         self._at(seconds, "update", None)
         self._updating = True
         while self._updating:
             meanwhile()
             if self._updating and len(self._events) == 1 and not self._answers:
-                self._next()  # nobody plays: only the update goes on
+                self._next()  # no rollout is active: only the update continues
 
     def _next(self) -> list[TurnSample]:
         self.now, _, what, key = heapq.heappop(self._events)
@@ -235,5 +235,5 @@ class Characters:
     """As much of a tokenizer as rollouts need."""
 
     def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        """One token a character, one at least."""
+        """One token per character, at least one."""
         return {"input_ids": [[1] * max(len(text), 1) for text in texts]}

@@ -1,7 +1,7 @@
-"""How long rollouts take when every turn and every search has its own latency, beside lock-step and a lower bound.
+"""Duration of rollouts when every turn and search has its own latency, compared with lock-step and a lower bound.
 
 The workload: batches of 64 episodes of 1 to 5 turns, a search after every turn but the last; the latency of each turn
-and each search is lognormal (sigma 0.8). The search server works on 16 at once. 64 turns generate at once, each at its
+and each search is lognormal (sigma 0.8). The search server handles 16 at a time. 64 turns generate at a time, each at its
 own pace. `rollouts.rollout.stream` plays real episodes on it, with a sampler and searches that only wait: in exact
 simulated time, and with real sleeps.
 
@@ -43,7 +43,7 @@ POOL, BATCHES = 10, 5
 
 
 def lower_bound(load: Workload) -> tuple[float, float]:
-    """Of one batch, and the part of it that the searches' work alone gives, in seconds."""
+    """Return the lower bound of a batch, and the part due to the searches alone, in seconds."""
     searches = [load.search[i, : n - 1].sum() for i, n in enumerate(load.turns)]
     longest = max(load.generate[i, :n].sum() + searches[i] for i, n in enumerate(load.turns))
     work = sum(searches) / SERVERS
@@ -102,9 +102,9 @@ def steps_of_training(batches: Sequence[Workload], staleness: int, update_s: flo
     """Seconds of as many steps as there are batches, each with its update, in simulated time.
 
     Args:
-        batches: one a step.
+        batches: one per step.
         staleness: see `rollout.max_staleness`.
-        update_s: seconds of an update, during which the servers go on.
+        update_s: seconds of an update, during which the servers continue.
     """
     from zerosearch_agents.rollouts.async_rollouts import AsyncRollouts, Entry
     from zerosearch_agents.rollouts.rollout import RolloutPool

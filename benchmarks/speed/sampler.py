@@ -1,4 +1,4 @@
-"""New tokens per CPU second of the sampler in multi-turn episodes, beside a loop that prefills every turn anew.
+"""New tokens per CPU second of the sampler in multi-turn episodes, compared with a loop that re-reads the full context.
 
 The workload: 32 episodes of 4 turns, prompts of 50 tokens, 150 document tokens behind each of the first three turns,
 temperature 1, no end token; turns of 64 tokens (`equal`) or of 16 to 112 (`varied`). The peer calls
@@ -95,7 +95,7 @@ class MultiTurn:
     prompts: list[list[int]]
     """By episode."""
     documents: list[list[list[int]]]
-    """What is put behind each turn but the last, by turn and episode."""
+    """Tokens appended after each turn except the last, by turn and episode."""
     lengths: NDArray[np.int64]
     """New tokens, shape `(turns, episodes)`."""
     vocabulary: int
@@ -155,7 +155,7 @@ def sampler_case(model: Any, work: MultiTurn) -> Callable[[], int]:
 
 
 def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
-    """Plays the episodes in step with `model.generate`, which reads everything anew each turn."""
+    """Play the episodes in lock-step with `model.generate`, which recomputes the full context each turn."""
     import torch
     from transformers import GenerationConfig
 

@@ -1,7 +1,7 @@
-"""`zerosearch serve` under 200 clients at once, beside the same searches one by one.
+"""`zerosearch serve` with 200 concurrent clients, compared with the same searches one by one.
 
-The engine costs a fixed time a call, however many searches the call holds: a stand-in for a simulation LLM, a GPU or
-another machine. The server runs in a process of its own, the clients share this one; each keeps its connection and
+An engine call takes a fixed time, however many searches it holds: a stand-in for a simulation LLM, a GPU or
+another machine. The server runs in its own process, the clients share this one; each keeps its connection and
 sends its next search when the last one is answered. Wall time, since most of it is waiting; the cases take turns.
 """
 
@@ -58,7 +58,7 @@ class Load:
 
 @contextmanager
 def running_server(call_s: float, *, max_batch: int) -> Iterator[int]:
-    """A server over a `FixedCostEngine` in a process of its own; gives its port.
+    """Run a server over a `FixedCostEngine` in its own process; yields its port.
 
     Raises:
         RuntimeError: the server did not end with status 0 after SIGTERM.

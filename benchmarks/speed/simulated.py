@@ -1,8 +1,8 @@
-"""What the simulated engine's client costs, how well it keeps a server busy, and cache hits per CPU second.
+"""The simulated engine: CPU cost of its client, how well it keeps a server busy, and cache hits per CPU second.
 
-The server is a process of its own that waits for a set time and then writes documents. The client's cost is CPU time
-of this process per search, with as many searches on their way as the concurrency says; throughput is wall time beside
-what the server's latency allows, concurrency / latency.
+The server is a separate process that waits for a fixed time and then writes documents. The client's cost is CPU time
+of this process per search, at the given concurrency; throughput is measured in wall time and compared with the limit
+set by the server's latency, concurrency / latency.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def throughput(url: str, concurrency: int, latency_s: float, seconds: float) -> 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
     parser = argparse.ArgumentParser(prog="zerosearch bench simulated", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--concurrency", type=int, default=64, help="searches on their way at once (64)")
+    parser.add_argument("--concurrency", type=int, default=64, help="concurrent searches (64)")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes (0.05)")
     parser.add_argument("--entries", type=int, default=5000, help="cached searches (5000)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")

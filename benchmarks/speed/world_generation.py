@@ -1,6 +1,6 @@
 """Passages per CPU second of the synthetic world, by size: the texts alone, and with the questions about them.
 
-Every turn makes the world anew, names and facts included; nothing is cached. The target is 50,000 passages per CPU
+Every turn generates the whole world from scratch; nothing is cached. The target is 50,000 passages per CPU
 second of text, so that a world of the default size costs a tenth of a second, and one of 100,000 passages two.
 """
 

@@ -1,6 +1,6 @@
-"""Tokens per CPU second of the optimisation step, beside TRL's `GRPOTrainer` on the same rollouts.
+"""Tokens per CPU second of the optimisation step, compared with TRL's `GRPOTrainer` on the same rollouts.
 
-Each side is a process of its own with one thread. After one step to warm up they take turns, a step each; the ratio is
+Each side is a separate process with one thread. After one warm-up step they alternate, one step each; the ratio is
 that of the medians. Compared are the CPU seconds of scoring (policy and reference) and of one update, the peak of
 resident memory, and the norm of the gradient, which shows that both do the same work. TRL runs without gradient
 checkpointing, which is its faster setting, and pads to micro-batches of `--peer-rows` rollouts.
@@ -71,9 +71,7 @@ class Side:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise AgentError(
-                f"the side {self._name!r} ended with status {self._process.wait()}; its error stands above"
-            )
+            raise AgentError(f"the side {self._name!r} ended with status {self._process.wait()}; see its error above")
         found: dict[str, float] = json.loads(line)
         return found
 

@@ -1,4 +1,4 @@
-"""The two sides of `zerosearch bench learner`, each a process of its own that does one step whenever it is told to.
+"""The two sides of `zerosearch bench learner`; each is a separate process that does one step on request.
 
     python -m zerosearch_benchmarks.speed.learner.sides '{"side": "ours", "cycles": 3, "work": {...}}'
 
@@ -120,7 +120,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
 
 
 def read_clocks(device: str) -> tuple[float, float]:
-    """CPU and wall clock, in seconds, when the device has done all that it was given."""
+    """CPU and wall clock, in seconds, after the device has finished all work."""
     if device == "cuda":
         import torch
 
@@ -241,7 +241,7 @@ def trl(
 
 
 def make_tokenizer() -> Any:
-    """A tokenizer of 4,096 characters, so that every id of the work has a text; nobody looks at it."""
+    """A tokenizer of 4,096 characters, so that every token id decodes to a string; the text is not used."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -256,7 +256,7 @@ def main(argv: list[str]) -> int:
     wanted = json.loads(argv[0])
     spec, options, cycles = WorkSpec(**wanted["work"]), wanted.get("options", {}), int(wanted["cycles"])
     out: IO[str] = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no part of the conversation
+    os.dup2(2, 1)  # library output must not mix with the protocol
 
     name, device = wanted.get("model"), wanted.get("device", "cpu")
 
