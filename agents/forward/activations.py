@@ -1,4 +1,4 @@
-"""Activation checkpointing: compute activations a second time in the backward pass instead of storing them."""
+"""Activation checkpointing: recompute activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from zerosearch_env.errors import ConfigError
 
 
 def checkpoint_activations(model: Any, wanted: bool) -> None:
-    """Compute activations again in the backward pass, or stop doing so.
+    """Turn activation checkpointing on or off.
 
     Raises:
-        ConfigError: the model cannot.
+        ConfigError: the model does not support it.
     """
     if wanted and not model.supports_gradient_checkpointing:
-        raise ConfigError(f"{type(model).__name__} has no gradient checkpointing: leave --gradient-checkpointing out")
+        raise ConfigError(f"{type(model).__name__} has no gradient checkpointing: remove --gradient-checkpointing")
     name = f"checkpointing_{'enable' if wanted else 'disable'}"
-    # Transformers before 5.2x knows the old name alone.
+    # Transformers before 5.2x has only the old name.
     new = getattr(model, f"activation_{name}", None)
     change = new if new is not None else getattr(model, f"gradient_{name}")
     change(*([{"use_reentrant": False}] if wanted else []))

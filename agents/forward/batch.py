@@ -1,9 +1,9 @@
-"""From rollouts to tensors: micro-batches, and hidden states and log-probabilities only where a token was sampled.
+"""From rollouts to tensors: micro-batches, and hidden states and log-probabilities at the sampled tokens only.
 
-A micro-batch goes through the model as its mode says. Packed, its rollouts stand behind each other and no padding is
-computed (`packed.py`). Padded, rows of similar length go together, padding on the right. A causal model needs no
-attention mask for that: a real position never sees the padding behind it, and the padding's own outputs are never
-read. So attention runs its causal kernel without a mask tensor.
+The mode of a micro-batch decides how it goes through the model. Packed: its rollouts are concatenated, without padding
+(`packed.py`). Padded: rows of similar length form a batch, with padding on the right. A causal model needs no attention
+mask for that, because a real position never sees the padding after it, and the outputs at padding are never read. So
+attention can use its causal kernel without a mask tensor.
 
 Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
 """
@@ -29,25 +29,25 @@ from .packed import packed_hidden
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout as the loss sees it."""
+    """A rollout with everything that the loss needs."""
 
     rollout: Rollout
     advantage: float | NDArray[np.float64]
-    """Of each of its sampled tokens; one number where they all have the same."""
+    """Advantage of each sampled token, or one number for all of them."""
     weight: float
     """Weight of each of its sampled tokens in the loss (`losses.token_weights`)."""
     old_logprobs: NDArray[np.float32] | None = None
-    """Learner's log-probabilities before this step's updates, one a sampled token; None: take the sampler's."""
+    """Learner's log-probabilities before this step's updates, one per sampled token; None: use the sampler's."""
     reference_logprobs: NDArray[np.float32] | None = None
-    """Log-probabilities under the KL's reference, one a sampled token; None: there is no KL."""
+    """Log-probabilities under the KL's reference, one per sampled token; None without a KL."""
     values: NDArray[np.float32] | None = None
-    """The critic's value before each sampled token, before this step's updates; None: there is no critic."""
+    """The critic's value before each sampled token, before this step's updates; None without a critic."""
     returns: NDArray[np.float64] | None = None
-    """What those values should have been; None: there is no critic."""
+    """The targets of these values; None without a critic."""
 
     @property
     def policy_logprobs(self) -> NDArray[np.float32]:
-        """Log-probabilities under the policy before this step's updates: the learner's where it has any."""
+        """Log-probabilities under the policy before this step's updates: the learner's if known, else the sampler's."""
         if self.old_logprobs is not None:
             return self.old_logprobs
         return self.rollout.logprobs[self.rollout.loss_mask]
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that go through the model together, and the sampled tokens in them as flat vectors."""
+    """Rows that go through the model together, with vectors over all their sampled tokens."""
 
     ids_BT: Tensor
     """Token ids, padded on the right with id 0."""
@@ -69,20 +69,20 @@ class MicroBatch:
     advantages_N: Tensor
     weights_N: Tensor
     reference_logprobs_N: Tensor | None
-    """None: there is no KL."""
+    """None without a KL."""
     values_N: Tensor | None
-    """The critic's values before this step's updates. None: there is no critic."""
+    """The critic's values before this step's updates; None without a critic."""
     returns_N: Tensor | None
     lengths_B: tuple[int, ...]
     """Real tokens of each row."""
     counts_B: tuple[int, ...]
-    """Sampled tokens of each row: how to split a vector over N back into rows."""
+    """Sampled tokens of each row: the sizes for splitting a vector over N into rows."""
     mode: ForwardMode = field(default_factory=ForwardMode)
     """How it goes through the model."""
 
     @property
     def tokens(self) -> int:
-        """Real tokens, padding left out."""
+        """Number of tokens without padding."""
         return sum(self.lengths_B)
 
     @property
@@ -92,7 +92,7 @@ class MicroBatch:
 
 
 def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that each group has at most `max_tokens` tokens (a longer one goes alone).
+    """Groups indices so that each group has at most `max_tokens` tokens (a longer row gets its own group).
 
     First fit, longest first: within 22 % of the fewest groups possible (Dosa, 2007).
     """
@@ -110,10 +110,10 @@ def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int, *, packed: bool = False) -> list[list[int]]:
-    """Indices of rows grouped so that rows times the longest stays within `max_tokens` (one longer row goes alone).
+    """Groups rows so that rows * longest row is at most `max_tokens` (a longer row gets its own group).
 
-    Rows are sorted by length, longest first, so that a group holds little padding. With `packed`, real tokens alone
-    count (`pack`).
+    Rows are sorted by length, longest first, so groups have little padding. With `packed`, only real tokens count
+    (`pack`).
     """
     if packed:
         return pack(lengths, max_tokens)
@@ -127,7 +127,7 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int, *, packed: bool 
 
 
 def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
-    """Indices of rows for each worker: sorted by length and dealt back and forth, so that shares cost the same."""
+    """Row indices for each worker: rows are sorted by length and dealt back and forth to balance the cost."""
     shares: list[list[int]] = [[] for _ in range(workers)]
     for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
         turn, seat = divmod(place, workers)
@@ -138,7 +138,7 @@ def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:
 def make_micro_batch(
     samples: Sequence[Sample], device: torch.device | str = "cpu", mode: ForwardMode | None = None
 ) -> MicroBatch:
-    """Pads and flattens samples; the shapes are in `MicroBatch`."""
+    """Pads and flattens samples; `MicroBatch` lists the shapes."""
     lengths = [len(sample.rollout.token_ids) for sample in samples]
     ids_BT = np.zeros((len(samples), max(lengths)), dtype=np.int64)
     masks = [np.flatnonzero(sample.rollout.loss_mask) for sample in samples]
@@ -151,7 +151,7 @@ def make_micro_batch(
         return torch.from_numpy(array).to(device=device, dtype=dtype)
 
     def flat(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
-        """One vector, or None where the samples have none."""
+        """One vector, or None if the samples have none."""
         whole = [part for part in parts if part is not None]
         return put(np.concatenate(whole), torch.float32) if whole else None
 
@@ -207,7 +207,7 @@ def _differentiates() -> bool:
 
 @contextmanager
 def _checkpointing(model: Any, mode: ForwardMode) -> Iterator[None]:
-    """Training mode for a forward pass: Transformers checkpoints in no other, and a sampler must not see it."""
+    """Training mode for one forward pass: Transformers checkpoints only then. Undone for the sampler."""
     if not (mode.checkpointing and _differentiates()):
         yield
         return
@@ -219,18 +219,18 @@ def _checkpointing(model: Any, mode: ForwardMode) -> Iterator[None]:
 
 
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
+    """Log-probability of every sampled token, and the entropy of its distribution in nats, both `(N,)`.
 
-    The body of the model runs over everything (its last layer only as far as `hidden_at` must); the vocabulary head
-    only over the hidden states that predict a sampled token, so documents and prompts cost no vocabulary work.
+    The body of the model runs over all tokens (its last layer only where `hidden_at` needs it). The vocabulary head
+    runs only over hidden states that predict a sampled token, so documents and prompts cost no vocabulary work.
 
     Args:
         model: a Transformers causal language model.
         batch: the micro-batch.
-        temperature: what the sampler divided its logits by.
+        temperature: the sampling temperature; logits are divided by it.
 
     Returns:
-        Log-probabilities with gradient (where gradients are on), and entropies in nats without.
+        Log-probabilities with gradient (if gradients are enabled), and entropies in nats without gradient.
     """
     head = model.get_output_embeddings()
     return score_tokens(hidden_states(model, batch), batch.targets_N, head, temperature, dtype=batch.mode.dtype)

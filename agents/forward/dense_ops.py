@@ -1,11 +1,11 @@
-"""The operations of a dense decoder layer beside its products, each with a backward pass of its own.
+"""The operations of a dense decoder layer other than matrix products, each with a hand-written backward pass.
 
-PyTorch's autograd keeps every intermediate of a norm, a rotation or a gate and walks over memory once for each. These
-keep their inputs alone and walk a few times; attention keeps queries, keys and values, never scores. On a CPU that is
-a third of a layer's time and most of its memory.
+PyTorch's autograd stores every intermediate of a norm, a rotation or a gate, and makes one pass over memory for each.
+These functions store only their inputs and make a few passes. Attention stores queries, keys and values, but never the
+scores. On a CPU that makes up a third of a layer's time and most of its memory.
 
-Shape suffixes: `_T` tokens of all sequences behind each other, `_N` read tokens, `_H` heads, `_K` key/value heads, `_E`
-size of a head.
+Shape suffixes: `_T` tokens of all sequences, concatenated; `_N` read tokens (the queries); `_H` query heads; `_K`
+key/value heads; `_G` query heads per key/value head (H = K * G); `_E` size of a head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128
-"""Queries of one block of attention."""
+"""Queries per block of attention."""
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -82,23 +82,31 @@ class _SwiGlu(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries of one sequence and the keys that they see, as places in the flat vectors."""
+    """Some queries of one sequence and the keys that they see, as slices of the flat vectors.
+
+    Example with the queries at positions 2, 3 and 5 of a sequence; `later` covers only the keys after position 2:
+
+        position   0 1 2 | 3 4 5
+        query 2    x x x | - - -       x: attends   -: masked, `later` is True
+        query 3    x x x | x - -
+        query 5    x x x | x x x
+    """
 
     queries: slice
     keys: slice
     later: Tensor | None
-    """Which of the last keys a query does not see, shape `(queries, last keys)`; None: it sees them all."""
+    """True where a query does not see one of the last keys, shape `(queries, last keys)`; None: all keys are seen."""
 
 
 def plan_blocks(
     lengths: Sequence[int], positions: Sequence[NDArray[np.int64]] | None = None, device: torch.device | str = "cpu"
 ) -> list[Block]:
-    """How causal attention within each sequence is cut into blocks.
+    """Divides causal attention within each sequence into blocks.
 
     Args:
-        lengths: tokens of each sequence, all behind each other.
-        positions: which positions of each sequence ask, ascending; None: all.
-        device: where the masks go.
+        lengths: tokens of each sequence; the sequences are concatenated.
+        positions: the query positions of each sequence, ascending; None: all.
+        device: device of the masks.
     """
     blocks: list[Block] = []
     first_key = first_query = 0
@@ -118,7 +126,12 @@ def plan_blocks(
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention block by block; the backward pass computes the scores again."""
+    """Softmax attention, one block at a time; the backward pass recomputes the scores instead of storing them.
+
+    For one block with weights P = softmax(Q K^T) and output O = P V, the gradients are
+    dV = P^T dO,  dP = dO V^T,  dS = softmax backward of dP,  dQ = dS K,  dK = dS^T Q.
+    Keys are shared by several blocks, so dK and dV are accumulated, in float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
@@ -153,7 +166,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries by key head and group, shape `(K, G, N, E)`; keys and values by head; all contiguous."""
+    """Queries by key head and group, shape `(K, G, N, E)`; keys and values, shape `(K, T, E)`; all contiguous."""
     count, heads, size = q_NHE.shape
     groups = heads // k_TKE.shape[1]
     q_KGNE = q_NHE.transpose(0, 1).reshape(-1, groups, count, size)
@@ -161,7 +174,7 @@ def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tenso
 
 
 def _weights(q_KGNE: Tensor, k_KTE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
-    """Attention weights of a block, shape `(K, groups * queries, keys)`, and the shape of its queries."""
+    """Attention weights of a block, shape `(K, G * queries, keys)`, and the shape of its queries."""
     asked = q_KGNE[:, :, block.queries]
     scores = torch.bmm(asked.flatten(1, 2), k_KTE[:, block.keys].transpose(1, 2))
     if block.later is not None:
@@ -177,7 +190,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rotary embedding of heads whose pairs are (i, i + half): `cosine` and `sine` broadcast over half a head."""
+    """Rotary embedding: rotates the pairs (i, i + half) of a head; `cosine` and `sine` broadcast over half a head."""
     result: Tensor = _Rotate.apply(x, cosine, sine, dtype)  # type: ignore[no-untyped-call]
     return result
 
@@ -189,6 +202,6 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def attend_blocks(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
-    """Softmax attention of (already scaled) queries to the keys that their block names; shape of the queries."""
+    """Softmax attention of queries, already scaled, to the keys of their block; returns the shape of the queries."""
     result: Tensor = _Attention.apply(q_NHE, k_TKE, v_TKE, blocks)  # type: ignore[no-untyped-call]
     return result

@@ -1,11 +1,11 @@
-"""Models spread over the processes of a run with FSDP2 (`torch.distributed.fsdp.fully_shard`).
+"""Shards models over the processes of a run with FSDP2 (`torch.distributed.fsdp.fully_shard`).
 
-Each process keeps a share of every parameter, of its gradient and of its optimizer state. A decoder layer's whole
-weights exist while that layer computes, and are dropped after it; embedding, last norm and vocabulary head (the root
-group) stay whole from the forward pass to the end of the backward pass, since the head is read chunk by chunk.
+Each process keeps a part of every parameter, of its gradient and of its optimizer state. The full weights of a decoder
+layer exist only while that layer computes. The full embedding, last norm and vocabulary head (the root group) stay in
+memory from the forward pass to the end of the backward pass, because the head is used in chunks.
 
-Sampling reads all weights for every token, so it has a whole copy of its own in each process (`Learner.full_copy`).
-`copy_weights` updates it once per step.
+Sampling uses all weights for every token, so each process has a separate full copy for it (`Learner.full_copy`).
+`copy_weights` updates the copy once per step.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..processes.workers import Workers, under_torchrun
 from .packed import run_layer, run_packed
 
 Place = Callable[[nn.Module], None]
-"""Puts a module where it computes: shards a language model, moves anything else."""
+"""Puts a module on its device: shards a language model, moves any other module."""
 
 
 def wants_fsdp(config: TrainConfig, workers: Workers) -> bool:
-    """Whether this run shards its models; "auto" leaves a model with adapters whole, most of which is not trained.
+    """Whether this run shards its models; "auto" does not shard a model with adapters, most of which is not trained.
 
     Raises:
-        ConfigError: when it must and there is one process only, or something else in the configuration stands against.
+        ConfigError: sharding is required but there is only one process, or another option does not allow it.
     """
     asked = config.scale.fsdp
     if asked == "on" and workers.size == 1:
@@ -44,14 +44,14 @@ def wants_fsdp(config: TrainConfig, workers: Workers) -> bool:
     wanted = asked == "on" or (asked == "auto" and workers.size > 1 and under_torchrun() and not config.lora.rank)
     if wanted and config.optimizer.eight_bit:
         raise ConfigError(
-            "optimizer.eight_bit cannot keep the state of a sharded model: leave it out (each process holds a share "
-            'of the state only), or set scale.fsdp to "off".'
+            "optimizer.eight_bit cannot keep the state of a sharded model: remove it (each process holds only a part "
+            'of the state), or set scale.fsdp to "off".'
         )
     return wanted
 
 
 def make_place(workers: Workers, device: str) -> Place:
-    """A `Place` over all processes of the workers, which call it with the same modules in the same order."""
+    """Creates a `Place` over all workers; they must call it with the same modules in the same order."""
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(torch.device(device).type, (workers.size,))
@@ -66,13 +66,13 @@ def make_place(workers: Workers, device: str) -> Place:
 
 
 def shard(model: Any, mesh: Any) -> None:
-    """Shards a Transformers causal language model in place: one group a decoder layer, one for the rest.
+    """Shards a Transformers causal language model in place: one group per decoder layer, one for the rest.
 
-    Gradients are summed over the processes, not averaged: a loss is a share of the whole mini-batch's.
+    Gradients are summed over the processes, not averaged: each process computes its share of the mini-batch's loss.
 
     Args:
         model: on the CPU or on the mesh's device; its parameters become DTensors on the mesh's device.
-        mesh: a mesh of one dimension.
+        mesh: a one-dimensional device mesh.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -82,7 +82,7 @@ def shard(model: Any, mesh: Any) -> None:
     for module in [*layers, model]:
         fully_shard(module, mesh=mesh)
     for module in [*layers, model]:
-        # A sum by name, since gloo knows no sum with a factor.
+        # Request a plain sum, since gloo does not support a sum with a factor.
         module.set_force_sum_reduction_for_comms(True)
         module.set_gradient_divide_factor(1.0)
 
@@ -90,7 +90,7 @@ def shard(model: Any, mesh: Any) -> None:
         states: Tensor = body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
         return states
 
-    # Forwards of the root group that leave the vocabulary head to the loss, and the packed one of each layer.
+    # Forward methods of the root group without the vocabulary head (the loss applies it), and of each packed layer.
     model.final_hidden = final_hidden
     register_fsdp_forward_method(model, "final_hidden")
     for layer in layers:
@@ -101,31 +101,31 @@ def shard(model: Any, mesh: Any) -> None:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether a model has been through `shard`."""
+    """Whether `shard` was applied to a model."""
     return hasattr(model, "final_hidden")
 
 
 def drop_full_weights(models: Iterable[Any]) -> None:
-    """Frees what forward passes without a backward pass have left whole; other models stay as they are."""
+    """Frees full weights left by forward passes without a backward pass; other models are unaffected."""
     for model in models:
         if is_sharded(model):
             model.reshard()
 
 
 def full_copy(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, in every process (they call this together); a plain tensor as it is."""
+    """The full tensor of a sharded one, in every process (all must call this together); a plain tensor unchanged."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; a plain tensor as it is."""
+    """This process's part of a sharded tensor; a plain tensor unchanged."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
 def placed_like(tensor: Tensor, part: Tensor) -> Tensor:
-    """A sharded tensor of the shape and placement of `tensor` whose part here is `part`; of a plain one `part`."""
+    """A tensor sharded like `tensor`, with `part` as this process's part; if `tensor` is plain, `part` itself."""
     if not hasattr(tensor, "to_local"):
         return part
     from torch.distributed.tensor import DTensor
@@ -139,7 +139,7 @@ def placed_like(tensor: Tensor, part: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copies a sharded model's weights into a whole one, parameter by parameter; all processes call it together."""
+    """Copies a sharded model's weights into an unsharded one, per parameter; all processes must call it together."""
     places = dict(target.named_parameters())
     for name, parameter in source.named_parameters():
         places[name].copy_(full_copy(parameter.detach()))
@@ -147,7 +147,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 @torch.no_grad()
 def copy_share(source: Tensor, target: Tensor) -> None:
-    """Copies a whole tensor, or this process's part of it, into a plain or a sharded one; nothing is communicated."""
+    """Copies a full tensor into a plain one, or this process's part of it into a sharded one, without communication."""
     if not hasattr(target, "to_local"):
         target.copy_(source)
         return
@@ -160,7 +160,7 @@ def copy_share(source: Tensor, target: Tensor) -> None:
 
 
 def gradient_norm(gradient: Tensor, workers: Workers, *, sharded: bool) -> float:
-    """L2 norm of a flat gradient; of all processes' parts together where each holds a part."""
+    """L2 norm of a flat gradient; if sharded, of all processes' parts together."""
     if not sharded:
         return float(gradient.norm())
     squares = gradient.double().square().sum().cpu()

@@ -1,9 +1,12 @@
-"""The vocabulary head over sampled tokens: chunks, so that memory is bounded whatever the batch and the vocabulary.
+"""The vocabulary head over sampled tokens, in chunks that bound the memory for any batch and vocabulary.
 
-Two ways. `score_tokens` gives log-probabilities and entropies that any loss can be made of, chunk by chunk, and each
-chunk is computed again in the backward pass. `head_loss` takes the loss itself as a function of a chunk: its gradient
-is made while the chunk's logits are at hand, so that no product is computed twice (three instead of four). It serves
-every loss that is a sum over tokens; one that ties tokens together (the sequence ratio of GSPO) goes the first way.
+    hidden_ND -> [chunk 0: n x D] -> logits n x V -> log-probabilities, entropies -> dropped
+                 [chunk 1: n x D] -> logits n x V -> ...          only one chunk of logits exists at a time
+
+There are two ways. `score_tokens` returns log-probabilities and entropies from which any loss can be computed; the
+backward pass computes each chunk again. `head_loss` takes the loss as a function of a chunk and computes its gradient
+while the chunk's logits exist, so no product is computed twice (three products instead of four). It works for every
+loss that is a sum over tokens. A loss that couples tokens (the sequence ratio of GSPO) must use the first way.
 
 Shape suffixes: `_N` sampled tokens, `_n` those of a chunk, `_D` hidden size, `_V` vocabulary.
 """
@@ -20,14 +23,14 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}
-"""Most memory of one chunk of float32 logits; about three of them are alive at once."""
+"""Maximum bytes of one chunk of float32 logits; about three such buffers exist at a time."""
 
 TokenLoss = Callable[[Tensor, Tensor, slice], Tensor]
-"""Log-probabilities and entropies of a chunk, and its place among all tokens -> the sum of its tokens' losses."""
+"""Maps a chunk's log-probabilities, its entropies and its slice of all tokens to the sum of its tokens' losses."""
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Sampled tokens whose logits are alive at once."""
+    """Number of sampled tokens per chunk."""
     return max(16, CHUNK_BYTES.get(device.type, 1 << 29) // (4 * vocabulary))
 
 
@@ -40,18 +43,18 @@ def score_tokens(
     entropy_gradient: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of every sampled token, and the entropy of the distribution it was drawn from, both `(N,)`.
+    """Log-probability of every sampled token, and the entropy of the distribution it was sampled from, both `(N,)`.
 
     Args:
         hidden_ND: hidden states before each sampled token.
         targets_N: the sampled tokens.
         head: the vocabulary head.
-        temperature: what the sampler divided its logits by.
-        entropy_gradient: whether entropies carry a gradient too; costs one more vector over the vocabulary a token.
-        dtype: of the product with the head; what follows is float32.
+        temperature: the sampling temperature; logits are divided by it.
+        entropy_gradient: whether entropies have a gradient too; costs another vector over the vocabulary per token.
+        dtype: data type of the product with the head; the rest is computed in float32.
 
     Returns:
-        Log-probabilities with gradient (where gradients are on), and entropies in nats.
+        Log-probabilities with gradient (if gradients are enabled), and entropies in nats.
     """
     size = chunk_size(_vocabulary(head), hidden_ND.device)
     if len(targets_N) <= size:
@@ -75,7 +78,7 @@ def _score(
     entropy_gradient: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of targets and entropies from hidden states."""
+    """Log-probabilities of the targets, and entropies, from hidden states."""
     with torch.autocast(hidden_ND.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits_NV = head(hidden_ND).float()
     if temperature != 1.0:
@@ -95,7 +98,7 @@ def _score(
 def target_logprobs(
     hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Log-probabilities as `score_tokens` gives them, without entropies and without a gradient."""
+    """The log-probabilities of `score_tokens`, without entropies and without a gradient."""
     size = chunk_size(_vocabulary(head), hidden_ND.device)
     parts = []
     for hidden_nD, targets_n in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
@@ -108,7 +111,7 @@ def target_logprobs(
 
 
 def takes_token_loss(head: Any) -> bool:
-    """Whether `head_loss` can differentiate this head by hand: a plain linear layer without bias, held whole."""
+    """Whether `head_loss` supports this head: it must be a plain linear layer, without bias and not sharded."""
     return type(head) is nn.Linear and head.bias is None and type(head.weight) in (nn.Parameter, Tensor)
 
 
@@ -121,15 +124,15 @@ def head_loss(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A loss that is a sum over tokens, from hidden states on.
+    """Computes a loss that is a sum over tokens from hidden states.
 
     Args:
         hidden_ND: hidden states before each sampled token.
         targets_N: the sampled tokens.
         head: the vocabulary head (`takes_token_loss`).
-        temperature: what the sampler divided its logits by.
-        token_loss: called once a chunk, with gradients on; the tensors that it gets are leaves.
-        dtype: of the products with the head; what lies between is float32.
+        temperature: the sampling temperature; logits are divided by it.
+        token_loss: called for each chunk with gradients enabled; its arguments are leaf tensors.
+        dtype: data type of the products with the head; everything else is computed in float32.
 
     Returns:
         The loss, and log-probabilities and entropies without gradient.
@@ -161,7 +164,7 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(begin, min(begin + size, len(targets_N)))
             cast_nD = hidden_ND[part].to(dtype)
             logits_nV = cast_nD @ cast_VD.t()
-            # With short numbers the float32 half of the work goes some rows at a time, and ends where the logits were.
+            # In bfloat16, the float32 part runs on a few rows at a time and overwrites the logits with their gradient.
             rows = part.stop - begin if whole else max(1, size // 8)
             for first in range(0, part.stop - begin, rows):
                 inner = slice(begin + first, min(begin + first + rows, part.stop))
@@ -192,7 +195,7 @@ class _HeadLoss(torch.autograd.Function):
 def _differentiate(
     logits_nV: Tensor, targets_n: Tensor, temperature: float, token_loss: TokenLoss, part: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies and loss of some rows; the loss's gradient takes the place of the logits.
+    """Log-probabilities, entropies and loss of some rows; overwrites the logits with the loss's gradient.
 
     With p = softmax(z), z = logits / temperature: d log p_t / d z = onehot_t - p, d H / d z_j = -p_j (log p_j + H).
     """
@@ -200,7 +203,7 @@ def _differentiate(
     if temperature != 1.0:
         wide_nV = wide_nV / temperature
     p_nV = wide_nV.softmax(-1)
-    # The largest probability is exp(largest logit - normaliser): no second pass of exponentials.
+    # The largest probability is exp(largest logit - normaliser), so no second pass of exponentials is needed.
     normaliser_n = wide_nV.amax(-1) - p_nV.amax(-1).log_()
     logprobs_n = wide_nV.gather(1, targets_n[:, None])[:, 0] - normaliser_n
     entropy_n = normaliser_n - torch.bmm(p_nV[:, None], wide_nV[:, :, None])[:, 0, 0]

@@ -1,8 +1,8 @@
-"""Hidden states at some positions only: the last decoder layer leaves out what nobody reads.
+"""Hidden states at selected positions: the last decoder layer skips all other positions.
 
 A loss over the sampled tokens reads the last layer's output at the positions before them, about a quarter of an episode
-with documents. At every other position the last layer is needed for its keys and values alone, so its queries, output
-projection and MLP run on the read positions. Exact; saves about a sixth of an update of a model with four layers.
+with documents. At every other position only the last layer's keys and values are needed, so its queries, output
+projection and MLP run only on the read positions. Exact; saves about a sixth of an update of a model with four layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from .fsdp import is_sharded
 
 _KNOWN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
-"""Architectures whose decoder layer is the one below: pre-norm, rotary attention, gated MLP."""
+"""Architectures with the decoder layer implemented below: pre-norm, rotary attention, gated MLP."""
 
 
 def hidden_at(model: Any, ids_BT: Tensor, rows_N: Tensor, positions_N: Tensor, counts_B: tuple[int, ...]) -> Tensor:
@@ -29,9 +29,9 @@ def hidden_at(model: Any, ids_BT: Tensor, rows_N: Tensor, positions_N: Tensor, c
         counts_B: number of positions of each row.
 
     Returns:
-        Shape `(N, hidden size)`, as `model.base_model(ids)` followed by indexing gives it, up to rounding.
+        Shape `(N, hidden size)`; equal to `model.base_model(ids)` followed by indexing, up to rounding.
     """
-    if is_sharded(model):  # what is whole of its weights when, is decided around whole layers
+    if is_sharded(model):  # FSDP gathers weights for whole layers, so no layer can be split
         hidden_BTD = model.final_hidden(ids_BT)
         return hidden_BTD[rows_N, positions_N]
     if type(model).__name__ not in _KNOWN or set(getattr(model.config, "layer_types", ())) - {"full_attention"}:
@@ -63,12 +63,12 @@ def _attend(
     cosine_TE: Tensor,
     sine_TE: Tensor,
 ) -> Tensor:
-    """Output of an attention layer at the read positions; `_H` heads, `_E` size of a head."""
+    """Output of an attention layer at the read positions; `_H` heads, `_E` size of a head, `_n` and `_t` of one row."""
     batch, length, _ = normed_BTD.shape
     size = attention.head_dim
 
     def heads(projection: Any, norm_name: str, x: Tensor) -> Tensor:
-        """(..., hidden) -> (..., heads, head size), normalised where the architecture does so."""
+        """(..., hidden) -> (..., heads, head size), normalised if the architecture does so."""
         split = projection(x).unflatten(-1, (-1, size))
         norm = getattr(attention, norm_name, None)
         return split if norm is None else norm(split)

@@ -1,7 +1,7 @@
 """How rollouts go through a model: packed or padded, in which precision, with or without checkpointing.
 
-`choose_layout` looks at the model before a run: packing is used where it computes what the model's own forward pass
-does on two short sequences, and where no sequence sees another.
+`prepare_model` tests the model before a run: packing is used only if, on two short sequences, it gives the same result
+as the model's own forward pass and no sequence sees the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .packed import packed_hidden, why_not_packed
 
 Packing = Literal["off", "sequences", "flex", "flash"]
 BLOCK_ATTENTION_TOKENS = 2048
-"""Longest context whose padded rows train with `block_causal_attention` on a CPU; its memory grows with the square."""
+"""On a CPU, padded rows use `block_causal_attention` up to this context length; its memory grows quadratically."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,12 +33,12 @@ class ForwardMode:
     """How rollouts go through a model. The default is padded rows in float32."""
 
     packing: Packing = "off"
-    """"off": rows padded on the right; "sequences": packed, attention sequence by sequence (`packed.py`); "flex",
-    "flash": packed, through Transformers' flex_attention or FlashAttention 2."""
+    """"off": rows padded on the right; "sequences": packed, attention per sequence (`packed.py`); "flex", "flash":
+    packed, with Transformers' flex_attention or FlashAttention 2."""
     dtype: torch.dtype = torch.float32
-    """Of the matrix products; weights, gradients and optimizer are float32 in any case."""
+    """Data type of the matrix products; weights, gradients and optimizer state are always float32."""
     checkpointing: bool = False
-    """Whether the inside of a layer is computed again in the backward pass."""
+    """Whether the activations inside a layer are recomputed in the backward pass."""
 
     @property
     def packed(self) -> bool:
@@ -47,16 +47,16 @@ class ForwardMode:
 
 
 def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> ForwardMode:
-    """The mode that the configuration asks for, and the model made ready for it.
+    """Chooses the mode that the configuration asks for, and sets up the model for it.
 
     Args:
-        model: a causal language model in evaluation mode; its attention, and with `gradient_checkpointing` its
-            layers, may be set otherwise.
-        config: `optimizer.packing`, `optimizer.dtype` and `optimizer.gradient_checkpointing` are read.
-        context_tokens: longest rollout.
+        model: a causal language model in evaluation mode; its attention implementation, and with
+            `gradient_checkpointing` its layers, may be changed.
+        config: `optimizer.packing`, `optimizer.dtype` and `optimizer.gradient_checkpointing` are used.
+        context_tokens: maximum tokens of a rollout.
 
     Raises:
-        ConfigError: when the packing that is asked for does not compute what the model does.
+        ConfigError: the requested packing does not give the same result as the model.
     """
     settings = config.optimizer
     mode = ForwardMode("off", getattr(torch, settings.dtype), settings.gradient_checkpointing)
@@ -83,7 +83,7 @@ def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
     if model.device.type != "cuda":
         raise ConfigError(f'optimizer.packing = "{mode.packing}" needs a GPU (device "cuda"); use "auto".')
     if mode.packing == "flash" and mode.dtype != torch.bfloat16:
-        raise ConfigError('optimizer.packing = "flash" computes in bfloat16 alone: set optimizer.dtype = "bfloat16".')
+        raise ConfigError('optimizer.packing = "flash" computes only in bfloat16: set optimizer.dtype = "bfloat16".')
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as cause:
@@ -96,7 +96,7 @@ def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
 
 
 def _checkpoint_layers(model: Any) -> None:
-    """Checkpoints, which Transformers takes in training mode alone; so dropout goes, as the sampler has none."""
+    """Turns checkpointing on and dropout off: Transformers checkpoints only in training mode, which enables dropout."""
     checkpoint_activations(model, True)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -108,8 +108,8 @@ def _checkpoint_layers(model: Any) -> None:
 def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: torch.dtype) -> Tensor:
     """Final hidden states of packed sequences through the model's own forward pass, shape `(T, hidden size)`.
 
-    Position ids start anew in each sequence; from these Transformers tells the sequences apart, but only without an
-    attention mask and without a cache.
+    Position ids start from 0 in each sequence. Transformers uses them to separate the sequences, but only without an
+    attention mask and a cache.
     """
     positions_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
     with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -123,10 +123,10 @@ def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: to
 
 @torch.no_grad()
 def disagreement(model: Any, mode: ForwardMode) -> str | None:
-    """What packing does otherwise than the model's own forward pass of each sequence; None if nothing.
+    """How packing differs from the model's own forward pass of each sequence; None if it does not.
 
-    The weights of a new model hardly look at the context, so a leak is also looked for by changing the first of two
-    sequences: the second must stay as it is.
+    A new model's weights hardly use the context, so a leak is also tested directly: when the first of two sequences
+    changes, the hidden states of the second must stay the same.
     """
     count = int(model.get_input_embeddings().weight.shape[0])
     rows = [np.array([(7 * i + 3 + 11 * shift) % count for i in range(n)]) for n, shift in ((9, 0), (7, 1))]

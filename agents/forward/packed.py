@@ -1,9 +1,12 @@
-"""Sequences behind each other in one row, through the layers of a Llama, Qwen2 or Qwen3 model, without cross-talk.
+"""Packed forward pass of a Llama, Qwen2 or Qwen3 model: several sequences in one row, which do not see each other.
 
-Products run over all tokens at once, attention within each sequence alone: no padding is computed, and no mask can leak
-because none is there. The last layer runs its queries, output projection and MLP on the read tokens only. The modules'
-own linear layers are called, so adapters inside them (LoRA) take part. `why_not_packed` says for which models this is
-the whole truth; `agents/forward/mode.py` compares it with the model's own forward pass before a run.
+    ids_T        [ sequence 0 | sequence 1    | sequence 2 ]     T = sum of lengths, no padding
+    linear, MLP  [ all tokens together                     ]
+    attention    [ 0 with 0   | 1 with 1      | 2 with 2   ]     causal within each sequence, so no mask can leak
+    last layer      r      r     r   r  r        r               queries, output and MLP only at the N read positions
+
+The modules' own linear layers are called, so adapters inside them (LoRA) are applied. `why_not_packed` decides which
+models are supported; `agents/forward/mode.py` compares the result with the model's own forward pass before a run.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def why_not_packed(model: Any) -> str | None:
-    """None when `packed_hidden` computes what this model does, else the first reason against it."""
+    """None if `packed_hidden` gives the same result as this model, otherwise the first reason why it does not."""
     config = model.config
     if type(model).__name__ not in _KNOWN or not type(model).__module__.startswith("transformers."):
         return f"{type(model).__name__} is not one of {', '.join(_KNOWN)}"
@@ -38,7 +41,7 @@ def why_not_packed(model: Any) -> str | None:
     body = model.base_model
     cosine, _ = body.rotary_emb(body.norm.weight[None, None], torch.zeros(1, 1, dtype=torch.int64, device=model.device))
     if cosine.shape[-1] != body.layers[0].self_attn.head_dim:
-        return "its rotary embedding covers only a part of each head"
+        return "its rotary embedding covers only part of each head"
     return None
 
 
@@ -51,17 +54,17 @@ def packed_hidden(
     dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
 ) -> Tensor:
-    """Final hidden states at the read positions of each sequence, shape `(N, hidden size)`.
+    """Final hidden states at the read positions of all sequences, shape `(N, hidden size)`.
 
     Args:
-        model: one that `why_not_packed` has nothing against.
-        ids_T: token ids of all sequences behind each other.
-        lengths: tokens of each.
-        read: read positions of each, ascending; may be none.
-        dtype: of the products; the residual stream stays in the dtype of the weights.
-        checkpointing: compute the inside of every layer again in the backward pass.
+        model: a model for which `why_not_packed` returns None.
+        ids_T: token ids of all sequences, concatenated.
+        lengths: number of tokens of each sequence.
+        read: positions to read in each sequence, ascending; may be empty.
+        dtype: data type of the matrix products; the residual stream keeps the dtype of the weights.
+        checkpointing: recompute the activations of every layer in the backward pass.
     """
-    # Of a sharded model FSDP must see the call (`sharding.shard`).
+    # For a sharded model the call must go through FSDP (`fsdp.shard`).
     run = getattr(model, "packed", None)
     if run is not None:
         found: Tensor = run(ids_T, lengths, read, dtype, checkpointing)
@@ -77,7 +80,7 @@ def run_packed(
     dtype: torch.dtype,
     checkpointing: bool,
 ) -> Tensor:
-    """`packed_hidden` of a model whose weights are whole, but for those of layers that see to it themselves."""
+    """`packed_hidden` for a model with unsharded weights; layers may be sharded if they have a `packed` method."""
     body, device = model.base_model, ids_T.device
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     places_N = torch.from_numpy(np.concatenate([one + s for one, s in zip(read, starts, strict=True)])).to(device)
@@ -113,7 +116,7 @@ def run_layer(
     dtype: torch.dtype,
     checkpointing: bool,
 ) -> Tensor:
-    """One decoder layer; with `places_N` only the tokens at these places come out of it."""
+    """Runs one decoder layer; with `places_N` it returns only the tokens at these places."""
     arguments = (layer, x_TD, turns, attend, places_N, dtype)
     result: Tensor = checkpoint(_layer, *arguments, use_reentrant=False) if checkpointing else _layer(*arguments)
     return result
@@ -152,12 +155,12 @@ def _layer(
 
 
 def _attend_sequences(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Causal attention sequence by sequence through PyTorch's own kernels: what a GPU does best."""
+    """Causal attention, one sequence at a time, with PyTorch's own kernels, which are the fastest on a GPU."""
     parts = []
     split = list(lengths)
     for q, k, v in zip(q_THE.split(split), k_TKE.split(split), v_TKE.split(split), strict=True):
         groups = q.shape[1] // k.shape[1]
-        if groups > 1 and q.dtype == torch.float32:  # kernels that share keys know short numbers alone
+        if groups > 1 and q.dtype == torch.float32:  # kernels with shared keys support only 16-bit types
             k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=q.shape[1] != k.shape[1])

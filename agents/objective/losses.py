@@ -77,7 +77,7 @@ def clipped_policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sum of w * -min(q A, clip(q, 1 - low, 1 + high) A) with the ratio q = pi / pi_old, or with a dual clip.
 
-    Without the dual clip, the loss of a token with a negative advantage grows without bound as its ratio grows. With it,
+    Without the dual clip, the loss of a token with a negative advantage is unbounded as its ratio grows. With it,
     the objective of such a token is max(min(q A, clip(q) A), c A), and the gradient is zero for q > c.
 
     Source: PPO, Schulman et al., arXiv 1707.06347, equation 7; separate bounds: DAPO, arXiv 2503.14476, section 3.1;
