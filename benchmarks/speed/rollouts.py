@@ -1,7 +1,7 @@
 """Duration of rollouts when every turn and search has its own latency, compared with lock-step and a lower bound.
 
 The workload: batches of 64 episodes of 1 to 5 turns, a search after every turn but the last; the latency of each turn
-and each search is lognormal (sigma 0.8). The search server handles 16 at a time. 64 turns generate at a time, each at its
+and each search is lognormal (sigma 0.8). The server handles 16 at a time. 64 turns generate at a time, each at its
 own pace. `rollouts.rollout.stream` plays real episodes on it, with a sampler and searches that only wait: in exact
 simulated time, and with real sleeps.
 
