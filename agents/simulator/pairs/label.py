@@ -70,7 +70,7 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
     """
     if (config.by == "judge") != (config.judge is not None):
         raise ConfigError(
-            "--judge and --by judge must be used together (--judge contains-answer, or --judge module:callable)"
+            "--judge belongs to --by judge, and --by judge needs it (contains-answer, or module:callable)"
         )
     if config.concurrency < 1:
         raise ConfigError(f"concurrency: expected at least 1, got {config.concurrency}")
