@@ -10,15 +10,13 @@ an ability it never had. Two bounds apply from the start, because they indicate 
 
 from __future__ import annotations
 
-from ..config.alarms import BOUNDS, AlarmConfig
-
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from zerosearch_env.errors import ConfigError
 from zerosearch_env.randomness import mix
+
+from ..config.alarms import BOUNDS, AlarmConfig
 
 if TYPE_CHECKING:
     from ..config.train import TrainConfig

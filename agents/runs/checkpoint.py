@@ -26,8 +26,8 @@ from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError
 
-from ..policy.files import one_line
 from ..forward.fsdp import full_copy
+from ..policy.files import one_line
 
 T = TypeVar("T")
 

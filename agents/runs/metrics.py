@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .loggers import Logger
 from ..rollouts.rollout import Rollout
+from .loggers import Logger
 
 GLOSSARY: dict[str, str] = {
     "step": "Steps finished, including this one.",
