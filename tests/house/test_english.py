@@ -25,15 +25,15 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *so
 # What to write instead, by what is written.
 INSTEAD = {
     r"\banew\b": "again, from scratch",
-    r"\bnobody\b": "no one, nothing",
+    r"\b(?-i:nobody)\b": "no one, nothing",
     r"\bbeside\b": "next to, besides",
     r"\bfor want of\b": "lacking",
     r"\bof one's own\b": "your own",
     r"\b(?:has|have|with) an? \w+ of (?:its|their) own\b": "has its own",
     r"\bgo(?:es)? on (?:with|from|where|when|until)\b": "continue",
     r"\bwhat announces\b": "signs of",
-    r"\b(?:stands|stand) (?:in|at|beside|behind|under|above|between)\b": "is in",
-    r"\bis no (?!longer|more|less|different|other|need|way|such|further)[a-z]+\b": "is not a",
+    r"\b(?:stands|stand) (?:in|at|beside|behind|under|above|between)\b(?! for)": "is in",
+    r"(?<!there )\bis no (?!longer|more|less|different|other|need|way|such|further)[a-z]+\b": "is not a",
     r"\b(?:documents|searches|tokens|episodes|passages|questions|rollouts|turns|nats|seconds|bytes) an? "
     r"(?:search|turn|step|token|question|group|episode|rollout|query|second|update|row|batch|process)\b": "per",
 }
@@ -41,6 +41,9 @@ PATTERN = {re.compile(wrong, re.IGNORECASE): right for wrong, right in INSTEAD.i
 
 # Text that a model reads or that makes up the synthetic world; it is data.
 DATA = {"text.py", "names.py", "prompts.py", "reading.py", "demonstrations.py", "attacks.py"}
+
+# Names of cases in committed records, which stay until the record is made again.
+EXCEPTIONS = {("benchmarks/speed/sampler.py", "anew")}
 
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -69,6 +72,7 @@ def _found(path: Path, texts: Iterator[tuple[int, str]]) -> list[str]:
         for line, text in texts
         for pattern, right in PATTERN.items()
         for match in pattern.finditer(text)
+        if (path.relative_to(ROOT).as_posix(), match.group().lower()) not in EXCEPTIONS
     ]
 
 

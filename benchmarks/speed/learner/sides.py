@@ -146,7 +146,7 @@ def rollouts(work: Work) -> list[Any]:
     for prompt, completion, mask in zip(work.prompts, work.completions, work.masks, strict=True):
         ids = np.array([*prompt, *completion], dtype=np.int32)
         sampled = np.array([0] * len(prompt) + mask, dtype=np.bool_)
-        # So unlikely that the importance weight is its bound, 1, everywhere: TRL has none with a sampler of its own.
+        # So unlikely that the importance weight is its bound, 1, everywhere: TRL has none when it uses its own sampler.
         logprobs = np.where(sampled, -50.0, 0.0).astype(np.float32)
         scores = Scores(None, ("a",), 0.0, 0.0, 0.0, 0.0, 0)
         found.append(Rollout(ids, sampled, logprobs, scores, StopReason.ANSWER, 0.0, 1, 0, 0, 0, 0))
