@@ -47,5 +47,5 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="machine"):
         gpu.main(["machin"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no GPU"):
+    with pytest.raises(ConfigError, match="no usable GPU"):
         gpu.main(["machine"])

@@ -67,7 +67,7 @@ def test_everything_stays_trainable() -> None:
         ({"kv_heads": 2}, "4 heads, 2 kv_heads"),
         ({"heads": 2}, "head_dim 64, hidden 128"),
         ({"tied": False}, "tied embeddings, got qwen3, untied"),
-        ({"heads": 64}, "take larger heads"),
+        ({"heads": 64}, "use larger heads"),
     ],
 )
 def test_other_shapes_are_refused(shape: dict[str, object], message: str) -> None:

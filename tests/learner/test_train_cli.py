@@ -49,7 +49,7 @@ def test_help_says_what_every_option_means(capsys):
         main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for part in ("--preset", "--resume", "--rollout.group-size", "Rollouts a question", "qwen2.5-3b-zerosearch"):
+    for part in ("--preset", "--resume", "--rollout.group-size", "Rollouts per question", "qwen2.5-3b-zerosearch"):
         assert part in text
 
 

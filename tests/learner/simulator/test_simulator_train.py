@@ -248,7 +248,7 @@ def test_learning_rate() -> None:
     [
         ({"init": None}, "--model DIRECTORY or --init tiny"),
         ({"model": Path("m")}, "not both"),
-        ({"lora": LoraShape(rank=4)}, "does not go with --init"),
+        ({"lora": LoraShape(rank=4)}, "cannot be combined with --init"),
         ({"epochs": 0.0}, "epochs must be positive"),
         ({"warmup_share": 1.5}, "share from 0 to 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
