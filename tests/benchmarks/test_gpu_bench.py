@@ -9,7 +9,10 @@ import torch
 from zerosearch_benchmarks.gpu import command as gpu
 from zerosearch_env.errors import ConfigError
 
-pytestmark = pytest.mark.timeout(600)  # processes that load torch, one of them TRL; slow machines take minutes
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.slow,
+]  # processes that load torch, one of them TRL; slow machines take minutes
 
 
 @pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "training"])

@@ -11,6 +11,8 @@ import pytest
 from zerosearch_benchmarks.speed.learner import bench as learner
 from zerosearch_benchmarks.speed.learner.work import WorkSpec, flops, make_work, mask_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_work_is_that_of_the_published_workload() -> None:
     spec = WorkSpec(sequences=64)

@@ -18,6 +18,8 @@ from zerosearch_env.engines.simulated.make import TINY_MODEL
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import SearchRequest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 
 

@@ -119,10 +119,9 @@ def _modules(package: str) -> dict[str, Path]:
 
 
 def _graph(package: str) -> dict[str, dict[str, int]]:
-    """Module -> modules of the same package that it imports, each with the line. `__init__.py` files are left out:
+    """Module -> the modules of the same package that it imports, each with the line.
 
-    they only offer names of their room's modules, and importing a name from a room counts as importing the module that
-    defines it only where the importer names it.
+    `__init__.py` files are left out: they only pass on names of the modules in their room.
     """
     modules = _modules(package)
     graph: dict[str, dict[str, int]] = {}

@@ -23,6 +23,8 @@ from zerosearch_env.engines import FailingEngine
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.records.transcripts import read_transcripts
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 STILL = OptimizerConfig(learning_rate=1e-30, warmup_steps=0)
 """Leaves every weight as it is."""

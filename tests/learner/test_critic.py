@@ -22,6 +22,8 @@ from zerosearch_agents.training.run_files import learner_weights
 from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 PPO = AlgorithmConfig(advantage="gae", minibatches=2, kl_coefficient=0.01, kl_in="reward", kl_estimator="k1")
 TRUNKS = pytest.mark.parametrize("trunk", ["separate", "shared"])

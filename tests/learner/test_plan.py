@@ -29,6 +29,8 @@ from zerosearch_agents.policy.policy import tiny_config
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_env.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = {
     "Qwen2.5-0.5B": 494_032_768,
     "Qwen2.5-3B": 3_085_938_688,

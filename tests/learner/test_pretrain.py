@@ -19,6 +19,8 @@ from zerosearch_agents.tiny.tokenizer import TAGS
 from zerosearch_env import cli
 from zerosearch_env.errors import CheckpointError, ConfigError, MissingExtraError, TrainingError
 
+pytestmark = pytest.mark.slow
+
 SMALL = PretrainConfig(
     hidden=32, layers=3, heads=4, mlp=48, vocab_size=512, base_tokens=6000, warm_tokens=2000, batch_tokens=600
 )

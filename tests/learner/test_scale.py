@@ -33,7 +33,7 @@ from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 # Two processes wait for each other at every layer: on cores that others use too they are many times slower.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 def config_of(folder: Path, algorithm: str, **changes):

@@ -35,6 +35,8 @@ from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
 from zerosearch_env.records.transcripts import read_transcripts
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 
 

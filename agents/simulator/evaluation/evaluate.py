@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import ConfigError, DataError, EngineError
@@ -28,7 +29,7 @@ from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult,
 
 from ...evaluation.evaluate import NOISE_LEVELS, versions
 from ...evaluation.statistics import EMPTY, wilson
-from ..pairs.files import SCHEMA_VERSION, OnBadRow, input_record, write_json
+from ..pairs.files import SCHEMA_VERSION, input_record, write_json
 from ..pairs.pair import read_pairs, style_name
 from ..progress import CountBar
 from ..tuning.model import load_simulator_card

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.errors import ConfigError, DataError, unknown_name
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
 
 from ...evaluation.evaluate import versions
-from .files import SCHEMA_VERSION, OnBadRow, RowReader, check_output, input_record, manifest_path, write_json
+from .files import SCHEMA_VERSION, RowReader, check_output, input_record, manifest_path, write_json
 from .foreign import foreign_pair, looks_foreign
 from .pair import Pair, as_record, by_label, holds_answer, pair_key, question_key
 from .records import TrajectoryReader

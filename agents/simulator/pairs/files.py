@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from zerosearch_env.datasets.files.rows import Row, RowError, find_file, read_rows
+from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, find_file, read_rows
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.records.transcripts import TranscriptWriter
 
 SCHEMA_VERSION = 1
 """Schema version of all files of the pipeline."""
 
-OnBadRow = Literal["raise", "skip"]
 Value = TypeVar("Value")
 
 

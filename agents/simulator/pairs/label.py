@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.rewards import contains_answer, exact_match, sub_exact_match
 from zerosearch_env.types import Document, full_text
@@ -26,7 +27,7 @@ from zerosearch_env.types import Document, full_text
 from ...evaluation.evaluate import versions
 from ...players.loading import load_callable
 from ..progress import CountBar
-from .files import OnBadRow, RowReader, StageOutput, check_output, input_record
+from .files import RowReader, StageOutput, check_output, input_record
 from .records import Search, Trajectory, TrajectoryReader, as_record
 
 Judge = Callable[[str, str, Sequence[Document]], bool]

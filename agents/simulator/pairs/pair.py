@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, text
-from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import unknown_name
 from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import Document, SearchRequest, full_text
 
-from .files import OnBadRow, RowReader
+from .files import RowReader
 from .records import document_records, read_documents
 
 Split = Literal["train", "test"]

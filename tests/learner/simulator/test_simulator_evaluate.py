@@ -23,6 +23,8 @@ from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.llm import Completion
 from zerosearch_env.types import Document
 
+pytestmark = pytest.mark.slow
+
 
 class Writer:
     """Useful: the answer in two of three first samples. Noisy: an answer in every fourth first sample, or always."""

@@ -21,6 +21,8 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import SearchRequest, full_text
 
+pytestmark = pytest.mark.slow
+
 SMALL = TinySimulatorConfig(hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=4000, batch_tokens=1000)
 
 

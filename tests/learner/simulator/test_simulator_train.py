@@ -32,6 +32,8 @@ from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
 from zerosearch_env.types import SearchRequest
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--init", "tiny", "--tiny.hidden", "32", "--tiny.layers", "3", "--tiny.mlp", "48", "--tiny.vocab-size", "320"]
 
 
