@@ -1,0 +1,421 @@
+"""Every measured number of README and docs/ is the one in its record: a new record cannot leave a stale sentence.
+
+`PUBLISHED` writes the sentences and table rows that hold measured numbers, from benchmarks/results/*.json. The page
+must contain each of them word for word, line breaks aside. What is then left of a page may hold a number with a unit,
+or a decimal fraction, only if `SETTINGS` says what it is: an option, a definition, a bound that a test asserts.
+
+After a new record: run this file and copy the sentences that it prints into the pages. For a new measured sentence:
+add it here, as an f-string over its record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zerosearch_agents.config.train import load_preset
+from zerosearch_agents.evaluation.statistics import wilson
+from zerosearch_agents.plan.cli import find_architecture
+from zerosearch_agents.plan.estimate import Hardware, Load, context_tokens, make_plan
+from zerosearch_benchmarks.learning.stability.table import summary
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+SIMULATOR = ROOT / "zerosearch_env" / "assets" / "simulator-tiny" / "model.safetensors"
+
+
+@cache
+def record(name: str) -> Any:
+    """The record of a benchmark."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def rounded(value: float) -> str:
+    """Three digits and thousands separators: 17,300 or 4,560 or 421."""
+    return f"{float(f'{value:.3g}'):,.0f}"
+
+
+def percent(interval: dict[str, float], digits: int = 1) -> str:
+    """A share with its interval, in %: 94.5 % [92.4, 96.1]; no digits after a zero."""
+    mean, low, high = (f"{100 * interval[key]:.{digits}f}" if interval[key] else "0" for key in ("mean", "low", "high"))
+    return f"{mean} % [{low}, {high}]"
+
+
+def exact_match(agent: str, group: str, noise: float, engine: str = "corpus") -> list[str]:
+    """Exact match in % of every seed of the quickstart."""
+    return [
+        f"{100 * cell['em']['mean']:.0f}"
+        for run in record("learning")["runs"]
+        for cell in run["cells"]
+        if (cell["agent"], cell["group"], cell["noise"], cell["engine"]) == (agent, group, noise, engine)
+    ]
+
+
+def quickstart() -> Iterator[str]:
+    """README: both tables of the quickstart, and its time."""
+    rows = {"before": "before training", "after": "**after training**", "rag": "one-search RAG, same model"}
+    for group in ("1-hop", "2-hop"):
+        for agent, title in rows.items():
+            cells = [", ".join(exact_match(agent, group, noise)) for noise in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            cells = [f"**{cell}**" if agent == "after" and cell != "0, 0, 0" else cell for cell in cells]
+            yield f"| {title} | {' | '.join(cells)} |"
+    hops = {
+        group: ", ".join(exact_match("after", group, 0.0, "bm25, train and test passages"))
+        for group in ("1-hop", "2-hop")
+    }
+    yield f"it still scores {hops['1-hop']} (1-hop) and {hops['2-hop']} (2-hop)"
+    times = [f"{run['seconds']:.0f}" for run in record("learning")["runs"]]
+    yield f"({', '.join(times[:-1])} and {times[-1]} s for these three)"
+
+
+def speed() -> Iterator[str]:
+    """README: the table of speeds."""
+    corpus = record("corpus-engine")
+    for title, name in (
+        ("default world, useful documents", "world of 6,000 passages"),
+        ("100,000 passages", "100,000 Zipf passages"),
+    ):
+        rate = {kind: rounded(corpus["queries_per_cpu_second"][f"{name}: {kind}"]) for kind in (OURS, PLAIN)}
+        yield (
+            f"| corpus engine, {title} | {rate[OURS]} queries/s | bm25s: {rate[PLAIN]} "
+            f"| {corpus['times_bm25s'][name][OURS]:.1f}x |"
+        )
+    texts = record("world-generation")["passages_per_cpu_second"]["6,000 passages"]
+    yield f"| synthetic world, texts | {rounded(texts)} passages/s | | |"
+    sampler = record("sampler")
+    rate = {name: f"{1e6 / timing['median']:,.0f}" for name, timing in sampler["timings"].items()}
+    yield (
+        f"| {rate['sampler, equal']} / {rate['sampler, varied']} tokens/s | `generate` from scratch each turn: "
+        f"{rate['generate anew, equal']} / {rate['generate anew, varied']} "
+        f"| {sampler['equal']['ratio']:.1f}x / {sampler['varied']['ratio']:.1f}x |"
+    )
+    for name, title, peer, digits, memory in (
+        ("float32", "optimisation step, every completion token trained", "TRL 1.16: ", 1, " of its memory"),
+        ("bfloat16", "the same in bfloat16", "", 1, ""),
+        ("search", "optimisation step on search rollouts, vocabulary 151,936", "", 0, ""),
+    ):
+        case = record("learner")["cases"][name]
+        ours, trl = (case[side]["tokens_per_cpu_s"] for side in ("ours", "trl"))
+        yield (
+            f"| {title} | {ours:,.0f} tokens/s | {peer}{trl:.0f} "
+            f"| {case['ratio']:.{digits}f}x, {case['memory_ratio']:.2f}{memory} |"
+        )
+    rollouts = record("rollouts")["simulated"]
+    lock_step = statistics.median(row["lock_step_s"] / row["lower_bound_s"] for row in rollouts["rows"])
+    yield f"| {rollouts['ours / lower bound']:.2f} | lock-step: {lock_step:.2f} | {rollouts['lock-step / ours']:.1f}x |"
+
+
+OURS, PLAIN = "corpus engine, useful", "bm25s retrieve"
+
+
+def readme() -> Iterator[str]:
+    """README."""
+    yield from quickstart()
+    yield from speed()
+    yield f"a simulation LLM of {SIMULATOR.stat().st_size / 1e6:.1f} MB"
+
+
+def compatibility() -> Iterator[str]:
+    """The quickstart of seed 0 on two machines; the record is of one of them."""
+    one_hop, two_hop = (exact_match("after", group, 0.0)[0] for group in ("1-hop", "2-hop"))
+    yield f"and {one_hop} % and {two_hop} % on another"
+
+
+def optimisation_step() -> Iterator[str]:
+    """The table, the agreement of the gradients, and the memory as the work grows."""
+    cases = record("learner")["cases"]
+    for name, times in (("float32", " of the memory"), ("bfloat16", ""), ("search", "")):
+        for side, title in (("ours", "here"), ("trl", "TRL")):
+            row = cases[name][side]
+            ratios = f"{cases[name]['ratio']:.2f} times, {cases[name]['memory_ratio']:.2f}{times} |"
+            yield (
+                f"| {title} | {row['tokens_per_cpu_s']:,.0f} | {100 * row['mfu']:.0f} % | {row['peak_mib']:,.0f} MiB | "
+                + (ratios if side == "ours" else "|")
+            )
+    norms = [abs(case["ours"]["gradient_norm"] / case["trl"]["gradient_norm"] - 1) for case in cases.values()]
+    yield f"the same gradient norm to {100 * max(norms):.1f} %"
+    peaks = {(row["sequences"], row["longest"]): row for row in record("learner")["memory"]}
+    yield (
+        f"({peaks[8, 512]['before_mib']:.0f} MiB before the first step) is {peaks[8, 512]['peak_mib']:,.0f} MiB for "
+        f"8 rollouts of up to 512 tokens, {peaks[32, 512]['peak_mib']:,.0f} for 32 of them, and "
+        f"{peaks[8, 2048]['peak_mib']:,.0f} for 8 of up to 2,048"
+    )
+
+
+def samplers() -> Iterator[str]:
+    """The sampler against `generate`, and both tables of rollouts."""
+    equal, varied = record("sampler")["equal"], record("sampler")["varied"]
+    yield (
+        f"{equal['ratio']:.2f} times as fast with equal turns, {varied['ratio']:.2f} times with unequal ones, at "
+        f"{100 * equal['of_limit']:.0f} and {100 * varied['of_limit']:.0f} % of the limit"
+    )
+    simulated, slept = record("rollouts")["simulated"], record("rollouts")["slept"]
+    yield (
+        f"| simulated time, {simulated['seeds']} workloads | {simulated['ours / lower bound']:.3f} "
+        f"| {simulated['lock-step / ours']:.2f} | {simulated['stream: lock-step / ours']:.2f} |"
+    )
+    yield (
+        f"| real sleeps (median latency {slept['median_s']} s), {slept['seeds']} workloads "
+        f"| {slept['ours / lower bound']:.3f} | {slept['lock-step / ours']:.2f} | not run |"
+    )
+    for row in record("rollouts")["steps"]:
+        gains = f"{row['max_staleness 1']:.2f} | {row['max_staleness 2']:.2f}"
+        yield f"| {row['update / rollouts']:g} | {gains} |"
+    # Five steps; the first batch overlaps with no update.
+    yield f"at most {10 / 6:.2f} is possible in five steps; with updates twice as long, {15 / 11:.2f}"
+
+
+def scale() -> Iterator[str]:
+    """The table of presets: `zerosearch plan`."""
+    for name in ("qwen2.5-3b", "llama-3.2-3b", "qwen3-4b", "qwen2.5-7b", "qwen3-8b"):
+        config = load_preset(f"{name}-zerosearch")
+        assert (config.optimizer.dtype, config.optimizer.gradient_checkpointing) == ("bfloat16", True)
+        model, episode = find_architecture(config.policy), context_tokens(config) // 2
+        cells = []
+        for gpus in (1, 4, 8, 16):
+            plan = make_plan(
+                model, config, Hardware(), Load(gpus, episode, episode // 4, bf16=True, checkpointing=True)
+            )
+            size, seconds = sum(plan.memory_bytes.values()) / 1e9, sum(plan.seconds.values())
+            cells.append(f"{size:.0f}{'' if plan.fits else ' (no)'}, {seconds:.0f} s")
+        yield f"| `{name}-zerosearch` | {' | '.join(cells)} |"
+    hardware = Hardware()
+    yield f"Times assume {hardware.mfu:.0%}".replace("%", " %")
+    yield f"for decoding {hardware.bandwidth_share:.0%}".replace("%", " %")
+
+
+def serve() -> Iterator[str]:
+    """The load test."""
+    loads = record("serve")["medians"]
+    single, unbatched, batched = (
+        loads[name] for name in ("one client, one by one", "all clients, batches of one", "all clients, batched")
+    )
+    yield (
+        f"With an engine that takes {record('serve')['engine_call_ms']:.0f} ms per call, "
+        f"{batched['clients']} concurrent clients get {batched['requests_per_second']:,.0f} requests/s without an "
+        f"error, at {batched['requests_per_engine_call']:.0f} searches per call. Clients one after another get "
+        f"{single['requests_per_second']:.0f}, and {unbatched['clients']} clients without batches "
+        f"{unbatched['requests_per_second']:.0f}"
+    )
+
+
+def simulated() -> Iterator[str]:
+    """The tiny simulation LLM, and the speed of the client."""
+    size = SIMULATOR.stat().st_size
+    yield f"a model of {size / 1e6:.1f} MB that comes with the package"
+    yield f"{size / 2e6:.1f} million parameters, {size / 1e6:.1f} MB (bf16)"
+    tiny = record("simulator-tiny")
+    first, last = tiny["levels"][0], tiny["levels"][-1]
+    attacks = tiny["attacks"]
+    yield (
+        f"| useful sets that contain the answer of their hop | {percent(first['useful_with_hop_answer'])} "
+        f"| {percent(first['useful_with_sought_before'])} |"
+    )
+    yield (
+        f"| noisy sets that contain an answer of the question | {percent(last['noisy_with_answer'])} "
+        f"| {percent(last['noisy_with_answer_before'])} |"
+    )
+    yield (
+        f"| the same under attack, {attacks['queries']} queries | {percent(attacks['all']['after'])} "
+        f"| {percent(attacks['all']['before'])} |"
+    )
+    words, template = (tiny["style"]["levels"][0][writer]["words"] for writer in ("engine", "template"))
+    yield (
+        f"words from the corpus engine | {words['mean']:.3f} [{words['low']:.3f}, {words['high']:.3f}] "
+        f"| a template: {template['mean']:.3f} |"
+    )
+    rates = [level["documents_per_second"]["mean"] for level in tiny["levels"]]
+    yield f"by noise level | {min(rates):.0f} to {max(rates):.0f} |"
+    yield f"at {percent(first['useful_too_early'], 0)} of the first hops a useful set states the final answer too early"
+    client = record("simulated")
+    shares = [f"{level['median']['share']:.2f}" for level in client["throughput"].values()]
+    yield (
+        f"costs this process {client['client_cpu_ms']:.2f} ms of CPU with 64 in flight, a cached one "
+        f"{1e6 / client['hits_per_cpu_second']:.0f} microseconds. With a local server that takes 50 ms, the engine "
+        f"reaches {', '.join(shares[:-1])} and {shares[-1]} of concurrency / latency"
+    )
+    yield f"the 64 of a round takes {64 * client['client_cpu_ms']:.0f} ms of one core"
+
+
+def simulator() -> Iterator[str]:
+    """The tuned models on real searches."""
+    real = record("simulator-real")
+    pairs = real["stages"]["pairs"]
+    yield f"{pairs['rows']:,} trajectories with {pairs['searches']:,} real Google queries"
+    tuned, untuned = (real["runs"][f"SmolLM2-135M, {name}"] for name in ("LoRA", "not tuned"))
+    trained = tuned["train"]["counts"]["steps"] * tuned["train"]["settings"]["batch_size"]
+    shares = [100 * run["evaluation"]["levels"][0]["useful_with_answer"]["mean"] for run in (tuned, untuned)]
+    yield (
+        f"LoRA on {trained} pairs has an answer in {shares[0]:.0f} % of its useful sets "
+        f"({shares[1]:.0f} % before tuning)"
+    )
+    assert tuned["evaluation"]["levels"][-1]["noisy_with_answer"]["mean"] == 0
+    yield "and in none of its noisy ones"
+
+
+def stability() -> Iterator[str]:
+    """The table of faults, and what the text says about them."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in record("stability")["runs"]:
+        rows.setdefault((row["setting"], row["behaviour"]), []).append(row | summary(row))
+
+    def seeds(setting: str, behaviour: str, metric: str, scale: float = 1.0) -> list[float]:
+        return [scale * row[metric] for row in rows[setting, behaviour]]
+
+    def lower(setting: str, fault: str) -> list[float]:
+        return [a - b for a, b in zip(*(seeds(setting, name, "sampled") for name in ("ours", fault)), strict=True)]
+
+    faults = {
+        "ours": "this learner",
+        "kl-subtracted": "KL subtracted from the loss, as the released ZeroSearch code does",
+        "documents-trained": "documents trained on",
+        "re-tokenised": "turns decoded and encoded again before training",
+    }
+    for setting, behaviour in rows:
+        held_out, rewards = (seeds(setting, behaviour, metric) for metric in ("sampled", "all"))
+        yield (
+            f"| {faults[behaviour]} | {' '.join(f'{share:.0f}' for share in held_out)}, "
+            f"**{statistics.mean(held_out):.0f}** | {' '.join(f'{reward:.2f}' for reward in rewards)} |"
+        )
+    lost = lower("varied-tokens", "documents-trained")
+    yield f"stays there, {min(lost):.0f} to {max(lost):.0f} points lower"
+    steps = [step for row in rows["varied-tokens", "documents-trained"] for step in row["steps"]]
+    yield f"stays at {statistics.mean(step['entropy'] for step in steps if 'entropy' in step):.1f} nats"
+    greedy = [statistics.mean(seeds("varied-tokens", name, "greedy")) for name in ("documents-trained", "ours")]
+    yield f"With greedy answers the loss is smaller: {greedy[0]:.0f} % against {greedy[1]:.0f} %"
+    invalid, ours = (seeds("early-ends", name, "invalid_rate", 100) for name in ("re-tokenised", "ours"))
+    yield (
+        f"{min(invalid):.0f} to {max(invalid):.0f} % of the last turns have no action, "
+        f"against {min(ours):.0f} to {max(ours):.0f} %"
+    )
+    lost = lower("early-ends", "re-tokenised")
+    yield f"At the end they are {min(lost):.0f} to {max(lost):.0f} points lower"
+    shares = []
+    for name in ("re-tokenised", "ours"):
+        answers = [row["held_out"]["sampled"] for row in rows["early-ends", name]]
+        count = sum(share["n"] for share in answers)
+        shares.append(percent(wilson(sum(share["mean"] * share["n"] for share in answers), count).as_dict()))
+    yield f"All {count:,} answers together: {shares[0]} against {shares[1]}"
+    first = rows["varied-tokens", "re-tokenised"][0]
+    lost = lower("varied-tokens", "re-tokenised")
+    yield (
+        f"rose from {100 * first['steps'][0]['changed']:.0f} % to {100 * first['changed']:.0f} %, the KL to the start "
+        f"rose to some tens of nats, and {lost[0]:.0f} points were lost"
+    )
+    yield f"it ends {lost[1]:.0f} points below ours and {-lost[2]:.0f} above"
+
+
+PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
+    "README.md": readme,
+    "compatibility.md": compatibility,
+    "optimisation-step.md": optimisation_step,
+    "samplers.md": samplers,
+    "scale.md": scale,
+    "serve.md": serve,
+    "simulated.md": simulated,
+    "simulator.md": simulator,
+    "stability.md": stability,
+}
+
+# Numbers with a unit that are not measured, by page ("" is every page): what they are, by how they are written.
+SETTINGS: dict[str, dict[str, str]] = {
+    "": {
+        r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
+        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|verifiers) \d+(?:\.\d+)+": "versions",
+        r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
+        r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
+    },
+    "algorithms.md": {
+        r"\d*\.\d+": "hyperparameters from the papers",
+        r"1e-10|1e-7": "bounds asserted in test_against_trl.py",
+    },
+    "compatibility.md": {
+        r"1\.0|0\.2|0\.3": "versions of the package",
+        r"93 % \(one hop\) and 74 %": "another machine's run, seen once; its record was not kept",
+    },
+    "environment.md": {r"0\.5": "a default"},
+    "metrics.md": {r"below 1e-6": "a bound asserted in test_trainer.py", r"above 1e-3": "advice"},
+    "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},
+    "optimisation-step.md": {r"(?:128|512) MiB": "chunk sizes of the code"},
+    "pretraining.md": {
+        r"more than 90 %": "a bound asserted in test_tiny_init.py",
+        r"15 %|60 %|0\.75": "defaults of PretrainConfig",
+    },
+    "samplers.md": {
+        r"1\.5|0\.05|temperature 0\.8": "options and their defaults",
+        r"1e-3": "a bound asserted in tests/servers/test_vllm.py",
+    },
+    "scale.md": {
+        r"30 %": "a bound asserted in test_plan.py",
+        r"1e-4": "bounds asserted in test_scale.py",
+    },
+    "serve.md": {r"30 s": "a limit of the server"},
+    "simulated.md": {
+        r"0\.8 |0\.65|1\.0|0\.5|8 MiB|5 times|for 5 s": "defaults of options",
+    },
+    "simulator.md": {r"1e-[346]": "defaults of --learning-rate"},
+    "stability.md": {
+        r"\| 0\.[51](?= of| \|)|\(0\.5\)": "defaults of [alarms]",
+        r"[24]e-4|0\.2\b|0\.001|[01]\.[23] M|0\.05": "settings of the benchmark",
+    },
+    "web.md": {r"120 s|8 MiB": "defaults of options"},
+}
+
+UNIT = r"%|times\b|points\b|[kMG]i?B\b|[mun]?s\b|(?:micro)?seconds?\b|minutes?\b|hours?\b|nats\b|[\w-]+/s\b"
+NUMBER = re.compile(
+    rf"(?<![\w.-])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e-?\d+|x\b| ?(?:{UNIT}))|(?<![\w.-])\d*\.\d+(?![\w.]*\d)"
+)
+
+
+def blank(match: re.Match[str]) -> str:
+    """Blanks for a match; lines stay where they are."""
+    return re.sub(r"[^\n]", " ", match.group())
+
+
+def prose(page: str) -> str:
+    """A page with blanks for blocks of code and the addresses of links."""
+    text = re.sub(r"^```.*?^```", blank, page, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^    .*$|\]\([^)\n]*\)", blank, text, flags=re.MULTILINE)
+
+
+def mistakes(name: str, page: str) -> Iterator[str]:
+    """What is wrong with the numbers of a page: its line, and what the record says."""
+    text, lines = prose(page), page.splitlines()
+    for sentence in PUBLISHED.get(name, lambda: iter(()))():
+        text, count = re.subn(r"\s+".join(map(re.escape, sentence.split())), blank, text)
+        if not count:
+            nearest = difflib.get_close_matches(sentence, lines, 1, 0.0)[0]
+            yield f"{name}:{lines.index(nearest) + 1}: {nearest}\n  the record says: {sentence}"
+    for written, meaning in {**SETTINGS[""], **SETTINGS.get(name, {})}.items():
+        text, count = re.subn(written, blank, text)
+        if not count and written not in SETTINGS[""]:
+            yield f"{name} has no {written!r} ({meaning}): remove it from SETTINGS"
+    for number, line in enumerate(re.sub(r"`[^`\n]*`", blank, text).splitlines(), 1):
+        for match in NUMBER.finditer(line):
+            yield (
+                f"{name}:{number}: {match.group()!r} is in no record: add its sentence to PUBLISHED or say in SETTINGS "
+                f"what it is: {lines[number - 1]}"
+            )
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+def test_measured_numbers_are_those_of_their_records(page: Path) -> None:
+    found = list(mistakes(page.name, page.read_text("utf-8")))
+    assert not found, "\n".join(found)
+
+
+def test_a_stale_number_and_a_number_without_a_record_are_found() -> None:
+    page = PAGES["serve.md"].read_text("utf-8")
+    stale = [*mistakes("serve.md", page.replace("1,982 requests/s", "1,981 requests/s"))]
+    assert "the record says: With an engine that takes 20 ms per call, 200 concurrent clients get 1,982" in stale[0]
+    assert "'1,981 requests/s' is in no record" in stale[2]
+    (new,) = mistakes("serve.md", page + "It starts in 0.31 s.\n")
+    assert new.startswith(f"serve.md:{page.count(chr(10)) + 1}: '0.31 s' is in no record")
