@@ -188,6 +188,16 @@ def test_view_writes_one_page_that_needs_nothing_else(tmp_path: Path, capsys: py
     assert "3 transcripts · EM 1.000" in "".join(reader.words)
 
 
+def test_nothing_in_a_transcript_becomes_markup_of_the_page() -> None:
+    record = make_record(text=NASTY)
+    record["extra"] = {"agent": NASTY}
+    page = view.render_page([record], title=NASTY)
+    reader = read(page)
+    assert [tag for tag, _ in reader.tags].count("script") == 1
+    assert "".join(reader.words).count("<script>alert('&')</script>") >= 5
+    assert all(char.isprintable() or char in "\n\t" for char in page)
+
+
 def test_view_keeps_the_last_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "t.jsonl", tmp_path / "page.html"
     write(source, 5)

@@ -19,6 +19,7 @@ DATA = [
     ("agents", "assets"),
     ("agents", "report", "templates"),
     ("zerosearch_env", "assets"),
+    ("zerosearch_env", "records", "templates"),
 ]
 
 
