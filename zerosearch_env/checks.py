@@ -1,11 +1,83 @@
-"""Argument checks shared by several modules."""
+"""Checks of numeric arguments, shared by all packages.
+
+A check returns the value as a Python number. Its error names the argument, says what was expected and what was given.
+Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability is nearly
+always a mistake.
+"""
 
 from __future__ import annotations
 
-from numbers import Integral
-from typing import Any
+import math
+from numbers import Integral, Real
+from typing import TypeGuard
+
+from .errors import ConfigError
 
 
-def is_whole_number(value: Any) -> bool:
-    """True for Python's and NumPy's integers; False for booleans, which Python counts as integers."""
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """True for Python's and NumPy's integers, False for booleans."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """True for integers and floating-point numbers, also NumPy's; False for booleans."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole_number(name: str, value: object, least: int = 1, *, hint: str = "") -> int:
+    """Check that an argument is a whole number of at least `least`.
+
+    Args:
+        name: the name of the argument in the error message.
+        value: the argument.
+        least: the smallest allowed value.
+        hint: a sentence for the end of the message, for example about another way.
+
+    Raises:
+        ConfigError: the value is not a whole number, or is below `least`.
+    """
+    if not is_whole_number(value) or value < least:
+        raise _error(name, f"a whole number of at least {least}", value, hint)
+    return int(value)
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    hint: str = "",
+) -> float:
+    """Check that an argument is a number within bounds; NaN is always refused.
+
+    Args:
+        name: the name of the argument in the error message.
+        value: the argument.
+        least: the smallest allowed value.
+        above: a value that the argument must exceed.
+        most: the largest allowed value; `math.inf` allows infinity, None any finite number.
+        hint: a sentence for the end of the message, for example about another way.
+
+    Raises:
+        ConfigError: the value is not a number, or is out of bounds.
+    """
+    number = math.nan
+    if is_number(value):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer too large for a float
+            number = math.inf if value > 0 else -math.inf
+    too_low = (least is not None and not number >= least) or (above is not None and not number > above)
+    too_high = not math.isfinite(number) if most is None else not number <= most
+    if not (too_low or too_high):
+        return number
+    limits = {"above": above, "of at least": least, "and at most": None if most == math.inf else most}
+    bounds = " ".join(f"{words} {limit:g}" for words, limit in limits.items() if limit is not None)
+    kind = "a finite number" if most is None else "a number"
+    raise _error(name, f"{kind} {bounds}".rstrip(), value, hint)
+
+
+def _error(name: str, expected: str, value: object, hint: str) -> ConfigError:
+    return ConfigError(f"{name} must be {expected}, got {value!r}. {hint}".rstrip())

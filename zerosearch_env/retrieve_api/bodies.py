@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import is_number, is_whole_number
 from .codec import RequestError
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
@@ -107,8 +108,7 @@ def _top_k(body: Mapping[str, Any]) -> int | None:
         value = body.get(name)
         if value is None:
             continue
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if not whole or isinstance(value, bool) or value < 1:
+        if not is_number(value) or value < 1 or value % 1:
             raise RequestError(f"{name!r} must be a whole number of at least 1, got {_shown(value)}")
         return int(value)
     return None
@@ -177,7 +177,7 @@ def _seeds(value: object, count: int) -> Sequence[int | None]:
     seeds: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * count
     _check_count("seed", len(seeds), count)
     for seed in seeds:
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        if seed is not None and not is_whole_number(seed):
             raise RequestError(f"'seed' must be a whole number or a list with one per query, got {_shown(seed)}")
     return seeds
 

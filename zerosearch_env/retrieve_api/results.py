@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..checks import is_number
 from ..datasets.files.passages import split_contents
 from ..types import Document
 
@@ -69,7 +70,7 @@ def _without_scores(rows: list[Any], count: int) -> tuple[list[Any], list[Any] |
         return rows, None
     leaves = list(_leaves(rows[1]))
     nested = any(isinstance(row, list) for row in rows[1])
-    if not all(_is_number(leaf) for leaf in leaves) or (count == 2 and not leaves and not nested):
+    if not all(is_number(leaf) for leaf in leaves) or (count == 2 and not leaves and not nested):
         return rows, None
     return rows[0], rows[1]
 
@@ -90,10 +91,6 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _document(item: Any, score: Any, numbered: bool) -> Document | None:
     """Parse one document; None if it has no text, because it would show the policy nothing."""
     if isinstance(item, Mapping) and isinstance(item.get("document"), Mapping | str):
@@ -105,7 +102,7 @@ def _document(item: Any, score: Any, numbered: bool) -> Document | None:
         score = item.get("score") if score is None else score
     else:
         raise ValueError(f"expected a document, got {_shown(item)}")
-    usable = _is_number(score) and math.isfinite(score)
+    usable = is_number(score) and math.isfinite(score)
     found = Document(document.title, document.text, document.source, float(score) if usable else None)
     return found if found.title or found.text else None
 

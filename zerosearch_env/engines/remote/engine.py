@@ -14,7 +14,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ...errors import ConfigError, EngineError, QuotaError
+from ...checks import check_whole_number
+from ...errors import EngineError, QuotaError
 from ...llm.http.client import JsonClient
 from ...llm.http.loop import LoopThread
 from ...types import Document, SearchRequest, SearchResult
@@ -47,7 +48,7 @@ class RemoteOptions:
             ConfigError: a value is invalid.
         """
         for field in fields(self):
-            check_whole(field.name, getattr(self, field.name))
+            check_whole_number(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +251,3 @@ def bounded(document: Document, max_chars: int) -> Document:
 def page_key(name: str, *parts: Any) -> bytes:
     """The cache key of a page."""
     return cache_key(name, "page-1", *parts)
-
-
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Check that an option is an integer of at least `least`.
-
-    Raises:
-        ConfigError: the value is not an integer, or is below `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError
 from ...game.rewards import contains_answer
 from ...llm.http.client import JsonClient, StatusError
@@ -16,7 +17,7 @@ from ...retrieve_api.requests import context_of, get_request_dialect
 from ...retrieve_api.results import parse_results
 from ...types import SearchRequest, full_text
 from ..cache import ResultCache
-from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, check_whole, page_key
+from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, page_key
 from .keys import key_of
 from .pages import Found, Page, depth_of
 
@@ -74,8 +75,7 @@ class RetrieveEngine(RemoteEngine):
         self._path = paths[0] if path is None else path
         self._urls = tuple(_base(url, paths if path is None else ()) for url in urls)
         self._send_context = send_context
-        check_whole("batch_size", batch_size)
-        self._batch_size = batch_size
+        self._batch_size = check_whole_number("batch_size", batch_size)
         if encoding not in (None, "json", "msgpack"):
             raise ConfigError(f"encoding must be 'json' or 'msgpack', got {encoding!r}")
         packed = encoding == "msgpack" or (encoding is None and self._dialect.msgpack and find_spec("msgpack"))

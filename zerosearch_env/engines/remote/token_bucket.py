@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 
-from ...errors import ConfigError, QuotaError
+from ...checks import check_number, check_whole_number
+from ...errors import QuotaError
 
 _ENOUGH = 1 - 1e-9
 """Level that counts as a full token: after waiting the exact time, rounding may leave the level slightly below 1."""
@@ -37,15 +38,10 @@ class TokenBucket:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise ConfigError(f"rate must be a number of requests per second above 0, got {rate!r}")
-        if burst is None:
-            burst = max(1, int(min(rate, 1e6)))
-        if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
-            raise ConfigError(f"burst must be an integer of at least 1, got {burst!r}")
-        self._rate, self._burst = float(rate), burst
+        self._rate = check_number("rate", rate, above=0, most=math.inf, hint="It is in requests per second.")
+        self._burst = max(1, int(min(rate, 1e6))) if burst is None else check_whole_number("burst", burst)
         self._clock, self._sleep = clock, sleep
-        self._level, self._filled_at = float(burst), clock()
+        self._level, self._filled_at = float(self._burst), clock()
         self._queue: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def wait_s(self) -> float:
@@ -90,13 +86,10 @@ class Meter:
     """
 
     def __init__(self, bucket: TokenBucket, *, max_requests: int | None = None, price_per_1000: float = 0.0) -> None:
-        whole = isinstance(max_requests, int) and not isinstance(max_requests, bool) and max_requests >= 0
-        if max_requests is not None and not whole:
-            raise ConfigError(f"max_requests must be an integer of at least 0, or None, got {max_requests!r}")
-        number = isinstance(price_per_1000, int | float) and not isinstance(price_per_1000, bool)
-        if not number or not 0 <= price_per_1000 < math.inf:
-            raise ConfigError(f"price_per_1000 must be a price of at least 0, got {price_per_1000!r}")
-        self._bucket, self._max, self._price = bucket, max_requests, float(price_per_1000)
+        if max_requests is not None:
+            check_whole_number("max_requests", max_requests, 0, hint="None means no limit.")
+        self._bucket, self._max = bucket, max_requests
+        self._price = check_number("price_per_1000", price_per_1000, least=0)
         self._waiting = 0
         self.requests = 0
         """Requests that were let through."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, QuotaError, unknown_name
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.options import HttpOptions, check_url
@@ -17,7 +18,7 @@ from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache
 from .deduplicate import Deduplicator
-from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, check_whole, page_key
+from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, page_key
 from .keys import key_of
 from .pages import Page
 from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
@@ -86,7 +87,7 @@ class WebSearchEngine(RemoteEngine):
         self._provider = provider
         self._extras = _extras(extras)
         self._page_size = service.page_size if page_size is None else page_size
-        check_whole("page_size", self._page_size)
+        check_whole_number("page_size", self._page_size)
         if self._page_size > service.max_page_size:
             raise ConfigError(f"{provider} serves at most {service.max_page_size} results per page, got {page_size!r}")
         self._country, self._language = _code("country", country), _code("language", language)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...checks import check_number, check_whole_number
 from ...errors import ConfigError, unknown_name
 
 
@@ -42,12 +44,13 @@ class HttpOptions:
             ConfigError: a value is out of range.
         """
         for field in fields(self):
-            value, whole = getattr(self, field.name), field.type == "int"
-            number = isinstance(value, (int,) if whole else (int, float)) and not isinstance(value, bool)
-            least_ok = number and (value >= 1 if whole else value > 0 or (value == 0 and field.name == "backoff_s"))
-            if not least_ok:
-                wanted = "a whole number of at least 1" if whole else "a number of seconds above 0"
-                raise ConfigError(f"{field.name} must be {wanted}, got {value!r}")
+            value = getattr(self, field.name)
+            if field.type == "int":
+                check_whole_number(field.name, value)
+            elif field.name == "backoff_s":
+                check_number(field.name, value, least=0)
+            else:
+                check_number(field.name, value, above=0, most=math.inf)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any] | None) -> HttpOptions:
