@@ -26,8 +26,8 @@ import tyro
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.episode import Rules, make_rules
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from .errors import QuotaError as QuotaError
     from .errors import ZeroSearchError as ZeroSearchError
     from .game.episode import Episode as Episode
-    from .game.episode import Rules as Rules
-    from .game.episode import make_rules as make_rules
     from .game.noise import get_schedule as get_schedule
     from .game.rewards import get_reward as get_reward
+    from .game.rules import Rules as Rules
+    from .game.rules import make_rules as make_rules
     from .protocols import PROTOCOLS as PROTOCOLS
     from .protocols import ParsedAction as ParsedAction
     from .protocols import Protocol as Protocol

@@ -22,8 +22,8 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import AgentError, ConfigError
-from zerosearch_env.game.episode import make_rules
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.privacy import redact
 
 from ..players.base import Player, PolicyOptions

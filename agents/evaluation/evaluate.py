@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import AgentError, ConfigError, DataError
-from zerosearch_env.game.episode import Episode, Rules
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError, require
 
 from ..config.train import TrainConfig
@@ -292,8 +293,7 @@ def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load
     Raises:
         ConfigError: a number in `load` is invalid.
     """
-    if load.gpus < 1:
-        raise ConfigError(f"gpus must be at least 1, got {load.gpus}.")
+    check_whole_number("gpus", load.gpus)
     if not 0 < load.sampled_tokens <= load.episode_tokens <= context_tokens(config):
         raise ConfigError(
             f"sampled tokens ({load.sampled_tokens}) must be positive and at most the tokens per episode "

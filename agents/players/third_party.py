@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError
-from zerosearch_env.game.episode import Episode, Rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.types import Document, SearchRequest, Step
 
 from .base import OnDone

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError, require
 
 from ..config.lora import LoraShape
@@ -99,8 +100,7 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
         ConfigError: if the rank is below 1, or no layer has one of the names.
         MissingExtraError: if peft is not installed.
     """
-    if shape.rank < 1:
-        raise ConfigError(f"lora.rank must be at least 1, got {shape.rank}")
+    check_whole_number("lora.rank", shape.rank)
     torch, peft = require("torch", "train"), require("peft", "lora")
     options = peft.LoraConfig(
         r=shape.rank,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
 from zerosearch_env.llm.quiet import no_progress_bars
 
@@ -92,8 +93,7 @@ def tiny_config(
     kv_heads = heads if kv_heads is None else kv_heads
     sizes = {"vocab_size": vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv_heads}
     for name, value in {**sizes, "mlp": mlp, "context_tokens": context_tokens}.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}.")
+        check_whole_number(name, value)
     if heads % kv_heads:
         raise ConfigError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads}).")
     if head_dim is None and hidden % heads:

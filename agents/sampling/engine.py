@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
 from zerosearch_env.randomness import mix
 
@@ -141,8 +142,7 @@ class EngineSampler:
         seed: int = 0,
     ) -> None:
         for name, value in {"context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}.")
+            check_whole_number(name, value)
         self.engine = engine
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.randomness import uniform_rows
 
@@ -91,12 +92,9 @@ class Sampler:
         seed: int = 0,
     ) -> None:
         for name, value in {"slots": slots, "context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}.")
-        if not 0 <= temperature < float("inf"):
-            raise ConfigError(f"temperature must be a finite number of at least 0, got {temperature}.")
+            check_whole_number(name, value)
         self.tokenizer = tokenizer
-        self.temperature = float(temperature)
+        self.temperature = check_number("temperature", temperature, least=0)
         self.turn_tokens = turn_tokens
         self.context_tokens = context_tokens
         self.weight_version = 0

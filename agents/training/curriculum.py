@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from zerosearch_env.game.episode import Episode, Rules
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.randomness import mix, mix_array
 from zerosearch_env.types import Question
 

@@ -26,7 +26,8 @@ import torch
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Dataset
 
 from ..config.train import TrainConfig

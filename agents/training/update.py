@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.errors import TrainingError
-from zerosearch_env.game.episode import Rules
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.types import Question
 
 from ..config.train import TrainConfig

@@ -24,7 +24,8 @@ from typing import Any
 import gymnasium
 
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, Step
 
 from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record

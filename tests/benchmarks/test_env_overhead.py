@@ -9,7 +9,8 @@ import pytest
 
 from zerosearch_benchmarks.measure import Timing
 from zerosearch_benchmarks.speed import env_overhead as bench
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import SearchRequest, SearchResult
 
 

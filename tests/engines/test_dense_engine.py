@@ -219,7 +219,7 @@ def test_another_encoder_is_refused_and_both_are_named(folders: dict[str, Path])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": 0}, "pool must be an integer of at least 1, got 0"),
+        ({"pool": 0}, "pool must be a whole number of at least 1, got 0"),
         ({"rerank_from": True}, "rerank_from must be"),
         ({"nprobe": -1}, "nprobe must be"),
         ({"poool": 3}, "Did you mean 'pool'"),

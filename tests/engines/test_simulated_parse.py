@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from zerosearch_env.engines.guard import leaks, redact
 from zerosearch_env.engines.simulated.parse import parse_documents
-from zerosearch_env.engines.simulated.prompts import clean_query, clean_text
+from zerosearch_env.engines.simulated.prompts import clean_text, quotable_query
 from zerosearch_env.types import Document
 
 TEXTS = ("The first one speaks of lakes.", "A second one, of 2 rivers.", "Third: seas and bays.")
@@ -177,13 +177,13 @@ def test_disguised_answers_are_found(text: str) -> None:
     ],
 )
 def test_queries_are_cleaned(query: str, clean: str) -> None:
-    assert clean_query(query, 50) == clean
+    assert quotable_query(query, 50) == clean
 
 
 @given(st.text(), st.integers(1, 40))
 def test_clean_queries_hold_nothing_that_acts(query: str, limit: int) -> None:
-    clean = clean_query(query, limit)
+    clean = quotable_query(query, limit)
     assert len(clean) <= limit
     assert not set(clean) & set('<>"`#\n\r\x00')
-    assert clean_query(clean, limit) == clean
+    assert quotable_query(clean, limit) == clean
     assert clean_text(clean, limit) == clean

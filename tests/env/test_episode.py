@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError, ZeroSearchError
-from zerosearch_env.game.episode import Episode, Rules, answer_in_documents, make_rules
+from zerosearch_env.game.episode import Episode, answer_in_documents
+from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
 from zerosearch_env.randomness import split, uniform
 from zerosearch_env.types import Document, Paragraph, Question, Scores, SearchRequest, SearchResult, Step, StopReason

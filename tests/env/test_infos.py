@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.envs.infos import SCORE_KEYS, STEP_KEYS, batch_infos, step_info
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Scores, SearchRequest, Step
 
 ACTIONS = (SEARCH, "nothing", "<answer>thing 1</answer>", "<search>fail</search>")

@@ -80,9 +80,9 @@ def test_a_callable_is_used_and_its_results_are_checked() -> None:
 
     schedule = get_schedule(too_much)
     assert get_schedule(schedule) is schedule
-    with pytest.raises(ConfigError, match=r"too_much returned at progress 0\.5.*\[0, 1\].*1\.5"):
+    with pytest.raises(ConfigError, match=r"too_much returned at progress 0\.5.* at most 1, got 1\.5"):
         schedule(0.5)
-    with pytest.raises(ConfigError, match="must be a number, got None"):
+    with pytest.raises(ConfigError, match="at most 1, got None"):
         get_schedule(lambda x: None)(0.5)  # type: ignore[arg-type, return-value]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from zerosearch_env.errors import DataError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.records.transcripts import (
     TranscriptWriter,
     encode_line,

@@ -285,10 +285,10 @@ def test_wrong_actions_are_refused_and_nothing_moves(actions: Any, match: str) -
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"num_envs": 0}, "num_envs must be an integer of at least 1"),
+        ({"num_envs": 0}, "num_envs must be a whole number of at least 1"),
         ({"autoreset_mode": "same"}, "Expected one of: 'Disabled', 'NextStep', 'SameStep'"),
         ({"autoreset_mode": "SameStp"}, "Did you mean 'SameStep'"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be a whole number of at least 1"),
         ({"protocol": "zerosearc"}, "Did you mean 'zerosearch'"),
         ({"dataset": []}, "has no questions"),
     ],

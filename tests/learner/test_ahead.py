@@ -19,7 +19,8 @@ from zerosearch_agents.rollouts.rollout import RolloutPool
 from zerosearch_agents.sampling.protocol import TurnSample, TurnSampler
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))

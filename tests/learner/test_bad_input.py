@@ -22,7 +22,7 @@ from zerosearch_agents.training import run_files
 from zerosearch_agents.training.run_files import learner_weights
 from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
-from zerosearch_env.game.episode import make_rules
+from zerosearch_env.game.rules import make_rules
 
 
 def run(config, **options):

@@ -24,7 +24,8 @@ from zerosearch_agents.policy.policy import save_policy
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import CorpusEngine, FailingEngine, make_engine
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import StopReason

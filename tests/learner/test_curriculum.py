@@ -15,7 +15,7 @@ from zerosearch_agents.training.curriculum import (
     sampling_seed,
     split_groups,
 )
-from zerosearch_env.game.episode import make_rules
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import SearchRequest
 
 

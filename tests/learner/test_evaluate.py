@@ -18,7 +18,8 @@ from zerosearch_agents.players.make import CallablePlayer
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine, FailingEngine
 from zerosearch_env.errors import AgentError, ConfigError, DataError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import Question

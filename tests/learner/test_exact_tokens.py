@@ -22,7 +22,8 @@ from zerosearch_agents.rollouts.rollout import rollout
 from zerosearch_agents.sampling.stops import StopFinder, decode
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Document, Question
 

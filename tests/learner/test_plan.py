@@ -146,7 +146,7 @@ def test_whether_it_fits_follows_the_memory():
     load = replace(LOAD, gpus=4, checkpointing=True)
     assert make_plan(model, config, Hardware(), load).fits
     assert not make_plan(model, config, Hardware(memory_gb=24), load).fits
-    with pytest.raises(ConfigError, match="gpus must be at least 1"):
+    with pytest.raises(ConfigError, match="gpus must be a whole number of at least 1"):
         make_plan(model, config, Hardware(), replace(load, gpus=0))
     with pytest.raises(ConfigError, match="at most the context"):
         make_plan(model, config, Hardware(), replace(load, episode_tokens=9000))

@@ -14,7 +14,8 @@ from zerosearch_agents.policy.policy import save_policy
 from zerosearch_agents.processes.pool import WorkerPool, replay
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine
 from zerosearch_env.errors import AgentError, CheckpointError, ConfigError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import transcript_record
 from zerosearch_env.types import Question, SearchRequest, Step, StopReason

@@ -27,7 +27,7 @@ from zerosearch_agents.report.page import ReportData, render_report, write_repor
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
-from zerosearch_env.game.episode import make_rules
+from zerosearch_env.game.rules import make_rules
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
 

@@ -11,7 +11,8 @@ from zerosearch_agents.sampling.local import Sampler, TurnSample
 from zerosearch_agents.sampling.stops import decode
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import EngineError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Document, Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))

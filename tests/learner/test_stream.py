@@ -15,7 +15,8 @@ from zerosearch_agents.rollouts.searches import BackgroundDesk, DirectDesk, make
 from zerosearch_agents.sampling.local import Sampler
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import EngineError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import uniform
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult, StopReason
 

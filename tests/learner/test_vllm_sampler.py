@@ -27,7 +27,8 @@ from zerosearch_agents.sampling.vllm.weights import named_weights, write_weights
 from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Question
 
 STOPS = ("</search>", "</answer>")

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from ..errors import ConfigError, DataError
+from ..checks import check_whole_number
+from ..errors import DataError
 from ..records.html import load_templates
 from ..records.transcripts import noisy_flags, read_transcripts
 
@@ -62,8 +63,7 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
         ConfigError: the limit is below 1.
         DataError: the file cannot be read, or contains no transcript.
     """
-    if limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}.")
+    check_whole_number("limit", limit)
     records: deque[dict[str, Any]] = deque(maxlen=limit)
     total = 0
     for record in read_transcripts(transcripts):

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
 from ..types import SearchRequest, SearchResult
 
@@ -54,12 +55,8 @@ class BatchedEngine(ABC):
     waits = False
 
     def __init__(self, *, max_wait_s: float = 0.002, max_batch: int = 1024) -> None:
-        if not max_wait_s >= 0:
-            raise ConfigError(f"max_wait_s must be at least 0 seconds, got {max_wait_s!r}")
-        if max_batch < 1:
-            raise ConfigError(f"max_batch must be at least 1, got {max_batch!r}")
-        self._max_wait_s = max_wait_s
-        self._max_batch = max_batch
+        self._max_wait_s = check_number("max_wait_s", max_wait_s, least=0)
+        self._max_batch = check_whole_number("max_batch", max_batch)
         self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
         self._lock = threading.Lock()
         self._closed = False

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
-from ..errors import ConfigError
+from ..game.noise import check_progress
 
 
 @dataclass
@@ -30,14 +28,3 @@ class Progress:
     def set(self, progress: float | None) -> None:
         """Fix the progress from now on; None returns to counting finished episodes."""
         self.fixed = None if progress is None else check_progress(progress)
-
-
-def check_progress(progress: Any) -> float:
-    """Check a progress value and return it as a float.
-
-    Raises:
-        ConfigError: the value is not a number in [0, 1].
-    """
-    if isinstance(progress, bool) or not isinstance(progress, Real) or not 0.0 <= float(progress) <= 1.0:
-        raise ConfigError(f"progress must be a number in [0, 1], got {progress!r}.")
-    return float(progress)

@@ -12,8 +12,7 @@ import numpy as np
 from ..checks import is_whole_number
 from ..errors import ConfigError, unknown_name
 from ..game.episode import Episode
-from ..game.noise import check_level
-from .curriculum import check_progress
+from ..game.noise import check_level, check_progress
 from .setup import Setup
 
 RESET_OPTIONS = ("question", "noise_level", "progress")

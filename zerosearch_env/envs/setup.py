@@ -9,11 +9,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import is_whole_number
+from ..checks import check_whole_number
 from ..engines import make_engine
 from ..errors import ConfigError, DataError, unknown_name
-from ..game.episode import Rules, make_rules
 from ..game.noise import CheckedSchedule, check_level, get_schedule
+from ..game.rules import Rules, make_rules
 from ..types import Dataset, Question
 from .curriculum import Progress
 
@@ -131,8 +131,7 @@ def make_setup(
         raise unknown_name("render_mode", render_mode, RENDER_MODES)
     if on_engine_error not in ON_ENGINE_ERROR:
         raise unknown_name("on_engine_error", on_engine_error, ON_ENGINE_ERROR)
-    if not is_whole_number(curriculum_episodes) or curriculum_episodes < 1:
-        raise ConfigError(f"curriculum_episodes must be an integer of at least 1, got {curriculum_episodes!r}.")
+    check_whole_number("curriculum_episodes", curriculum_episodes)
     schedule = _make_schedule(noise_schedule, noise_start, noise_end, noise_base, noise_level)
     rules = make_rules(
         protocol=protocol,

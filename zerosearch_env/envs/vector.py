@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from ..checks import check_whole_number
 from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
@@ -79,11 +80,9 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         max_episode_steps: int | None = None,
         **arguments: Any,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ConfigError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ConfigError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps!r}.")
-        self.num_envs = int(num_envs)
+        self.num_envs = check_whole_number("num_envs", num_envs)
+        if max_episode_steps is not None:
+            check_whole_number("max_episode_steps", max_episode_steps, hint="None means no limit.")
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self._setup = make_setup(**arguments)

@@ -27,9 +27,7 @@ from ..randomness import split, uniform2
 from ..types import ActionKind, Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason, Turn
 from .noise import check_level
 from .rewards import contains_answer, exact_match, score
-from .rules import NoiseUnit, Rules, make_rules
-
-__all__ = ["Episode", "NoiseUnit", "Rules", "answer_in_documents", "make_rules"]
+from .rules import Rules
 
 
 class Episode:

@@ -5,28 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
-from ..errors import ConfigError, unknown_name
+from ..checks import check_number
+from ..errors import unknown_name
 
 Schedule = Callable[[float], float]
 """Progress in [0, 1] -> noise level in [0, 1]."""
 
 SCHEDULES = ("exp", "linear", "constant")
 """The names of the built-in schedules."""
-
-
-def _number(value: object, what: str, way_out: str) -> float:
-    # bool is a subclass of int in Python, and True as a probability is nearly always a mistake.
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"{what} must be a number, got {value!r} ({type(value).__name__}). {way_out}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer too large for a float
-        number = math.inf
-    if not math.isfinite(number):
-        raise ConfigError(f"{what} must be finite, got {value!r}. {way_out}")
-    return number
 
 
 def check_level(level: object, what: str = "noise level") -> float:
@@ -41,11 +28,8 @@ def check_level(level: object, what: str = "noise level") -> float:
     """
     if type(level) is float and 0.0 <= level <= 1.0:
         return level
-    way_out = "Give the probability of a noisy search: 0.0 (never) to 1.0 (always)."
-    number = _number(level, what, way_out)
-    if not 0.0 <= number <= 1.0:
-        raise ConfigError(f"{what} must be in [0, 1], got {level!r}. {way_out}")
-    return number
+    hint = "Give the probability of a noisy search: 0.0 (never) to 1.0 (always)."
+    return check_number(what, level, least=0, most=1, hint=hint)
 
 
 def check_progress(progress: object) -> float:
@@ -54,11 +38,8 @@ def check_progress(progress: object) -> float:
     Raises:
         ConfigError: the value is not a number in [0, 1]; booleans and NaN are rejected too.
     """
-    way_out = "Give the fraction of training that is done: 0.0 (start) to 1.0 (end)."
-    number = _number(progress, "progress", way_out)
-    if not 0.0 <= number <= 1.0:
-        raise ConfigError(f"progress must be in [0, 1], got {progress!r}. {way_out}")
-    return number
+    hint = "Give the fraction of training that is done: 0.0 (start) to 1.0 (end)."
+    return check_number("progress", progress, least=0, most=1, hint=hint)
 
 
 def _between(start: float, end: float, part: float) -> float:
@@ -144,9 +125,7 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
     if callable(schedule):
         return schedule if isinstance(schedule, _OWN) else CheckedSchedule(schedule)
     first, last = check_level(start, "noise_start"), check_level(end, "noise_end")
-    root = _number(base, "noise_base", "The paper uses 4.0.")
-    if root <= 0.0:
-        raise ConfigError(f"noise_base must be above 0, got {base!r}. The paper uses 4.0; 1.0 gives a linear schedule.")
+    root = check_number("noise_base", base, above=0, hint="The paper uses 4.0; 1.0 gives a linear schedule.")
     if schedule == "exp":
         return ExponentialSchedule(first, last, root)
     if schedule == "linear":

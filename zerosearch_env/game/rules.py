@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from ..errors import ConfigError, unknown_name
+from ..checks import check_whole_number
+from ..errors import unknown_name
 from ..protocols import Protocol, get_protocol
 from ..protocols.prompts import PLACEHOLDER, load_prompt_template
 from .rewards import exact_match, get_reward
@@ -79,20 +79,10 @@ def make_rules(
     return Rules(
         protocol=chosen,
         prompt_template=template,
-        max_turns=_positive("max_turns", chosen.max_turns if max_turns is None else max_turns),
-        top_k=_positive("top_k", chosen.top_k if top_k is None else top_k),
+        max_turns=check_whole_number("max_turns", chosen.max_turns if max_turns is None else max_turns),
+        top_k=check_whole_number("top_k", chosen.top_k if top_k is None else top_k),
         reward=get_reward(reward),
         noise_unit=noise_unit,  # type: ignore[arg-type]
-        max_action_chars=_positive("max_action_chars", max_action_chars),
-        max_query_chars=_positive("max_query_chars", max_query_chars),
+        max_action_chars=check_whole_number("max_action_chars", max_action_chars),
+        max_query_chars=check_whole_number("max_query_chars", max_query_chars),
     )
-
-
-def _positive(name: str, value: Any) -> int:
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    return int(number)

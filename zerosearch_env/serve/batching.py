@@ -22,8 +22,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ..checks import check_number, check_whole_number
 from ..engines.base import SearchEngine
-from ..errors import ConfigError, EngineError, ZeroSearchError
+from ..errors import EngineError, ZeroSearchError
 from ..retrieve_api.codec import RequestError
 from ..types import SearchRequest, SearchResult
 from .metrics import Metrics
@@ -89,14 +90,11 @@ class Batcher:
         max_waiting: int = 20_000,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_calls", max_calls), ("max_waiting", max_waiting)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if not max_wait_s >= 0:
-            raise ConfigError(f"max_wait_s must be at least 0 seconds, got {max_wait_s!r}")
+            check_whole_number(name, value)
         self._engine = engine
         self._metrics = metrics
         self._max_batch = max_batch
-        self._max_wait_s = max_wait_s
+        self._max_wait_s = check_number("max_wait_s", max_wait_s, least=0)
         self._max_waiting = max_waiting
         self._waiting: deque[_Entry] = deque()
         self._timer: asyncio.TimerHandle | None = None

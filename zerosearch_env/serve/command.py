@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from ..checks import check_number, check_whole_number
 from ..datasets import load_dataset
 from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
@@ -133,11 +135,9 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     """
     if config.dialect is not None:
         get_dialect(config.dialect)
-    if config.max_body_bytes < 1:
-        raise ConfigError(f"max_body_bytes must be at least 1, got {config.max_body_bytes}")
+    check_whole_number("max_body_bytes", config.max_body_bytes)
     for name in ("request_timeout_s", "grace_s"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} must be above 0 seconds, got {getattr(config, name)!r}")
+        check_number(name, getattr(config, name), above=0, most=math.inf)
     if config.noise_level is not None and config.noise_schedule is not None:
         raise ConfigError("give either noise_level or noise_schedule, not both")
     token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token

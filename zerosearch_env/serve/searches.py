@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ..checks import check_whole_number
 from ..errors import ConfigError
 from ..game.noise import Schedule, check_level
 from ..randomness import mix, split, text_seed, uniform
@@ -50,12 +51,10 @@ class RequestDefaults:
     ) -> None:
         if not 1 <= top_k <= max_top_k:
             raise ConfigError(f"top_k must be from 1 to max_top_k={max_top_k}, got {top_k}")
-        if curriculum_searches < 1:
-            raise ConfigError(f"curriculum_searches must be at least 1, got {curriculum_searches}")
         self._top_k = top_k
         self._max_top_k = max_top_k
         self._noise = noise if callable(noise) else check_level(noise)
-        self._curriculum_searches = curriculum_searches
+        self._curriculum_searches = check_whole_number("curriculum_searches", curriculum_searches)
         self._seed = seed
         self._known: Mapping[str, Question] = {question.text: question for question in questions}
         self._required = frozenset(required)

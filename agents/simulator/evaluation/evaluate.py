@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.datasets.world.make import WorldConfig
@@ -83,10 +84,9 @@ class SimulatorEvalConfig:
         for level in self.levels:
             check_level(level)
         for name, least in (("searches", 1), ("batch", 1), ("attack_questions", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {self.top_k!r}")
+            check_whole_number(name, getattr(self, name), least)
+        if self.top_k is not None:
+            check_whole_number("top_k", self.top_k)
         if not self.levels:
             raise ConfigError("levels must name at least one noise level")
 

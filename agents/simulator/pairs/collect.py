@@ -17,8 +17,9 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import AgentError, ConfigError
-from zerosearch_env.game.episode import Episode, Rules, make_rules
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Dataset
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.errors import ConfigError, DataError, unknown_name
@@ -64,8 +65,7 @@ class ExtractConfig:
             raise unknown_name("prompt", self.prompt, STYLES)
         if not 0 <= self.test_share < 1:
             raise ConfigError(f"test_share must lie in [0, 1), got {self.test_share!r}")
-        if self.min_documents < 1:
-            raise ConfigError(f"min_documents must be at least 1, got {self.min_documents!r}")
+        check_whole_number("min_documents", self.min_documents)
         if self.max_documents is not None and self.max_documents < self.min_documents:
             raise ConfigError(f"max_documents ({self.max_documents}) is below min_documents ({self.min_documents})")
 

@@ -132,7 +132,7 @@ def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
     from zerosearch_agents.evaluation.evaluate import evaluate, select_questions
     from zerosearch_agents.players.base import PolicyOptions
     from zerosearch_agents.players.policy import PolicyPlayer
-    from zerosearch_env.game.episode import make_rules
+    from zerosearch_env.game.rules import make_rules
 
     environment = config.environment
     test, engine = _test_world(config.data.world, environment.search_engine)

@@ -202,9 +202,9 @@ def test_a_tuned_model(learnt: Path, pairs_file: Path, capsys: pytest.CaptureFix
     [
         ({"levels": ()}, "at least one noise level"),
         ({"levels": (1.5,)}, r"1\.5"),
-        ({"searches": 0}, "searches must be at least 1"),
-        ({"top_k": 0}, "top_k must be at least 1"),
-        ({"attack_questions": -1}, "attack_questions must be at least 0"),
+        ({"searches": 0}, "searches must be a whole number of at least 1"),
+        ({"top_k": 0}, "top_k must be a whole number of at least 1"),
+        ({"attack_questions": -1}, "attack_questions must be a whole number of at least 0"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:

@@ -14,7 +14,8 @@ from zerosearch_agents.simulator.pairs.records import Search, Trajectory, Trajec
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, DataError
-from zerosearch_env.game.episode import Episode, make_rules
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Document, Question, SearchRequest
 

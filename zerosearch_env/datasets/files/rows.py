@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
-from ...errors import ConfigError, DataError, require, unknown_name
+from ...checks import check_whole_number
+from ...errors import DataError, require, unknown_name
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -158,5 +159,5 @@ def check_reading(on_bad_row: str, limit: int | None) -> None:
     """
     if on_bad_row not in get_args(OnBadRow):
         raise unknown_name("on_bad_row", on_bad_row, get_args(OnBadRow))
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigError(f"limit must be None or an integer of at least 1, got {limit!r}")
+    if limit is not None:
+        check_whole_number("limit", limit, hint="None means no limit.")

@@ -10,13 +10,13 @@ on every machine.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...checks import is_whole_number
 from ...errors import ConfigError, unknown_name
 from ...randomness import mix, mix_array
 from ...types import Dataset, Document, Question
@@ -52,12 +52,11 @@ class WorldConfig:
     def __post_init__(self) -> None:
         for name in ("seed", "passages", "questions"):
             value = getattr(self, name)
-            if name == "questions" and value is None:
-                continue
-            try:
-                object.__setattr__(self, name, operator.index(value))  # converts numpy integers to int
-            except TypeError:
-                raise ConfigError(f"WorldConfig.{name} must be a whole number, got {value!r}.") from None
+            if not is_whole_number(value):
+                if name == "questions" and value is None:
+                    continue
+                raise ConfigError(f"WorldConfig.{name} must be a whole number, got {value!r}.")
+            object.__setattr__(self, name, int(value))  # converts numpy integers to int
         if not _MIN_PASSAGES <= self.passages <= _MAX_PASSAGES:
             raise ConfigError(
                 f"WorldConfig.passages must be from {_MIN_PASSAGES} to {_MAX_PASSAGES}, got {self.passages}."

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ...bounded_cache import BoundedCache
+from ...checks import check_number, check_whole_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask, check_size
@@ -215,9 +216,6 @@ def corpus_engine(
 
 
 def _check_options(pool: int, k1: float, b: float) -> None:
-    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
-        raise ConfigError(f"pool must be an integer of at least 1, got {pool!r}")
-    if not k1 >= 0:
-        raise ConfigError(f"k1 must be at least 0, got {k1!r}")
-    if not 0 <= b <= 1:
-        raise ConfigError(f"b must be in [0, 1], got {b!r}")
+    check_whole_number("pool", pool)
+    check_number("k1", k1, least=0)
+    check_number("b", b, least=0, most=1)

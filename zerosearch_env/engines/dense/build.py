@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, unknown_name
 from ...types import Document
 from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
@@ -76,9 +77,7 @@ class BuildOptions:
         if self.kind not in KINDS:
             raise unknown_name("kind of index", self.kind, KINDS)
         for name in ("batch_size", "shard"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_whole_number(name, getattr(self, name))
         if "{text}" not in self.template:
             raise ConfigError(f"template must contain {{text}}, got {self.template!r}")
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...llm.quiet import no_progress_bars
 from .steady import Fillers, steady_batches
@@ -80,8 +81,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, name: str, *, device: str | None = None, query_rows: int = 8) -> None:
-        if isinstance(query_rows, bool) or not isinstance(query_rows, int) or query_rows < 1:
-            raise ConfigError(f"query_rows must be an integer of at least 1, got {query_rows!r}")
+        check_whole_number("query_rows", query_rows)
         self.name = resolved(name)
         self._model = _load("SentenceTransformer", self.name, device)
         prompts = getattr(self._model, "prompts", None) or {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...bounded_cache import BoundedCache
+from ...checks import check_whole_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
 from ..base import BatchedEngine, check_mask, check_size
@@ -73,8 +74,7 @@ class DenseEngine(BatchedEngine):
         super().__init__()
         counts = {"pool": pool, "rerank_from": rerank_from, "ef_search": ef_search, "nprobe": nprobe or 1}
         for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_whole_number(name, value)
         self._folder = Path(folder).expanduser().resolve()
         self._encoder, self._reranker, self._device = encoder, reranker, device
         self._rerank_from = rerank_from

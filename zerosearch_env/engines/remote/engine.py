@@ -21,7 +21,7 @@ from ...llm.http.loop import LoopThread
 from ...types import Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask
 from ..cache import ResultCache, cache_key
-from ..simulated.prompts import clean_query
+from ..simulated.prompts import quotable_query
 from ..stats import SearchCounts
 from .pages import Found, Page, find
 
@@ -188,7 +188,7 @@ class RemoteEngine(BatchedEngine):
 
     def _hunt(self, request: SearchRequest) -> _PagedSearch:
         check_mask(request)
-        cleaned = replace(request, query=clean_query(request.query, self._options.max_query_chars))
+        cleaned = replace(request, query=quotable_query(request.query, self._options.max_query_chars))
         # Do not send an empty query: servers answer it with an error, and some bill it.
         return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Found())
 

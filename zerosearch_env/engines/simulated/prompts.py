@@ -30,7 +30,7 @@ def clean_text(text: str, limit: int) -> str:
     return " ".join("".join(kept).split())[:limit].rstrip()
 
 
-def clean_query(query: str, limit: int) -> str:
+def quotable_query(query: str, limit: int) -> str:
     """Make a policy's query safe for a prompt: no tags, no control characters, no double quotes, limited length.
 
     Tags are removed after the control characters, since a control character inside a tag would hide it.
@@ -72,7 +72,7 @@ class PromptStyle:
             noisy: whether the documents should be misleading.
             question: the question that the search is for, on one line; empty if unknown.
             answers: all gold answers of the question; empty if unknown. A noisy prompt leaves them out.
-            query: the query, cleaned by `clean_query`.
+            query: the query, cleaned by `quotable_query`.
             count: number of documents to request.
             steps: answers of the intermediate steps of the question. A noisy prompt leaves them out.
         """

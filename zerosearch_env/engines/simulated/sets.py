@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from ...errors import ConfigError, unknown_name
+from ...checks import check_number, check_whole_number
+from ...errors import unknown_name
 from ...game.rewards import contains_answer, normalize_answer
 from ...llm.backend import Completion, Prompt
 from ...randomness import mix
 from ...types import Document, SearchRequest
 from ..guard import leaks, redact
 from .parse import parse_documents
-from .prompts import STOP, STYLES, PromptStyle, clean_query, clean_text
+from .prompts import STOP, STYLES, PromptStyle, clean_text, quotable_query
 
 _QUESTION_CHARS, _ANSWER_CHARS = 1000, 200
 _MIXED = 3
@@ -50,17 +51,12 @@ class SimulationOptions:
         """
         if self.prompt not in STYLES:
             raise unknown_name("prompt", self.prompt, STYLES)
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature must be at least 0, got {self.temperature!r}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        check_number("temperature", self.temperature, least=0)
+        check_number("top_p", self.top_p, above=0, most=1)
         least = {"resamples": 0, "miss_resamples": 0, "max_query_chars": 1, "max_document_chars": 1, "max_tokens": 1}
         for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is None and name == "max_tokens":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ConfigError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+            if name != "max_tokens" or self.max_tokens is not None:
+                check_whole_number(name, getattr(self, name), lowest)
 
     @property
     def style(self) -> PromptStyle:
@@ -97,7 +93,7 @@ def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -
         question=clean_text(request.question, _QUESTION_CHARS),
         answers=answers,
         steps=steps,
-        query=clean_query(request.query, options.max_query_chars),
+        query=quotable_query(request.query, options.max_query_chars),
         count=request.top_k,
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...randomness import uniform_rows
 from ..backend import Completion, Prompt
@@ -60,8 +61,7 @@ class TransformersBackend:
     ) -> None:
         if not model:
             raise ConfigError('a model is needed: "simulated:hf:FOLDER" or "simulated:hf:NAME"')
-        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
-            raise ConfigError(f"max_batch must be an integer of at least 1, got {max_batch!r}")
+        check_whole_number("max_batch", max_batch)
         self.model = model
         self._known_as = known_as or model
         self._device = device
