@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..rollouts.rollout import Rollout
 from .head import score_tokens
-from .hidden import hidden_at
 from .mode import ForwardMode, transformers_hidden
 from .packed import packed_hidden
 
@@ -152,8 +151,8 @@ def make_micro_batch(
 
     def flat(parts: Sequence[NDArray[Any] | None]) -> Tensor | None:
         """One vector, or None if the samples have none."""
-        whole = [part for part in parts if part is not None]
-        return put(np.concatenate(whole), torch.float32) if whole else None
+        arrays = [part for part in parts if part is not None]
+        return put(np.concatenate(arrays), torch.float32) if arrays else None
 
     rows_N = np.repeat(np.arange(len(samples)), counts)
     places_N = np.concatenate(masks)
@@ -180,25 +179,20 @@ def make_micro_batch(
 
 def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
     """Final hidden states of a Transformers causal language model before each sampled token, shape `(N, D)`."""
-    mode = batch.mode
+    mode, lengths = batch.mode, list(batch.lengths_B)
     if not mode.packed:
-        device = batch.ids_BT.device.type
-        with (
-            torch.autocast(device, dtype=torch.bfloat16, enabled=mode.dtype == torch.bfloat16),
-            _checkpointing(model, mode),
-        ):
-            return hidden_at(model, batch.ids_BT, batch.rows_N, batch.positions_N, batch.counts_B)
-    lengths = list(batch.lengths_B)
+        with _checkpointing(model, mode):
+            return transformers_hidden(model, batch.ids_BT, None, mode.dtype)[batch.rows_N, batch.positions_N]
     ids_T = torch.cat([row[:length] for row, length in zip(batch.ids_BT, lengths, strict=True)])
     if mode.packing == "sequences":
-        read = [one.numpy() for one in batch.positions_N.cpu().split(list(batch.counts_B))]
+        read = [positions_n.numpy() for positions_n in batch.positions_N.cpu().split(list(batch.counts_B))]
         return packed_hidden(
             model, ids_T, lengths, read, dtype=mode.dtype, checkpointing=mode.checkpointing and _differentiates()
         )
     starts_B = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     places_N = batch.positions_N + torch.from_numpy(starts_B).to(batch.rows_N.device)[batch.rows_N]
     with _checkpointing(model, mode):
-        return transformers_hidden(model, ids_T, lengths, mode.dtype)[places_N]
+        return transformers_hidden(model, ids_T[None], lengths, mode.dtype)[0, places_N]
 
 
 def _differentiates() -> bool:
@@ -221,8 +215,8 @@ def _checkpointing(model: Any, mode: ForwardMode) -> Iterator[None]:
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability of every sampled token, and the entropy of its distribution in nats, both `(N,)`.
 
-    The body of the model runs over all tokens (its last layer only where `hidden_at` needs it). The vocabulary head
-    runs only over hidden states that predict a sampled token, so documents and prompts cost no vocabulary work.
+    The body of the model runs over all tokens. The vocabulary head runs only over hidden states that predict a sampled
+    token, so documents and prompts cost no vocabulary work.
 
     Args:
         model: a Transformers causal language model.

@@ -105,20 +105,26 @@ def _checkpoint_layers(model: Any) -> None:
             module.attention_dropout = 0.0
 
 
-def transformers_hidden(model: Any, ids_T: Tensor, lengths: list[int], dtype: torch.dtype) -> Tensor:
-    """Final hidden states of packed sequences through the model's own forward pass, shape `(T, hidden size)`.
+def transformers_hidden(model: Any, ids_BT: Tensor, lengths: list[int] | None, dtype: torch.dtype) -> Tensor:
+    """Final hidden states through the model's own forward pass, shape `(B, T, hidden size)`.
 
-    Position ids start from 0 in each sequence. Transformers uses them to separate the sequences, but only without an
-    attention mask and a cache.
+    Args:
+        model: a Transformers causal language model.
+        ids_BT: token ids: rows padded on the right or, with `lengths`, one row of packed sequences.
+        lengths: tokens of each packed sequence. Position ids then start from 0 in each of them. Transformers uses
+            these to separate the sequences, but only without an attention mask and a cache.
+        dtype: data type of the matrix products.
     """
-    positions_T = torch.cat([torch.arange(length, device=ids_T.device) for length in lengths])
-    with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    positions_BT = None
+    if lengths is not None:
+        positions_BT = torch.cat([torch.arange(length, device=ids_BT.device) for length in lengths])[None]
+    with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         if is_sharded(model):
-            whole: Tensor = model.final_hidden(ids_T[None], positions_T[None])
-        else:
-            found = model.base_model(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False)
-            whole = found.last_hidden_state
-    return whole[0]
+            hidden_BTD: Tensor = model.final_hidden(ids_BT, positions_BT)
+            return hidden_BTD
+        output = model.base_model(input_ids=ids_BT, position_ids=positions_BT, use_cache=False)
+    hidden_BTD = output.last_hidden_state
+    return hidden_BTD
 
 
 @torch.no_grad()
@@ -130,18 +136,14 @@ def disagreement(model: Any, mode: ForwardMode) -> str | None:
     """
     count = int(model.get_input_embeddings().weight.shape[0])
     rows = [np.array([(7 * i + 3 + 11 * shift) % count for i in range(n)]) for n, shift in ((9, 0), (7, 1))]
-    own = torch.cat(
-        [
-            model.base_model(input_ids=_ids([row], model), use_cache=False).last_hidden_state[0]
-            for row in (row[None] for row in rows)
-        ]
-    )
-    ours, changed = (_packed(model, mode, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
-    scale = max(float(own.float().abs().max()), 1e-3)
-    allowed = 0.1 if mode.dtype == torch.bfloat16 or own.dtype != torch.float32 else 1e-3
-    if (error := float((ours.float() - own.float()).abs().max())) > allowed * scale:
+    alone = [model.base_model(input_ids=_ids([row], model)[None], use_cache=False).last_hidden_state[0] for row in rows]
+    expected = torch.cat(alone).float()
+    got, changed = (_packed(model, mode, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
+    scale = max(float(expected.abs().max()), 1e-3)
+    allowed = 0.1 if mode.dtype == torch.bfloat16 or alone[0].dtype != torch.float32 else 1e-3
+    if (error := float((got - expected).abs().max())) > allowed * scale:
         return f"packed hidden states differ by {error:.2g} from those of the model's own forward pass"
-    leak = float((ours[len(rows[0]) :].float() - changed[len(rows[0]) :].float()).abs().max())
+    leak = float((got[len(rows[0]) :] - changed[len(rows[0]) :]).abs().max())
     if leak > (1e-2 if allowed == 0.1 else 1e-5) * scale:
         return f"packed sequences see each other (by {leak:.2g})"
     return None
@@ -152,7 +154,7 @@ def _ids(rows: list[Any], model: Any) -> Tensor:
 
 
 def _packed(model: Any, mode: ForwardMode, rows: list[Any]) -> Tensor:
-    lengths = [len(row) for row in rows]
+    lengths, ids_T = [len(row) for row in rows], _ids(rows, model)
     if mode.packing != "sequences":
-        return transformers_hidden(model, _ids(rows, model), lengths, mode.dtype)
-    return packed_hidden(model, _ids(rows, model), lengths, [np.arange(n) for n in lengths], dtype=mode.dtype)
+        return transformers_hidden(model, ids_T[None], lengths, mode.dtype)[0].float()
+    return packed_hidden(model, ids_T, lengths, [np.arange(n) for n in lengths], dtype=mode.dtype).float()

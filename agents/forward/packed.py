@@ -21,28 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from zerosearch_env.llm.local.architectures import why_not_dense
+
 from .dense_ops import attend_blocks, plan_blocks, rms_norm, rotate, swiglu
 
-_KNOWN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def why_not_packed(model: Any) -> str | None:
     """None if `packed_hidden` gives the same result as this model, otherwise the first reason why it does not."""
-    config = model.config
-    if type(model).__name__ not in _KNOWN or not type(model).__module__.startswith("transformers."):
-        return f"{type(model).__name__} is not one of {', '.join(_KNOWN)}"
-    if config.hidden_act not in ("silu", "swish"):
-        return f"its activation is {config.hidden_act}"
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-        return "it has layers without full attention"
-    if getattr(config, "attention_dropout", 0.0):
-        return "it has dropout"
-    body = model.base_model
-    cosine, _ = body.rotary_emb(body.norm.weight[None, None], torch.zeros(1, 1, dtype=torch.int64, device=model.device))
-    if cosine.shape[-1] != body.layers[0].self_attn.head_dim:
-        return "its rotary embedding covers only part of each head"
-    return None
+    reason = why_not_dense(model)
+    if reason is None and getattr(model.config, "attention_dropout", False):
+        reason = "it has dropout"
+    return reason
 
 
 def packed_hidden(
@@ -67,8 +58,8 @@ def packed_hidden(
     # For a sharded model the call must go through FSDP (`fsdp.shard`).
     run = getattr(model, "packed", None)
     if run is not None:
-        found: Tensor = run(ids_T, lengths, read, dtype, checkpointing)
-        return found
+        hidden_ND: Tensor = run(ids_T, lengths, read, dtype, checkpointing)
+        return hidden_ND
     return run_packed(model, ids_T, lengths, read, dtype, checkpointing)
 
 
@@ -83,7 +74,7 @@ def run_packed(
     """`packed_hidden` for a model with unsharded weights; layers may be sharded if they have a `packed` method."""
     body, device = model.base_model, ids_T.device
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    places_N = torch.from_numpy(np.concatenate([one + s for one, s in zip(read, starts, strict=True)])).to(device)
+    places_N = torch.from_numpy(np.concatenate([p + start for p, start in zip(read, starts, strict=True)])).to(device)
     positions_T = torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])).to(device)
     x_TD = body.embed_tokens(ids_T)
     cosine, sine = (part[0, :, None] for part in body.rotary_emb(x_TD[None], positions_T[None]))
@@ -148,8 +139,8 @@ def _layer(
         x_TD = x_TD[places_N]
         attended = attended if narrow else attended[places_N]
     x_TD = x_TD + attention.o_proj(attended)
-    behind = layer.post_attention_layernorm
-    normed = rms_norm(x_TD, behind.weight, behind.variance_epsilon, dtype)
+    norm_2 = layer.post_attention_layernorm
+    normed = rms_norm(x_TD, norm_2.weight, norm_2.variance_epsilon, dtype)
     result: Tensor = x_TD + mlp.down_proj(swiglu(mlp.gate_proj(normed), mlp.up_proj(normed)))
     return result
 

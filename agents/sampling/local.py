@@ -23,14 +23,13 @@ from torch import Tensor
 
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.chat import end_ids
+from zerosearch_env.llm.local.decoder import make_decoder
+from zerosearch_env.llm.local.draw import draw
 from zerosearch_env.randomness import uniform_rows
 
-from .decoding.decoder import make_decoder
-from .draw import draw
 from .protocol import Finish, TurnSample
 from .stops import StopFinder, decode
-
-__all__ = ["Finish", "Sampler", "TurnSample", "eos_ids"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,7 +102,7 @@ class Sampler:
         self._decoder = make_decoder(model, slots, context_tokens)
         self._stops = StopFinder(tokenizer, stop_strings, self._decoder.vocab_size)
         self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
-        self._eos[sorted(eos_ids(model, tokenizer, self._decoder.vocab_size))] = True
+        self._eos[sorted(end_ids(model, tokenizer, self._decoder.vocab_size))] = True
         self._ends = self._eos | self._stops.candidates
         self._rows: dict[Hashable, _Row] = {}
         self._queue: deque[_Row] = deque()  # turns of rows without a slot
@@ -389,15 +388,3 @@ class Sampler:
         if min(ids) < 0 or max(ids) >= self._decoder.vocab_size:
             raise ConfigError(f"token ids must be in [0, {self._decoder.vocab_size}), got {min(ids)}..{max(ids)}.")
         return ids
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> set[int]:
-    """The ids that end a sequence, from the generation configuration, the configuration and the tokenizer.
-
-    The set may be empty: then only stop strings and length limits end a turn.
-    """
-    found: set[int] = set()
-    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        found |= {value} if isinstance(value, int) else set(value or ())
-    return {token for token in found if 0 <= token < vocab_size}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.http.loop import LoopThread
 
 from ..config.train import TrainConfig
@@ -19,7 +20,7 @@ from ..policy.policy import Policy
 from ..processes.workers import Workers
 from .checks import Gap, check_gap, measure_gap
 from .engine import EngineSampler, TurnEngine, TurnLimits
-from .local import Sampler, eos_ids
+from .local import Sampler
 from .protocol import TurnSampler
 
 _log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def make_sampler(
             temperature=settings.temperature,
             turn_tokens=policy.card.turn_tokens,
         )
-    ends = tuple(sorted(eos_ids(policy.model, policy.tokenizer, vocab_size(policy))))
+    ends = tuple(sorted(end_ids(policy.model, policy.tokenizer, vocab_size(policy))))
     limits = TurnLimits(tuple(stop_strings), ends, settings.temperature)
     engine: TurnEngine
     if choice.urls:

@@ -186,8 +186,8 @@ def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
 def _tiny() -> dict[str, float]:
     """Decoding and prefilling speed of 128 rows of a model of width 128, by mean length of the rows."""
     from zerosearch_agents.policy.policy import new_model, tiny_config
-    from zerosearch_agents.sampling.decoding.decoder import make_decoder
-    from zerosearch_agents.sampling.draw import draw
+    from zerosearch_env.llm.local.decoder import make_decoder
+    from zerosearch_env.llm.local.draw import draw
 
     rows, chunk, steps, vocabulary = 128, 200, 20, 2048
     decoder = make_decoder(new_model(tiny_config(vocabulary)), rows, 2048)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_agents.rollouts.rollout import encode_prompts, encode_texts, rollout
-from zerosearch_agents.sampling.local import Sampler, TurnSample
+from zerosearch_agents.sampling.local import Sampler
+from zerosearch_agents.sampling.protocol import TurnSample
 from zerosearch_agents.sampling.stops import decode
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import EngineError

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from zerosearch_agents.policy.policy import new_model, tiny_config
-from zerosearch_agents.sampling.draw import draw
-from zerosearch_agents.sampling.local import Sampler, TurnSample, eos_ids
+from zerosearch_agents.sampling.local import Sampler
+from zerosearch_agents.sampling.protocol import TurnSample
 from zerosearch_agents.sampling.stops import StopFinder, decode
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.chat import end_ids
+from zerosearch_env.llm.local.draw import draw
 from zerosearch_env.randomness import uniform, uniform_rows
 
 STOPS = ("</search>", "</answer>")
@@ -317,13 +319,13 @@ def test_misuse_is_named(model, tokenizer) -> None:
 def test_a_model_without_special_tokens(tokenizer) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     model = new_model(tiny_config(len(tokenizer), hidden=16, layers=1, heads=2, mlp=16))
-    assert eos_ids(model, bare, len(tokenizer)) == set()
+    assert end_ids(model, bare, len(tokenizer)) == set()
     sampler = make(model, bare, stop_strings=(), turn_tokens=5)
     sampler.start(0, [3, 4], seed=0)
     (sample,) = sampler.run()
     assert (sample.finish, len(sample.token_ids)) == ("length", 5)
     model.generation_config.eos_token_id = [7, 9, 10**6]
-    assert eos_ids(model, tokenizer, len(tokenizer)) == {7, 9, tokenizer.eos_token_id}
+    assert end_ids(model, tokenizer, len(tokenizer)) == {7, 9, tokenizer.eos_token_id}
 
 
 # Drawing

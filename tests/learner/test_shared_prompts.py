@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from zerosearch_agents.sampling.decoding import decoder as decoder_module
-from zerosearch_agents.sampling.decoding.decoder import make_decoder
-from zerosearch_agents.sampling.decoding.fused import FusedDecoder
-from zerosearch_agents.sampling.decoding.generic import CachedDecoder, PlainDecoder
 from zerosearch_agents.sampling.local import Sampler
+from zerosearch_env.llm.local import decoder as decoder_module
+from zerosearch_env.llm.local.decoder import make_decoder
+from zerosearch_env.llm.local.fused import FusedDecoder
+from zerosearch_env.llm.local.generic import CachedDecoder, PlainDecoder
 
 KINDS = {"fused": FusedDecoder, "cached": CachedDecoder, "plain": PlainDecoder}
 

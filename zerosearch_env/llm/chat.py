@@ -1,4 +1,4 @@
-"""Tokenise prompts, for backends that run a model in this process."""
+"""Tokenise prompts and end completions, for models that run in this process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,22 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return [int(token) for token in ids]
 
 
+def end_ids(model: Any, tokenizer: Any, vocab_size: int) -> set[int]:
+    """The ids that end a sequence, from the generation configuration, the configuration and the tokenizer.
+
+    The set may be empty: then only stop strings and length limits end a text.
+    """
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        ids |= {value} if isinstance(value, int) else set(value or ())
+    return {token for token in ids if 0 <= token < vocab_size}
+
+
 def cut_at_stop(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
     """Return the text before the first stop string, and whether one was found."""
-    found = [position for word in stop if (position := text.find(word)) >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    positions = [position for word in stop if (position := text.find(word)) >= 0]
+    return (text[: min(positions)], True) if positions else (text, False)
 
 
 def too_long(prompt_tokens: int, max_tokens: int, context_tokens: int) -> str | None:

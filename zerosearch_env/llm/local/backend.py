@@ -1,22 +1,16 @@
 """`TransformersBackend`: a Hugging Face causal language model in this process, on CPU or GPU.
 
-`generate` samples all rows of a batch from one random generator, so a completion would depend on the other rows.
-Here the random number for a row's n-th token is a function of the row's seed and n only, and inverting the cumulative
-distribution turns it into a token:
-
-    probability  |--- token 0 ---|- token 1 -|------ token 2 ------|
-    uniform draw                         ^ -> token 1
-
-So the same prompt gives the same completion in every batch, up to rounding: a different batch can change a token only
-if the draw is within a rounding error of the border between two tokens.
+Transformers' `generate` samples all rows of a batch from one random generator, so a completion would depend on the
+other rows. Here `make_decoder` computes the logits, and the random number for a row's n-th token is a function of the
+row's seed and n only (see `draw`). So the same prompt gives the same completion in every batch, up to rounding: a
+different batch can change a token only if the draw is within a rounding error of the border between two tokens.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,11 +18,15 @@ from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...randomness import uniform_rows
 from ..backend import Completion, Prompt
-from ..chat import cut_at_stop, prompt_ids, too_long
+from ..chat import cut_at_stop, end_ids, prompt_ids, too_long
 from ..quiet import no_progress_bars
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .decoder import Decoder
+
 _STOP_CHECK_EVERY = 8
-_COMPACT_BELOW = 0.75
 _MASK = (1 << 64) - 1
 
 
@@ -40,7 +38,6 @@ class TransformersBackend:
         device: for example `"cpu"` or `"cuda"`; None uses a GPU if there is one.
         dtype: for example `"bfloat16"`; None uses the checkpoint's dtype.
         max_batch: maximum number of prompts per batch, at least 1.
-        loaded: a loaded (model, tokenizer) pair to use instead of loading `model`.
         known_as: the model's name in cache keys; None uses `model`.
 
     Raises:
@@ -56,7 +53,6 @@ class TransformersBackend:
         device: str | None = None,
         dtype: str | None = None,
         max_batch: int = 32,
-        loaded: tuple[Any, Any] | None = None,
         known_as: str | None = None,
     ) -> None:
         if not model:
@@ -67,7 +63,7 @@ class TransformersBackend:
         self._device = device
         self._dtype = dtype
         self._max_batch = max_batch
-        self._loaded = loaded
+        self._loaded: _Loaded | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -88,22 +84,23 @@ class TransformersBackend:
                 raise EngineError("the backend is closed; build a new one", attempts=0)
             if not prompts:
                 return []
-            model, tokenizer = self._load()
-            ids = [prompt_ids(tokenizer, prompt.text) for prompt in prompts]
-            context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+            model = self._load()
+            ids = [prompt_ids(model.tokenizer, prompt.text) for prompt in prompts]
             results: list[Completion | None] = []
             for prompt, tokens in zip(prompts, ids, strict=True):
-                problem = too_long(len(tokens), prompt.max_tokens, context) if tokens else "the prompt has no token"
+                problem = (
+                    too_long(len(tokens), prompt.max_tokens, model.context) if tokens else "the prompt has no token"
+                )
                 results.append(None if problem is None else Completion(failure=problem))
             # Sorted by length, so that a batch needs little padding.
             waiting = sorted((i for i, done in enumerate(results) if done is None), key=lambda i: len(ids[i]))
             for start in range(0, len(waiting), self._max_batch):
                 rows = waiting[start : start + self._max_batch]
                 try:
-                    texts = _generate(model, tokenizer, [prompts[i] for i in rows], [ids[i] for i in rows])
+                    completions = _generate(model, [prompts[i] for i in rows], [ids[i] for i in rows])
                 except RuntimeError as cause:  # out of memory, or a device failure
                     raise EngineError(f"the model {self.model!r} failed: {cause}") from cause
-                for i, completion in zip(rows, texts, strict=True):
+                for i, completion in zip(rows, completions, strict=True):
                     results[i] = completion
         return [completion for completion in results if completion is not None]
 
@@ -123,7 +120,7 @@ class TransformersBackend:
         self._loaded = None
         self._lock = threading.Lock()
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> _Loaded:
         if self._loaded is None:
             torch, transformers = require("torch", "train"), require("transformers", "train")
             if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
@@ -135,8 +132,22 @@ class TransformersBackend:
             except (OSError, ValueError) as cause:
                 raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self._loaded = model.to(device).eval(), tokenizer
+            model = model.to(device).eval()
+            context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+            from .decoder import make_decoder
+
+            # A second copy of a large model's weights might not fit on the GPU.
+            decoder = make_decoder(model, self._max_batch, context, copy_weights=model.device.type == "cpu")
+            self._loaded = _Loaded(decoder, tokenizer, end_ids(model, tokenizer, decoder.vocab_size), context)
         return self._loaded
+
+
+class _Loaded(NamedTuple):
+    decoder: Decoder
+    tokenizer: Any
+    end_ids: set[int]
+    context: int
+    """Maximum tokens of a prompt and its completion."""
 
 
 class _Row:
@@ -147,10 +158,10 @@ class _Row:
         self.tokens: list[int] = []
         self.completion: Completion | None = None
 
-    def add(self, token: int, eos: frozenset[int], tokenizer: Any) -> None:
+    def add(self, token: int, end_ids: set[int], tokenizer: Any) -> None:
         """Append the next token; sets `completion` if it was the last one."""
         count = len(self.tokens) + 1
-        if token in eos:
+        if token in end_ids:
             self.completion = Completion(self._text(tokenizer)[0])
             return
         self.tokens.append(token)
@@ -169,89 +180,51 @@ class _Row:
         return cut_at_stop(tokenizer.decode(self.tokens, skip_special_tokens=True), self.prompt.stop)
 
 
-def _generate(model: Any, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Completion]:
-    """Sample one completion per row, in one batch with a KV cache.
-
-    Prompts are padded on the left, so that every row appends its next token in the same column (P padding, x prompt,
-    o sampled token):
-
-        row 0   P P x x x | o o o
-        row 1   x x x x x | o o
-
-    The first forward pass has tokens of shape `(rows, width)`, each later one `(rows, 1)`. Finished rows stay in the
-    batch until enough of them have ended; then they are removed from the cache.
-    """
+def _generate(model: _Loaded, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Completion]:
+    """Sample one completion per prompt, in one batch: row i occupies slot i of the decoder until its last token."""
     import torch
 
-    from .cache import grow_in_place
-
-    eos, device, width = _end_tokens(model, tokenizer), model.device, max(map(len, ids))
-    filler = next(iter(eos), 0)
-    tokens = torch.tensor([[filler] * (width - len(row)) + list(row) for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    decoder = model.decoder
     rows = [_Row(prompt) for prompt in prompts]
-    live = list(rows)
-    # Otherwise the model computes logits for the whole prompt: with a large vocabulary, most of the memory.
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
-    cache, positions = None, (mask.cumsum(-1) - 1).clamp(min=0)
+    slots = np.arange(len(rows))
     with torch.inference_mode():
+        logits = decoder.prefill(slots.tolist(), [0] * len(rows), ids)
         while True:
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                **last_only,
-            )
-            if cache is None:
-                cache = output.past_key_values
-                grow_in_place(cache)
-            chosen = _choose(output.logits[:, -1], live)
-            for row, token in zip(live, chosen, strict=True):
-                if row.completion is None:
-                    row.add(token, eos, tokenizer)
-            going = [i for i, row in enumerate(live) if row.completion is None]
-            if not going:
+            tokens = _choose(logits, [rows[slot] for slot in slots])
+            for slot, token in zip(slots, tokens, strict=True):
+                rows[slot].add(token, model.end_ids, model.tokenizer)
+            unfinished = np.array([rows[slot].completion is None for slot in slots])
+            for slot in slots[~unfinished].tolist():
+                decoder.release(slot)
+            slots = slots[unfinished]
+            if not len(slots):
                 return [row.completion or Completion() for row in rows]
-            tokens, positions = torch.tensor(chosen, device=device)[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-            if len(going) <= _COMPACT_BELOW * len(live):
-                keep = torch.tensor(going, device=device)
-                cache.batch_select_indices(keep)
-                tokens, positions, mask = tokens[keep], positions[keep], mask[keep]
-                live = [live[i] for i in going]
+            positions = np.array([len(ids[slot]) + len(rows[slot].tokens) - 1 for slot in slots])
+            logits = decoder.step(slots, positions, np.array(tokens)[unfinished])
 
 
-def _choose(logits: Any, rows: Sequence[_Row]) -> list[int]:
+def _choose(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
     """Sample the next token of each row from logits of shape `(rows, vocabulary)`."""
     import torch
 
-    if all(row.prompt.temperature == 0 for row in rows):
+    from .draw import draw
+
+    device = logits.device
+    temperatures = torch.tensor([row.prompt.temperature for row in rows], device=device)
+    greedy = temperatures == 0
+    if greedy.all():
         return [int(token) for token in logits.argmax(-1)]
-    temperatures = torch.tensor([row.prompt.temperature or 1.0 for row in rows], device=logits.device)
-    kept = torch.tensor([row.prompt.top_p for row in rows], device=logits.device, dtype=torch.float64)
     seeds = np.array([row.prompt.seed & _MASK for row in rows], dtype=np.uint64)
     counts = np.array([len(row.tokens) for row in rows], dtype=np.int64)
-    draws = torch.from_numpy(uniform_rows(seeds, counts)).to(logits.device)[:, None]
-    scaled = logits.float() / temperatures[:, None]
+    scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
+    top_p = torch.tensor([row.prompt.top_p for row in rows], device=device, dtype=torch.float64)
     # Sort only rows with top_p < 1: sorting costs more than the rest of this function.
-    nucleus = (kept < 1).nonzero().squeeze(-1)
+    nucleus = (top_p < 1).nonzero().squeeze(-1)
     if len(nucleus):
-        scaled[nucleus], order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
-    shares = scaled.softmax(-1).double().cumsum(-1)
-    # The nucleus is the shortest run of tokens with a total probability of at least `top_p`. The uniform draw times
-    # that total is a position within the nucleus.
-    last = (shares < kept[:, None]).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
-    places = torch.searchsorted(shares, draws * shares.gather(-1, last), right=True)
-    chosen = torch.minimum(places, last)
-    if len(nucleus):
-        chosen[nucleus] = order.gather(-1, chosen[nucleus])
-    greedy = torch.tensor([row.prompt.temperature == 0 for row in rows], device=logits.device)
-    return [int(token) for token in torch.where(greedy, logits.argmax(-1), chosen.squeeze(-1))]
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, (list, tuple)) else [configured]
-    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
+        ordered, order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
+        shares = ordered.softmax(-1).double()
+        # The nucleus is the shortest run of tokens with a total probability of at least `top_p`.
+        ordered[shares.cumsum(-1) - shares >= top_p[nucleus, None]] = float("-inf")
+        scaled[nucleus] = scaled[nucleus].scatter(-1, order, ordered)
+    tokens, _ = draw(scaled, torch.from_numpy(uniform_rows(seeds, counts)).to(device), 1.0)
+    return [int(token) for token in torch.where(greedy, logits.argmax(-1), tokens)]

@@ -67,13 +67,14 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Decoder:
+def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int, *, copy_weights: bool = True) -> Decoder:
     """Make the fastest decoder that gives the same results as the model.
 
     Args:
         model: a causal language model in evaluation mode.
         slots: number of rows that it holds at the same time.
         context_tokens: maximum tokens per row.
+        copy_weights: whether the fused decoder, which holds a second copy of the weights, may be used.
 
     Returns:
         A fused decoder for dense Llama-like models; otherwise the model's own forward pass with a cache; otherwise
@@ -82,7 +83,7 @@ def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int) -> Dec
     """
     # The comparison needs two slots and a few tokens.
     slots, context_tokens = max(slots, 2), max(context_tokens, 16)
-    reason = why_not_fused(model)
+    reason = why_not_fused(model) if copy_weights else "it copies the weights"
     if reason is None:
         decoder: Decoder = FusedDecoder(model, slots, context_tokens)
         reason = _disagreement(model, decoder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
@@ -15,6 +17,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_SPARE_COLUMNS = 64
+"""Columns that a growing cache allocates beyond half of its width."""
 
 
 def _device(model: PreTrainedModel) -> torch.device:
@@ -35,7 +40,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Window:
-    """Cache positions that the current forward pass writes, and the width it reads; shared by all layers."""
+    """Columns of the cache that the current forward pass writes, and the width it reads; shared by all layers."""
 
     slots: Tensor
     columns: Tensor
@@ -43,19 +48,22 @@ class _Window:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, shape `(slots, heads, columns, head_dim)`; a token's column is its position."""
+    """One layer's keys and values, shape `(slots, heads, columns, head_dim)`; a token's column is its position.
+
+    Columns are added when a row needs them. The last column is never read: padding is written there.
+    """
 
     is_sliding = False
 
-    def __init__(self, window: _Window, slots: int, columns: int) -> None:
+    def __init__(self, window: _Window, slots: int, max_tokens: int) -> None:
         super().__init__()
-        self._window, self._slots, self._columns = window, slots, columns
+        self._window, self._slots, self._max_tokens = window, slots, max_tokens
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate once the shapes of keys and values are known."""
-        for name, states in (("keys", key_states), ("values", value_states)):
-            shape = (self._slots, states.shape[1], self._columns, states.shape[3])
-            setattr(self, name, torch.zeros(shape, dtype=states.dtype, device=states.device))
+        """Begin with no column, once the other sizes of keys and values are known."""
+        self.keys, self.values = (
+            states.new_zeros(self._slots, states.shape[1], 0, states.shape[3]) for states in (key_states, value_states)
+        )
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -65,6 +73,10 @@ class _SlotLayer(CacheLayerMixin):
         window = self._window
         assert self.keys is not None
         assert self.values is not None
+        missing = window.width + 1 - self.keys.shape[2]
+        if missing > 0:
+            more = (0, 0, 0, missing + _SPARE_COLUMNS + window.width // 2)
+            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
         self.keys[window.slots[:, None], :, window.columns] = key_states.transpose(1, 2)
         self.values[window.slots[:, None], :, window.columns] = value_states.transpose(1, 2)
         return self.keys[window.slots, :, : window.width], self.values[window.slots, :, : window.width]
@@ -79,13 +91,16 @@ class _SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Maximum tokens per row."""
-        return self._columns - 1
+        return self._max_tokens
 
 
 class CachedDecoder:
     """See `Decoder`. Works for attention-only models that accept position ids, 4D masks and a `Cache`.
 
-    Chunks of different lengths are padded; the padding is written into one extra column that is never read.
+    Chunks of different lengths are padded on the right:
+
+        slot 4   [ tokens 7..9  | .  . ]      one forward pass; keys and values go to columns 7 to 9 of slot 4
+        slot 1   [ tokens 0..4         ]      and 0 to 4 of slot 1, those of the padding to the last column
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
@@ -97,10 +112,11 @@ class CachedDecoder:
         self._kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None)
         self._window = _Window()
-        self._scratch = context_tokens
         self._cache = Cache(
-            layers=[_SlotLayer(self._window, slots, context_tokens + 1) for _ in range(config.num_hidden_layers)]
+            layers=[_SlotLayer(self._window, slots, context_tokens) for _ in range(config.num_hidden_layers)]
         )
+        # Without this argument a model computes logits for whole prompts: with a large vocabulary, most of the memory.
+        self._selects_logits = "logits_to_keep" in signature(model.forward).parameters
 
     def refresh(self) -> None:
         """See `Decoder.refresh`: nothing to do, the model itself is used."""
@@ -150,11 +166,16 @@ class CachedDecoder:
         ids = torch.tensor([[*chunks[index], *[0] * (longest - len(chunks[index]))] for index in group])
         steps = torch.arange(longest)[None]
         positions = begins[:, None] + torch.minimum(steps, counts[:, None] - 1)
-        columns = torch.where(steps < counts[:, None], positions, self._scratch)
+        columns = torch.where(steps < counts[:, None], positions, -1)
         window = self._window
         window.slots = torch.tensor([slots[index] for index in group], device=self._device)
         window.columns = columns.to(self._device)
         window.width = int((begins + counts).max())
+        lasts = counts - 1
+        selection = {}
+        if self._selects_logits:
+            selected, lasts = lasts.unique(return_inverse=True)
+            selection["logits_to_keep"] = selected.to(self._device)
         with _evaluating(self._model):
             output = self._model(
                 input_ids=ids.to(self._device),
@@ -162,8 +183,9 @@ class CachedDecoder:
                 attention_mask=self._masks(positions, window.width),
                 past_key_values=self._cache,
                 use_cache=True,
+                **selection,
             ).logits
-        logits[group] = output[torch.arange(len(group)), counts - 1].float()
+        logits[group] = output[torch.arange(len(group)), lasts].float()
 
     def _masks(self, positions: Tensor, width: int) -> Tensor | dict[str, Tensor]:
         """Additive masks, shape `(rows, 1, queries, width)`; one per kind of layer if there are several kinds."""

@@ -19,10 +19,11 @@ from transformers import (
 )
 
 from zerosearch_agents.policy.policy import new_model, tiny_config
-from zerosearch_agents.sampling.decoding.decoder import Decoder, make_decoder
-from zerosearch_agents.sampling.decoding.fused import FusedDecoder, why_not_fused
-from zerosearch_agents.sampling.decoding.generic import CachedDecoder, PlainDecoder
-from zerosearch_agents.sampling.decoding.paged_cache import PAGE, PagedCache
+from zerosearch_env.llm.local import fused
+from zerosearch_env.llm.local.decoder import Decoder, make_decoder
+from zerosearch_env.llm.local.fused import FusedDecoder, why_not_fused
+from zerosearch_env.llm.local.generic import CachedDecoder, PlainDecoder
+from zerosearch_env.llm.local.paged_cache import PAGE, PagedCache
 
 VOCABULARY = 97
 SIZES = {
@@ -165,6 +166,20 @@ def test_chunks_longer_than_a_prefill_group() -> None:
     rows.prefill({0: 700, 1: 1100, 2: 7})
     rows.step(1, 0, 2)
     assert rows.worst < 1e-5
+
+
+def test_rows_longer_than_the_first_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_FIRST_ROTATIONS", 16)
+    rows = Rows(random_model(FUSED["qwen3"]), FusedDecoder(random_model(FUSED["qwen3"]), 2, 200), 2)
+    rows.prefill({0: 15, 1: 40})
+    for _ in range(4):
+        rows.step(0, 1)
+    assert rows.worst < 1e-5
+
+
+def test_weights_are_not_copied_where_they_must_not_be() -> None:
+    decoder = make_decoder(random_model(FUSED["qwen3"]), 4, 200, copy_weights=False)
+    assert isinstance(decoder, CachedDecoder)
 
 
 def test_refresh_takes_over_new_weights() -> None:

@@ -17,45 +17,36 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .architectures import why_not_dense
 from .paged_cache import PAGE, PagedCache, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _PREFILL_TOKENS = 512
 """Tokens per prefill pass: enough for full matrix speed, few enough for the CPU's second-level cache."""
 
+_FIRST_ROTATIONS = 4096
+"""Positions whose rotary embedding is computed at the start; more are added for longer rows."""
+
 
 def why_not_fused(model: PreTrainedModel) -> str | None:
     """None if `FusedDecoder` supports this model, otherwise the first reason why it does not."""
-    config: Any = model.config
-    kind = config.model_type
-    if type(model).__name__ != _CLASSES.get(kind) or not type(model).__module__.startswith("transformers."):
-        return f"{type(model).__name__} is not one of {', '.join(_CLASSES.values())}"
-    if config.hidden_act not in ("silu", "swish"):
-        return f"its activation is {config.hidden_act}"
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    reason = why_not_dense(model)
+    if reason is not None:
+        return reason
+    parts: Any = model
+    rope = (getattr(parts.config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE_TYPES:
         return f"its rotary embedding is of type {rope}, which depends on the sequence's length"
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-        return "it has layers without full attention"
-    parts: Any = model
     for layer in parts.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        plain = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        plain = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj, parts.lm_head)
         if any(type(linear) is not nn.Linear or linear.bias is not None for linear in plain):
-            return "a projection is not a plain nn.Linear without bias"
+            return "a projection or its head is not a plain nn.Linear without bias"
         if any(type(linear) is not nn.Linear for linear in (attention.q_proj, attention.k_proj, attention.v_proj)):
             return "an attention projection is not a plain nn.Linear"
-        if hasattr(attention, "q_norm") != (kind == "qwen3"):
-            return "its query norm is not the one expected"
-    if type(parts.lm_head) is not nn.Linear or parts.lm_head.bias is not None:
-        return "its head is not a plain nn.Linear without bias"
-    cos, _ = parts.model.rotary_emb(torch.zeros(1, dtype=torch.float32), torch.arange(2)[None])
-    if cos.shape[-1] != parts.model.layers[0].self_attn.head_dim:
-        return "its rotary embedding covers only a part of each head"
     return None
 
 
@@ -99,7 +90,7 @@ class FusedDecoder:
         # Rotary embeddings rotate the pairs (i, i + half) of a head. The permutation makes each pair adjacent, so that
         # a rotation is one complex product. Queries and keys get the same permutation: their products do not change.
         self._order = torch.arange(self._width, device=self._device).view(2, -1).t().reshape(-1)
-        self._rotations = self._make_rotations(context_tokens)
+        self._rotations = self._make_rotations(min(context_tokens, _FIRST_ROTATIONS))
         self._staircase = torch.empty(0)
         self._layers: list[_Layer] = []
         self.refresh()
@@ -143,7 +134,7 @@ class FusedDecoder:
         self._cache.reserve(slots, positions + 1)
         pages, offsets = self._cache.places(slots, positions)
         plan = self._cache.plan(slots)
-        rotations = self._rotations[torch.from_numpy(positions).to(self._device)][:, None]
+        rotations = self._rotations_at(positions)
         x = F.embedding(torch.from_numpy(tokens).to(self._device), self._model.model.embed_tokens.weight)
         bias = self._cache.bias[: plan.pages, None]
         for number, layer in enumerate(self._layers):
@@ -172,7 +163,7 @@ class FusedDecoder:
             self._cache.reserve(np.array([slot]), np.array([end]))
         pages, offsets = self._cache.places(slots, positions)
         row_pages = [self._cache.pages_of(slot, end) for (slot, _, _, _), end in zip(group, ends.tolist(), strict=True)]
-        rotations = self._rotations[torch.from_numpy(positions).to(self._device)][:, None]
+        rotations = self._rotations_at(positions)
         x = F.embedding(ids, self._model.model.embed_tokens.weight)
         attended = torch.empty(len(ids), self._heads, self._width, dtype=self._dtype, device=self._device)
         for number, layer in enumerate(self._layers):
@@ -310,6 +301,12 @@ class FusedDecoder:
     def _ordered(self, weight: Tensor, pairs: bool) -> Tensor:
         """A projection's rows, permuted so that the rotated pairs of each head are adjacent."""
         return weight.unflatten(0, (-1, self._width))[:, self._order].flatten(0, 1) if pairs else weight
+
+    def _rotations_at(self, positions: NDArray[np.int64]) -> Tensor:
+        """The rotary embedding of each position, shape `(tokens, 1, width / 2)`."""
+        if positions.max() >= len(self._rotations):
+            self._rotations = self._make_rotations(2 * int(positions.max()))
+        return self._rotations[torch.from_numpy(positions).to(self._device)][:, None]
 
     def _make_rotations(self, count: int) -> Tensor:
         """The model's own rotary embedding as complex numbers, shape `(count, width / 2)`."""

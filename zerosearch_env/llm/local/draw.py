@@ -55,7 +55,7 @@ def _by_block(values: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
     """Reduce blocks of the vocabulary, shape `(rows, blocks)`; the last block may be shorter."""
     vocab = values.shape[1]
     whole = vocab - vocab % _BLOCK
-    blocks = reduce(values[:, :whole].unflatten(1, (-1, _BLOCK)), -1) if whole else values[:, :0]
+    blocks = reduce(values[:, :whole].view(len(values), whole // _BLOCK, _BLOCK), -1) if whole else values[:, :0]
     return blocks if whole == vocab else torch.cat([blocks, reduce(values[:, whole:], -1)[:, None]], 1)
 
 
@@ -63,5 +63,5 @@ def _one_block(values: Tensor, block: Tensor, fill: float) -> Tensor:
     """The values of one block per row, shape `(rows, _BLOCK)`; padded with `fill` beyond the vocabulary."""
     vocab = values.shape[1]
     index = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=values.device)
-    found = values.gather(1, index.clamp(max=vocab - 1))
-    return found if vocab % _BLOCK == 0 else found.masked_fill_(index >= vocab, fill)
+    members = values.gather(1, index.clamp(max=vocab - 1))
+    return members if vocab % _BLOCK == 0 else members.masked_fill_(index >= vocab, fill)
