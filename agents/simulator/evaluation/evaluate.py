@@ -31,9 +31,8 @@ from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult,
 from ...evaluation.evaluate import NOISE_LEVELS, versions
 from ...evaluation.statistics import EMPTY, wilson
 from ..pairs.files import SCHEMA_VERSION, input_record, write_json
-from ..pairs.pair import read_pairs, style_name
+from ..pairs.pair import read_pairs
 from ..progress import CountBar
-from ..tuning.model import load_simulator_card
 from .attacks import ATTACKS, holds_encoded
 from .measure import Answer, Answers, ask, level_report, plain, share
 from .probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
@@ -107,7 +106,8 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     dataset, probes = _searches(config)
     top_k = config.top_k or max((len(probe.documents) for probe in probes), default=0) or 5
     with contextlib.ExitStack() as stack:
-        engine = make_engine(engine_spec(config), dataset=dataset)
+        kind, _, argument = config.engine.partition(":")
+        engine = make_engine({"kind": kind, "argument": argument, **_options(config.options)}, dataset=dataset)
         stack.callback(engine.close)
         reference = None
         if config.reference is not None or config.input is None:
@@ -151,23 +151,19 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     return {"searches": len(probes), "levels": len(levels), "failed": failed, "report": str(config.output)}
 
 
-def engine_spec(config: SimulatorEvalConfig) -> dict[str, Any]:
-    """The specification of the engine; a model from `train` gets the prompt that it was tuned with.
+def _options(text: str) -> dict[str, Any]:
+    """Read the engine's options.
 
     Raises:
-        ConfigError: the options are not a JSON object.
+        ConfigError: they are not a JSON object.
     """
     try:
-        options = json.loads(config.options)
+        options = json.loads(text)
     except ValueError as cause:
         raise ConfigError(f'--options must be a JSON object such as {{"temperature": 0.5}}: {cause}') from cause
     if not isinstance(options, dict):
-        raise ConfigError(f"--options must be a JSON object, got {config.options!r}")
-    kind, _, argument = config.engine.partition(":")
-    backend, _, model = argument.partition(":")
-    if kind == "simulated" and backend in ("hf", "vllm") and (card := load_simulator_card(model)) is not None:
-        options.setdefault("prompt", style_name(card.prompt_id))
-    return {"kind": kind, "argument": argument, **options}
+        raise ConfigError(f"--options must be a JSON object, got {text!r}")
+    return options
 
 
 def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]:

@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, text
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
-from zerosearch_env.engines.simulated.prompts import STYLES
+from zerosearch_env.engines.simulated.prompts import STYLES, style_name
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
-from zerosearch_env.errors import unknown_name
 from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import Document, SearchRequest, full_text
 
@@ -43,18 +42,6 @@ class Pair:
     noisy: bool
     documents: tuple[Document, ...]
     split: Split = "train"
-
-
-def style_name(prompt_id: str) -> str:
-    """The name of the style with this id, as used in an engine's option `prompt`.
-
-    Raises:
-        ConfigError: there is no such style; the message suggests the nearest id.
-    """
-    names = {style.id: name for name, style in STYLES.items()}
-    if prompt_id not in names:
-        raise unknown_name("prompt id", prompt_id, names)
-    return names[prompt_id]
 
 
 def request_of(pair: Pair, *, top_k: int | None = None, noisy: bool | None = None, seed: int = 0) -> SearchRequest:

@@ -2,7 +2,7 @@
 
 It is trained on searches in train worlds, written with the simulated engine's prompt "tiny", and on the documents that
 the corpus engine returns for them (`world.py`). The result is an ordinary Transformers directory. The engine
-"simulated:tiny" uses the shipped one; `{"kind": "simulated", "argument": "hf:DIRECTORY", "prompt": "tiny"}` any other.
+"simulated:tiny" uses the shipped one, and "simulated:hf:DIRECTORY" any other.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from zerosearch_env.datasets.world.names import (
     TOWN_WORDS,
 )
 from zerosearch_env.datasets.world.text import RELATIONS
+from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import require
 from zerosearch_env.randomness import mix
@@ -37,7 +38,7 @@ from ...policy.files import check_replaceable
 from ...sft.fit import FitOptions, check_common, encode_rows, expect, fit, one_thread
 from ...sft.rows import Row, Segment
 from ...tiny.tokenizer import EOS
-from .world import Search, SearchWriter
+from .world import COUNTS, Search, SearchWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -187,6 +188,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         use_block_attention(model)
         simulator = Policy(model, tokenizer, AgentCard())
+        card = SimulatorCard(_OPTIONS.style.id, max(COUNTS), "tiny, from scratch")
         writer, saved = PairWriter(tokenizer, config.seed), time.monotonic()
         options = FitOptions(
             "simulator", int(config.tokens), config.batch_tokens, config.learning_rate, 0.0, config.dtype
@@ -194,6 +196,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         for done in fit(model.train(), writer.rows, options):
             if done or time.monotonic() - saved > 60 * config.save_every_minutes:
                 save_policy(simulator, output, dtype="bfloat16")
+                card.write(output)
                 saved = time.monotonic()
     return {"tokens": int(config.tokens), "model": str(output)}
 

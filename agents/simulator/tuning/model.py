@@ -1,44 +1,26 @@
 """The model of a tuning run: load it or make a new one, and save it with a card that names its prompt.
 
-A tuned simulator is an ordinary `save_pretrained` directory plus `simulator.json`. An engine that loads the directory
-reads the prompt from this card.
+A tuned simulator is an ordinary `save_pretrained` directory plus `simulator.json`. The engine `simulated:hf:DIRECTORY`
+reads the prompt from this card (`zerosearch_env.engines.simulated.card`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerosearch_env.errors import CheckpointError, require
+from zerosearch_env.engines.simulated.card import SimulatorCard
+from zerosearch_env.errors import require
 
 from ...config.tune import TinyShape
-from ...policy.files import read_json, replaced_directory
+from ...policy.files import replaced_directory
 from ...policy.policy import load_policy, new_model, quiet_transformers, tiny_config
 from ..pairs.pair import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CARD_FILE = "simulator.json"
-CARD_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatorCard:
-    """How a tuned simulator was made; stored with its weights in `simulator.json`."""
-
-    prompt_id: str
-    """Name and version of the prompt that it was tuned with."""
-    max_documents: int
-    """Maximum number of documents in a training pair."""
-    pairs_sha256: str
-    """SHA-256 of the file with the training pairs."""
-    base: str
-    """The model that it was tuned from."""
 
 
 def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -106,26 +88,8 @@ def save_simulator(
             _stop_at(model, tokenizer)
             model.to(getattr(torch, dtype)).save_pretrained(new)
             tokenizer.save_pretrained(new)
-        values = {"version": CARD_VERSION, **asdict(card)}
-        (new / CARD_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        card.write(new)
     return target
-
-
-def load_simulator_card(path: str | os.PathLike[str]) -> SimulatorCard | None:
-    """The card in a model's directory; None if the model has no card.
-
-    Raises:
-        CheckpointError: the card is damaged, or has another version.
-    """
-    file = Path(path) / CARD_FILE
-    if not file.is_file():
-        return None
-    values = read_json(file)
-    if values.pop("version", None) != CARD_VERSION:
-        raise CheckpointError(f"{file} has another version; this release reads version {CARD_VERSION}.")
-    if set(values) != {field.name for field in fields(SimulatorCard)}:
-        raise CheckpointError(f"{file} has other fields than a simulator's card: {', '.join(sorted(values))}.")
-    return SimulatorCard(**values)
 
 
 def _stop_at(model: PreTrainedModel, tokenizer: Any) -> None:

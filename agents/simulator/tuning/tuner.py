@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.errors import CheckpointError, DataError
 from zerosearch_env.randomness import mix_array
 
@@ -35,7 +36,7 @@ from ..pairs.pair import Pair, read_pairs
 from ..progress import CountBar
 from .batch import Example, check_loss, encode
 from .manifest import prepare_output, settings_of, write_manifest
-from .model import SimulatorCard, load_base, new_tiny, save_simulator
+from .model import load_base, new_tiny, save_simulator
 from .step import Tuner, held_out_loss, make_optimizer, tune_step
 
 
@@ -211,5 +212,5 @@ def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:
     model.set_attn_implementation("sdpa")
     base = str(tuner.config.model or f"{tuner.config.init}, from scratch")
     prompt_id = read_pairs(tuner.config.input, on_bad_row=tuner.config.on_bad_row)[0].prompt_id
-    card = SimulatorCard(prompt_id, max_documents, settings["input"], base)
+    card = SimulatorCard(prompt_id, max_documents, base, settings["input"])
     return save_simulator(model, tuner.tokenizer, card, tuner.config.output / "model", dtype=tuner.config.dtype)

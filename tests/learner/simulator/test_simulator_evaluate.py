@@ -14,7 +14,7 @@ from small_simulator import TREES
 
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.evaluation.attacks import ATTACKS
-from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, engine_spec, run_evaluate
+from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
 from zerosearch_agents.simulator.evaluation.table import print_report
 from zerosearch_env.engines import ConstantEngine, FailingEngine, register_engine, registry
 from zerosearch_env.engines.simulated.engine import SimulatedEngine
@@ -177,11 +177,6 @@ def test_failures(pairs_file: Path) -> None:
 def test_a_tuned_model(learnt: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = learnt / "model"
     engine = f"simulated:hf:{model}"
-    assert engine_spec(SimulatorEvalConfig(engine)) == {
-        "kind": "simulated",
-        "argument": f"hf:{model}",
-        "prompt": "tuned",
-    }
     report = evaluate(
         pairs_file,
         engine,

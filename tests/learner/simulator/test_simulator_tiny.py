@@ -171,7 +171,6 @@ def test_the_result_is_an_engine(trained: Path) -> None:
         {
             "kind": "simulated",
             "argument": f"hf:{trained}",
-            "prompt": "tiny",
             "max_tokens": 16,
             "resamples": 0,
             "miss_resamples": 0,

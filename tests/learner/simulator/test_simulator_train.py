@@ -24,11 +24,11 @@ from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.pair import Pair
-from zerosearch_agents.simulator.tuning.model import CARD_FILE, load_simulator_card
 from zerosearch_agents.simulator.tuning.step import held_out_loss, micro_batches, step_rows, tune_step
 from zerosearch_agents.simulator.tuning.train import run_train
 from zerosearch_agents.simulator.tuning.tuner import build_tuner
 from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.simulated.card import read_card
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
 from zerosearch_env.types import SearchRequest
 
@@ -63,7 +63,7 @@ def test_a_run_learns_and_serves(learnt: Path) -> None:
     assert {"held_out", "held_out_useful", "held_out_noisy"} <= set(rows[19])
     assert rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
     model = learnt / "model"
-    card = load_simulator_card(model)
+    card = read_card(model)
     assert card is not None
     assert (card.prompt_id, card.max_documents) == ("tuned-1", 2)
     assert manifest["complete"]
@@ -229,10 +229,10 @@ def test_full_tuning_of_a_model(pairs_file: Path, base: Path) -> None:
     done = run_train(config(pairs_file, init=None, model=base, learning_rate=1e-3, dtype="bfloat16"))
     assert done["trained_parameters"] == done["parameters"]
     assert weights(pairs_file.parent / "run")["model.embed_tokens.weight"].dtype == torch.bfloat16
-    card = load_simulator_card(done["model"])
+    card = read_card(done["model"])
     assert card is not None
     assert card.base == str(base)
-    assert load_simulator_card(base) is None
+    assert read_card(base) is None
 
 
 def test_learning_rate() -> None:
@@ -299,13 +299,3 @@ def test_a_loss_that_is_no_number(pairs_file: Path) -> None:
         tuner.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 1: loss nan"):
         tune_step(tuner, 0)
-
-
-def test_a_damaged_card(pairs_file: Path) -> None:
-    model = Path(run_train(config(pairs_file))["model"])
-    (model / CARD_FILE).write_text('{"version": 99}')
-    with pytest.raises(CheckpointError, match="version"):
-        load_simulator_card(model)
-    (model / CARD_FILE).write_text('{"version": 1, "prompt": "x"}')
-    with pytest.raises(CheckpointError, match="other fields"):
-        load_simulator_card(model)

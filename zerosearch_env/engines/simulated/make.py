@@ -54,10 +54,10 @@ def simulated_engine(
     Args:
         argument: the backend and its argument, for example `"openai:http://127.0.0.1:8000/v1"`.
         dataset: not used; each request carries its question.
-        prompt: as in `SimulationOptions`, like the options up to `max_document_chars`; None means `"tiny"` for the
-            backend `tiny`, otherwise `"tuned"`.
-        temperature: sampling temperature; None means 0.65 for `tiny`, which copies more accurately at this value,
-            otherwise 0.8.
+        prompt: as in `SimulationOptions`, like the options up to `max_document_chars`; None means the prompt that the
+            model was tuned with, if its folder has a card (`card.py`), otherwise `"tuned"`.
+        temperature: sampling temperature; None means 0.65 with the prompt `"tiny"`, whose models copy more accurately
+            at this value, otherwise 0.8.
         top_p: nucleus sampling threshold.
         max_tokens: maximum tokens per completion.
         resamples: further samples after an unusable or leaking one.
@@ -78,7 +78,9 @@ def simulated_engine(
     Raises:
         ConfigError: the backend is unknown, or an option is invalid.
         CacheError: the cache cannot be opened.
+        CheckpointError: the card of the model's folder is damaged or was written by another release.
     """
+    from .card import read_card
     from .engine import SimulatedEngine
     from .sets import SimulationOptions
 
@@ -95,9 +97,13 @@ def simulated_engine(
     for name in given:
         if name not in _OWN_OPTIONS[kind]:
             raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")
+    if prompt is None:
+        folder = {"tiny": TINY_MODEL, "hf": what, "vllm": what}.get(kind)
+        card = read_card(folder) if folder else None
+        prompt = "tuned" if card is None else card.prompt
     options = SimulationOptions(
-        prompt=prompt or ("tiny" if kind == "tiny" else "tuned"),
-        temperature=(0.65 if kind == "tiny" else 0.8) if temperature is None else temperature,
+        prompt=prompt,
+        temperature=(0.65 if prompt == "tiny" else 0.8) if temperature is None else temperature,
         top_p=top_p,
         max_tokens=max_tokens,
         resamples=resamples,

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...errors import unknown_name
+
 STOP = ("\n### ",)
 """Stop strings: the start of the next section of a prompt."""
 
@@ -163,3 +165,15 @@ TINY = PromptStyle(id="tiny-1", instruction="", terse=True)
 
 STYLES = {"tuned": TUNED, "few-shot": FEW_SHOT, "tiny": TINY}
 """The prompt styles, by the values of the option `prompt`."""
+
+
+def style_name(prompt_id: str) -> str:
+    """Return the name of the style with this id.
+
+    Raises:
+        ConfigError: there is no such style; the message suggests the nearest id.
+    """
+    names = {style.id: name for name, style in STYLES.items()}
+    if prompt_id not in names:
+        raise unknown_name("prompt id", prompt_id, names)
+    return names[prompt_id]
