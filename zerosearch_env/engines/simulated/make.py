@@ -98,8 +98,8 @@ def simulated_engine(
         if name not in _OWN_OPTIONS[kind]:
             raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")
     if prompt is None:
-        folder = {"tiny": TINY_MODEL, "hf": what, "vllm": what}.get(kind)
-        card = read_card(folder) if folder else None
+        folder = str(TINY_MODEL) if kind == "tiny" else what
+        card = read_card(folder) if folder and kind != "openai" else None
         prompt = "tuned" if card is None else card.prompt
     options = SimulationOptions(
         prompt=prompt,
