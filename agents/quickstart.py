@@ -38,7 +38,7 @@ from .players.make import fingerprint, make_player
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
 from .processes.pool import WorkerPool, default_workers
-from .report.page import EVALUATION_FOLDER, write_report
+from .report.page import EVALUATION_FOLDER, Notes, write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -193,13 +193,13 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
             _measure_trained(bench, training, test, pool)
     with watch.stage("report"):
         facts = _facts(config, training, command, parameters)
-        report = write_report(
-            config.output,
-            title="A small language model learns to search",
-            lead=_lead(training, result.step, parameters, questions),
-            stages=watch.stages,
-            facts=facts,
+        notes = Notes(
+            "A small language model learns to search",
+            _lead(training, result.step, parameters, questions),
+            watch.stages,
+            facts,
         )
+        report = write_report(config.output, notes)
     _print_results(bench, config, watch, report)
     return 0
 

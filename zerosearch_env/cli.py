@@ -49,6 +49,9 @@ COMMANDS: dict[str, Command] = {
         "Evaluate checkpoints, your own agents and baselines at fixed noise levels.",
         "train",
     ),
+    "report": Command(
+        "zerosearch_agents.report.cli", "Write a run's page again, and its charts as figures for papers."
+    ),
     "simulator": Command(
         "zerosearch_agents.simulator.cli",
         "Tune a language model to act as the search engine: collect, label, ... evaluate.",

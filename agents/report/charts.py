@@ -1,8 +1,7 @@
-"""Small line charts as inline SVG, in plain Python: no plotting library, no script, colours from the page's CSS.
+"""Charts as data: series, axes and styles. `templates/chart.html` draws them as SVG, `figures.py` with matplotlib.
 
-A chart is one `<svg>` with a fixed view box that scales to its container, so that text stays legible on a phone.
-Series differ in colour *and* marker. Colours are the CSS variables `--s-<key>` of the page, which defines a light and
-a dark value for each. Every point has a `<title>`, which browsers show as a tooltip.
+An SVG chart has a fixed view box that scales to its container, so that text stays legible on a phone. Series differ in
+colour *and* marker. Every point has a `<title>`, which browsers show as a tooltip.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 LARGE = (440.0, 300.0)
 SMALL = (340.0, 236.0)
@@ -21,28 +19,78 @@ _DODGE = 3.2
 
 
 @dataclass(frozen=True, slots=True)
+class Style:
+    """How a series looks."""
+
+    marker: str
+    """A key of `MARKERS`."""
+    light: str
+    """Colour on a light background."""
+    dark: str
+    """Colour on a dark background."""
+
+
+STYLES: dict[str, Style] = {
+    "after": Style("circle", "#0a5cad", "#62aef7"),
+    "before": Style("square", "#6f7782", "#9aa3af"),
+    "rag": Style("triangle", "#c2500a", "#f58b4b"),
+    "rag-own": Style("down", "#9a6a00", "#dcae4a"),
+    "direct": Style("diamond", "#0c7f5f", "#4cc9a2"),
+    "random": Style("cross", "#a03a8c", "#dd8bcd"),
+    "oracle": Style("none", "#1b1d21", "#e8eaed"),
+    "ceiling": Style("none", "#8a919b", "#767e89"),
+    "other1": Style("circle", "#5b4bb7", "#a99bf5"),
+    "other2": Style("square", "#b3261e", "#ff8f85"),
+    "other3": Style("triangle", "#4f7a12", "#a5cf5a"),
+    "other4": Style("diamond", "#8a4a2a", "#d9a27f"),
+}
+
+# Markers of about 8 px: path data relative to the centre, and the name in matplotlib.
+MARKERS: dict[str, tuple[str, str]] = {
+    "circle": ("m-3.9 0a3.9 3.9 0 1 0 7.8 0a3.9 3.9 0 1 0-7.8 0z", "o"),
+    "square": ("m-3.4-3.4h6.8v6.8h-6.8z", "s"),
+    "cross": ("m-3.9-3.9l7.8 7.8m-7.8 0l7.8-7.8", "x"),
+    "triangle": ("m0-4.6l4.4 8h-8.8z", "^"),
+    "down": ("m0 4.6l4.4-8h-8.8z", "v"),
+    "diamond": ("m0-4.9l4.5 4.9l-4.5 4.9l-4.5-4.9z", "D"),
+    "none": ("", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One point of a series; `low` and `high` are the ends of its interval, if it has one."""
 
     x: float
     y: float
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     note: str = ""
     """Additional text in the tooltip."""
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends of the interval are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Series:
-    """A named line. `key` picks colour and marker (see `MARKERS`)."""
+    """A named line. Points that are not finite are left out."""
 
     name: str
     key: str
-    points: tuple[Point, ...]
+    """Colour and marker, see `STYLES`."""
+    points: Sequence[Point]
     dashed: bool = False
     markers: bool = True
     faint: bool = False
     """Drawn thin and pale, for the raw values under a smoothed line."""
+
+    @property
+    def finite(self) -> list[Point]:
+        """The points that can be drawn."""
+        return [point for point in self.points if math.isfinite(point.y)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +104,48 @@ class Axis:
     form: Callable[[float], str] = str
 
 
-MARKERS: dict[str, str] = {
-    "after": "circle",
-    "before": "square",
-    "rag": "triangle",
-    "rag-own": "down",
-    "direct": "diamond",
-    "random": "cross",
-    "oracle": "none",
-    "ceiling": "none",
-    "other1": "circle",
-    "other2": "square",
-    "other3": "triangle",
-    "other4": "diamond",
-}
+@dataclass(frozen=True)
+class Chart:
+    """A line chart; later series are drawn on top. Lengths are in px of its view box."""
+
+    title: str
+    unit: str
+    """What the vertical axis measures; written above it."""
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+    size: tuple[float, float] = LARGE
+
+    @property
+    def left(self) -> float:
+        """Left end of the horizontal axis."""
+        return _LEFT
+
+    @property
+    def right(self) -> float:
+        """Right end of the horizontal axis."""
+        return self.size[0] - _RIGHT
+
+    def at_x(self, value: float, shift: float = 0.0) -> float:
+        """Horizontal position of a value, moved by `shift`."""
+        share = (value - self.x.low) / (self.x.high - self.x.low)
+        return round(_LEFT + share * (self.right - _LEFT) + shift, 1)
+
+    def at_y(self, value: float) -> float:
+        """Vertical position of a value."""
+        height = self.size[1]
+        share = (value - self.y.low) / (self.y.high - self.y.low)
+        return round(height - _BOTTOM - share * (height - _TOP - _BOTTOM), 1)
+
+    def shift(self, series: Series) -> float:
+        """Horizontal offset of a series whose points have intervals."""
+        shifted = [line for line in self.series if line.markers and any(point.has_interval for point in line.points)]
+        return (shifted.index(series) - (len(shifted) - 1) / 2) * _DODGE if series in shifted else 0.0
 
 
 def percent(value: float) -> str:
-    """`0.5` as `50`; the unit is in the axis label."""
-    return f"{100 * value:.0f}"
+    """`0.5` as `50`, and NaN as a dash; the unit is next to it."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.0f}"
 
 
 def plain(value: float) -> str:
@@ -87,12 +158,10 @@ def share_axis(label: str) -> Axis:
     return Axis(label, 0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), percent)
 
 
-def fitted_axis(label: str, values: Sequence[float], *, start_at_zero: bool = True) -> Axis:
-    """An axis over `values` with four to six round ticks."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+def fitted_axis(label: str, values: Sequence[float]) -> Axis:
+    """An axis over 0 and `values` with four to six round ticks."""
+    finite = [0.0, *(value for value in values if math.isfinite(value))]
     low, high = min(finite), max(finite)
-    if start_at_zero:
-        low, high = min(low, 0.0), max(high, 0.0)
     if high <= low:
         high = low + 1.0
     raw = (high - low) / 5
@@ -111,107 +180,3 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
         near = [v for v in values[i - reach : i + reach + 1] if math.isfinite(v)]
         result.append(sum(near) / len(near) if near else math.nan)
     return result
-
-
-def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, title: str, size: tuple[float, float] = LARGE) -> str:
-    """A line chart.
-
-    Args:
-        series: the lines; later ones are drawn on top.
-        x: horizontal axis; its label is below it.
-        y: vertical axis; its label is above it, written horizontally.
-        title: for screen readers; the page has its own visible heading.
-        size: width and height of the view box, `LARGE` or `SMALL`.
-
-    Returns:
-        One `<svg>` element.
-    """
-    width, height = size
-
-    def px(value: float) -> float:
-        return _LEFT + (value - x.low) / (x.high - x.low) * (width - _LEFT - _RIGHT)
-
-    def py(value: float) -> float:
-        return height - _BOTTOM - (value - y.low) / (y.high - y.low) * (height - _TOP - _BOTTOM)
-
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">',
-        *(
-            f'<line class="gridline" x1="{_LEFT:.1f}" x2="{width - _RIGHT:.1f}" y1="{py(t):.1f}" y2="{py(t):.1f}"/>'
-            f'<text class="tick" x="{_LEFT - 7:.1f}" y="{py(t) + 4:.1f}" text-anchor="end">{escape(y.form(t))}</text>'
-            for t in y.ticks
-        ),
-        *(
-            f'<line class="tickmark" x1="{px(t):.1f}" x2="{px(t):.1f}" y1="{py(y.low):.1f}" y2="{py(y.low) + 4:.1f}"/>'
-            f'<text class="tick" x="{px(t):.1f}" y="{py(y.low) + 18:.1f}" text-anchor="middle">{escape(x.form(t))}'
-            "</text>"
-            for t in x.ticks
-        ),
-        f'<text class="axis" x="{(width + _LEFT - _RIGHT) / 2:.1f}" y="{height - 8:.1f}" text-anchor="middle">'
-        f"{escape(x.label)}</text>",
-    ]
-    dodged = [s for s in series if s.markers and any(p.low is not None for p in s.points)]
-    for one in series:
-        shift = (dodged.index(one) - (len(dodged) - 1) / 2) * _DODGE if one in dodged else 0.0
-        parts.append(_draw(one, px, py, shift, x, y))
-    return "".join(parts) + "</svg>"
-
-
-def swatch(key: str, *, dashed: bool = False) -> str:
-    """The line and marker of a series as a small `<svg>` for a legend."""
-    dash = ' stroke-dasharray="4 3"' if dashed else ""
-    return (
-        f'<svg class="swatch" viewBox="0 0 28 14" aria-hidden="true" style="--c:var(--s-{key})">'
-        f'<line class="line" x1="1" x2="27" y1="7" y2="7"{dash}/>{_marker(MARKERS.get(key, "circle"), 14, 7)}</svg>'
-    )
-
-
-def figure(title: str, unit: str, svg: str) -> str:
-    """A chart with its heading and the unit of its vertical axis."""
-    return f'<figure><h3>{escape(title)}</h3><div class="unit">{escape(unit)}</div>{svg}</figure>'
-
-
-def _draw(
-    series: Series, px: Callable[[float], float], py: Callable[[float], float], shift: float, x: Axis, y: Axis
-) -> str:
-    """One series: whiskers under the line, markers on top."""
-    points = [p for p in series.points if math.isfinite(p.y)]
-    if not points:
-        return ""
-    path = "".join(f"{'M' if i == 0 else 'L'}{px(p.x) + shift:.1f} {py(p.y):.1f}" for i, p in enumerate(points))
-    dash = ' stroke-dasharray="5 4"' if series.dashed else ""
-    kind = "line faint" if series.faint else "line"
-    parts = [f'<g style="--c:var(--s-{series.key})">']
-    for p in points:
-        if p.low is not None and p.high is not None and math.isfinite(p.low) and math.isfinite(p.high):
-            at, low, high = px(p.x) + shift, py(p.low), py(p.high)
-            parts.append(f'<path class="whisker" d="M{at:.1f} {low:.1f}V{high:.1f}"/>')
-    parts.append(f'<path class="{kind}" d="{path}"{dash}/>')
-    if series.markers:
-        for p in points:
-            between = f" ({y.form(p.low)} to {y.form(p.high)})" if p.low is not None and p.high is not None else ""
-            label = f"{series.name}, {x.label} {x.form(p.x)}: {y.form(p.y)}{between}{p.note}"
-            shape = _marker(MARKERS.get(series.key, "circle"), px(p.x) + shift, py(p.y))
-            parts.append(f"<g><title>{escape(label)}</title>{shape}</g>")
-    return "".join(parts) + "</g>"
-
-
-def _marker(shape: str, x: float, y: float) -> str:
-    """A marker of about 8 px around (x, y)."""
-    r = 3.9
-    if shape == "circle":
-        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>'
-    if shape == "square":
-        return f'<rect class="dot" x="{x - 3.4:.1f}" y="{y - 3.4:.1f}" width="6.8" height="6.8"/>'
-    if shape == "cross":
-        d = f"M{x - r:.1f} {y - r:.1f}L{x + r:.1f} {y + r:.1f}M{x - r:.1f} {y + r:.1f}L{x + r:.1f} {y - r:.1f}"
-        return f'<path class="stroke" d="{d}"/>'
-    offsets = {
-        "triangle": ((0, -4.6), (4.4, 3.4), (-4.4, 3.4)),
-        "down": ((0, 4.6), (4.4, -3.4), (-4.4, -3.4)),
-        "diamond": ((0, -4.9), (4.5, 0), (0, 4.9), (-4.5, 0)),
-    }.get(shape)
-    if offsets is None:
-        return ""
-    d = "M" + "L".join(f"{x + dx:.1f} {y + dy:.1f}" for dx, dy in offsets) + "Z"
-    return f'<path class="dot" d="{d}"/>'

@@ -7,11 +7,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rollouts.rollout import Rollout
 from .loggers import Logger
+
+if TYPE_CHECKING:
+    from ..rollouts.rollout import Rollout  # imports torch, which readers of `metrics.jsonl` do not need
 
 GLOSSARY: dict[str, str] = {
     "step": "Steps finished, including this one.",

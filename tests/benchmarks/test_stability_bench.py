@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -220,6 +219,10 @@ def test_the_table_shows_every_seed():
 
 def test_the_plot_shows_every_seed_and_every_mean():
     rows = [row("ours", 0, [0.2, 0.4], 0.6), row("ours", 1, [0.3, 0.3], 0.7), row("kl-subtracted", 0, [0.6], 0.2)]
-    image = ElementTree.fromstring(stability_table.plot(record_of(rows)))
-    assert len(image.findall(".//{*}path")) == 3 + 2
-    assert next(text.text for text in image.iter("{http://www.w3.org/2000/svg}text")) == "Reward. A try."
+    (chart,) = stability_table.charts(record_of(rows))
+    assert chart.title == "Reward. A try."
+    assert [(line.name, line.faint) for line in chart.series] == [
+        *[("ours", True), ("ours", True), ("kl-subtracted", True)],
+        *[("ours", False), ("kl-subtracted", False)],
+    ]
+    assert [point.y for point in chart.series[3].points] == pytest.approx([0.25, 0.35])

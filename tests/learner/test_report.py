@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,21 +13,24 @@ import pytest
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions
 from zerosearch_agents.evaluation.results import Cell, Evaluation
 from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.report import cli
 from zerosearch_agents.report.charts import (
-    MARKERS,
+    STYLES,
+    Axis,
+    Chart,
     Point,
     Series,
     fitted_axis,
-    line_chart,
     share_axis,
     smoothed,
-    swatch,
 )
-from zerosearch_agents.report.noise import ROLES, roles_of
-from zerosearch_agents.report.page import ReportData, render_report, write_report
+from zerosearch_agents.report.figures import save
+from zerosearch_agents.report.page import Notes, Report, load_page_templates, render_report, write_report
+from zerosearch_agents.report.robustness import ROLES, roles_of
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
+from zerosearch_env.errors import ConfigError, DataError, MissingExtraError
 from zerosearch_env.game.rules import make_rules
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
@@ -88,9 +92,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_is_self_contained_and_complete(run: Path) -> None:
-    path = write_report(
-        run, title="A <title> & more", lead="Lead.", stages=[("training", 3.0)], facts={"command": "zerosearch <x>"}
-    )
+    notes = Notes("A <title> & more", "Lead.", [("training", 3.0)], {"command": "zerosearch <x>"})
+    path = write_report(run, notes)
     assert path == run / "report.html"
     page = path.read_text(encoding="utf-8")
     checker = check(page)
@@ -99,7 +102,7 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
     for text in (
         "A &lt;title&gt; &amp; more",
         "zerosearch &lt;x&gt;",
-        "policy = &quot;&lt;base&gt;&quot;",
+        "policy = &#34;&lt;base&gt;&#34;",
         "after training",
         "before training",
         "Exact match, 2-hop questions",
@@ -110,7 +113,7 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
     ):
         assert text in page
     assert "<title>" in page
-    assert "$" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL)
+    assert write_report(run).read_text(encoding="utf-8") == page, "the notes of a run are kept for later pages"
 
 
 def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
@@ -120,9 +123,8 @@ def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
     evaluation = json.loads((run / "evaluation" / "results.json").read_text())
     cell = next(c for c in evaluation["cells"] if c["agent"] == "after" and c["noise_level"] == 0.5)
     em = cell["summary"]["1-hop"]["em"]
-    assert (
-        f"<td>{100 * em['mean']:.1f}<small>{100 * em['low']:.0f}&ndash;{100 * em['high']:.0f}</small></td>" in rows[0]
-    )
+    cell_text = f"<td>{100 * em['mean']:.1f}<small>{100 * em['low']:.0f}–{100 * em['high']:.0f}</small></td>"
+    assert cell_text in rows[0]
 
 
 def test_the_transcripts_show_what_was_learnt(run: Path) -> None:
@@ -146,7 +148,7 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
 
 def test_empty_cells_and_unknown_agents_are_drawn() -> None:
     cells = tuple(Cell(f"agent {i}", "e", level, 3, ()) for i in range(6) for level in (0.0, 0.5))
-    page = render_report(ReportData("t", Evaluation(cells)))
+    page = render_report(Report(Notes("t"), Evaluation(cells)))
     check(page)
     assert "nan" not in page.lower()
     roles = roles_of(Evaluation(cells))
@@ -157,12 +159,12 @@ def test_empty_cells_and_unknown_agents_are_drawn() -> None:
 def test_baselines_are_known_with_and_without_their_prefix() -> None:
     cells = (Cell("baseline:rag", "e", 0.0, 0, ()), Cell("after", "e", 0.0, 0, ()))
     assert [role.key for role in roles_of(Evaluation(cells))] == ["rag", "after"]
-    assert {role.key for role in ROLES.values()} <= set(MARKERS)
+    assert {role.key for role in ROLES.values()} <= set(STYLES)
 
 
 def test_every_colour_has_a_light_and_a_dark_value() -> None:
-    page = render_report(ReportData("t"))
-    for key in MARKERS:
+    page = render_report(Report(Notes("t")))
+    for key in STYLES:
         assert page.count(f"--s-{key}:") == 2, key
 
 
@@ -173,37 +175,77 @@ def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
+def draw(series: list[Series], x: Axis | None = None, title: str = "t") -> ElementTree.Element:
+    macros = load_page_templates().get_template("chart.html").module
+    return parse(macros.svg(Chart(title, "%", series, x or share_axis("x"), share_axis("%"))))
+
+
+def paths(root: ElementTree.Element, kind: str) -> list[str]:
+    return [path.attrib["d"] for path in root.iter("path") if path.attrib["class"] == kind]
+
+
 def test_a_chart_is_well_formed_and_places_its_points() -> None:
     series = Series("a & b", "after", (Point(0.0, 0.0, 0.0, 0.1), Point(1.0, 1.0, 0.9, 1.0, ", n = 5")))
-    root = parse(line_chart([series], fitted_axis("x", [0, 1]), share_axis("%"), title="<t>"))
+    root = draw([series], fitted_axis("x", [0, 1]), "<t>")
     assert root.attrib["aria-label"] == "<t>"
-    dots = list(root.iter("circle"))
-    assert [float(d.attrib["cx"]) for d in dots] == [44.0, 426.0]
-    assert [float(d.attrib["cy"]) for d in dots] == [254.0, 14.0]
+    assert [dot.partition("m")[0] for dot in paths(root, "dot")] == ["M44.0 254.0", "M426.0 14.0"]
     titles = [e.text for e in root.iter("title")]
     assert titles == ["a & b, x 0: 0 (0 to 10)", "a & b, x 1: 100 (90 to 100), n = 5"]
 
 
-def test_neighbouring_series_are_drawn_beside_each_other() -> None:
+def test_neighbouring_series_are_drawn_side_by_side() -> None:
     series = [Series(k, k, (Point(0.5, 0.5, 0.4, 0.6),)) for k in ("after", "before", "rag")]
-    root = parse(line_chart(series, share_axis("x"), share_axis("y"), title="t"))
-    whiskers = [p.attrib["d"] for p in root.iter("path") if p.attrib["class"] == "whisker"]
-    starts = [float(d[1:].split()[0]) for d in whiskers]
+    starts = [float(path[1:].split()[0]) for path in paths(draw(series), "whisker")]
     assert starts[0] < starts[1] < starts[2]
     assert starts[1] == pytest.approx(235.0)
 
 
-@pytest.mark.parametrize("key", sorted(MARKERS))
+@pytest.mark.parametrize("key", sorted(STYLES))
 def test_every_marker_and_swatch_is_well_formed(key: str) -> None:
-    parse(swatch(key, dashed=True))
-    parse(line_chart([Series("s", key, (Point(0, 0),))], share_axis("x"), share_axis("y"), title="t"))
+    parse(load_page_templates().get_template("chart.html").module.swatch(key, True))
+    draw([Series("s", key, (Point(0, 0),))])
 
 
 def test_points_that_are_not_numbers_are_left_out() -> None:
     series = Series("s", "after", (Point(0, math.nan), Point(0.5, 0.5, math.nan, math.nan)))
-    svg = line_chart([series], share_axis("x"), share_axis("y"), title="t")
-    assert len(list(parse(svg).iter("circle"))) == 1
-    assert "<path" not in line_chart([Series("s", "after", ())], share_axis("x"), share_axis("y"), title="t")
+    root = draw([series])
+    assert len(paths(root, "dot")) == 1
+    assert paths(root, "whisker") == []
+    assert list(draw([Series("s", "after", ())]).iter("path")) == []
+
+
+def test_figures_for_papers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(run), "--figures", str(tmp_path / "new"), "--format", "svg"]) == 0
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert files[:2] == ["exact-match-1-hop-questions.svg", "exact-match-2-hop-questions.svg"]
+    assert len(files) == 2 * 2 + 4
+    assert capsys.readouterr().out.count("wrote ") == len(files) + 1
+    root = ElementTree.parse(tmp_path / "new" / files[0]).getroot()
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"Exact match, 1-hop questions", "% of questions", "after training", "100"} <= set(words)
+
+
+@pytest.mark.parametrize(("suffix", "head"), [("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_two_figures_of_the_same_chart_are_equal(tmp_path: Path, suffix: str, head: bytes) -> None:
+    chart = Chart("t", "%", [Series("s", "after", [Point(0, 0.5, 0.4, 0.6)])], share_axis("x"), share_axis("%"))
+    for name in ("a", "b"):
+        save([chart], tmp_path / f"{name}.{suffix}")
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    assert data.startswith(head)
+    assert data == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_what_is_wrong_with_a_report_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="nothing to report"):
+        cli.main([str(tmp_path)])
+    with pytest.raises(DataError, match="no such folder"):
+        cli.main([str(tmp_path / "missing")])
+    with pytest.raises(ConfigError, match=r"ends with \.pdf, \.svg, \.png"):
+        save([], tmp_path / "figure.jpg")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"zerosearch-env\[plots\]"):
+        cli.main([str(tmp_path), "--figures", str(tmp_path)])
 
 
 @pytest.mark.parametrize(

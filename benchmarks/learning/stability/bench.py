@@ -21,10 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosearch_agents.report.figures import save
+from zerosearch_env.errors import require
+
 from ...measure import default_output, machine
 from .faults import BEHAVIOURS, behaviour
 from .start import STARTS, make_start
-from .table import markdown, plot
+from .table import charts, markdown
 
 if TYPE_CHECKING:
     from zerosearch_agents.config.train import TrainConfig
@@ -217,16 +220,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=default_output("stability"), help="the JSON record")
     arguments = parser.parse_args(argv)
-    settings = [one for one in SETTINGS if one.name in arguments.settings]
+    require("matplotlib", "plots")  # before the first run, not after it
+    settings = [setting for setting in SETTINGS if setting.name in arguments.settings]
     if arguments.steps:
-        settings = [replace(one, steps=arguments.steps) for one in settings]
+        settings = [replace(setting, steps=arguments.steps) for setting in settings]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     starts: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {
         "questions": arguments.questions,
         "machine": machine(LIBRARIES),
-        "settings": [asdict(one) for one in settings],
+        "settings": [asdict(setting) for setting in settings],
         "starts": starts,
         "runs": rows,
     }
@@ -242,6 +246,6 @@ def main(argv: list[str] | None = None) -> int:
                 rows.append({"setting": setting.name, **run_one(name, config, arguments.questions)})
                 arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
                 arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
-                arguments.output.with_suffix(".svg").write_text(plot(record), "utf-8")
+                save(charts(record), arguments.output.with_suffix(".svg"))
     print(markdown(record))
     return 0

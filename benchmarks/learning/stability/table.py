@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+from zerosearch_agents.report.charts import Chart, Point, Series, fitted_axis, plain, share_axis, smoothed
 
 from .faults import BEHAVIOURS
 
+_COLOURS = ("after", "rag", "direct", "random")
 LAST = 5
 """Number of final steps over which training metrics are averaged."""
 HEAD = (
@@ -102,58 +106,31 @@ def _interval(interval: dict[str, float]) -> str:
     return f"{100 * interval['mean']:.0f} ({100 * interval['low']:.0f}-{100 * interval['high']:.0f})"
 
 
-_STYLE = (
-    "svg{background:#fdfdfc;--s-other1:#0a5cad;--s-other2:#c2500a;--s-other3:#0c7f5f;--s-other4:#a03a8c}"
-    "text{fill:#585e68;font:12.5px sans-serif}.gridline{stroke:#eceef1}.tickmark{stroke:#585e68}"
-    ".line{fill:none;stroke:var(--c);stroke-width:2.2}.line.faint{stroke-width:1;opacity:.35}"
-)
-"""A report page has its own style; a standalone file must contain it."""
-_HEADING = 34
-"""Height of a chart's title and legend, px."""
 _WINDOW = 5
 """Steps of the moving average."""
 
 
-def plot(record: dict[str, Any]) -> str:
-    """Draw reward over steps as SVG, one chart per setting: seeds pale, the moving average of their mean bold."""
-    from zerosearch_agents.report.charts import LARGE
-
-    width, height = LARGE
-    parts: list[str] = []
-    for setting in record["settings"]:
-        rows = [row for row in record["runs"] if row["setting"] == setting["name"]]
-        if rows:
-            at = len(parts) * (height + _HEADING)
-            parts.append(f'<g transform="translate(0 {at:.0f})">{_chart(setting["title"], rows)}</g>')
-    size = f"0 0 {width:.0f} {len(parts) * (height + _HEADING):.0f}"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{_STYLE}</style>{"".join(parts)}</svg>\n'
+def charts(record: dict[str, Any]) -> list[Chart]:
+    """Reward over steps, one chart per setting: every seed pale, the moving average of their mean strong."""
+    return [
+        _chart(f"Reward. {setting['title']}", rows)
+        for setting in record["settings"]
+        if (rows := [row for row in record["runs"] if row["setting"] == setting["name"]])
+    ]
 
 
-def _chart(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    from zerosearch_agents.report.charts import (
-        LARGE,
-        Axis,
-        Point,
-        Series,
-        fitted_axis,
-        line_chart,
-        share_axis,
-        smoothed,
-    )
-
-    series: list[Series] = []
-    legend, at = f'<text x="44" y="14" style="font-weight:bold">Reward. {title}</text>', 44.0
+def _chart(title: str, rows: Sequence[dict[str, Any]]) -> Chart:
+    seeds: list[Series] = []
+    means: list[Series] = []
     for name in dict.fromkeys(row["behaviour"] for row in rows):
-        key = f"other{BEHAVIOURS.index(name) + 1}"
+        key = _COLOURS[BEHAVIOURS.index(name)]
         curves = [[step.get("reward", 0.0) for step in row["steps"]] for row in rows if row["behaviour"] == name]
+        seeds += [Series(name, key, _points(curve), markers=False, faint=True) for curve in curves]
         mean = [statistics.mean(values) for values in zip(*curves, strict=False)]
-        for values, faint in [*((curve, True) for curve in curves), (smoothed(mean, _WINDOW), False)]:
-            points = tuple(Point(step, value) for step, value in enumerate(values, start=1))
-            series.append(Series(name, key, points, markers=False, faint=faint))
-        legend += f'<text x="{at:.0f}" y="31" style="fill:var(--s-{key})">{name}</text>'
-        at += 6.6 * len(name) + 18
-    x, share = fitted_axis("training step", [0.0, max(len(row["steps"]) for row in rows)]), share_axis("reward")
-    y = Axis("reward", 0.0, 1.0, share.ticks, lambda value: f"{value:g}")
-    width, height = LARGE
-    chart = line_chart(sorted(series, key=lambda one: not one.faint), x, y, title=f"Reward over steps: {title}")
-    return f'{legend}{chart.replace("<svg ", f"""<svg y="{_HEADING}" width="{width:.0f}" height="{height:.0f}" """, 1)}'
+        means.append(Series(name, key, _points(smoothed(mean, _WINDOW)), markers=False))
+    steps = fitted_axis("training step", [max(len(row["steps"]) for row in rows)])
+    return Chart(title, "reward", [*seeds, *means], steps, replace(share_axis("reward"), form=plain))
+
+
+def _points(values: Sequence[float]) -> list[Point]:
+    return [Point(step, value) for step, value in enumerate(values, start=1)]

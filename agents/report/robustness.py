@@ -1,0 +1,124 @@
+"""The report's section on robustness: EM and searches over the noise level, and a table of all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..evaluation.results import Cell, Evaluation, Summary
+from ..evaluation.statistics import EMPTY, Interval
+from .charts import Axis, Chart, Point, Series, fitted_axis, percent, share_axis
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How an agent of the evaluation appears in the report."""
+
+    agent: str
+    """Its name in the results."""
+    label: str
+    key: str
+    """Colour and marker, see `charts.STYLES`."""
+    dashed: bool = False
+    searches: bool = True
+    """Whether it decides how often to search; if so, the chart of searches shows it."""
+
+
+ROLES: dict[str, Role] = {
+    role.agent: role
+    for role in (
+        Role("before", "before training", "before"),
+        Role("after", "after training", "after"),
+        Role("rag", "one-search RAG, same model", "rag", searches=False),
+        Role("rag-own", "one search with its own query, same model", "rag-own", searches=False),
+        Role("direct", "direct answer, same model", "direct", searches=False),
+        Role("random", "random actions", "random", searches=False),
+        Role("oracle", "perfect reader that searches again (sees the answer)", "oracle", dashed=True),
+    )
+}
+"""Agents that the report knows by name; a prefix `baseline:` is ignored."""
+
+
+def roles_of(evaluation: Evaluation) -> list[Role]:
+    """One role per agent: its entry in `ROLES`, or one of four spare colours."""
+    roles, spare = [], 0
+    for agent in evaluation.agents:
+        role = ROLES.get(agent.removeprefix("baseline:"))
+        if role is None:
+            spare += 1
+            role = Role(agent, agent, f"other{(spare - 1) % 4 + 1}", dashed=spare > 4)
+        roles.append(replace(role, agent=agent))
+    return roles
+
+
+class Robustness:
+    """The section's figures: those of the first engine, and EM on every other one.
+
+    Args:
+        evaluation: results with at least one cell.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.engine = evaluation.engines[0]
+        self.levels = evaluation.noise_levels
+        self.groups: tuple[str | None, ...] = evaluation.groups or (None,)
+        self._evaluation = evaluation
+        roles = roles_of(evaluation)
+        self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
+        self.compared = {"after", "rag"} <= {role.key for role in self.roles}
+        """Whether `gap` has figures."""
+        labels = {role.agent: role.label for role in roles}
+        self.other_engines = [(labels[cell.agent], cell) for cell in evaluation.cells if cell.engine != self.engine]
+
+    def _cell(self, role: Role, level: float) -> Cell | None:
+        return self._evaluation.find(role.agent, level, self.engine)
+
+    def em(self, role: Role, level: float, group: str | None) -> Interval:
+        """The exact match of an agent on a group of questions."""
+        cell = self._cell(role, level)
+        return EMPTY if cell is None else cell.summary(group).em
+
+    def gap(self, level: float, group: str | None) -> Interval:
+        """The paired difference in exact match between the trained agent and one-search RAG."""
+        agents = {role.key: role.agent for role in self.roles}
+        return self._evaluation.difference(agents["after"], agents["rag"], level, engine=self.engine, group=group)
+
+    def charts(self) -> list[Chart]:
+        """The charts of exact match for each group of questions, then those of searches."""
+        ticks = tuple(sorted({0.0, 1.0, *self.levels}))
+        noise = Axis("noise p: share of searches that mislead, %", -0.04, 1.04, ticks, percent)
+        em_charts, search_charts = [], []
+        for group in self.groups:
+            lines = [self._line(role, group, lambda summary: summary.em) for role in self.roles]
+            lines = [_ceiling(group), *sorted(lines, key=lambda line: line.key == "after")]
+            em_charts.append(Chart(of_group("Exact match", group), "% of questions", lines, noise, share_axis("%")))
+            lines = [self._line(role, group, lambda summary: summary.searches) for role in self.roles if role.searches]
+            highs = [point.high for line in lines for point in line.points] or [1.0]
+            y, title = fitted_axis("searches", highs), of_group("Searches per episode", group)
+            search_charts.append(Chart(title, "searches, mean", lines, noise, y))
+        return em_charts + search_charts
+
+    def _line(self, role: Role, group: str | None, measure: Callable[[Summary], Interval]) -> Series:
+        points = []
+        for level in self.levels:
+            if cell := self._cell(role, level):
+                mean = measure(cell.summary(group))
+                points.append(Point(level, mean.mean, mean.low, mean.high, f", n = {mean.n}"))
+        return Series(role.label, role.key, points, dashed=role.dashed, markers=role.key != "oracle")
+
+
+def _ceiling(group: str | None) -> Series:
+    digits = (group or "").removesuffix("-hop")
+    hops = int(digits) if digits.isdigit() else 1
+    points = [Point(i / 40, (1 - i / 40) ** hops) for i in range(41)]
+    return Series("perfect reading, no search repeated", "ceiling", points, dashed=True, markers=False)
+
+
+def of_group(what: str, group: str | None) -> str:
+    """A heading with the group of questions that it is about."""
+    return f"{what}, {group} questions" if group else what
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """A difference of shares in points, with a sign."""
+    return f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
