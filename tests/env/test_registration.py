@@ -5,6 +5,8 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -16,7 +18,7 @@ import zerosearch_env.envs.single
 import zerosearch_env.envs.spaces
 import zerosearch_env.envs.vector
 import zerosearch_env.records.transcripts
-from zerosearch_env.envs.setup import make_setup
+from zerosearch_env.envs.options import EnvOptions
 
 
 def test_the_id_is_registered_with_both_entry_points_as_strings() -> None:
@@ -58,15 +60,21 @@ def test_every_public_name_loads_and_is_listed() -> None:
         _ = zerosearch_env.ZeroSerchEnv
 
 
-def test_both_shells_have_the_defaults_of_the_one_setup() -> None:
-    setup = inspect.signature(make_setup).parameters
-    env = inspect.signature(zerosearch_env.ZeroSearchEnv.__init__).parameters
-    assert {name: p.default for name, p in setup.items()} == {n: p.default for n, p in env.items() if n != "self"}
+def test_the_constructor_has_the_names_and_defaults_of_the_options() -> None:
+    parameters = list(inspect.signature(zerosearch_env.ZeroSearchEnv).parameters.values())
+    assert {p.name: p.default for p in parameters} == vars(EnvOptions())
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == ["dataset", "split"]
+
+
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_an_unknown_argument_suggests_the_nearest_name(make: Callable[..., Any]) -> None:
+    with pytest.raises(zerosearch_env.ConfigError, match=r"unknown argument .* 'noise_levle'.* mean 'noise_level'\?"):
+        make("ZeroSearch-v0", noise_levle=0.5)
 
 
 def test_every_argument_is_in_the_reference() -> None:
     text = inspect.getdoc(zerosearch_env.ZeroSearchEnv) or ""
-    for name in inspect.signature(make_setup).parameters:
+    for name in inspect.signature(EnvOptions).parameters:
         assert f"\n    {name}: " in text, name
 
 

@@ -16,6 +16,7 @@ from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..game.rules import Rules, make_rules
 from ..types import Dataset, Question
 from .curriculum import Progress
+from .options import EnvOptions
 
 if TYPE_CHECKING:
     from ..engines import SearchEngine
@@ -100,79 +101,50 @@ class SetupViews:
         self._progress.set(progress)
 
 
-def make_setup(
-    *,
-    dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world",
-    split: str = "train",
-    world: Mapping[str, Any] | None = None,
-    search_engine: str | Mapping[str, Any] | SearchEngine = "corpus",
-    noise_schedule: str | Callable[[float], float] | None = None,
-    noise_start: float = 0.0,
-    noise_end: float = 0.5,
-    noise_base: float = 4.0,
-    noise_level: float | None = None,
-    noise_unit: str = "search",
-    curriculum_episodes: int = 10_000,
-    reward: str | Callable[..., float] = "em",
-    protocol: Any = "zerosearch",
-    prompt_template: str | None = None,
-    max_turns: int | None = None,
-    top_k: int | None = None,
-    on_engine_error: str = "truncate",
-    render_mode: str | None = None,
-) -> Setup:
+def make_setup(options: EnvOptions) -> Setup:
     """Check the arguments of the environment (see `ZeroSearchEnv`) and create the dataset, engine and rules.
 
     Raises:
         ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
         DataError: the dataset has no questions, or a question has no answer.
     """
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise unknown_name("render_mode", render_mode, RENDER_MODES)
-    if on_engine_error not in ON_ENGINE_ERROR:
-        raise unknown_name("on_engine_error", on_engine_error, ON_ENGINE_ERROR)
-    check_whole_number("curriculum_episodes", curriculum_episodes)
-    schedule = _make_schedule(noise_schedule, noise_start, noise_end, noise_base, noise_level)
+    if options.render_mode is not None and options.render_mode not in RENDER_MODES:
+        raise unknown_name("render_mode", options.render_mode, RENDER_MODES)
+    if options.on_engine_error not in ON_ENGINE_ERROR:
+        raise unknown_name("on_engine_error", options.on_engine_error, ON_ENGINE_ERROR)
+    curriculum_episodes = check_whole_number("curriculum_episodes", options.curriculum_episodes)
+    schedule = _make_schedule(options)
     rules = make_rules(
-        protocol=protocol,
-        prompt_template=prompt_template,
-        max_turns=max_turns,
-        top_k=top_k,
-        reward=reward,
-        noise_unit=noise_unit,
+        protocol=options.protocol,
+        prompt_template=options.prompt_template,
+        max_turns=options.max_turns,
+        top_k=options.top_k,
+        reward=options.reward,
+        noise_unit=options.noise_unit,
     )
-    level = 0.0 if noise_level is None else check_level(noise_level)
-    data = _make_dataset(dataset, split, world)
-    engine = make_engine(search_engine, dataset=data)
-    owns_engine = isinstance(search_engine, (str, Mapping))
+    level = 0.0 if options.noise_level is None else check_level(options.noise_level)
+    data = _make_dataset(options.dataset, options.split, options.world)
+    engine = make_engine(options.search_engine, dataset=data)
+    owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
         _check_corpus(engine, data, rules.top_k, _can_be_noisy(schedule, level))
     except ConfigError:
         if owns_engine:
             engine.close()
         raise
-    return Setup(
-        dataset=data,
-        rules=rules,
-        engine=engine,
-        owns_engine=owns_engine,
-        schedule=schedule,
-        level=level,
-        curriculum_episodes=int(curriculum_episodes),
-        raise_on_engine_error=on_engine_error == "raise",
-        render_mode=render_mode,
-    )
+    raises = options.on_engine_error == "raise"
+    return Setup(data, rules, engine, owns_engine, schedule, level, curriculum_episodes, raises, options.render_mode)
 
 
-def _make_schedule(
-    schedule: str | Callable[[float], float] | None, start: float, end: float, base: float, level: float | None
-) -> Callable[[float], float] | None:
+def _make_schedule(options: EnvOptions) -> Callable[[float], float] | None:
+    schedule, level = options.noise_schedule, options.noise_level
+    shape = (options.noise_start, options.noise_end, options.noise_base)
     if schedule is not None and level is not None:
         raise ConfigError(
             f"noise_schedule={schedule!r} and noise_level={level!r} were both given, but a schedule sets the level. "
             "Give one of them."
         )
-    shaped = (start, end, base) != (0.0, 0.5, 4.0)
+    shaped = shape != (EnvOptions.noise_start, EnvOptions.noise_end, EnvOptions.noise_base)
     if schedule is None:
         if shaped:
             raise ConfigError(
@@ -182,7 +154,7 @@ def _make_schedule(
         return None
     if callable(schedule) and shaped:
         raise ConfigError("noise_start, noise_end and noise_base have no effect if noise_schedule is a callable.")
-    return get_schedule(schedule, start=start, end=end, base=base)
+    return get_schedule(schedule, start=shape[0], end=shape[1], base=shape[2])
 
 
 def _can_be_noisy(schedule: Callable[[float], float] | None, level: float) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
@@ -14,16 +12,13 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
-from ..types import Dataset, Question, SearchRequest
+from ..types import SearchRequest
 from .curriculum import Progress
 from .infos import step_info
+from .options import EnvOptions, takes_env_options
 from .reset import check_action, draw_episode, read_options
 from .setup import METADATA, Setup, SetupViews, make_setup
 from .spaces import UnicodeText
-
-if TYPE_CHECKING:
-    from ..engines import SearchEngine
-    from ..protocols import Protocol
 
 
 class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
@@ -163,54 +158,15 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
 
     metadata: ClassVar[dict[str, Any]] = dict(METADATA)  # type: ignore[misc]
 
-    def __init__(
-        self,
-        dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world",
-        split: str = "train",
-        *,
-        world: Mapping[str, Any] | None = None,
-        search_engine: str | Mapping[str, Any] | SearchEngine = "corpus",
-        noise_schedule: str | Callable[[float], float] | None = None,
-        noise_start: float = 0.0,
-        noise_end: float = 0.5,
-        noise_base: float = 4.0,
-        noise_level: float | None = None,
-        noise_unit: str = "search",
-        curriculum_episodes: int = 10_000,
-        reward: str | Callable[..., float] = "em",
-        protocol: str | Protocol = "zerosearch",
-        prompt_template: str | None = None,
-        max_turns: int | None = None,
-        top_k: int | None = None,
-        on_engine_error: str = "truncate",
-        render_mode: str | None = None,
-    ) -> None:
-        self._arguments: dict[str, Any] = {
-            "dataset": dataset,
-            "split": split,
-            "world": world,
-            "search_engine": search_engine,
-            "noise_schedule": noise_schedule,
-            "noise_start": noise_start,
-            "noise_end": noise_end,
-            "noise_base": noise_base,
-            "noise_level": noise_level,
-            "noise_unit": noise_unit,
-            "curriculum_episodes": curriculum_episodes,
-            "reward": reward,
-            "protocol": protocol,
-            "prompt_template": prompt_template,
-            "max_turns": max_turns,
-            "top_k": top_k,
-            "on_engine_error": on_engine_error,
-            "render_mode": render_mode,
-        }
-        self._setup: Setup = make_setup(**self._arguments)
+    @takes_env_options
+    def __init__(self, options: EnvOptions) -> None:
+        self._options = options
+        self._setup: Setup = make_setup(options)
         self._progress = Progress(self._setup.curriculum_episodes)
         self._episode: Episode | None = None
         self._closed = False
         self._shown = 0
-        self.render_mode = render_mode
+        self.render_mode = options.render_mode
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText(protocol=self._setup.rules.protocol)
 
@@ -330,19 +286,19 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         memo[id(self._setup)] = replace(self._setup, owns_engine=False)
-        for shared in (self._setup.rules, self._setup.dataset, self._setup.engine, self._arguments):
+        for shared in (self._setup.rules, self._setup.dataset, self._setup.engine, self._options):
             memo[id(shared)] = shared
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without the parts that can be recreated from the arguments."""
+        """The state without the parts that can be recreated from the options."""
         return {key: value for key, value in self.__dict__.items() if key != "_setup"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Recreate dataset, rules and engine from the arguments; the episode continues where it was."""
+        """Recreate dataset, rules and engine from the options; the episode continues where it was."""
         self.__dict__.update(state)
-        self._setup = make_setup(**self._arguments)
+        self._setup = make_setup(self._options)
 
 
 def _reset_message(episode: Episode | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
@@ -19,12 +19,10 @@ from ..game.episode import Episode
 from ..types import SearchRequest, SearchResult, Step
 from .curriculum import Progress
 from .infos import Infos, batch_infos
+from .options import read_env_options
 from .reset import NO_OPTIONS, ResetOptions, check_action, draw_episode, read_options
 from .setup import METADATA, SetupViews, make_setup
 from .spaces import UnicodeText
-
-if TYPE_CHECKING:
-    pass
 
 Observations = tuple[str, ...]
 Floats = NDArray[np.float64]
@@ -85,7 +83,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             check_whole_number("max_episode_steps", max_episode_steps, hint="None means no limit.")
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self._setup = make_setup(**arguments)
+        self._setup = make_setup(read_env_options(**arguments))
         self.render_mode = self._setup.render_mode
         self._limit = max_episode_steps
         self._progress = Progress(self._setup.curriculum_episodes)

@@ -1,0 +1,78 @@
+"""The arguments of the environment: their names, types and defaults, for the single and the vector environment."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from ..errors import unknown_name
+from ..types import Dataset, Question
+
+if TYPE_CHECKING:
+    from ..engines import SearchEngine
+    from ..protocols import Protocol
+
+P = ParamSpec("P")
+Env = TypeVar("Env")
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """The arguments of `ZeroSearchEnv`, whose docstring describes each of them."""
+
+    dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world"
+    split: str = "train"
+    _: KW_ONLY
+    world: Mapping[str, Any] | None = None
+    search_engine: str | Mapping[str, Any] | SearchEngine = "corpus"
+    noise_schedule: str | Callable[[float], float] | None = None
+    noise_start: float = 0.0
+    noise_end: float = 0.5
+    noise_base: float = 4.0
+    noise_level: float | None = None
+    noise_unit: str = "search"
+    curriculum_episodes: int = 10_000
+    reward: str | Callable[..., float] = "em"
+    protocol: str | Protocol = "zerosearch"
+    prompt_template: str | None = None
+    max_turns: int | None = None
+    top_k: int | None = None
+    on_engine_error: str = "truncate"
+    render_mode: str | None = None
+
+
+def read_env_options(*args: Any, **arguments: Any) -> EnvOptions:
+    """Make options from the arguments of an environment.
+
+    Raises:
+        ConfigError: a name is unknown; the message suggests the most similar valid one.
+    """
+    for name in arguments:
+        if name not in EnvOptions.__dataclass_fields__:
+            raise unknown_name("argument of the environment", name, EnvOptions.__dataclass_fields__)
+    return EnvOptions(*args, **arguments)
+
+
+def _takes(
+    options: Callable[P, EnvOptions],
+) -> Callable[[Callable[[Env, EnvOptions], None]], Callable[Concatenate[Env, P], None]]:
+    def decorate(init: Callable[[Env, EnvOptions], None]) -> Callable[Concatenate[Env, P], None]:
+        @functools.wraps(init)
+        def wrapper(self: Env, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            init(self, read_env_options(*args, **kwargs))
+
+        first = next(iter(inspect.signature(init).parameters.values()))
+        signature = inspect.signature(options)
+        parameters = [first, *signature.parameters.values()]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
+
+
+takes_env_options = _takes(EnvOptions)
+"""Decorates a constructor that takes `EnvOptions`: callers pass the fields as arguments, with their names and types."""
