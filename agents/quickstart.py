@@ -130,8 +130,8 @@ class Bench:
                     self.seed,
                     engine_name=name,
                     store=self.store,
-                    on_progress=display.update,
-                    on_cell=display.finished,
+                    on_progress=display.on_progress,
+                    on_cell=display.on_cell,
                 )
 
 

@@ -26,7 +26,7 @@ from zerosearch_env.privacy import redact
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
 from .lora import LoraShape
-from .vllm import VLLMConfig, check_staleness, parse_sampler
+from .vllm import VLLMConfig, check_staleness
 
 
 @dataclass(frozen=True)
@@ -294,22 +294,6 @@ def dump_config(config: TrainConfig) -> str:
 def flatten_config(config: TrainConfig) -> dict[str, Any]:
     """All values of the configuration by dotted name, for example `"rollout.prompts"`."""
     return dict(_leaves(dataclasses.asdict(config), ""))
-
-
-def config_differences(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
-    """Fields outside `FREE_FIELDS` that differ, each formatted as `name: saved -> wanted`.
-
-    Credentials and the addresses of sampling servers are ignored.
-    """
-    old, new = (
-        {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}
-        for config in (saved, wanted)
-    )
-    for values in (old, new):
-        values["rollout.sampler"] = parse_sampler(values["rollout.sampler"]).kind
-    return [
-        f"{name}: {old[name]!r} -> {new[name]!r}" for name in new if name not in FREE_FIELDS and old[name] != new[name]
-    ]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> typing.Iterator[tuple[str, Any]]:

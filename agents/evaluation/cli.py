@@ -12,29 +12,26 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.privacy import redact
 
-from ..players.base import Player, PolicyOptions
-from ..players.make import fingerprint, make_player
-from ..policy.files import policy_path
-from ..processes.pool import WorkerPool, default_workers
+from ..players.base import Player
+from ..players.make import fingerprint
+from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(PlayConfig):
     """Measure agents at fixed noise levels: EM, F1 and subEM with 95 % intervals, searches, invalid actions."""
 
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -45,8 +42,6 @@ class EvalConfig:
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)
     """Search engines, in the form of the environment's `search_engine` option."""
-    dataset: str = "world"
-    """The built-in world ("world"), a data file, or a hub name."""
     split: str = "test"
     """Split of the dataset."""
     questions: int | None = 300
@@ -58,34 +53,8 @@ class EvalConfig:
     """Folder for results.json and the transcripts. Cells that are complete in it are not played again."""
     fresh: bool = False
     """Delete the results of earlier runs in the output folder."""
-    seed: int = 0
-    """Random seed for the choice of questions, the noise draws and the sampled tokens."""
-    policy: str = "tiny"
-    """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
-    protocol: str = "zerosearch"
-    """Tag grammar for agents that do not define one. A policy uses the one in its card."""
-    max_turns: int = 5
-    """Number of turns that may search. One last turn follows, which may only answer."""
-    top_k: int = 5
-    """Documents per search."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
-    temperature: float = 0.0
-    """Sampling temperature of policies; 0 is greedy."""
-    turn_tokens: int | None = None
-    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
-    slots: int = 64
-    """Episodes that a policy decodes in parallel in each process."""
-    workers: int | None = None
-    """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
-    device: str = "cpu"
-    """Device of the policies: "cpu" or "cuda"."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of the policies' weights."""
-    concurrency: int = 1
-    """Number of episodes that your own agent plays at the same time, in threads."""
-    world: WorldConfig = field(default_factory=WorldConfig)
-    """Size and seed of the built-in world."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +87,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
     rules = make_rules(
         protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k, noise_unit=config.noise_unit
     )
-    dataset = load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
+    dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
         players = _players(config, stack)
@@ -148,8 +117,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
                             config.seed,
                             engine_name=name,
                             store=store,
-                            on_progress=display.update,
-                            on_cell=display.finished,
+                            on_progress=display.on_progress,
+                            on_cell=display.on_cell,
                         )
         except (AgentError, KeyboardInterrupt):
             console.print(f"stopped; the results so far are in {config.output}", highlight=False, soft_wrap=True)
@@ -161,43 +130,14 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
 
 def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
     """The agents; policies among them share a pool of worker processes."""
-    options = PolicyOptions(
-        path=str(policy_path(config.policy)),
-        temperature=config.temperature,
-        slots=config.slots,
-        turn_tokens=config.turn_tokens,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    workers = default_workers(config.device) if config.workers is None else config.workers
-    pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
-    players = [
-        make_player(spec, policy=options, pool=pool, concurrency=config.concurrency, seed=config.seed)
-        for spec in config.agent
-    ]
+    players = config.make_players(config.agent, stack)
     names = [player.name for player in players]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two agents are called {min(twice)!r}; rename one of them with --agent LABEL=...")
     return players
 
 
-def _settings(config: EvalConfig, asked: int) -> dict[str, Any]:
+def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:
     """The settings that an earlier run must share for its cells to be reused."""
-    settings: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            "dataset",
-            "split",
-            "per_hop",
-            "seed",
-            "protocol",
-            "max_turns",
-            "top_k",
-            "noise_unit",
-            "temperature",
-        )
-    }
-    settings |= {"questions": asked, "turn_tokens": config.turn_tokens}
-    if config.dataset == "world":
-        settings["world"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config.world).items()}
-    return settings
+    own = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
+    return {**config.play_settings(), **own, "questions": questions}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from zerosearch_env.progress import ProgressBar
 
 from .results import Cell, Evaluation
 from .statistics import Interval
 
 if TYPE_CHECKING:
-    from .evaluate import Progress as CellProgress
+    from .evaluate import CellProgress
 
 
 def percent(interval: Interval) -> str:
@@ -189,52 +188,27 @@ def _behaviour(evaluation: Evaluation) -> Group:
     return _titled("all questions together; F1, subEM, invalid turns, noisy draws and answered episodes in %", table)
 
 
-@dataclass
-class EvaluationDisplay:
-    """Context manager that shows a progress bar over all cells and prints one line per finished cell.
+class EvaluationDisplay(ProgressBar):
+    """Shows a progress bar over all cells in a terminal, and prints one line per finished cell.
 
     Args:
-        console: where to print; if it is not a terminal, only the lines are printed.
+        console: where to print.
         episodes: total number of episodes over all cells.
     """
 
-    console: Console
-    episodes: int
-
-    def __post_init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("episodes"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        self._task = self._progress.add_task("evaluating", total=self.episodes)
+    def __init__(self, console: Console, episodes: int) -> None:
+        super().__init__("episodes", episodes, every_s=None, transient=True, console=console)
         self._finished = 0
 
-    def __enter__(self) -> EvaluationDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def update(self, cell: CellProgress) -> None:
+    def on_progress(self, cell: CellProgress) -> None:
         """Show the progress of a cell."""
-        self._progress.update(
-            self._task,
-            completed=self._finished + cell.done,
-            description=f"{cell.agent}, {cell.engine}, noise {cell.noise_level:g}: EM {100 * cell.em:.0f} %",
-        )
+        name = f"{cell.agent}, {cell.engine}, noise {cell.noise_level:g}"
+        self.update(self._finished + cell.done, f"{name}: EM {100 * cell.em:.0f} %")
 
-    def finished(self, cell: Cell, taken_over: bool) -> None:
+    def on_cell(self, cell: Cell, taken_over: bool) -> None:
         """Print the line of a finished cell, including cells reused from an earlier run."""
         self._finished += cell.planned
-        self._progress.update(self._task, completed=self._finished)
+        self.update(self._finished)
         s = cell.summary()
         parts = [
             f"EM {percent(s.em)} %",
@@ -243,9 +217,4 @@ class EvaluationDisplay:
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
-        self.console.print(
-            f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self.print(f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}")

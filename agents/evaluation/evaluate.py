@@ -32,6 +32,7 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question
 
+from ..runs.output import check_settings
 from .results import RESULTS_FILE, Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRANSCRIPTS_FOLDER = "transcripts"
 
-OnProgress = Callable[["Progress"], None]
+OnProgress = Callable[["CellProgress"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CellProgress:
     """Progress of a cell, reported after each finished episode."""
 
     agent: str
@@ -117,12 +118,7 @@ class Store:
         self.evaluation = Evaluation((), {**self.settings, "agents": dict(self.agents)})
         if (self.folder / RESULTS_FILE).exists():
             earlier = load_evaluation(self.folder)
-            if {k: earlier.settings.get(k) for k in self.settings} != dict(self.settings):
-                changed = sorted(k for k in self.settings if earlier.settings.get(k) != self.settings[k])
-                raise ConfigError(
-                    f"{self.folder} holds an evaluation with other settings ({', '.join(changed)} differ); "
-                    "choose another --output, or remove that folder"
-                )
+            check_settings(self.folder, [], {k: earlier.settings.get(k) for k in self.settings}, self.settings)
             known = {**earlier.settings.get("agents", {})}
             stale = {name for name, value in self.agents.items() if known.get(name) != value}
             kept = tuple(cell for cell in earlier.cells if cell.agent not in stale)
@@ -224,9 +220,6 @@ def _play_cell(
     store: Store | None,
 ) -> Cell:
     """Play one cell; finished episodes are kept even if it fails."""
-    own_rules = agent.rules_for(rules)
-    episodes = [Episode(item.question, own_rules, noise_level=key[2], seed=mix(seed, item.index)) for item in items]
-    index_of = {id(episode): item.index for episode, item in zip(episodes, items, strict=True)}
     done: dict[int, EpisodeResult] = {}
     right, valid = 0.0, 0
     started = time.perf_counter()
@@ -235,29 +228,56 @@ def _play_cell(
         rows = tuple(done[index] for index in sorted(done))
         return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
 
-    def record(episode: Episode) -> None:
+    def record(item: Item, episode: Episode) -> None:
         nonlocal right, valid
-        index = index_of[id(episode)]
-        if index in done:
-            return
-        result = done[index] = episode_result(episode, index)
-        write(episode, index)
+        result = done[item.index] = episode_result(episode, item.index)
+        write(episode, item.index)
         if not result.failed:
             right, valid = right + result.em, valid + 1
         if on_progress:
-            on_progress(Progress(*key, done=len(done), planned=len(items), em=right / valid if valid else 0.0))
+            on_progress(CellProgress(*key, done=len(done), planned=len(items), em=right / valid if valid else 0.0))
 
     try:
-        agent.play(episodes, engine, record)
-        if left := [e.question.id for e in episodes if not e.done]:
-            raise AgentError(f"agent {agent.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
+        play_items(agent, items, engine, rules, key[2], seed, record)
     finally:
-        for episode in episodes:
-            if episode.done:
-                record(episode)
         if store and len(done) < len(items):
             store.add([cell()])
     return cell()
+
+
+def play_items(
+    player: Player,
+    items: Sequence[Item],
+    engine: SearchEngine,
+    rules: Rules,
+    noise_level: float,
+    seed: int,
+    record: Callable[[Item, Episode], None],
+) -> None:
+    """Play questions to their end; `record` gets each finished episode once, even if the player fails.
+
+    Raises:
+        AgentError: the player failed, or left an episode unfinished.
+    """
+    own_rules = player.rules_for(rules)
+    episodes = [
+        Episode(item.question, own_rules, noise_level=noise_level, seed=mix(seed, item.index)) for item in items
+    ]
+    recorded: set[int] = set()
+
+    def on_done(position: int) -> None:
+        if position not in recorded:
+            recorded.add(position)
+            record(items[position], episodes[position])
+
+    try:
+        player.play(episodes, engine, on_done)
+    finally:
+        for position, episode in enumerate(episodes):
+            if episode.done:
+                on_done(position)
+    if left := [episode.question.id for episode in episodes if not episode.done]:
+        raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
 
 
 @contextlib.contextmanager

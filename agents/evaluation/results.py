@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import DataError
+from zerosearch_env.files import write_text
 from zerosearch_env.types import StopReason
 
 from .statistics import EMPTY, Interval, mean_interval, paired_difference
@@ -309,10 +310,7 @@ class Evaluation:
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:
     """Write `results.json` into `folder` (created if missing) by an atomic replace; returns its path."""
     path = Path(folder) / RESULTS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(evaluation.as_dict(), ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(evaluation.as_dict(), ensure_ascii=False))
     return path
 
 

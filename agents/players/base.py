@@ -10,7 +10,8 @@ from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 
-OnDone = Callable[[Episode], None]
+OnDone = Callable[[int], None]
+"""Called with the position of an episode in the list, as soon as the episode is done."""
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Player(Protocol):
         Args:
             episodes: new episodes, all from one cell of an evaluation.
             engine: answers the searches.
-            on_done: called with each episode as soon as it is done.
+            on_done: called with the position in `episodes` of each episode as soon as it is done.
         """
         ...
 

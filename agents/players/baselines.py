@@ -23,7 +23,7 @@ Forcing the tag gives every baseline its best chance: none loses a question beca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,20 +76,21 @@ class DirectPlayer(PolicyPlayer):
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
-        self.answer(episodes, self._prompts(episodes), on_done)
+        self.answer(episodes, dict(enumerate(self._prompts(episodes))), on_done)
 
-    def answer(self, episodes: Sequence[Episode], rows: Sequence[list[int]], on_done: OnDone | None) -> None:
-        """Let the model end each episode with an answer.
+    def answer(self, episodes: Sequence[Episode], rows_of: Mapping[int, list[int]], on_done: OnDone | None) -> None:
+        """Let the model end some episodes with an answer.
 
         Args:
-            episodes: episodes whose next action is the answer.
-            rows: the token ids of each episode so far.
-            on_done: called with each episode.
+            episodes: all episodes.
+            rows_of: position of each episode whose next action is the answer, and its token ids so far.
+            on_done: called with each of these positions.
         """
-        if not episodes:
+        if not rows_of:
             return
-        protocol = episodes[0].rules.protocol
-        seeds = [mix(episode.seed, len(episode.turns)) for episode in episodes]
+        ending, rows = [episodes[position] for position in rows_of], list(rows_of.values())
+        protocol = ending[0].rules.protocol
+        seeds = [mix(episode.seed, len(episode.turns)) for episode in ending]
         texts = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
         forced = [i for i, text in enumerate(texts) if protocol.parse(text).kind != "answer"]
         if forced:
@@ -104,10 +105,10 @@ class DirectPlayer(PolicyPlayer):
                 texts[i] = thought + protocol.render_answer(content)
                 if protocol.parse(texts[i]).kind != "answer":
                     texts[i] = protocol.render_answer(_NO_ANSWER)
-        for episode, text in zip(episodes, texts, strict=True):
-            episode.advance(text)
+        for position, text in zip(rows_of, texts, strict=True):
+            episodes[position].advance(text)
             if on_done:
-                on_done(episode)
+                on_done(position)
 
     def _prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
         from ..rollouts.rollout import encode_prompts
@@ -158,33 +159,18 @@ class RagPlayer(DirectPlayer):
         if not episodes:
             return
         rows = self._prompts(episodes)
-        pending: list[tuple[int, SearchRequest]] = []
-        observations: list[tuple[int, Step]] = []
-        for i, (text, ids) in enumerate(self.first_turns(episodes, rows)):
-            rows[i] = rows[i] + ids
-            outcome = episodes[i].advance(text)
-            if isinstance(outcome, SearchRequest):
-                pending.append((i, outcome))
-            else:
-                observations.append((i, outcome))
-        results = run_searches(engine, [request for _, request in pending])
-        observations += [(i, episodes[i].observe(result)) for (i, _), result in zip(pending, results, strict=True)]
-        still_open = []
-        for i, step in observations:
-            if not step.done:
-                still_open.append((i, step.observation))
-            elif on_done:
-                on_done(episodes[i])
-        for (i, _), ids in zip(still_open, self._encode([text for _, text in still_open]), strict=True):
-            rows[i] = rows[i] + ids
-        self.answer([episodes[i] for i, _ in still_open], [rows[i] for i, _ in still_open], on_done)
+        turns = self.first_turns(episodes, rows)
+        steps = _take_turns(episodes, {i: text for i, (text, _) in enumerate(turns)}, engine, on_done)
+        documents = self._encode([step.observation for step in steps.values()])
+        longer = {i: rows[i] + turns[i][1] + ids for i, ids in zip(steps, documents, strict=True)}
+        self.answer(episodes, longer, on_done)
 
     def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
         """The first turn of each episode: its text and its tokens."""
         protocol = episodes[0].rules.protocol
         seeds = [mix(episode.seed, 0) for episode in episodes]
-        own = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
-        texts = [question_search(t, e.question.text, protocol) for t, e in zip(own, episodes, strict=True)]
+        sampled = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        texts = [question_search(t, e.question.text, protocol) for t, e in zip(sampled, episodes, strict=True)]
         return list(zip(texts, self._encode(texts), strict=True))
 
 
@@ -236,7 +222,31 @@ def thought_before_action(text: str, protocol: Protocol) -> str:
 _MARK = "MARK"
 
 
-class RandomPlayer:
+class _ScriptedPlayer:
+    """Plays without a model: all episodes turn by turn, by the evaluation's own rules."""
+
+    searches = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules, unchanged."""
+        return rules
+
+    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode; see `Player.play`."""
+        steps: Mapping[int, Step | None] = dict.fromkeys(range(len(episodes)))
+        while steps:
+            texts = {i: self._act(episodes[i], step) for i, step in steps.items()}
+            steps = _take_turns(episodes, texts, engine, on_done)
+
+    def _act(self, episode: Episode, step: Step | None) -> str:
+        """The text of the next turn; `step` is the latest one, None at the start of the episode."""
+        raise NotImplementedError
+
+
+class RandomPlayer(_ScriptedPlayer):
     """Takes random, well-formed actions: the lower bound of every score.
 
     Each turn searches with probability 1/2 for one to four words of the question. Otherwise it answers with one to
@@ -247,19 +257,9 @@ class RandomPlayer:
         name: name in results.
     """
 
-    searches = True
-
     def __init__(self, *, seed: int = 0, name: str = "baseline:random") -> None:
-        self.name = name
+        super().__init__(name)
         self._seed = seed
-
-    def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, unchanged."""
-        return rules
-
-    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
-        """Play every episode; see `Player.play`."""
-        _lockstep(self._act, episodes, engine, on_done)
 
     def _act(self, episode: Episode, step: Step | None) -> str:
         turn = len(episode.turns)
@@ -267,18 +267,18 @@ class RandomPlayer:
         def pick(count: int, what: int) -> int:
             return mix(episode.seed, self._seed, turn, what) % count
 
-        asked = episode.question.text.split() or [_NO_ANSWER]
+        question_words = episode.question.text.split() or [_NO_ANSWER]
         protocol = episode.rules.protocol
         if not episode.last_turn and pick(2, 0):
-            words = [asked[pick(len(asked), 2 + i)] for i in range(1 + pick(4, 1))]
+            words = [question_words[pick(len(question_words), 2 + i)] for i in range(1 + pick(4, 1))]
             return protocol.render_search(" ".join(words))
         seen = step.documents[pick(len(step.documents), 7)].text.split() if step and step.documents else []
-        words = seen or asked
+        words = seen or question_words
         start = pick(len(words), 8)
         return protocol.render_answer(" ".join(words[start : start + 1 + pick(3, 9)]).strip(" .,;:?!") or _NO_ANSWER)
 
 
-class OraclePlayer:
+class OraclePlayer(_ScriptedPlayer):
     """Sees the gold answer; searches until the documents contain it, then gives it.
 
     If the dataset records the question's chain of relations (`world` does), the queries follow it: first the subject,
@@ -289,18 +289,8 @@ class OraclePlayer:
         name: name in results.
     """
 
-    searches = True
-
     def __init__(self, *, name: str = "baseline:oracle") -> None:
-        self.name = name
-
-    def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, unchanged."""
-        return rules
-
-    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
-        """Play every episode; see `Player.play`."""
-        _lockstep(self._act, episodes, engine, on_done)
+        super().__init__(name)
 
     def _act(self, episode: Episode, step: Step | None) -> str:
         question, protocol = episode.question, episode.rules.protocol
@@ -313,29 +303,33 @@ class OraclePlayer:
         if not chain or not relations or "subject" not in metadata:
             return protocol.render_search(question.text)
         entities = (metadata["subject"], *chain[:-1])
-        found = " \x01 ".join(d.text for turn in episode.turns for d in turn.step.documents)
+        read = " \x01 ".join(d.text for turn in episode.turns for d in turn.step.documents)
         hop = 0
-        while hop + 1 < len(entities) and contains_answer(found, (entities[hop + 1],)):
+        while hop + 1 < len(entities) and contains_answer(read, (entities[hop + 1],)):
             hop += 1
         return protocol.render_search(f"{relations[hop].replace('_', ' ')} of {entities[hop]}")
 
 
-def _lockstep(
-    act: Callable[[Episode, Step | None], str],
-    episodes: Sequence[Episode],
-    engine: SearchEngine,
-    on_done: OnDone | None,
-) -> None:
-    """Plays all episodes turn by turn, with one engine call for all searches of a turn."""
-    current: list[tuple[Episode, Step | None]] = [(episode, None) for episode in episodes]
-    while current:
-        outcomes = [(episode, episode.advance(act(episode, step))) for episode, step in current]
-        pending = [(episode, outcome) for episode, outcome in outcomes if isinstance(outcome, SearchRequest)]
-        results = run_searches(engine, [request for _, request in pending])
-        found = {id(episode): episode.observe(result) for (episode, _), result in zip(pending, results, strict=True)}
-        current = []
-        for episode, outcome in outcomes:
-            if not episode.done:
-                current.append((episode, found[id(episode)] if isinstance(outcome, SearchRequest) else outcome))
-            elif on_done:
-                on_done(episode)
+def _take_turns(
+    episodes: Sequence[Episode], texts: Mapping[int, str], engine: SearchEngine, on_done: OnDone | None
+) -> dict[int, Step]:
+    """Takes one turn in some of the episodes, with one engine call for all searches.
+
+    Args:
+        episodes: all episodes.
+        texts: position of each episode that takes a turn, and the text of the turn.
+        engine: answers the searches.
+        on_done: called with the position of each episode that is over now.
+
+    Returns:
+        The position of each episode that is not over, and its step, in the order of the positions.
+    """
+    outcomes = {i: episodes[i].advance(text) for i, text in texts.items()}
+    requests = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, SearchRequest)}
+    steps = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Step)}
+    results = run_searches(engine, list(requests.values()))
+    steps |= {i: episodes[i].observe(result) for i, result in zip(requests, results, strict=True)}
+    for i, step in steps.items():
+        if step.done and on_done:
+            on_done(i)
+    return {i: steps[i] for i in sorted(steps) if not steps[i].done}

@@ -73,7 +73,7 @@ class PolicyPlayer:
         sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol.stop_strings)
         for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, chat=self.card.chat):
             if on_done:
-                on_done(episodes[index])
+                on_done(index)
 
     def make_sampler(self, rows: int, stop_strings: Sequence[str]) -> Sampler:
         """A sampler for `rows` episodes; turns end at `stop_strings`."""

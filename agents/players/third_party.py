@@ -87,12 +87,12 @@ class CallablePlayer:
         """
         agent = self._instance()
         if self._concurrency == 1:
-            for episode in episodes:
-                self._play_one(agent, episode, engine, on_done)
+            for position, episode in enumerate(episodes):
+                self._play_one(agent, position, episode, engine, on_done)
             return
         stop = threading.Event()
         with ThreadPoolExecutor(self._concurrency) as pool:
-            futures = [pool.submit(self._play_one, agent, e, engine, on_done, stop) for e in episodes]
+            futures = [pool.submit(self._play_one, agent, i, e, engine, on_done, stop) for i, e in enumerate(episodes)]
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -124,6 +124,7 @@ class CallablePlayer:
     def _play_one(
         self,
         agent: AgentFunction,
+        position: int,
         episode: Episode,
         engine: SearchEngine,
         on_done: OnDone | None,
@@ -142,7 +143,7 @@ class CallablePlayer:
             step, observation = outcome, outcome.observation
         if on_done:
             with self._done_lock:
-                on_done(episode)
+                on_done(position)
 
     def _ask(self, agent: AgentFunction, observation: str, info: dict[str, Any], episode: Episode) -> str:
         where = f"agent {self.name!r}, question {episode.question.id!r}, turn {len(episode.turns) + 1}"

@@ -1,12 +1,8 @@
-"""The files of a policy directory: check that they are complete, and write them durably and atomically."""
+"""The files of a policy directory: check that they are complete, and that they may be replaced."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -77,64 +73,6 @@ def read_json(file: Path) -> dict[str, Any]:
 def one_line(error: BaseException) -> str:
     """An exception's class and message on one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def sync(directory: Path) -> None:
-    """Flush the files of a directory to disk."""
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-    sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Flush the entries of a directory (its file names) to disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replaced_directory(target: Path) -> Iterator[Path]:
-    """Write a directory atomically: yields a temporary one that is renamed to `target` at the end of the block.
-
-    A save that is killed leaves the previous directory, or none, but never a partial one. `roll_back` undoes a save
-    that was killed between its two renames.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    roll_back(target)
-    new, old = _siblings(target)
-    for leftover in (new, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    new.mkdir()
-    try:
-        yield new
-        sync(new)
-    except BaseException:  # also Ctrl-C: a partial policy is useless, and it takes space on a full disk
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    sync_directory(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
-
-
-def roll_back(target: Path) -> None:
-    """Undo a save that was killed between its two renames."""
-    _, old = _siblings(target)
-    if not target.exists() and old.is_dir():
-        os.rename(old, target)
-
-
-def _siblings(target: Path) -> tuple[Path, Path]:
-    """Temporary paths of the new and of the old directory while they are exchanged."""
-    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
 
 
 def check_replaceable(directory: Path) -> None:

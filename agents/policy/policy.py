@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
+from zerosearch_env.files import replaced_directory, roll_back
 from zerosearch_env.llm.quiet import no_progress_bars
 
-from .files import check_complete, one_line, read_json, replaced_directory, roll_back
+from .files import check_complete, one_line, read_json
 
 if TYPE_CHECKING:
     import torch

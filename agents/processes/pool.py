@@ -41,7 +41,7 @@ class PoolPlayer(Protocol):
     def __init__(self, options: Any) -> None: ...
 
     def play_here(
-        self, episodes: Sequence[Episode], engine: SearchEngine, on_done: Callable[[Episode], None] | None = None
+        self, episodes: Sequence[Episode], engine: SearchEngine, on_done: Callable[[int], None] | None = None
     ) -> None:
         """Play every episode to its end in this process."""
         ...
@@ -111,7 +111,7 @@ class WorkerPool:
         options: PoolOptions,
         episodes: Sequence[Episode],
         engine: SearchEngine,
-        on_done: Callable[[Episode], None] | None = None,
+        on_done: Callable[[int], None] | None = None,
     ) -> None:
         """Play new episodes to their end; the result is the same as if they had been played in this process.
 
@@ -120,7 +120,7 @@ class WorkerPool:
             options: the player's options; pickled and sent to each worker.
             episodes: episodes that have not begun.
             engine: the search engine; sent to each worker once.
-            on_done: called with each episode as soon as it ends.
+            on_done: called with the position in `episodes` of each episode as soon as it ends.
 
         Raises:
             ConfigError: if the engine or the rules cannot be sent to another process.
@@ -144,7 +144,7 @@ class WorkerPool:
             self.close()
             raise
 
-    def _collect(self, episodes: Sequence[Episode], on_done: Callable[[Episode], None] | None) -> None:
+    def _collect(self, episodes: Sequence[Episode], on_done: Callable[[int], None] | None) -> None:
         busy = list(self._connections)
         while busy:
             for ready in wait(busy):
@@ -159,7 +159,7 @@ class WorkerPool:
                     index, turns = value
                     replay(episodes[index], turns)
                     if on_done:
-                        on_done(episodes[index])
+                        on_done(index)
                 elif what == "done":
                     busy.remove(connection)
                 elif isinstance(value, ZeroSearchError):
@@ -228,13 +228,13 @@ def _serve(connection: Connection) -> None:
             if key not in players:
                 players.clear()
                 players[key] = player(options)
-            episodes = {i: Episode(q, rules, noise_level=p, seed=seed) for i, q, rules, p, seed in starts}
-            index_of = {id(episode): i for i, episode in episodes.items()}
+            positions = [position for position, *_ in starts]
+            episodes = [Episode(q, rules, noise_level=p, seed=seed) for _, q, rules, p, seed in starts]
 
-            def send(episode: Episode, index_of: dict[int, int] = index_of) -> None:
-                connection.send_bytes(pickle.dumps(("episode", (index_of[id(episode)], tuple(episode.turns)))))
+            def send(n: int, positions: list[int] = positions, episodes: list[Episode] = episodes) -> None:
+                connection.send_bytes(pickle.dumps(("episode", (positions[n], tuple(episodes[n].turns)))))
 
-            players[key].play_here(list(episodes.values()), engine, send)
+            players[key].play_here(episodes, engine, send)
             connection.send_bytes(pickle.dumps(("done", None)))
         except BrokenPipeError:
             return  # the parent closed the pipe and needs no more results

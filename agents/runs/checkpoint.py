@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError
+from zerosearch_env.files import sync
 
 from ..forward.fsdp import full_copy
 from ..policy.files import one_line
@@ -84,7 +85,7 @@ def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer:
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
     torch.save(dict(optimizer), new / _FILES[1])
     for name in _FILES:
-        _sync(new / name)
+        sync(new / name)
     write_state(new, state, _FILES)
 
 
@@ -106,8 +107,8 @@ def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
         "files": {name: (new / name).stat().st_size for name in files},
     }
     (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    _sync(new / STATE_FILE)
-    _sync(new)
+    sync(new / STATE_FILE)
+    sync(new)
 
 
 def finish_checkpoint(new: Path, *, keep: int) -> Path:
@@ -116,7 +117,7 @@ def finish_checkpoint(new: Path, *, keep: int) -> Path:
     if final.exists():  # from before the run fell back to an older checkpoint and repeated these steps
         shutil.rmtree(final)
     os.rename(new, final)
-    _sync(folder)
+    sync(folder)
     for old in checkpoint_paths(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -236,12 +237,3 @@ def _read_record(path: Path) -> dict[str, Any]:
     if record.pop("version", None) != VERSION:
         raise CheckpointError(f"{file} has a different version; this release reads version {VERSION}.")
     return dict(record)
-
-
-def _sync(path: Path) -> None:
-    """Syncs a file's content, or a directory's entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

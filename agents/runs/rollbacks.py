@@ -7,13 +7,13 @@ rollbacks before it. So a run that is killed at any moment of a rollback takes t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zerosearch_env.errors import CheckpointError
+from zerosearch_env.files import write_text
 
 from .checkpoint import RunState, checkpoint_paths, checkpoint_state
 
@@ -52,13 +52,8 @@ def read_rollbacks(output: Path) -> list[Rollback]:
 
 def record_rollback(output: Path, rollback: Rollback) -> None:
     """Adds a rollback to the file, synced to disk, then removes the checkpoints that it undoes."""
-    whole = [*read_rollbacks(output), rollback]
-    new = output / f".{ROLLBACKS_FILE}.new"
-    with new.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(one)) + "\n" for one in whole)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, output / ROLLBACKS_FILE)
+    rollbacks = [*read_rollbacks(output), rollback]
+    write_text(output / ROLLBACKS_FILE, "".join(json.dumps(asdict(entry)) + "\n" for entry in rollbacks))
     remove_given_up(output)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+
+from zerosearch_env.progress import ProgressBar
 
 from .trainer import StepReport
 
@@ -39,8 +39,8 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class TrainProgress:
-    """A callback for `train` that shows progress. A context manager.
+class TrainProgress(ProgressBar):
+    """A callback for `train` that shows progress, with one plain line per step outside a terminal.
 
     Args:
         steps: total steps of the run.
@@ -49,20 +49,10 @@ class TrainProgress:
     """
 
     def __init__(self, steps: int, *, max_seconds: float | None = None, stream: IO[str] | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr)
+        super().__init__("step", steps, every_s=0.0, remaining=False, console=Console(file=stream or sys.stderr))
         self._max_seconds = max_seconds
         self._began = self._last = time.monotonic()
         self._durations: list[float] = []
-        self._bar: Progress | None = None
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[figures]}"),
-                TextColumn("{task.fields[left]}"),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("train", total=steps, figures="starting", left="")
 
     def __call__(self, report: StepReport) -> None:
         """Shows a finished step."""
@@ -70,14 +60,8 @@ class TrainProgress:
         self._durations = [*self._durations[-9:], now - self._last]
         self._last = now
         for alarm in report.alarms:
-            self._console.print(f"alarm: {alarm}", soft_wrap=True, highlight=False, markup=False)
-        left = f"{format_seconds(self._seconds_left(report))} left"
-        if self._bar is None:
-            # soft_wrap: one step is one line, whatever the width of the console.
-            line = f"step {report.step}/{report.steps}  {describe(report)}  {left}"
-            self._console.print(line, soft_wrap=True, highlight=False)
-        else:
-            self._bar.update(self._task, completed=report.step, figures=describe(report), left=left)
+            self.print(f"alarm: {alarm}")
+        self.update(report.step, f"{describe(report)}  {format_seconds(self._seconds_left(report))} left")
 
     def _seconds_left(self, report: StepReport) -> float:
         """Estimate from the mean of the last ten steps; the first step includes loading and is used only if alone."""
@@ -86,14 +70,3 @@ class TrainProgress:
         if self._max_seconds is None:
             return left
         return min(left, self._max_seconds - (self._last - self._began))
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()

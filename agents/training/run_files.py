@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.files import sync, write_text
 from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
-from ..config.train import TrainConfig, config_differences, dump_config, flatten_config, read_config
+from ..config.train import TrainConfig, dump_config, flatten_config, read_config
 from ..forward.fsdp import copy_share
 from ..policy.files import one_line
 from ..rollouts.rollout import Rollout
@@ -27,6 +27,7 @@ from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, fingerprint, save_checkpoint
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
 from ..runs.metrics import MetricsLog, read_metrics, recorded
+from ..runs.output import config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
 from .sharded_checkpoint import find_newest, load_shards, read_found, save_shards, spread_optimizer
@@ -80,12 +81,8 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
                 f"{output} already holds a run ({', '.join(existing)}): "
                 "resume it, choose another output, or overwrite it."
             )
-        for name in existing:
-            shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()
-    output.mkdir(parents=True, exist_ok=True)
-    new = output / ".config.toml.new"
-    new.write_text(dump_config(config), encoding="utf-8")
-    os.replace(new, saved)
+        remove_files(output, existing)
+    write_text(saved, dump_config(config))
 
 
 def learner_weights(learner: Learner) -> dict[str, Tensor]:
@@ -306,8 +303,7 @@ class RunFiles:
         if self._metrics is None:
             return None
         transcripts = self._output / "transcripts.jsonl"
-        with transcripts.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(transcripts)
         return RunState(
             step=step,
             metrics_bytes=self._metrics.sync(),

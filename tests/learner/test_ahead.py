@@ -12,10 +12,11 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.config.train import OutputConfig, RolloutConfig, TrainConfig, config_differences
+from zerosearch_agents.config.train import OutputConfig, RolloutConfig, TrainConfig
 from zerosearch_agents.config.vllm import parse_sampler
 from zerosearch_agents.rollouts.async_rollouts import AheadInThread, AsyncRollouts, Entry, last_async_step
 from zerosearch_agents.rollouts.rollout import RolloutPool
+from zerosearch_agents.runs.output import config_differences
 from zerosearch_agents.sampling.protocol import TurnSample, TurnSampler
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import ConfigError, EngineError, TrainingError

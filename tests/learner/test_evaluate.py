@@ -140,7 +140,7 @@ def test_invalid_turns_are_counted(engine: CorpusEngine) -> None:
 def test_a_player_that_leaves_episodes_open_is_an_error(engine: CorpusEngine) -> None:
     class Lazy(RandomPlayer):
         def play(self, episodes, engine, on_done=None):
-            super().play(episodes[1:], engine, on_done)
+            super().play(episodes[1:], engine, lambda position: on_done(position + 1))
 
     with pytest.raises(AgentError, match="left 1 episodes unfinished, the first is 'q0'"):
         evaluate(Lazy(), QUESTIONS, engine, RULES, (0.0,))
@@ -203,7 +203,7 @@ def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Pa
         evaluate(CallablePlayer(agent), QUESTIONS, engine, RULES, (0.0,), store=store)
         assert len(calls) == played
         assert len(store.evaluation.cells) == 1
-    with pytest.raises(ConfigError, match="other settings \\(seed differ\\)"):
+    with pytest.raises(ConfigError, match="other settings \\(seed: 0 -> 1\\)"):
         Store(tmp_path, {"seed": 1}, {})
 
 
@@ -324,7 +324,7 @@ def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFi
     config = EvalConfig(agent=("baseline:random",), noise=(0.0,), questions=3, output=Path("out"))
     config = replace(config, world=replace(config.world, passages=400))
     run_evaluation(config)
-    with pytest.raises(ConfigError, match="questions differ"):
+    with pytest.raises(ConfigError, match="questions: 3 -> 4"):
         run_evaluation(replace(config, questions=4))
     run_evaluation(replace(config, questions=4, fresh=True))
     assert load_evaluation("out").cells[0].planned == 4

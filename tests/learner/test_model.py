@@ -11,7 +11,6 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from zerosearch_agents.policy import files as policy_files
 from zerosearch_agents.policy.policy import (
     AgentCard,
     Policy,
@@ -22,6 +21,7 @@ from zerosearch_agents.policy.policy import (
     tiny_config,
 )
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
+from zerosearch_env import files as env_files
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 CARD = AgentCard(protocol="search-r1", prompt_template="Q: {question}", turn_tokens=7, context_tokens=99, chat=True)
@@ -175,9 +175,9 @@ def test_a_save_killed_at_any_point_leaves_a_whole_policy(
 
     with monkeypatch.context() as patch:
         if step == "weights":
-            patch.setattr(policy_files, "sync", dying_sync)
+            patch.setattr(env_files, "sync_tree", dying_sync)
         else:
-            patch.setattr(policy_files.os, "rename", dying_rename)
+            patch.setattr(env_files.os, "rename", dying_rename)
         with pytest.raises(Killed):
             save_policy(Policy(other, policy.tokenizer), saved)
     assert same_weights(load_policy(saved).model, policy.model)
@@ -191,7 +191,7 @@ def test_a_killed_first_save_leaves_no_policy(policy: Policy, tmp_path: Path, mo
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(policy_files, "sync", dying_sync)
+        patch.setattr(env_files, "sync_tree", dying_sync)
         with pytest.raises(Killed):
             save_policy(policy, tmp_path / "policy")
     with pytest.raises(CheckpointError, match="no policy directory"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -90,7 +91,7 @@ def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkey
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     clock = iter([0.0, 10.0, 12.0, 14.0])
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     stream = io.StringIO()
     with TrainProgress(100, stream=stream) as show:
         for step in (1, 2, 3):

@@ -14,7 +14,6 @@ from zerosearch_agents.config.train import (
     OptimizerConfig,
     RolloutConfig,
     TrainConfig,
-    config_differences,
     dump_config,
     flatten_config,
     load_preset,
@@ -23,6 +22,7 @@ from zerosearch_agents.config.train import (
     read_config,
 )
 from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.runs.output import config_differences
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError
 

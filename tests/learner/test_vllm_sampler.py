@@ -14,10 +14,11 @@ import tiny
 import torch
 from fake_vllm import FakeVLLM
 
-from zerosearch_agents.config.train import AlgorithmConfig, RolloutConfig, TrainConfig, config_differences
+from zerosearch_agents.config.train import AlgorithmConfig, RolloutConfig, TrainConfig
 from zerosearch_agents.config.vllm import VLLMConfig, parse_sampler
 from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.rollouts.rollout import rollout
+from zerosearch_agents.runs.output import config_differences
 from zerosearch_agents.sampling.engine import EngineSampler, TurnLimits, TurnReply
 from zerosearch_agents.sampling.protocol import TurnSampler
 from zerosearch_agents.sampling.vllm import sync as vllm_sync

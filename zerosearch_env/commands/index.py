@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -91,6 +92,7 @@ def build(config: BuildConfig) -> int:
         ZeroSearchError: an option is invalid, or the build failed.
     """
     from ..engines.dense.encoders import SentenceEncoder
+    from ..progress import ProgressBar
     from ..records.terminal import make_console
 
     # Check the options first; loading the encoder takes a while.
@@ -100,9 +102,16 @@ def build(config: BuildConfig) -> int:
     console = make_console()
     console.print(f"loading the encoder {config.encoder}")
     encoder = SentenceEncoder(config.encoder, device=config.device)
-    bars = _Bars(console)
+    bars: dict[str, ProgressBar] = {}
     try:
-        with bars.shown:
+        with contextlib.ExitStack() as stack:
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in bars:
+                    stack.close()  # the bar of the stage before
+                    bars[stage] = stack.enter_context(ProgressBar(stage, total, console=console))
+                bars[stage].update(done)
+
             manifest = build_index(
                 passages,
                 config.output,
@@ -110,7 +119,7 @@ def build(config: BuildConfig) -> int:
                 config.index,
                 overwrite=config.overwrite,
                 restart=config.restart,
-                progress=bars.report,
+                progress=show,
             )
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to continue from the last finished shard")
@@ -149,28 +158,6 @@ def _passages(config: BuildConfig) -> Iterator[Document]:
     assert config.world is not None
     world = WorldConfig(seed=config.world_seed, passages=config.world)
     return iter(load_dataset("world", config.split, world=world).passages or ())
-
-
-class _Bars:
-    """One progress bar per stage."""
-
-    def __init__(self, console: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.shown = Progress(
-            TextColumn("{task.description:>10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def report(self, stage: str, done: int, total: int) -> None:
-        """Update the progress bar of a stage."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self.shown.add_task(stage, total=total)
-        self.shown.update(self._tasks[stage], completed=done)
 
 
 def _show(console: Any, folder: Path, manifest: Manifest) -> None:

@@ -25,6 +25,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult, full_text
 
@@ -32,7 +33,6 @@ from ...evaluation.evaluate import NOISE_LEVELS, versions
 from ...evaluation.statistics import EMPTY, wilson
 from ..pairs.files import SCHEMA_VERSION, input_record, write_json
 from ..pairs.pair import read_pairs
-from ..progress import CountBar
 from .attacks import ATTACKS, holds_encoded
 from .measure import Answer, Answers, ask, level_report, plain, share
 from .probes import Probe, at_level, choose, pair_probes, template_documents, world_probes
@@ -115,7 +115,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
             stack.callback(reference.close)
         attacked = _attacked(probes, config)
         total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
-        bar = stack.enter_context(CountBar("searches", total))
+        bar = stack.enter_context(ProgressBar("searches", total))
         # A first search loads the model, so that the measured times do not include it.
         engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
         levels, found = [], {}
@@ -177,7 +177,7 @@ def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]
 
 
 def attack_report(
-    engine: SearchEngine, attacked: Sequence[Probe], config: SimulatorEvalConfig, top_k: int, bar: CountBar
+    engine: SearchEngine, attacked: Sequence[Probe], config: SimulatorEvalConfig, top_k: int, bar: ProgressBar
 ) -> dict[str, Any]:
     """Run the attacks as noisy searches; the shares of results that reveal the answer, per family and in total."""
     rows = []

@@ -9,26 +9,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from zerosearch_env.datasets import load_dataset
-from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
-from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules, make_rules
-from zerosearch_env.randomness import mix
+from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Dataset
 
-from ...evaluation.evaluate import Item, select_questions, versions
-from ...players.base import Player, PolicyOptions
-from ...players.make import fingerprint, make_player
-from ...policy.files import policy_path
-from ...processes.pool import WorkerPool, default_workers
-from ..progress import CountBar
+from ...evaluation.evaluate import Item, play_items, select_questions, versions
+from ...players.base import Player
+from ...players.make import fingerprint
+from ...players.options import PlayConfig
 from .files import StageOutput
 from .records import as_record, from_episode
 
@@ -40,15 +36,13 @@ BATCH = 512
 
 
 @dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(PlayConfig):
     """Let an agent answer questions with a search engine and keep every query with its documents."""
 
     agent: str = "baseline:rag-own"
     """The agent, as in `zerosearch eval`: a policy directory, "tiny", your own module:callable, or baseline:NAME."""
     engine: str = "corpus"
     """The search engine, in the form of the environment's `search_engine` option."""
-    dataset: str = "world"
-    """The built-in world, a data file, or a hub name."""
     split: str = "train"
     """Split of the dataset."""
     questions: int | None = None
@@ -60,32 +54,6 @@ class CollectConfig:
     noise: float = 0.0
     """Probability that a search is noisy, in [0, 1]. Set it above 0 to imitate the engine's own noisy results
     (`label --by noise`)."""
-    seed: int = 0
-    """Random seed for the choice of questions, the noise draws and the sampled tokens."""
-    policy: str = "tiny"
-    """Policy directory used by the baselines that need one."""
-    protocol: str = "zerosearch"
-    """Tag grammar for agents that do not define one."""
-    max_turns: int = 5
-    """Number of turns that may search."""
-    top_k: int = 5
-    """Documents per search."""
-    temperature: float = 0.0
-    """Sampling temperature of policies; 0 is greedy."""
-    turn_tokens: int | None = None
-    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
-    slots: int = 64
-    """Episodes that a policy decodes in parallel in each process."""
-    workers: int | None = None
-    """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
-    device: str = "cpu"
-    """Device of the policies: "cpu" or "cuda"."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of the policies' weights."""
-    concurrency: int = 1
-    """Number of episodes that your own agent plays at the same time, in threads."""
-    world: WorldConfig = field(default_factory=WorldConfig)
-    """Size and seed of the built-in world."""
 
 
 def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
@@ -106,10 +74,10 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
     """
     check_level(config.noise)
     rules = make_rules(protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k)
-    dataset = load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
+    dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed)
     with contextlib.ExitStack() as stack:
-        player = _player(config, stack)
+        (player,) = config.make_players([config.agent], stack)
         if not player.searches:
             raise ConfigError(f"agent {config.agent!r} never searches: there would be nothing to collect")
         engine = make_engine(config.engine, dataset=dataset)
@@ -148,37 +116,19 @@ def collect(
     """
     waiting = [item for item in items if _id(item) not in output.ids]
     session = {"taken_over": len(items) - len(waiting), "engine_failures": 0}
-    done: set[int] = set()
 
-    def record(episode: Episode) -> None:
-        if id(episode) in done:
-            return
-        done.add(id(episode))
+    def record(item: Item, episode: Episode) -> None:
         if episode.stop_reason == "engine_error":
             session["engine_failures"] += 1
         else:
-            output.write(as_record(from_episode(episode, id=ids[id(episode)], agent=player.name)))
+            output.write(as_record(from_episode(episode, id=_id(item), agent=player.name)))
         bar.advance(f"right {output.counts['right']}  searches {output.counts['searches']}")
 
     finished = False
     try:
-        with CountBar("episodes", len(items), done=session["taken_over"]) as bar:
-            own_rules = player.rules_for(rules)
+        with ProgressBar("episodes", len(items), done=session["taken_over"]) as bar:
             for start in range(0, len(waiting), BATCH):
-                chunk = waiting[start : start + BATCH]
-                episodes = [
-                    Episode(item.question, own_rules, noise_level=noise, seed=mix(seed, item.index)) for item in chunk
-                ]
-                ids = {id(episode): _id(item) for episode, item in zip(episodes, chunk, strict=True)}
-                done.clear()
-                try:
-                    player.play(episodes, engine, record)
-                finally:
-                    for episode in episodes:
-                        if episode.done:
-                            record(episode)
-                if left := [e.question.id for e in episodes if not e.done]:
-                    raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, first {left[0]!r}")
+                play_items(player, waiting[start : start + BATCH], engine, rules, noise, seed, record)
         finished = not session["engine_failures"]
     finally:
         output.note(session, complete=finished)
@@ -190,29 +140,11 @@ def _id(item: Item) -> str:
     return f"{item.index}-{item.question.id}"
 
 
-def _player(config: CollectConfig, stack: contextlib.ExitStack) -> Player:
-    options = PolicyOptions(
-        path=str(policy_path(config.policy)),
-        temperature=config.temperature,
-        slots=config.slots,
-        turn_tokens=config.turn_tokens,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    workers = default_workers(config.device) if config.workers is None else config.workers
-    pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
-    return make_player(config.agent, policy=options, pool=pool, concurrency=config.concurrency, seed=config.seed)
-
-
 def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[str, Any]:
     """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
-    names = ("engine", "dataset", "split", "noise", "seed", "protocol", "max_turns", "top_k", "temperature")
-    settings: dict[str, Any] = {name: getattr(config, name) for name in (*names, "turn_tokens")}
-    settings |= {"agent": player.name, "agent_fingerprint": fingerprint(player)}
-    settings["input_sha256"] = questions_hash(dataset)
-    if config.dataset == "world":
-        settings["world"] = asdict(config.world)
-    return settings
+    own = {name: getattr(config, name) for name in ("engine", "split", "noise")}
+    agent = {"agent": player.name, "agent_fingerprint": fingerprint(player)}
+    return {**config.play_settings(), **own, **agent, "input_sha256": questions_hash(dataset)}
 
 
 def questions_hash(dataset: Dataset) -> str:

@@ -19,6 +19,7 @@ from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.errors import ConfigError, DataError, unknown_name
+from zerosearch_env.files import replaced_file
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
 
@@ -87,14 +88,11 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
     if not pairs:
         raise DataError(f"no pair is left of {reader.path}: {json.dumps(counts)}")
     digest = hashlib.sha256()
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    new = config.output.with_name(f".{config.output.name}.new")
-    with new.open("wb") as stream:
+    with replaced_file(config.output) as stream:
         for pair in pairs:
             line = encode_line(as_record(pair))
             digest.update(line)
             stream.write(line)
-    new.replace(config.output)
     options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
     write_json(
         manifest_path(config.output),

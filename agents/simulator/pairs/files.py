@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,7 +20,10 @@ from typing import Any, Self, TypeVar
 
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, find_file, read_rows
 from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.files import replaced_file, write_text
 from zerosearch_env.records.transcripts import TranscriptWriter
+
+from ...runs.output import check_settings
 
 SCHEMA_VERSION = 1
 """Schema version of all files of the pipeline."""
@@ -48,13 +50,7 @@ def manifest_path(output: Path) -> Path:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(new, path)
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -73,12 +69,6 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if version > SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {version}; this release reads {SCHEMA_VERSION}")
     return dict(values)
-
-
-def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, as `name: old -> new`; both sides are compared as JSON values."""
-    new = json.loads(json.dumps(new))
-    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
 
 
 class StageOutput:
@@ -116,18 +106,11 @@ class StageOutput:
         if fresh:
             path.unlink(missing_ok=True)
             self._manifest.unlink(missing_ok=True)
-        earlier = read_manifest(self._manifest)
-        if earlier is None and path.exists() and path.stat().st_size:
-            raise ConfigError(f"{path} exists and has no manifest; choose another --output, or give --fresh")
-        if earlier is not None and path.exists():
-            differences = settings_differences(earlier.get("settings", {}), self._settings)
-            if earlier.get("stage") != stage:
-                differences.insert(0, f"stage: {earlier.get('stage')!r} -> {stage!r}")
-            if differences:
-                raise ConfigError(
-                    f"{path} was made with other settings ({'; '.join(differences)}); choose another --output, or "
-                    "pass --fresh to start from scratch"
-                )
+        earlier = read_manifest(self._manifest) if path.exists() else None
+        if earlier is not None:
+            earlier = {"stage": earlier.get("stage"), **earlier.get("settings", {})}
+        present = [path.name] if path.exists() and path.stat().st_size else []
+        check_settings(path, present, earlier, {"stage": stage, **self._settings})
         self.ids: set[str] = set()
         """Ids of the existing lines."""
         for record in repair_lines(path):
@@ -194,12 +177,8 @@ def repair_lines(path: Path) -> list[dict[str, Any]]:
                 raise DataError(f"{path}, line {lines}: not a line of this pipeline ('schema_version', 'id' expected)")
             kept.setdefault(str(record["id"]), (line, record))
     if len(kept) < lines:
-        new = path.with_name(f".{path.name}.new")
-        with new.open("wb") as stream:
-            stream.writelines(line for line, _ in kept.values())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, path)
+        with replaced_file(path) as new:
+            new.writelines(line for line, _ in kept.values())
     return [record for _, record in kept.values()]
 
 

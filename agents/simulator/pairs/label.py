@@ -22,11 +22,11 @@ from typing import Any, Literal
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.rewards import contains_answer, exact_match, sub_exact_match
+from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document, full_text
 
 from ...evaluation.evaluate import versions
 from ...players.loading import load_callable
-from ..progress import CountBar
 from .files import RowReader, StageOutput, check_output, input_record
 from .records import Search, Trajectory, TrajectoryReader, as_record
 
@@ -89,7 +89,7 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
         waiting = [trajectory for trajectory in trajectories if trajectory.id not in output.ids]
         session.update(taken_over=len(trajectories) - len(waiting), skipped_rows=reader.skipped)
         try:
-            with CountBar("trajectories", len(trajectories), done=session["taken_over"]) as bar:
+            with ProgressBar("trajectories", len(trajectories), done=session["taken_over"]) as bar:
                 for labelled, left_out in _labelled(waiting, labeller, config.concurrency):
                     session.update(left_out)
                     if labelled is not None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.errors import DataError
 
 from ...config.tune import FREE, TuneConfig
 from ...evaluation.evaluate import versions
-from ..pairs.files import SCHEMA_VERSION, file_hash, read_manifest, settings_differences, write_json
+from ...runs.output import check_settings, remove_files
+from ..pairs.files import SCHEMA_VERSION, file_hash, read_manifest, write_json
 
 RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 
@@ -36,21 +36,10 @@ def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str
     """
     output, manifest = config.output, config.output / "manifest.json"
     if config.fresh:
-        for name in RUN_FILES:
-            path = output / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        remove_files(output, RUN_FILES)
     earlier = read_manifest(manifest)
-    if earlier is None:
-        if there := [name for name in RUN_FILES if (output / name).exists()]:
-            raise ConfigError(f"{output} holds {', '.join(there)} and no manifest.json; choose another --output")
-    elif differences := settings_differences(earlier.get("settings", {}), settings):
-        raise ConfigError(
-            f"{output} holds a run with other settings ({'; '.join(differences)}); choose another --output, or pass "
-            "--fresh to start from scratch"
-        )
+    present = [name for name in RUN_FILES if (output / name).exists()]
+    check_settings(output, present, None if earlier is None else earlier.get("settings", {}), settings)
     write_manifest(config, settings, command=command, counts={}, complete=False)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.errors import require
+from zerosearch_env.files import replaced_directory
 
 from ...config.tune import TinyShape
-from ...policy.files import replaced_directory
 from ...policy.policy import load_policy, new_model, quiet_transformers, tiny_config
 from ..pairs.pair import Pair, prompt_text, target_text
 

@@ -21,6 +21,7 @@ import torch
 
 from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.errors import CheckpointError, DataError
+from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix_array
 
 from ...config.tune import TuneConfig
@@ -33,7 +34,6 @@ from ...runs.checkpoint import RunState, fingerprint, load_latest, save_checkpoi
 from ...runs.metrics import MetricsLog
 from ...training.trainer import interrupt_flag
 from ..pairs.pair import Pair, read_pairs
-from ..progress import CountBar
 from .batch import Example, check_loss, encode
 from .manifest import prepare_output, settings_of, write_manifest
 from .model import load_base, new_tiny, save_simulator
@@ -87,7 +87,7 @@ def _loop(
             save_checkpoint(folder, now, tuner.weights, tuner.optimizer.state_dict(), keep=config.keep_checkpoints)
         saved = step
 
-    bar = CountBar("steps", tuner.steps, done=step) if log is not None else None
+    bar = ProgressBar("steps", tuner.steps, done=step) if log is not None else None
     with bar or contextlib.nullcontext():
         while True:
             cause = 0

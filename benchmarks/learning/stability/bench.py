@@ -168,9 +168,10 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
         Behaviour, seed, reason for the end, CPU seconds, alarms active at the end, the metrics of every step, and the
         held-out exact match (None if training was aborted).
     """
-    from zerosearch_agents.config.train import config_differences, read_config
+    from zerosearch_agents.config.train import read_config
     from zerosearch_agents.runs.alarms import find_alarms
     from zerosearch_agents.runs.metrics import read_metrics
+    from zerosearch_agents.runs.output import config_differences
     from zerosearch_agents.training.trainer import train
     from zerosearch_env.errors import TrainingError
 

@@ -269,7 +269,7 @@ def test_another_run_is_not_overwritten(pairs_file: Path) -> None:
         run_train(replace(first, epochs=3.0))
     assert run_train(replace(first, epochs=3.0, fresh=True))["steps"] == 8
     (first.output / "manifest.json").unlink()
-    with pytest.raises(ConfigError, match=r"no manifest\.json"):
+    with pytest.raises(ConfigError, match="no manifest"):
         run_train(first)
 
 

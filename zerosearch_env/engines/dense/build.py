@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, unknown_name
+from ...files import replace_directory, sync
 from ...types import Document
 from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
 from .index import scaled
@@ -152,8 +153,8 @@ def build_index(
     for name in (_VECTORS_FILE, _PLAN_FILE):
         (work / name).unlink()
     for name in (*FILES, MANIFEST_FILE):
-        _sync(work / name)
-    _move(work, output)
+        sync(work / name)
+    replace_directory(work, output)
     return manifest
 
 
@@ -281,20 +282,3 @@ def _index(faiss: Any, vectors: NDArray[np.float32], options: BuildOptions, prog
 def _spans(count: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, _ADDED_AT_ONCE):
         yield start, min(start + _ADDED_AT_ONCE, count)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _move(work: Path, output: Path) -> None:
-    """Rename a finished folder to `output`; an existing index there is deleted only afterwards."""
-    if not output.exists():
-        work.rename(output)
-        return
-    old = output.parent / f".{output.name}.replaced"
-    shutil.rmtree(old, ignore_errors=True)
-    output.rename(old)
-    work.rename(output)
-    shutil.rmtree(old)

@@ -1,0 +1,78 @@
+"""The options of every command in which agents play: which data, which rules, which agents, on what machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.types import Dataset
+
+from ..policy.files import policy_path
+from ..processes.pool import WorkerPool, default_workers
+from .base import Player, PolicyOptions
+from .make import make_player
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """The options that `zerosearch eval` and `zerosearch simulator collect` share."""
+
+    dataset: str = "world"
+    """The built-in world ("world"), a data file, or a hub name."""
+    seed: int = 0
+    """Random seed for the choice of questions, the noise draws and the sampled tokens."""
+    policy: str = "tiny"
+    """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
+    protocol: str = "zerosearch"
+    """Tag grammar for agents that do not define one. A policy uses the one in its card."""
+    max_turns: int = 5
+    """Number of turns that may search. One last turn follows, which may only answer."""
+    top_k: int = 5
+    """Documents per search."""
+    temperature: float = 0.0
+    """Sampling temperature of policies; 0 is greedy."""
+    turn_tokens: int | None = None
+    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
+    slots: int = 64
+    """Episodes that a policy decodes in parallel in each process."""
+    workers: int | None = None
+    """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
+    device: str = "cpu"
+    """Device of the policies: "cpu" or "cuda"."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of the policies' weights."""
+    concurrency: int = 1
+    """Number of episodes that your own agent plays at the same time, in threads."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """Size and seed of the built-in world."""
+
+    def load_dataset(self, split: str) -> Dataset:
+        """The dataset to play; the options of the world apply only to the world."""
+        return load_dataset(self.dataset, split, world=self.world if self.dataset == "world" else None)
+
+    def make_players(self, agents: Sequence[str], stack: contextlib.ExitStack) -> list[Player]:
+        """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`."""
+        policy = PolicyOptions(
+            path=str(policy_path(self.policy)),
+            temperature=self.temperature,
+            slots=self.slots,
+            turn_tokens=self.turn_tokens,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        workers = default_workers(self.device) if self.workers is None else self.workers
+        pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
+        return [
+            make_player(agent, policy=policy, pool=pool, concurrency=self.concurrency, seed=self.seed)
+            for agent in agents
+        ]
+
+    def play_settings(self) -> dict[str, Any]:
+        """The options that decide what is played; an earlier run is only continued if they are the same."""
+        names = ("dataset", "seed", "protocol", "max_turns", "top_k", "temperature", "turn_tokens")
+        settings = {name: getattr(self, name) for name in names}
+        return settings | ({"world": asdict(self.world)} if self.dataset == "world" else {})

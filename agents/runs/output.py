@@ -1,0 +1,67 @@
+"""The output of a run on disk: what an earlier run has left there, and whether this run continues it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.privacy import redact
+
+from ..config.train import FREE_FIELDS, TrainConfig, flatten_config
+from ..config.vllm import parse_sampler
+
+
+def check_settings(
+    output: Path, present: Sequence[str], earlier: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> None:
+    """Decide whether a run may write to an output: it may if it starts there, or continues a run with these settings.
+
+    Args:
+        output: the file or folder, for the message.
+        present: names of the run's files that exist already.
+        earlier: the settings that the earlier run has recorded; None if there is no record.
+        settings: the settings that both runs must share.
+
+    Raises:
+        ConfigError: the files belong to a run with other settings, or to none that left a record.
+    """
+    way_out = "choose another --output, or pass --fresh to start from scratch"
+    if earlier is None and present:
+        raise ConfigError(
+            f"{output}: found {', '.join(present)}, but no manifest of the run that wrote them; {way_out}"
+        )
+    if earlier is not None and (differences := settings_differences(earlier, settings)):
+        raise ConfigError(f"{output} was made with other settings ({'; '.join(differences)}); {way_out}")
+
+
+def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, each as `name: old -> new`; both sides are compared as JSON values."""
+    old, new = json.loads(json.dumps([old, new]))
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)]
+
+
+def config_differences(saved: TrainConfig, new: TrainConfig) -> list[str]:
+    """The `settings_differences` of two training configurations in the fields that a resumed run may not change.
+
+    Credentials and the addresses of sampling servers are ignored.
+    """
+    return settings_differences(_fixed_settings(saved), _fixed_settings(new))
+
+
+def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    values = flatten_config(config) | {"rollout.sampler": parse_sampler(config.rollout.sampler).kind}
+    fixed = {name: value for name, value in values.items() if name not in FREE_FIELDS}
+    return {name: redact(value) if isinstance(value, str) else value for name, value in fixed.items()}
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove these files and folders of an earlier run, where they exist."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
