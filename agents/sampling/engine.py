@@ -6,19 +6,18 @@ ignored: the text of a turn and its end are determined from the ids, by the same
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zerosearch_env.checks import check_whole_number
-from zerosearch_env.errors import ConfigError, EngineError, TrainingError
+from zerosearch_env.errors import EngineError, TrainingError
 from zerosearch_env.randomness import mix
 
 from .protocol import Finish, TurnSample
-from .stops import StopFinder, decode
+from .rows import Row, RowSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,17 +106,14 @@ class TurnEngine(Protocol):
         ...
 
 
-class _Row:
-    __slots__ = ("home", "ids", "key", "limit", "number", "seed", "version")
-
-    def __init__(self, key: Hashable, ids: list[int], seed: int, home: int) -> None:
-        self.key, self.ids, self.seed, self.home = key, ids, seed, home
-        self.limit = 0
-        self.number = -1  # of the request in progress; -1: the turn is finished
-        self.version = 0
+@dataclass(slots=True, eq=False)
+class _Row(Row):
+    home: int = 0
+    number: int = -1
+    """Of the last request; -1: none yet."""
 
 
-class EngineSampler:
+class EngineSampler(RowSampler[_Row]):
     """See `TurnSampler`.
 
     Args:
@@ -130,6 +126,8 @@ class EngineSampler:
         seed: XORed with every row's seed.
     """
 
+    _row_type = _Row
+
     def __init__(
         self,
         engine: TurnEngine,
@@ -141,56 +139,19 @@ class EngineSampler:
         turn_tokens: int,
         seed: int = 0,
     ) -> None:
-        for name, value in {"context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
-            check_whole_number(name, value)
+        super().__init__(
+            tokenizer,
+            vocab_size,
+            limits.stop_strings,
+            context_tokens=context_tokens,
+            turn_tokens=turn_tokens,
+            seed=seed,
+        )
         self.engine = engine
-        self.tokenizer = tokenizer
-        self.context_tokens = context_tokens
-        self.turn_tokens = turn_tokens
-        self.weight_version = 0
-        self._seed = seed
-        self._vocab_size = vocab_size
-        self._stops = StopFinder(tokenizer, limits.stop_strings, vocab_size)
         self._end_ids = frozenset(limits.end_ids)
-        self._rows: dict[Hashable, _Row] = {}
         self._busy: dict[int, _Row] = {}
-        self._full: list[_Row] = []
         self._numbers = 0
         self._homes = 0
-
-    def start(self, key: Hashable, ids: Sequence[int], seed: int, *, turn_tokens: int | None = None) -> None:
-        """See `TurnSampler.start`; `turn_tokens` is a lower limit for this turn.
-
-        Raises:
-            ConfigError: if the key is in use, or the ids are empty or not in the vocabulary.
-        """
-        if key in self._rows:
-            raise ConfigError(f"row {key!r} is in use already; finish it first.")
-        row = _Row(key, self._checked(ids), seed ^ self._seed, self._homes)
-        self._homes += 1
-        self._rows[key] = row
-        self._begin(row, turn_tokens)
-
-    def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
-        """See `TurnSampler.extend`; `turn_tokens` is a lower limit for this turn.
-
-        Raises:
-            ConfigError: if there is no such row, its turn is not finished, or the ids are invalid.
-        """
-        row = self._row(key)
-        if row.number >= 0 or row in self._full:
-            raise ConfigError(f"row {key!r} has not finished its turn.")
-        row.ids += self._checked(ids)
-        self._begin(row, turn_tokens)
-
-    def finish(self, key: Hashable) -> None:
-        """See `TurnSampler.finish`."""
-        row = self._row(key)
-        del self._rows[key]
-        if row in self._full:
-            self._full.remove(row)
-        if self._busy.pop(row.number, None) is not None:
-            self.engine.cancel(row.number)
 
     def run(self, minimum: int = 1) -> list[TurnSample]:
         """See `TurnSampler.run`.
@@ -198,8 +159,7 @@ class EngineSampler:
         Raises:
             TrainingError: if a turn failed permanently, or its reply is invalid.
         """
-        finished = [TurnSample(row.key, (), (), "", "context", row.version) for row in self._full]
-        self._full.clear()
+        finished = self._full_turns()
         while len(finished) < minimum and self._busy:
             with _blame():
                 replies = self.engine.wait()
@@ -253,16 +213,16 @@ class EngineSampler:
         """See `TurnSampler.close`."""
         self.engine.close()
 
-    def _begin(self, row: _Row, turn_tokens: int | None) -> None:
-        limit = self.turn_tokens if turn_tokens is None else turn_tokens
-        if not 1 <= limit <= self.turn_tokens:
-            raise ConfigError(f"turn_tokens must be in [1, {self.turn_tokens}], got {limit}.")
-        row.limit = min(limit, self.context_tokens - len(row.ids))
-        if row.limit < 1:
-            row.version = self.weight_version
-            self._full.append(row)
-        else:
-            self._submit(row)
+    def _begin(self, row: _Row) -> None:
+        if row.number < 0:
+            row.home = self._homes
+            self._homes += 1
+        row.limit = min(row.limit, self.context_tokens - len(row.ids))
+        self._submit(row)
+
+    def _drop(self, row: _Row) -> None:
+        if self._busy.pop(row.number, None) is not None:
+            self.engine.cancel(row.number)
 
     def _submit(self, row: _Row) -> None:
         row.number, row.version = self._numbers, self.weight_version
@@ -273,7 +233,6 @@ class EngineSampler:
         self.engine.submit(row.number, TurnRequest(tuple(row.ids), row.limit, seed, row.home))
 
     def _end(self, row: _Row, reply: TurnReply) -> TurnSample:
-        row.number = -1
         ids, logprobs = reply.token_ids, reply.logprobs
         if not ids or len(ids) != len(logprobs) or min(ids) < 0 or max(ids) >= self._vocab_size:
             raise TrainingError(
@@ -283,10 +242,7 @@ class EngineSampler:
         if not np.isfinite(logprobs).all():
             raise TrainingError(f"the engine sampled tokens with the log-probabilities {logprobs[:8]!r}")
         count, finish = self._cut(ids, row, reply.stopped)
-        ids, logprobs = ids[:count], logprobs[:count]
-        row.ids += ids
-        text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
-        return TurnSample(row.key, ids, logprobs, text, finish, row.version)
+        return self._turn(row, ids[:count], logprobs[:count], finish)
 
     def _cut(self, ids: Sequence[int], row: _Row, stopped: bool) -> tuple[int, Finish]:
         """Return how many of the tokens belong to the turn, and why it ends there.
@@ -307,19 +263,6 @@ class EngineSampler:
             f"the engine ended a turn after {len(ids)} of at most {row.limit} tokens because of a "
             "length limit: its own context is shorter than context_tokens"
         )
-
-    def _row(self, key: Hashable) -> _Row:
-        if key not in self._rows:
-            raise ConfigError(f"there is no row {key!r}.")
-        return self._rows[key]
-
-    def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = list(ids)
-        if not ids:
-            raise ConfigError("a row needs at least one token; got none.")
-        if min(ids) < 0 or max(ids) >= self._vocab_size:
-            raise ConfigError(f"token ids must be in [0, {self._vocab_size}), got {min(ids)}..{max(ids)}.")
-        return ids
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zerosearch_env.checks import check_number, check_whole_number
-from zerosearch_env.errors import ConfigError
 from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.local.decoder import make_decoder
 from zerosearch_env.llm.local.draw import draw
 from zerosearch_env.randomness import uniform_rows
 
 from .protocol import Finish, TurnSample
-from .stops import StopFinder, decode
+from .rows import Row, RowSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,23 +42,15 @@ _SHARED_TOKENS = 64
 """Prompts of at least this length are computed once for all rows with the same prompt; shorter ones gain nothing."""
 
 
-class _Row:
-    """A row: its tokens up to the current turn, and its slot in the cache."""
-
-    __slots__ = ("cached", "ids", "key", "limit", "seed", "slot", "version", "waiting")
-
-    def __init__(self, key: Hashable, ids: list[int], seed: int, limit: int) -> None:
-        self.key = key
-        self.ids = ids
-        self.seed = seed & ((1 << 64) - 1)
-        self.limit = limit
-        self.slot = -1
-        self.cached = 0
-        self.version = 0  # of the weights that sampled the turn's first token
-        self.waiting = False
+@dataclass(slots=True, eq=False)
+class _Row(Row):
+    slot: int = -1
+    """Its place in the decoder's cache; -1: none."""
+    cached: int = 0
+    """Number of its tokens in the cache, before the current turn."""
 
 
-class Sampler:
+class Sampler(RowSampler[_Row]):
     """Samples turns of many rows with one model (see `TurnSampler`). Rows beyond `slots` wait for a free slot.
 
     The sampled tokens of a row depend only on its earlier tokens and its seed, not on other rows or the number of slots
@@ -78,6 +70,8 @@ class Sampler:
         ConfigError: if an option is invalid.
     """
 
+    _row_type = _Row
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -90,24 +84,23 @@ class Sampler:
         turn_tokens: int,
         seed: int = 0,
     ) -> None:
-        for name, value in {"slots": slots, "context_tokens": context_tokens, "turn_tokens": turn_tokens}.items():
-            check_whole_number(name, value)
-        self.tokenizer = tokenizer
+        check_whole_number("slots", slots)
         self.temperature = check_number("temperature", temperature, least=0)
-        self.turn_tokens = turn_tokens
-        self.context_tokens = context_tokens
-        self.weight_version = 0
-        self._seed = seed
-        self._woken = threading.Event()
         self._decoder = make_decoder(model, slots, context_tokens)
-        self._stops = StopFinder(tokenizer, stop_strings, self._decoder.vocab_size)
+        super().__init__(
+            tokenizer,
+            self._decoder.vocab_size,
+            stop_strings,
+            context_tokens=context_tokens,
+            turn_tokens=turn_tokens,
+            seed=seed,
+        )
+        self._woken = threading.Event()
         self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
         self._eos[sorted(end_ids(model, tokenizer, self._decoder.vocab_size))] = True
         self._ends = self._eos | self._stops.candidates
-        self._rows: dict[Hashable, _Row] = {}
         self._queue: deque[_Row] = deque()  # turns of rows without a slot
         self._ready: deque[_Row] = deque()  # turns to begin or continue, of rows that have a slot
-        self._full: list[_Row] = []  # turns for which the context has no room
         self._prompts: dict[tuple[int, ...], _Row] = {}  # the last row that began with a prompt
         self._postponed = 0
         self._free = list(range(slots))[::-1]
@@ -120,55 +113,6 @@ class Sampler:
         self._tokens: NDArray[np.int64] = np.zeros((slots, turn_tokens), dtype=np.int64)
         self._logprobs: NDArray[np.float32] = np.zeros((slots, turn_tokens), dtype=np.float32)
         self._active: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # slots that are decoding
-
-    def start(self, key: Hashable, ids: Sequence[int], seed: int, *, turn_tokens: int | None = None) -> None:
-        """Add a row.
-
-        Args:
-            key: identifies the row; not in use by another row.
-            ids: the prompt, at least one token. A prompt that fills the context ends the first turn immediately,
-                without a token, with `"context"`.
-            seed: 64-bit sampling seed of the row.
-            turn_tokens: a smaller token limit for this turn; None: the sampler's limit.
-
-        Raises:
-            ConfigError: if the key is in use, or the ids are empty or not in the vocabulary.
-        """
-        if key in self._rows:
-            raise ConfigError(f"row {key!r} is in use already; finish it first.")
-        row = _Row(key, self._checked(ids), seed ^ self._seed, self._limit(turn_tokens))
-        self._rows[key] = row
-        self._enter(row)
-
-    def extend(self, key: Hashable, ids: Sequence[int], *, turn_tokens: int | None = None) -> None:
-        """Append environment text to a row with a finished turn, and begin its next turn.
-
-        Args:
-            key: identifies the row.
-            ids: the tokens of the text, at least one.
-            turn_tokens: a smaller token limit for this turn; None: the sampler's limit.
-
-        Raises:
-            ConfigError: if there is no such row, its turn is not finished, or the ids are invalid.
-        """
-        row = self._row(key)
-        if not row.waiting:
-            raise ConfigError(f"row {key!r} has not finished its turn.")
-        row.limit = self._limit(turn_tokens)
-        row.ids += self._checked(ids)
-        row.waiting = False
-        self._enter(row)
-
-    def finish(self, key: Hashable) -> None:
-        """Remove a row, whatever its state, and free its slot."""
-        row = self._row(key)
-        del self._rows[key]
-        if not self._rows:
-            self._prompts.clear()
-        for turns in (self._queue, self._ready, self._full):
-            if row in turns:
-                turns.remove(row)
-        self._release(row)
 
     def wake(self) -> None:
         """See `TurnSampler.wake`: `run` returns after its current decoding step."""
@@ -207,10 +151,7 @@ class Sampler:
         Returns:
             The finished turns, in the order in which they finished; empty if no row has a turn to sample.
         """
-        finished = [TurnSample(row.key, (), (), "", "context", self.weight_version) for row in self._full]
-        for row in self._full:
-            row.waiting = True
-        self._full.clear()
+        finished = self._full_turns()
         while len(finished) < minimum and (self._queue or self._ready or len(self._active)):
             if self._woken.is_set():
                 break
@@ -224,11 +165,16 @@ class Sampler:
         self._woken.clear()
         return finished
 
-    def _enter(self, row: _Row) -> None:
-        if len(row.ids) >= self.context_tokens:
-            self._full.append(row)
-        else:
-            (self._ready if row.slot >= 0 else self._queue).append(row)
+    def _begin(self, row: _Row) -> None:
+        (self._ready if row.slot >= 0 else self._queue).append(row)
+
+    def _drop(self, row: _Row) -> None:
+        if not self._rows:
+            self._prompts.clear()
+        for turns in (self._queue, self._ready):
+            if row in turns:
+                turns.remove(row)
+        self._release(row)
 
     def _admit(self) -> list[_Row]:
         """Choose the rows to prefill now and give each a slot; at least one if no row is being decoded.
@@ -269,18 +215,20 @@ class Sampler:
         slots = np.array([row.slot for row in rows])
         twins = self._share_prompts(rows)
         chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
-        own = [index for index, twin in enumerate(twins) if twin == index]
+        firsts = [index for index, twin in enumerate(twins) if twin == index]
         logits = self._decoder.prefill(
-            [rows[index].slot for index in own], [rows[index].cached for index in own], [chunks[index] for index in own]
+            [rows[index].slot for index in firsts],
+            [rows[index].cached for index in firsts],
+            [chunks[index] for index in firsts],
         )
-        if len(own) < len(rows):
+        if len(firsts) < len(rows):
             followers: dict[int, list[int]] = {}
             for index, twin in enumerate(twins):
                 if twin != index:
                     followers.setdefault(twin, []).append(rows[index].slot)
             for twin, others in followers.items():
                 self._decoder.copy(rows[twin].slot, others, len(rows[twin].ids))
-            place = {index: number for number, index in enumerate(own)}
+            place = {index: number for number, index in enumerate(firsts)}
             logits = logits[torch.tensor([place[twin] for twin in twins], device=logits.device)]
         self._lengths[slots] = [row.cached + len(chunk) for row, chunk in zip(rows, chunks, strict=True)]
         self._limits[slots] = [row.limit for row in rows]
@@ -351,14 +299,11 @@ class Sampler:
         row = self._holder[slot]
         assert row is not None
         count = self._counts[slot]
-        ids = self._tokens[slot, :count].tolist()
-        row.ids += ids
-        row.cached = len(row.ids) - 1  # the last token has not been through the model
-        row.waiting = True
         self._counts[slot] = 0
-        text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
-        logprobs = tuple(self._logprobs[slot, :count].tolist())
-        return TurnSample(row.key, tuple(ids), logprobs, text, finish, row.version)
+        tokens, logprobs = self._tokens[slot, :count].tolist(), self._logprobs[slot, :count].tolist()
+        turn = self._turn(row, tokens, logprobs, finish)
+        row.cached = len(row.ids) - 1  # the last token has not been through the model
+        return turn
 
     def _release(self, row: _Row) -> None:
         if row.slot < 0:
@@ -368,23 +313,3 @@ class Sampler:
         self._holder[row.slot] = None
         self._free.append(row.slot)
         row.slot, row.cached = -1, 0
-
-    def _row(self, key: Hashable) -> _Row:
-        if key not in self._rows:
-            raise ConfigError(f"there is no row {key!r}.")
-        return self._rows[key]
-
-    def _limit(self, turn_tokens: int | None) -> int:
-        if turn_tokens is None:
-            return self.turn_tokens
-        if not 1 <= turn_tokens <= self.turn_tokens:
-            raise ConfigError(f"turn_tokens must be in [1, {self.turn_tokens}], got {turn_tokens}.")
-        return turn_tokens
-
-    def _checked(self, ids: Iterable[int]) -> list[int]:
-        ids = list(ids)
-        if not ids:
-            raise ConfigError("a row needs at least one token; got none.")
-        if min(ids) < 0 or max(ids) >= self._decoder.vocab_size:
-            raise ConfigError(f"token ids must be in [0, {self._decoder.vocab_size}), got {min(ids)}..{max(ids)}.")
-        return ids
