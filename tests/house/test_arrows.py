@@ -59,7 +59,7 @@ MOST_MODULES = 14
 HEAVY = {
     *("torch", "transformers", "tokenizers", "safetensors", "vllm", "openai", "stable_baselines3"),
     *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
-    *("starlette", "uvicorn", "msgpack"),
+    *("starlette", "uvicorn", "msgpack", "prometheus_client"),
     *("faiss", "sentence_transformers"),
     *("aiohttp", "sqlite3"),
 }

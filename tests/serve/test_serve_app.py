@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from zerosearch_env.retrieve_api.dialects import DIALECTS
 
@@ -225,14 +226,20 @@ def test_metrics(start: Any) -> None:
     server.post("/retrieve", {"queries": ["a", "b", "c"]})
     server.post("/retrieve", b"{")
     reply = server.get("/metrics")
-    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
-    rows = dict(line.rsplit(" ", 1) for line in reply.body.decode().splitlines() if not line.startswith("#"))
-    assert rows['zerosearch_requests_total{dialect="search-r1",status="200"}'] == "1"
-    assert rows['zerosearch_errors_total{kind="bad_body"}'] == "1"
-    assert rows["zerosearch_searches_total"] == "3"
-    assert rows['zerosearch_engine_batch_size_bucket{le="2"}'] == "0"
-    assert rows['zerosearch_engine_batch_size_bucket{le="4"}'] == "1"
-    assert rows['zerosearch_request_seconds_bucket{le="+Inf"}'] == rows["zerosearch_request_seconds_count"] == "2"
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    families = text_string_to_metric_families(reply.body.decode())
+    values = {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    assert values["zerosearch_requests_total", "search-r1", "200"] == 1
+    assert values["zerosearch_errors_total", "bad_body"] == 1
+    assert values["zerosearch_searches_total",] == 3
+    assert values["zerosearch_noisy_searches_total",] == 0
+    assert values["zerosearch_engine_calls_total",] == 1
+    assert values["zerosearch_waiting_searches",] == values["zerosearch_requests_in_flight",] == 0
+    assert values["zerosearch_engine_batch_size_bucket", "2"] == 0
+    assert values["zerosearch_engine_batch_size_bucket", "4"] == 1
+    assert values["zerosearch_engine_batch_size_sum",] == 3
+    assert values["zerosearch_engine_seconds_count",] == 1
+    assert values["zerosearch_request_seconds_bucket", "+Inf"] == values["zerosearch_request_seconds_count",] == 2
 
 
 def test_a_kept_connection_serves_many_requests(start: Any) -> None:

@@ -22,7 +22,7 @@ from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, re
 from ..types import Document, SearchRequest
 from .access import is_token
 from .batching import Batcher
-from .metrics import CONTENT_TYPE, Metrics
+from .metrics import Metrics
 from .searches import RequestDefaults
 
 if TYPE_CHECKING:
@@ -95,9 +95,10 @@ def make_app(service: Service) -> Starlette:
         service: engine, limits and metrics; the engine is closed when the application shuts down.
 
     Raises:
-        MissingExtraError: starlette is not installed.
+        MissingExtraError: starlette or prometheus_client is not installed.
     """
     require("starlette", "serve")
+    require("prometheus_client", "serve")
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
@@ -180,7 +181,9 @@ class _Handlers:
             self._authorize(request)
         except RequestError as error:
             return self._failed(error, "json")
-        return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE)
+        from prometheus_client import CONTENT_TYPE_LATEST
+
+        return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE_LATEST)
 
     async def not_found(self, request: Request, error: Any) -> Response:
         """Answer a request with an unknown path or the wrong method."""

@@ -1,6 +1,7 @@
-"""The server's counters, and their text for Prometheus (exposition format 0.0.4).
+"""The server's counters. `prometheus_client` writes them as text.
 
-All updates come from the event loop's thread, so no locks are needed.
+All updates come from the event loop's thread, so no locks are needed. Counting costs about a microsecond per request,
+because the library only reads the counters, at each GET of `/metrics`; its counters would cost five times as much.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -33,6 +36,12 @@ class Histogram:
         """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    @property
+    def buckets(self) -> list[tuple[str, float]]:
+        """The upper bound of each bucket, and the number of observations up to it."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, accumulate(self.counts), strict=True))
 
     @property
     def count(self) -> int:
@@ -95,44 +104,33 @@ class Metrics:
             "requests_in_flight": self.in_flight,
         }
 
-    def prometheus(self) -> str:
+    def prometheus(self) -> bytes:
         """The text of `/metrics`."""
-        lines = [
-            *_metric(
-                "requests_total",
-                "counter",
-                "Answered requests.",
-                [(f'dialect="{dialect}",status="{status}"', n) for (dialect, status), n in self.requests.items()],
-            ),
-            *_metric(
-                "errors_total",
-                "counter",
-                "Failed requests.",
-                [(f'kind="{kind}"', n) for kind, n in self.errors.items()],
-            ),
-            *_metric("searches_total", "counter", "Searches given to the engine.", [("", self.searches)]),
-            *_metric("noisy_searches_total", "counter", "Answered searches with noise.", [("", self.noisy)]),
-            *_metric("engine_calls_total", "counter", "Calls of the engine.", [("", self.batch_sizes.count)]),
-            *_metric("waiting_searches", "gauge", "Searches that wait for the engine.", [("", self.waiting())]),
-            *_metric("requests_in_flight", "gauge", "Requests being answered.", [("", self.in_flight)]),
-            *_histogram("engine_batch_size", "Searches of one engine call.", self.batch_sizes),
-            *_histogram("engine_seconds", "Duration of an engine call.", self.engine_seconds),
-            *_histogram("request_seconds", "Time from a request's head to its answer.", self.request_seconds),
-        ]
-        return "\n".join(lines) + "\n"
+        from prometheus_client import generate_latest
 
+        return generate_latest(self)
 
-def _metric(name: str, kind: str, text: str, values: Iterable[tuple[str, float]]) -> list[str]:
-    full = f"zerosearch_{name}"
-    # Labels are our own names (dialects, error kinds), so nothing needs escaping.
-    rows = [f"{full}{{{labels}}} {value}" if labels else f"{full} {value}" for labels, value in sorted(values)]
-    return [f"# HELP {full} {text}", f"# TYPE {full} {kind}", *rows]
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, for `prometheus_client`, which calls this method of a collector."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-
-def _histogram(name: str, text: str, histogram: Histogram) -> list[str]:
-    full, below, lines = f"zerosearch_{name}", 0, []
-    for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
-        below += count
-        lines.append(f'{full}_bucket{{le="{bound}"}} {below}')
-    head = [f"# HELP {full} {text}", f"# TYPE {full} histogram"]
-    return [*head, *lines, f"{full}_sum {histogram.total}", f"{full}_count {histogram.count}"]
+        requests = CounterMetricFamily("zerosearch_requests", "Answered requests.", labels=("dialect", "status"))
+        for (dialect, status), count in sorted(self.requests.items()):
+            requests.add_metric((dialect, str(status)), count)
+        yield requests
+        errors = CounterMetricFamily("zerosearch_errors", "Failed requests.", labels=("kind",))
+        for kind, count in sorted(self.errors.items()):
+            errors.add_metric((kind,), count)
+        yield errors
+        calls = self.batch_sizes.count
+        yield CounterMetricFamily("zerosearch_searches", "Searches given to the engine.", self.searches)
+        yield CounterMetricFamily("zerosearch_noisy_searches", "Answered searches with noise.", self.noisy)
+        yield CounterMetricFamily("zerosearch_engine_calls", "Calls of the engine.", calls)
+        yield GaugeMetricFamily("zerosearch_waiting_searches", "Searches that wait for the engine.", self.waiting())
+        yield GaugeMetricFamily("zerosearch_requests_in_flight", "Requests being answered.", self.in_flight)
+        for name, text, histogram in (
+            ("engine_batch_size", "Searches of one engine call.", self.batch_sizes),
+            ("engine_seconds", "Duration of an engine call.", self.engine_seconds),
+            ("request_seconds", "Time from a request's head to its answer.", self.request_seconds),
+        ):
+            yield HistogramMetricFamily(f"zerosearch_{name}", text, histogram.buckets, histogram.total)
