@@ -184,6 +184,12 @@ class Dataset:
     skipped_rows: int = 0
     """Number of rows left out by `on_bad_row="skip"`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was computed from this dataset once and is shared in this process, such as its search indexes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again."""
+        return self.__dict__ | {"derived": {}}
 
 
 def full_text(document: Document | Paragraph) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from zerosearch_env.engines import SearchEngine
+from zerosearch_env.engines import SearchEngine, engine_parts
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import EngineError
 from zerosearch_env.llm.http.loop import LoopThread
@@ -137,4 +137,4 @@ class BackgroundDesk:
 
 def make_desk(engine: SearchEngine, sampler: TurnSampler) -> SearchDesk:
     """Make the desk for an engine: in the background (waking the sampler) if the engine `waits`, otherwise direct."""
-    return BackgroundDesk(engine, sampler.wake) if getattr(engine, "waits", False) else DirectDesk(engine)
+    return BackgroundDesk(engine, sampler.wake) if engine_parts(engine).waits else DirectDesk(engine)

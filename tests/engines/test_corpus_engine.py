@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import pickle
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import CorpusEngine, check_engine, make_engine
-from zerosearch_env.engines.corpus import passages
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import Dataset, Document, Paragraph, Question, SearchRequest
@@ -204,7 +204,6 @@ def test_world_answers_are_found_by_their_questions(world: Dataset) -> None:
 
 
 def test_engines_of_one_dataset_share_an_index_that_goes_with_it() -> None:
-    before = len(passages._SHARED)
     data = Dataset("d", "train", (), passages=PASSAGES)
     first, second = (make_engine("corpus", dataset=data) for _ in range(2))
     other = make_engine({"kind": "corpus", "k1": 0.9}, dataset=data)
@@ -214,9 +213,11 @@ def test_engines_of_one_dataset_share_an_index_that_goes_with_it() -> None:
     assert first._index is second._index is not other._index
     first.close()
     assert len(one(second, ask("Ada"))) == 5
+    assert not pickle.loads(pickle.dumps(data)).derived
+    index = weakref.ref(first._index)
     del data, first, second, other
     gc.collect()
-    assert len(passages._SHARED) == before
+    assert index() is None
 
 
 def write_corpus(path: Path, documents: Sequence[Document]) -> None:

@@ -13,6 +13,7 @@ from zerosearch_env.engines import (
     CorpusEngine,
     FailingEngine,
     SearchEngine,
+    engine_parts,
     make_engine,
     register_engine,
 )
@@ -176,3 +177,27 @@ def test_a_ready_made_engine_is_returned_as_it_is() -> None:
 def test_unknown_descriptions(spec: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_engine(spec)
+
+
+class Bare:
+    """An engine that derives from nothing and has one of the optional parts."""
+
+    waits = True
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return ConstantEngine().search(requests)
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        return self.search([request])[0]
+
+    def close(self) -> None:
+        pass
+
+
+def test_parts_that_an_engine_lacks_have_defaults() -> None:
+    parts = engine_parts(Bare())
+    assert parts.waits
+    assert (tuple(parts.required_fields), parts.stats()) == ((), None)
+    parts.check_top_k(1_000_000, noise=True)
+    assert not engine_parts(ConstantEngine()).waits
+    assert make_engine(Bare()).search([]) == []

@@ -12,9 +12,6 @@ from gymnasium.spaces import Dict, Text, flatdim, flatten, flatten_space, unflat
 from gymnasium.vector.utils import (
     batch_space,
     create_empty_array,
-    create_shared_memory,
-    read_from_shared_memory,
-    write_to_shared_memory,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,14 +23,11 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=60)
 
 
 @given(any_text)
-def test_every_text_is_a_member_and_survives_flattening_and_shared_memory(text: str) -> None:
+def test_every_text_is_a_member_and_survives_flattening(text: str) -> None:
     space = UnicodeText(max_length=64)
     assert text in space
     assert unflatten(space, flatten(space, text)) == text
     assert flatten(space, text) in flatten_space(space)
-    memory = create_shared_memory(space, n=2)
-    write_to_shared_memory(space, 1, text, memory)
-    assert read_from_shared_memory(space, memory, n=2) == ("", text)
 
 
 @pytest.mark.parametrize("other", [None, 3, b"text", ["text"], np.zeros(2)])
@@ -118,8 +112,6 @@ def test_inside_a_dict_it_flattens_too() -> None:
 
 def test_a_text_without_room_names_the_way_out() -> None:
     space = UnicodeText(max_length=4)
-    with pytest.raises(ValueError, match="shared_memory=False"):
-        write_to_shared_memory(space, 0, "x" * 17, create_shared_memory(space))
     with pytest.raises(ValueError, match="5 characters does not fit into the 4"):
         flatten(space, "xxxxx")
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .base import BatchedEngine, SearchEngine
+from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
 from .corpus.engine import CorpusEngine, corpus_engine
 from .dense.engine import DenseEngine, dense_engine
 from .registry import EngineFactory, make_engine, register_engine
@@ -26,9 +26,11 @@ __all__ = [
     "CorpusEngine",
     "DenseEngine",
     "EngineFactory",
+    "EngineParts",
     "FailingEngine",
     "SearchEngine",
     "check_engine",
+    "engine_parts",
     "make_engine",
     "register_engine",
 ]

@@ -1,6 +1,7 @@
 """The search engine protocol, and a base class that batches concurrent callers.
 
-An engine answers a batch of requests in order. Subclasses of `BatchedEngine` implement `search` and inherit `asearch`.
+An engine answers a batch of requests in order. Subclasses of `BatchedEngine` implement `search` and inherit `asearch`
+and the defaults of the optional parts.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
 from ..types import SearchRequest, SearchResult
+from .stats import SearchCounts
 
 _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
 
 
 @runtime_checkable
 class SearchEngine(Protocol):
-    """Anything that answers searches. A result never depends on the other requests of its batch."""
+    """Anything that answers searches. A result never depends on the other requests of its batch.
+
+    An engine may also have the parts that `EngineParts` describes: `waits`, `required_fields`, `check_top_k`, `stats`.
+    """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order."""
@@ -35,7 +40,43 @@ class SearchEngine(Protocol):
         ...
 
 
-class BatchedEngine(ABC):
+class EngineParts:
+    """The optional parts of an engine, with their defaults. `engine_parts` reads them from any engine."""
+
+    waits: bool = False
+    """Whether a search waits for another process or machine. If True, rollouts continue in the meantime. If False, the
+    engine computes in this process and each search is answered before the rollouts continue, so that the composition
+    of a batch never depends on timing."""
+    required_fields: Collection[str] = ()
+    """Fields of `SearchRequest` without which the engine cannot answer, any of `"question"` and `"answers"`:
+    `zerosearch serve` refuses requests that lack them."""
+
+    def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
+        """Check that the engine can return `top_k` documents, before anything is searched. By default it can.
+
+        Args:
+            top_k: number of documents per result.
+            noise: whether noisy results will be requested; these need further passages in addition to the useful ones.
+
+        Raises:
+            ConfigError: the engine has too few passages; the message gives both numbers.
+        """
+
+    def stats(self) -> SearchCounts | None:
+        """The counts so far, in this process; None if the engine does not count."""
+        return None
+
+
+def engine_parts(engine: SearchEngine) -> EngineParts:
+    """The optional parts of an engine. For a part that the engine lacks, the default."""
+    parts = EngineParts()
+    for name in ("waits", "required_fields", "check_top_k", "stats"):
+        if hasattr(engine, name):
+            setattr(parts, name, getattr(engine, name))
+    return parts
+
+
+class BatchedEngine(EngineParts, ABC):
     """Base class of engines: a subclass implements `search`; `asearch` and `close` are provided here.
 
     Callers that await `asearch` within a few milliseconds of each other share one `search` call. It runs in a worker
@@ -45,14 +86,7 @@ class BatchedEngine(ABC):
         max_wait_s: how long the first caller of a batch waits for others, in seconds. With 0 the batch holds the
             requests that arrive in the same iteration of the event loop.
         max_batch: a batch with this many requests is sent immediately.
-
-    Attributes:
-        waits: whether a search waits for another process or machine. If True, rollouts continue in the meantime. If
-            False, the engine computes in this process and each search is answered before the rollouts continue, so
-            that the composition of a batch never depends on timing.
     """
-
-    waits = False
 
     def __init__(self, *, max_wait_s: float = 0.002, max_batch: int = 1024) -> None:
         self._max_wait_s = check_number("max_wait_s", max_wait_s, least=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_whole_number
-from ..engines import make_engine
+from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..game.rules import Rules, make_rules
@@ -166,10 +166,9 @@ def _can_be_noisy(schedule: Callable[[float], float] | None, level: float) -> bo
 
 def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: bool) -> None:
     """Raise now, instead of at the first search, if an engine's corpus has too few passages for `top_k`."""
-    check = getattr(engine, "check_top_k", None)
     # For a question with its own paragraphs, the engine may search those instead of the corpus.
-    if check is not None and any(not question.paragraphs for question in dataset.questions):
-        check(top_k, noise=noise)
+    if any(not question.paragraphs for question in dataset.questions):
+        engine_parts(engine).check_top_k(top_k, noise=noise)
 
 
 def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> Dataset:

@@ -2,10 +2,7 @@
 
 `gymnasium.spaces.Text` needs an explicit character set, and a set of all code points takes seconds to build and to
 compare. `UnicodeText` is a `Text` with a virtual character set that stores nothing, so comparison, hashing and
-membership are cheap. It also defines a shared-memory layout, so that `AsyncVectorEnv` works with its defaults. Each
-sub-environment has one slot:
-
-    | length in bytes, 8 bytes | UTF-8 text, at most 4 * max_length bytes |
+membership are cheap.
 """
 
 from __future__ import annotations
@@ -15,21 +12,16 @@ from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.spaces import Box, Text
-from gymnasium.spaces.utils import flatten, flatten_space, unflatten
-from gymnasium.vector.utils.shared_memory import (
-    create_shared_memory,
-    read_from_shared_memory,
-    write_to_shared_memory,
-)
+from gymnasium.error import CustomSpaceError
+from gymnasium.spaces import Text
+from gymnasium.spaces.utils import flatten
+from gymnasium.vector.utils import create_shared_memory
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ..protocols import Protocol
 
 _CODE_POINTS = 0x110000
-_LENGTH_BYTES = 8
-_UTF8_BYTES = 4
 _SEARCH_SHARE = 0.7
 
 _WORDS = (
@@ -76,11 +68,10 @@ class UnicodeText(Text):
     """The space of all strings: every `str` is a member, including the empty one and lone surrogates.
 
     Membership is an `isinstance` check and does not limit the length. If an action is too long, the environment ends
-    the episode with a stop reason. `max_length` is the size that fixed-size layouts (shared memory, `flatten`) reserve
-    for one string.
+    the episode with a stop reason. `max_length` is the size that `flatten` reserves for one string.
 
     Args:
-        max_length: maximum number of characters that fit into shared memory and `flatten`.
+        max_length: maximum number of characters of a string in `flatten`.
         protocol: a protocol or its name; `sample` returns well-formed actions of it. None: `sample` returns a few
             random words.
         seed: seed of `sample`.
@@ -178,97 +169,22 @@ class UnicodeText(Text):
 _ALL = AllCharacters()
 
 
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _check_room(space: UnicodeText, size: int, room: int, unit: str) -> None:
-    if size > room:
-        raise ValueError(
-            f"a string of {size} {unit} does not fit into the {room} that {space!r} reserves. "
-            "Use AsyncVectorEnv(..., shared_memory=False), or a space with a larger max_length."
-        )
-
-
 @flatten.register(UnicodeText)
 def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:  # type: ignore[misc]
     """Code points, shape `(max_length,)`, padded with 0x110000."""
-    _check_room(space, len(x), space.max_length, "characters")
+    if len(x) > space.max_length:
+        raise ValueError(
+            f"a string of {len(x)} characters does not fit into the {space.max_length} that {space!r} reserves. "
+            "Use a space with a larger max_length."
+        )
     flat = np.full(space.max_length, _CODE_POINTS, dtype=np.int32)
     flat[: len(x)] = np.frombuffer(x.encode("utf-32-le", "surrogatepass"), dtype="<i4")
     return flat
 
 
-@unflatten.register(UnicodeText)
-def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:  # type: ignore[misc]
-    codes = np.asarray(x, dtype="<i4")
-    return codes[codes < _CODE_POINTS].tobytes().decode("utf-32-le", "surrogatepass")
-
-
-@flatten_space.register(UnicodeText)
-def _flatten_space(space: UnicodeText) -> Box:
-    return Box(low=0, high=_CODE_POINTS, shape=(space.max_length,), dtype=np.int32)
-
-
-def _slot(space: UnicodeText) -> int:
-    return _LENGTH_BYTES + _UTF8_BYTES * space.max_length
-
-
 @create_shared_memory.register(UnicodeText)
 def _create_shared(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -> Any:
-    return ctx.Array("B", n * _slot(space))
-
-
-class SharedTexts(Sequence[str]):
-    """A view of the strings in shared memory; every access reads their current values.
-
-    `AsyncVectorEnv` reads shared memory only once, when it is created, and later returns deep copies of that object.
-    This works for arrays, which are views, but would return old strings. So this class is a view too, and a deep copy
-    of it is a tuple of the current strings.
-    """
-
-    def __init__(self, space: UnicodeText, memory: Any, count: int) -> None:
-        self._slot = _slot(space)
-        self._memory = memory
-        self._count = count
-
-    def __len__(self) -> int:
-        """Number of strings, one per sub-environment."""
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        """One string; for a slice, a tuple of strings."""
-        if isinstance(index, slice):
-            return tuple(self._read(one) for one in range(*index.indices(self._count)))
-        return self._read(range(self._count)[index])
-
-    def _read(self, index: int) -> str:
-        view = memoryview(self._memory.get_obj()).cast("B")
-        body = index * self._slot + _LENGTH_BYTES
-        size = int.from_bytes(view[index * self._slot : body], "little")
-        return bytes(view[body : body + size]).decode("utf-8", "surrogatepass")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
-        """A tuple of the current strings."""
-        return tuple(self)
-
-    def __eq__(self, other: object) -> bool:
-        """Compare the current strings with a tuple or another view."""
-        return isinstance(other, (tuple, SharedTexts)) and tuple(self) == tuple(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@read_from_shared_memory.register(UnicodeText)
-def _read_shared(space: UnicodeText, shared_memory: Any, n: int = 1) -> SharedTexts:
-    return SharedTexts(space, shared_memory, n)
-
-
-@write_to_shared_memory.register(UnicodeText)
-def _write_shared(space: UnicodeText, index: int, values: str, shared_memory: Any) -> None:
-    data = _encode(values)
-    _check_room(space, len(data), _UTF8_BYTES * space.max_length, "UTF-8 bytes")
-    view = memoryview(shared_memory.get_obj()).cast("B")
-    start = index * _slot(space)
-    view[start : start + _LENGTH_BYTES] = len(data).to_bytes(_LENGTH_BYTES, "little")
-    view[start + _LENGTH_BYTES : start + _LENGTH_BYTES + len(data)] = data
+    raise CustomSpaceError(
+        "strings of any length do not go into shared memory: give AsyncVectorEnv shared_memory=False, or use "
+        'gymnasium.make_vec("ZeroSearch-v0", num_envs=N), which needs no processes.'
+    )

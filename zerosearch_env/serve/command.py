@@ -19,7 +19,7 @@ from ..checks import check_number, check_whole_number
 from ..datasets import load_dataset
 from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
-from ..engines.base import SearchEngine
+from ..engines.base import SearchEngine, engine_parts
 from ..errors import ConfigError, require
 from ..game.noise import get_schedule
 from ..retrieve_api.dialects import get_dialect
@@ -156,7 +156,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         curriculum_searches=config.curriculum_searches,
         seed=config.seed,
         questions=() if dataset is None else dataset.questions,
-        required=getattr(built, "required_fields", ()),
+        required=engine_parts(built).required_fields,
     )
     metrics = Metrics()
     batcher = Batcher(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from zerosearch_env.engines import engine_parts
 from zerosearch_env.engines.guard import leaks
 from zerosearch_env.engines.simulated.stats import SimulatorStats
 from zerosearch_env.game.rewards import contains_answer
@@ -98,7 +99,7 @@ def ask(
 
 
 def _stats(engine: Any) -> SimulatorStats | None:
-    stats = engine.stats() if callable(getattr(engine, "stats", None)) else None
+    stats = engine_parts(engine).stats()
     return stats if isinstance(stats, SimulatorStats) else None
 
 

@@ -69,15 +69,7 @@ class CorpusEngine(BatchedEngine):
         return self._index.passages
 
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
-        """Check that the corpus is large enough before anything is searched.
-
-        Args:
-            top_k: number of documents per result.
-            noise: whether noisy results will be requested; these need further passages in addition to the useful ones.
-
-        Raises:
-            ConfigError: the corpus is too small; the message gives both numbers.
-        """
+        """Check that the corpus is large enough; see `EngineParts`."""
         check_size(len(self._index), top_k, noise=noise)
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:

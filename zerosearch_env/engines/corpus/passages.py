@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ class PassageIndex:
         return self.bm25.rank([query], len(self.passages))[0]
 
 
-_SHARED: dict[tuple[object, ...], PassageIndex] = {}
+_OF_FILES: dict[tuple[object, ...], PassageIndex] = {}
 _SHARED_LOCK = threading.Lock()
 
 
@@ -104,12 +103,11 @@ def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
     Raises:
         ConfigError: the dataset has neither passages nor paragraphs.
     """
-    key = (id(dataset), k1, b)
+    key = (PassageIndex, k1, b)
     with _SHARED_LOCK:
-        index = _SHARED.get(key)
-        if index is None:
-            index = _SHARED[key] = PassageIndex(dataset.passages or _paragraphs_of(dataset), k1=k1, b=b)
-            weakref.finalize(dataset, _SHARED.pop, key, None)
+        if key not in dataset.derived:
+            dataset.derived[key] = PassageIndex(dataset.passages or _paragraphs_of(dataset), k1=k1, b=b)
+        index: PassageIndex = dataset.derived[key]
         return index
 
 
@@ -125,11 +123,11 @@ def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
     stat = file.stat() if file.is_file() else None
     key = (str(file), stat and (stat.st_mtime_ns, stat.st_size), k1, b)
     with _SHARED_LOCK:
-        index = _SHARED.get(key)
+        index = _OF_FILES.get(key)
         if index is None:
-            for old in [other for other in _SHARED if other[0] == str(file) and other[1] != key[1]]:
-                del _SHARED[old]
-            index = _SHARED[key] = PassageIndex(load_corpus(path), k1=k1, b=b)
+            for old in [other for other in _OF_FILES if other[0] == str(file) and other[1] != key[1]]:
+                del _OF_FILES[old]
+            index = _OF_FILES[key] = PassageIndex(load_corpus(path), k1=k1, b=b)
         return index
 
 

@@ -91,15 +91,7 @@ class DenseEngine(BatchedEngine):
         return self._open().index.passages
 
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
-        """Check that the index is large enough before anything is searched.
-
-        Args:
-            top_k: number of documents per result.
-            noise: whether noisy results will be requested; these need further passages in addition to the useful ones.
-
-        Raises:
-            ConfigError: the index is too small, or `rerank_from` is below `top_k`.
-        """
+        """Check that the index is large enough, and that `rerank_from` is at least `top_k`; see `EngineParts`."""
         check_size(len(self._open().index), top_k, noise=noise)
         if self._reranker is not None and self._rerank_from < top_k:
             raise ConfigError(f"rerank_from={self._rerank_from} must be at least top_k={top_k}")
