@@ -111,9 +111,9 @@ def plan_blocks(
     blocks: list[Block] = []
     first_key = first_query = 0
     for index, length in enumerate(lengths):
-        asking = np.arange(length) if positions is None else positions[index]
-        for begin in range(0, len(asking), BLOCK):
-            part = asking[begin : begin + BLOCK]
+        queried = np.arange(length) if positions is None else positions[index]
+        for begin in range(0, len(queried), BLOCK):
+            part = queried[begin : begin + BLOCK]
             low, end = int(part[0]) + 1, int(part[-1]) + 1
             later = None
             if end > low:
@@ -121,7 +121,7 @@ def plan_blocks(
             start = first_query + begin
             blocks.append(Block(slice(start, start + len(part)), slice(first_key, first_key + end), later))
         first_key += length
-        first_query += len(asking)
+        first_query += len(queried)
     return blocks
 
 
@@ -154,13 +154,13 @@ class _Attention(torch.autograd.Function):
         d_k_KTE, d_v_KTE = (torch.zeros_like(x, dtype=torch.float32) for x in (k_KTE, v_KTE))
         for block in ctx.blocks:
             weights, shape = _weights(q_KGNE, k_KTE, block)
-            asked = q_KGNE[:, :, block.queries].flatten(1, 2)
+            q = q_KGNE[:, :, block.queries].flatten(1, 2)
             d_out = d_out_KGNE[:, :, block.queries].flatten(1, 2)
             d_v_KTE[:, block.keys] += torch.bmm(weights.transpose(1, 2), d_out)
             d_weights = torch.bmm(d_out, v_KTE[:, block.keys].transpose(1, 2))
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             d_q_KGNE[:, :, block.queries] = torch.bmm(d_scores, k_KTE[:, block.keys]).view(shape)
-            d_k_KTE[:, block.keys] += torch.bmm(d_scores.transpose(1, 2), asked)
+            d_k_KTE[:, block.keys] += torch.bmm(d_scores.transpose(1, 2), q)
         d_q_NHE = d_q_KGNE.flatten(0, 1).transpose(0, 1)
         return d_q_NHE, d_k_KTE.transpose(0, 1).to(k_TKE.dtype), d_v_KTE.transpose(0, 1).to(v_TKE.dtype), None
 
@@ -175,12 +175,12 @@ def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tenso
 
 def _weights(q_KGNE: Tensor, k_KTE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
     """Attention weights of a block, shape `(K, G * queries, keys)`, and the shape of its queries."""
-    asked = q_KGNE[:, :, block.queries]
-    scores = torch.bmm(asked.flatten(1, 2), k_KTE[:, block.keys].transpose(1, 2))
+    q = q_KGNE[:, :, block.queries]
+    scores = torch.bmm(q.flatten(1, 2), k_KTE[:, block.keys].transpose(1, 2))
     if block.later is not None:
-        last = scores.view(*asked.shape[:3], -1)[..., -block.later.shape[1] :]
+        last = scores.view(*q.shape[:3], -1)[..., -block.later.shape[1] :]
         last.masked_fill_(block.later, float("-inf"))
-    return scores.softmax(-1), tuple(asked.shape)
+    return scores.softmax(-1), tuple(q.shape)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -33,21 +33,21 @@ def wants_fsdp(config: TrainConfig, workers: Workers) -> bool:
     Raises:
         ConfigError: sharding is required but there is only one process, or another option does not allow it.
     """
-    asked = config.scale.fsdp
-    if asked == "on" and workers.size == 1:
+    choice = config.scale.fsdp
+    if choice == "on" and workers.size == 1:
         raise ConfigError(
             'scale.fsdp = "on" needs several processes, got one: start with '
             "torchrun --nproc-per-node N -m zerosearch_env.cli train ..., or leave it at auto."
         )
-    if asked == "on" and config.lora.rank:
+    if choice == "on" and config.lora.rank:
         raise ConfigError('scale.fsdp = "on" shards whole models, got lora.rank: set scale.fsdp to "auto" or "off".')
-    wanted = asked == "on" or (asked == "auto" and workers.size > 1 and under_torchrun() and not config.lora.rank)
-    if wanted and config.optimizer.eight_bit:
+    sharded = choice == "on" or (choice == "auto" and workers.size > 1 and under_torchrun() and not config.lora.rank)
+    if sharded and config.optimizer.eight_bit:
         raise ConfigError(
             "optimizer.eight_bit cannot keep the state of a sharded model: remove it (each process holds only a part "
             'of the state), or set scale.fsdp to "off".'
         )
-    return wanted
+    return sharded
 
 
 def make_place(workers: Workers, device: str) -> Place:

@@ -70,6 +70,15 @@ def _vocabulary(head: Any) -> int:
     return int(head.weight.shape[0])
 
 
+def _logits(hidden_ND: Tensor, head: nn.Module, temperature: float, dtype: torch.dtype) -> Tensor:
+    """Logits in float32, divided by the temperature; the product is in bfloat16 inside an autocast context too."""
+    kind = hidden_ND.device.type
+    half = dtype == torch.bfloat16 or torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
+        logits_NV: Tensor = head(hidden_ND).float()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
+
+
 def _score(
     hidden_ND: Tensor,
     targets_N: Tensor,
@@ -79,10 +88,7 @@ def _score(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the targets, and entropies, from hidden states."""
-    with torch.autocast(hidden_ND.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits_NV = head(hidden_ND).float()
-    if temperature != 1.0:
-        logits_NV = logits_NV / temperature
+    logits_NV = _logits(hidden_ND, head, temperature, dtype)
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
     logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
     if entropy_gradient:
@@ -94,20 +100,27 @@ def _score(
     return logprobs_N, entropy_N
 
 
-@torch.no_grad()
-def target_logprobs(
+def cross_entropy(
     hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The log-probabilities of `score_tokens`, without entropies and without a gradient."""
+    """-log p of every target, shape `(N,)`, as in `score_tokens` but without entropies.
+
+    With gradients enabled and more than one chunk, the backward pass computes each chunk again.
+    """
     size = chunk_size(_vocabulary(head), hidden_ND.device)
-    parts = []
-    for hidden_nD, targets_n in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
-        with torch.autocast(hidden_ND.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits_nV = head(hidden_nD).float()
-        if temperature != 1.0:
-            logits_nV.div_(temperature)
-        parts.append(-F.cross_entropy(logits_nV, targets_n, reduction="none"))
-    return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)
+    if len(targets_N) <= size:
+        return _cross_entropy(hidden_ND, targets_N, head, temperature, dtype)
+    parts = [
+        checkpoint(_cross_entropy, hidden_nD, targets_n, head, temperature, dtype, use_reentrant=False)
+        for hidden_nD, targets_n in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _cross_entropy(
+    hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float, dtype: torch.dtype
+) -> Tensor:
+    return F.cross_entropy(_logits(hidden_ND, head, temperature, dtype), targets_N, reduction="none")
 
 
 def takes_token_loss(head: Any) -> bool:
@@ -137,9 +150,9 @@ def head_loss(
     Returns:
         The loss, and log-probabilities and entropies without gradient.
     """
-    found: tuple[Tensor, Tensor, Tensor]
-    found = _HeadLoss.apply(hidden_ND, head.weight, targets_N, temperature, token_loss, dtype)  # type: ignore[no-untyped-call]
-    return found
+    result: tuple[Tensor, Tensor, Tensor]
+    result = _HeadLoss.apply(hidden_ND, head.weight, targets_N, temperature, token_loss, dtype)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -153,9 +166,9 @@ class _HeadLoss(torch.autograd.Function):
         token_loss: TokenLoss,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        whole = dtype == torch.float32
+        exact = dtype == torch.float32
         cast_VD = weight_VD.to(dtype)
-        size = chunk_size(len(weight_VD), hidden_ND.device) * (1 if whole else 2)
+        size = chunk_size(len(weight_VD), hidden_ND.device) * (1 if exact else 2)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         d_hidden_ND = torch.empty_like(hidden_ND)
         d_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
@@ -165,16 +178,16 @@ class _HeadLoss(torch.autograd.Function):
             cast_nD = hidden_ND[part].to(dtype)
             logits_nV = cast_nD @ cast_VD.t()
             # In bfloat16, the float32 part runs on a few rows at a time and overwrites the logits with their gradient.
-            rows = part.stop - begin if whole else max(1, size // 8)
+            rows = part.stop - begin if exact else max(1, size // 8)
             for first in range(0, part.stop - begin, rows):
                 inner = slice(begin + first, min(begin + first + rows, part.stop))
                 here = logits_nV[first : first + rows]
-                logprobs_N[inner], entropy_N[inner], one = _differentiate(
+                logprobs_N[inner], entropy_N[inner], part_loss = _differentiate(
                     here, targets_N[inner], temperature, token_loss, inner
                 )
-                loss += one
+                loss += part_loss
             d_hidden_ND[part] = logits_nV @ cast_VD
-            if d_weight_VD is not None and whole:
+            if d_weight_VD is not None and exact:
                 d_weight_VD.addmm_(logits_nV.t(), cast_nD)
             elif d_weight_VD is not None:
                 d_weight_VD += logits_nV.t() @ cast_nD

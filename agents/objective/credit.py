@@ -29,7 +29,7 @@ def is_trained(rollout: Rollout, *, mask_overlong: bool) -> bool:
 
 def has_signal(group: Sequence[Rollout], *, mask_overlong: bool) -> bool:
     """Whether the rewards of the group's trained rollouts differ; if not, all its advantages are zero."""
-    return len({one.scores.reward for one in group if is_trained(one, mask_overlong=mask_overlong)}) > 1
+    return len({rollout.scores.reward for rollout in group if is_trained(rollout, mask_overlong=mask_overlong)}) > 1
 
 
 def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = False) -> list[list[Sample]]:
@@ -39,7 +39,8 @@ def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = F
         TrainingError: there are none; the message gives the reason, for example the engine's error.
     """
     samples = [
-        [Sample(one, 0.0, 0.0) for one in group if is_trained(one, mask_overlong=mask_overlong)] for group in groups
+        [Sample(rollout, 0.0, 0.0) for rollout in group if is_trained(rollout, mask_overlong=mask_overlong)]
+        for group in groups
     ]
     if not any(samples):
         everything = [rollout for group in groups for rollout in group]

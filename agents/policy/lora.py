@@ -63,9 +63,9 @@ class Adapter:
     def _plain(self) -> Any:
         """A copy of the model without adapters: adapted layers get their own weights, everything else is shared."""
         model = self._adapted.get_base_model()
-        kept = {id(parameter): parameter for parameter in model.parameters()}
-        kept |= {id(buffer): buffer for buffer in model.buffers()}
-        plain = copy.deepcopy(model, kept)
+        shared = {id(parameter): parameter for parameter in model.parameters()}
+        shared |= {id(buffer): buffer for buffer in model.buffers()}
+        plain = copy.deepcopy(model, shared)
         modules = dict(plain.named_modules())
         for name in self._layers:
             path, _, last = name.rpartition(".")

@@ -235,11 +235,13 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
     if dtype is None:
         model.save_pretrained(directory)
         return
-    wanted = _torch_dtype(dtype)
+    torch_dtype = _torch_dtype(dtype)
     cast: dict[int, torch.Tensor] = {}  # keyed by address, so that tied weights stay tied and are written once
     state = {}
     for name, value in model.state_dict().items():
-        state[name] = value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(wanted))
+        state[name] = (
+            value if not value.is_floating_point() else cast.setdefault(value.data_ptr(), value.to(torch_dtype))
+        )
     model.save_pretrained(directory, state_dict=state)
     config = directory / "config.json"  # it still names the dtype of the model in memory
     config.write_text(json.dumps({**read_json(config), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")

@@ -69,19 +69,19 @@ class AsyncRollouts:
     Between calls, during the updates, nothing is played. For samplers that share the learner's weights.
 
     Args:
-        open_table: makes the pool in which episodes are played; called again after `reset`.
+        make_pool: makes the pool in which episodes are played; called again after `reset`.
         room: maximum episodes played in parallel, at least 1.
     """
 
-    def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
-        self._open_table = open_table
+    def __init__(self, make_pool: Callable[[], RolloutPool], room: int) -> None:
+        self._make_pool = make_pool
         self._room = room
-        self._table: RolloutPool | None = None
+        self._pool: RolloutPool | None = None
         self._waiting: deque[tuple[Batch, Entry]] = deque()
         self._playing: dict[int, tuple[Batch, Entry]] = {}
         self._numbers = 0
         self._missing: dict[Batch, int] = {}
-        self._found: dict[Batch, dict[Place, Rollout]] = {}
+        self._finished: dict[Batch, dict[Place, Rollout]] = {}
 
     def knows(self, batch: Batch) -> bool:
         """Whether a batch has been added and not yet taken."""
@@ -89,7 +89,7 @@ class AsyncRollouts:
 
     def add(self, batch: Batch, entries: Sequence[Entry], *, first: bool = False) -> None:
         """Queue a batch's episodes to begin when there is room: after all others or, with `first`, before them."""
-        self._missing[batch], self._found[batch] = len(entries), {}
+        self._missing[batch], self._finished[batch] = len(entries), {}
         both = [(batch, entry) for entry in entries]
         if first:
             self._waiting.extendleft(reversed(both))
@@ -120,10 +120,10 @@ class AsyncRollouts:
 
     def reset(self) -> None:
         """Drop all episodes: those being played, those waiting, and finished ones that were not taken."""
-        if self._table is not None:
-            self._table.close()
-        self._table = None
-        for store in (self._waiting, self._playing, self._missing, self._found):
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+        for store in (self._waiting, self._playing, self._missing, self._finished):
             store.clear()
 
     def close(self) -> None:
@@ -132,33 +132,33 @@ class AsyncRollouts:
 
     def _begin(self) -> tuple[RolloutPool, list[tuple[int, Episode, int]]]:
         """The pool, and the episodes that enter it now."""
-        if self._table is None:
-            self._table = self._open_table()
+        if self._pool is None:
+            self._pool = self._make_pool()
         entering: list[tuple[int, Episode, int]] = []
-        while self._waiting and self._table.active + len(entering) < self._room:
+        while self._waiting and self._pool.active + len(entering) < self._room:
             batch, entry = self._waiting.popleft()
             self._playing[self._numbers] = batch, entry
             entering.append((self._numbers, entry.episode, entry.seed))
             self._numbers += 1
-        return self._table, entering
+        return self._pool, entering
 
     def _end(self, over: Sequence[tuple[int, Rollout]]) -> None:
         for number, rollout in over:
             batch, entry = self._playing.pop(number)
-            self._found[batch][entry.place] = rollout
+            self._finished[batch][entry.place] = rollout
             self._missing[batch] -= 1
 
     def _hand_out(self, batch: Batch) -> dict[Place, Rollout]:
         del self._missing[batch]
-        return self._found.pop(batch)
+        return self._finished.pop(batch)
 
 
-def _play(table: RolloutPool, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
-    over = table.enter(entering)
-    return over + table.advance() if table.active else over
+def _play(pool: RolloutPool, entering: Sequence[tuple[int, Episode, int]]) -> list[tuple[int, Rollout]]:
+    over = pool.enter(entering)
+    return over + pool.advance() if pool.active else over
 
 
-class AheadInThread(AsyncRollouts):
+class ThreadedRollouts(AsyncRollouts):
     """Plays in a separate thread, also while the learner updates. For samplers on servers.
 
     Only the thread uses the sampler, the desk and the pool, except inside `paused`, where it waits. The caller's
@@ -166,12 +166,12 @@ class AheadInThread(AsyncRollouts):
     the next `take` or `paused`. Callers must not call `advance`.
 
     Args:
-        open_table: see `AsyncRollouts`.
+        make_pool: see `AsyncRollouts`.
         room: see `AsyncRollouts`.
     """
 
-    def __init__(self, open_table: Callable[[], RolloutPool], room: int) -> None:
-        super().__init__(open_table, room)
+    def __init__(self, make_pool: Callable[[], RolloutPool], room: int) -> None:
+        super().__init__(make_pool, room)
         self._state = threading.Condition()  # guards all state here except the inside of the pool
         self._thread: threading.Thread | None = None
         self._busy = False  # the thread is inside the pool
@@ -184,7 +184,7 @@ class AheadInThread(AsyncRollouts):
         with self._state:
             super().add(batch, entries, first=first)
             if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="zerosearch-ahead", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="zerosearch-rollouts", daemon=True)
                 self._thread.start()
             self._state.notify_all()
 
@@ -246,8 +246,8 @@ class AheadInThread(AsyncRollouts):
                     if self._closing:
                         return
                     self._busy = True
-                    table, entering = self._begin()
-                over = _play(table, entering)
+                    pool, entering = self._begin()
+                over = _play(pool, entering)
                 with self._state:
                     self._end(over)
                     self._busy = False
@@ -258,11 +258,11 @@ class AheadInThread(AsyncRollouts):
                 self._state.notify_all()
 
     def _has_work(self) -> bool:
-        return bool(self._waiting) or (self._table is not None and self._table.active > 0)
+        return bool(self._waiting) or (self._pool is not None and self._pool.active > 0)
 
     def _wake(self) -> None:
-        if self._busy and self._table is not None:
-            self._table.wake()
+        if self._busy and self._pool is not None:
+            self._pool.wake()
 
     def _failed(self) -> bool:
         return self._error is not None or self._closing
@@ -280,9 +280,9 @@ def make_async_rollouts(
     """Make this worker's `AsyncRollouts`, the only user of the sampler; None with `max_staleness = 0`."""
     if not config.rollout.max_staleness:
         return None
-    kind = AheadInThread if parse_sampler(config.rollout.sampler).urls else AsyncRollouts
+    kind = ThreadedRollouts if parse_sampler(config.rollout.sampler).urls else AsyncRollouts
 
-    def open_table() -> RolloutPool:
+    def make_pool() -> RolloutPool:
         return RolloutPool(engine, sampler, policy.tokenizer, chat=policy.card.chat)
 
-    return kind(open_table, share_slots(config, workers))
+    return kind(make_pool, share_slots(config, workers))

@@ -9,7 +9,7 @@ encoded again. Environment text is tokenised once and appended. The loss mask is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
@@ -185,18 +185,18 @@ def stream(
     if seeds is None:
         waiting = ((key, episode, mix(episode.seed, _SAMPLING)) for key, episode in enumerate(episodes))
     else:
-        waiting = ((key, *one) for key, one in enumerate(zip(episodes, seeds, strict=True)))
-    table = RolloutPool(engine, sampler, tokenizer, chat=chat, desk=desk)
+        waiting = ((key, *pair) for key, pair in enumerate(zip(episodes, seeds, strict=True)))
+    pool = RolloutPool(engine, sampler, tokenizer, chat=chat, desk=desk)
     try:
         while True:
-            entering = list(islice(waiting, None if active is None else active - table.active))
-            yield from table.enter(entering)
-            if table.active:
-                yield from table.advance()
+            entering = list(islice(waiting, None if active is None else active - pool.active))
+            yield from pool.enter(entering)
+            if pool.active:
+                yield from pool.advance()
             elif not entering:
                 return
     finally:
-        table.close()
+        pool.close()
 
 
 class RolloutPool:
@@ -269,13 +269,11 @@ class RolloutPool:
         Raises:
             TrainingError: if the sampler failed.
         """
-        rows, generating, desk = self._rows, self._generating, self._desk
-        steps = _end_turns(rows, self._sampler.run(), desk, generating) if generating else []
+        steps = self._end_turns(self._sampler.run()) if self._generating else []
         # If no row generates and no turn has ended, there must be pending searches: wait for one.
-        found = desk.collect(wait=not generating and not steps)
-        steps += [(key, rows[key].episode.observe(result)) for key, result in found]
-        over = _go_on(rows, steps, self._sampler, self._tokenizer, generating)
-        return [(key, rows.pop(key).freeze()) for key in over]
+        results = self._desk.collect(wait=not self._generating and not steps)
+        steps += [(key, self._rows[key].episode.observe(result)) for key, result in results]
+        return [(key, self._rows.pop(key).freeze()) for key in self._continue(steps)]
 
     def wake(self) -> None:
         """Make an `advance` in progress (or the next one) return soon. Callable from any thread."""
@@ -290,55 +288,43 @@ class RolloutPool:
         self._rows.clear()
         self._generating.clear()
 
+    def _end_turns(self, samples: Sequence[TurnSample]) -> list[tuple[int, Step]]:
+        """Advance episodes by their finished turns: submit searches to the desk, return the steps of other turns."""
+        steps: list[tuple[int, Step]] = []
+        for sample in samples:
+            key = cast("int", sample.key)
+            self._generating.discard(key)
+            row = self._rows[key]
+            row.append_sampled(sample)
+            if sample.finish == "context":
+                outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
+            else:
+                outcome = row.episode.advance(sample.text)
+            if isinstance(outcome, SearchRequest):
+                self._desk.submit(key, outcome)
+            else:
+                steps.append((key, outcome))
+        return steps
 
-def _end_turns(
-    rows: Mapping[int, _Row], samples: Sequence[TurnSample], desk: SearchDesk, generating: set[int]
-) -> list[tuple[int, Step]]:
-    """Advance episodes by their finished turns: submit searches to the desk, return the steps of other turns."""
-    steps: list[tuple[int, Step]] = []
-    for sample in samples:
-        key = cast("int", sample.key)
-        generating.discard(key)
-        row = rows[key]
-        row.append_sampled(sample)
-        if sample.finish == "context":
-            outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
-        else:
-            outcome = row.episode.advance(sample.text)
-        if isinstance(outcome, SearchRequest):
-            desk.submit(key, outcome)
-        else:
-            steps.append((key, outcome))
-    return steps
-
-
-def _go_on(
-    rows: Mapping[int, _Row],
-    steps: Sequence[tuple[int, Step]],
-    sampler: TurnSampler,
-    tokenizer: PreTrainedTokenizerBase,
-    generating: set[int],
-) -> list[int]:
-    """Begin the next turn after each step. Returns keys of finished episodes; their sampler rows are removed."""
-    open_ = [(key, step) for key, step in steps if not step.done]
-    texts = encode_texts([step.observation for _, step in open_], tokenizer)
-    over: list[int] = []
-    for key, step in steps:
-        rows[key].last = step
-        if step.done:
-            over.append(key)
-            sampler.finish(key)
-    for (key, _), ids in zip(open_, texts, strict=True):
-        row = rows[key]
-        if len(row.token_ids) + len(ids) >= sampler.context_tokens:
-            row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
-            over.append(key)
-            sampler.finish(key)
-            continue
-        row.append_environment(ids)
-        sampler.extend(key, ids)
-        generating.add(key)
-    return over
+    def _continue(self, steps: Sequence[tuple[int, Step]]) -> list[int]:
+        """Begin the next turn after each step. Returns keys of finished episodes; their sampler rows are removed."""
+        unfinished = [(key, step) for key, step in steps if not step.done]
+        texts = encode_texts([step.observation for _, step in unfinished], self._tokenizer)
+        over = [key for key, step in steps if step.done]
+        for key, step in steps:
+            self._rows[key].last = step
+        for (key, _), ids in zip(unfinished, texts, strict=True):
+            row = self._rows[key]
+            if len(row.token_ids) + len(ids) >= self._sampler.context_tokens:
+                row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
+                over.append(key)
+            else:
+                row.append_environment(ids)
+                self._sampler.extend(key, ids)
+                self._generating.add(key)
+        for key in over:
+            self._sampler.finish(key)
+        return over
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -364,5 +350,5 @@ def encode_prompts(
             "into chat_template.jinja in the policy's directory, or set chat = false there."
         )
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in chats]
+    texts = [tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in chats]
     return encode_texts(cast("list[str]", texts), tokenizer)

@@ -101,19 +101,19 @@ class BackgroundDesk:
         Raises:
             Exception: any exception of the engine other than `EngineError`.
         """
-        found: list[Answer] = []
+        results: list[Answer] = []
         while True:
             try:
-                answer = self._answers.get(block=wait and not found)
+                answer = self._answers.get(block=wait and not results)
             except queue.Empty:
-                return found
+                return results
             if answer is None:
                 wait = False
                 continue
             key, result = answer
             if isinstance(result, BaseException):
                 raise result
-            found.append((key, result))
+            results.append((key, result))
 
     def wake(self) -> None:
         """See `SearchDesk.wake`."""

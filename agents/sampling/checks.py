@@ -45,20 +45,20 @@ def measure_gap(
     for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True)):
         sampler.start(key, prompt, seed=number, turn_tokens=min(TOKENS, sampler.turn_tokens))
     try:
-        found: dict[Hashable, TurnSample] = {}
-        while len(found) < len(keys):
-            found |= {sample.key: sample for sample in sampler.run(len(keys) - len(found))}
+        samples: dict[Hashable, TurnSample] = {}
+        while len(samples) < len(keys):
+            samples |= {sample.key: sample for sample in sampler.run(len(keys) - len(samples))}
     finally:
         for key in keys:
             sampler.finish(key)
     device = next(model.parameters()).device
     differences = []
     for key, prompt in zip(keys, prompts, strict=True):
-        sample = found[key]
+        sample = samples[key]
         ids = torch.tensor([[*prompt, *sample.token_ids]], device=device)
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        own = (logits / temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy()
-        differences.append(np.abs(np.array(sample.logprobs) - own))
+        expected = (logits / temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy()
+        differences.append(np.abs(np.array(sample.logprobs) - expected))
     flat = np.concatenate(differences)
     return Gap(float(flat.mean()), float(flat.max()), len(flat))
 

@@ -112,7 +112,7 @@ class CheckedSampler(EngineSampler):
     def _gap(self) -> Gap:
         """The largest gap of all workers; no worker continues and changes weights while another is still sampling."""
         gap = measure_gap(self, self._model, self._prompts, self._temperature)
-        return max(self._team.gather(gap), key=lambda one: (math.isnan(one.mean), one.mean))
+        return max(self._team.gather(gap), key=lambda gap: (math.isnan(gap.mean), gap.mean))
 
 
 def make_sampler(

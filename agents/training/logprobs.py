@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..forward.batch import MicroBatch, Sample, hidden_states, make_micro_batch
 from ..forward.fsdp import drop_full_weights
-from ..forward.head import target_logprobs
+from ..forward.head import cross_entropy
 from .critic import token_values
 from .update import Learner, my_micro_batches, reference_model
 
@@ -59,12 +59,12 @@ def _score_batch(learner: Learner, batch: MicroBatch) -> dict[str, Tensor]:
     if learner.config.algorithm.recompute_logprobs:
         assert hidden_ND is not None
         head = model.get_output_embeddings()
-        vectors["old_logprobs"] = target_logprobs(hidden_ND, targets_N, head, temperature, dtype)
+        vectors["old_logprobs"] = -cross_entropy(hidden_ND, targets_N, head, temperature, dtype)
     if learner.reference is not None:
         with reference_model(learner) as reference:
             head = reference.get_output_embeddings()
             hidden = hidden_states(reference, batch)
-            vectors["reference_logprobs"] = target_logprobs(hidden, targets_N, head, temperature, dtype)
+            vectors["reference_logprobs"] = -cross_entropy(hidden, targets_N, head, temperature, dtype)
     if critic is not None:
         vectors["values"] = token_values(critic, batch, hidden_ND)
     return vectors

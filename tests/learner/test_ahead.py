@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zerosearch_agents.config.train import OutputConfig, RolloutConfig, TrainConfig
 from zerosearch_agents.config.vllm import parse_sampler
-from zerosearch_agents.rollouts.async_rollouts import AheadInThread, AsyncRollouts, Entry, last_async_step
+from zerosearch_agents.rollouts.async_rollouts import AsyncRollouts, Entry, ThreadedRollouts, last_async_step
 from zerosearch_agents.rollouts.rollout import RolloutPool
 from zerosearch_agents.runs.output import config_differences
 from zerosearch_agents.sampling.protocol import TurnSample, TurnSampler
@@ -26,7 +26,7 @@ from zerosearch_env.types import Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))
 RULES = make_rules(prompt_template="{question}\n", max_turns=6, top_k=1)
-KINDS = [AsyncRollouts, AheadInThread]
+KINDS = [AsyncRollouts, ThreadedRollouts]
 
 
 class Turns:
@@ -203,7 +203,7 @@ class Held(ConstantEngine):
 @pytest.mark.parametrize("end", ["still", "reset", "close"])
 def test_a_search_that_does_not_come_back_holds_nobody_up(end):
     sampler, engine = Turns(), Held()
-    ahead = make(AheadInThread, sampler, engine)
+    ahead = make(ThreadedRollouts, sampler, engine)
     ahead.add((0, 0), entries([2, 2]))
     assert engine.asked.wait(60)
     if end == "still":
@@ -215,7 +215,7 @@ def test_a_search_that_does_not_come_back_holds_nobody_up(end):
         ahead.reset()
         assert not sampler.left
     ahead.close()
-    assert not names() & {"zerosearch-ahead", "zerosearch-searches"}
+    assert not names() & {"zerosearch-rollouts", "zerosearch-searches"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -244,15 +244,15 @@ class Broken(Turns):
 def test_an_error_in_the_thread_is_raised_where_somebody_waits(error):
     sampler = Broken()
     sampler.error = error
-    ahead = make(AheadInThread, sampler)
+    ahead = make(ThreadedRollouts, sampler)
     ahead.add((0, 0), entries([1]))
     for wait in (lambda: ahead.take((0, 0)), ahead.paused().__enter__, ahead.reset):
         with pytest.raises(type(error), match=str(error)):
             wait()
     ahead.close()
     assert not sampler.left
-    assert "zerosearch-ahead" not in names()
-    ahead = make(AheadInThread, Turns())
+    assert "zerosearch-rollouts" not in names()
+    ahead = make(ThreadedRollouts, Turns())
     ahead.close()
     ahead.add((0, 0), entries([1]))
     with pytest.raises(TrainingError, match="closed"):

@@ -71,7 +71,7 @@ def config_for(folder, *servers, staleness=1, **changes):
 
 
 def no_thread_is_left():
-    return not {thread.name for thread in threading.enumerate()} & {"zerosearch-ahead", "zerosearch-searches"}
+    return not {thread.name for thread in threading.enumerate()} & {"zerosearch-rollouts", "zerosearch-searches"}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zerosearch_agents.forward import head as head_module
-from zerosearch_agents.forward.head import chunk_size, head_loss, score_tokens, takes_token_loss, target_logprobs
+from zerosearch_agents.forward.head import chunk_size, cross_entropy, head_loss, score_tokens, takes_token_loss
 
 TOKENS, WIDTH, VOCABULARY = 23, 8, 37
 
@@ -55,7 +55,7 @@ def test_loss_made_in_the_forward_pass_is_that_of_the_whole_head(monkeypatch, ch
     loss = (weights[0] * scored[0].exp()).sum() + entropy_weight * (weights[1] * scored[1]).sum()
     for a, b in zip(torch.autograd.grad(2.0 * loss, (hidden, head.weight)), wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    alone = target_logprobs(hidden, targets, head, temperature)
+    alone = -cross_entropy(hidden, targets, head, temperature)
     torch.testing.assert_close(alone, expected[1].detach(), atol=1e-5, rtol=1e-5)
 
 

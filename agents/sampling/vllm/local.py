@@ -18,6 +18,7 @@ from zerosearch_env.errors import ConfigError, EngineError, require
 
 from ...config.vllm import VLLMConfig
 from ..engine import TurnLimits, TurnReply, TurnRequest
+from .parameters import vllm_parameters
 from .sync import WORKER_EXTENSION
 from .weights import named_weights
 
@@ -85,36 +86,23 @@ class VLLMEngine:
         """See `TurnEngine.submit`."""
         if self._asleep:
             raise EngineError("vLLM is asleep: the learner's weights must be loaded before it samples again")
-        limits = self._limits
         parameters = self._vllm.SamplingParams(
-            n=1,
-            max_tokens=request.max_tokens,
-            temperature=limits.temperature,
-            top_p=1.0,
-            top_k=0,
-            seed=request.seed,
-            stop=list(limits.stop_strings) or None,
-            stop_token_ids=list(limits.end_ids),
-            include_stop_str_in_output=True,
-            # Stop strings must be matched in the same text that our own decoding produces.
-            skip_special_tokens=False,
-            spaces_between_special_tokens=False,
-            logprobs=0,
+            **vllm_parameters(self._limits, request),
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
         self._engine.add_request(str(number), {"prompt_token_ids": list(request.prompt_ids)}, parameters)
 
     def wait(self) -> list[tuple[int, TurnReply]]:
         """See `TurnEngine.wait`: decodes step by step until a turn is finished."""
-        found: list[tuple[int, TurnReply]] = []
-        while not found and not self._woken.is_set() and self._engine.has_unfinished_requests():
+        replies: list[tuple[int, TurnReply]] = []
+        while not replies and not self._woken.is_set() and self._engine.has_unfinished_requests():
             try:
                 outputs = self._engine.step()
             except Exception as cause:  # the error classes of a dead engine differ between versions
                 raise EngineError(f"vLLM failed: {type(cause).__name__}: {cause}") from cause
-            found = [(int(output.request_id), _reply(output.outputs[0])) for output in outputs if output.finished]
+            replies = [(int(output.request_id), _reply(output.outputs[0])) for output in outputs if output.finished]
         self._woken.clear()
-        return found
+        return replies
 
     def wake(self) -> None:
         """See `TurnEngine.wake`."""
@@ -164,5 +152,5 @@ def _reply(output: Any) -> TurnReply:
     if output.finish_reason not in ("stop", "length"):
         raise EngineError(f"vLLM ended a turn with {output.finish_reason!r}")
     ids = tuple(int(token) for token in output.token_ids)
-    values = tuple(float(one[token].logprob) for token, one in zip(ids, output.logprobs, strict=True))
+    values = tuple(float(logprobs[token].logprob) for token, logprobs in zip(ids, output.logprobs, strict=True))
     return TurnReply(ids, values, output.finish_reason == "stop")

@@ -24,6 +24,7 @@ from zerosearch_env.llm.http.options import HttpOptions
 
 from ...processes.workers import Workers
 from ..engine import TurnLimits, TurnReply, TurnRequest, as_floats
+from .parameters import vllm_parameters
 from .sync import TransferHangsError, WeightSync
 
 _log = logging.getLogger(__name__)
@@ -84,9 +85,9 @@ class VLLMServers:
 
     def wait(self) -> list[tuple[int, TurnReply]]:
         """See `TurnEngine.wait`."""
-        found: list[tuple[int, TurnReply]] = []
+        finished: list[tuple[int, TurnReply]] = []
         woken = False
-        while not found and not woken:
+        while not finished and not woken:
             items = [self._replies.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
@@ -99,8 +100,8 @@ class VLLMServers:
                 elif isinstance(reply, _Failed):
                     raise reply.error
                 else:
-                    found.append((number, reply))
-        return found
+                    finished.append((number, reply))
+        return finished
 
     def wake(self) -> None:
         """See `TurnEngine.wake`."""
@@ -158,18 +159,8 @@ class VLLMServers:
         body = {
             "model": "",
             "prompt": list(request.prompt_ids),
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-            "temperature": self._limits.temperature,
-            # vLLM would take missing fields from the model's generation config.
-            **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
-            **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1},
-            **{"logprobs": 0, "return_token_ids": True},
-            "stop": list(self._limits.stop_strings),
-            "stop_token_ids": list(self._limits.end_ids),
-            # Stop strings must be matched in the same text that our own decoding produces.
-            **{"include_stop_str_in_output": True, "skip_special_tokens": False},
-            "spaces_between_special_tokens": False,
+            "return_token_ids": True,
+            **vllm_parameters(self._limits, request),
         }
         home = self._live[request.home % len(self._live)]
         try:

@@ -27,15 +27,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.llm.chat import prompt_ids
 
+from ...forward.head import cross_entropy
 from ..pairs.pair import Pair, prompt_text, target_text
-
-HEAD_CHUNK = 4096
-"""Maximum number of logit rows in memory. More are computed in chunks, and recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,7 @@ def loss_sum(model: Any, examples: Sequence[Example], *, packed: bool, device: t
     hidden_ND = hidden[torch.tensor(row_of, device=device), torch.tensor(places, device=device)]
     targets_N = torch.tensor(targets, device=device)
     head = model.get_output_embeddings()
-    if len(targets) <= HEAD_CHUNK:
-        return _cross_entropy(hidden_ND, targets_N, head)
-    parts = [
-        checkpoint(_cross_entropy, one, wanted, head, use_reentrant=False)
-        for one, wanted in zip(hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True)
-    ]
-    return torch.stack(parts).sum()
+    return cross_entropy(hidden_ND, targets_N, head).sum()
 
 
 def _packed(examples: Sequence[Example], device: torch.device | str) -> dict[str, Tensor]:
@@ -114,11 +105,6 @@ def _padded(examples: Sequence[Example], device: torch.device | str) -> dict[str
     for row, example in enumerate(examples):
         ids_BT[row, : len(example.ids)] = example.ids
     return {"input_ids": torch.from_numpy(ids_BT).to(device)}
-
-
-def _cross_entropy(hidden_ND: Tensor, targets_N: Tensor, head: torch.nn.Module) -> Tensor:
-    logits_NV = head(hidden_ND).float()
-    return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum")
 
 
 @torch.no_grad()

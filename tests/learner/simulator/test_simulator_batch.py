@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_tokenizer
 
 from zerosearch_agents.forward.batch import pack
+from zerosearch_agents.forward.head import CHUNK_BYTES
 from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_agents.simulator.pairs.pair import Pair, prompt_text, target_text
 from zerosearch_agents.simulator.tuning import batch
@@ -95,7 +96,7 @@ def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Exampl
         return model.get_input_embeddings().weight.grad.clone()
 
     whole = gradient()
-    monkeypatch.setattr(batch, "HEAD_CHUNK", 16)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 0)  # 16 tokens per chunk
     torch.testing.assert_close(gradient(), whole)
 
 

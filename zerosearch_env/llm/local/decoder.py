@@ -110,11 +110,11 @@ def _disagreement(model: PreTrainedModel, decoder: Decoder) -> str | None:
     decoder.release(1)
     decoder.copy(0, [1], 7)
     copied = decoder.prefill([1], [7], [rows[0][7:]])
-    want = PlainDecoder(model, 2, 16).prefill([1, 0], [0, 0], rows[::-1])
+    expected = PlainDecoder(model, 2, 16).prefill([1, 0], [0, 0], rows[::-1])
     decoder.release(0)
     decoder.release(1)
-    got, want = torch.cat([got, copied]), torch.cat([want, want[1:]])
-    error, scale = float((got - want).abs().max()), float(want.abs().max())
+    got, expected = torch.cat([got, copied]), torch.cat([expected, expected[1:]])
+    error, scale = float((got - expected).abs().max()), float(expected.abs().max())
     if error <= _TOLERANCE.get(model.dtype, 1e-3) * max(scale, 1e-3):
         return None
     return f"logits differ by {error:.2g} from those of the model's own forward"

@@ -7,7 +7,7 @@ decoding reads a paged cache (see `paged_cache`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,25 +132,46 @@ class FusedDecoder:
     def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
         """See `Decoder.step`."""
         self._cache.reserve(slots, positions + 1)
-        pages, offsets = self._cache.places(slots, positions)
         plan = self._cache.plan(slots)
-        rotations = self._rotations_at(positions)
-        x = F.embedding(torch.from_numpy(tokens).to(self._device), self._model.model.embed_tokens.weight)
         bias = self._cache.bias[: plan.pages, None]
+        ids = torch.from_numpy(tokens).to(self._device)
+        return self._head(self._forward(ids, slots, positions, lambda n, queries: self._attend(n, queries, plan, bias)))
+
+    def _forward(
+        self,
+        ids: Tensor,
+        slots: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        attend: Callable[[int, Tensor], Tensor],
+    ) -> Tensor:
+        """Run tokens through all layers, and store their keys and values in the cache.
+
+        Args:
+            ids: shape `(tokens,)`.
+            slots: slot of each token.
+            positions: position of each token in its row; its page must be reserved.
+            attend: from a layer's number and its queries to the attention output, shape `(tokens, heads * width)`.
+
+        Returns:
+            Hidden states, shape `(tokens, hidden_size)`.
+        """
+        pages, offsets = self._cache.places(slots, positions)
+        rotations = self._rotations_at(positions)
+        x = F.embedding(ids, self._model.model.embed_tokens.weight)
         for number, layer in enumerate(self._layers):
             queries, keys, values = self._project(layer, x, rotations)
             self._cache.keys[number][pages, :, offsets] = keys
             self._cache.values[number][pages, :, offsets] = values
-            x.addmm_(self._attend(number, queries, plan, bias), layer.out)
+            x.addmm_(attend(number, queries), layer.out)
             self._mlp(layer, x)
-        return self._head(x)
+        return x
 
     def _forward_chunks(self, group: list[tuple[int, int, Sequence[int], int]], hidden: Tensor) -> None:
         """Run packed chunks through all layers, and store the hidden state after the last token of each row in them.
 
-        The chunks of all rows are concatenated without padding, `x` has shape `(tokens, hidden_size)`:
+        The chunks of all rows are concatenated without padding:
 
-            x = [ row 0: tokens 0..99 | row 1: tokens 40..59 | row 2: tokens 0..391 ]
+            ids = [ row 0: tokens 0..99 | row 1: tokens 40..59 | row 2: tokens 0..391 ]
 
         Projections and MLP run on all tokens together; only attention runs once per row.
         """
@@ -161,22 +182,18 @@ class FusedDecoder:
         ends = np.array([start + len(tokens) for _, start, tokens, _ in group])
         for (slot, _, _, _), end in zip(group, ends, strict=True):
             self._cache.reserve(np.array([slot]), np.array([end]))
-        pages, offsets = self._cache.places(slots, positions)
         row_pages = [self._cache.pages_of(slot, end) for (slot, _, _, _), end in zip(group, ends.tolist(), strict=True)]
-        rotations = self._rotations_at(positions)
-        x = F.embedding(ids, self._model.model.embed_tokens.weight)
         attended = torch.empty(len(ids), self._heads, self._width, dtype=self._dtype, device=self._device)
-        for number, layer in enumerate(self._layers):
-            queries, keys, values = self._project(layer, x, rotations)
-            self._cache.keys[number][pages, :, offsets] = keys
-            self._cache.values[number][pages, :, offsets] = values
+
+        def attend(number: int, queries: Tensor) -> Tensor:
             begin = 0
             for (_, start, tokens, _), page in zip(group, row_pages, strict=True):
                 end = begin + len(tokens)
                 attended[begin:end] = self._attend_chunk(number, queries[begin:end], page, start)
                 begin = end
-            x.addmm_(attended.view(len(ids), -1), layer.out)
-            self._mlp(layer, x)
+            return attended.view(len(ids), -1)
+
+        x = self._forward(ids, slots, positions, attend)
         lasts = np.cumsum(lengths) - 1
         for (_, _, _, index), last in zip(group, lasts.tolist(), strict=True):
             if index >= 0:

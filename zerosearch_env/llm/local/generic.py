@@ -22,10 +22,6 @@ _SPARE_COLUMNS = 64
 """Columns that a growing cache allocates beyond half of its width."""
 
 
-def _device(model: PreTrainedModel) -> torch.device:
-    return next(model.parameters()).device
-
-
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Disable dropout and gradient checkpointing inside the block."""
@@ -94,7 +90,31 @@ class _SlotLayer(CacheLayerMixin):
         return self._max_tokens
 
 
-class CachedDecoder:
+class _ModelDecoder:
+    """A decoder that calls the model itself, for prefill and for steps."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        first = next(model.parameters())
+        self._device, self._dtype = first.device, first.dtype
+
+    def refresh(self) -> None:
+        """See `Decoder.refresh`: nothing to do, the model itself is used."""
+
+    def release(self, slot: int) -> None:
+        """See `Decoder.release`: nothing to do, old tokens of a slot are never read again."""
+
+    def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
+        """See `Decoder.prefill`."""
+        raise NotImplementedError
+
+    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
+        """See `Decoder.step`."""
+        return self.prefill(slots.tolist(), positions.tolist(), tokens[:, None].tolist())
+
+
+class CachedDecoder(_ModelDecoder):
     """See `Decoder`. Works for attention-only models that accept position ids, 4D masks and a `Cache`.
 
     Chunks of different lengths are padded on the right:
@@ -104,11 +124,8 @@ class CachedDecoder:
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
+        super().__init__(model)
         config = model.config.get_text_config()
-        self._model = model
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self._device = _device(model)
-        self._dtype = next(model.parameters()).dtype
         self._kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None)
         self._window = _Window()
@@ -117,9 +134,6 @@ class CachedDecoder:
         )
         # Without this argument a model computes logits for whole prompts: with a large vocabulary, most of the memory.
         self._selects_logits = "logits_to_keep" in signature(model.forward).parameters
-
-    def refresh(self) -> None:
-        """See `Decoder.refresh`: nothing to do, the model itself is used."""
 
     @torch.inference_mode()
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
@@ -130,9 +144,6 @@ class CachedDecoder:
             assert layer.values is not None
             for states in (layer.keys, layer.values):
                 states[list(slots), :, :length] = states[source, :, :length]
-
-    def release(self, slot: int) -> None:
-        """See `Decoder.release`: nothing to do, a slot's old columns are never read again."""
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
@@ -147,10 +158,6 @@ class CachedDecoder:
             group.append(index)
         self._forward(group, slots, starts, chunks, logits)
         return logits
-
-    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
-        """See `Decoder.step`."""
-        return self.prefill(slots.tolist(), positions.tolist(), tokens[:, None].tolist())
 
     def _forward(
         self,
@@ -201,29 +208,20 @@ class CachedDecoder:
         return mask.masked_fill_(~seen, torch.finfo(self._dtype).min)[:, None].to(self._device)
 
 
-class PlainDecoder:
+class PlainDecoder(_ModelDecoder):
     """The slow reference: no cache, the model's own forward pass over full right-padded rows.
 
     In any causal model, including recurrent ones, padding on the right does not affect the tokens to its left.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, context_tokens: int) -> None:
-        self._model = model
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self._device = _device(model)
+        super().__init__(model)
         self._rows: list[list[int]] = [[] for _ in range(slots)]
-
-    def refresh(self) -> None:
-        """See `Decoder.refresh`: nothing to do, nothing is cached."""
 
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
         """See `Decoder.copy`."""
         for slot in slots:
             self._rows[slot] = self._rows[source][:length]
-
-    def release(self, slot: int) -> None:
-        """See `Decoder.release`."""
-        self._rows[slot] = []
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
@@ -236,7 +234,3 @@ class PlainDecoder:
         with _evaluating(self._model):
             logits: Tensor = self._model(ids, use_cache=False).logits
         return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
-
-    def step(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]) -> Tensor:
-        """See `Decoder.step`."""
-        return self.prefill(slots.tolist(), positions.tolist(), tokens[:, None].tolist())

@@ -107,14 +107,14 @@ class PagedCache:
         """Drop the cached tokens of a slot after the first `length`, and free their pages."""
         if length >= self.lengths[slot]:
             return
-        kept = -(-length // PAGE)
-        for page in self._table[slot, kept : self._counts[slot]].tolist():
+        pages = -(-length // PAGE)
+        for page in self._table[slot, pages : self._counts[slot]].tolist():
             self._owner[page] = -1
             self._free.append(page)
-        self._table[slot, kept : self._counts[slot]] = -1
-        self._counts[slot] = kept
+        self._table[slot, pages : self._counts[slot]] = -1
+        self._counts[slot] = pages
         if length % PAGE:
-            self.bias[self._table[slot, kept - 1], length % PAGE :] = float("-inf")
+            self.bias[self._table[slot, pages - 1], length % PAGE :] = float("-inf")
         self.lengths[slot] = length
         self._version += 1
         if len(self._free) > 8 and len(self._free) * 4 > self._used:
@@ -204,9 +204,9 @@ class PagedCache:
 
     def _compact(self) -> None:
         """Move the last pages into the free ones, so that a step computes few unowned pages."""
-        kept = self._used - len(self._free)
-        holes = sorted(page for page in self._free if page < kept)
-        moved = [page for page in range(kept, self._used) if self._owner[page] >= 0]
+        count = self._used - len(self._free)
+        holes = sorted(page for page in self._free if page < count)
+        moved = [page for page in range(count, self._used) if self._owner[page] >= 0]
         if moved:
             source, target = torch.tensor(moved, device=self._device), torch.tensor(holes, device=self._device)
             for pool in (*self.keys, *self.values, self.bias):
@@ -216,5 +216,5 @@ class PagedCache:
                 self._table[slot, self._table[slot] == old] = new
                 self._owner[new], self._owner[old] = slot, -1
         self._free.clear()
-        self._used = kept
+        self._used = count
         self._version += 1
