@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from zerosearch_env.engines import (
     register_engine,
 )
 from zerosearch_env.engines import registry as registry_module
+from zerosearch_env.engines.remote.engine import RemoteOptions
+from zerosearch_env.engines.remote.make import retrieve_engine
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult
 
@@ -201,3 +204,20 @@ def test_parts_that_an_engine_lacks_have_defaults() -> None:
     parts.check_top_k(1_000_000, noise=True)
     assert not engine_parts(ConstantEngine()).waits
     assert make_engine(Bare()).search([]) == []
+
+
+def test_a_factory_lists_the_options_that_it_passes_on() -> None:
+    parameters = inspect.signature(retrieve_engine).parameters
+    names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    assert {"dialect", "batch_size", "max_pages", "http", "cache"} <= names
+    assert not names & {"options", "urls"}
+    assert parameters["max_pages"].default == RemoteOptions().max_pages
+    with pytest.raises(ConfigError, match="'max_page'. Did you mean 'max_pages'"):
+        make_engine({"kind": "retrieve", "argument": "http://127.0.0.1:1", "max_page": 2})
+
+
+def test_a_factory_may_be_named_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_FACTORIES", dict(registry_module._FACTORIES))
+    register_engine("far", "zerosearch_env.engines.corpus.engine:corpus_engine")
+    data = Dataset("d", "train", (), passages=(Document("A", "a"),))
+    assert isinstance(make_engine("far", dataset=data), CorpusEngine)

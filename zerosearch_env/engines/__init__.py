@@ -9,16 +9,14 @@ from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
 from .corpus.engine import CorpusEngine, corpus_engine
 from .dense.engine import DenseEngine, dense_engine
 from .registry import EngineFactory, make_engine, register_engine
-from .remote.make import retrieve_engine, web_engine
-from .simulated.make import simulated_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
 register_engine("dense", dense_engine)
-register_engine("simulated", simulated_engine)
-register_engine("retrieve", retrieve_engine)
-for _provider in ("serpapi", "serper", "brave"):
-    register_engine(_provider, web_engine(_provider))
+# These are imported when one is built.
+register_engine("simulated", f"{__name__}.simulated.make:simulated_engine")
+for _kind in ("retrieve", "serpapi", "serper", "brave"):
+    register_engine(_kind, f"{__name__}.remote.make:{_kind}_engine")
 
 __all__ = [
     "BatchedEngine",

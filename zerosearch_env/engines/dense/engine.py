@@ -22,6 +22,7 @@ from ..base import BatchedEngine, check_mask, check_size
 from ..corpus.passages import CACHED_QUERIES
 from ..noise import mix_slots, sample_negatives, seeded_orders
 from ..ranking import SCALE, Ranking
+from ..registry import forwards
 from .encoders import Encoder, Reranker
 from .index import embed_queries
 from .parts import Parts, RankedToTheEnd, open_parts
@@ -200,32 +201,15 @@ class DenseEngine(BatchedEngine):
         return tuple(documents)
 
 
-def dense_engine(
-    argument: str,
-    dataset: Dataset | None,
-    *,
-    index: str | None = None,
-    encoder: str | None = None,
-    reranker: str | None = None,
-    rerank_from: int = 50,
-    pool: int = 40,
-    device: str | None = None,
-    ef_search: int = 128,
-    nprobe: int | None = None,
-) -> DenseEngine:
+@forwards(DenseEngine)
+def dense_engine(argument: str, dataset: Dataset | None, *, index: str | None = None, **options: Any) -> DenseEngine:
     """Build the engine for `"dense:INDEX"`. Engines over the same index share the index and the models.
 
     Args:
         argument: the folder of the index.
         dataset: not used; the index holds its own passages.
         index: the folder of the index; a named alternative to `argument`.
-        encoder: as in `DenseEngine`.
-        reranker: as in `DenseEngine`.
-        rerank_from: as in `DenseEngine`.
-        pool: as in `DenseEngine`.
-        device: as in `DenseEngine`.
-        ef_search: as in `DenseEngine`.
-        nprobe: as in `DenseEngine`.
+        **options: the options of `DenseEngine`.
 
     Raises:
         ConfigError: no index is given, or an option is invalid.
@@ -239,13 +223,4 @@ def dense_engine(
             'the engine "dense" needs an index: "dense:FOLDER". `zerosearch index build --corpus FILE --encoder MODEL '
             "--output FOLDER` makes one."
         )
-    return DenseEngine(
-        folder,
-        encoder=encoder,
-        reranker=reranker,
-        rerank_from=rerank_from,
-        pool=pool,
-        device=device,
-        ef_search=ef_search,
-        nprobe=nprobe,
-    )
+    return DenseEngine(folder, **options)

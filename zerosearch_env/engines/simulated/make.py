@@ -1,4 +1,4 @@
-"""Factory for the specs `simulated:BACKEND:WHAT`; the engine is imported only when one is built."""
+"""Factory for the specs `simulated:BACKEND:WHAT`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ConfigError, unknown_name
+from ...llm.backend import Backend
+from ...llm.http.options import HttpOptions
 from ...types import Dataset
-
-if TYPE_CHECKING:
-    from ...llm.backend import Backend
-    from .engine import SimulatedEngine
+from ..registry import forwards
+from .card import read_card
+from .engine import SimulatedEngine
+from .sets import SimulationOptions
 
 _OWN_OPTIONS = {
     "openai": ("model", "api_key_env", "extra_body", "http"),
@@ -27,18 +29,13 @@ TINY_MODEL = Path(__file__).parents[2] / "assets" / "simulator-tiny"
 """The simulation LLM shipped with the package; created by `zerosearch simulator tiny`."""
 
 
+@forwards(SimulationOptions)
 def simulated_engine(
     argument: str,
     dataset: Dataset | None,
     *,
     prompt: str | None = None,
     temperature: float | None = None,
-    top_p: float = 1.0,
-    max_tokens: int | None = None,
-    resamples: int = 3,
-    miss_resamples: int = 1,
-    max_query_chars: int = 300,
-    max_document_chars: int = 2000,
     cache: str | None = None,
     model: str | None = None,
     api_key_env: str | None = None,
@@ -48,22 +45,17 @@ def simulated_engine(
     dtype: str | None = None,
     max_batch: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> SimulatedEngine:
     """Build the engine for `"simulated:BACKEND:WHAT"`: `openai:URL[,URL...]`, `hf:MODEL`, `vllm:MODEL`, or `tiny`.
 
     Args:
         argument: the backend and its argument, for example `"openai:http://127.0.0.1:8000/v1"`.
         dataset: not used; each request carries its question.
-        prompt: as in `SimulationOptions`, like the options up to `max_document_chars`; None means the prompt that the
-            model was tuned with, if its folder has a card (`card.py`), otherwise `"tuned"`.
+        prompt: as in `SimulationOptions`; None means the prompt that the model was tuned with, if its folder has a card
+            (`card.py`), otherwise `"tuned"`.
         temperature: sampling temperature; None means 0.65 with the prompt `"tiny"`, whose models copy more accurately
             at this value, otherwise 0.8.
-        top_p: nucleus sampling threshold.
-        max_tokens: maximum tokens per completion.
-        resamples: further samples after an unusable or leaking one.
-        miss_resamples: further samples after a useful set without an answer.
-        max_query_chars: maximum length of a query in the prompt.
-        max_document_chars: maximum length of a document.
         cache: path of a SQLite file that stores the documents.
         model: `openai`: name of the model on the servers; by default the first that they list.
         api_key_env: `openai`: environment variable with the key; by default `OPENAI_API_KEY`, if it is set. The key
@@ -74,16 +66,13 @@ def simulated_engine(
         dtype: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` computes in float32.
         max_batch: `hf`, `tiny`: as in `TransformersBackend`; by default `tiny` completes 64 prompts at a time.
         engine_options: `vllm`: additional arguments of `vllm.LLM`.
+        **options: the other fields of `SimulationOptions`.
 
     Raises:
         ConfigError: the backend is unknown, or an option is invalid.
         CacheError: the cache cannot be opened.
         CheckpointError: the card of the model's folder is damaged or was written by another release.
     """
-    from .card import read_card
-    from .engine import SimulatedEngine
-    from .sets import SimulationOptions
-
     kind, _, what = argument.partition(":")
     if kind not in _OWN_OPTIONS:
         raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
@@ -101,17 +90,12 @@ def simulated_engine(
         folder = str(TINY_MODEL) if kind == "tiny" else what
         card = read_card(folder) if folder and kind != "openai" else None
         prompt = "tuned" if card is None else card.prompt
-    options = SimulationOptions(
+    simulation = SimulationOptions(
         prompt=prompt,
         temperature=(0.65 if prompt == "tiny" else 0.8) if temperature is None else temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        resamples=resamples,
-        miss_resamples=miss_resamples,
-        max_query_chars=max_query_chars,
-        max_document_chars=max_document_chars,
+        **options,
     )
-    return SimulatedEngine(_backend(kind, what, given), options=options, cache=cache)
+    return SimulatedEngine(_backend(kind, what, given), options=simulation, cache=cache)
 
 
 def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
@@ -128,7 +112,6 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
         from ...llm.vllm import VLLMBackend
 
         return VLLMBackend(what, **given)
-    from ...llm.http.options import HttpOptions
     from ...llm.openai import OpenAIBackend
 
     http = HttpOptions.from_mapping(given.pop("http", None))
