@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Sequence
 
-from zerosearch_env.errors import unknown_name
+from zerosearch_env.commands.dispatch import Command, list_commands, run_command
 
-BENCHMARKS = {
+_MODULES = {
     "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, compared with gem-llm."),
     "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, compared with plain bm25s."),
     "dense": (
@@ -33,28 +33,19 @@ BENCHMARKS = {
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "import-time": ("speed.import_time", "Time of `import zerosearch_env`."),
 }
+BENCHMARKS = {name: Command(f"{__package__}.{module}", summary) for name, (module, summary) in _MODULES.items()}
 
 
 def help_text() -> str:
     """The text of `zerosearch bench --help`."""
-    width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in BENCHMARKS.items()]
-    return "\n".join(
-        ["usage: zerosearch bench NAME [options]", "", *lines, "", "zerosearch bench NAME --help shows its options"]
-    )
+    head, tail = "usage: zerosearch bench NAME [options]", "zerosearch bench NAME --help shows its options"
+    return "\n".join([head, "", *list_commands(BENCHMARKS), "", tail])
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark named by the first argument; the other arguments are passed to it.
 
     Raises:
         ConfigError: no benchmark has that name.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(help_text())
-        return 0
-    if argv[0] not in BENCHMARKS:
-        raise unknown_name("benchmark", argv[0], BENCHMARKS)
-    module = importlib.import_module(f".{BENCHMARKS[argv[0]][0]}", __package__)
-    status: int = module.main(argv[1:])
-    return status
+    return run_command("benchmark", BENCHMARKS, help_text, argv or ())

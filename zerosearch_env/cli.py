@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from .errors import MissingExtraError, ZeroSearchError, unknown_name
-
-_OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
+from .commands.dispatch import Command, list_commands, run_command
+from .errors import ZeroSearchError
 
 # Set before any library that reads these variables is loaded. Values set by the user are kept.
 _ENVIRONMENT = {
@@ -20,18 +16,6 @@ _ENVIRONMENT = {
     # After a fork, tokenizers disables its threads and warns about it. The texts here are short, so no speed is lost.
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of `zerosearch`."""
-
-    module: str
-    """Import name of the module; its `main(argv) -> int` runs the command."""
-    summary: str
-    """One sentence for `zerosearch --help`."""
-    extra: str | None = None
-    """The extra of this distribution that installs the libraries the command needs; None: no extra."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -67,48 +51,19 @@ COMMANDS: dict[str, Command] = {
 
 def help_text() -> str:
     """The text of `zerosearch --help`."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: zerosearch COMMAND [options]",
             "",
             "A search environment with a controllable noise level, with a trainer and benchmarks.",
             "",
-            *lines,
+            *list_commands(COMMANDS),
             "",
             "zerosearch COMMAND --help    show the options of a command",
             "zerosearch --version         print the version",
             "ZEROSEARCH_TRACEBACK=1       environment variable: show the full traceback of an error",
         ]
     )
-
-
-def _load(name: str) -> Callable[[list[str]], int]:
-    """The `main` of the command called `name`."""
-    command = COMMANDS[name]
-    try:
-        return importlib.import_module(command.module).main  # type: ignore[no-any-return]
-    except ModuleNotFoundError as cause:
-        library = (cause.name or "").partition(".")[0]
-        if command.extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
-            raise
-        raise MissingExtraError(
-            f"`zerosearch {name}` needs {library!r}, which is not installed. "
-            f'Install it with: pip install "zerosearch-env[{command.extra}]"'
-        ) from cause
-
-
-def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"zerosearch-env {importlib.metadata.version('zerosearch-env')}")
-        return 0
-    if argv[0] not in COMMANDS:
-        raise unknown_name("command", argv[0], COMMANDS)
-    return _load(argv[0])(argv[1:])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,7 +97,10 @@ def _leave(status: int) -> int:
 def _status(argv: list[str]) -> int:
     """Run one command and return its exit status; errors are printed as one line."""
     try:
-        return _dispatch(argv)
+        if argv and argv[0] in ("-V", "--version"):
+            print(f"zerosearch-env {importlib.metadata.version('zerosearch-env')}")
+            return 0
+        return run_command("command", COMMANDS, help_text, argv)
     except ZeroSearchError as error:
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             raise

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: the folder is missing or holds nothing to show, or matplotlib is missing.
     """
-    config = tyro.cli(ReportConfig, args=None if argv is None else list(argv), prog="zerosearch report")
+    config = tyro.cli(ReportConfig, args=argv, prog="zerosearch report")
     charts = read_report(config.folder).charts()
     if not charts:
         raise DataError(f"{config.folder} holds neither metrics.jsonl nor results.json: there is nothing to report")

@@ -15,13 +15,13 @@ import shlex
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tyro
 
-from zerosearch_env.errors import unknown_name
+from zerosearch_env.commands.dispatch import run_command
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,25 @@ class Stage:
     run: str
     """Name of its function: `run(config, command=...)` runs the stage and returns counts to print."""
     summary: str
+
+    def import_module(self) -> Any:
+        """The stage's module."""
+        return importlib.import_module(f".{self.module}", __package__)
+
+    def load(self, name: str) -> Callable[[list[str]], int]:
+        """The function that runs the stage called `name` with its arguments, and prints its counts."""
+
+        def run(argv: list[str]) -> int:
+            module, words = self.import_module(), ["zerosearch", "simulator", name]
+            options = tyro.cli(
+                getattr(module, self.config), args=argv, prog=" ".join(words), description=module.__doc__
+            )
+            counts = getattr(module, self.run)(options, command=shlex.join([*words, *argv]))
+            if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+                _print(name, counts)
+            return 130 if counts.get("stopped") == "interrupt" else 0
+
+        return run
 
 
 STAGES: dict[str, Stage] = {
@@ -65,7 +84,7 @@ def help_text() -> str:
     """The output of `zerosearch simulator --help`: every stage with the names of its options."""
     lines = ["usage: zerosearch simulator STAGE [options]", "", *(__doc__ or "").splitlines()[2:4]]
     for name, stage in STAGES.items():
-        config = getattr(_module(stage), stage.config)
+        config = getattr(stage.import_module(), stage.config)
         options = " ".join(_options(config))
         lines += ["", f"  {name:<9}{stage.summary}"]
         lines += textwrap.wrap(
@@ -74,7 +93,7 @@ def help_text() -> str:
     return "\n".join([*lines, "", "zerosearch simulator STAGE --help explains each option."])
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage.
 
     Args:
@@ -85,27 +104,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises:
         ConfigError: unknown stage; the message suggests the nearest name.
-        SystemExit: after printing the help.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(help_text())
-        raise SystemExit(0)  # as tyro does after the help of every other command
-    name, *rest = argv
-    if name not in STAGES:
-        raise unknown_name("stage", name, STAGES)
-    stage = STAGES[name]
-    module = _module(stage)
-    prog = f"zerosearch simulator {name}"
-    config = tyro.cli(getattr(module, stage.config), args=rest, prog=prog, description=module.__doc__)
-    counts = getattr(module, stage.run)(config, command=shlex.join(["zerosearch", "simulator", *argv]))
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
-        _print(name, counts)
-    return 130 if counts.get("stopped") == "interrupt" else 0
-
-
-def _module(stage: Stage) -> Any:
-    return importlib.import_module(f".{stage.module}", __package__)
+    return run_command("stage", STAGES, help_text, sys.argv[1:] if argv is None else argv)
 
 
 def _options(config: Any, prefix: str = "--") -> list[str]:

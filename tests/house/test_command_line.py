@@ -121,7 +121,7 @@ def test_missing_library_names_the_extra(
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_loads(name: str) -> None:
     """The table names real modules with a `main`."""
-    assert callable(cli._load(name))
+    assert callable(cli.COMMANDS[name].load(name))
 
 
 def test_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -57,7 +56,9 @@ class InfoConfig:
     """Read every file and compare it with its digest."""
 
 
-_CONFIGS = {"build": BuildConfig, "info": InfoConfig}
+_Config = tyro.conf.OmitSubcommandPrefixes[
+    Annotated[BuildConfig, tyro.conf.subcommand("build")] | Annotated[InfoConfig, tyro.conf.subcommand("info")]
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,17 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: an option is invalid, or the build failed.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        for name, config in _CONFIGS.items():
-            with suppress(SystemExit):
-                tyro.cli(config, args=["--help"], prog=f"zerosearch index {name}")
-        raise SystemExit(0)
-    if arguments[0] not in _CONFIGS:
-        raise unknown_name("command of `zerosearch index`", arguments[0], _CONFIGS)
-    if arguments[0] == "info":
-        return info(tyro.cli(InfoConfig, args=arguments[1:], prog="zerosearch index info"))
-    return build(tyro.cli(BuildConfig, args=arguments[1:], prog="zerosearch index build"))
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] not in ("build", "info", "-h", "--help"):
+        raise unknown_name("command of `zerosearch index`", argv[0], ("build", "info"))
+    config: BuildConfig | InfoConfig = tyro.cli(_Config, args=argv, prog="zerosearch index", description=__doc__)
+    return build(config) if isinstance(config, BuildConfig) else info(config)
 
 
 def build(config: BuildConfig) -> int:

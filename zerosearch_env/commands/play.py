@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    config = tyro.cli(PlayConfig, args=None if argv is None else list(argv), prog="zerosearch play")
+    config = tyro.cli(PlayConfig, args=argv, prog="zerosearch play")
     env = make_env(config)
     base = env.unwrapped
     assert isinstance(base, ZeroSearchEnv)

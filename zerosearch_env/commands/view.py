@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: the file cannot be read, or contains no transcript.
     """
-    config = tyro.cli(ViewConfig, args=None if argv is None else list(argv), prog="zerosearch view")
+    config = tyro.cli(ViewConfig, args=argv, prog="zerosearch view")
     count, total = write_page(config.transcripts, config.output, limit=config.limit)
     left = "" if count == total else f" (the last ones; the file has {total}, see --limit)"
     print(f"wrote {count} transcripts{left} to {config.output}")

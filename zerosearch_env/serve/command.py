@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    config = tyro.cli(ServeConfig, args=None if argv is None else list(argv), prog="zerosearch serve")
+    config = tyro.cli(ServeConfig, args=argv, prog="zerosearch serve")
     require("uvicorn", "serve")
     listener = open_socket(config.host, config.port)
     with listener:

@@ -1,0 +1,87 @@
+"""Commands that consist of commands: their list in the help, and the choice by the first argument."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import MissingExtraError, ZeroSearchError, unknown_name
+
+Main = Callable[[list[str]], int]
+_OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
+
+
+class AnyCommand(Protocol):
+    """What `run_command` needs of a command."""
+
+    @property
+    def summary(self) -> str:
+        """One sentence for the help."""
+        ...
+
+    def load(self, name: str) -> Main:
+        """The function that runs the command with its arguments and returns the exit status."""
+        ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command in a module, which is imported when the command runs."""
+
+    module: str
+    """Import name of the module; its `main(argv) -> int` runs the command."""
+    summary: str
+    """One sentence for the help."""
+    extra: str | None = None
+    """The extra of this distribution that installs the libraries the command needs; None: no extra."""
+
+    def load(self, name: str) -> Main:
+        """Import the module and return its `main`.
+
+        Raises:
+            MissingExtraError: a library of the command's extra is not installed.
+        """
+        try:
+            return importlib.import_module(self.module).main  # type: ignore[no-any-return]
+        except ModuleNotFoundError as cause:
+            library = (cause.name or "").partition(".")[0]
+            if self.extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
+                raise
+            raise MissingExtraError(
+                f"`zerosearch {name}` needs {library!r}, which is not installed. "
+                f'Install it with: pip install "zerosearch-env[{self.extra}]"'
+            ) from cause
+
+
+def list_commands(commands: Mapping[str, AnyCommand]) -> list[str]:
+    """One line per command for the help: its name and summary."""
+    width = max(map(len, commands))
+    return [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+
+
+def run_command(
+    kind: str, commands: Mapping[str, AnyCommand], help_text: Callable[[], str], argv: Sequence[str]
+) -> int:
+    """Run the command named by the first argument with the other arguments; without arguments print the help.
+
+    Args:
+        kind: what an error calls a command, for example `"benchmark"`.
+        commands: the commands by name.
+        help_text: called to get the help.
+        argv: name and arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: unknown command; the message suggests the nearest name.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    name, *arguments = argv
+    if name not in commands:
+        raise unknown_name(kind, name, commands)
+    return commands[name].load(name)(arguments)
