@@ -18,7 +18,7 @@ from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.llm import HttpOptions, JsonClient, JsonReply
 from zerosearch_env.llm.http.client import StatusError
-from zerosearch_env.llm.http.replicas import Breaker, Replica, ReplicaSet
+from zerosearch_env.llm.http.replicas import Replica, ReplicaSet
 from zerosearch_env.llm.http.retries import backoff, is_retryable_status, parse_retry_after
 
 FAST = {"backoff_s": 0.005, "backoff_cap_s": 0.01, "connect_s": 2.0, "read_s": 2.0, "total_s": 5.0, "attempts": 3}
@@ -260,31 +260,34 @@ def test_a_server_that_comes_back_loses_no_request() -> None:
 
 def test_a_breaker_opens_probes_and_closes() -> None:
     now = [0.0]
-    breaker = Breaker(2, 10.0, lambda: now[0])
-    replicas = ReplicaSet([Replica("a", breaker)])
+    replica = Replica("a", 2, 10.0, lambda: now[0])
+    replicas = ReplicaSet([replica])
     for _ in range(3):
-        assert replicas.pick() == (replicas.replicas[0], False)
+        assert replicas.pick() is replica
     for _ in range(2):
-        breaker.fail()
-    assert (breaker.state, breaker.wait_s(), replicas.pick()) == ("open", 10.0, None)
+        replica.fail()
+    assert (replica.state, replica.wait_s(), replicas.pick()) == ("open", 10.0, None)
     now[0] = 5.0
-    breaker.fail()
-    assert breaker.wait_s() == 5.0, "a straggler does not start the cool-down anew"
+    replica.fail()
+    assert replica.wait_s() == 5.0, "a straggler does not start the cool-down again"
     now[0] = 10.0
-    assert breaker.state == "half-open"
-    assert replicas.pick() == (replicas.replicas[0], True)
-    breaker.fail()
-    assert replicas.pick() is None, "one probe at a time"
-    breaker.fail(probe=True)
-    assert (breaker.state, breaker.wait_s()) == ("open", 10.0)
+    assert replica.state == "half-open"
+    assert replicas.pick() is replica
+    assert replicas.pick() is None, "one probe per cool-down"
+    now[0] = 12.0
+    replica.fail()
+    assert (replica.state, replica.wait_s()) == ("open", 8.0)
     now[0] = 20.0
-    assert replicas.pick() is not None
-    breaker.abandon(probe=True)
-    assert replicas.pick() is not None, "a cancelled probe frees its place"
-    breaker.succeed()
-    assert breaker.state == "closed"
-    breaker.fail()
-    assert breaker.state == "closed"
+    assert replicas.pick() is replica
+    now[0] = 31.0
+    replica.fail()
+    assert (replica.state, replica.wait_s()) == ("open", 10.0), "a probe that fails late starts a new cool-down"
+    now[0] = 41.0
+    assert replicas.pick() is replica, "a probe that was cancelled is followed by another"
+    replica.succeed()
+    assert replica.state == "closed"
+    replica.fail()
+    assert replica.state == "closed"
 
 
 def test_busy_is_not_dead() -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, QuotaError, unknown_name
 from ...llm.http.client import JsonClient, StatusError
-from ...llm.http.options import HttpOptions, check_url
+from ...llm.http.options import LOOPBACK, HttpOptions, check_url
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache
@@ -24,7 +24,6 @@ from .pages import Page
 from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
 from .token_bucket import Meter, TokenBucket
 
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _CODE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?")
 
 
@@ -229,6 +228,6 @@ def _safe(url: str) -> str:
     parts = urlsplit(base)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigError("url must be an address without password, '?' and '#': the engine adds path and parameters")
-    if parts.scheme != "https" and parts.hostname not in _LOCAL:
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise ConfigError(f"the key would be sent in the clear to {base}: give an https address")
     return base

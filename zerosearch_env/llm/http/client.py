@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigError, EngineError
@@ -21,7 +21,7 @@ from ...privacy import hide
 from ...randomness import mix
 from .codecs import JSON, Codec
 from .options import HttpOptions, check_url
-from .replicas import Breaker, Replica
+from .replicas import Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
 from .session import Cleanup, Session, open_session
 
@@ -98,11 +98,11 @@ class JsonClient:
         if not self.urls:
             raise ConfigError("a network engine needs at least one address, such as http://127.0.0.1:8000/v1")
         self.options = HttpOptions() if options is None else options
+        self.hidden = tuple(hidden)
+        self.codec = codec
+        self.gate = gate
         self._headers = dict(headers or {})
         self._seed = secrets.randbits(64) if seed is None else seed
-        self._hidden = tuple(hidden)
-        self._codec = codec
-        self._gate = gate
         self._requests = 0
         self._session: Session | None = None
         self.on_connect: Callable[[Cleanup], object] | None = None
@@ -117,7 +117,7 @@ class JsonClient:
         """Breaker state by address: `"closed"`, `"open"` or `"half-open"`; all closed before the first request."""
         if self._session is None:
             return dict.fromkeys(self.urls, "closed")
-        return {replica.url: replica.breaker.state for replica in self._session.replicas.replicas}
+        return {replica.url: replica.state for replica in self._session.replicas.replicas}
 
     async def request(
         self,
@@ -151,11 +151,10 @@ class JsonClient:
         session = self._in_this_loop()
         self._requests += 1
         seed = mix(self._seed, self._requests)
-        content = None if body is None else self._codec.encode(body)
-        sent = {**(headers or {}), **({"Content-Type": self._codec.content_type} if content is not None else {})}
-        call = _Call(session, self.options, method, path, final, hopeless, seed, self._codec, self._gate)
-        call.content, call.params, call.headers, call.hidden = content, dict(params or {}), sent, self._hidden
-        call.asked, call.prefer = asked_at.get() or time.monotonic(), prefer
+        content = None if body is None else self.codec.encode(body)
+        sent = {**(headers or {}), **({"Content-Type": self.codec.content_type} if content is not None else {})}
+        asked = asked_at.get() or time.monotonic()
+        call = _Call(self, session, method, path, content, params, sent, final, hopeless, prefer, seed, asked)
         async with session.slots:
             return await call.run()
 
@@ -166,36 +165,32 @@ class JsonClient:
             await session.aclose()
 
     def _in_this_loop(self) -> Session:
-        if self._session is None or not self._session.is_current():
-            headers = {"Accept": self._codec.content_type, **self._headers}
+        if self._session is None or self._session.loop is not asyncio.get_running_loop():
+            headers = {"Accept": self.codec.content_type, **self._headers}
             self._session = open_session(self.urls, self.options, headers, self.on_connect)
         return self._session
 
 
-@dataclass
+@dataclass(repr=False)  # its fields may contain keys
 class _Call:
     """One request and all its attempts."""
 
+    client: JsonClient
     session: Session
-    options: HttpOptions
     method: str
     path: str
+    content: bytes | None
+    params: Mapping[str, str] | None
+    headers: Mapping[str, str]
     final: Collection[int]
     hopeless: Callable[[int, bytes], bool] | None
+    prefer: str
     seed: int
-    codec: Codec
-    gate: Callable[[], Awaitable[object]] | None
-    # These may contain keys.
-    content: bytes | None = field(default=None, repr=False)
-    params: dict[str, str] = field(default_factory=dict, repr=False)
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    hidden: Sequence[str] = field(default=(), repr=False)
-    prefer: str = ""
-    asked: float = 0.0
+    asked: float
     """When the request was made, before any time in the queue."""
 
     async def run(self) -> JsonReply:
-        options, replicas = self.options, self.session.replicas
+        options, replicas = self.client.options, self.session.replicas
         # Queueing counts against the deadline only while no server responds. Otherwise, with a dead server, each batch
         # of queued requests would run through its own full deadline before failing.
         deadline = max(self.asked, self.session.progress) + options.total_s
@@ -207,15 +202,14 @@ class _Call:
             if left <= 0 or attempt == options.attempts:
                 last = last or self.session.failure
                 raise self._give_up(attempt, last) from last
-            picked = replicas.pick(avoid=tried, prefer=self.prefer)
-            if picked is None:
+            replica = replicas.pick(avoid=tried, prefer=self.prefer)
+            if replica is None:
                 await replicas.wait(left)
                 continue
-            replica, probe = picked
-            deadline += await self._pass_gate(replica, probe, attempt)
+            deadline += await self._pass_gate(attempt)
             attempt += 1
             try:
-                return JsonReply(await self._attempt(replica, probe, left), attempt, replica.url)
+                return JsonReply(await self._attempt(replica, left), attempt, replica.url)
             except _RetryableError as failure:
                 last, tried = failure, tried | {replica.url}
                 self.session.failure = failure
@@ -230,28 +224,25 @@ class _Call:
                 tried = set()
                 await asyncio.sleep(pause)
 
-    async def _pass_gate(self, replica: Replica, probe: bool, attempts: int) -> float:
+    async def _pass_gate(self, attempts: int) -> float:
         """Wait for the gate; return the seconds it took. A replica is already chosen, so a pass is a real attempt."""
-        if self.gate is None:
+        if self.client.gate is None:
             return 0.0
         began = time.monotonic()
         try:
-            await self.gate()
-        except BaseException as stop:
-            replica.breaker.abandon(probe=probe)
-            self.session.replicas.notify()
-            if isinstance(stop, EngineError):
-                stop.attempts = attempts
+            await self.client.gate()
+        except EngineError as stop:
+            stop.attempts = attempts
             raise
         self.session.progress = time.monotonic()
         return self.session.progress - began
 
     def _pause(self, attempt: int, failure: _RetryableError, tried: set[str]) -> float:
         """Return seconds until the next attempt; 0 while some replica has not been tried in this round."""
-        others = [r for r in self.session.replicas.replicas if r.url not in tried and r.breaker.admits()]
+        others = [r for r in self.session.replicas.replicas if r.url not in tried and r.admits()]
         if others:
             return 0.0
-        wait = backoff(self.options.backoff_s, self.options.backoff_cap_s, attempt, seed=self.seed)
+        wait = backoff(self.client.options.backoff_s, self.client.options.backoff_cap_s, attempt, seed=self.seed)
         if failure.retry_after_s is None:
             return wait
         # Never earlier than `Retry-After`, plus a random delay: other clients were given the same time.
@@ -262,40 +253,38 @@ class _Call:
         cause = "no replica was available" if last is None else str(last)
         why = f"; the next attempt would have to wait {pause:.1f} s" if pause else ""
         return EngineError(
-            f"{self.method} {self.path} failed after {attempts} attempts (limits: {self.options.attempts} attempts, "
-            f"{self.options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
+            f"{self.method} {self.path} failed after {attempts} attempts (limits: {self.client.options.attempts} attempts, "
+            f"{self.client.options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
             attempts=attempts,
         )
 
-    async def _attempt(self, replica: Replica, probe: bool, left: float) -> Any:
+    async def _attempt(self, replica: Replica, left: float) -> Any:
         """Make one attempt and update the breaker; raises `_RetryableError`, or an error that is permanent."""
-        breaker = replica.breaker
         try:
             async with asyncio.timeout(left):
                 data = await self._send(replica)
         except _RetryableError as failure:
             if failure.healthy:
-                self._answered(breaker)
+                self._answered(replica)
             else:
-                breaker.fail(probe=probe)
+                replica.fail()
             raise
         except TimeoutError as cause:
-            breaker.fail(probe=probe)
-            raise _RetryableError(f"{replica.url}: no complete response within {self.options.total_s:g} s") from cause
+            replica.fail()
+            raise _RetryableError(
+                f"{replica.url}: no complete response within {self.client.options.total_s:g} s"
+            ) from cause
         except (StatusError, ValueError):
-            self._answered(breaker)
-            raise
-        except BaseException:
-            breaker.abandon(probe=probe)
+            self._answered(replica)
             raise
         else:
-            self._answered(breaker)
+            self._answered(replica)
             return data
         finally:
             self.session.replicas.notify()
 
-    def _answered(self, breaker: Breaker) -> None:
-        breaker.succeed()
+    def _answered(self, replica: Replica) -> None:
+        replica.succeed()
         self.session.progress = time.monotonic()
 
     async def _send(self, replica: Replica) -> Any:
@@ -306,7 +295,7 @@ class _Call:
                 self.method,
                 url,
                 data=self.content,
-                params=self.params or None,
+                params=self.params,
                 headers=self.headers,
                 allow_redirects=False,
             ) as response:
@@ -327,15 +316,15 @@ class _Call:
         raise StatusError(said + _advice(status), status, hopeless)
 
     def _told(self, url: str, cause: Exception) -> str:
-        return f"{url}: {type(cause).__name__}: {hide(str(cause), self.hidden)}"
+        return f"{url}: {type(cause).__name__}: {hide(str(cause), self.client.hidden)}"
 
     def _shown(self, cause: Exception) -> Exception | None:
         """Return the cause to show in a traceback; None if there are keys, which the cause may quote."""
-        return None if self.hidden else cause
+        return None if self.client.hidden else cause
 
     async def _read(self, response: Any, url: str) -> bytes:
         """Read the body, up to the size limit."""
-        limit, parts, size = self.options.max_body_bytes, [], 0
+        limit, parts, size = self.client.options.max_body_bytes, [], 0
         async for part in response.content.iter_any():
             size += len(part)
             if size > limit:
@@ -349,15 +338,15 @@ class _Call:
 
     def _parse(self, body: bytes, url: str) -> Any:
         try:
-            return self.codec.decode(body)
+            return self.client.codec.decode(body)
         except (ValueError, RecursionError) as cause:
-            said, why = self._excerpt(body), hide(str(cause), self.hidden)
-            told = f"{url} answered with something that is not {self.codec.name} ({why}): {said}"
+            said, why = self._excerpt(body), hide(str(cause), self.client.hidden)
+            told = f"{url} answered with something that is not {self.client.codec.name} ({why}): {said}"
             raise ValueError(told) from self._shown(cause)
 
     def _excerpt(self, body: bytes) -> str:
         # Mask keys before truncating, which could leave half of one.
-        text = " ".join(hide(body[: 64 * _EXCERPT].decode("utf-8", "replace"), self.hidden).split())
+        text = " ".join(hide(body[: 64 * _EXCERPT].decode("utf-8", "replace"), self.client.hidden).split())
         return (text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "")) or "(nothing)"
 
 

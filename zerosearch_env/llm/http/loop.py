@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from ...errors import EngineError
+from .session import Cleanup
 
 Value = TypeVar("Value")
 _JOIN_S = 5.0
@@ -27,12 +29,9 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._cleanups: list[Callable[[], Awaitable[object]]] = []
-        self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._pid = os.getpid()
         self._closed = False
+        self._reset()
+        _loop_threads.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
         """Run the coroutine and return its result; blocks the calling thread.
@@ -63,7 +62,7 @@ class LoopThread:
                 raise EngineError("the engine was closed during the request") from cause
             raise
 
-    def on_close(self, cleanup: Callable[[], Awaitable[object]]) -> None:
+    def on_close(self, cleanup: Cleanup) -> None:
         """Register a cleanup to await in the loop before it ends. It must not reference the owner of this object."""
         self._cleanups.append(cleanup)
 
@@ -91,44 +90,61 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._closed:
             raise EngineError("the engine is closed; build a new one to search again", attempts=0)
-        if self._pid != os.getpid():
-            # After a fork the thread and all tasks of its loop exist only in the parent.
-            self._pid, self._loop, self._cleanups = os.getpid(), None, []
-            if self._finalizer is not None:
-                self._finalizer.detach()
         if self._loop is None:
-            self._loop = loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, name=self._name, daemon=True)
+            self._loop, stop = asyncio.new_event_loop(), asyncio.Event()
+            thread = threading.Thread(
+                target=_run_loop, args=(self._loop, stop, self._cleanups), name=self._name, daemon=True
+            )
             thread.start()
-            self._finalizer = weakref.finalize(self, _shut_down, loop, thread, self._cleanups, self._pid)
+            self._finalizer = weakref.finalize(self, _shut_down, self._loop, stop, thread)
         return self._loop
 
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cleanups: list[Cleanup] = []
+        self._finalizer: weakref.finalize[Any, Any] | None = None
 
-def _shut_down(
-    loop: asyncio.AbstractEventLoop,
-    thread: threading.Thread,
-    cleanups: list[Callable[[], Awaitable[object]]],
-    pid: int,
-) -> None:
-    if os.getpid() != pid or not thread.is_alive():
-        return
+    def _leave_to_the_parent(self) -> None:
+        """Start again in a forked process, where the loop's thread does not exist.
 
-    async def wind_up() -> None:
-        tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
+        The loop's list of sockets (epoll) is shared with the parent. A loop or client that is garbage-collected here
+        would remove its sockets from that list, and the parent would wait for responses forever. An object with one
+        extra reference is never finalized.
+        """
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        for inherited in (self._loop, self._cleanups):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+        self._reset()
+
+
+_loop_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for loop_thread in _loop_threads:
+        loop_thread._leave_to_the_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, cleanups: list[Cleanup]) -> None:
+    async def main() -> None:
+        await stop.wait()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(cleanup() for cleanup in cleanups), return_exceptions=True)
-        await loop.shutdown_default_executor()
 
-    ending = asyncio.run_coroutine_threadsafe(wind_up(), loop)
-    if threading.current_thread() is thread:  # the last reference was dropped inside the loop itself
-        ending.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-        return
-    try:
-        ending.result(_JOIN_S)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+
+def _shut_down(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(stop.set)
+    if threading.current_thread() is not thread:  # it is if the last reference was dropped inside the loop itself
         thread.join(_JOIN_S)
-        if not thread.is_alive():
-            loop.close()

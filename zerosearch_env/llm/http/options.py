@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from ...checks import check_number, check_whole_number
 from ...errors import ConfigError, unknown_name
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Host names of this machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:

@@ -1,7 +1,7 @@
-"""Several servers with the same service: round robin over those that work, and one circuit breaker per server.
+"""Several servers with the same service: round robin over those that work, with a circuit breaker each.
 
-A breaker is closed while its server works. After `failures` consecutive failures it opens, and the server is not called
-for `cooldown_s` seconds. Then one request may try (half-open): success closes the breaker, failure opens it again.
+A server that has failed several times in a row is not called for a cool-down. Then one request may try it per
+cool-down, until it answers again.
 """
 
 from __future__ import annotations
@@ -13,67 +13,51 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Breaker:
-    """Circuit breaker of one server. Used from one event loop only."""
+class Replica:
+    """One server and its circuit breaker. Used from one event loop only."""
 
+    url: str
     failures: int
-    """Consecutive failures after which it opens, at least 1."""
+    """Consecutive failures after which the breaker opens, at least 1."""
     cooldown_s: float
-    """Seconds it stays open."""
+    """Seconds that it stays open."""
     clock: Callable[[], float] = time.monotonic
     _failed: int = 0
-    _opened_at: float | None = None
-    _probing: bool = False
+    _closed_to: float = float("-inf")
+    """No request is sent before this time."""
 
     @property
     def state(self) -> str:
-        """`"closed"`, `"open"`, or `"half-open"` if a probe is due or in progress."""
-        if self._opened_at is None:
+        """`"closed"` while the server works, `"open"`, or `"half-open"` if the next request may try it."""
+        if self._failed < self.failures:
             return "closed"
-        return "half-open" if self.wait_s() <= 0 else "open"
+        return "half-open" if self.admits() else "open"
 
     def wait_s(self) -> float:
-        """Seconds until the cool-down ends; 0 or less if it is over or the breaker is closed."""
-        return 0.0 if self._opened_at is None else self._opened_at + self.cooldown_s - self.clock()
+        """Seconds until a request may be sent; 0 or less if it may be sent now."""
+        return self._closed_to - self.clock()
 
     def admits(self) -> bool:
         """Whether a request may be sent to the server now."""
-        return self._opened_at is None or (not self._probing and self.wait_s() <= 0)
+        return self.wait_s() <= 0
 
-    def begin(self) -> bool:
-        """Record that a request is sent; return whether it is the probe of a half-open breaker."""
-        probe = self._opened_at is not None
-        self._probing = self._probing or probe
-        return probe
+    def begin(self) -> None:
+        """Record that a request is sent. A probe keeps others away for a cool-down, or until the server answers."""
+        if self._failed >= self.failures:
+            self._closed_to = self.clock() + self.cooldown_s
 
     def succeed(self) -> None:
         """Record that the server answered."""
-        self._failed, self._opened_at, self._probing = 0, None, False
+        self._failed, self._closed_to = 0, float("-inf")
 
-    def fail(self, *, probe: bool = False) -> None:
+    def fail(self) -> None:
         """Record that the server did not answer, or answered with a server error.
 
-        A request that was sent before the breaker opened and fails afterwards neither ends a probe nor restarts the
-        cool-down.
+        A request that was sent before the breaker opened and fails afterwards does not prolong the cool-down.
         """
         self._failed += 1
-        if probe or (self._opened_at is None and self._failed >= self.failures):
-            self._opened_at = self.clock()
-        self._probing = self._probing and not probe
-
-    def abandon(self, *, probe: bool = False) -> None:
-        """Record that the request was cancelled: this says nothing about the server, and a new probe may be sent."""
-        self._probing = self._probing and not probe
-
-
-@dataclass
-class Replica:
-    """One server."""
-
-    url: str
-    breaker: Breaker
-    sent: int = 0
-    """Number of requests sent to it."""
+        if self.admits():
+            self.begin()
 
 
 @dataclass
@@ -84,31 +68,26 @@ class ReplicaSet:
     _next: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def pick(self, avoid: Collection[str] = (), prefer: str = "") -> tuple[Replica, bool] | None:
+    def pick(self, avoid: Collection[str] = (), prefer: str = "") -> Replica | None:
         """Return the next available server in turn, preferably one not in `avoid`; None if no server is available.
 
         The server with the address `prefer` comes first, unless it is in `avoid`.
-
-        Returns:
-            The server, and whether this request is the probe of its breaker.
         """
         count = len(self.replicas)
         turn = [self.replicas[(self._next + offset) % count] for offset in range(count)]
-        ready = [replica for replica in turn if replica.breaker.admits()]
+        ready = [replica for replica in turn if replica.admits()]
         if not ready:
             return None
-        chosen = min(ready, key=lambda one: (one.url in avoid, one.url != prefer))  # the first in turn among equals
+        chosen = min(ready, key=lambda replica: (replica.url in avoid, replica.url != prefer))
         self._next = (self._next + turn.index(chosen) + 1) % count
-        chosen.sent += 1
-        return chosen, chosen.breaker.begin()
+        chosen.begin()
+        return chosen
 
     async def wait(self, longest_s: float) -> None:
-        """Wait until a server may be available again: a cool-down has ended, or a probe has finished."""
-        cooldowns = [replica.breaker.wait_s() for replica in self.replicas]
-        pause = min([longest_s, *(seconds for seconds in cooldowns if seconds > 0)])
-        changed = self._changed
+        """Wait until a server may be available again: a cool-down has ended, or a request has finished."""
+        pause = min([longest_s, *(replica.wait_s() for replica in self.replicas)])
         try:
-            await asyncio.wait_for(changed.wait(), max(pause, 0.001))
+            await asyncio.wait_for(self._changed.wait(), max(pause, 0.001))
         except TimeoutError:
             return
 
