@@ -28,7 +28,7 @@ from zerosearch_env.engines import check_engine, make_engine
 from zerosearch_env.engines.cache import ResultCache
 from zerosearch_env.engines.remote.retrieve import RetrieveEngine
 from zerosearch_env.errors import ConfigError, EngineError
-from zerosearch_env.retrieve_api.requests import DIALECTS
+from zerosearch_env.retrieve_api.dialects import DIALECTS
 
 
 @pytest.fixture(autouse=True)
@@ -384,7 +384,7 @@ def test_gem_in_msgpack() -> None:
 
     with ServerThread(handler) as thread:
         client = engine(thread.url, dialect="gem")
-        assert client._client._codec.name == "msgpack"
+        assert client._client.codec.name == "msgpack"
         client.close()
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zerosearch_env.llm.http.codecs import JSON, MSGPACK, Codec
 from zerosearch_env.retrieve_api.bodies import TOP_K_FIELDS, ParsedRequest, RequestedSearch, parse
-from zerosearch_env.retrieve_api.codec import RequestError, decode, encode, encoding_of
+from zerosearch_env.retrieve_api.codec import RequestError, codec_of, decode
 
 
 @pytest.mark.parametrize("name", TOP_K_FIELDS)
@@ -110,20 +111,20 @@ def test_encodings() -> None:
     msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed (extra serve)")
     body = {"query": "\ud800 é", "topk": 3}
     packed = msgpack.packb(body, unicode_errors="surrogatepass")
-    assert encoding_of(None, packed) == "msgpack"
-    assert encoding_of("application/x-www-form-urlencoded", b' {"a": 1}') == "json"
-    assert encoding_of("application/json; charset=utf-8", packed) == "json"
-    assert encoding_of("application/msgpack", b"{}") == "msgpack"
-    assert encoding_of(None, b"") == "json"
-    assert decode(packed, "msgpack") == body
-    assert msgpack.unpackb(encode(body, "msgpack"), unicode_errors="surrogatepass") == body
-    assert json.loads(encode(body, "json")) == body
+    assert codec_of(None, packed) is MSGPACK
+    assert codec_of("application/x-www-form-urlencoded", b' {"a": 1}') is JSON
+    assert codec_of("application/json; charset=utf-8", packed) is JSON
+    assert codec_of("application/msgpack", b"{}") is MSGPACK
+    assert codec_of(None, b"") is JSON
+    assert decode(packed, MSGPACK) == body
+    assert msgpack.unpackb(MSGPACK.encode(body), unicode_errors="surrogatepass") == body
+    assert json.loads(JSON.encode(body)) == body
 
 
-@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b'{"query": ', b"[1, 2]", b"null", b"[" * 100_000, b"\x81\x90\x01"])
-def test_bad_bodies(body: bytes, encoding: Any) -> None:
+def test_bad_bodies(body: bytes, codec: Codec) -> None:
     pytest.importorskip("msgpack", reason="msgpack is not installed (extra serve)")
     with pytest.raises(RequestError) as refused:
-        decode(body, encoding)
+        decode(body, codec)
     assert (refused.value.status, refused.value.kind) == (400, "bad_body")

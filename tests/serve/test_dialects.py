@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.http.codecs import JSON, MSGPACK
 from zerosearch_env.retrieve_api.bodies import parse
 from zerosearch_env.retrieve_api.dialects import DIALECTS, PATHS, choose_dialect, get_dialect, render, score_of
 from zerosearch_env.types import Document
@@ -79,6 +80,13 @@ BATCH: list[tuple[str, dict[str, Any], str | None, str, Any]] = [
     ),
     (
         "/retrieve",
+        {"queries": ["q", "r"], "topk_retrieval": 10, "topk_rerank": 2},
+        "search-r1-rerank",
+        "search-r1-rerank",
+        {"result": [ADDRESSED, [{**B, "url": "77"}]]},
+    ),
+    (
+        "/retrieve",
         {"queries": ["q", "r"], "topk": 2, "return_scores": True},
         "verl",
         "verl",
@@ -144,7 +152,7 @@ BATCH: list[tuple[str, dict[str, Any], str | None, str, Any]] = [
 
 @pytest.mark.parametrize(("path", "body", "forced", "name", "answer"), [*SINGLE, *BATCH])
 def test_request_to_response(path: str, body: dict[str, Any], forced: str | None, name: str, answer: Any) -> None:
-    dialect = choose_dialect(path, body, "json", forced)
+    dialect = choose_dialect(path, body, JSON, forced)
     assert dialect.name == name
     asked = parse(body)
     response = render(dialect, asked, [ONE, TWO][: len(asked.searches)])
@@ -154,18 +162,18 @@ def test_request_to_response(path: str, body: dict[str, Any], forced: str | None
 
 def test_every_dialect_is_in_the_table() -> None:
     assert {row[3] for row in [*SINGLE, *BATCH]} == set(DIALECTS)
-    assert {dialect.path for dialect in DIALECTS.values()} <= set(PATHS)
+    assert set(PATHS) == {"/retrieve", "/queries", "/search", "/batch_search"}
 
 
 def test_msgpack_tells_gem_from_skyrl() -> None:
     body = {"query": "q", "topk": 3, "return_scores": True}
-    assert choose_dialect("/retrieve", body, "msgpack").name == "gem"
-    assert choose_dialect("/retrieve", body, "msgpack", "skyrl").name == "skyrl"
-    assert choose_dialect("/retrieve", {"queries": ["q"]}, "msgpack").name == "search-r1"
+    assert choose_dialect("/retrieve", body, MSGPACK).name == "gem"
+    assert choose_dialect("/retrieve", body, MSGPACK, "skyrl").name == "skyrl"
+    assert choose_dialect("/retrieve", {"queries": ["q"]}, MSGPACK).name == "search-r1"
 
 
 def test_a_path_of_its_own_beats_the_forced_dialect() -> None:
-    assert choose_dialect("/queries", {"queries": ["q"]}, "json", "gem").name == "r1-searcher"
+    assert choose_dialect("/queries", {"queries": ["q"]}, JSON, "gem").name == "r1-searcher"
 
 
 def test_one_query_in_a_list_stays_a_list() -> None:

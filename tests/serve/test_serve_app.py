@@ -17,6 +17,7 @@ from zerosearch_env.retrieve_api.dialects import DIALECTS
 BODIES: dict[str, dict[str, Any]] = {
     "search-r1": {"queries": ["q", "r"], "topk": 2, "return_scores": True},
     "verl": {"queries": ["q", "r"], "topk": 2, "return_scores": True},
+    "search-r1-rerank": {"queries": ["q", "r"], "topk_retrieval": 20, "topk_rerank": 2},
     "search-r1-proxy": {"queries": ["q", "r"]},
     "asearcher": {"queries": ["q", "r"], "topk": 2, "return_scores": False},
     "skyrl": {"query": "q", "topk": 2, "return_scores": True},
@@ -30,6 +31,7 @@ CONTENTS = '"Title 1"\nabout q'
 FIRST: dict[str, Callable[[Any], Any]] = {
     "search-r1": lambda answer: answer["result"][0][0]["document"]["contents"],
     "verl": lambda answer: answer["result"][0][0]["document"]["contents"],
+    "search-r1-rerank": lambda answer: answer["result"][0][0]["contents"],
     "search-r1-proxy": lambda answer: answer["result"][0][0]["document"]["contents"],
     "asearcher": lambda answer: answer["result"][0][0]["contents"],
     "skyrl": lambda answer: answer["result"][0][0]["document"]["contents"],
@@ -44,15 +46,15 @@ FIRST: dict[str, Callable[[Any], Any]] = {
 def test_every_dialect_there_and_back(start: Any) -> None:
     server = start()
     for name, dialect in DIALECTS.items():
-        reply = server.post(f"/{name}{dialect.path}", BODIES[name])
+        reply = server.post(f"/{name}{dialect.paths[-1]}", BODIES[name])
         assert (reply.status, reply.headers["content-type"]) == (200, "application/json"), name
         assert "about q" in FIRST[name](reply.json)
         assert FIRST[name](reply.json).endswith("\nabout q") or name in ("zerosearch-wiki", "r1-searcher")
     # Without the name in front of the path the form decides; where forms are shared, a default does.
     for name in set(DIALECTS) - {"verl", "search-r1-proxy", "gem"}:
         assert (
-            server.post(DIALECTS[name].path, BODIES[name]).json
-            == server.post(f"/{name}{DIALECTS[name].path}", BODIES[name]).json
+            server.post(DIALECTS[name].paths[-1], BODIES[name]).json
+            == server.post(f"/{name}{DIALECTS[name].paths[-1]}", BODIES[name]).json
         )
     assert {request.top_k for call in server.engine.calls for request in call} == {2, 3}
 

@@ -1,4 +1,4 @@
-"""Parse a request body of any dialect into one record.
+"""Parse a request body of any dialect into one record, and write the fields that only `zerosearch serve` reads.
 
 Pure functions without I/O. The tables at the top list the names that different dialects use for the same field.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import is_number, is_whole_number
+from ..types import SearchRequest
 from .codec import RequestError
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
@@ -81,6 +82,20 @@ def parse(body: Mapping[str, Any], *, single: bool | None = None) -> ParsedReque
     rows = zip(queries, questions, answers, noise, seeds, strict=True)
     searches = tuple(RequestedSearch(*row) for row in rows)
     return ParsedRequest(searches, is_text if single is None else single, _top_k(body), _scores(body))
+
+
+def context_of(requests: Sequence[SearchRequest], *, batch: bool) -> dict[str, Any]:
+    """Return question, answers, noise and seed as fields that `parse` reads."""
+    noisy = [request.noisy if isinstance(request.noisy, bool) else list(request.noisy) for request in requests]
+    if not batch:
+        (only,) = requests
+        return {"question": only.question, "answers": list(only.answers), "noisy": noisy[0], "seed": only.seed}
+    return {
+        "questions": [request.question for request in requests],
+        "answers": [list(request.answers) for request in requests],
+        "noisy": noisy,
+        "seed": [request.seed for request in requests],
+    }
 
 
 def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:

@@ -1,8 +1,8 @@
-"""The dialects of `/retrieve`: detect a request's dialect, and render the response in its format.
+"""The dialects of `/retrieve`: write a request, detect a request's dialect, and render the response in its format.
 
-Every dialect is one row of `DIALECTS`. If two dialects share a request format but not a response format, `RULES` choose
-the default; the server's `--dialect`, or the dialect's name before the path (`/rllm/retrieve`), overrides it. Pure
-functions without I/O.
+Every dialect is one row of `DIALECTS`, used by the engine `retrieve:URL` and by `zerosearch serve`. If two dialects
+share a request format but not a response format, `RULES` choose the default; the server's `--dialect`, or the dialect's
+name before the path (`/rllm/retrieve`), overrides it. Pure functions without I/O.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import unknown_name
+from ..llm.http.codecs import MSGPACK, Codec
 from ..types import Document, full_text
 from .bodies import ParsedRequest
-from .codec import Encoding
 
 Results = Sequence[Sequence[Document]]
 """One list of documents per query, in order."""
@@ -23,17 +23,31 @@ Results = Sequence[Sequence[Document]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """The response format of one family of clients."""
+    """The formats of one family of servers and their clients."""
 
     name: str
-    clients: str
-    """The clients that use it, and the shape of the response."""
+    used_by: str
+    """The servers and clients that use it, and the shape of the response."""
+    batch: bool
+    """Whether a request holds a list of queries. If not, each query is a request, and several are sent concurrently."""
+    count: tuple[str, ...]
+    """Fields for the number of documents per query."""
     render: Callable[[ParsedRequest, Results, bool], Any]
     """(request, documents, whether to include scores) -> the response."""
+    more: tuple[tuple[str, Any], ...] = ()
+    """Further fields of a request."""
     scores: bool = False
     """Whether to send scores if the request does not specify it."""
-    path: str = "/retrieve"
-    """Path that its clients post to."""
+    paths: tuple[str, ...] = ("/retrieve",)
+    """Paths that the server listens on. The first is appended to an address that ends in none of them."""
+    msgpack: bool = False
+    """Whether requests are msgpack, if that is installed."""
+
+    def request(self, queries: Sequence[str], count: int) -> dict[str, Any]:
+        """Build a request for `count` documents per query; exactly one query if `batch` is False."""
+        name = "queries" if self.batch and self.name != "research" else "query"
+        query = {name: list(queries) if self.batch else queries[0]}
+        return query | dict.fromkeys(self.count, count) | dict(self.more)
 
 
 def contents(document: Document) -> str:
@@ -122,37 +136,47 @@ def _research(asked: ParsedRequest, results: Results, scores: bool) -> Any:
     return [found, values] if scores else found
 
 
+_SCORES = (("return_scores", True),)
+_NO_SCORES = (("return_scores", False),)
+
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        Dialect("search-r1", "Search-R1 and its reranking server: {result: [[{document, score}]]}", _search_r1),
-        Dialect("verl", "verl's SearchTool (until 0.8.0.dev): as Search-R1", _search_r1),
-        Dialect("search-r1-proxy", "Search-R1's web proxies: {result: [[{document}]]}, no id, no score", _proxy),
-        Dialect("asearcher", "ASearcher: {result: [[{contents, url}]]}", _asearcher),
-        Dialect("skyrl", "SkyRL: one query, {result: [[{document, score}]]}", _search_r1, scores=True),
-        Dialect("gem", "GEM: one query, {result: [{document, score}]}", _gem, scores=True),
-        Dialect("zerosearch-wiki", "ZeroSearch's wiki server: one query, [{text}]", _zerosearch_wiki),
-        Dialect("rllm", "rLLM: one query, {results: [{document, score}]}", _rllm, scores=True),
-        Dialect("r1-searcher", "R1-Searcher: {queries, answers: [[text]]}", _r1_searcher, path="/queries"),
-        Dialect("research", "ReSearch: [{id, contents}], with scores [documents, scores]", _research, path="/search"),
+        Dialect("search-r1", "Search-R1: {result: [[{document, score}]]}", True, ("topk",), _search_r1, _SCORES),
+        Dialect("search-r1-rerank", "its reranking server", True, ("topk_retrieval", "topk_rerank"), _search_r1),
+        Dialect("search-r1-proxy", "its web proxies, which choose the number: no id or score", True, ("topk",), _proxy),
+        Dialect("verl", "verl's SearchTool (until 0.8.0.dev): as Search-R1", True, ("topk",), _search_r1, _SCORES),
+        Dialect("asearcher", "ASearcher: {result: [[{contents, url}]]}", True, ("topk",), _asearcher, _NO_SCORES),
+        Dialect("skyrl", "SkyRL: {result: [[{document, score}]]}", False, ("topk",), _search_r1, _SCORES, scores=True),
+        Dialect(
+            *("gem", "GEM: {result: [{document, score}]}", False, ("topk",), _gem, _SCORES), scores=True, msgpack=True
+        ),
+        Dialect("zerosearch-wiki", "ZeroSearch's wiki server: [{text}]", False, ("top_k",), _zerosearch_wiki),
+        Dialect("rllm", "rLLM: {results: [{document, score}]}", False, ("top_k", "k"), _rllm, scores=True),
+        Dialect(
+            *("r1-searcher", "R1-Searcher: {queries, answers: [[text]]}", True, ("k",), _r1_searcher),
+            paths=("/queries",),
+        ),
+        Dialect(
+            *("research", "ReSearch: [{id, contents}], with scores [documents, scores]", True, ("top_n",), _research),
+            more=(("return_score", True),),
+            paths=("/batch_search", "/search"),
+        ),
     )
 }
 
 PATHS: dict[str, str | None] = {
-    "/retrieve": None,
-    "/queries": "r1-searcher",
-    "/search": "research",
-    "/batch_search": "research",
+    path: None if path == "/retrieve" else dialect.name for dialect in DIALECTS.values() for path in dialect.paths
 }
 """Accepted paths, with the dialect if the path alone decides it."""
 
-RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Encoding], bool]], ...] = (
+RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Codec], bool]], ...] = (
     (
         "search-r1",
         "a list of queries",
         lambda body, _: isinstance(body.get("queries", body.get("query")), list | tuple),
     ),
-    ("gem", "one query in msgpack", lambda _, encoding: encoding == "msgpack"),
+    ("gem", "one query in msgpack", lambda _, codec: codec is MSGPACK),
     ("skyrl", "one query with `topk`", lambda body, _: "topk" in body),
     ("rllm", "one query with `k`", lambda body, _: "k" in body),
     ("zerosearch-wiki", "one query with `top_k`", lambda body, _: "top_k" in body),
@@ -173,17 +197,17 @@ def get_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def choose_dialect(path: str, body: Mapping[str, Any], encoding: Encoding, forced: str | None = None) -> Dialect:
+def choose_dialect(path: str, body: Mapping[str, Any], codec: Codec, forced: str | None = None) -> Dialect:
     """Return the dialect of a request.
 
     Args:
         path: one of `PATHS`.
         body: the decoded body.
-        encoding: the body's encoding.
+        codec: the body's encoding.
         forced: name of a dialect to use unless the path decides.
     """
     name = PATHS[path] or forced
-    return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, encoding))]
+    return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, codec))]
 
 
 def render(dialect: Dialect, asked: ParsedRequest, results: Results) -> Any:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, EngineError, ZeroSearchError, require
-from ..retrieve_api import codec
+from ..llm.http.codecs import JSON, Codec
 from ..retrieve_api.bodies import parse
-from ..retrieve_api.codec import CONTENT_TYPES, Encoding, RequestError
+from ..retrieve_api.codec import RequestError, codec_of, decode
 from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
 from ..types import Document, SearchRequest
 from .access import is_token
@@ -134,14 +134,14 @@ class _Handlers:
         try:
             response = await self._retrieve(request, named)
         except ZeroSearchError as error:
-            response = self._failed(error, named.encoding)
+            response = self._failed(error, named.codec)
         except Exception as error:  # a bug: reported to the caller and logged with a traceback
             _log.exception("a request failed")
-            response = self._failed(error, named.encoding)
+            response = self._failed(error, named.codec)
         except asyncio.CancelledError:
             # A stopping server cancels pending requests; send the caller an error instead of dropping the connection.
             stopping = RequestError("the server is stopping and did not get a result in time", 503, CUT_OFF)
-            response = self._failed(stopping, named.encoding)
+            response = self._failed(stopping, named.codec)
         finally:
             metrics.in_flight -= 1
         metrics.finish(named.dialect, response.status_code, time.perf_counter() - began)
@@ -152,15 +152,15 @@ class _Handlers:
         self._authorize(request)
         forced = self._prefix(request)
         body = await self._body(request)
-        encoding = codec.encoding_of(request.headers.get("content-type"), body)
-        fields = codec.decode(body, encoding)
-        named.encoding = encoding
+        codec = codec_of(request.headers.get("content-type"), body)
+        fields = decode(body, codec)
+        named.codec = codec
         path = request.url.path.removeprefix(f"/{forced.name}") if forced else request.url.path
-        dialect = forced or choose_dialect(path, fields, encoding, service.dialect)
+        dialect = forced or choose_dialect(path, fields, codec, service.dialect)
         named.dialect = dialect.name
         asked = parse(fields, single=False if path == "/batch_search" else None)
         documents = await service.search(service.maker.make(asked)) if asked.searches else []
-        return self._encoded(render(dialect, asked, documents), encoding)
+        return self._encoded(render(dialect, asked, documents), codec)
 
     async def health(self, request: Request) -> Response:
         """Answer GET: whether the server runs. Needs no token."""
@@ -171,7 +171,7 @@ class _Handlers:
         try:
             self._authorize(request)
         except RequestError as error:
-            return self._failed(error, "json")
+            return self._failed(error)
         level = self._service.maker.noise_level
         return self._encoded({**self._service.metrics.summary(), "noise_level": level, "engine": self._service.engine})
 
@@ -180,7 +180,7 @@ class _Handlers:
         try:
             self._authorize(request)
         except RequestError as error:
-            return self._failed(error, "json")
+            return self._failed(error)
         from prometheus_client import CONTENT_TYPE_LATEST
 
         return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE_LATEST)
@@ -189,7 +189,7 @@ class _Handlers:
         """Answer a request with an unknown path or the wrong method."""
         paths = ", ".join([*PATHS, "/health", "/stats", "/metrics"])
         message = f"{request.method} {request.url.path}: {error.detail}. Expected POST to a search, or GET of {paths}"
-        response = self._failed(RequestError(message, error.status_code, "not_found"), "json")
+        response = self._failed(RequestError(message, error.status_code, "not_found"))
         response.headers.update(error.headers or {})
         return response
 
@@ -227,13 +227,13 @@ class _Handlers:
             raise RequestError(f"a body may have at most {bound} bytes, got {size} or more", 413, "too_large")
         return b"".join(parts)
 
-    def _encoded(self, value: Any, encoding: Encoding = "json", status: int = 200) -> Response:
-        return self._response(codec.encode(value, encoding), status, media_type=CONTENT_TYPES[encoding])
+    def _encoded(self, value: Any, codec: Codec = JSON, status: int = 200) -> Response:
+        return self._response(codec.encode(value), status, media_type=codec.content_type)
 
-    def _failed(self, error: Exception, encoding: Encoding) -> Response:
+    def _failed(self, error: Exception, codec: Codec = JSON) -> Response:
         status, kind = _status_of(error)
         self._service.metrics.errors[kind] += 1
-        response = self._encoded({"error": str(error) or type(error).__name__, "kind": kind}, encoding, status)
+        response = self._encoded({"error": str(error) or type(error).__name__, "kind": kind}, codec, status)
         if status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if status == 503:
@@ -249,7 +249,7 @@ class _Named:
     """What is known about a request so far; decides how its failure is counted and encoded."""
 
     dialect: str = "unknown"
-    encoding: Encoding = "json"
+    codec: Codec = JSON
 
 
 def _status_of(error: Exception) -> tuple[int, str]:

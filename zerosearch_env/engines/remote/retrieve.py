@@ -13,7 +13,8 @@ from ...game.rewards import contains_answer
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.codecs import JSON, MSGPACK
 from ...llm.http.options import HttpOptions, check_url
-from ...retrieve_api.requests import context_of, get_request_dialect
+from ...retrieve_api.bodies import context_of
+from ...retrieve_api.dialects import get_dialect
 from ...retrieve_api.results import parse_results
 from ...types import SearchRequest, full_text
 from ..cache import ResultCache
@@ -70,7 +71,7 @@ class RetrieveEngine(RemoteEngine):
         http: HttpOptions | None = None,
         cache: ResultCache | str | None = None,
     ) -> None:
-        self._dialect = get_request_dialect(dialect)
+        self._dialect = get_dialect(dialect)
         paths = self._dialect.paths
         self._path = paths[0] if path is None else path
         self._urls = tuple(_base(url, paths if path is None else ()) for url in urls)
@@ -123,7 +124,7 @@ class RetrieveEngine(RemoteEngine):
     async def _post(self, asks: Sequence[PageRequest]) -> Sequence[Page | EngineError]:
         """Send one HTTP request for pages of equal size; if the server rejects it, send it again in halves."""
         size, requests = self._size(asks[0]), [ask.request for ask in asks]
-        body = self._dialect.body([request.query for request in requests], size)
+        body = self._dialect.request([request.query for request in requests], size)
         if self._send_context:
             body |= context_of(requests, batch=self._dialect.batch)
         try:

@@ -249,12 +249,12 @@ class _Call:
         return failure.retry_after_s + min(wait, 0.1 * failure.retry_after_s + 0.05)
 
     def _give_up(self, attempts: int, last: Exception | None, pause: float = 0.0) -> EngineError:
-        urls = ", ".join(replica.url for replica in self.session.replicas.replicas)
+        urls, options = ", ".join(self.client.urls), self.client.options
         cause = "no replica was available" if last is None else str(last)
         why = f"; the next attempt would have to wait {pause:.1f} s" if pause else ""
         return EngineError(
-            f"{self.method} {self.path} failed after {attempts} attempts (limits: {self.client.options.attempts} attempts, "
-            f"{self.client.options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
+            f"{self.method} {self.path} failed after {attempts} attempts (limits: {options.attempts} attempts, "
+            f"{options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
             attempts=attempts,
         )
 
@@ -271,9 +271,8 @@ class _Call:
             raise
         except TimeoutError as cause:
             replica.fail()
-            raise _RetryableError(
-                f"{replica.url}: no complete response within {self.client.options.total_s:g} s"
-            ) from cause
+            limit = self.client.options.total_s
+            raise _RetryableError(f"{replica.url}: no complete response within {limit:g} s") from cause
         except (StatusError, ValueError):
             self._answered(replica)
             raise

@@ -1,4 +1,4 @@
-"""Encodings of request and response bodies: JSON, or msgpack for servers that use it."""
+"""Encodings of request and response bodies, in the HTTP client and in `zerosearch serve`: JSON, or msgpack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Codec:
 
 
 def _write_json(value: Any) -> bytes:
-    return json.dumps(value).encode()
+    # ASCII only: documents may contain lone surrogates, which UTF-8 cannot encode.
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def _write_msgpack(value: Any) -> bytes:

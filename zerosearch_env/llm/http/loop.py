@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from ...errors import EngineError
@@ -26,6 +27,11 @@ class LoopThread:
     Args:
         name: the thread's name, as shown by debuggers.
     """
+
+    _lock: threading.Lock
+    _loop: asyncio.AbstractEventLoop | None
+    _cleanups: list[Cleanup]
+    _finalizer: weakref.finalize[Any, Any] | None
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -91,19 +97,18 @@ class LoopThread:
         if self._closed:
             raise EngineError("the engine is closed; build a new one to search again", attempts=0)
         if self._loop is None:
-            self._loop, stop = asyncio.new_event_loop(), asyncio.Event()
-            thread = threading.Thread(
-                target=_run_loop, args=(self._loop, stop, self._cleanups), name=self._name, daemon=True
-            )
+            self._loop = loop = asyncio.new_event_loop()
+            stop = asyncio.Event()
+            work = partial(_run_loop, loop, stop, self._cleanups)
+            thread = threading.Thread(target=work, name=self._name, daemon=True)
             thread.start()
-            self._finalizer = weakref.finalize(self, _shut_down, self._loop, stop, thread)
+            self._finalizer = weakref.finalize(self, _shut_down, loop, stop, thread)
         return self._loop
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._cleanups: list[Cleanup] = []
-        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._cleanups = []
+        self._loop = self._finalizer = None
 
     def _leave_to_the_parent(self) -> None:
         """Start again in a forked process, where the loop's thread does not exist.
