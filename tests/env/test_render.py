@@ -15,7 +15,8 @@ from zerosearch_env.commands import view
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
-from zerosearch_env.records.terminal import clean, html_style, render_ansi, render_html, render_rich
+from zerosearch_env.records.html import clean, html_style, render_html
+from zerosearch_env.records.terminal import render_ansi, render_rich
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult
 

@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.action == "clear":
             print(f"{cache.clear()} entries deleted")
             return 0
-        found = cache.describe()
-        print(f"{found.entries} entries, {found.bytes:,} bytes" + (", read-only" if cache.read_only else ""))
-        for engine, count in found.by_engine.items():
+        contents = cache.describe()
+        print(f"{contents.entries} entries, {contents.bytes:,} bytes" + (", read-only" if cache.read_only else ""))
+        for engine, count in contents.by_engine.items():
             print(f"  {engine}: {count}")
         return 0
     finally:

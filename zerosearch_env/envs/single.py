@@ -261,7 +261,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         if self.render_mode == "human":
             self._show()
             return None
-        from ..records.terminal import render_ansi, render_html
+        from ..records.html import render_html
+        from ..records.terminal import render_ansi
         from ..records.transcripts import transcript_record
 
         return (render_ansi if self.render_mode == "ansi" else render_html)(transcript_record(self.episode))

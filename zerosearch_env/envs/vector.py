@@ -350,7 +350,8 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         if self.render_mode is None or self.render_mode == "human":
             self._display(range(self.num_envs))
             return (None,) * self.num_envs
-        from ..records.terminal import render_ansi, render_html
+        from ..records.html import render_html
+        from ..records.terminal import render_ansi
         from ..records.transcripts import transcript_record
 
         render: Callable[[Mapping[str, Any]], str] = render_ansi if self.render_mode == "ansi" else render_html

@@ -1,7 +1,7 @@
-"""Human-readable transcripts: terminal text, rich renderables and HTML, all from the same record.
+"""Human-readable transcripts: terminal text and rich renderables from the same record.
 
 Records come from `transcripts.transcript_record`. Gold answers are shown only after the end of the episode. Text from
-policies and documents is untrusted: control characters never reach the terminal, and HTML is escaped.
+policies and documents is untrusted: control characters never reach the terminal.
 """
 
 from __future__ import annotations
@@ -11,39 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .html import clean, html_style, no_documents, render_html
+from .html import clean, no_documents
 from .transcripts import noisy_flags
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group, RenderableType
-
-__all__ = ["clean", "html_style", "print_new", "render_ansi", "render_html", "render_rich"]
+    from rich.console import Console, Group
 
 Record = Mapping[str, Any]
 
-_ANSI = {
-    "head": "\x1b[1m",
-    "rule": "\x1b[2m",
-    "policy": "",
-    "query": "\x1b[36m",
-    "title": "\x1b[1m",
-    "text": "",
-    "noisy": "\x1b[33m",
-    "note": "\x1b[2m",
-    "good": "\x1b[32m",
-    "bad": "\x1b[31m",
-}
-_RICH = {
-    "head": "bold",
-    "rule": "dim",
-    "policy": "",
-    "query": "cyan",
-    "title": "bold",
-    "text": "",
-    "noisy": "yellow",
-    "note": "dim",
-    "good": "green",
-    "bad": "red",
+# The escape sequence and the name in rich of each style.
+_STYLES = {
+    "head": ("\x1b[1m", "bold"),
+    "rule": ("\x1b[2m", "dim"),
+    "policy": ("", ""),
+    "query": ("\x1b[36m", "cyan"),
+    "title": ("\x1b[1m", "bold"),
+    "text": ("", ""),
+    "noisy": ("\x1b[33m", "yellow"),
+    "note": ("\x1b[2m", "dim"),
+    "good": ("\x1b[32m", "green"),
+    "bad": ("\x1b[31m", "red"),
 }
 _WIDTH = 100
 
@@ -53,7 +40,7 @@ class Line:
     """One paragraph of terminal output."""
 
     style: str
-    """A key of the style tables above."""
+    """A key of `_STYLES`."""
     text: str
     """The text, without control characters; it may have line breaks."""
     indent: int = 0
@@ -151,7 +138,7 @@ def _ansi_line(line: Line) -> str:
         for paragraph in line.text.expandtabs(4).split("\n")
         for piece in textwrap.wrap(paragraph, _WIDTH - line.indent, break_on_hyphens=False) or [""]
     ]
-    colour = _ANSI[line.style]
+    colour = _STYLES[line.style][0]
     end = "\x1b[0m" if colour else ""
     return "".join(f"{pad}{colour}{piece}{end}\n" if piece else "\n" for piece in wrapped)
 
@@ -162,10 +149,8 @@ def rich_block(block: Sequence[Line]) -> Group:
     from rich.padding import Padding
     from rich.text import Text
 
-    parts: list[RenderableType] = [
-        Padding(Text(line.text, style=_RICH[line.style], overflow="fold"), (0, 0, 0, line.indent)) for line in block
-    ]
-    return Group(*parts)
+    texts = [Text(line.text, style=_STYLES[line.style][1], overflow="fold") for line in block]
+    return Group(*(Padding(text, (0, 0, 0, line.indent)) for text, line in zip(texts, block, strict=True)))
 
 
 def render_rich(record: Record, *, show_noise: bool = True) -> Group:

@@ -59,7 +59,7 @@ class Service:
     """Everything the application needs to answer requests."""
 
     batcher: Batcher
-    maker: RequestDefaults
+    defaults: RequestDefaults
     metrics: Metrics
     limits: Limits = Limits()
     engine: str = ""
@@ -158,9 +158,9 @@ class _Handlers:
         path = request.url.path.removeprefix(f"/{forced.name}") if forced else request.url.path
         dialect = forced or choose_dialect(path, fields, codec, service.dialect)
         named.dialect = dialect.name
-        asked = parse(fields, single=False if path == "/batch_search" else None)
-        documents = await service.search(service.maker.make(asked)) if asked.searches else []
-        return self._encoded(render(dialect, asked, documents), codec)
+        parsed = parse(fields, single=False if path == "/batch_search" else None)
+        documents = await service.search(service.defaults.make(parsed)) if parsed.searches else []
+        return self._encoded(render(dialect, parsed, documents), codec)
 
     async def health(self, request: Request) -> Response:
         """Answer GET: whether the server runs. Needs no token."""
@@ -172,7 +172,7 @@ class _Handlers:
             self._authorize(request)
         except RequestError as error:
             return self._failed(error)
-        level = self._service.maker.noise_level
+        level = self._service.defaults.noise_level
         return self._encoded({**self._service.metrics.summary(), "noise_level": level, "engine": self._service.engine})
 
     async def prometheus(self, request: Request) -> Response:

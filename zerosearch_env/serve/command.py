@@ -145,7 +145,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
     dataset = _dataset(config)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
-    maker = RequestDefaults(
+    defaults = RequestDefaults(
         top_k=config.top_k,
         max_top_k=max(config.max_top_k, config.top_k),
         noise=(config.noise_level or 0.0)
@@ -169,7 +169,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     )
     limits = Limits(max_body_bytes=config.max_body_bytes, request_timeout_s=config.request_timeout_s)
     name = config.engine if engine is None else type(engine).__name__
-    return Service(batcher, maker, metrics, limits, engine=name, dialect=config.dialect, token=token)
+    return Service(batcher, defaults, metrics, limits, engine=name, dialect=config.dialect, token=token)
 
 
 def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> int:

@@ -67,17 +67,17 @@ class RequestDefaults:
             return self._noise(min(1.0, self._count / self._curriculum_searches))
         return self._noise
 
-    def make(self, asked: ParsedRequest) -> list[SearchRequest]:
+    def make(self, parsed: ParsedRequest) -> list[SearchRequest]:
         """Build the engine's requests, one per query, in order.
 
         Raises:
             RequestError: too many documents are requested, a noise mask has the wrong length, or a field that the
                 engine needs is missing.
         """
-        top_k = self._top_k if asked.top_k is None else asked.top_k
+        top_k = self._top_k if parsed.top_k is None else parsed.top_k
         if top_k > self._max_top_k:
             raise RequestError(f"this server returns at most {self._max_top_k} documents per query, got {top_k}")
-        return [self._request(search, top_k) for search in asked.searches]
+        return [self._request(search, top_k) for search in parsed.searches]
 
     def _request(self, search: RequestedSearch, top_k: int) -> SearchRequest:
         known = self._known.get(search.question) if search.question is not None else None

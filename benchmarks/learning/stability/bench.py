@@ -141,11 +141,11 @@ def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
     test, engine = _test_world(config.data.world, environment.search_engine)
     rules = make_rules(max_turns=environment.max_turns, top_k=environment.top_k, reward=environment.reward)
     items = select_questions(test.questions, count)
-    found = {}
+    intervals = {}
     for name, temperature in DECODINGS.items():
         player = PolicyPlayer(PolicyOptions(str(policy), temperature=temperature), name=name)
-        found[name] = evaluate(player, items, engine, rules, (0.0,)).cells[0].summary().em.as_dict()
-    return found
+        intervals[name] = evaluate(player, items, engine, rules, (0.0,)).cells[0].summary().em.as_dict()
+    return intervals
 
 
 def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def start_held_out(config: TrainConfig, questions: int, runs: Path) -> dict[str,
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(held_out(policy, config, questions)) + "\n", "utf-8")
-    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return found
+    intervals: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return intervals
 
 
 def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def behaviour(name: str) -> Iterator[list[float]]:
     changed: list[float] = []
 
     def watched(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
-        rollouts = [one.rollout for group in groups for one in group]
+        rollouts = [sample.rollout for group in groups for sample in group]
         changed.append(share_changed(learner.policy.tokenizer, rollouts))
         return faulty(learner, groups)
 
@@ -62,8 +62,8 @@ def _changing(compute_logprobs: Score, change: Callable[[Learner, Rollout], Roll
     """Wrap `compute_logprobs` to change the rollouts; changed tokens get the learner's log-probabilities."""
 
     def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
-        new = [[replace(one, rollout=change(learner, one.rollout)) for one in group] for group in groups]
-        return [[_own_logprobs(one) for one in group] for group in compute_logprobs(learner, new)]
+        new = [[replace(sample, rollout=change(learner, sample.rollout)) for sample in group] for group in groups]
+        return [[_own_logprobs(sample) for sample in group] for group in compute_logprobs(learner, new)]
 
     return changed
 
