@@ -212,7 +212,7 @@ def test_a_factory_lists_the_options_that_it_passes_on() -> None:
     assert {"dialect", "batch_size", "max_pages", "http", "cache"} <= names
     assert not names & {"options", "urls"}
     assert parameters["max_pages"].default == RemoteOptions().max_pages
-    with pytest.raises(ConfigError, match="'max_page'. Did you mean 'max_pages'"):
+    with pytest.raises(ConfigError, match=r"'max_page'\. Did you mean 'max_pages'"):
         make_engine({"kind": "retrieve", "argument": "http://127.0.0.1:1", "max_page": 2})
 
 
