@@ -32,13 +32,8 @@ SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "searches")
 """Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end."""
 
 _DTYPES: Mapping[str, Any] = {
-    "noise_level": np.float64,
-    "progress": np.float64,
-    "turn": np.int64,
-    "searches": np.int64,
-    "em": np.float64,
-    "f1": np.float64,
-    "subem": np.float64,
+    **dict.fromkeys(("noise_level", "progress", "em", "f1", "subem"), np.float64),
+    **dict.fromkeys(("turn", "searches"), np.int64),
 }
 """Keys with numeric arrays. Every other key has an object array, with None for sub-environments without a value."""
 
@@ -49,6 +44,7 @@ _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 def step_info(step: Step) -> Infos:
     """The `info` of a step. Gold answers and scores are present only at the end of an episode."""
+    # Written out: this runs at every step, and `attrgetter` with `zip` takes five times as long.
     info: Infos = {
         "action": step.action,
         "query": step.query,
@@ -104,8 +100,8 @@ def _write(
     """Write the values of some sub-environments; arrays and masks that do not exist yet are created."""
     where = np.array(indices)
     everyone = len(indices) == count and bool((where[:-1] < where[1:]).all())
-    said = np.zeros(count, np.bool_)
-    said[where] = True
+    mask = np.zeros(count, np.bool_)
+    mask[where] = True
     for key, get in getters:
         dtype = _DTYPES.get(key, object)
         values = np.fromiter(map(get, rows), dtype, len(rows))  # np.array would turn tuples into a second axis
@@ -118,4 +114,4 @@ def _write(
                 column = np.empty(count, object) if dtype is object else np.zeros(count, dtype)
                 column[where] = values
             infos[key] = column
-            infos[f"_{key}"] = said.copy()
+            infos[f"_{key}"] = mask.copy()

@@ -12,9 +12,6 @@ from ..errors import unknown_name
 Schedule = Callable[[float], float]
 """Progress in [0, 1] -> noise level in [0, 1]."""
 
-SCHEDULES = ("exp", "linear", "constant")
-"""The names of the built-in schedules."""
-
 
 def check_level(level: object, what: str = "noise level") -> float:
     """Check that `level` is a probability and return it as a float.
@@ -42,17 +39,13 @@ def check_progress(progress: object) -> float:
     return check_number("progress", progress, least=0, most=1, hint=hint)
 
 
-def _between(start: float, end: float, part: float) -> float:
-    # Exact at both ends; clamped so that rounding errors cannot leave the range.
-    return min(max(start * (1.0 - part) + end * part, min(start, end)), max(start, end))
-
-
 @dataclass(frozen=True, slots=True)
-class ExponentialSchedule:
-    """The curriculum of the ZeroSearch paper (arXiv 2505.04588).
+class NamedSchedule:
+    """The curriculum of the ZeroSearch paper (arXiv 2505.04588), and its special cases.
 
     p(x) = start + (base^x - 1) / (base - 1) * (end - start), where x = i/m is the fraction of training that is done.
-    With a base above 1 the noise rises late, with a base below 1 it rises early. base = 1 is the linear limit.
+    With a base above 1 the noise rises late, with a base below 1 it rises early. base = 1 is the linear limit. With
+    start = end the level is constant (the variant called "random" in the paper's ablation).
     """
 
     start: float = 0.0
@@ -61,33 +54,13 @@ class ExponentialSchedule:
 
     def __call__(self, progress: float) -> float:
         """The noise level at `progress` in [0, 1]."""
-        progress = check_progress(progress)
+        part = check_progress(progress)
         rate = math.log(self.base)
-        return _between(self.start, self.end, math.expm1(rate * progress) / math.expm1(rate) if rate else progress)
-
-
-@dataclass(frozen=True, slots=True)
-class LinearSchedule:
-    """p(x) = start + x * (end - start)."""
-
-    start: float = 0.0
-    end: float = 0.5
-
-    def __call__(self, progress: float) -> float:
-        """The noise level at `progress` in [0, 1]."""
-        return _between(self.start, self.end, check_progress(progress))
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantSchedule:
-    """p(x) = level for every x (the variant called "random" in the paper's ablation)."""
-
-    level: float = 0.5
-
-    def __call__(self, progress: float) -> float:
-        """The noise level; `progress` is only checked."""
-        check_progress(progress)
-        return self.level
+        if rate:
+            part = math.expm1(rate * part) / math.expm1(rate)
+        # Exact at both ends; clamped so that rounding errors cannot leave the range.
+        level = self.start * (1.0 - part) + self.end * part
+        return min(max(level, min(self.start, self.end)), max(self.start, self.end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +96,10 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
         ConfigError: the name is unknown, or a value is out of range.
     """
     if callable(schedule):
-        return schedule if isinstance(schedule, _OWN) else CheckedSchedule(schedule)
+        return schedule if isinstance(schedule, NamedSchedule | CheckedSchedule) else CheckedSchedule(schedule)
     first, last = check_level(start, "noise_start"), check_level(end, "noise_end")
     root = check_number("noise_base", base, above=0, hint="The paper uses 4.0; 1.0 gives a linear schedule.")
-    if schedule == "exp":
-        return ExponentialSchedule(first, last, root)
-    if schedule == "linear":
-        return LinearSchedule(first, last)
-    if schedule == "constant":
-        return ConstantSchedule(last)
-    raise unknown_name("noise schedule", schedule, SCHEDULES)
-
-
-_OWN = (ExponentialSchedule, LinearSchedule, ConstantSchedule, CheckedSchedule)
+    shapes = {"exp": (first, last, root), "linear": (first, last, 1.0), "constant": (last, last, 1.0)}
+    if schedule not in shapes:
+        raise unknown_name("noise schedule", schedule, shapes)
+    return NamedSchedule(*shapes[schedule])

@@ -6,15 +6,14 @@ prediction scores 0.0. Only the prediction is scored, never a prompt, a document
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 
+from ..checks import check_number
 from ..errors import ConfigError, unknown_name
 
 Reward = Callable[[str | None, Sequence[str]], float]
@@ -147,17 +146,10 @@ class CheckedReward:
             ConfigError: the function does not return a finite number.
         """
         value = self.function(prediction, answers)
-        try:
-            number = float(value) if isinstance(value, Real) else math.nan
-        except OverflowError:  # an integer too large for a float
-            number = math.inf
-        if not math.isfinite(number):
-            name = getattr(self.function, "__qualname__", repr(self.function))
-            raise ConfigError(
-                f"the reward {name} must return a finite number, got {value!r} for prediction {prediction!r}. "
-                "Return a float; the prediction is None when the episode ended without an answer."
-            )
-        return number
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        what = f"the value that the reward {name} returned for prediction {prediction!r}"
+        hint = "Return a float; the prediction is None when the episode ended without an answer."
+        return check_number(what, int(value) if isinstance(value, bool) else value, hint=hint)
 
 
 REWARDS: dict[str, Reward] = {"em": exact_match, "f1": f1_score, "subem": sub_exact_match}

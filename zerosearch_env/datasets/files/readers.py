@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...errors import DataError
@@ -193,8 +194,14 @@ def read_questions(
         try:
             if isinstance(content, RowError):
                 raise content
-            format = format or _told(content)
-            question = _completed(FORMATS[format](content), name, split, number)
+            format = format or _format_of(content)
+            question = FORMATS[format](content)
+            question = replace(
+                question,
+                id=question.id or f"{name}-{number}",
+                dataset=question.dataset or name,
+                split=question.split or split,
+            )
             earlier = seen.setdefault((question.dataset, question.id), number)
             if earlier != number:
                 raise RowError("id", f"a unique id (row {earlier} has the same)", question.id)
@@ -216,30 +223,15 @@ def read_questions(
     return _with_distinct_ids(questions), skipped, format or ""
 
 
-def _told(row: Row) -> str:
+def _format_of(row: Row) -> str:
     format = detect_format(row)
     if format is None:
         raise RowError("", f"the fields of a known format ({', '.join(FORMATS)})", sorted(map(str, row)))
     return format
 
 
-def _completed(question: Question, name: str, split: str, number: int) -> Question:
-    return Question(
-        question.id or f"{name}-{number}",
-        question.text,
-        question.answers,
-        question.dataset or name,
-        question.split or split,
-        question.paragraphs,
-        question.metadata,
-    )
-
-
 def _with_distinct_ids(questions: list[Question]) -> list[Question]:
     """Prefix every id with its dataset's name, but only if ids repeat, as in files merged from several datasets."""
     if len({question.id for question in questions}) == len(questions):
         return questions
-    return [
-        Question(f"{q.dataset}/{q.id}", q.text, q.answers, q.dataset, q.split, q.paragraphs, q.metadata)
-        for q in questions
-    ]
+    return [replace(question, id=f"{question.dataset}/{question.id}") for question in questions]
