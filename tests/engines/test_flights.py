@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from zerosearch_env.engines.remote.deduplicate import Deduplicator
+from zerosearch_env.llm.http.deduplicate import Deduplicator
 
 
 class Work:

@@ -12,6 +12,7 @@ from ..errors import ConfigError, EngineError
 from ..randomness import mix
 from .backend import Completion, Prompt
 from .http.client import JsonClient, StatusError
+from .http.deduplicate import Deduplicator
 from .http.loop import LoopThread
 from .http.options import HttpOptions
 
@@ -61,10 +62,8 @@ class OpenAIBackend:
         self.client = JsonClient(urls, options, headers=headers)
         self.model = model
         self._extra = dict(extra_body or {})
-        self._told = ""
-        self._resolving: tuple[asyncio.AbstractEventLoop, asyncio.Task[str]] | None = None
-        self._loop = LoopThread("zerosearch-openai")
-        self.client.on_connect = self._loop.on_close
+        self._served: str | None = None
+        self._connect()
 
     @property
     def identity(self) -> str:
@@ -88,7 +87,7 @@ class OpenAIBackend:
     async def acomplete(self, prompt: Prompt) -> Completion:
         """Complete one prompt. Await it inside `run` or `arun`."""
         try:
-            model = self.model or self._told or await self._served_model()
+            model = self.model or await self._served_model()
         except EngineError as error:
             return Completion(attempts=error.attempts, failure=str(error))
         body = {
@@ -106,9 +105,9 @@ class OpenAIBackend:
             reply = await self.client.request("POST", "/chat/completions", body=body)
             text, finish = _content(reply.data)
         except EngineError as error:
-            told = "" if self.model else _told_model(error)
-            if told and told != model:
-                self._told = told
+            pinned = "" if self.model else _pinned_model(error)
+            if pinned and pinned != model:
+                self._served = pinned
                 return await self.acomplete(prompt)
             return Completion(attempts=error.attempts, failure=str(error))
         except ValueError as error:
@@ -137,12 +136,15 @@ class OpenAIBackend:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the settings, without connections and thread."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_resolving")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_lists")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy opens its own connections."""
         self.__dict__ |= state
-        self._resolving = None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._lists: Deduplicator[str] = Deduplicator()
         self._loop = LoopThread("zerosearch-openai")
         self.client.on_connect = self._loop.on_close
 
@@ -150,15 +152,12 @@ class OpenAIBackend:
         return list(await asyncio.gather(*(self.acomplete(prompt) for prompt in prompts)))
 
     async def _served_model(self) -> str:
-        """Return the first model the server lists, fetched once per event loop; empty if it lists none."""
-        loop = asyncio.get_running_loop()
-        asked = self._resolving
-        if asked is None or asked[0] is not loop or (asked[1].done() and not _succeeded(asked[1])):
-            asked = self._resolving = loop, asyncio.ensure_future(self._ask_models())
-        # Shielded: cancelling one caller must not cancel the request that others wait for.
-        return await asyncio.shield(asked[1])
+        """Return the first model the server lists, fetched once; empty if it lists none."""
+        if self._served is None:
+            self._served = await self._lists.join(b"models", self._first_listed)
+        return self._served
 
-    async def _ask_models(self) -> str:
+    async def _first_listed(self) -> str:
         try:
             reply = await self.client.request("GET", "/models", final=(500, 501))
         except EngineError as error:
@@ -171,15 +170,11 @@ class OpenAIBackend:
         return name if isinstance(name, str) else ""
 
 
-def _told_model(error: EngineError) -> str:
+def _pinned_model(error: EngineError) -> str:
     """Return the model a server says it is pinned to when it rejects another name; empty if it names none."""
     cause = error.__cause__
-    told = _PINNED.search(str(cause)) if isinstance(cause, StatusError) and cause.status == 400 else None
-    return told[1] if told else ""
-
-
-def _succeeded(task: asyncio.Task[str]) -> bool:
-    return not task.cancelled() and task.exception() is None
+    pinned = _PINNED.search(str(cause)) if isinstance(cause, StatusError) and cause.status == 400 else None
+    return pinned[1] if pinned else ""
 
 
 def _content(data: Any) -> tuple[str, str | None]:

@@ -95,45 +95,45 @@ def _table(results: Results, item: Callable[[Document, int], Any]) -> list[list[
     return [_rows(documents, item) for documents in results]
 
 
-def _search_r1(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _search_r1(request: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _scored if scores else _with_address)}
 
 
-def _proxy(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _proxy(request: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _nested)}
 
 
-def _asearcher(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _asearcher(request: ParsedRequest, results: Results, scores: bool) -> Any:
     return {"result": _table(results, _with_address)}
 
 
-def _gem(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _gem(request: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _scored if scores else _plain)
-    return {"result": table[0] if asked.single else table}
+    return {"result": table[0] if request.single else table}
 
 
-def _zerosearch_wiki(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _zerosearch_wiki(request: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _text)
-    return table[0] if asked.single else table
+    return table[0] if request.single else table
 
 
-def _rllm(asked: ParsedRequest, results: Results, scores: bool) -> Any:
+def _rllm(request: ParsedRequest, results: Results, scores: bool) -> Any:
     table = _table(results, _scored)
-    if asked.single:
-        return {"query": asked.queries[0], "method": "zerosearch", "results": table[0], "num_results": len(table[0])}
+    if request.single:
+        return {"query": request.queries[0], "method": "zerosearch", "results": table[0], "num_results": len(table[0])}
     return {"method": "zerosearch", "batch_size": len(table), "result": table}
 
 
-def _r1_searcher(asked: ParsedRequest, results: Results, scores: bool) -> Any:
-    return {"queries": list(asked.queries), "answers": _table(results, _numbered)}
+def _r1_searcher(request: ParsedRequest, results: Results, scores: bool) -> Any:
+    return {"queries": list(request.queries), "answers": _table(results, _numbered)}
 
 
-def _research(asked: ParsedRequest, results: Results, scores: bool) -> Any:
-    found = _table(results, _plain)
+def _research(request: ParsedRequest, results: Results, scores: bool) -> Any:
+    documents = _table(results, _plain)
     values = _table(results, lambda document, rank: score_of(document, rank))
-    if asked.single:
-        return [found[0], values[0]] if scores else found[0]
-    return [found, values] if scores else found
+    if request.single:
+        return [documents[0], values[0]] if scores else documents[0]
+    return [documents, values] if scores else documents
 
 
 _SCORES = (("return_scores", True),)
@@ -210,15 +210,15 @@ def choose_dialect(path: str, body: Mapping[str, Any], codec: Codec, forced: str
     return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, codec))]
 
 
-def render(dialect: Dialect, asked: ParsedRequest, results: Results) -> Any:
+def render(dialect: Dialect, request: ParsedRequest, results: Results) -> Any:
     """Build the response in a dialect's format, ready to be encoded.
 
     Args:
         dialect: the dialect.
-        asked: the request.
+        request: the request.
         results: the documents of each query, in order.
     """
-    return dialect.render(asked, results, dialect.scores if asked.scores is None else asked.scores)
+    return dialect.render(request, results, dialect.scores if request.scores is None else request.scores)
 
 
 def _one_line(title: str) -> str:

@@ -55,10 +55,10 @@ def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list
 
 def _results(data: Any) -> list[Any]:
     if isinstance(data, Mapping):
-        found: list[Any] | None = next((data[name] for name in _RESULTS if isinstance(data.get(name), list)), None)
-        if found is None:
+        results: list[Any] | None = next((data[name] for name in _RESULTS if isinstance(data.get(name), list)), None)
+        if results is None:
             raise ValueError(f"expected results, got {_shown(data)}")
-        return found
+        return results
     if not isinstance(data, list):
         raise ValueError(f"expected results, got {_shown(data)}")
     return data

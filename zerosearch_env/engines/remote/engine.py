@@ -1,4 +1,4 @@
-"""`RemoteEngine`: base class of the engines that ask a server for a ranking.
+"""`RemoteEngine`: base class of the engines that page_request a server for a ranking.
 
 Queries are cleaned and cut. The pages of a ranking come from the cache or the server, and the useful and noisy
 documents are chosen from them (`pages.py`). A failed search is reported in its result; documents are never invented.
@@ -23,7 +23,7 @@ from ..base import BatchedEngine, check_mask
 from ..cache import ResultCache, cache_key
 from ..simulated.prompts import quotable_query
 from ..stats import SearchCounts
-from .pages import Found, Page, find
+from .pages import Page, Selection, find
 
 _TITLE_CHARS = 300
 
@@ -56,7 +56,7 @@ class RemoteStats(SearchCounts):
     """Counts since an engine was created, in this process. The cache counts refer to pages."""
 
     empty_searches: int = 0
-    """Searches that succeeded but found nothing."""
+    """Searches that succeeded but selection nothing."""
     pages: int = 0
     """Pages of rankings received from a server."""
     requests: int = 0
@@ -80,14 +80,14 @@ class _PagedSearch:
     """The state of one search: the request, the generator that chooses its documents, and the outcome."""
 
     request: SearchRequest
-    steps: Generator[int, Page, Found]
-    found: Found | None = None
+    steps: Generator[int, Page, Selection]
+    selection: Selection | None = None
     error: EngineError | None = None
     attempts: int = 0
 
 
 class RemoteEngine(BatchedEngine):
-    """Base class of the engines that ask a server.
+    """Base class of the engines that page_request a server.
 
     Args:
         name: name of the engine in results and in the cache.
@@ -116,14 +116,14 @@ class RemoteEngine(BatchedEngine):
         """Create a client. It reads keys from the environment, so that copies of the engine do not contain them."""
 
     @abstractmethod
-    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
-        """Fetch pages: one page or error per entry of `asks`, in order. Counts the pages received."""
+    async def _fetch(self, page_requests: Sequence[PageRequest]) -> list[Page | EngineError]:
+        """Fetch pages: one page or error per entry of `page_requests`, in order. Counts the pages received."""
 
     @abstractmethod
-    def _key(self, ask: PageRequest) -> bytes:
+    def _key(self, page_request: PageRequest) -> bytes:
         """The cache key: everything that the page depends on, without API keys."""
 
-    def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
+    def _steps(self, request: SearchRequest) -> Generator[int, Page, Selection]:
         """The generator that chooses the documents of a request; see `pages.find`."""
         return find(request, noise_depth=self._options.noise_depth, max_pages=self._options.max_pages)
 
@@ -171,41 +171,45 @@ class RemoteEngine(BatchedEngine):
     async def _answer(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer all requests in lockstep: get the next page of each unfinished search until all are done."""
         began = time.perf_counter()
-        hunts = [self._hunt(request) for request in requests]
-        waiting = [(hunt, ask) for hunt in hunts if (ask := _advance(hunt, None)) is not None]
+        searches = [self._begin(request) for request in requests]
+        waiting = [
+            (search, page_request) for search in searches if (page_request := _advance(search, None)) is not None
+        ]
         while waiting:
-            keys = [self._key(ask) for _, ask in waiting]
-            pages = await self._pages(dict(zip(keys, (ask for _, ask in waiting), strict=True)))
-            steps = [(hunt, _advance(hunt, pages[key])) for (hunt, _), key in zip(waiting, keys, strict=True)]
-            waiting = [(hunt, ask) for hunt, ask in steps if ask is not None]
+            keys = [self._key(page_request) for _, page_request in waiting]
+            pages = await self._pages(dict(zip(keys, (page_request for _, page_request in waiting), strict=True)))
+            steps = [(search, _advance(search, pages[key])) for (search, _), key in zip(waiting, keys, strict=True)]
+            waiting = [(search, page_request) for search, page_request in steps if page_request is not None]
         elapsed = time.perf_counter() - began
-        results = [self._result(hunt, elapsed) for hunt in hunts]
+        results = [self._result(search, elapsed) for search in searches]
         # In a partly answered batch the failed results show the error. A batch without any answer must raise it.
-        quota = next((hunt.error for hunt in hunts if isinstance(hunt.error, QuotaError)), None)
+        quota = next((search.error for search in searches if isinstance(search.error, QuotaError)), None)
         if quota is not None and all(result.failure is not None for result in results):
             raise quota
         return results
 
-    def _hunt(self, request: SearchRequest) -> _PagedSearch:
+    def _begin(self, request: SearchRequest) -> _PagedSearch:
         check_mask(request)
         cleaned = replace(request, query=quotable_query(request.query, self._options.max_query_chars))
         # Do not send an empty query: servers answer it with an error, and some bill it.
-        return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Found())
+        return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Selection())
 
-    async def _pages(self, asks: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
+    async def _pages(self, page_requests: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
         pages: dict[bytes, Page | EngineError] = {}
         if self._cache is not None:
-            hits = await asyncio.to_thread(self._cache.get_many, list(asks), self._name)
+            hits = await asyncio.to_thread(self._cache.get_many, list(page_requests), self._name)
             pages = {key: Page(documents) for key, documents in hits.items()}
-            self._counts.update(cache_hits=len(pages), cache_misses=len(asks) - len(pages))
-        missing = {key: ask for key, ask in asks.items() if key not in pages}
+            self._counts.update(cache_hits=len(pages), cache_misses=len(page_requests) - len(pages))
+        missing = {key: page_request for key, page_request in page_requests.items() if key not in pages}
         if missing:
             fetched = dict(zip(missing, await self._fetch(list(missing.values())), strict=True))
             await self._keep(missing, fetched)
             pages |= fetched
         return pages
 
-    async def _keep(self, asks: Mapping[bytes, PageRequest], fetched: Mapping[bytes, Page | EngineError]) -> None:
+    async def _keep(
+        self, page_requests: Mapping[bytes, PageRequest], fetched: Mapping[bytes, Page | EngineError]
+    ) -> None:
         if self._cache is None:
             return
         entries: dict[bytes, tuple[Document, ...]] = {}
@@ -213,30 +217,32 @@ class RemoteEngine(BatchedEngine):
             if isinstance(page, Page):
                 entries[key] = page.documents
                 if page.last:  # Cache the end of the ranking as an empty page after the last one.
-                    entries[self._key(replace(asks[key], number=asks[key].number + 1))] = ()
+                    entries[self._key(replace(page_requests[key], number=page_requests[key].number + 1))] = ()
         await asyncio.to_thread(self._cache.put_many, self._name, entries)
 
-    def _result(self, hunt: _PagedSearch, elapsed: float) -> SearchResult:
-        found = Found(failure=str(hunt.error)) if hunt.error is not None else hunt.found or Found()
-        attempts, count = max(1, hunt.attempts), len(found.documents)
-        self._counts.update(searches=1, failed_searches=found.failure is not None, documents=count)
-        self._counts["empty_searches"] += found.failure is None and not count
-        self._counts["noisy_documents"] += sum(hunt.request.noise_mask[:count])
-        return SearchResult(found.documents, self._name, elapsed, attempts, found.failure)
+    def _result(self, search: _PagedSearch, elapsed: float) -> SearchResult:
+        selection = (
+            Selection(failure=str(search.error)) if search.error is not None else search.selection or Selection()
+        )
+        attempts, count = max(1, search.attempts), len(selection.documents)
+        self._counts.update(searches=1, failed_searches=selection.failure is not None, documents=count)
+        self._counts["empty_searches"] += selection.failure is None and not count
+        self._counts["noisy_documents"] += sum(search.request.noise_mask[:count])
+        return SearchResult(selection.documents, self._name, elapsed, attempts, selection.failure)
 
 
-def _advance(hunt: _PagedSearch, page: Page | EngineError | None) -> PageRequest | None:
+def _advance(search: _PagedSearch, page: Page | EngineError | None) -> PageRequest | None:
     """Send a search its page, or None to start it. Returns the page it needs next, or None if it is finished."""
-    if hunt.found is not None:
+    if search.selection is not None:
         return None
-    hunt.attempts += 0 if page is None else page.attempts
+    search.attempts += 0 if page is None else page.attempts
     if isinstance(page, EngineError):
-        hunt.error = page
+        search.error = page
         return None
     try:
-        return PageRequest(hunt.request, next(hunt.steps) if page is None else hunt.steps.send(page))
+        return PageRequest(search.request, next(search.steps) if page is None else search.steps.send(page))
     except StopIteration as done:
-        hunt.found = done.value
+        search.selection = done.value
         return None
 
 

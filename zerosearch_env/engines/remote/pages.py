@@ -27,7 +27,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Selection:
     """The documents of a request, or the reason why the search failed."""
 
     documents: tuple[Document, ...] = ()
@@ -39,8 +39,8 @@ def depth_of(request: SearchRequest, noise_depth: int) -> int:
     return request.top_k + (max(noise_depth, request.top_k) if any(request.noise_mask) else 0)
 
 
-def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generator[int, Page, Found]:
-    """Choose the documents: a generator that yields page numbers from 0 on, receives the pages, and returns `Found`.
+def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generator[int, Page, Selection]:
+    """Choose the documents: yield page numbers from 0 on, receive the pages, and return a `Selection`.
 
     - An empty ranking is not a failure: the result is empty, with or without noise.
     - A ranking with too few documents for a noisy result is a failure: documents are not invented, and useful ones
@@ -75,14 +75,14 @@ def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generat
                 seen.add(key)
                 ranking.append(document)
     if not ranking:
-        return Found()
+        return Selection()
     if any(mask) and len(noisy) < request.top_k:
         why = "there are no further results" if ended else f"max_pages={max_pages} is reached"
-        return Found(
+        return Selection(
             failure=f"only {len(noisy)} of {request.top_k} noisy documents: {len(ranking)} results, of which the best "
             f"{min(request.top_k, len(ranking))} are useful, and noise must not contain a gold answer; {why}"
         )
-    return Found(mix_slots(mask, ranking, noisy))
+    return Selection(mix_slots(mask, ranking, noisy))
 
 
 def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth: int) -> list[Document]:

@@ -128,9 +128,9 @@ def wrong_key(status: int, message: str) -> bool:
 
 
 def _serpapi_fields(query: WebQuery) -> dict[str, Any]:
-    asked = {"engine": "google", "q": query.text, "num": query.size, "output": "json"}
+    fields = {"engine": "google", "q": query.text, "num": query.size, "output": "json"}
     more = {"start": query.page * query.size or None, "gl": query.country, "hl": query.language}
-    return asked | _given(more)
+    return fields | _given(more)
 
 
 def _serper_fields(query: WebQuery) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def _serper_fields(query: WebQuery) -> dict[str, Any]:
 
 def _brave_fields(query: WebQuery) -> dict[str, Any]:
     # Text decorations are markup around the query's words in titles and texts; turn them off.
-    asked = {"q": query.text, "count": query.size, "text_decorations": "false"}
+    fields = {"q": query.text, "count": query.size, "text_decorations": "false"}
     country = query.country.upper() if query.country else None
     more = {"offset": query.page or None, "country": country, "search_lang": query.language}
-    return asked | _given(more)
+    return fields | _given(more)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,14 +168,14 @@ def _read_serpapi(data: Mapping[str, Any]) -> WebPage:
     }
     pagination = data.get("serpapi_pagination")
     last = not results or (isinstance(pagination, Mapping) and "next" not in pagination)
-    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, last)
+    return WebPage(results, extras, last)
 
 
 def _read_serper(data: Mapping[str, Any]) -> WebPage:
     if "organic" not in data and "searchParameters" not in data:
         message = data.get("message")
-        said = message if isinstance(message, str) else f"no organic results; its fields are {_names(data)}"
-        raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
+        message = message if isinstance(message, str) else f"no organic results; its fields are {_names(data)}"
+        raise QuotaAnswer(message) if _USED_UP.search(message) else AnswerError(message)
     results = _ranking(data, "organic", ("snippet",), ("link",))
     graph = ("descriptionLink", "website")
     extras = {
@@ -183,7 +183,7 @@ def _read_serper(data: Mapping[str, Any]) -> WebPage:
         "knowledge_graph": _documents([data.get("knowledgeGraph")], ("description",), graph),
         "related_questions": _documents(data.get("peopleAlsoAsk"), ("snippet",), ("link",), "question"),
     }
-    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, not results)
+    return WebPage(results, extras, not results)
 
 
 def _read_brave(data: Mapping[str, Any]) -> WebPage:
@@ -191,21 +191,21 @@ def _read_brave(data: Mapping[str, Any]) -> WebPage:
     if isinstance(errors, list) and errors:  # This is the documented form; the service itself sends the other one.
         error = errors[0]
     if isinstance(error, Mapping):
-        said = f"{error.get('code')}: {error.get('detail')}"
-        raise QuotaAnswer(said) if _USED_UP.search(said) else AnswerError(said)
+        message = f"{error.get('code')}: {error.get('detail')}"
+        raise QuotaAnswer(message) if _USED_UP.search(message) else AnswerError(message)
     if "web" not in data and not isinstance(query, Mapping):
         raise AnswerError(f"neither web results nor an error; its fields are {_names(data)}")
     results = _ranking(_part(data, "web"), "results", ("description",), ("url",))
     boxes = _part(data, "infobox").get("results")
     extras = {
-        "answer_box": iter(()),
+        "answer_box": (),
         "knowledge_graph": _documents(
             boxes if isinstance(boxes, list) else [boxes], ("long_desc", "description"), ("website_url", "url")
         ),
         "related_questions": _documents(_part(data, "faq").get("results"), ("answer",), ("url",), "question"),
     }
     more = query.get("more_results_available") if isinstance(query, Mapping) else None
-    return WebPage(results, {name: tuple(found) for name, found in extras.items()}, not results or more is False)
+    return WebPage(results, extras, not results or more is False)
 
 
 def _ranking(data: Mapping[str, Any], name: str, texts: Sequence[str], links: Sequence[str]) -> tuple[Document, ...]:
@@ -221,14 +221,15 @@ def _ranking(data: Mapping[str, Any], name: str, texts: Sequence[str], links: Se
         raise AnswerError(f"expected a list under {name!r}, got {type(items).__name__}")
     if all(isinstance(item, Mapping) and isinstance(item.get("position"), int) for item in items):
         items = sorted(items, key=lambda item: int(item["position"]))
-    documents = tuple(_documents(items, texts, links))
+    documents = _documents(items, texts, links)
     if items and not documents:
         raise AnswerError(f"none of the {len(items)} entries of {name!r} has a title or a text")
     return documents
 
 
-def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: str = "title") -> Iterator[Document]:
+def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: str = "title") -> tuple[Document, ...]:
     """Convert items to documents; items without any text are left out."""
+    documents = []
     for item in items if isinstance(items, list) else ():
         if not isinstance(item, Mapping):
             continue
@@ -236,7 +237,8 @@ def _documents(items: Any, texts: Sequence[str], links: Sequence[str], title: st
         source = next((item[field] for field in links if isinstance(item.get(field), str)), "")
         if text or name:
             # Without a snippet, the title becomes the text.
-            yield Document(name if text else "", text or name, clean_text(source, 2000))
+            documents.append(Document(name if text else "", text or name, clean_text(source, 2000)))
+    return tuple(documents)
 
 
 def _plain(value: Any) -> str:

@@ -20,7 +20,7 @@ from ...types import SearchRequest, full_text
 from ..cache import ResultCache
 from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, page_key
 from .keys import key_of
-from .pages import Found, Page, depth_of
+from .pages import Page, Selection, depth_of
 
 TOKEN_VARIABLE = "ZEROSEARCH_RETRIEVE_TOKEN"
 """Environment variable with the bearer token, for servers that require one."""
@@ -91,39 +91,39 @@ class RetrieveEngine(RemoteEngine):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return JsonClient(self._urls, self._http, headers=headers, hidden=[token] if token else [], codec=self._codec)
 
-    def _steps(self, request: SearchRequest) -> Generator[int, Page, Found]:
+    def _steps(self, request: SearchRequest) -> Generator[int, Page, Selection]:
         return _as_sent(request) if self._send_context else super()._steps(request)
 
-    def _size(self, ask: PageRequest) -> int:
+    def _size(self, page_request: PageRequest) -> int:
         if self._send_context:
-            return ask.request.top_k
-        return depth_of(ask.request, self._options.noise_depth) << ask.number
+            return page_request.request.top_k
+        return depth_of(page_request.request, self._options.noise_depth) << page_request.number
 
-    def _key(self, ask: PageRequest) -> bytes:
-        request = ask.request
+    def _key(self, page_request: PageRequest) -> bytes:
+        request = page_request.request
         context = (request.question, request.answers, request.noisy, request.seed) if self._send_context else ()
         where = (sorted(self._urls), self._path, self._dialect.name)
         # The size is what is sent. The number distinguishes a list from an "end of ranking" entry of the same size.
-        what = (request.query, self._size(ask), ask.number, self._options.max_document_chars)
+        what = (request.query, self._size(page_request), page_request.number, self._options.max_document_chars)
         return page_key(self._name, *where, *what, *context)
 
-    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
+    async def _fetch(self, page_requests: Sequence[PageRequest]) -> list[Page | EngineError]:
         by_size: dict[int, list[int]] = {}
-        for place, ask in enumerate(asks):
-            by_size.setdefault(self._size(ask), []).append(place)
+        for place, page_request in enumerate(page_requests):
+            by_size.setdefault(self._size(page_request), []).append(place)
         width = self._batch_size if self._dialect.batch else 1
         chunks = [
             places[start : start + width] for places in by_size.values() for start in range(0, len(places), width)
         ]
-        sent = await asyncio.gather(*(self._post([asks[place] for place in chunk]) for chunk in chunks))
+        sent = await asyncio.gather(*(self._post([page_requests[place] for place in chunk]) for chunk in chunks))
         pages = {
             place: page for chunk, got in zip(chunks, sent, strict=True) for place, page in zip(chunk, got, strict=True)
         }
-        return [pages[place] for place in range(len(asks))]
+        return [pages[place] for place in range(len(page_requests))]
 
-    async def _post(self, asks: Sequence[PageRequest]) -> Sequence[Page | EngineError]:
+    async def _post(self, page_requests: Sequence[PageRequest]) -> Sequence[Page | EngineError]:
         """Send one HTTP request for pages of equal size; if the server rejects it, send it again in halves."""
-        size, requests = self._size(asks[0]), [ask.request for ask in asks]
+        size, requests = self._size(page_requests[0]), [page_request.request for page_request in page_requests]
         body = self._dialect.request([request.query for request in requests], size)
         if self._send_context:
             body |= context_of(requests, batch=self._dialect.batch)
@@ -132,32 +132,34 @@ class RetrieveEngine(RemoteEngine):
         except EngineError as error:
             self._counts["requests"] += error.attempts
             cause = error.__cause__
-            if len(asks) > 1 and isinstance(cause, StatusError) and cause.status in _SPLIT:
-                middle = len(asks) // 2
-                first, second = await asyncio.gather(self._post(asks[:middle]), self._post(asks[middle:]))
+            if len(page_requests) > 1 and isinstance(cause, StatusError) and cause.status in _SPLIT:
+                middle = len(page_requests) // 2
+                first, second = await asyncio.gather(
+                    self._post(page_requests[:middle]), self._post(page_requests[middle:])
+                )
                 return [*first, *second]
-            return [error] * len(asks)
+            return [error] * len(page_requests)
         self._counts["requests"] += reply.attempts
         try:
-            results = parse_results(reply.data, len(asks), numbered=self._dialect.name == "r1-searcher")
+            results = parse_results(reply.data, len(page_requests), numbered=self._dialect.name == "r1-searcher")
         except ValueError as cause:
-            said = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
-            return [said] * len(asks)
+            unreadable = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
+            return [unreadable] * len(page_requests)
         self._counts["pages"] += len(results)
         longest = self._options.max_document_chars
         return [
-            Page(tuple(bounded(document, longest) for document in found[:size]), len(found) < size, reply.attempts)
-            for found in results
+            Page(tuple(bounded(document, longest) for document in ranking[:size]), len(ranking) < size, reply.attempts)
+            for ranking in results
         ]
 
 
-def _as_sent(request: SearchRequest) -> Generator[int, Page, Found]:
+def _as_sent(request: SearchRequest) -> Generator[int, Page, Selection]:
     """The documents of a server that makes the noise itself; noisy ones must not contain a gold answer."""
     page = yield 0
     for document, noise in zip(page.documents, request.noise_mask, strict=False):
         if noise and contains_answer(full_text(document), request.answers):
-            return Found(failure="the server was asked for noise and sent a document with a gold answer")
-    return Found(page.documents)
+            return Selection(failure="the server was asked for noise and sent a document with a gold answer")
+    return Selection(page.documents)
 
 
 def _base(url: str, paths: Sequence[str]) -> str:

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, QuotaError, unknown_name
 from ...llm.http.client import JsonClient, StatusError
+from ...llm.http.deduplicate import Deduplicator
 from ...llm.http.options import LOOPBACK, HttpOptions, check_url
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache
-from .deduplicate import Deduplicator
 from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, page_key
 from .keys import key_of
 from .pages import Page
@@ -129,25 +129,30 @@ class WebSearchEngine(RemoteEngine):
         headers = {service.key_header: self._key_text} if service.key_header else {}
         return JsonClient([self._url], self._http, headers=headers, hidden=[self._key_text], gate=self._meter.admit)
 
-    def _key(self, ask: PageRequest) -> bytes:
-        asked = self._query(ask)
-        more = (asked.text, asked.page, asked.size, asked.country, asked.language, self._extras)
+    def _key(self, page_request: PageRequest) -> bytes:
+        query = self._query(page_request)
+        more = (query.text, query.page, query.size, query.country, query.language, self._extras)
         return page_key(self._name, self._url, *more, self._options.max_document_chars)
 
-    def _query(self, ask: PageRequest) -> WebQuery:
+    def _query(self, page_request: PageRequest) -> WebQuery:
         service = PROVIDERS[self._provider]
-        text = " ".join(ask.request.query.split()[: service.max_words])[: service.max_chars].rstrip()
-        return WebQuery(text, ask.number, self._page_size, self._country, self._language)
+        text = " ".join(page_request.request.query.split()[: service.max_words])[: service.max_chars].rstrip()
+        return WebQuery(text, page_request.number, self._page_size, self._country, self._language)
 
-    async def _fetch(self, asks: Sequence[PageRequest]) -> list[Page | EngineError]:
+    async def _fetch(self, page_requests: Sequence[PageRequest]) -> list[Page | EngineError]:
         return list(
-            await asyncio.gather(*(self._flights.join(self._key(ask), partial(self._get, ask)) for ask in asks))
+            await asyncio.gather(
+                *(
+                    self._flights.join(self._key(page_request), partial(self._get, page_request))
+                    for page_request in page_requests
+                )
+            )
         )
 
-    async def _get(self, ask: PageRequest) -> Page | EngineError:
+    async def _get(self, page_request: PageRequest) -> Page | EngineError:
         """Fetch one page from the service."""
         service = PROVIDERS[self._provider]
-        fields = service.fields(self._query(ask))
+        fields = service.fields(self._query(page_request))
         sent: dict[str, Any] = {"body": fields} if service.method == "POST" else {"params": fields}
         if not service.key_header:
             sent["params"] = {**sent.get("params", {}), "api_key": self._key_text}
@@ -162,13 +167,13 @@ class WebSearchEngine(RemoteEngine):
         except AnswerError as cause:
             kind = QuotaError if isinstance(cause, QuotaAnswer) else EngineError
             # Hide the key before the text is cut: the cut could leave half of the key.
-            said = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
-            return kind(said, attempts=reply.attempts)
+            message = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
+            return kind(message, attempts=reply.attempts)
         self._counts["pages"] += 1
         head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
         tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
         # Some services repeat the boxes on every page; use those of the first page only.
-        documents: tuple[Document, ...] = page.results if ask.number else (*head, *page.results, *tail)
+        documents: tuple[Document, ...] = page.results if page_request.number else (*head, *page.results, *tail)
         longest = self._options.max_document_chars
         cut = tuple(bounded(document, longest) for document in documents)
         return Page(cut, page.last or not page.results, reply.attempts)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import EngineError
 from ...llm.backend import AsyncBackend, Backend
-from ...llm.http.client import asked_at
+from ...llm.http.client import queued_since
 from ...types import Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask
 from ..cache import ResultCache, cache_key
@@ -180,11 +180,11 @@ class SimulatedEngine(BatchedEngine):
             for job in waiting:
                 await self._at_own_pace(backend, job)
 
-        began = asked_at.set(time.monotonic())
+        began = queued_since.set(time.monotonic())
         try:
             await asyncio.gather(*(work() for _ in range(min(len(jobs), backend.concurrency))))
         finally:
-            asked_at.reset(began)
+            queued_since.reset(began)
 
     async def _at_own_pace(self, backend: AsyncBackend, job: _Job) -> None:
         maker = make_set(job.request, job.noisy, self._options, source=self._name)

@@ -23,11 +23,11 @@ from .codecs import JSON, Codec
 from .options import HttpOptions, check_url
 from .replicas import Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
-from .session import Cleanup, Session, open_session
+from .session import Cleanup, Session
 
 _EXCERPT = 200
 
-asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
+queued_since: ContextVar[float | None] = ContextVar("queued_since", default=None)
 """Start time (`time.monotonic`) of the caller of many requests. Deadlines count from it, even for requests that the
 caller holds back until there is room. None: each request counts from its own start."""
 
@@ -153,8 +153,8 @@ class JsonClient:
         seed = mix(self._seed, self._requests)
         content = None if body is None else self.codec.encode(body)
         sent = {**(headers or {}), **({"Content-Type": self.codec.content_type} if content is not None else {})}
-        asked = asked_at.get() or time.monotonic()
-        call = _Call(self, session, method, path, content, params, sent, final, hopeless, prefer, seed, asked)
+        since = queued_since.get() or time.monotonic()
+        call = _Call(self, session, method, path, content, params, sent, final, hopeless, prefer, seed, since)
         async with session.slots:
             return await call.run()
 
@@ -167,7 +167,7 @@ class JsonClient:
     def _in_this_loop(self) -> Session:
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
             headers = {"Accept": self.codec.content_type, **self._headers}
-            self._session = open_session(self.urls, self.options, headers, self.on_connect)
+            self._session = Session(self.urls, self.options, headers, self.on_connect)
         return self._session
 
 
@@ -186,14 +186,14 @@ class _Call:
     hopeless: Callable[[int, bytes], bool] | None
     prefer: str
     seed: int
-    asked: float
+    queued_since: float
     """When the request was made, before any time in the queue."""
 
     async def run(self) -> JsonReply:
         options, replicas = self.client.options, self.session.replicas
         # Queueing counts against the deadline only while no server responds. Otherwise, with a dead server, each batch
         # of queued requests would run through its own full deadline before failing.
-        deadline = max(self.asked, self.session.progress) + options.total_s
+        deadline = max(self.queued_since, self.session.progress) + options.total_s
         last: Exception | None = None
         tried: set[str] = set()
         attempt = 0
@@ -303,18 +303,18 @@ class _Call:
         except aiohttp.ServerTimeoutError as cause:
             raise _RetryableError(f"{url}: time-out ({type(cause).__name__})") from cause
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as cause:
-            raise _RetryableError(self._told(url, cause)) from self._shown(cause)
+            raise _RetryableError(self._described(url, cause)) from self._shown(cause)
         except aiohttp.ClientError as cause:
-            raise ValueError(self._told(url, cause)) from self._shown(cause)
+            raise ValueError(self._described(url, cause)) from self._shown(cause)
         if 200 <= status < 300:
             return self._parse(body, url)
-        said = f"{url} answered {status}: {self._excerpt(body)}"
+        message = f"{url} answered {status}: {self._excerpt(body)}"
         hopeless = self.hopeless is not None and self.hopeless(status, body)
         if is_retryable_status(status) and not hopeless and status not in self.final:
-            raise _RetryableError(said, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
-        raise StatusError(said + _advice(status), status, hopeless)
+            raise _RetryableError(message, healthy=status < 500, retry_after_s=parse_retry_after(retry_after))
+        raise StatusError(message + _advice(status), status, hopeless)
 
-    def _told(self, url: str, cause: Exception) -> str:
+    def _described(self, url: str, cause: Exception) -> str:
         return f"{url}: {type(cause).__name__}: {hide(str(cause), self.client.hidden)}"
 
     def _shown(self, cause: Exception) -> Exception | None:
@@ -339,9 +339,9 @@ class _Call:
         try:
             return self.client.codec.decode(body)
         except (ValueError, RecursionError) as cause:
-            said, why = self._excerpt(body), hide(str(cause), self.client.hidden)
-            told = f"{url} answered with something that is not {self.client.codec.name} ({why}): {said}"
-            raise ValueError(told) from self._shown(cause)
+            excerpt, why = self._excerpt(body), hide(str(cause), self.client.hidden)
+            message = f"{url} answered with something that is not {self.client.codec.name} ({why}): {excerpt}"
+            raise ValueError(message) from self._shown(cause)
 
     def _excerpt(self, body: bytes) -> str:
         # Mask keys before truncating, which could leave half of one.
