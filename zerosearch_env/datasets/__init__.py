@@ -70,10 +70,10 @@ def load_dataset(
         if "/" not in name and ":" not in name:
             _reject_misspelling(name)
         rows, where, title = hub_rows(name, split), f"{name} ({split})", name
-    questions, skipped, found = read_questions(
+    questions, skipped, detected = read_questions(
         rows, where=where, name=title, split=split, format=format, skip_bad_rows=on_bad_row == "skip", limit=limit
     )
-    return Dataset(title, split, questions, skipped_rows=skipped, metadata={"format": found, "source": where})
+    return Dataset(title, split, questions, skipped_rows=skipped, metadata={"format": detected, "source": where})
 
 
 def _cut(dataset: Dataset, limit: int | None) -> Dataset:

@@ -227,5 +227,5 @@ def _row(document: Document, engine: str) -> list[Any]:
 
 
 def _document(row: Sequence[Any], source: str) -> Document:
-    title, text, *found = row
-    return Document(title, text, *(found or (source,)))
+    title, text, *details = row
+    return Document(title, text, *(details or (source,)))

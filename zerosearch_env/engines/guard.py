@@ -67,7 +67,7 @@ def _without(words: list[str], view: _View, golds: Sequence[tuple[str, ...]]) ->
     """
     while True:
         tokens = [(token, index) for index, word in enumerate(words) for token in view(word)]
-        found = next(
+        span = next(
             (
                 (tokens[start][1], tokens[start + len(gold) - 1][1])
                 for gold in golds
@@ -76,9 +76,9 @@ def _without(words: list[str], view: _View, golds: Sequence[tuple[str, ...]]) ->
             ),
             None,
         )
-        if found is None:
+        if span is None:
             return words
-        words = [*words[: found[0]], REDACTED, *words[found[1] + 1 :]]
+        words = [*words[: span[0]], REDACTED, *words[span[1] + 1 :]]
 
 
 def _plain_tokens(word: str) -> list[str]:

@@ -28,5 +28,5 @@ class SearchCounts:
     @property
     def hit_rate(self) -> float:
         """Fraction of cache look-ups that were hits; 0 without a cache."""
-        asked = self.cache_hits + self.cache_misses
-        return self.cache_hits / asked if asked else 0.0
+        lookups = self.cache_hits + self.cache_misses
+        return self.cache_hits / lookups if lookups else 0.0

@@ -324,7 +324,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             return [int(seed) + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ConfigError(f"seed must have {self.num_envs} seeds, one per sub-environment, got {len(seed)}.")
-        return [None if one is None else int(one) for one in seed]
+        return [None if value is None else int(value) for value in seed]
 
     def _read_options(self, options: Mapping[str, Any], chosen: Sequence[int]) -> Mapping[int, ResetOptions]:
         """The checked options of every sub-environment that will be reset."""

@@ -171,6 +171,6 @@ def get_reward(reward: str | Reward) -> Reward:
         return REWARDS[reward]
     if not callable(reward):
         raise ConfigError(f"reward must be a name or a callable, got {reward!r}. Names: {', '.join(REWARDS)}.")
-    if isinstance(reward, CheckedReward) or any(reward is own for own in REWARDS.values()):
+    if isinstance(reward, CheckedReward) or any(reward is known for known in REWARDS.values()):
         return reward
     return CheckedReward(reward)

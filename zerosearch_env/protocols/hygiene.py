@@ -46,8 +46,8 @@ def clean_query(text: str) -> str:
         return text.strip()  # common case: a blank is the only printable white space, so nothing else needs cleaning
     if "<" in text:
         for _ in range(4):
-            text, found = _ANY_TAG.subn(" ", text)
-            if not found:
+            text, removed = _ANY_TAG.subn(" ", text)
+            if not removed:
                 break
         else:
             text = text.replace("<", " ").replace(">", " ")

@@ -59,9 +59,9 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
     opened: dict[str, int] = {}
     closable = True
     position = 0
-    while found := search(text, position):
-        position = found.end()
-        tag = found[0]
+    while match := search(text, position):
+        position = match.end()
+        tag = match[0]
         if tag == THINK:
             end = text.find(THINK_END, position) if closable else -1
             if end >= 0:
@@ -75,7 +75,7 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
         if opening:
             opened[name] = position
         elif name in opened:
-            content = text[opened[name] : found.start()]
+            content = text[opened[name] : match.start()]
             return name, without_thoughts(content, keep_open=True)
     return None
 
@@ -139,16 +139,16 @@ def last_boxed(text: str) -> str | None:
     """
     stack: list[int] = []
     best_start, best = -1, None
-    for found in _BRACE.finditer(text):
-        token = found[0]
+    for match in _BRACE.finditer(text):
+        token = match[0]
         if token == "}":
             start = stack.pop() if stack else -1
             if start > best_start:
-                best_start, best = start, text[start : found.start()]
+                best_start, best = start, text[start : match.start()]
         elif token == "{":
             stack.append(-1)
         elif len(token) > 2:
-            stack.append(found.end())
+            stack.append(match.end())
     if best is None:
         return None
     wrapped = _LATEX_TEXT.fullmatch(best.strip())

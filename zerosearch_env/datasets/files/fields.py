@@ -53,15 +53,15 @@ def answers(value: Any, field: str) -> tuple[str, ...]:
     Raises:
         RowError: there is no answer, or an answer is neither a string nor a number.
     """
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for item in _answer_items(plain(value), field):
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
             raise RowError(field, "strings or numbers as answers", item)
         if str(item).strip():
-            found.setdefault(text(str(item), field))
-    if not found:
+            texts.setdefault(text(str(item), field))
+    if not texts:
         raise RowError(field, "at least one non-empty answer", value)
-    return tuple(found)
+    return tuple(texts)
 
 
 def _answer_items(value: Any, field: str) -> list[Any]:

@@ -67,11 +67,11 @@ def _build(
 
 def _golds(row: Row) -> tuple[str, ...]:
     field = first_of(row, _ANSWERS) or "answers"
-    found = answers(row.get(field), field)
+    golds = answers(row.get(field), field)
     more = first_of(row, _ALIASES)
     if more is None or plain(row[more]) in ([], ""):
-        return found
-    return tuple(dict.fromkeys((*found, *answers(row[more], more))))
+        return golds
+    return tuple(dict.fromkeys((*golds, *answers(row[more], more))))
 
 
 def read_plain(row: Row) -> Question:

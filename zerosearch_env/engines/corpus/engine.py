@@ -137,15 +137,15 @@ class CorpusEngine(BatchedEngine):
             )
         )
 
-    def _from_paragraphs(self, own: ParagraphSearch, request: SearchRequest) -> tuple[Document, ...]:
+    def _from_paragraphs(self, search: ParagraphSearch, request: SearchRequest) -> tuple[Document, ...]:
         mask = request.noise_mask
-        best = own.useful(request) if not all(mask) else ()
+        best = search.useful(request) if not all(mask) else ()
         shown = tuple(position for position, noise in zip(best, mask, strict=False) if not noise)
-        distractors = own.noisy(request, shown, mask.count(True)) if any(mask) else ()
-        noisy = own.documents(request, distractors)
+        distractors = search.noisy(request, shown, mask.count(True)) if any(mask) else ()
+        noisy = search.documents(request, distractors)
         if len(noisy) < mask.count(True) and len(self._index):
             noisy += self._around(request, mask.count(True) - len(noisy))
-        useful, rest = iter(own.documents(request, shown)), iter(noisy)
+        useful, rest = iter(search.documents(request, shown)), iter(noisy)
         slots = [next(rest if noise else useful, None) for noise in mask]
         return tuple(document for document in slots if document is not None)
 
@@ -159,10 +159,10 @@ class CorpusEngine(BatchedEngine):
             sample_negatives(self._index, request, ranking, order, skip=skip, count=count, titles=titles)
         )
 
-    def _documents(self, found: Iterable[tuple[int, int]]) -> tuple[Document, ...]:
+    def _documents(self, scored: Iterable[tuple[int, int]]) -> tuple[Document, ...]:
         passages = self._index.passages
         documents = []
-        for position, score in found:
+        for position, score in scored:
             passage = passages[position]
             documents.append(Document(passage.title, passage.text, passage.source, score / SCALE))
         return tuple(documents)

@@ -68,23 +68,23 @@ class PassageIndex:
 
         A ranking may be deeper than requested; its first ranks do not depend on the depth.
         """
-        wanted: dict[str, int] = {}
+        depth_of: dict[str, int] = {}
         for query, depth in zip(queries, depths, strict=True):
-            if wanted.get(query, 0) < depth:
-                wanted[query] = depth
-        found: dict[str, Ranking] = {}
+            if depth_of.get(query, 0) < depth:
+                depth_of[query] = depth
+        rankings: dict[str, Ranking] = {}
         missing: dict[int, list[str]] = {}
-        for query, depth in wanted.items():
+        for query, depth in depth_of.items():
             known = self._rankings.get(query)
             if known is not None and known[0] >= depth:
-                found[query] = known[1]
+                rankings[query] = known[1]
             else:
                 missing.setdefault(depth, []).append(query)
         for depth, texts in missing.items():
             for query, ranking in zip(texts, self.bm25.rank(texts, depth), strict=True):
-                found[query] = ranking
+                rankings[query] = ranking
                 self._rankings.put(query, (depth, ranking))
-        return [found[query] for query in queries]
+        return [rankings[query] for query in queries]
 
     def rank_all(self, query: str) -> Ranking:
         """All passages that share a word with the query, best first; not cached."""
@@ -132,8 +132,7 @@ def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
 
 
 def _paragraphs_of(dataset: Dataset) -> Sequence[Document]:
-    own = (paragraph for question in dataset.questions for paragraph in question.paragraphs or ())
-    unique = dict.fromkeys((paragraph.title, paragraph.text) for paragraph in own)
+    unique = dict.fromkeys((p.title, p.text) for question in dataset.questions for p in question.paragraphs or ())
     if not unique:
         raise ConfigError(
             f"the dataset {dataset.name!r} has no passages to search: give a corpus file with "

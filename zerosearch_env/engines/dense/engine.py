@@ -119,7 +119,7 @@ class DenseEngine(BatchedEngine):
             for request, ranking in zip(requests, rankings, strict=True)
         ]
         elapsed = time.perf_counter() - began
-        return [SearchResult(found, engine="dense", latency_s=elapsed) for found in documents]
+        return [SearchResult(shown, engine="dense", latency_s=elapsed) for shown in documents]
 
     def close(self) -> None:
         """Release the index and the models. Calling it twice is fine; searching afterwards raises EngineError."""
@@ -151,8 +151,8 @@ class DenseEngine(BatchedEngine):
         """
         parts = self._open()
         keys = [(request.query, request.top_k + self._pool) for request in requests]
-        found = {key: ranking for key in dict.fromkeys(keys) if (ranking := self._rankings.get(key)) is not None}
-        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        ranking_of = {key: ranking for key in dict.fromkeys(keys) if (ranking := self._rankings.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in ranking_of]
         by_depth: dict[int, list[str]] = {}
         for query, depth in missing:
             by_depth.setdefault(depth, []).append(query)
@@ -161,9 +161,9 @@ class DenseEngine(BatchedEngine):
             deepest = depth if parts.reranker is None else max(depth, self._rerank_from)
             rankings = parts.index.rank(vectors, deepest)
             for query, ranking in zip(queries, self._reranked(parts, queries, rankings), strict=True):
-                found[query, depth] = ranking
+                ranking_of[query, depth] = ranking
                 self._rankings.put((query, depth), ranking)
-        return [found[key] for key in keys]
+        return [ranking_of[key] for key in keys]
 
     def _reranked(self, parts: Parts, queries: Sequence[str], rankings: list[Ranking]) -> list[Ranking]:
         """The rankings with their first `rerank_from` ranks in the reranker's order."""
@@ -177,10 +177,10 @@ class DenseEngine(BatchedEngine):
         scores = iter(np.rint(parts.reranker.score(pairs) * SCALE).astype(np.int64).tolist())
         results = []
         for ranking, head in zip(rankings, heads, strict=True):
-            own = np.asarray([next(scores) for _ in head], dtype=np.int64)
-            best = np.argsort(-own, kind="stable")
+            new_scores = np.asarray([next(scores) for _ in head], dtype=np.int64)
+            best = np.argsort(-new_scores, kind="stable")
             ids = np.concatenate([np.asarray(head, dtype=np.int64)[best], ranking.ids[len(head) :]])
-            results.append(Ranking(ids, np.concatenate([own[best], ranking.scores[len(head) :]])))
+            results.append(Ranking(ids, np.concatenate([new_scores[best], ranking.scores[len(head) :]])))
         return results
 
     def _documents(self, request: SearchRequest, ranking: Ranking, order: Sequence[int]) -> tuple[Document, ...]:

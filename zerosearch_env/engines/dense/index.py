@@ -115,13 +115,13 @@ class DenseIndex:
             depth: number of passages, at least 1. An approximate index may find other passages at another depth.
         """
         depth = min(depth, len(self))
-        wanted = min(depth + _SPARE, len(self))
+        count = min(depth + _SPARE, len(self))
         rankings = []
-        for query, ids in zip(queries, self._propose(queries, wanted), strict=True):
-            ranking, asked = self._scored(query, ids), wanted
-            while not self._settled(ranking, depth) and asked < min(_DEEPEST, len(self)):
-                asked = min(asked * 8, len(self))
-                ranking = self._scored(query, self._propose(query[None], asked)[0])
+        for query, ids in zip(queries, self._propose(queries, count), strict=True):
+            ranking, proposed = self._scored(query, ids), count
+            while not self._settled(ranking, depth) and proposed < min(_DEEPEST, len(self)):
+                proposed = min(proposed * 8, len(self))
+                ranking = self._scored(query, self._propose(query[None], proposed)[0])
             if not self._settled(ranking, depth):
                 ranking = self.rank_all(query, depth)
             rankings.append(Ranking(ranking.ids[:depth], ranking.scores[:depth]))

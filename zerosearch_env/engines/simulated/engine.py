@@ -142,12 +142,12 @@ class SimulatedEngine(BatchedEngine):
     def _take(self, job: _Job, hits: Mapping[bytes, tuple[Document, ...]]) -> bool:
         """Fill a job from the cache; returns whether a cached set was found."""
         documents = hits.get(job.key)
-        found = documents is not None and len(documents) == job.request.top_k
-        if found and documents is not None:
+        hit = documents is not None and len(documents) == job.request.top_k
+        if hit and documents is not None:
             job.result = DocumentSet(documents, job.noisy)
         if self._cache is not None:
-            self._counters.add(**{"cache_hits" if found else "cache_misses": 1})
-        return found
+            self._counters.add(**{"cache_hits" if hit else "cache_misses": 1})
+        return hit
 
     def _keep(self, jobs: Sequence[_Job]) -> None:
         """Count and cache the finished sets; also called when the batch was interrupted."""

@@ -78,11 +78,11 @@ def simulated_engine(
         raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
     if kind == "tiny" and what:
         raise ConfigError(f'"simulated:tiny" takes no argument, got {what!r}; use "simulated:hf:FOLDER" for a model')
-    own = {
+    backend_options = {
         **{"model": model, "api_key_env": api_key_env, "extra_body": extra_body, "http": http},
         **{"device": device, "dtype": dtype, "max_batch": max_batch, "engine_options": engine_options},
     }
-    given = {name: value for name, value in own.items() if value is not None}
+    given = {name: value for name, value in backend_options.items() if value is not None}
     for name in given:
         if name not in _OWN_OPTIONS[kind]:
             raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {_OWN_OPTIONS[kind]}")

@@ -142,9 +142,9 @@ def _inline(text: str, first: int) -> list[str]:
 def _document(block: str, source: str, max_chars: int) -> Document:
     title, text = "", block.strip()
     for pattern in (_TITLE, _TITLE_LINE, _BOLD_TITLE, _QUOTED_TITLE):
-        found = pattern.match(text)
-        if found is not None and text[found.end() :].strip():
-            title, text = found["title"], text[found.end() :]
+        numbered = pattern.match(text)
+        if numbered is not None and text[numbered.end() :].strip():
+            title, text = numbered["title"], text[numbered.end() :]
             break
     else:
         head, _, rest = text.partition("\n")

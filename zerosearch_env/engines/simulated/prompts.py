@@ -28,8 +28,9 @@ def clean_text(text: str, limit: int) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
     text = unicodedata.normalize("NFC", text[: 8 * limit].encode("utf-8", "replace").decode("utf-8"))
-    kept = ["" if unicodedata.category(c) == "Cf" else " " if unicodedata.category(c) in _CONTROL else c for c in text]
-    return " ".join("".join(kept).split())[:limit].rstrip()
+    categories = map(unicodedata.category, text)
+    visible = ["" if kind == "Cf" else " " if kind in _CONTROL else c for c, kind in zip(text, categories, strict=True)]
+    return " ".join("".join(visible).split())[:limit].rstrip()
 
 
 def quotable_query(query: str, limit: int) -> str:

@@ -191,8 +191,8 @@ def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) ->
 
 def _redacted(progress: DocumentSet, documents: tuple[Document, ...], request: SearchRequest) -> DocumentSet:
     clean = [redact(d, request.answers) if leaks(d, request.answers) else d for d in documents]
-    kept = tuple(document for document in clean if document is not None)
-    if len(kept) < len(documents):
+    redacted = tuple(document for document in clean if document is not None)
+    if len(redacted) < len(documents):
         return replace(progress, failure="a noisy document consists of a gold answer, in every sample")
-    count = sum(before is not after for before, after in zip(documents, kept, strict=True))
-    return replace(progress, documents=kept, redactions=count)
+    count = sum(before is not after for before, after in zip(documents, redacted, strict=True))
+    return replace(progress, documents=redacted, redactions=count)
