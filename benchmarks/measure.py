@@ -6,6 +6,7 @@ within each round, and the median over rounds is reported with its quartiles.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -122,8 +123,21 @@ def default_output(name: str) -> Path:
     return (RESULTS if RESULTS.is_dir() else Path()) / f"{name}.json"
 
 
+def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of `zerosearch bench NAME`: so far `--output`, the file of its JSON record.
+
+    Args:
+        name: name of the benchmark.
+        description: its first line is shown in the help.
+    """
+    summary = (description or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog=f"zerosearch bench {name}", description=summary)
+    parser.add_argument("--output", type=Path, default=default_output(name), help="the JSON record")
+    return parser
+
+
 def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None:
-    """Write the timings and other results of a run as JSON.
+    """Write the timings and other results of a run as JSON, and print the path.
 
     Args:
         path: the file; its folder is created.
@@ -134,6 +148,7 @@ def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None
     record = {"unit": "CPU microseconds per item, median and quartiles of rounds", **more}
     record["timings"] = {name: asdict(timing) for name, timing in timings.items()}
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    print(f"written: {path}")
 
 
 def print_timings(timings: Mapping[str, Timing], item: str) -> None:

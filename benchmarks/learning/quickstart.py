@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..measure import default_output, machine
+from ..measure import benchmark_parser, machine
 
 LIBRARIES = ("torch", "transformers", "numpy", "bm25s")
 
@@ -83,10 +83,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the quickstart for every seed and write the record as JSON and Markdown."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench learning", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("learning", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
-    parser.add_argument("--output", type=Path, default=default_output("learning"), help="the JSON record")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: more options for zerosearch quickstart")
     arguments = parser.parse_args(argv)
     options = [option for option in arguments.options if option != "--"]

@@ -8,12 +8,10 @@ searches are exact: before anything is timed, their scores are compared.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from zerosearch_env.engines.ranking import SCALE
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, SearchRequest, full_text
 
-from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
 
 TOP_K = 5
 LIBRARY, USEFUL, NOISY, MIXED = (
@@ -105,15 +103,12 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(
-        prog="zerosearch bench corpus-engine", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = benchmark_parser("corpus-engine", __doc__)
     parser.add_argument("--world", type=int, default=6000, help="passages of the world (6000)")
     parser.add_argument("--passages", type=int, default=100_000, help="passages of the synthetic corpus (100000)")
     parser.add_argument("--queries", type=int, default=1000, help="queries of a batch (1000)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
     parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of a turn (0.25)")
-    parser.add_argument("--output", type=Path, default=default_output("corpus-engine"), help="the JSON record")
     arguments = parser.parse_args(argv)
     corpora = {
         f"world of {arguments.world:,} passages": world_corpus(arguments.world, arguments.queries),
@@ -132,7 +127,6 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps({"queries_per_cpu_second": rates, "times_bm25s": compared}))
     libraries = machine(["zerosearch-env", "bm25s", "numpy"])
     write_record(arguments.output, everything, times_bm25s=compared, queries_per_cpu_second=rates, machine=libraries)
-    print(f"written: {arguments.output}")
     return 0
 
 

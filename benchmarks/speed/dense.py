@@ -8,7 +8,6 @@ the share of the flat index's documents that an approximate one returns too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from zerosearch_env.errors import ZeroSearchError, require
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest
 
-from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
 
 TOP_K = 5
 _BATCH = 64
@@ -123,14 +122,13 @@ def real_encoder() -> Encoder | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench dense", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("dense", __doc__)
     parser.add_argument("--passages", type=int, default=2000, help="passages for the real encoder (2000)")
     parser.add_argument("--large", type=int, default=50_000, help="passages for the hashed words (50000)")
     parser.add_argument("--queries", type=int, default=512, help="different queries (512)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each case (5)")
     parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
     parser.add_argument("--no-real", action="store_true", help="skip the real encoder")
-    parser.add_argument("--output", type=Path, default=default_output("dense"), help="the JSON record")
     arguments = parser.parse_args(argv)
     encoders: list[tuple[Encoder, int]] = [(HashedWords(), arguments.large)]
     if not arguments.no_real and (real := real_encoder()) is not None:
@@ -151,7 +149,6 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps({"per_cpu_second": rates, "recall_at_5": recalls}))
     libraries = machine(["zerosearch-env", "faiss-cpu", "sentence-transformers", "torch", "numpy"])
     write_record(arguments.output, everything, per_cpu_second=rates, recall_at_5=recalls, machine=libraries)
-    print(f"written: {arguments.output}")
     return 0
 
 

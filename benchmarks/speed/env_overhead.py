@@ -13,12 +13,10 @@ rows are measured alone.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -28,7 +26,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, Step
 
-from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
 
 ENVIRONMENTS = 256
 THOUGHT = " ".join(["Now find where both sides signed papers"] * 7)
@@ -174,13 +172,10 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(
-        prog="zerosearch bench env-overhead", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = benchmark_parser("env-overhead", __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
     parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of one turn (0.25)")
     parser.add_argument("--noise-level", type=float, default=0.0, help="noise level of our environment (0)")
-    parser.add_argument("--output", type=Path, default=default_output("env-overhead"), help="the JSON record")
     arguments = parser.parse_args(argv)
 
     cases = our_cases(arguments.noise_level)
@@ -202,7 +197,6 @@ def main(argv: list[str] | None = None) -> int:
         noise_level=arguments.noise_level,
         machine=machine(["zerosearch-env", "gymnasium", "numpy", "gem-llm", "datasets", "msgspec"]),
     )
-    print(f"written: {arguments.output}")
     return 0
 
 

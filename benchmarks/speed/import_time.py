@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from ..measure import Case, default_output, machine, measure, write_record
+from ..measure import Case, benchmark_parser, machine, measure, write_record
 
 STATEMENTS = {
     "interpreter alone": "pass",
@@ -35,11 +33,8 @@ def _start(statement: str) -> Callable[[], int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(
-        prog="zerosearch bench import-time", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = benchmark_parser("import-time", __doc__)
     parser.add_argument("--rounds", type=int, default=9, help="starts of each interpreter (9)")
-    parser.add_argument("--output", type=Path, default=default_output("import-time"), help="the JSON record")
     arguments = parser.parse_args(argv)
     cases = [Case(name, _start(statement)) for name, statement in STATEMENTS.items()]
     timings = measure(cases, rounds=arguments.rounds, seconds=0.0, clock=_children_cpu)
@@ -49,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
             f"{name:<22} {timing.median / 1e6:6.3f} s CPU, {(timing.median - base) / 1e6:6.3f} s above the interpreter"
         )
     write_record(arguments.output, timings, machine=machine(["zerosearch-env", "gymnasium", "numpy"]))
-    print(f"written: {arguments.output}")
     return 0
 
 

@@ -14,17 +14,15 @@ Steps: batch, update, batch, update, in simulated time, where the servers go on 
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from ..measure import default_output, machine, write_record
+from ..measure import benchmark_parser, machine, write_record
 from .latencies import (
     DOCUMENTS,
     EPISODES,
@@ -132,11 +130,10 @@ def _check(load: Workload, played: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the ratios, and writes a JSON record."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench rollouts", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("rollouts", __doc__)
     parser.add_argument("--seeds", type=int, default=20, help="workloads in simulated time (20)")
     parser.add_argument("--real-seeds", type=int, default=3, help="workloads with sleeps (3)")
     parser.add_argument("--median", type=float, default=0.5, help="median latency with sleeps, in seconds (0.5)")
-    parser.add_argument("--output", type=Path, default=default_output("rollouts"), help="the JSON record")
     arguments = parser.parse_args(argv)
     loads = [make_workload(seed, 0.5) for seed in range(arguments.seeds)]
     streams = [loads[first : first + BATCHES] for first in range(0, len(loads) - BATCHES + 1, BATCHES)]
@@ -158,7 +155,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{BATCHES} steps, update {row['update / rollouts']:g} times the rollouts: max_staleness 0 / ours")
         print("  " + ", ".join(f"{name} {row[name]:.3f}" for name in row if name.startswith("max_staleness")))
     write_record(arguments.output, {}, **record, unit="seconds", machine=machine(["zerosearch-env", "numpy"]))
-    print(f"written: {arguments.output}")
     return 0
 
 

@@ -10,18 +10,16 @@ sampled) at the speed of one large matrix product. A second table has the shape 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measure import Case, Timing, default_output, machine, measure, write_record
+from ..measure import Case, Timing, benchmark_parser, machine, measure, write_record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,11 +33,10 @@ _FIRST = 0x10000
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the ratios, and writes a JSON record."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench sampler", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("sampler", __doc__)
     parser.add_argument("--turns", choices=("equal", "varied", "both"), default="both", help="turn lengths (both)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each case (3)")
     parser.add_argument("--tiny-only", action="store_true", help="only the table of the quickstart's shape")
-    parser.add_argument("--output", type=Path, default=default_output("sampler"), help="the JSON record")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores spinning threads cost more than they give
     import torch
@@ -56,7 +53,6 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(threads)
     libraries = ["zerosearch-env", "torch", "transformers", "numpy"]
     write_record(arguments.output, timings, **record, machine=machine(libraries))
-    print(f"written: {arguments.output}")
     return 0
 
 

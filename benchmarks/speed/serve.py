@@ -7,7 +7,6 @@ sends its next search when the last one is answered. Wall time, since most of it
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
@@ -18,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.types import SearchRequest, SearchResult
 
-from ..measure import default_output, machine
+from ..measure import benchmark_parser, machine
 
 ONE_BY_ONE, UNBATCHED, BATCHED = "one client, one by one", "all clients, batches of one", "all clients, batched"
 
@@ -183,12 +181,11 @@ def median_load(loads: Sequence[Load]) -> Load:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record. Status 1 when a request got no result."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench serve", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("serve", __doc__)
     parser.add_argument("--clients", type=int, default=200, help="clients at once (200)")
     parser.add_argument("--requests", type=int, default=6000, help="requests of the batched case (6000)")
     parser.add_argument("--call-ms", type=float, default=20.0, help="what an engine call costs (20 ms)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each case (3)")
-    parser.add_argument("--output", type=Path, default=default_output("serve"), help="the JSON record")
     arguments = parser.parse_args(argv)
     loads = measure(
         clients=arguments.clients,

@@ -7,7 +7,6 @@ set by the server's latency, concurrency / latency.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from zerosearch_env.errors import EngineError
 from zerosearch_env.llm import Completion, Prompt
 from zerosearch_env.types import SearchRequest, SearchResult
 
-from ..measure import Case, default_output, machine, measure, print_timings, write_record
+from ..measure import Case, benchmark_parser, machine, measure, print_timings, write_record
 from .chat_server import documents
 
 
@@ -100,13 +99,12 @@ def throughput(url: str, concurrency: int, latency_s: float, seconds: float) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench simulated", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("simulated", __doc__)
     parser.add_argument("--concurrency", type=int, default=64, help="concurrent searches (64)")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes (0.05)")
     parser.add_argument("--entries", type=int, default=5000, help="cached searches (5000)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
     parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
-    parser.add_argument("--output", type=Path, default=default_output("simulated"), help="the JSON record")
     arguments = parser.parse_args(argv)
     cached = requests(arguments.entries)
     with tempfile.TemporaryDirectory() as folder, server(0.0) as url:
@@ -145,7 +143,6 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(summary))
     libraries = machine(["zerosearch-env", "aiohttp"])
     write_record(arguments.output, timings, **summary, throughput=rates, machine=libraries)
-    print(f"written: {arguments.output}")
     return 0
 
 

@@ -6,15 +6,13 @@ second of text, so that a world of the default size costs a tenth of a second, a
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from zerosearch_env.datasets.world.make import WorldConfig, make_facts, make_passages, make_world
 
-from ..measure import Case, Timing, default_output, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
 
 TARGET = 50_000
 """Passages per CPU second that the texts of every size must reach."""
@@ -48,15 +46,12 @@ def bench_worlds(sizes: list[int], *, rounds: int, seconds: float) -> dict[str, 
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes a JSON record."""
-    parser = argparse.ArgumentParser(
-        prog="zerosearch bench world-generation", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = benchmark_parser("world-generation", __doc__)
     parser.add_argument(
         "--passages", type=int, nargs="+", default=[6000, 100_000], help="sizes of the worlds (6000 100000)"
     )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
     parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of a turn (0.25)")
-    parser.add_argument("--output", type=Path, default=default_output("world-generation"), help="the JSON record")
     arguments = parser.parse_args(argv)
     timings = bench_worlds(arguments.passages, rounds=arguments.rounds, seconds=arguments.seconds)
     rates = {name: round(1e6 / timing.median) for name, timing in timings.items()}
@@ -64,7 +59,6 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps({"passages_per_cpu_second": rates, "target": TARGET}))
     libraries = machine(["zerosearch-env", "numpy"])
     write_record(arguments.output, timings, passages_per_cpu_second=rates, target=TARGET, machine=libraries)
-    print(f"written: {arguments.output}")
     return 0
 
 

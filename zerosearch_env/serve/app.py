@@ -115,7 +115,11 @@ def make_app(service: Service) -> Starlette:
         routes += [Route(prefix + path, handlers.retrieve, methods=["POST"]) for path in PATHS]
         routes += [Route(f"{prefix}/health", handlers.health), Route(f"{prefix}/stats", handlers.stats)]
     routes.append(Route("/metrics", handlers.prometheus))
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: handlers.not_found})
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: handlers.not_found, RequestError: handlers.refused},
+    )
 
 
 class _Handlers:
@@ -168,22 +172,20 @@ class _Handlers:
 
     async def stats(self, request: Request) -> Response:
         """Answer GET: the counters as JSON."""
-        try:
-            self._authorize(request)
-        except RequestError as error:
-            return self._failed(error)
+        self._authorize(request)
         level = self._service.defaults.noise_level
         return self._encoded({**self._service.metrics.summary(), "noise_level": level, "engine": self._service.engine})
 
     async def prometheus(self, request: Request) -> Response:
         """Answer GET: the counters in the Prometheus text format."""
-        try:
-            self._authorize(request)
-        except RequestError as error:
-            return self._failed(error)
+        self._authorize(request)
         from prometheus_client import CONTENT_TYPE_LATEST
 
         return self._response(self._service.metrics.prometheus(), media_type=CONTENT_TYPE_LATEST)
+
+    async def refused(self, request: Request, error: Any) -> Response:
+        """Answer a request that must not have the counters."""
+        return self._failed(error)
 
     async def not_found(self, request: Request, error: Any) -> Response:
         """Answer a request with an unknown path or the wrong method."""

@@ -13,7 +13,6 @@ world, which shares no names with the training questions. Every seed is reported
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_agents.report.figures import save
 from zerosearch_env.errors import require
 
-from ...measure import default_output, machine
+from ...measure import benchmark_parser, machine
 from .faults import BEHAVIOURS, behaviour
 from .start import STARTS, make_start
 from .table import charts, markdown
@@ -210,7 +209,7 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run every behaviour of every setting for every seed; write record, tables and plot after each run."""
     names = [setting.name for setting in SETTINGS]
-    parser = argparse.ArgumentParser(prog="zerosearch bench stability", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("stability", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--settings", nargs="+", choices=names, default=names, help="which (all)")
     parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=BEHAVIOURS, help="which (all)")
@@ -219,7 +218,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones are reused"
     )
-    parser.add_argument("--output", type=Path, default=default_output("stability"), help="the JSON record")
     arguments = parser.parse_args(argv)
     require("matplotlib", "plots")  # before the first run, not after it
     settings = [setting for setting in SETTINGS if setting.name in arguments.settings]

@@ -12,7 +12,6 @@ rollouts grow.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -27,7 +26,7 @@ from typing import Any, Self
 
 from zerosearch_env.errors import AgentError
 
-from ...measure import default_output, machine
+from ...measure import benchmark_parser, machine
 from .work import WorkSpec, flops, make_work
 
 CASES = {
@@ -96,7 +95,7 @@ class Side:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints tables, and writes a JSON record."""
-    parser = argparse.ArgumentParser(prog="zerosearch bench learner", description=(__doc__ or "").partition("\n")[0])
+    parser = benchmark_parser("learner", __doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which workloads (all)")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each side (3)")
     parser.add_argument("--sequences", type=int, help="rollouts of a step, a multiple of 8 (16; 8 for search)")
@@ -108,7 +107,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--option", nargs="*", default=[], metavar="NAME=JSON", help="fields of `optimizer` for our side"
     )
-    parser.add_argument("--output", type=Path, default=default_output("learner"), help="the JSON record")
     arguments = parser.parse_args(argv)
     options = {name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.option)}
     changes: dict[str, Any] = {
