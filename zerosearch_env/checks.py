@@ -1,17 +1,22 @@
-"""Checks of numeric arguments, shared by all packages.
+"""Checks of arguments, shared by all packages.
 
-A check returns the value as a Python number. Its error names the argument, says what was expected and what was given.
-Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability is nearly
-always a mistake.
+A check of a number returns the value as a Python number. Its error names the argument, says what was expected and what
+was given. Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability
+is nearly always a mistake.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from inspect import signature
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import ParamSpec, TypeGuard, TypeVar
 
-from .errors import ConfigError
+from .errors import ConfigError, unknown_name
+
+P = ParamSpec("P")
+Options = TypeVar("Options")
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
@@ -77,6 +82,25 @@ def check_number(
     bounds = " ".join(f"{words} {limit:g}" for words, limit in limits.items() if limit is not None)
     kind = "a finite number" if most is None else "a number"
     raise _error(name, f"{kind} {bounds}".rstrip(), value, hint)
+
+
+def make_options(kind: Callable[P, Options], what: str, *args: P.args, **values: P.kwargs) -> Options:
+    """Make a dataclass of options from values by name.
+
+    Args:
+        kind: the dataclass.
+        what: what one of its fields is called in the error message, for example "option of world".
+        *args: values by position.
+        **values: values by name.
+
+    Raises:
+        ConfigError: a name is unknown; the message suggests the most similar valid one.
+    """
+    valid = signature(kind).parameters
+    for name in values:
+        if name not in valid:
+            raise unknown_name(what, name, valid)
+    return kind(*args, **values)
 
 
 def _error(name: str, expected: str, value: object, hint: str) -> ConfigError:

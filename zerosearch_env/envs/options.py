@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from ..errors import unknown_name
+from ..checks import make_options
 from ..types import Dataset, Question
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def read_env_options(*args: Any, **arguments: Any) -> EnvOptions:
     Raises:
         ConfigError: a name is unknown; the message suggests the most similar valid one.
     """
-    for name in arguments:
-        if name not in EnvOptions.__dataclass_fields__:
-            raise unknown_name("argument of the environment", name, EnvOptions.__dataclass_fields__)
-    return EnvOptions(*args, **arguments)
+    return make_options(EnvOptions, "argument of the environment", *args, **arguments)
 
 
 def _takes(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import check_whole_number
+from ..checks import check_whole_number, make_options
+from ..datasets import load_dataset
+from ..datasets.world.make import WorldConfig
 from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, check_level, get_schedule
@@ -211,25 +212,15 @@ def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
     path = Path(name)
     files = [path, *path.iterdir()] if path.is_dir() else [path]
     stamp = max(file.stat().st_mtime_ns for file in files) if path.exists() else 0
-    try:
-        described = None if world is None else json.dumps(dict(world), sort_keys=True)
-    except TypeError as cause:
-        raise ConfigError(f"world must be a mapping of JSON values, got {world!r}.") from cause
-    return _load_cached(name, split, described, stamp)
+    config = None
+    if world is not None:
+        if not isinstance(world, Mapping):
+            raise ConfigError(f'world must be a mapping such as {{"seed": 1}}, got {world!r}.')
+        config = make_options(WorldConfig, "option of world", **world)
+    return _load_cached(name, split, config, stamp)
 
 
 @lru_cache(maxsize=8)
-def _load_cached(name: str, split: str, world: str | None, stamp: int) -> Dataset:
+def _load_cached(name: str, split: str, world: WorldConfig | None, stamp: int) -> Dataset:
     """One dataset object per description, so sub-environments in one process share it and its search index."""
-    from ..datasets import load_dataset
-
-    if world is None:
-        return load_dataset(name, split)
-    from ..datasets.world.make import WorldConfig
-
-    options = json.loads(world)
-    valid = WorldConfig.__dataclass_fields__
-    for key in options:
-        if key not in valid:
-            raise unknown_name("option of world", key, valid)
-    return load_dataset(name, split, world=WorldConfig(**options))
+    return load_dataset(name, split, world=world)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ...bounded_cache import BoundedCache
-from ...checks import check_number, check_whole_number
+from ...checks import check_whole_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask, check_size
@@ -55,11 +55,10 @@ class CorpusEngine(BatchedEngine):
         b: float = 0.75,
     ) -> None:
         super().__init__()
-        _check_options(pool, k1, b)
         self._index = passages if isinstance(passages, PassageIndex) else PassageIndex(passages, k1=k1, b=b)
         if not len(self._index) and not paragraphs:
             raise ConfigError("there are no passages to search: the corpus is empty")
-        self._pool = pool
+        self._pool = check_whole_number("pool", pool)
         self._cached: BoundedCache[tuple[str, int], tuple[Document, ...]] = BoundedCache(self._index.cached_queries)
         self._paragraphs = ParagraphSearch() if paragraphs else None
 
@@ -196,7 +195,6 @@ def corpus_engine(
     """
     if argument and path:
         raise ConfigError(f"the corpus file was given twice: {argument!r} and path={path!r}")
-    _check_options(pool, k1, b)
     file = argument or path
     if file:
         index = file_index(file, k1=k1, b=b)
@@ -205,9 +203,3 @@ def corpus_engine(
     else:
         raise ConfigError('the engine "corpus" needs a dataset with passages, or a file: "corpus:FILE"')
     return CorpusEngine(index, pool=pool, paragraphs=not file if paragraphs is None else paragraphs)
-
-
-def _check_options(pool: int, k1: float, b: float) -> None:
-    check_whole_number("pool", pool)
-    check_number("k1", k1, least=0)
-    check_number("b", b, least=0, most=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bounded_cache import BoundedCache
+from ...checks import check_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, full_text
 from ..ranking import Ranking
@@ -25,6 +26,9 @@ class PassageIndex:
         k1: saturation of repeated words.
         b: penalty on long passages, in [0, 1].
         cached_queries: number of queries for which the ranking is cached; 0 turns the cache off.
+
+    Raises:
+        ConfigError: `k1` is negative, or `b` is not in [0, 1].
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class PassageIndex:
     ) -> None:
         self.passages = passages
         self.cached_queries = cached_queries
-        self._k1, self._b = k1, b
+        self._k1, self._b = check_number("k1", k1, least=0), check_number("b", b, least=0, most=1)
         self._index: Bm25Index | None = None
         self._lock = threading.Lock()
         self._rankings: BoundedCache[str, tuple[int, Ranking]] = BoundedCache(cached_queries)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...checks import check_number, check_whole_number
-from ...errors import ConfigError, unknown_name
+from ...checks import check_number, check_whole_number, make_options
+from ...errors import ConfigError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Host names of this machine."""
@@ -62,10 +62,7 @@ class HttpOptions:
         Raises:
             ConfigError: a name is unknown, or a value is out of range.
         """
-        for name in given or {}:
-            if name not in cls.__dataclass_fields__:
-                raise unknown_name("option of http", name, cls.__dataclass_fields__)
-        return cls(**(given or {}))
+        return make_options(cls, "option of http", **(given or {}))
 
 
 def check_url(url: str) -> str:
