@@ -8,7 +8,7 @@ from ..game.noise import check_progress
 
 
 @dataclass
-class Progress:
+class Curriculum:
     """Progress of the curriculum: finished episodes / `curriculum_episodes`, unless a fixed value was set."""
 
     curriculum_episodes: int

@@ -16,7 +16,7 @@ from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..game.rules import Rules, make_rules
 from ..types import Dataset, Question
-from .curriculum import Progress
+from .curriculum import Curriculum
 from .options import EnvOptions
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ class Setup:
     """Progress in [0, 1] -> noise level; None: the noise level is fixed."""
     level: float
     """The fixed noise level; ignored if there is a schedule."""
-    curriculum_episodes: int
-    raise_on_engine_error: bool
-    render_mode: str | None
+    options: EnvOptions
+    """The arguments as they were given."""
 
     @cached_property
     def question_count(self) -> int:
@@ -63,7 +62,7 @@ class SetupViews:
     """Properties of `Setup` that both environments expose, and `set_progress`."""
 
     _setup: Setup
-    _progress: Progress
+    _curriculum: Curriculum
 
     @property
     def dataset(self) -> Dataset:
@@ -88,7 +87,7 @@ class SetupViews:
     @property
     def progress(self) -> float:
         """Progress of the curriculum in [0, 1] that the next reset will use."""
-        return self._progress.value
+        return self._curriculum.value
 
     def set_progress(self, progress: float | None) -> None:
         """Fix the progress of the curriculum, for all sub-environments, from the next reset on.
@@ -99,7 +98,7 @@ class SetupViews:
         Raises:
             ConfigError: the progress is outside [0, 1].
         """
-        self._progress.set(progress)
+        self._curriculum.set(progress)
 
 
 def make_setup(options: EnvOptions) -> Setup:
@@ -113,7 +112,7 @@ def make_setup(options: EnvOptions) -> Setup:
         raise unknown_name("render_mode", options.render_mode, RENDER_MODES)
     if options.on_engine_error not in ON_ENGINE_ERROR:
         raise unknown_name("on_engine_error", options.on_engine_error, ON_ENGINE_ERROR)
-    curriculum_episodes = check_whole_number("curriculum_episodes", options.curriculum_episodes)
+    check_whole_number("curriculum_episodes", options.curriculum_episodes)
     schedule = _make_schedule(options)
     rules = make_rules(
         protocol=options.protocol,
@@ -133,8 +132,7 @@ def make_setup(options: EnvOptions) -> Setup:
         if owns_engine:
             engine.close()
         raise
-    raises = options.on_engine_error == "raise"
-    return Setup(data, rules, engine, owns_engine, schedule, level, curriculum_episodes, raises, options.render_mode)
+    return Setup(data, rules, engine, owns_engine, schedule, level, options)
 
 
 def _make_schedule(options: EnvOptions) -> Callable[[float], float] | None:

@@ -13,7 +13,7 @@ from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
 from ..types import SearchRequest
-from .curriculum import Progress
+from .curriculum import Curriculum
 from .infos import step_info
 from .options import EnvOptions, takes_env_options
 from .reset import check_action, draw_episode, read_options
@@ -162,7 +162,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     def __init__(self, options: EnvOptions) -> None:
         self._options = options
         self._setup: Setup = make_setup(options)
-        self._progress = Progress(self._setup.curriculum_episodes)
+        self._curriculum = Curriculum(self._setup.options.curriculum_episodes)
         self._episode: Episode | None = None
         self._closed = False
         self._shown = 0
@@ -200,7 +200,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make().")
         checked = read_options(self._setup, options)
         super().reset(seed=seed)
-        episode, info = draw_episode(self._setup, self.np_random, self._progress.value, checked)
+        episode, info = draw_episode(self._setup, self.np_random, self._curriculum.value, checked)
         self._episode = episode
         self._shown = 0
         if self.render_mode == "human":
@@ -229,14 +229,14 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         if isinstance(step, SearchRequest):
             result = run_searches(self._setup.engine, (step,))[0]
             step = episode.observe(result)
-            if result.failure is not None and self._setup.raise_on_engine_error:
+            if result.failure is not None and self._setup.options.on_engine_error == "raise":
                 failure = EngineError(result.failure, result.attempts)
         if self.render_mode == "human":
             self._show()
         reason = step.stop_reason
         if reason is None:
             return step.observation, 0.0, False, False, step_info(step)
-        self._progress.finished += 1
+        self._curriculum.finished += 1
         if failure is not None:
             raise failure
         terminated = reason.terminates

@@ -17,7 +17,7 @@ from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
 from ..types import SearchRequest, SearchResult, Step
-from .curriculum import Progress
+from .curriculum import Curriculum
 from .infos import Infos, batch_infos
 from .options import read_env_options
 from .reset import NO_OPTIONS, ResetOptions, check_action, draw_episode, read_options
@@ -84,9 +84,9 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self._setup = make_setup(read_env_options(**arguments))
-        self.render_mode = self._setup.render_mode
+        self.render_mode = self._setup.options.render_mode
         self._limit = max_episode_steps
-        self._progress = Progress(self._setup.curriculum_episodes)
+        self._curriculum = Curriculum(self._setup.options.curriculum_episodes)
         self.single_observation_space = UnicodeText()
         self.single_action_space = UnicodeText(protocol=self._setup.rules.protocol)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -178,7 +178,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         for index in chosen:
             if seeds[index] is not None:
                 self._rngs[index], self._seeds[index] = seeding.np_random(seeds[index])
-            infos[index] = self._start(index, self._progress.value, checked[index])
+            infos[index] = self._start(index, self._curriculum.value, checked[index])
         self._display(chosen)
         return tuple(self._observations), batch_infos(self.num_envs, infos, {})
 
@@ -209,7 +209,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
                     f"The episodes of sub-environments {over} are over and autoreset is disabled: call "
                     'reset(options={"reset_mask": terminations | truncations}) first.'
                 )
-            progress = self._progress.value
+            progress = self._curriculum.value
             for index in over:
                 starts[index] = self._start(index, progress)
         return self._report(self._play(texts, starts), starts)
@@ -229,7 +229,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             results = run_searches(self._setup.engine, list(searches.values()))
             for index, result in zip(searches, results, strict=True):
                 steps[index] = episodes[index].observe(result)
-            if self._setup.raise_on_engine_error:
+            if self._setup.options.on_engine_error == "raise":
                 self._raise_failures(steps, results)
         return steps
 
@@ -238,7 +238,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         if failed:
             for index, step in steps.items():
                 self._over[index] = step.done
-            self._progress.finished += sum(step.done for step in steps.values())
+            self._curriculum.finished += sum(step.done for step in steps.values())
             raise EngineError(
                 f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
             )
@@ -257,7 +257,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             rewards[ended] = [steps[index].reward for index in ended]
             terminations[ended] = [reason is not None and reason.terminates for reason in reasons]
             truncations[ended] = ~terminations[ended]
-            self._progress.finished += len(reasons) - reasons.count(None)
+            self._curriculum.finished += len(reasons) - reasons.count(None)
         self.finished = [(index, self._episodes[index]) for index in ended]
         self._over = [False] * count
         for index in ended:
@@ -275,7 +275,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         mask = np.zeros(self.num_envs, np.bool_)
         mask[ended] = True
         final_steps = {index: steps.pop(index) for index in ended}
-        progress = self._progress.value
+        progress = self._curriculum.value
         starts.update({index: self._start(index, progress) for index in ended})
         return {
             "final_obs": final_obs,

@@ -40,7 +40,7 @@ from .manifest import (
 )
 from .passage_store import PASSAGES_FILE, PassageStore, write_passages
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`: `"embedding"` or `"indexing"`, passages done, total passages."""
 
 _PLAN_FILE = "plan.json"
@@ -91,7 +91,7 @@ def build_index(
     *,
     overwrite: bool = False,
     restart: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: OnProgress = lambda stage, done, total: None,
 ) -> Manifest:
     """Embed passages and write an index.
 
@@ -223,7 +223,7 @@ def _embed(
     encoder: Encoder,
     options: BuildOptions,
     prefix: str,
-    progress: Progress,
+    progress: OnProgress,
 ) -> NDArray[np.float32]:
     """Embed all passages that are not yet in the vector file, and map the file; shape (count, dimension)."""
     path, store = work / _VECTORS_FILE, PassageStore(work)
@@ -257,7 +257,7 @@ def _embed(
     return np.memmap(path, dtype=np.float32, mode="r", shape=(count, dimension))
 
 
-def _index(faiss: Any, vectors: NDArray[np.float32], options: BuildOptions, progress: Progress) -> Any:
+def _index(faiss: Any, vectors: NDArray[np.float32], options: BuildOptions, progress: OnProgress) -> Any:
     count, dimension = vectors.shape
     inner = faiss.METRIC_INNER_PRODUCT
     if options.kind == "hnsw":
