@@ -316,7 +316,7 @@ def test_a_key_of_another_variable_is_used(
     ("options", "message"),
     [
         ({"key_env": "UNSET_KEY"}, "UNSET_KEY with the key of serper is not set"),
-        ({"key_env": "hush-hush"}, "variable that key_env or token_env names"),
+        ({"key_env": "hush-hush"}, "variable that the option for the key names"),
         ({"key_env": "STRANGE"}, "STRANGE holds characters that no key has"),
         ({"url": "http://example.org"}, "in the clear to http://example.org"),
         ({"url": "http://127.0.0.1.example.org"}, "in the clear"),

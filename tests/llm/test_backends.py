@@ -40,7 +40,7 @@ def complete(server: ServerThread, prompt: Prompt = PROMPT, **options: Any) -> C
 
 
 def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+    monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
     calls: list[Call] = []
     with serving(models=Reply({"data": []}), calls=calls) as server:
         complete(server, model="m", extra_body={"min_p": 0.1})
@@ -54,7 +54,7 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         **{"top_p": 1.0, "stop": ["\n###"], "min_p": 0.1},
     }
     assert second.body["seed"] == seed
-    assert [call.headers["authorization"] for call in calls] == ["Bearer from the environment", "Bearer given"]
+    assert [call.headers["authorization"] for call in calls] == ["Bearer from-the-environment", "Bearer given"]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..errors import ConfigError, EngineError
+from ..errors import EngineError
 from ..randomness import mix
 from .backend import Completion, Prompt
 from .http.client import JsonClient, StatusError
 from .http.deduplicate import Deduplicator
+from .http.keys import check_key, key_of
 from .http.loop import LoopThread
 from .http.options import HttpOptions
 
@@ -53,17 +53,17 @@ class OpenAIBackend:
         extra_body: Mapping[str, Any] | None = None,
         options: HttpOptions | None = None,
     ) -> None:
-        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
-        if not key.isascii() or not key.isprintable():
-            raise ConfigError(
-                "api_key contains characters that are not allowed in an HTTP header; is it the right key?"
-            )
+        if api_key is None:
+            key = key_of("OPENAI_API_KEY", "the API key", needed=False)
+        else:
+            key = check_key(api_key, "api_key")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.client = JsonClient(urls, options, headers=headers)
+        self._loop = LoopThread("zerosearch-openai")
+        self.client = JsonClient(urls, options, headers=headers, loop=self._loop)
         self.model = model
         self._extra = dict(extra_body or {})
         self._served: str | None = None
-        self._connect()
+        self._lists: Deduplicator[str] = Deduplicator()
 
     @property
     def identity(self) -> str:
@@ -133,20 +133,6 @@ class OpenAIBackend:
     def close(self) -> None:
         """Cancel pending requests and close the connections. Closing twice is allowed."""
         self._loop.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the settings, without connections and thread."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_lists")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy opens its own connections."""
-        self.__dict__ |= state
-        self._connect()
-
-    def _connect(self) -> None:
-        self._lists: Deduplicator[str] = Deduplicator()
-        self._loop = LoopThread("zerosearch-openai")
-        self.client.on_connect = self._loop.on_close
 
     async def _complete_all(self, prompts: Sequence[Prompt]) -> list[Completion]:
         return list(await asyncio.gather(*(self.acomplete(prompt) for prompt in prompts)))

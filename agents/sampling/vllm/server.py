@@ -173,9 +173,7 @@ class VLLMServers:
         self._replies.put((number, item))
 
     def _connect(self, urls: Sequence[str], **changes: int) -> JsonClient:
-        client = JsonClient(urls, replace(self._options, **changes))
-        client.on_connect = self._loop.on_close
-        return client
+        return JsonClient(urls, replace(self._options, **changes), loop=self._loop)
 
     async def _load_everywhere(self, label: str) -> dict[str, str]:
         """Load the weights on all servers; returns the error messages by server."""

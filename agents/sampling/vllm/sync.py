@@ -221,8 +221,7 @@ class _Routes:
         self.refused: concurrent.futures.Future[EngineError] = concurrent.futures.Future()
         """The error of a server that does not take part in a collective already begun here."""
         self._loop = loop
-        self._client = JsonClient([url], HttpOptions(attempts=1, read_s=timeout_s, total_s=timeout_s))
-        self._client.on_connect = loop.on_close
+        self._client = JsonClient([url], HttpOptions(attempts=1, read_s=timeout_s, total_s=timeout_s), loop=loop)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         try:

@@ -132,7 +132,6 @@ class RemoteEngine(BatchedEngine):
         self._loop = LoopThread(f"zerosearch-{self._name}")
         self._counts: Counter[str] = Counter()
         self._client = self._new_client()
-        self._client.on_connect = self._loop.on_close
 
     def stats(self) -> RemoteStats:
         """The counts so far, in this process; an immutable snapshot."""

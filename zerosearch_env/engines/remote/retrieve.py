@@ -12,6 +12,7 @@ from ...errors import ConfigError, EngineError
 from ...game.rewards import contains_answer
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.codecs import JSON, MSGPACK
+from ...llm.http.keys import key_of
 from ...llm.http.options import HttpOptions, check_url
 from ...retrieve_api.bodies import context_of
 from ...retrieve_api.dialects import get_dialect
@@ -19,7 +20,6 @@ from ...retrieve_api.results import parse_results
 from ...types import SearchRequest, full_text
 from ..cache import ResultCache
 from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, page_key
-from .keys import key_of
 from .pages import Page, Selection, depth_of
 
 TOKEN_VARIABLE = "ZEROSEARCH_RETRIEVE_TOKEN"
@@ -89,7 +89,8 @@ class RetrieveEngine(RemoteEngine):
     def _new_client(self) -> JsonClient:
         token = key_of(self._token_env or TOKEN_VARIABLE, "the bearer token", needed=self._token_env is not None)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return JsonClient(self._urls, self._http, headers=headers, hidden=[token] if token else [], codec=self._codec)
+        hidden = [token] if token else []
+        return JsonClient(self._urls, self._http, headers=headers, hidden=hidden, codec=self._codec, loop=self._loop)
 
     def _steps(self, request: SearchRequest) -> Generator[int, Page, Selection]:
         return _as_sent(request) if self._send_context else super()._steps(request)

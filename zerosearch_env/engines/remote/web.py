@@ -14,12 +14,12 @@ from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, QuotaError, unknown_name
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.deduplicate import Deduplicator
+from ...llm.http.keys import key_of
 from ...llm.http.options import LOOPBACK, HttpOptions, check_url
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache
 from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, page_key
-from .keys import key_of
 from .pages import Page
 from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
 from .token_bucket import Meter, TokenBucket
@@ -127,7 +127,8 @@ class WebSearchEngine(RemoteEngine):
     def _new_client(self) -> JsonClient:
         service = PROVIDERS[self._provider]
         headers = {service.key_header: self._key_text} if service.key_header else {}
-        return JsonClient([self._url], self._http, headers=headers, hidden=[self._key_text], gate=self._meter.admit)
+        hidden, gate = [self._key_text], self._meter.admit
+        return JsonClient([self._url], self._http, headers=headers, hidden=hidden, gate=gate, loop=self._loop)
 
     def _key(self, page_request: PageRequest) -> bytes:
         query = self._query(page_request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,12 +111,11 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
         from ...llm.vllm import VLLMBackend
 
         return VLLMBackend(what, **given)
+    from ...llm.http.keys import key_of
     from ...llm.openai import OpenAIBackend
 
     http = HttpOptions.from_mapping(given.pop("http", None))
     variable = given.pop("api_key_env", None)
-    if variable is not None and not os.environ.get(variable):
-        raise ConfigError(f"the environment variable {variable!r}, named by api_key_env, is not set")
-    key = os.environ[variable] if variable else None
+    key = None if variable is None else key_of(variable, "the API key", needed=True)
     urls = [url for url in what.split(",") if url.strip()]
     return OpenAIBackend(urls, api_key=key, options=http, **given)

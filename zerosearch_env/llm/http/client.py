@@ -20,10 +20,11 @@ from ...errors import ConfigError, EngineError
 from ...privacy import hide
 from ...randomness import mix
 from .codecs import JSON, Codec
+from .loop import LoopThread
 from .options import HttpOptions, check_url
 from .replicas import Replica
 from .retries import backoff, is_retryable_status, parse_retry_after
-from .session import Cleanup, Session
+from .session import Session
 
 _EXCERPT = 200
 
@@ -78,6 +79,7 @@ class JsonClient:
         codec: encoding of the bodies.
         gate: awaited just before each attempt is sent, retries included. It may wait (for a rate limit; that time
             does not count against `total_s`), or raise an EngineError, which ends the request.
+        loop: the event loop that the client is used in; it closes the connections when it ends.
 
     Raises:
         ConfigError: there is no address, or one is not an http(s) address.
@@ -93,6 +95,7 @@ class JsonClient:
         hidden: Sequence[str] = (),
         codec: Codec = JSON,
         gate: Callable[[], Awaitable[object]] | None = None,
+        loop: LoopThread | None = None,
     ) -> None:
         self.urls = tuple(check_url(url) for url in urls)
         if not self.urls:
@@ -105,12 +108,11 @@ class JsonClient:
         self._seed = secrets.randbits(64) if seed is None else seed
         self._requests = 0
         self._session: Session | None = None
-        self.on_connect: Callable[[Cleanup], object] | None = None
-        """Called with a close function whenever connections are opened. That function holds no reference to `self`."""
+        self._loop = loop
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without connections. A copy has different jitter: its seed is mixed with a new one."""
-        fresh = {"_session": None, "on_connect": None, "_requests": 0, "_seed": mix(self._seed, secrets.randbits(64))}
+        fresh = {"_session": None, "_requests": 0, "_seed": mix(self._seed, secrets.randbits(64))}
         return self.__dict__ | fresh
 
     def breaker_states(self) -> dict[str, str]:
@@ -167,7 +169,7 @@ class JsonClient:
     def _in_this_loop(self) -> Session:
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
             headers = {"Accept": self.codec.content_type, **self._headers}
-            self._session = Session(self.urls, self.options, headers, self.on_connect)
+            self._session = Session(self.urls, self.options, headers, self._loop)
         return self._session
 
 

@@ -25,6 +25,10 @@ class Deduplicator(Generic[Value]):
     def __init__(self) -> None:
         self._flights: dict[bytes, _Flight[Value]] = {}
 
+    def __reduce__(self) -> tuple[type[Deduplicator[Value]], tuple[()]]:
+        """A copy has no running tasks."""
+        return type(self), ()
+
     async def join(self, key: bytes, start: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
         """Wait for the work with this key, and start it if it is not running. Returns its result."""
         flight = self._flights.get(key)

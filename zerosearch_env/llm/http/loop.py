@@ -8,13 +8,13 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 from ...errors import EngineError
-from .session import Cleanup
 
+Cleanup = Callable[[], Awaitable[object]]
 Value = TypeVar("Value")
 _JOIN_S = 5.0
 
@@ -92,6 +92,10 @@ class LoopThread:
         except BaseException:
             coroutine.close()
             raise
+
+    def __reduce__(self) -> tuple[type[LoopThread], tuple[str]]:
+        """A copy starts its own loop."""
+        return type(self), (self._name,)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._closed:

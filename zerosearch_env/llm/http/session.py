@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import require
+from .loop import LoopThread
 from .options import LOOPBACK, HttpOptions
 from .replicas import Replica, ReplicaSet
-
-Cleanup = Callable[[], Awaitable[object]]
 
 _KEEPALIVE_S = 30.0
 
@@ -23,7 +22,7 @@ class Session:
         urls: addresses of the replicas.
         options: the limits.
         headers: sent with every request.
-        on_connect: called with a function that closes the connections.
+        loop: closes the connections when it ends.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class Session:
         urls: Sequence[str],
         options: HttpOptions,
         headers: Mapping[str, str],
-        on_connect: Callable[[Cleanup], object] | None,
+        loop: LoopThread | None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.aiohttp = require("aiohttp", "openai")
@@ -41,7 +40,7 @@ class Session:
         """When a server last answered, or a rate limit last let a request pass (`time.monotonic`)."""
         self.failure: Exception | None = None
         """The latest failed attempt, reported by requests that time out in the queue."""
-        self._options, self._headers, self._on_connect = options, headers, on_connect
+        self._options, self._headers, self._loop_thread = options, headers, loop
         self._clients: dict[bool, Any] = {}
 
     def client(self, url: str) -> Any:
@@ -66,6 +65,6 @@ class Session:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=outside,
         )
-        if self._on_connect is not None:
-            self._on_connect(http.close)
+        if self._loop_thread is not None:
+            self._loop_thread.on_close(http.close)
         return http
