@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checks import is_number, is_whole_number
 from ..types import SearchRequest
-from .codec import RequestError
+from .codec import RequestError, shown
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
 """Documents per query; the first name present counts. Used by Search-R1, SkyRL and GEM; ZeroSearch
@@ -111,10 +111,10 @@ def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise RequestError(f"{what} must be a string or a list of strings, got {_shown(value)}")
+        raise RequestError(f"{what} must be a string or a list of strings, got {shown(value, 80)}")
     for position, text in enumerate(value):
         if not isinstance(text, str):
-            raise RequestError(f"{what} must hold strings, got {_shown(text)} at position {position}")
+            raise RequestError(f"{what} must hold strings, got {shown(text, 80)} at position {position}")
     return tuple(value)
 
 
@@ -124,7 +124,7 @@ def _top_k(body: Mapping[str, Any]) -> int | None:
         if value is None:
             continue
         if not is_number(value) or value < 1 or value % 1:
-            raise RequestError(f"{name!r} must be a whole number of at least 1, got {_shown(value)}")
+            raise RequestError(f"{name!r} must be a whole number of at least 1, got {shown(value, 80)}")
         return int(value)
     return None
 
@@ -134,22 +134,22 @@ def _scores(body: Mapping[str, Any]) -> bool | None:
         value = body.get(name)
         if value is not None:
             if not isinstance(value, bool):
-                raise RequestError(f"{name!r} must be true or false, got {_shown(value)}")
+                raise RequestError(f"{name!r} must be true or false, got {shown(value, 80)}")
             return value
     return None
 
 
 def _questions(body: Mapping[str, Any], count: int) -> Sequence[str | None]:
-    one, many = body.get("question"), body.get("questions")
-    if one is not None and many is not None:
+    question, many = body.get("question"), body.get("questions")
+    if question is not None and many is not None:
         raise RequestError("expected either 'question' (one for all queries) or 'questions' (one per query), got both")
     if many is not None:
         questions = _texts(many, "'questions'")
         _check_count("questions", len(questions), count)
         return questions
-    if one is not None and not isinstance(one, str):
-        raise RequestError(f"'question' must be a string, got {_shown(one)}; use 'questions' for a list")
-    return (one,) * count
+    if question is not None and not isinstance(question, str):
+        raise RequestError(f"'question' must be a string, got {shown(question, 80)}; use 'questions' for a list")
+    return (question,) * count
 
 
 def _answers(body: Mapping[str, Any], count: int, *, one_question: bool) -> Sequence[tuple[str, ...] | None]:
@@ -159,7 +159,7 @@ def _answers(body: Mapping[str, Any], count: int, *, one_question: bool) -> Sequ
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise RequestError(f"'answers' must be a list, got {_shown(value)}")
+        raise RequestError(f"'answers' must be a list, got {shown(value, 80)}")
     nested = [isinstance(entry, list | tuple) for entry in value]
     if value and all(nested):
         _check_count("answers", len(value), count)
@@ -175,7 +175,7 @@ def _noise(value: object, count: int, is_text: bool) -> Sequence[Noise]:
     if value is None or isinstance(value, bool):
         return (value,) * count
     if not isinstance(value, list | tuple):
-        raise RequestError(f"'noisy' must be true, false or a list of these, got {_shown(value)}")
+        raise RequestError(f"'noisy' must be true, false or a list of these, got {shown(value, 80)}")
     if is_text:
         return (_flags(value),)
     _check_count("noisy", len(value), count)
@@ -184,7 +184,7 @@ def _noise(value: object, count: int, is_text: bool) -> Sequence[Noise]:
 
 def _flags(value: object) -> tuple[bool, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(flag, bool) for flag in value):
-        raise RequestError(f"'noisy' must hold true or false for each document, got {_shown(value)}")
+        raise RequestError(f"'noisy' must hold true or false for each document, got {shown(value, 80)}")
     return tuple(value)
 
 
@@ -193,15 +193,10 @@ def _seeds(value: object, count: int) -> Sequence[int | None]:
     _check_count("seed", len(seeds), count)
     for seed in seeds:
         if seed is not None and not is_whole_number(seed):
-            raise RequestError(f"'seed' must be a whole number or a list with one per query, got {_shown(seed)}")
+            raise RequestError(f"'seed' must be a whole number or a list with one per query, got {shown(seed, 80)}")
     return seeds
 
 
 def _check_count(name: str, got: int, expected: int) -> None:
     if got != expected:
         raise RequestError(f"{name!r} must hold one entry per query: expected {expected}, got {got}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -59,3 +59,9 @@ def decode(body: bytes, codec: Codec) -> dict[str, Any]:
         got = "nothing" if value is None else type(value).__name__
         raise RequestError(f'the body must be an object such as {{"queries": ["..."]}}, got {got}', kind="bad_body")
     return value
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """Return a value for an error message, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -16,11 +16,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..checks import is_number
 from ..datasets.files.passages import split_contents
 from ..types import Document
+from .codec import shown
 
 _RESULTS = ("result", "results", "answers", "documents", "data")
 _TEXTS = ("text", "contents", "content", "passage", "body", "snippet")
@@ -45,7 +47,7 @@ def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list
     elif count == 1 and not any(isinstance(row, list) for row in rows):
         lists, scores = [rows], None if scores is None else [scores]
     else:
-        raise ValueError(f"expected documents for {count} {'query' if count == 1 else 'queries'}, got {_shown(data)}")
+        raise ValueError(f"expected documents for {count} {'query' if count == 1 else 'queries'}, got {shown(data)}")
     valued = [[None] * len(row) for row in lists] if scores is None else scores
     return [
         [document for item, score in zip(row, values, strict=True) if (document := _document(item, score, numbered))]
@@ -54,14 +56,11 @@ def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list
 
 
 def _results(data: Any) -> list[Any]:
-    if isinstance(data, Mapping):
-        results: list[Any] | None = next((data[name] for name in _RESULTS if isinstance(data.get(name), list)), None)
-        if results is None:
-            raise ValueError(f"expected results, got {_shown(data)}")
-        return results
-    if not isinstance(data, list):
-        raise ValueError(f"expected results, got {_shown(data)}")
-    return data
+    fields = [data.get(name) for name in _RESULTS] if isinstance(data, Mapping) else [data]
+    for value in fields:
+        if isinstance(value, list):
+            return value
+    raise ValueError(f"expected results, got {shown(data)}")
 
 
 def _without_scores(rows: list[Any], count: int) -> tuple[list[Any], list[Any] | None]:
@@ -101,10 +100,10 @@ def _document(item: Any, score: Any, numbered: bool) -> Document | None:
         document = _from_fields(item)
         score = item.get("score") if score is None else score
     else:
-        raise ValueError(f"expected a document, got {_shown(item)}")
+        raise ValueError(f"expected a document, got {shown(item)}")
     usable = is_number(score) and math.isfinite(score)
-    found = Document(document.title, document.text, document.source, float(score) if usable else None)
-    return found if found.title or found.text else None
+    scored = replace(document, score=float(score) if usable else None)
+    return scored if scored.title or scored.text else None
 
 
 def _from_text(text: str, numbered: bool) -> Document:
@@ -118,13 +117,8 @@ def _from_fields(item: Mapping[str, Any]) -> Document:
     field = next((name for name in _TEXTS if isinstance(item.get(name), str)), None)
     given = item.get("title")
     if field is None:
-        raise ValueError(f"expected a document with {' or '.join(_TEXTS)}, got {_shown(item)}")
+        raise ValueError(f"expected a document with {' or '.join(_TEXTS)}, got {shown(item)}")
     named = isinstance(given, str) and bool(given.strip())
     title, text = (str(given), item[field]) if named or field != "contents" else split_contents(item[field])
     key = next((item[name] for name in _SOURCES if isinstance(item.get(name), str | int) and item[name] != ""), "")
     return Document(title.strip() if named or field == "contents" else "", text.strip(), str(key))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
