@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.checks import check_number, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,14 @@ class AlarmConfig:
         return self.action in ("stop", "rollback") and self.skipped_updates_above is not None
 
     def __post_init__(self) -> None:
-        for name, low in (("patience", 1), ("reward_window", 1), ("max_rollbacks", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"alarms.{name} must be {low} or more, got {getattr(self, name)!r}.")
-        if self.reward_fraction is not None and not 0 <= self.reward_fraction <= 1:
-            raise ConfigError(f"alarms.reward_fraction must be from 0 to 1, got {self.reward_fraction!r}.")
-        if not 0 < self.rollback_rate <= 1:
-            raise ConfigError(f"alarms.rollback_rate must be above 0 and at most 1, got {self.rollback_rate!r}.")
+        for name, least in (("patience", 1), ("reward_window", 1), ("max_rollbacks", 0)):
+            check_whole_number(f"alarms.{name}", getattr(self, name), least)
+        if self.reward_fraction is not None:
+            check_number("alarms.reward_fraction", self.reward_fraction, least=0, most=1)
+        check_number("alarms.rollback_rate", self.rollback_rate, above=0, most=1)
         for bound in BOUNDS:
-            limit = getattr(self, bound.field)
-            if limit is not None and not math.isfinite(limit):
-                raise ConfigError(f"alarms.{bound.field} must be a finite number, got {limit!r}.")
+            if (limit := getattr(self, bound.field)) is not None:
+                check_number(f"alarms.{bound.field}", limit)
 
 
 @dataclass(frozen=True)

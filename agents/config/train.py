@@ -6,6 +6,7 @@ The docstring under each field gives its units. A preset lists only the values t
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tomllib
 import types
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 import tyro
 
+from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.privacy import redact
@@ -369,17 +371,13 @@ _FRACTIONS = (
 
 def _check(config: TrainConfig) -> None:
     """Raise `ConfigError` for the first value out of range; the message names field, range and value."""
-    values = flatten_config(config)
-    rules = (
-        (_POSITIVE, lambda value: value > 0, "positive"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-        (_FRACTIONS, lambda value: 0 <= value <= 1, "from 0 to 1"),
-    )
-    for names, fits, phrase in rules:
-        for name in names:
-            # `not fits` instead of the reversed comparison: NaN fails every comparison and is rejected.
-            if values[name] is not None and not fits(values[name]):
-                raise ConfigError(f"{name} must be {phrase}, got {values[name]!r}.")
+    given = {name: value for name, value in flatten_config(config).items() if value is not None}
+    for name in filter(given.__contains__, _POSITIVE):
+        check_number(name, given[name], above=0, most=math.inf)
+    for name in filter(given.__contains__, _NOT_NEGATIVE):
+        check_number(name, given[name], least=0, most=math.inf)
+    for name in filter(given.__contains__, _FRACTIONS):
+        check_number(name, given[name], least=0, most=1)
     if config.algorithm.minibatches > config.rollout.prompts:
         raise ConfigError(
             f"algorithm.minibatches ({config.algorithm.minibatches}) must not exceed rollout.prompts "

@@ -7,24 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.errors import ConfigError
 
 from .lora import LoraShape
+from .tiny import ModelShape
 
 
-@dataclass(frozen=True, slots=True)
-class TinyShape:
+@dataclass(frozen=True)
+class TinyShape(ModelShape):
     """Sizes of a model trained from scratch, with a tokenizer learned from the training pairs."""
 
-    hidden: int = 128
-    """Hidden size."""
-    layers: int = 4
-    """Decoder layers, at least 3."""
-    heads: int = 4
-    """Attention heads, at least 4; must divide `hidden`."""
-    mlp: int = 384
-    """Width of the gated MLP."""
     vocab_size: int = 4096
     """Maximum vocabulary size of the tokenizer."""
     context_tokens: int = 4096
@@ -101,15 +95,17 @@ class TuneConfig:
             raise ConfigError("give --model DIRECTORY or --init tiny, and not both")
         if self.init is not None and self.lora.rank:
             raise ConfigError("LoRA needs an existing model: it cannot be combined with --init")
-        for name in ("epochs", "batch_size", "max_grad_norm", "max_tokens", "micro_batch_tokens", "checkpoint_every"):
-            _expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
-        for name in ("keep_checkpoints", "eval_every", "eval_pairs"):
-            _expect(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("epochs", "max_grad_norm"):
+            check_number(name, getattr(self, name), above=0)
+        counts = ("batch_size", "max_tokens", "micro_batch_tokens", "checkpoint_every", "keep_checkpoints")
+        for name in (*counts, "eval_every", "eval_pairs"):
+            check_whole_number(name, getattr(self, name))
         for name in ("warmup_share", "final_fraction"):
-            _expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        _expect("learning_rate", self.learning_rate, self.learning_rate is None or self.learning_rate > 0, "positive")
-        _expect("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
-        _expect("lora.rank", self.lora.rank, self.lora.rank >= 0, "0 or more")
+            check_number(name, getattr(self, name), least=0, most=1)
+        if self.learning_rate is not None:
+            check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_whole_number("lora.rank", self.lora.rank, 0)
 
     @property
     def peak(self) -> float:
@@ -134,8 +130,3 @@ class TuneConfig:
         done = (step - warm) / max(1, steps - warm)
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.decay]
         return self.peak * (self.final_fraction + (1 - self.final_fraction) * fall)
-
-
-def _expect(name: str, value: object, fits: bool, phrase: str) -> None:
-    if not fits:
-        raise ConfigError(f"{name} must be {phrase}, got {value!r}.")

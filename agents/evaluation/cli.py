@@ -25,7 +25,7 @@ from zerosearch_env.game.rules import make_rules
 from zerosearch_env.privacy import redact
 
 from ..players.base import Player
-from ..players.make import fingerprint
+from ..players.make import player_hash
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 
@@ -96,7 +96,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
             stack.callback(engine.close)
         if config.fresh and config.output.exists():
             forget(config.output)
-        store = Store(config.output, _settings(config, len(items)), {p.name: fingerprint(p) for p in players})
+        store = Store(config.output, _settings(config, len(items)), {p.name: player_hash(p) for p in players})
         store.note(command=command, versions=versions())
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
@@ -139,5 +139,5 @@ def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
 
 def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:
     """The settings that an earlier run must share for its cells to be reused."""
-    own = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
-    return {**config.play_settings(), **own, "questions": questions}
+    eval_settings = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
+    return {**config.play_settings(), **eval_settings, "questions": questions}

@@ -108,9 +108,11 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     narrow = _narrow(agents, levels, width)
     table = _level_table(levels)
     for agent in agents:
-        found = [evaluation.find(agent, level, engine) for level in levels]
-        mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
-        table.add_row(agent + mark, *("" if c is None else figure(c.summary(group).em, narrow=narrow) for c in found))
+        agent_cells = [evaluation.find(agent, level, engine) for level in levels]
+        mark = "" if all(cell is None or cell.complete for cell in agent_cells) else "\n(incomplete)"
+        table.add_row(
+            agent + mark, *("" if c is None else figure(c.summary(group).em, narrow=narrow) for c in agent_cells)
+        )
     return _titled(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", table)
 
 

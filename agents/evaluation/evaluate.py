@@ -110,7 +110,7 @@ class Store:
     settings: Mapping[str, Any]
     """Settings that must agree for earlier cells to be reused; stored in the file."""
     agents: Mapping[str, str] = field(default_factory=dict)
-    """Agent name -> fingerprint. Cells of an agent with another fingerprint are measured again."""
+    """Agent name -> its `player_hash`. Cells of an agent with another hash are measured again."""
     evaluation: Evaluation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,8 +121,8 @@ class Store:
             check_settings(self.folder, [], {k: earlier.settings.get(k) for k in self.settings}, self.settings)
             known = {**earlier.settings.get("agents", {})}
             stale = {name for name, value in self.agents.items() if known.get(name) != value}
-            kept = tuple(cell for cell in earlier.cells if cell.agent not in stale)
-            self.evaluation = Evaluation(kept, {**earlier.settings, "agents": known | dict(self.agents)})
+            reused = tuple(cell for cell in earlier.cells if cell.agent not in stale)
+            self.evaluation = Evaluation(reused, {**earlier.settings, "agents": known | dict(self.agents)})
 
     def finished(self, key: tuple[str, str, float]) -> Cell | None:
         """The complete cell with this key from an earlier run, or None."""
@@ -308,11 +308,11 @@ def forget(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that influence the results."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def _slug(name: str) -> str:

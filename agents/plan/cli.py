@@ -15,7 +15,7 @@ from zerosearch_env.errors import ConfigError
 
 from ..config.train import TrainConfig, load_preset, preset_names
 from ..policy.files import policy_path, read_json
-from .estimate import MODELS, Architecture, Hardware, Load, Plan, context_tokens, make_plan, read_architecture
+from .estimate import MODELS, Architecture, Hardware, Load, RunPlan, context_tokens, make_plan, read_architecture
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def find_architecture(name: str) -> Architecture:
     return read_architecture(read_json(file), str(file))
 
 
-def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, Plan]) -> Table:
+def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, RunPlan]) -> Table:
     """The plan as a table: one row per part, one column per number of GPUs."""
     table = Table(title=f"{command.preset}: {model.parameters:,} parameters ({model.kind})", title_justify="left")
     table.add_column("GB on each GPU, with GPUs:")

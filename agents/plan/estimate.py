@@ -176,7 +176,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Memory per GPU by part, and time per step by part."""
 
     memory_bytes: dict[str, int]
@@ -287,7 +287,7 @@ def step_seconds(model: Architecture, config: TrainConfig, hardware: Hardware, l
     }
 
 
-def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> Plan:
+def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load: Load) -> RunPlan:
     """Plan a run on `load.gpus` GPUs.
 
     Raises:
@@ -302,4 +302,4 @@ def make_plan(model: Architecture, config: TrainConfig, hardware: Hardware, load
     parts, seconds = memory(model, config, load), step_seconds(model, config, hardware, load)
     tokens = config.rollout.prompts * config.rollout.group_size * load.episode_tokens
     fits = sum(parts.values()) <= (hardware.memory_gb - hardware.reserve_gb) * 1e9
-    return Plan(parts, seconds, tokens / sum(seconds.values()), fits)
+    return RunPlan(parts, seconds, tokens / sum(seconds.values()), fits)

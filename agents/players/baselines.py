@@ -212,8 +212,8 @@ def question_search(text: str, question: str, protocol: Protocol) -> str:
 def thought_before_action(text: str, protocol: Protocol) -> str:
     """The part of a turn before its search: a finished thought, or "" if the thought is not finished."""
     opening = protocol.render_search(_MARK).partition(_MARK)[0].strip()
-    thought, found, _ = text.partition(opening) if opening else ("", "", "")
-    if not found:
+    thought, separator, _ = text.partition(opening) if opening else ("", "", "")
+    if not separator:
         head, closed, _ = text.partition("</think>")
         thought = head + closed if closed else ""
     return "" if thought.count("<think>") != thought.count("</think>") else thought

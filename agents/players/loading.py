@@ -29,15 +29,15 @@ def load_callable(spec: str) -> Callable[..., Any]:
     if not colon or not location or not path:
         raise ConfigError(f"agent {spec!r}: expected module:callable, for example my_agent:answer")
     module = _load_file(location, spec) if location.endswith(".py") else _load_module(location, spec)
-    found: Any = module
+    target: Any = module
     for name in path.split("."):
-        if not hasattr(found, name):
-            candidates = [n for n in vars(found) if not n.startswith("_") and callable(getattr(found, n))]
+        if not hasattr(target, name):
+            candidates = [n for n in vars(target) if not n.startswith("_") and callable(getattr(target, n))]
             raise ConfigError(f"agent {spec!r}: {location!r} has no {name!r}.{_suggest(name, candidates)}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise ConfigError(f"agent {spec!r}: expected a callable, got {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+        target = getattr(target, name)
+    if not callable(target):
+        raise ConfigError(f"agent {spec!r}: expected a callable, got {type(target).__name__}")
+    return target  # type: ignore[no-any-return]
 
 
 def _load_module(name: str, spec: str) -> ModuleType:

@@ -34,8 +34,8 @@ __all__ = [
     "PolicyOptions",
     "PolicyPlayer",
     "card_rules",
-    "fingerprint",
     "make_player",
+    "player_hash",
 ]
 
 
@@ -84,7 +84,7 @@ def make_player(
     )
 
 
-def fingerprint(player: Player) -> str:
+def player_hash(player: Player) -> str:
     """A hash that changes when the player does: of its code, a policy's files, a third-party agent's source."""
     digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
     files = [Path(inspect.getfile(type(player)))]

@@ -58,6 +58,12 @@ class Workers:
         if self.size > 1:
             dist.all_reduce(tensor)
 
+    def add_up(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Return the sums of the workers' numbers, which must have the same names everywhere."""
+        sums = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        self.add(sums)
+        return dict(zip(numbers, sums.tolist(), strict=True))
+
     def agree(self, value: int) -> int:
         """Return worker 0's value in every worker."""
         if self.size == 1:
@@ -227,9 +233,9 @@ def _failure(children: list[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]])
         text = log.read().decode("utf-8", "replace").strip()
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             print(text, file=sys.stderr)
-        said = text.splitlines()[-1] if text else "it wrote nothing"
+        last_line = text.splitlines()[-1] if text else "it wrote nothing"
         how = f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        return f"worker {rank} {how}: {said}"
+        return f"worker {rank} {how}: {last_line}"
     return None
 
 
@@ -247,7 +253,7 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
             child.wait()
 
 
-def _leash() -> None:
+def _exit_with_parent() -> None:
     """Exit when the parent's end of the pipe closes."""
     os.read(0, 1)  # the descriptor, not the stream: a daemon thread must not hold a stream's lock at shutdown
     os._exit(1)
@@ -258,7 +264,7 @@ def main() -> NoReturn:
     # Ctrl-C reaches the whole foreground group; only worker 0 reacts and informs the others at the end of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rank, size, port, path, work = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_leash, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     sys.path[:] = path
     try:
         torch.set_num_threads(1)

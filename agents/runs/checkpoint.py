@@ -127,9 +127,9 @@ def failed_checkpoint(new: Path, cause: BaseException) -> CheckpointError:
     """Removes a checkpoint that could not be written completely, and returns the error to raise."""
     shutil.rmtree(new, ignore_errors=True)
     older = next(iter(reversed(checkpoint_paths(new.parent))), None)
-    kept = "There is no older checkpoint" if older is None else f"{older} is untouched"
+    older_state = "There is no older checkpoint" if older is None else f"{older} is untouched"
     return CheckpointError(
-        f"the checkpoint {_final(new)} could not be written: {one_line(cause)}. {kept}; make room and resume."
+        f"the checkpoint {_final(new)} could not be written: {one_line(cause)}. {older_state}; make room and resume."
     )
 
 
@@ -141,8 +141,8 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     """All checkpoints of a folder, valid or not, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    by_step = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(by_step)]
 
 
 def checkpoint_state(path: Path) -> RunState:
@@ -153,9 +153,9 @@ def checkpoint_state(path: Path) -> RunState:
     """
     record = _read_record(path)
     for name, size in record.pop("files").items():
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            raise CheckpointError(f"{path} is half written: {name} should have {size} bytes, found {found}.")
+        actual = (path / name).stat().st_size if (path / name).is_file() else None
+        if actual != size:
+            raise CheckpointError(f"{path} is half written: {name} should have {size} bytes, found {actual}.")
     try:
         return RunState(**record)
     except TypeError as cause:
@@ -189,8 +189,8 @@ def load_latest(
     Raises:
         CheckpointError: there are checkpoints, but none of them is valid; the message gives the reason for each.
     """
-    found = newest(folder, load_checkpoint, current)
-    return None if found is None else (found[0], *found[1])
+    latest = newest(folder, load_checkpoint, current)
+    return None if latest is None else (latest[0], *latest[1])
 
 
 def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState], bool]) -> tuple[Path, T] | None:
@@ -216,7 +216,7 @@ def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState]
     return None
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """A hash of the bits of all weights; the same in every process that holds all or parts of them."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):

@@ -85,38 +85,40 @@ GLOSSARY: dict[str, str] = {
 def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     """The metrics of a step computed from its episodes; episodes with a failed search engine count only as failures."""
     everything = [rollout for group in groups for rollout in group]
-    kept = [rollout for rollout in everything if rollout.stop_reason != "engine_error"]
-    metrics = {"engine_failures": float(len(everything) - len(kept))}
-    if not kept:
+    valid = [rollout for rollout in everything if rollout.stop_reason != "engine_error"]
+    metrics = {"engine_failures": float(len(everything) - len(valid))}
+    if not valid:
         return metrics
-    rewards = np.array([rollout.scores.reward for rollout in kept])
-    turns = sum(rollout.turns for rollout in kept)
-    searches = sum(rollout.scores.searches for rollout in kept)
-    noisy = sum(rollout.noisy_searches for rollout in kept)
-    by_group = [[one.scores.reward for one in group if one.stop_reason != "engine_error"] for group in groups]
+    rewards = np.array([rollout.scores.reward for rollout in valid])
+    turns = sum(rollout.turns for rollout in valid)
+    searches = sum(rollout.scores.searches for rollout in valid)
+    noisy = sum(rollout.noisy_searches for rollout in valid)
+    by_group = [
+        [rollout.scores.reward for rollout in group if rollout.stop_reason != "engine_error"] for group in groups
+    ]
     metrics |= {
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         "group_reward_std": _mean([float(np.std(rewards_g)) for rewards_g in by_group if rewards_g]),
-        "em": _mean([rollout.scores.em for rollout in kept]),
-        "f1": _mean([rollout.scores.f1 for rollout in kept]),
-        "subem": _mean([rollout.scores.subem for rollout in kept]),
-        "searches": searches / len(kept),
-        "turns": turns / len(kept),
-        "invalid_rate": sum(rollout.invalid_turns for rollout in kept) / max(turns, 1),
-        "answered": _mean([rollout.stop_reason == "answer" for rollout in kept]),
-        "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in kept]),
-        "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in kept]),
+        "em": _mean([rollout.scores.em for rollout in valid]),
+        "f1": _mean([rollout.scores.f1 for rollout in valid]),
+        "subem": _mean([rollout.scores.subem for rollout in valid]),
+        "searches": searches / len(valid),
+        "turns": turns / len(valid),
+        "invalid_rate": sum(rollout.invalid_turns for rollout in valid) / max(turns, 1),
+        "answered": _mean([rollout.stop_reason == "answer" for rollout in valid]),
+        "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in valid]),
+        "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in valid]),
         "groups_without_signal": _mean([len(set(rewards_g)) < 2 for rewards_g in by_group]),
-        "episode_tokens": _mean([len(rollout.token_ids) for rollout in kept]),
-        "sampled_tokens": _mean([rollout.sampled_tokens for rollout in kept]),
-        "turn_tokens": sum(rollout.sampled_tokens for rollout in kept) / max(turns, 1),
+        "episode_tokens": _mean([len(rollout.token_ids) for rollout in valid]),
+        "sampled_tokens": _mean([rollout.sampled_tokens for rollout in valid]),
+        "turn_tokens": sum(rollout.sampled_tokens for rollout in valid) / max(turns, 1),
     }
     if searches:
         metrics["noisy"] = noisy / searches
-        metrics["answer_in_documents"] = sum(rollout.answered_searches for rollout in kept) / searches
+        metrics["answer_in_documents"] = sum(rollout.answered_searches for rollout in valid) / searches
     if noisy:
-        metrics["search_again"] = sum(rollout.searches_after_noise for rollout in kept) / noisy
+        metrics["search_again"] = sum(rollout.searches_after_noise for rollout in valid) / noisy
     return metrics
 
 

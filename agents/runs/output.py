@@ -40,7 +40,7 @@ def check_settings(
 
 def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The settings that differ, each as `name: old -> new`; both sides are compared as JSON values."""
-    old, new = json.loads(json.dumps([old, new]))
+    old, new = json.loads(json.dumps([old, new], default=str))
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)]
 
 

@@ -70,7 +70,7 @@ class CheckedSampler(EngineSampler):
         self._temperature = limits.temperature
         self._prompts = [list(prompt)[: card.context_tokens - 1] for prompt in prompts]
         self._limit = limit
-        self._team = workers or Workers()
+        self._workers = workers or Workers()
         self._unchecked = False
         self._start()
         self._unchecked = True
@@ -112,7 +112,7 @@ class CheckedSampler(EngineSampler):
     def _gap(self) -> Gap:
         """The largest gap of all workers; no worker continues and changes weights while another is still sampling."""
         gap = measure_gap(self, self._model, self._prompts, self._temperature)
-        return max(self._team.gather(gap), key=lambda gap: (math.isnan(gap.mean), gap.mean))
+        return max(self._workers.gather(gap), key=lambda gap: (math.isnan(gap.mean), gap.mean))
 
 
 def make_sampler(

@@ -32,14 +32,53 @@ import torch
 
 from zerosearch_env.errors import ConfigError
 
+from ..policy.policy import new_model, tiny_config
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..config.tiny import ModelShape
 
 ROPE_THETA = 1e6
 """A base large enough that slow rotary pairs can match content over a whole episode (hundreds of tokens)."""
 
 _SLOW = 0.006
 """A rotary pair slower than this, in radians per position, is used to match content."""
+
+
+def new_tiny_model(
+    shape: ModelShape,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    vocab_size: int | None = None,
+    context_tokens: int = 4096,
+) -> PreTrainedModel:
+    """Make a tiny Qwen3 model that can copy from its context before any training.
+
+    Args:
+        shape: its sizes.
+        tokenizer: its tokenizer.
+        seed: seed of all weights.
+        vocab_size: number of token ids; None: those of the tokenizer.
+        context_tokens: maximum sequence length that the model declares.
+    """
+    model = new_model(
+        tiny_config(
+            vocab_size or len(tokenizer),
+            hidden=shape.hidden,
+            layers=shape.layers,
+            heads=shape.heads,
+            mlp=shape.mlp,
+            context_tokens=context_tokens,
+            rope_theta=ROPE_THETA,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        seed=seed,
+    )
+    induction_init(model, seed=seed)
+    return model
 
 
 @torch.no_grad()

@@ -18,26 +18,27 @@ threads).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.make import WorldConfig, make_questions
 from zerosearch_env.datasets.world.text import BY_NAME
 from zerosearch_env.engines.corpus.engine import CorpusEngine
-from zerosearch_env.errors import require
+from zerosearch_env.errors import ConfigError, require
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import mix
 
+from ..config.tiny import ScratchConfig
 from ..policy.files import check_replaceable
-from ..sft.fit import FitOptions, check_common, encode_rows, expect, fit, one_thread
-from ..sft.rows import Row, Segment
+from ..sft.fit import FitOptions, fit, one_thread
+from ..sft.rows import Row, Segment, encode_rows
 from .demonstrations import Habits, demonstrate
 from .reading import Library, need_text, notes_text, open_library
 from .tokenizer import TAGS
@@ -56,31 +57,17 @@ FIRST_WORLD = 1_000_000
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(ScratchConfig):
     """Options of `zerosearch pretrain`; the defaults reproduce the shipped model."""
 
-    output: str = "runs/tiny"
-    """Directory of the resulting policy. An existing policy in it is replaced."""
     start: str | None = None
     """A policy directory to start from. Its architecture and tokenizer are kept; the next five options are ignored."""
-    hidden: int = 128
-    """Width of the model."""
-    layers: int = 4
-    """Number of decoder layers, at least 3."""
-    heads: int = 4
-    """Number of attention heads (query, key and value), at least 4; must divide `hidden`."""
-    mlp: int = 384
-    """Width of the gated MLP."""
     vocab_size: int = 3328
     """Vocabulary size, tags included; the world's names need about 3,000 tokens."""
-    seed: int = 0
-    """Random seed of weights, worlds and all draws; from 0 to 2**63 - 1."""
     base_tokens: float = 12e6
     """Token budget of the first stage, context included; 0 skips it. It stops after the step that reaches it."""
     warm_tokens: float = 3e6
     """Token budget of the second stage; 0 skips it."""
-    batch_tokens: int = 3000
-    """Approximate number of tokens per optimizer step (texts are not split)."""
     learning_rate: float = 1e-3
     """Peak AdamW learning rate of the base stage: 50 warm-up steps, then half-cosine decay to a tenth of the peak."""
     warm_learning_rate: float = 1e-3
@@ -95,20 +82,17 @@ class PretrainConfig:
     """Habits of the searcher in the second stage; in the first stage all of these probabilities are 0.5."""
     slips: float = 0.01
     """Share of a demonstration's sampled tokens that are replaced by random ones, to learn to recover from mistakes."""
-    save_every_minutes: float = 5.0
-    """How often the unfinished model is saved to `OUTPUT-base` or `OUTPUT-warm`, in minutes."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Data type of matrix products in training; weights and optimizer state are fp32."""
 
     def __post_init__(self) -> None:
-        check_common(self)
+        super().__post_init__()
         for name in ("base_tokens", "warm_tokens"):
             value = getattr(self, name)
-            expect(name, value, value == 0 or 1 <= value < math.inf, "0 (skip the stage) or a number of tokens")
+            if not (value == 0 or 1 <= value < math.inf):
+                raise ConfigError(f"{name} must be 0 (skip the stage) or a number of tokens, got {value!r}.")
         for name in ("learning_rate", "warm_learning_rate"):
-            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+            check_number(name, getattr(self, name), above=0)
         for name in ("base_demonstrations", "warm_demonstrations", "two_hop_share", "slips"):
-            expect(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+            check_number(name, getattr(self, name), least=0, most=1)
 
 
 class Writer:
@@ -227,26 +211,13 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def _pretrain(config: PretrainConfig, output: Path) -> Path:
     from ..forward.attention import use_block_attention
-    from ..policy.policy import AgentCard, Policy, load_policy, new_model, save_policy, tiny_config
-    from .induction import ROPE_THETA, induction_init
+    from ..policy.policy import AgentCard, Policy, load_policy, save_policy
+    from .induction import new_tiny_model
 
     card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
     if config.start is None:
         tokenizer = _learn_tokenizer(config)
-        model = new_model(
-            tiny_config(
-                config.vocab_size,
-                hidden=config.hidden,
-                layers=config.layers,
-                heads=config.heads,
-                mlp=config.mlp,
-                rope_theta=ROPE_THETA,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            ),
-            seed=config.seed,
-        )
-        induction_init(model, seed=config.seed)
+        model = new_tiny_model(config, tokenizer, vocab_size=config.vocab_size, seed=config.seed)
     else:
         started = load_policy(config.start)
         model, tokenizer = started.model, started.tokenizer
@@ -261,13 +232,11 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
             continue
         target = _stage_output(output, name)
         use_block_attention(policy.model)
-        writer, saved = Writer(tokenizer, config, number), time.monotonic()
-        draw_rows = partial(_draw_rows, writer, demonstrations, name == "warm")
-        options = FitOptions(name, int(tokens), config.batch_tokens, peak, floor, config.dtype)
-        for done in fit(policy.model.train(), draw_rows, options):
-            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
-                save_policy(policy, target, dtype="bfloat16")
-                saved = time.monotonic()
+        draw_rows = partial(_draw_rows, Writer(tokenizer, config, number), demonstrations, name == "warm")
+        options = FitOptions(
+            name, int(tokens), config.batch_tokens, peak, floor, config.dtype, config.save_every_minutes
+        )
+        fit(policy.model, draw_rows, options, partial(save_policy, policy, target, dtype="bfloat16"))
         # Load the saved bfloat16 weights, so that the next stage gives the same model in this run or in a later one
         # (`start`).
         policy = load_policy(target)

@@ -92,7 +92,10 @@ def make_group_episodes(
         seeds = [mix(seed, _EPISODE, step, slot, member) for member in range(group_size)]
         shared = mix(seed, _EPISODE, step, slot)
         groups.append(
-            [Episode(question, rules, noise_level=noise, seed=shared if draws == "group" else own) for own in seeds]
+            [
+                Episode(question, rules, noise_level=noise, seed=shared if draws == "group" else episode_seed)
+                for episode_seed in seeds
+            ]
         )
     return groups
 

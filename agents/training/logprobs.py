@@ -27,7 +27,7 @@ def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> li
         return [list(group) for group in groups]
     flat = [(g, i) for g, group in enumerate(groups) for i in range(len(group))]
     lengths = [len(groups[g][i].rollout.token_ids) for g, i in flat]
-    found: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
+    scored: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
     mine, fillers = my_micro_batches(learner, lengths) if lengths else ([], [])
     for part in mine:
         keys = [flat[i] for i in part]
@@ -37,13 +37,13 @@ def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> li
             for name, vector_N in _score_batch(learner, batch).items()
         }
         for place, key in enumerate(keys):
-            found[key] = {name: rows[place] for name, rows in vectors.items()}
+            scored[key] = {name: rows[place] for name, rows in vectors.items()}
     for index in fillers:
         g, i = flat[index]
         _score_batch(learner, make_micro_batch([groups[g][i]], learner.gradient.device, learner.mode))
     trunk = None if learner.critic is None else learner.critic.trunk
     drop_full_weights([learner.policy.model, learner.reference, trunk])
-    everyone = {key: value for theirs in learner.workers.gather(found) for key, value in theirs.items()}
+    everyone = {key: value for theirs in learner.workers.gather(scored) for key, value in theirs.items()}
     return [[replace(sample, **everyone[g, i]) for i, sample in enumerate(group)] for g, group in enumerate(groups)]
 
 

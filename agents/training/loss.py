@@ -28,7 +28,7 @@ SUMS = (
     "tokens", "policy_loss", "loss", "value_loss", "clipped", "entropy", "mismatch", "importance", "shift", "kl",
     "kl_k1", "value_clipped",
 )  # fmt: skip
-"""Names of the sums over sampled tokens in `loss_and_sums`; the losses are weighted sums already."""
+"""Names of the sums over sampled tokens of `loss_and_sums`; the losses are weighted sums already."""
 
 
 def policy_loss(
@@ -89,8 +89,10 @@ def token_loss(
     return loss, policy, clipped_N
 
 
-def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """The loss of a micro-batch (its share of the mini-batch loss), and the sums for metrics in the order of `SUMS`.
+def loss_and_sums(
+    model: Any, critic: Critic | None, config: TrainConfig, batch: MicroBatch
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a micro-batch (its share of the mini-batch loss), and the sums for metrics, named as in `SUMS`.
 
     loss = policy loss + kl_coefficient * KL - entropy_coefficient * H + value_coefficient * value loss, each term
     only if configured. A critic with a separate trunk uses value_coefficient 1.
@@ -140,7 +142,16 @@ def loss_and_sums(model: Any, critic: Critic | None, config: TrainConfig, batch:
         loss = loss + (value if critic.trunk is not None else config.critic.value_coefficient * value)
     with torch.no_grad():
         _, shift_N = truncated_importance_weights(logprobs_N, batch.sampler_logprobs_N, algorithm.importance_cap)
-        per_token = (clipped_N, entropy_N, mismatch_N, importance_N, shift_N, kl_N, k1_N, value_clipped_N)
-        values = [policy, loss, value, *(value_N.sum() for value_N in per_token)]
-        sums = torch.stack([torch.tensor(float(len(logprobs_N))), *(value.detach().cpu() for value in values)])
-    return loss, sums.double()
+        per_token = {
+            "clipped": clipped_N,
+            "entropy": entropy_N,
+            "mismatch": mismatch_N,
+            "importance": importance_N,
+            "shift": shift_N,
+            "kl": kl_N,
+            "kl_k1": k1_N,
+            "value_clipped": value_clipped_N,
+        }
+        sums = {"policy_loss": policy, "loss": loss, "value_loss": value}
+        sums |= {name: values_N.sum() for name, values_N in per_token.items()}
+    return loss, {"tokens": float(len(logprobs_N)), **{name: float(value.detach()) for name, value in sums.items()}}

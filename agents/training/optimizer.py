@@ -21,16 +21,21 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.O
         ConfigError: `optimizer.eight_bit` is set without a GPU, or without bitsandbytes.
     """
     settings = config.optimizer
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = decay_groups(model, settings.weight_decay)
     betas = settings.beta1, settings.beta2
     if settings.eight_bit:
         return _eight_bit(groups, settings.learning_rate, betas)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters as groups of an optimizer: without weight decay for norms and biases (one dimension)."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _eight_bit(groups: list[dict[str, Any]], rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:

@@ -24,7 +24,7 @@ from ..forward.fsdp import copy_share
 from ..policy.files import one_line
 from ..rollouts.rollout import Rollout
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
-from ..runs.checkpoint import RunState, checkpoint_paths, fingerprint, save_checkpoint
+from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
 from ..runs.metrics import MetricsLog, read_metrics, recorded
 from ..runs.output import config_differences, remove_files
@@ -109,11 +109,11 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     weights = learner_weights(learner)
     frozen = {} if learner.reference is None else dict(learner.reference.named_parameters())
     # With adapters the reference is the policy itself; its adapters change and are not part of the reference.
-    initial = fingerprint({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
+    initial = weights_hash({name: p for name, p in frozen.items() if not p.requires_grad}) if frozen else ""
     rollbacks = read_rollbacks(output)
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
-    if learner.ahead is not None:
-        learner.ahead.reset()
+    if learner.async_rollouts is not None:
+        learner.async_rollouts.reset()
     newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks))
     if newest is None:
         return replace(_START, initial_policy=initial)
@@ -272,15 +272,15 @@ class RunFiles:
     def stop_message(self, step: int) -> str:
         """The message of a run that an alarm has stopped, with the options to continue."""
         alarms, again = self._config.alarms, f"zerosearch train --resume {self._output}"
-        said = f"stopped after {step} steps by an alarm: {'; '.join(map(str, self.alarms))}. Everything is saved."
+        ending = f"stopped after {step} steps by an alarm: {'; '.join(map(str, self.alarms))}. Everything is saved."
         ignore = f"continue regardless with {again} --alarms.action warn"
         if alarms.action == "stop":
-            return f"{said} Go back to before it with {again} --alarms.action rollback, or {ignore}."
+            return f"{ending} Go back to before it with {again} --alarms.action rollback, or {ignore}."
         if self._rollbacks >= alarms.max_rollbacks:
             why = f"The run has been rolled back {self._rollbacks} times already (alarms.max_rollbacks)"
         else:
             why = f"No checkpoint of {last_good_step(alarms, step)} steps or fewer is left to go back to"
-        return f"{said} {why}: start again with a lower optimizer.learning_rate, or {ignore}."
+        return f"{ending} {why}: start again with a lower optimizer.learning_rate, or {ignore}."
 
     def checkpoint(self, step: int) -> None:
         """Saves everything needed to continue after `step` finished steps; does nothing if it is saved already."""
@@ -323,7 +323,7 @@ class RunFiles:
             step,
             *(int(path.name.removeprefix("step-")) for path in checkpoint_paths(self._output / "checkpoints")),
         }
-        return max(files.keep_checkpoints, 1 + sum(one > good for one in steps))
+        return max(files.keep_checkpoints, 1 + sum(saved_step > good for saved_step in steps))
 
     def _write_transcripts(self, step: int, groups: Sequence[Sequence[Rollout]], count: int) -> None:
         """Writes the first member of every group, then the second, and so on, if this process has their episodes."""

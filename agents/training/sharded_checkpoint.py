@@ -121,11 +121,11 @@ def load_shards(path: Path, learner: Learner) -> None:
         saved = reader.read_metadata().state_dict_metadata
     except Exception as cause:  # pickle and torch raise exceptions of various classes
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
-    wanted = learner_tensors(learner)
+    tensors = learner_tensors(learner)
     if not any(name.startswith("critic.") for name in saved):
-        wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith("critic.")}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critic.")}
     for part, who in (("policy", repr(learner.config.policy)), ("critic", "this run's critic")):
-        here = {name: tuple(t.shape) for name, t in wanted.items() if name.startswith(f"{part}.")}
+        here = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{part}.")}
         there: dict[str, Any] = {n: tuple(getattr(m, "size", ())) for n, m in saved.items() if n.startswith(f"{part}.")}
         if here and here != there:
             raise CheckpointError(f"{path} belongs to another model than {who}.")
@@ -133,7 +133,7 @@ def load_shards(path: Path, learner: Learner) -> None:
         with warnings.catch_warnings():
             # "we assume the intent is to load in a single process": correct if this is the only process.
             warnings.filterwarnings("ignore", message=".*single process.*")
-            load(wanted, storage_reader=reader)
+            load(tensors, storage_reader=reader)
     except Exception as cause:  # as above
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
 

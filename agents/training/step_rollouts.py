@@ -81,8 +81,8 @@ def sample_groups(
     `first_slot` is the position of the first of these groups in the step (`curriculum.make_group_episodes`).
     """
     workers, entries = learner.workers, _my_entries(learner, groups, step, first_slot)
-    if learner.ahead is not None:
-        found = _play_ahead(learner, entries, step, first_slot)
+    if learner.async_rollouts is not None:
+        rollouts_at = _play_async(learner, entries, step, first_slot)
     else:
         played = rollout(
             [entry.episode for entry in entries],
@@ -92,11 +92,11 @@ def sample_groups(
             seeds=[entry.seed for entry in entries],
             chat=learner.policy.card.chat,
         )
-        found = {entry.place: one for entry, one in zip(entries, played, strict=True)}
-    for rank, theirs in enumerate(workers.gather({k: replace(r, episode=None) for k, r in found.items()})):
+        rollouts_at = {entry.place: result for entry, result in zip(entries, played, strict=True)}
+    for rank, theirs in enumerate(workers.gather({k: replace(r, episode=None) for k, r in rollouts_at.items()})):
         if rank != workers.rank:
-            found |= theirs
-    return [[found[slot, member] for member in range(len(group))] for slot, group in enumerate(groups)]
+            rollouts_at |= theirs
+    return [[rollouts_at[slot, member] for member in range(len(group))] for slot, group in enumerate(groups)]
 
 
 def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int, first_slot: int = 0) -> list[Entry]:
@@ -109,22 +109,22 @@ def _my_entries(learner: Learner, groups: Sequence[Sequence[Episode]], step: int
     ]
 
 
-def _play_ahead(learner: Learner, entries: Sequence[Entry], step: int, first_slot: int) -> dict[Place, Rollout]:
+def _play_async(learner: Learner, entries: Sequence[Entry], step: int, first_slot: int) -> dict[Place, Rollout]:
     """The rollouts of these episodes, some of which may have been played already; then starts those of later steps.
 
     Additional rounds of a step are played before episodes of later steps, with the step's own weights.
     """
-    config, ahead, batch = learner.config, learner.ahead, (step, first_slot)
-    assert ahead is not None
+    config, rollouts, batch = learner.config, learner.async_rollouts, (step, first_slot)
+    assert rollouts is not None
     if first_slot:
-        ahead.add(batch, entries, first=True)
-        return ahead.take(batch)
-    if not ahead.knows(batch):
-        ahead.reset()  # the first step of a run or after a checkpoint: drop all other episodes
-        ahead.add(batch, entries)
+        rollouts.add(batch, entries, first=True)
+        return rollouts.take(batch)
+    if not rollouts.knows(batch):
+        rollouts.reset()  # the first step of a run or after a checkpoint: drop all other episodes
+        rollouts.add(batch, entries)
     for later in range(step + 1, last_async_step(config, step) + 1):
-        if not ahead.knows((later, 0)):
+        if not rollouts.knows((later, 0)):
             chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, later)
             groups = _make_groups(learner, chosen, later, noise_level(learner.schedule, later, config.steps))
-            ahead.add((later, 0), _my_entries(learner, groups, later))
-    return ahead.take(batch)
+            rollouts.add((later, 0), _my_entries(learner, groups, later))
+    return rollouts.take(batch)

@@ -119,8 +119,8 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     for epoch in range(algorithm.epochs):
         for members in split_groups(len(samples), algorithm.minibatches, config.seed, step, epoch):
             batch = [sample for group in members for sample in samples[group]]
-            one = update(learner, batch, rate, critic_only=critic_only)
-            stats += [] if one is None else [one]
+            stat = update(learner, batch, rate, critic_only=critic_only)
+            stats += [] if stat is None else [stat]
     refresh_sampler(learner, step + 1)
 
     ended = time.perf_counter()
@@ -171,7 +171,7 @@ def train(
     output = Path(config.output)
     if launch_rank() == 0:  # the other processes wait for this when they join
         prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
-    with interrupt_flag() as interrupted, _join_team(config, dataset, engine) as workers:
+    with interrupt_flag() as interrupted, _join_workers(config, dataset, engine) as workers:
         learner = build_learner(config, workers, dataset, engine)
         with closing(learner), RunFiles(output, learner, began) as files:
             step, cause = _loop(learner, files, interrupted, callback if workers.rank == 0 else None)
@@ -184,13 +184,12 @@ def train(
     return TrainResult(output, policy, step, cause, seconds)
 
 
-def _join_team(
+def _join_workers(
     config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
 ) -> AbstractContextManager[Workers]:
     """The processes of this run: those started by torchrun, or `workers` processes started here."""
     if not under_torchrun():
-        wanted = config.workers or sampler_workers(config)
-        count = wanted or default_workers(policy_path(config.policy), config.device)
+        count = config.workers or sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
         return start_workers(count, run_worker, config, dataset, engine)
     if (config.workers or 1) > 1:
         raise ConfigError(
@@ -317,7 +316,7 @@ def build_learner(
         mode=mode,
         adapter=adapter,
         full_copy=policy.model if sharded else None,
-        ahead=make_async_rollouts(config, sampler, search, policy, workers),
+        async_rollouts=make_async_rollouts(config, sampler, search, policy, workers),
     )
 
 

@@ -64,7 +64,7 @@ class Learner:
     """The LoRA adapters; None if the whole model is trained."""
     full_copy: Any | None = None
     """The unsharded copy of a sharded policy's model, used by the sampler; None if the policy is not sharded."""
-    ahead: AsyncRollouts | None = None
+    async_rollouts: AsyncRollouts | None = None
     """Plays episodes of later steps in advance, with the sampler; None if every step is on-policy."""
     skipped: int = 0
     """Number of consecutive updates that were skipped."""
@@ -72,8 +72,8 @@ class Learner:
     def close(self) -> None:
         """Abandons running episodes and releases the sampler's resources."""
         try:
-            if self.ahead is not None:
-                self.ahead.close()
+            if self.async_rollouts is not None:
+                self.async_rollouts.close()
         finally:
             self.sampler.close()
 
@@ -108,7 +108,7 @@ def reference_model(learner: Learner) -> Iterator[Any]:
 
 def pause_sampler(learner: Learner) -> None:
     """Let the sampler check its samples before they are used for training, and free memory."""
-    with contextlib.nullcontext() if learner.ahead is None else learner.ahead.paused():
+    with contextlib.nullcontext() if learner.async_rollouts is None else learner.async_rollouts.paused():
         learner.sampler.before_training()
 
 
@@ -125,10 +125,10 @@ def refresh_sampler(learner: Learner, version: int) -> None:
         learner.adapter.merge()
     if learner.full_copy is not None:
         copy_weights(learner.policy.model, learner.full_copy)
-    if learner.ahead is None:
+    if learner.async_rollouts is None:
         learner.sampler.refresh(version)
         return
-    with learner.ahead.paused():
+    with learner.async_rollouts.paused():
         learner.workers.gather(None)  # from here on, no worker starts another turn
         learner.sampler.before_training()
         learner.sampler.refresh(version)
@@ -202,12 +202,12 @@ def update(
         gradient.zero_()
     sharded = [learner.full_copy is not None] if critic is None else [learner.full_copy is not None, critic.sharded]
     mine, fillers = my_micro_batches(learner, [len(sample.rollout.token_ids) for sample in live])
-    sums = torch.zeros(len(SUMS), dtype=torch.float64)
+    sums = dict.fromkeys(SUMS, 0.0)
     for part in mine:
         batch = make_micro_batch([live[i] for i in part], learner.gradient.device, learner.mode)
         loss, part_sums = loss_and_sums(learner.policy.model, critic, learner.config, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        sums += part_sums
+        sums = {name: value + part_sums[name] for name, value in sums.items()}
     for index in fillers:
         batch = make_micro_batch([replace(live[index], weight=0.0)], learner.gradient.device, learner.mode)
         loss, _ = loss_and_sums(learner.policy.model, critic, learner.config, batch)
@@ -215,8 +215,10 @@ def update(
     for gradient, summed in zip(gradients, sharded, strict=True):
         if not summed:  # FSDP has summed it in the backward pass
             workers.add(gradient)
-    workers.add(sums)
-    norms = [gradient_norm(one, workers, sharded=parts) for one, parts in zip(gradients, sharded, strict=True)]
+    sums = workers.add_up(sums)
+    norms = [
+        gradient_norm(gradient, workers, sharded=parts) for gradient, parts in zip(gradients, sharded, strict=True)
+    ]
     applied = bool(np.isfinite(norms).all())
     learner.skipped = 0 if applied else learner.skipped + 1
     if learner.skipped >= MAX_SKIPPED and not learner.config.alarms.ends_skipping:
@@ -224,9 +226,9 @@ def update(
     if applied and not critic_only:
         clip_and_step(learner.optimizer, learner.gradient, norms[0], settings.max_grad_norm, rate)
     if applied and critic is not None:
-        own = critic_rate(learner.config, rate)
-        clip_and_step(critic.optimizer, critic.gradient, norms[1], settings.max_grad_norm, own)
-    return UpdateStats(dict(zip(SUMS, sums.tolist(), strict=True)), norms[0], sum(norms[1:]), len(live), applied)
+        critics_rate = critic_rate(learner.config, rate)
+        clip_and_step(critic.optimizer, critic.gradient, norms[1], settings.max_grad_norm, critics_rate)
+    return UpdateStats(sums, norms[0], sum(norms[1:]), len(live), applied)
 
 
 def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
@@ -266,20 +268,20 @@ def update_metrics(learner: Learner, stats: Sequence[UpdateStats], rate: float) 
     algorithm = learner.config.algorithm
     metrics = {
         "learning_rate": rate,
-        "updates": float(sum(one.applied for one in stats)),
-        "skipped_updates": float(sum(not one.applied for one in stats)),
-        "trained_rollouts": float(sum(one.rollouts for one in stats)),
+        "updates": float(sum(stat.applied for stat in stats)),
+        "skipped_updates": float(sum(not stat.applied for stat in stats)),
+        "trained_rollouts": float(sum(stat.rollouts for stat in stats)),
     }
-    tokens = sum(one.sums["tokens"] for one in stats)
+    tokens = sum(stat.sums["tokens"] for stat in stats)
     if not tokens:
         return metrics
 
     def mean(name: str) -> float:
-        return sum(one.sums[name] for one in stats) / tokens
+        return sum(stat.sums[name] for stat in stats) / tokens
 
-    metrics |= {name: float(np.mean([one.sums[name] for one in stats])) for name in ("loss", "policy_loss")}
+    metrics |= {name: float(np.mean([stat.sums[name] for stat in stats])) for name in ("loss", "policy_loss")}
     metrics |= {"clip_fraction": mean("clipped"), "entropy": mean("entropy")}
-    metrics["gradient_norm"] = float(np.mean([one.gradient_norm for one in stats]))
+    metrics["gradient_norm"] = float(np.mean([stat.gradient_norm for stat in stats]))
     metrics["update_kl"] = stats[-1].sums["shift"] / stats[-1].sums["tokens"]
     if algorithm.recompute_logprobs:
         metrics |= {"mismatch_kl": mean("mismatch"), "importance_weight": mean("importance")}
@@ -288,7 +290,7 @@ def update_metrics(learner: Learner, stats: Sequence[UpdateStats], rate: float) 
     if learner.reference is not None:
         metrics |= {"kl": mean("kl"), "kl_k1": mean("kl_k1")}
     if learner.critic is not None:
-        metrics["value_loss"] = float(np.mean([one.sums["value_loss"] for one in stats]))
+        metrics["value_loss"] = float(np.mean([stat.sums["value_loss"] for stat in stats]))
         metrics["value_clip_fraction"] = mean("value_clipped")
-        metrics["critic_gradient_norm"] = float(np.mean([one.critic_gradient_norm for one in stats]))
+        metrics["critic_gradient_norm"] = float(np.mean([stat.critic_gradient_norm for stat in stats]))
     return metrics

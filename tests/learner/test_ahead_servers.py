@@ -181,9 +181,9 @@ def test_a_server_that_fails_during_the_update_ends_the_run(tmp_path, monkeypatc
 
         def fail():
             server.fail = 400
-            waiting = learner.ahead._state
+            waiting = learner.async_rollouts._state
             with waiting:
-                assert waiting.wait_for(lambda: learner.ahead._error is not None, PATIENCE_S)
+                assert waiting.wait_for(lambda: learner.async_rollouts._error is not None, PATIENCE_S)
 
         with closing(learner):
             gate(server, learner, 0)

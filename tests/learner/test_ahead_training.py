@@ -14,7 +14,7 @@ import tiny
 from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig, RolloutConfig, ScaleConfig
 from zerosearch_agents.processes.workers import Workers, start_workers
-from zerosearch_agents.runs.checkpoint import fingerprint, load_latest
+from zerosearch_agents.runs.checkpoint import load_latest, weights_hash
 from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics, staleness_metrics
 from zerosearch_agents.runs.rollbacks import read_rollbacks
 from zerosearch_agents.training import run_files
@@ -51,7 +51,7 @@ def learning(output):
 
 
 def saved(output):
-    return fingerprint(load_latest(Path(output) / "checkpoints")[2])
+    return weights_hash(load_latest(Path(output) / "checkpoints")[2])
 
 
 def ages(groups, step):

@@ -78,10 +78,10 @@ def test_a_rollback_takes_another_seed_and_a_lower_rate():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("patience = 0", "alarms.patience must be 1 or more, got 0"),
-        ("max_rollbacks = -1", "alarms.max_rollbacks must be 0 or more"),
-        ("reward_fraction = 2", "alarms.reward_fraction must be from 0 to 1"),
-        ("rollback_rate = 0", "alarms.rollback_rate must be above 0"),
+        ("patience = 0", "alarms.patience must be a whole number of at least 1, got 0"),
+        ("max_rollbacks = -1", "alarms.max_rollbacks must be a whole number of at least 0"),
+        ("reward_fraction = 2", "alarms.reward_fraction must be a number of at least 0 and at most 1"),
+        ("rollback_rate = 0", "alarms.rollback_rate must be a number above 0"),
         ("entropy_below = nan", "alarms.entropy_below must be a finite number"),
         ("action = 'halt'", "unknown alarms.action"),
         ("entropy = 1", "Did you mean 'alarms.entropy_"),

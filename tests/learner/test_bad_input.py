@@ -16,7 +16,7 @@ from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, Rol
 from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs import checkpoint
-from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
+from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_latest, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import run_files
 from zerosearch_agents.training.run_files import learner_weights
@@ -46,7 +46,7 @@ def test_padding_never_depends_on_a_pad_token(tmp_path):
         loaded = load_policy(config.policy).tokenizer
         assert loaded.pad_token == {"own": "<|pad|>", "none": None, "eos": "<|eos|>"}[name]
         result = run(config)
-        prints.add(fingerprint({key: value.detach() for key, value in result.policy.model.named_parameters()}))
+        prints.add(weights_hash({key: value.detach() for key, value in result.policy.model.named_parameters()}))
         assert load_policy(result.output / "policy").tokenizer.pad_token == loaded.pad_token
     assert len(prints) == 1
 
@@ -76,10 +76,10 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
     learner.rules = make_rules(
         protocol="zerosearch", prompt_template="{question}\n", max_turns=2, top_k=2, reward=my_reward
     )
-    before = fingerprint(learner_weights(learner))
+    before = weights_hash(learner_weights(learner))
     with pytest.raises(ConfigError, match=r"my_reward must return a finite number, got nan"):
         train_step(learner, 0)
-    assert fingerprint(learner_weights(learner)) == before
+    assert weights_hash(learner_weights(learner)) == before
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -95,7 +95,7 @@ def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path,
     assert [(record["updates"], record["skipped_updates"]) for record in metrics] == [(0, 2), (0, 2)]
     assert "gradient_norm" not in metrics[0]  # JSON has no NaN: what is not finite is left out
     start = {key: value.detach() for key, value in load_policy(config.policy).model.named_parameters()}
-    assert fingerprint(load_latest(tmp_path / "run" / "checkpoints")[2]) == fingerprint(start)
+    assert weights_hash(load_latest(tmp_path / "run" / "checkpoints")[2]) == weights_hash(start)
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["step-000001"]
     result = run(config, resume=True)
     prints = [{k: v.detach() for k, v in one.policy.model.named_parameters()} for one in (whole, result)]
-    assert fingerprint(prints[0]) == fingerprint(prints[1])
+    assert weights_hash(prints[0]) == weights_hash(prints[1])
 
 
 def test_a_disk_that_is_full_of_metrics(tmp_path, monkeypatch):
@@ -153,12 +153,12 @@ def test_a_disk_that_is_full_of_metrics(tmp_path, monkeypatch):
 
 def test_a_policy_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     save_policy(tiny.tiny_policy(), tmp_path / "policy")
-    before = fingerprint({k: v.detach() for k, v in load_policy(tmp_path / "policy").model.named_parameters()})
+    before = weights_hash({k: v.detach() for k, v in load_policy(tmp_path / "policy").model.named_parameters()})
     with small_files(5_000), pytest.raises(CheckpointError, match="An existing policy there is unchanged"):
         save_policy(tiny.tiny_policy(seed=1), tmp_path / "policy")
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     after = load_policy(tmp_path / "policy")
-    assert fingerprint({k: v.detach() for k, v in after.model.named_parameters()}) == before
+    assert weights_hash({k: v.detach() for k, v in after.model.named_parameters()}) == before
 
 
 def test_a_rate_that_breaks_every_weight_ends_in_an_error_not_in_a_policy(tmp_path):

@@ -10,10 +10,10 @@ from zerosearch_agents.runs import checkpoint as module
 from zerosearch_agents.runs.checkpoint import (
     RunState,
     checkpoint_paths,
-    fingerprint,
     load_checkpoint,
     load_latest,
     save_checkpoint,
+    weights_hash,
 )
 from zerosearch_env.errors import CheckpointError
 
@@ -32,7 +32,7 @@ def save(folder, step, keep=2):
 def test_what_is_saved_comes_back(tmp_path):
     state, saved, optimizer = load_checkpoint(save(tmp_path, 3))
     assert state == STATE
-    assert fingerprint(saved) == fingerprint(weights(3))
+    assert weights_hash(saved) == weights_hash(weights(3))
     assert optimizer["state"][0]["step"] == 3
     assert optimizer["param_groups"] == [{"lr": 0.1, "params": [0]}]
 
@@ -93,8 +93,8 @@ def test_a_save_that_fails_leaves_the_others_valid(tmp_path, monkeypatch):
     assert load_latest(tmp_path)[1].step == 1
 
 
-def test_fingerprints_tell_every_bit():
+def test_the_hash_tells_every_bit():
     tiny = weights(1.0)
     tiny["body"][0, 0] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
-    assert len({fingerprint(tiny), fingerprint(weights(1.0)), fingerprint({"body": weights(1.0)["body"]})}) == 3
-    assert fingerprint(weights(1.0)) == fingerprint(dict(reversed(weights(1.0).items())))
+    assert len({weights_hash(tiny), weights_hash(weights(1.0)), weights_hash({"body": weights(1.0)["body"]})}) == 3
+    assert weights_hash(weights(1.0)) == weights_hash(dict(reversed(weights(1.0).items())))

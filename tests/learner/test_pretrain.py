@@ -11,7 +11,9 @@ import torch
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.policy.policy import AgentCard, load_policy, save_policy
 from zerosearch_agents.sft import fit as fit_module
-from zerosearch_agents.sft.fit import loss_sum, one_thread
+from zerosearch_agents.sft import step as step_module
+from zerosearch_agents.sft.fit import one_thread
+from zerosearch_agents.sft.loss import loss_sum
 from zerosearch_agents.tiny import pretrain as module
 from zerosearch_agents.tiny.pretrain import PROMPT, PretrainConfig, Writer, main, pretrain
 from zerosearch_agents.tiny.reading import open_library
@@ -152,16 +154,16 @@ def test_micro_batches_change_no_gradient(whole: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": 0}, "hidden must be at least 1, got 0"),
-        ({"batch_tokens": 0}, "batch_tokens must be at least 1"),
+        ({"hidden": 0}, "hidden must be a whole number of at least 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be a whole number of at least 1"),
         ({"base_tokens": -1.0}, r"base_tokens must be 0 \(skip the stage\) or a number of tokens, got -1.0"),
         ({"warm_tokens": 0.5}, "warm_tokens must be 0"),
         ({"base_tokens": float("nan")}, "base_tokens must be 0"),
         ({"warm_tokens": float("inf")}, "warm_tokens must be 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"slips": -0.1}, "slips must be a share from 0 to 1"),
-        ({"two_hop_share": 1.2}, "two_hop_share must be a share from 0 to 1"),
-        ({"save_every_minutes": 0.0}, "save_every_minutes must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
+        ({"slips": -0.1}, "slips must be a number of at least 0 and at most 1"),
+        ({"two_hop_share": 1.2}, "two_hop_share must be a number of at least 0 and at most 1"),
+        ({"save_every_minutes": 0.0}, "save_every_minutes must be a finite number above 0"),
         ({"seed": -1}, "seed must be from 0"),
         ({"dtype": "bfloat"}, "Did you mean 'bfloat16'"),
         ({"output": "/"}, "output must name a separate directory"),
@@ -219,13 +221,13 @@ def test_ctrl_c_is_one_line_and_what_was_saved_stays(
 ) -> None:
     steps, step = [], loss_sum
 
-    def interrupted(model, rows):
+    def interrupted(model, rows, **options):
         steps.append(len(rows))
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return step(model, rows)
+        return step(model, rows, **options)
 
-    monkeypatch.setattr(fit_module, "loss_sum", interrupted)
+    monkeypatch.setattr(step_module, "loss_sum", interrupted)
     monkeypatch.setattr(fit_module, "MICRO_BATCH_TOKENS", 10**6)  # one call a step
     arguments = ["pretrain", f"--output={tmp_path / 'new'}", f"--start={whole}", "--save-every-minutes=1e-9"]
     before = torch.get_num_threads()
@@ -267,7 +269,7 @@ def test_a_loss_that_is_no_number_ends_the_run(whole: Path, tmp_path: Path) -> N
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.fill_(float("nan"))
     save_policy(policy, tmp_path / "broken")
-    with pytest.raises(TrainingError, match=r"loss of stage base is nan .* lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"stage base, after 0 tokens: the loss is nan, .* lower the learning rate"):
         pretrain(replace(SMALL, output=str(tmp_path / "new"), start=str(tmp_path / "broken")))
 
 

@@ -13,7 +13,7 @@ from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig
 from zerosearch_agents.report.page import write_report
 from zerosearch_agents.runs import checkpoint
-from zerosearch_agents.runs.checkpoint import RunState, checkpoint_paths, fingerprint
+from zerosearch_agents.runs.checkpoint import RunState, checkpoint_paths, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.runs.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
 from zerosearch_agents.training import run_files
@@ -126,7 +126,7 @@ def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole
     assert learning(mine.output) == learning(config.output)
     assert timeless(read_rollbacks(Path(mine.output))) == timeless(read_rollbacks(Path(config.output)))
     weights = [checkpoint.load_latest(Path(one.output) / "checkpoints")[2] for one in (config, mine)]
-    assert fingerprint(weights[0]) == fingerprint(weights[1])
+    assert weights_hash(weights[0]) == weights_hash(weights[1])
 
 
 def test_two_workers_turn_back_together(whole, tmp_path):

@@ -63,9 +63,9 @@ def test_a_preset_of_ones_own(tmp_path):
         ("rollout = 3", "rollout must be a table"),
         ("[algorithm]\nadvantage = 'gpro'", "Did you mean 'grpo'"),
         ("steps = ", "not valid TOML"),
-        ("steps = 0", "steps must be positive, got 0"),
-        ("[curriculum]\nend = 1.5", "curriculum.end must be from 0 to 1, got 1.5"),
-        ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate must be positive"),
+        ("steps = 0", "steps must be a number above 0, got 0"),
+        ("[curriculum]\nend = 1.5", "curriculum.end must be a number of at least 0 and at most 1, got 1.5"),
+        ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate must be a number above 0"),
         ("[algorithm]\nminibatches = 99", "must not exceed rollout.prompts"),
     ],
 )
@@ -75,9 +75,9 @@ def test_a_wrong_field_or_value_is_named(text, message):
 
 
 def test_values_are_checked_without_toml_too():
-    with pytest.raises(ConfigError, match="workers must be positive"):
+    with pytest.raises(ConfigError, match="workers must be a number above 0"):
         TrainConfig(workers=0)
-    with pytest.raises(ConfigError, match="kl_coefficient must be 0 or more, got nan"):
+    with pytest.raises(ConfigError, match="kl_coefficient must be a number of at least 0, got nan"):
         TrainConfig(algorithm=AlgorithmConfig(kl_coefficient=math.nan))
     with pytest.raises(ConfigError, match=r"curriculum\.start"):
         TrainConfig(curriculum=CurriculumConfig(start=-0.1))

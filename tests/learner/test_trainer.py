@@ -25,7 +25,7 @@ from zerosearch_agents.config.train import (
 from zerosearch_agents.objective.credit import assign_credit, make_samples
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.processes.workers import Workers, start_workers
-from zerosearch_agents.runs.checkpoint import checkpoint_paths, fingerprint, load_latest
+from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_latest, weights_hash
 from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics
 from zerosearch_agents.training import update as learner_module
 from zerosearch_agents.training.optimizer import learning_rate
@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert [record["extra"]["step"] for record in records] == [1, 1, 1, 2, 2, 2]
     assert len({record["question"]["id"] for record in records[:3]}) == 3
     on_disk = load_policy(output / "policy")
-    assert fingerprint(weights_of(on_disk.model)) == fingerprint(weights_of(result.policy.model))
+    assert weights_hash(weights_of(on_disk.model)) == weights_hash(weights_of(result.policy.model))
     assert on_disk.card == result.policy.card
     assert all(parameter.grad is None for parameter in result.policy.model.parameters())
 
@@ -84,7 +84,7 @@ def test_something_was_learnt_from_and_it_changed_the_policy(whole):
     assert sum(record["updates"] for record in metrics) >= 2
     assert all(record["mismatch_kl"] < 1e-6 for record in metrics if "mismatch_kl" in record)
     initial = load_policy(config.policy)
-    assert fingerprint(weights_of(initial.model)) != fingerprint(weights_of(result.policy.model))
+    assert weights_hash(weights_of(initial.model)) != weights_hash(weights_of(result.policy.model))
 
 
 def test_training_raises_the_reward(tmp_path):
@@ -171,7 +171,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, killed, name):
     mine = read_config(killed / f"{name}.toml")
     again = run(mine, resume=True)
     assert again.step == 3
-    assert fingerprint(weights_of(again.policy.model)) == fingerprint(weights_of(result.policy.model))
+    assert weights_hash(weights_of(again.policy.model)) == weights_hash(weights_of(result.policy.model))
     expected = read_metrics(Path(config.output) / "metrics.jsonl")
     assert learning(read_metrics(Path(mine.output) / "metrics.jsonl")) == learning(expected)
     transcripts = [
@@ -191,7 +191,7 @@ def test_a_run_stops_by_time_and_goes_on(whole, tmp_path):
     assert read_metrics(metrics) == []
     again = run(replace(config, max_seconds=None), resume=True)
     assert again.stopped == "finished"
-    assert fingerprint(weights_of(again.policy.model)) == fingerprint(weights_of(whole[1].policy.model))
+    assert weights_hash(weights_of(again.policy.model)) == weights_hash(weights_of(whole[1].policy.model))
 
 
 def test_ctrl_c_once_stops_after_the_step(whole, tmp_path, capfd):
@@ -338,13 +338,13 @@ def test_gradients_that_are_not_finite_are_left_out_and_end_the_run_at_last(tmp_
     learner = make_learner(tmp_path)
     _, groups = train_step(learner, 0)
     samples = [s for group in assign_credit(learner.config.algorithm, make_samples(groups)) for s in group]
-    before = fingerprint(learner_weights(learner))
+    before = weights_hash(learner_weights(learner))
     original = learner_module.loss_and_sums
     monkeypatch.setattr(learner_module, "loss_and_sums", lambda *a: (original(*a)[0] * float("nan"), original(*a)[1]))
     stats = learner_module.update(learner, samples, 1.0)
     assert stats is not None
     assert not stats.applied
-    assert fingerprint(learner_weights(learner)) == before
+    assert weights_hash(learner_weights(learner)) == before
     for _ in range(learner_module.MAX_SKIPPED - 2):
         learner_module.update(learner, samples, 1.0)
     with pytest.raises(TrainingError, match="not finite"):
@@ -358,7 +358,7 @@ def two_steps(workers, config):
     for _ in range(2):
         learner = build_learner(config, workers, tiny.tiny_dataset())
         groups = [train_step(learner, step)[1] for step in range(2)]
-        prints.append(fingerprint(learner_weights(learner)))
+        prints.append(weights_hash(learner_weights(learner)))
     everyone = workers.gather(prints)
     return everyone, learner_weights(learner), groups
 

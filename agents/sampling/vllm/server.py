@@ -65,7 +65,7 @@ class VLLMServers:
         self._limits = limits
         self._run = secrets.token_hex(4)  # distinguishes our weights from those of other learners and earlier runs
         self._loads = 0
-        self._team = workers or Workers()
+        self._workers = workers or Workers()
         self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
         self._loop = LoopThread("zerosearch-vllm")
         self._sync = sync(self._run, self._loop)
@@ -75,7 +75,7 @@ class VLLMServers:
         self._replies: queue.SimpleQueue[tuple[int, TurnReply | _Failed | None]] = queue.SimpleQueue()
         self._futures: dict[int, concurrent.futures.Future[None]] = {}
         self._label = ""  # names the weights on the servers; empty: the ones they started with
-        if self._team.rank == 0:
+        if self._workers.rank == 0:
             for url in self.urls:
                 self._loop.run(self._resume(url))
 
@@ -119,15 +119,15 @@ class VLLMServers:
         A server that fails would sample with old weights, so it is excluded until the next update, with a warning.
         With several workers, all of them must call this method.
         """
-        leader = self._team.rank == 0
-        self._team.gather(None)  # wait until no worker has turns in progress
+        leader = self._workers.rank == 0
+        self._workers.gather(None)  # wait until no worker has turns in progress
         self._sync.prepare(leader=leader)
         label = f"{self._run}-{self._loads}-{version}"
         self._loads += 1
         failures: dict[str, str] = {}
         if leader:
             failures = self._loop.run(self._load_everywhere(label))
-        failures, label = self._team.gather((failures, label))[0]
+        failures, label = self._workers.gather((failures, label))[0]
         if len(failures) == len(self.urls):
             raise EngineError(f"no server could load the learner's weights. {_ADVICE} {'; '.join(failures.values())}")
         for url, failure in failures.items():
@@ -143,7 +143,7 @@ class VLLMServers:
         Raises:
             EngineError: if a server has sampled with other weights.
         """
-        if self._label and self._team.rank == 0:
+        if self._label and self._workers.rank == 0:
             self._loop.run(self._check_versions())
 
     def before_training(self) -> None:

@@ -21,9 +21,9 @@ from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Dataset
 
-from ...evaluation.evaluate import Item, play_items, select_questions, versions
+from ...evaluation.evaluate import Item, play_items, select_questions
 from ...players.base import Player
-from ...players.make import fingerprint
+from ...players.make import player_hash
 from ...players.options import PlayConfig
 from .files import StageOutput
 from .records import as_record, from_episode
@@ -88,7 +88,7 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
                 "collect",
                 _settings(config, dataset, player),
                 tally=tally,
-                notes={"command": command, "versions": versions()},
+                notes={"command": command},
                 fresh=config.fresh,
             )
         )
@@ -142,9 +142,9 @@ def _id(item: Item) -> str:
 
 def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[str, Any]:
     """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
-    own = {name: getattr(config, name) for name in ("engine", "split", "noise")}
-    agent = {"agent": player.name, "agent_fingerprint": fingerprint(player)}
-    return {**config.play_settings(), **own, **agent, "input_sha256": questions_hash(dataset)}
+    collect_settings = {name: getattr(config, name) for name in ("engine", "split", "noise")}
+    agent = {"agent": player.name, "agent_fingerprint": player_hash(player)}
+    return {**config.play_settings(), **collect_settings, **agent, "input_sha256": questions_hash(dataset)}
 
 
 def questions_hash(dataset: Dataset) -> str:

@@ -23,8 +23,7 @@ from zerosearch_env.files import replaced_file
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
 
-from ...evaluation.evaluate import versions
-from .files import SCHEMA_VERSION, RowReader, check_output, input_record, manifest_path, write_json
+from .files import RowReader, check_output, input_record, manifest_path, write_manifest
 from .foreign import foreign_pair, looks_foreign
 from .pair import Pair, as_record, by_label, holds_answer, pair_key, question_key
 from .records import TrajectoryReader
@@ -93,21 +92,16 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
             line = encode_line(as_record(pair))
             digest.update(line)
             stream.write(line)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
-    write_json(
+    write_manifest(
         manifest_path(config.output),
-        {
-            "schema_version": SCHEMA_VERSION,
-            "stage": "extract",
-            "complete": True,
-            "settings": options,
-            "input": input_record(reader.path),
-            "output_sha256": digest.hexdigest(),
-            "command": command,
-            "versions": versions(),
-            "lines": len(pairs),
-            "counts": counts,
-        },
+        "extract",
+        complete=True,
+        settings=asdict(config),
+        input=input_record(reader.path),
+        output_sha256=digest.hexdigest(),
+        command=command,
+        lines=len(pairs),
+        counts=counts,
     )
     return counts
 

@@ -23,6 +23,7 @@ from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.files import replaced_file, write_text
 from zerosearch_env.records.transcripts import TranscriptWriter
 
+from ...evaluation.evaluate import versions
 from ...runs.output import check_settings
 
 SCHEMA_VERSION = 1
@@ -49,8 +50,14 @@ def manifest_path(output: Path) -> Path:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON object atomically; paths become strings."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_manifest(path: Path, stage: str, *, complete: bool, settings: Mapping[str, Any], **entries: Any) -> None:
+    """Write a manifest: what every stage records, and further entries of this one."""
+    stage_entries = {"schema_version": SCHEMA_VERSION, "stage": stage, "complete": complete, "settings": settings}
+    write_json(path, {**stage_entries, "versions": versions(), **entries})
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -79,7 +86,7 @@ class StageOutput:
         stage: name of the stage, for the manifest.
         settings: settings that must agree for the lines of an earlier run to be kept: options and the input's hash.
         tally: returns the contribution of one line to each of the manifest's counts.
-        notes: further entries of the manifest, which need not agree (command, versions, paths).
+        notes: further entries of the manifest, which need not agree (command, input).
         fresh: delete the output of an earlier run first.
 
     Raises:
@@ -134,18 +141,15 @@ class StageOutput:
             session: counts of this session that cannot be computed from the lines.
             complete: whether the stage is finished.
         """
-        write_json(
+        write_manifest(
             self._manifest,
-            {
-                "schema_version": SCHEMA_VERSION,
-                "stage": self.stage,
-                "complete": complete,
-                "settings": self._settings,
-                **self._notes,
-                "lines": len(self.ids),
-                "counts": dict(self.counts),
-                "session": dict(session),
-            },
+            self.stage,
+            complete=complete,
+            settings=self._settings,
+            **self._notes,
+            lines=len(self.ids),
+            counts=self.counts,
+            session=session,
         )
 
     def __enter__(self) -> Self:

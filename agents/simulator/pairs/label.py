@@ -25,7 +25,6 @@ from zerosearch_env.game.rewards import contains_answer, exact_match, sub_exact_
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document, full_text
 
-from ...evaluation.evaluate import versions
 from ...players.loading import load_callable
 from .files import RowReader, StageOutput, check_output, input_record
 from .records import Search, Trajectory, TrajectoryReader, as_record
@@ -83,7 +82,7 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
     settings["input_sha256"] = source["sha256"]
     session: Counter[str] = Counter()
     finished = False
-    notes = {"input": source, "command": command, "versions": versions()}
+    notes = {"input": source, "command": command}
     with StageOutput(config.output, "label", settings, tally=tally, notes=notes, fresh=config.fresh) as output:
         trajectories = list(reader.read(TrajectoryReader()))
         waiting = [trajectory for trajectory in trajectories if trajectory.id not in output.ids]

@@ -7,15 +7,14 @@ the corpus engine returns for them (`world.py`). The result is an ordinary Trans
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.names import (
     FIRST_NAMES,
     LAST_NAMES,
@@ -34,9 +33,10 @@ from zerosearch_env.errors import require
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document
 
+from ...config.tiny import ScratchConfig
 from ...policy.files import check_replaceable
-from ...sft.fit import FitOptions, check_common, encode_rows, expect, fit, one_thread
-from ...sft.rows import Row, Segment
+from ...sft.fit import FitOptions, fit, one_thread
+from ...sft.rows import Row, Segment, encode_rows
 from ...tiny.tokenizer import EOS
 from .world import COUNTS, Search, SearchWriter
 
@@ -54,38 +54,24 @@ _OPTIONS = SimulationOptions(prompt="tiny")
 
 
 @dataclass(frozen=True)
-class TinySimulatorConfig:
+class TinySimulatorConfig(ScratchConfig):
     """Options of `zerosearch simulator tiny`; the defaults reproduce the shipped model."""
 
     output: str = "runs/simulator-tiny"
     """Directory of the result. An existing policy or simulator in it is replaced."""
-    hidden: int = 128
-    """Width of the model."""
-    layers: int = 4
-    """Number of decoder layers, at least 3."""
-    heads: int = 4
-    """Number of attention heads (query, key and value), at least 4; must divide `hidden`."""
-    mlp: int = 384
-    """Width of the gated MLP."""
     vocab_size: int = 3584
     """Vocabulary size; the world's names need about 2,000 tokens."""
-    seed: int = 0
-    """Random seed of weights, worlds and all draws; from 0 to 2**63 - 1."""
     tokens: float = 8e6
     """Token budget, prompts included."""
     batch_tokens: int = 1500
     """Approximate number of tokens per optimizer step (texts are not split)."""
     learning_rate: float = 2e-3
     """Peak AdamW learning rate: 50 warm-up steps, then half-cosine decay to zero."""
-    save_every_minutes: float = 5.0
-    """How often the unfinished model is saved, in minutes."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Data type of matrix products in training; weights and optimizer state are fp32."""
 
     def __post_init__(self) -> None:
-        check_common(self)
+        super().__post_init__()
         for name in ("tokens", "learning_rate"):
-            expect(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive")
+            check_number(name, getattr(self, name), above=0)
 
 
 class PairWriter:
@@ -130,7 +116,8 @@ class PairWriter:
         for i, token in enumerate(row.ids):
             if token in self.names and token not in seen:
                 seen.add(token)
-                row.trained[i] = row.trained[i] and bool(self.rng.random() < _NEW_NAMES)
+                if row.trained[i] and self.rng.random() >= _NEW_NAMES:
+                    row.trained[i] = False
 
 
 def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
@@ -166,38 +153,33 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
     require("torch", "train")
     require("transformers", "train")
     from ...forward.attention import use_block_attention
-    from ...policy.policy import AgentCard, Policy, new_model, save_policy, tiny_config
-    from ...tiny.induction import ROPE_THETA, induction_init
+    from ...policy.policy import AgentCard, Policy, save_policy
+    from ...tiny.induction import new_tiny_model
 
     with one_thread():
         tokenizer = learn_tokenizer(config.seed, config.vocab_size)
-        shape = tiny_config(
-            len(tokenizer),
-            hidden=config.hidden,
-            layers=config.layers,
-            heads=config.heads,
-            mlp=config.mlp,
-            rope_theta=ROPE_THETA,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        model = new_model(shape, seed=config.seed)
-        induction_init(model, seed=config.seed)
+        model = new_tiny_model(config, tokenizer, seed=config.seed)
         group_names(model, tokenizer, seed=config.seed)
         look_at_relations(model, tokenizer, seed=config.seed)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         use_block_attention(model)
         simulator = Policy(model, tokenizer, AgentCard())
         card = SimulatorCard(_OPTIONS.style.id, max(COUNTS), "tiny, from scratch")
-        writer, saved = PairWriter(tokenizer, config.seed), time.monotonic()
         options = FitOptions(
-            "simulator", int(config.tokens), config.batch_tokens, config.learning_rate, 0.0, config.dtype
+            name="simulator",
+            tokens=int(config.tokens),
+            batch_tokens=config.batch_tokens,
+            peak=config.learning_rate,
+            floor=0.0,
+            dtype=config.dtype,
+            save_every_minutes=config.save_every_minutes,
         )
-        for done in fit(model.train(), writer.rows, options):
-            if done or time.monotonic() - saved > 60 * config.save_every_minutes:
-                save_policy(simulator, output, dtype="bfloat16")
-                card.write(output)
-                saved = time.monotonic()
+
+        def save() -> None:
+            save_policy(simulator, output, dtype="bfloat16")
+            card.write(output)
+
+        fit(model, PairWriter(tokenizer, config.seed).rows, options, save)
     return {"tokens": int(config.tokens), "model": str(output)}
 
 

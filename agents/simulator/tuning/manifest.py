@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from zerosearch_env.errors import DataError
 
 from ...config.tune import FREE, TuneConfig
-from ...evaluation.evaluate import versions
 from ...runs.output import check_settings, remove_files
-from ..pairs.files import SCHEMA_VERSION, file_hash, read_manifest, write_json
+from ..pairs.files import file_hash, read_manifest, write_manifest
 
 RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 
 
 def settings_of(config: TuneConfig) -> dict[str, Any]:
     """The settings that must agree for a run to be resumed: options, and hashes of the inputs."""
-    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items() if key not in FREE}
+    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
     if not config.input.is_file():
         raise DataError(f"there is no file with pairs at {config.input}")
     settings["input"] = file_hash(config.input)
@@ -40,23 +38,15 @@ def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str
     earlier = read_manifest(manifest)
     present = [name for name in RUN_FILES if (output / name).exists()]
     check_settings(output, present, None if earlier is None else earlier.get("settings", {}), settings)
-    write_manifest(config, settings, command=command, counts={}, complete=False)
+    write_run_manifest(config, settings, command=command, counts={}, complete=False)
 
 
-def write_manifest(
+def write_run_manifest(
     config: TuneConfig, settings: dict[str, Any], *, command: str, counts: dict[str, Any], complete: bool
 ) -> None:
     """Write the run's manifest."""
-    write_json(
-        config.output / "manifest.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "stage": "train",
-            "complete": complete,
-            "settings": settings,
-            "input": {"path": str(config.input), "sha256": settings["input"]},
-            "command": command,
-            "versions": versions(),
-            "counts": counts,
-        },
+    source = {"path": config.input, "sha256": settings["input"]}
+    manifest = config.output / "manifest.json"
+    write_manifest(
+        manifest, "train", complete=complete, settings=settings, input=source, command=command, counts=counts
     )

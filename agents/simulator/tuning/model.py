@@ -16,7 +16,7 @@ from zerosearch_env.errors import require
 from zerosearch_env.files import replaced_directory
 
 from ...config.tune import TinyShape
-from ...policy.policy import load_policy, new_model, quiet_transformers, tiny_config
+from ...policy.policy import load_policy, quiet_transformers
 from ..pairs.pair import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
@@ -31,26 +31,12 @@ def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[Pre
         pairs: training pairs; the tokenizer is trained on their prompts and documents.
         seed: random seed of the weights.
     """
-    from ...tiny.induction import ROPE_THETA, induction_init
+    from ...tiny.induction import new_tiny_model
     from ...tiny.tokenizer import build_tokenizer
 
     texts = [text for pair in pairs for text in (prompt_text(pair), target_text(pair.documents))]
     tokenizer = build_tokenizer(texts, shape.vocab_size, tags=())
-    model = new_model(
-        tiny_config(
-            len(tokenizer),
-            hidden=shape.hidden,
-            layers=shape.layers,
-            heads=shape.heads,
-            mlp=shape.mlp,
-            context_tokens=shape.context_tokens,
-            rope_theta=ROPE_THETA,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        seed=seed,
-    )
-    induction_init(model, seed=seed)
+    model = new_tiny_model(shape, tokenizer, context_tokens=shape.context_tokens, seed=seed)
     return model, tokenizer
 
 

@@ -1,6 +1,6 @@
 """The run of `zerosearch simulator train`: load, restore, train, save.
 
-    pairs -> examples -> Tuner -> `step.tune_step` in a loop -> checkpoints/ -> model/
+    pairs -> rows -> Tuner -> `step.tune_step` in a loop -> checkpoints/ -> model/
 
 All randomness is a function of (seed, step), so a checkpoint only needs weights, optimizer state and step, and a run
 resumed on a CPU is bit-identical to one that was not interrupted.
@@ -30,14 +30,17 @@ from ...forward.attention import use_block_attention
 from ...policy.lora import add_lora
 from ...policy.policy import quiet_transformers
 from ...processes.workers import Workers, local_device, torchrun_workers
-from ...runs.checkpoint import RunState, fingerprint, load_latest, save_checkpoint
+from ...runs.checkpoint import RunState, load_latest, save_checkpoint, weights_hash
 from ...runs.metrics import MetricsLog
+from ...sft.loss import check_loss
+from ...sft.rows import Row
+from ...sft.step import RowPass, adamw
 from ...training.trainer import interrupt_flag
 from ..pairs.pair import Pair, read_pairs
-from .batch import Example, check_loss, encode
-from .manifest import prepare_output, settings_of, write_manifest
+from .encode import encode
+from .manifest import prepare_output, settings_of, write_run_manifest
 from .model import load_base, new_tiny, save_simulator
-from .step import Tuner, held_out_loss, make_optimizer, tune_step
+from .step import Tuner, held_out_loss, tune_step
 
 
 def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
@@ -61,7 +64,7 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
             _save(tuner, counts["max_documents"], settings)
         result = {**counts, **figures, "stopped": stopped}
         if workers.rank == 0:
-            write_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
+            write_run_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
         workers.agree(0)  # all processes wait until the model is written
     if stopped == "finished":
         return {**result, "model": str(config.output / "model")}
@@ -97,12 +100,12 @@ def _loop(
                 cause = 3
             elif config.max_seconds is not None and time.perf_counter() - loaded >= config.max_seconds:
                 cause = 2
-            stopped = _CAUSES[tuner.workers.agree(cause)]
+            stopped = _CAUSES[tuner.row_pass.workers.agree(cause)]
             if stopped is not None:
                 break
             metrics = tune_step(tuner, step)
             step += 1
-            if tuner.held_out and (step % config.eval_every == 0 or step == tuner.steps):
+            if any(tuner.held_out.values()) and (step % config.eval_every == 0 or step == tuner.steps):
                 metrics |= held_out_loss(tuner)
             figures |= {k: round(metrics[k], 4) for k in ("loss", "held_out") if k in metrics}
             if log is not None and bar is not None:
@@ -142,35 +145,37 @@ def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tune
         use_block_attention(model)
     if config.lora.rank:
         adapted = add_lora(model, config.lora, seed=config.seed)
-    examples = _encode(train, tokenizer, config.max_tokens)
+    rows = _encode(train, tokenizer, config.max_tokens)
     order = mix_array(config.seed, np.arange(len(held_out), dtype=np.uint64)).argsort(kind="stable")
-    tests = _encode([held_out[i] for i in order[: config.eval_pairs]], tokenizer, config.max_tokens)
-    if not examples:
+    tests = [held_out[i] for i in order[: config.eval_pairs]]
+    kinds = {"useful": False, "noisy": True}
+    test_rows = {
+        kind: _encode([pair for pair in tests if pair.noisy is noisy], tokenizer, config.max_tokens)
+        for kind, noisy in kinds.items()
+    }
+    if not rows:
         raise DataError(f"every pair of {config.input} has more than {config.max_tokens} tokens (--max-tokens)")
     with quiet_transformers():
-        check_loss(model.eval(), sorted(examples, key=lambda e: len(e.ids))[:3], packed=packed, device=device)
+        check_loss(model.eval(), sorted(rows, key=lambda row: len(row.ids))[:3], packed=packed, device=device)
     if config.gradient_checkpointing:
         checkpoint_activations(model, True)
-    optimizer = make_optimizer(model, config)
     tuner = Tuner(
-        config,
-        workers,
-        model,
-        adapted,
-        tokenizer,
-        optimizer,
-        examples,
-        tests,
-        config.steps(len(examples)),
-        packed,
-        device,
+        config=config,
+        model=model,
+        adapted=adapted,
+        tokenizer=tokenizer,
+        optimizer=adamw(model, config.peak, config.weight_decay),
+        train=rows,
+        held_out=test_rows,
+        steps=config.steps(len(rows)),
+        row_pass=RowPass(config.micro_batch_tokens, config.dtype == "bfloat16", packed, device, workers),
     )
     counts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "train_pairs": len(examples),
-        "held_out_pairs": len(tests),
-        "too_long": len(train) - len(examples),
+        "train_pairs": len(rows),
+        "held_out_pairs": sum(map(len, test_rows.values())),
+        "too_long": len(train) - len(rows),
         "max_documents": max(len(pair.documents) for pair in train),
     }
     return tuner, counts
@@ -185,7 +190,7 @@ def restore(tuner: Tuner) -> RunState:
     found = load_latest(tuner.config.output / "checkpoints")
     weights = tuner.weights
     if found is None:
-        return RunState(0, 0, 0, fingerprint(weights), 0.0)
+        return RunState(0, 0, 0, weights_hash(weights), 0.0)
     path, state, saved, optimizer = found
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
         raise CheckpointError(f"{path} belongs to another model than this run's")
@@ -196,10 +201,9 @@ def restore(tuner: Tuner) -> RunState:
     return state
 
 
-def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Example]:
+def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Row]:
     with quiet_transformers():  # hides the warning about too long inputs; `build_tuner` counts such pairs
-        found = [encode(pair, tokenizer, max_tokens) for pair in pairs]
-    return [example for example in found if example is not None]
+        return [row for pair in pairs if (row := encode(pair, tokenizer, max_tokens)) is not None]
 
 
 def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:

@@ -141,6 +141,5 @@ def make_start(runs: Path, kind: Start) -> Path:
     use_block_attention(policy.model)
     options = FitOptions("start", int(kind.tokens), config.batch_tokens, kind.learning_rate, 0.0, config.dtype)
     with one_thread():
-        for _ in fit(policy.model.train(), draw_rows, options):
-            pass
+        fit(policy.model, draw_rows, options)
     return save_policy(policy, folder, dtype="bfloat16")

@@ -12,9 +12,11 @@ from tiny import tiny_tokenizer
 from zerosearch_agents.forward.batch import pack
 from zerosearch_agents.forward.head import CHUNK_BYTES
 from zerosearch_agents.policy.policy import new_model, tiny_config
+from zerosearch_agents.sft import loss as loss_module
+from zerosearch_agents.sft.loss import check_loss, loss_sum
+from zerosearch_agents.sft.rows import Row
 from zerosearch_agents.simulator.pairs.pair import Pair, prompt_text, target_text
-from zerosearch_agents.simulator.tuning import batch
-from zerosearch_agents.simulator.tuning.batch import Example, check_loss, encode, loss_sum
+from zerosearch_agents.simulator.tuning.encode import encode
 from zerosearch_env.errors import ConfigError
 
 
@@ -25,7 +27,7 @@ def model():
 
 
 @pytest.fixture
-def examples(pairs: list[Pair]) -> list[Example]:
+def examples(pairs: list[Pair]) -> list[Row]:
     return [found for pair in pairs[:5] if (found := encode(pair, tiny_tokenizer(), 2048)) is not None]
 
 
@@ -33,10 +35,11 @@ def test_an_example_is_prompt_documents_end(pairs: list[Pair]) -> None:
     tokenizer, pair = tiny_tokenizer(), pairs[2]
     example = encode(pair, tokenizer, 2048)
     assert example is not None
-    assert tokenizer.decode(example.ids[: example.prompt]) == prompt_text(pair)
-    assert tokenizer.decode(example.ids[example.prompt : -1]) == target_text(pair.documents)
+    prompt = example.trained.index(True)
+    assert tokenizer.decode(example.ids[:prompt]) == prompt_text(pair)
+    assert tokenizer.decode(example.ids[prompt:-1]) == target_text(pair.documents)
     assert example.ids[-1] == tokenizer.eos_token_id
-    assert example.trained == len(example.ids) - example.prompt
+    assert example.targets == len(example.ids) - prompt
     assert encode(pair, tokenizer, len(example.ids)) is not None
     assert encode(pair, tokenizer, len(example.ids) - 1) is None
 
@@ -58,38 +61,38 @@ def test_the_chat_template_is_used_as_at_serving(pairs: list[Pair]) -> None:
     try:
         example = encode(pairs[0], tokenizer, 2048)
         assert example is not None
-        assert tokenizer.decode(example.ids[: example.prompt]) == f"[{prompt_text(pairs[0])}]>"
+        assert tokenizer.decode(example.ids[: example.trained.index(True)]) == f"[{prompt_text(pairs[0])}]>"
     finally:
         tokenizer.chat_template = before
 
 
-def by_hand(model, examples: list[Example]) -> torch.Tensor:
+def by_hand(model, examples: list[Row]) -> torch.Tensor:
     """-sum of log p(token | everything before it), over documents and end token."""
     total = torch.zeros(())
     for example in examples:
-        ids = torch.from_numpy(example.ids).long()
+        ids = torch.tensor(list(example.ids))
         logprobs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        for place in range(example.prompt, len(ids)):
+        for place in range(example.trained.index(True), len(ids)):
             total = total - logprobs[place - 1, ids[place]]
     return total
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Example], packed: bool) -> None:
+def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Row], packed: bool) -> None:
     torch.testing.assert_close(loss_sum(model, examples, packed=packed), by_hand(model, examples))
 
 
-def test_packed_examples_do_not_see_each_other(model, examples: list[Example]) -> None:
+def test_packed_examples_do_not_see_each_other(model, examples: list[Row]) -> None:
     """Other examples in the same row change neither loss nor gradient."""
     alone = loss_sum(model, examples[:1], packed=True)
-    changed = [examples[0], replace(examples[1], ids=np.roll(examples[1].ids, 7))]
+    changed = [examples[0], replace(examples[1], ids=np.roll(examples[1].ids, 7).tolist())]
     together = loss_sum(model, changed, packed=True) - loss_sum(model, changed[1:], packed=True)
     behind = loss_sum(model, changed[::-1], packed=True) - loss_sum(model, changed[1:], packed=True)
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(behind, alone)
 
 
-def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Example], monkeypatch) -> None:
+def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Row], monkeypatch) -> None:
     def gradient() -> torch.Tensor:
         model.zero_grad()
         loss_sum(model, examples, packed=False).backward()
@@ -100,15 +103,15 @@ def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Exampl
     torch.testing.assert_close(gradient(), whole)
 
 
-def test_check_loss_finds_scaled_logits_and_cross_talk(model, examples: list[Example], monkeypatch) -> None:
+def test_check_loss_finds_scaled_logits_and_cross_talk(model, examples: list[Row], monkeypatch) -> None:
     check_loss(model, examples[:3], packed=True)
-    own = batch._packed
+    inputs = loss_module._inputs
 
-    def without_positions(some, device):
-        return {"input_ids": own(some, device)["input_ids"]}
+    def without_positions(rows, packed, device):
+        return {"input_ids": inputs(rows, packed, device)["input_ids"]}
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "_packed", without_positions)
+        patch.setattr(loss_module, "_inputs", without_positions)
         with pytest.raises(ConfigError, match="--packing off"):
             check_loss(model, examples[:3], packed=True)
     handle = model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", 30 * output.logits))

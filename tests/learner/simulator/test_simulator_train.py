@@ -22,9 +22,10 @@ from zerosearch_agents.config.tune import TuneConfig
 from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.sft.step import RowPass
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.pair import Pair
-from zerosearch_agents.simulator.tuning.step import held_out_loss, micro_batches, step_rows, tune_step
+from zerosearch_agents.simulator.tuning.step import held_out_loss, step_rows, tune_step
 from zerosearch_agents.simulator.tuning.train import run_train
 from zerosearch_agents.simulator.tuning.tuner import build_tuner
 from zerosearch_env.engines import make_engine
@@ -121,7 +122,7 @@ def test_bfloat16_is_near(pairs_file: Path) -> None:
 def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
     tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     for packed in (False, True):
-        groups = micro_batches(tuner.train, 900, packed=packed)
+        groups = RowPass(900, packed=packed).micro_batches(tuner.train)
         assert sum(map(len, groups)) == len(tuner.train)
         for group in groups:
             lengths = [len(example.ids) for example in group]
@@ -131,10 +132,12 @@ def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
 def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
     tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     found = held_out_loss(tuner)
-    tokens = {kind: sum(e.trained for e in tuner.held_out if e.noisy is kind) for kind in (False, True)}
-    mean = (found["held_out_useful"] * tokens[False] + found["held_out_noisy"] * tokens[True]) / sum(tokens.values())
+    tokens = {kind: sum(row.targets for row in rows) for kind, rows in tuner.held_out.items()}
+    mean = (found["held_out_useful"] * tokens["useful"] + found["held_out_noisy"] * tokens["noisy"]) / sum(
+        tokens.values()
+    )
     assert found["held_out"] == pytest.approx(mean)
-    assert held_out_loss(replace(tuner, held_out=[])) == {}
+    assert held_out_loss(replace(tuner, held_out={})) == {}
 
 
 def test_stopped_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
@@ -251,9 +254,9 @@ def test_learning_rate() -> None:
         ({"init": None}, "--model DIRECTORY or --init tiny"),
         ({"model": Path("m")}, "not both"),
         ({"lora": LoraShape(rank=4)}, "cannot be combined with --init"),
-        ({"epochs": 0.0}, "epochs must be positive"),
-        ({"warmup_share": 1.5}, "share from 0 to 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"epochs": 0.0}, "epochs must be a finite number above 0"),
+        ({"warmup_share": 1.5}, "warmup_share must be a number of at least 0 and at most 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"eval_pairs": 0}, "at least 1"),
     ],
 )
@@ -297,5 +300,5 @@ def test_a_loss_that_is_no_number(pairs_file: Path) -> None:
     tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     with torch.no_grad():
         tuner.model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="step 1: loss nan"):
+    with pytest.raises(TrainingError, match="step 1: the loss is nan"):
         tune_step(tuner, 0)
