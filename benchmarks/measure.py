@@ -1,23 +1,25 @@
-"""Interleaved CPU-time measurement, and the JSON record of each benchmark.
+"""What the benchmarks share: interleaved CPU-time measurement, the command line, and the JSON record.
 
-Cores are often shared, so wall time says little. Everything here is CPU time of this process; the cases alternate
-within each round, and the median over rounds is reported with its quartiles.
+Cores are often shared, so wall time says little. `measure` takes CPU time of this process; the cases alternate within
+each round, and the median over rounds is reported with its quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -44,6 +46,20 @@ class Timing:
     items: int
     """Total number of items over all rounds."""
 
+    @property
+    def per_second(self) -> float:
+        """Items per CPU second."""
+        return 1e6 / self.median
+
+
+def alternating(items: Sequence[T], rounds: int) -> Iterator[T]:
+    """Yield every item once per round, in reverse order in every second round.
+
+    So no item always comes after the same other item.
+    """
+    for number in range(rounds):
+        yield from items if number % 2 == 0 else reversed(items)
+
 
 def measure(
     cases: Sequence[Case],
@@ -67,14 +83,12 @@ def measure(
         case.run()
     samples: dict[str, list[float]] = {case.name: [] for case in cases}
     items: dict[str, int] = dict.fromkeys(samples, 0)
-    for turn in range(rounds):
-        # Reversed in every second round, so that no case always runs after the same other case.
-        for case in cases if turn % 2 == 0 else reversed(cases):
-            done, start = 0, clock()
-            while (spent := clock() - start) < seconds or not done:
-                done += case.run()
-            samples[case.name].append(spent / done * 1e6)
-            items[case.name] += done
+    for case in alternating(cases, rounds):
+        done, start = 0, clock()
+        while (spent := clock() - start) < seconds or not done:
+            done += case.run()
+        samples[case.name].append(spent / done * 1e6)
+        items[case.name] += done
     return {name: _timing(name, values, items[name]) for name, values in samples.items()}
 
 
@@ -88,6 +102,38 @@ def _timing(name: str, values: Sequence[float], items: int) -> Timing:
         rounds=len(ordered),
         items=items,
     )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def matrix_rate(dtype: str = "float32", size: int = 2048, repeats: int = 5) -> float:
+    """Floating-point operations per CPU second of one large matrix product on one thread: the median of some."""
+    import torch
+
+    rates = []
+    with one_thread():
+        left, right = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
+        for _ in range(repeats):
+            start = time.process_time()
+            torch.mm(left, right)
+            rates.append(2 * size**3 / (time.process_time() - start))
+    return statistics.median(rates)
+
+
+def middle(values: Sequence[T], key: Callable[[T], float]) -> T:
+    """The value in the middle, ordered by a key."""
+    return sorted(values, key=key)[len(values) // 2]
 
 
 def machine(libraries: Sequence[str]) -> dict[str, Any]:
@@ -123,31 +169,38 @@ def default_output(name: str) -> Path:
     return (RESULTS if RESULTS.is_dir() else Path()) / f"{name}.json"
 
 
-def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The options of `zerosearch bench NAME`: so far `--output`, the file of its JSON record.
+def make_parser(
+    name: str, doc: str | None, *, rounds: int | None = None, seconds: float | None = None
+) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark, with `--output` and, if they have a default, `--rounds` and `--seconds`.
 
     Args:
-        name: name of the benchmark.
-        description: its first line is shown in the help.
+        name: of the benchmark and of its record.
+        doc: docstring of its module; the first line is its description.
+        rounds: number of timed turns of each case.
+        seconds: minimum CPU seconds of a turn.
     """
-    summary = (description or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog=f"zerosearch bench {name}", description=summary)
-    parser.add_argument("--output", type=Path, default=default_output(name), help="the JSON record")
+    parser = argparse.ArgumentParser(prog=f"zerosearch bench {name}", description=(doc or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=default_output(name), help="file of the JSON record")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"timed turns of each case ({rounds})")
+    if seconds is not None:
+        parser.add_argument("--seconds", type=float, default=seconds, help=f"minimum CPU seconds of a turn ({seconds})")
     return parser
 
 
-def write_record(path: Path, timings: Mapping[str, Timing], **more: Any) -> None:
-    """Write the timings and other results of a run as JSON, and print the path.
+def write_record(path: Path, libraries: Sequence[str], **entries: Any) -> None:
+    """Write the record of a run as JSON, with the machine that it ran on, and print where it is.
 
     Args:
         path: the file; its folder is created.
-        timings: timings by case.
-        more: other entries, such as `ratios` and `machine`.
+        libraries: distributions whose versions are recorded, besides this package's.
+        entries: the results; dataclasses such as `Timing` become objects.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"unit": "CPU microseconds per item, median and quartiles of rounds", **more}
-    record["timings"] = {name: asdict(timing) for name, timing in timings.items()}
-    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    unit = {"unit": "CPU microseconds per item, median and quartiles of rounds"} if "timings" in entries else {}
+    record = {**unit, **entries, "machine": machine(["zerosearch-env", *libraries])}
+    path.write_text(json.dumps(record, indent=2, default=asdict) + "\n", "utf-8")
     print(f"written: {path}")
 
 
@@ -157,4 +210,4 @@ def print_timings(timings: Mapping[str, Timing], item: str) -> None:
     print(f"{'':<{width}}  CPU us/{item} (quartiles)    {item}s per CPU second")
     for timing in timings.values():
         spread = f"({timing.low:.2f}-{timing.high:.2f})"
-        print(f"{timing.name:<{width}}  {timing.median:8.2f} {spread:<18} {1e6 / timing.median:12,.0f}")
+        print(f"{timing.name:<{width}}  {timing.median:8.2f} {spread:<18} {timing.per_second:12,.0f}")

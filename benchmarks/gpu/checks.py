@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..speed.learner.work import Work, WorkSpec
 
+SECONDS = ("rollout_seconds", "update_seconds")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -116,8 +118,8 @@ def check_agreement(setting: Setting) -> dict[str, Any]:
     return record | {"tokens": len(sampled)}
 
 
-def _gap(one: Tensor, other: Tensor) -> dict[str, float]:
-    difference = (one - other).abs()
+def _gap(left: Tensor, right: Tensor) -> dict[str, float]:
+    difference = (left - right).abs()
     return {"largest": float(difference.max()), "mean": float(difference.mean())}
 
 
@@ -145,17 +147,9 @@ def check_training(setting: Setting) -> dict[str, Any]:
         resumed = train(replace(config, output=f"{folder}/cut"), resume=True)
     mine, other = whole.policy.model.state_dict(), resumed.policy.model.state_dict()
     apart = max(float((mine[name].float() - other[name].float()).abs().max()) for name in mine)
-    kept = (
-        "reward",
-        "mismatch_kl",
-        "gradient_norm",
-        "entropy",
-        "tokens_per_second",
-        "rollout_seconds",
-        "update_seconds",
-    )
-    metrics = [{name: report.metrics[name] for name in kept if name in report.metrics} for report in reports]
-    if any(abs(one.get("mismatch_kl", 0.0)) > 1e-2 for one in metrics):
+    names = ("reward", "mismatch_kl", "gradient_norm", "entropy", "tokens_per_second", *SECONDS)
+    metrics = [{name: report.metrics[name] for name in names if name in report.metrics} for report in reports]
+    if any(abs(row.get("mismatch_kl", 0.0)) > 1e-2 for row in metrics):
         raise RuntimeError(f"sampler and learner disagree: {metrics}")
     return {"steps": metrics, "resumed_weights_apart": apart, "peak_memory_gb": setting.peak_memory()}
 
@@ -217,32 +211,23 @@ def _options(setting: Setting) -> dict[str, Any]:
 
 def check_peer(setting: Setting) -> dict[str, Any]:
     """Compare seconds per step and peak memory with TRL's `GRPOTrainer` on the same rollouts; the sides alternate."""
-    from ..speed.learner.bench import Side
+    from ..speed.learner.bench import run_sides, seconds_per_step
     from ..speed.learner.work import make_work
 
     if find_spec("trl") is None:
         return {"skipped": "TRL is not installed"}
     where = {"device": setting.device} | ({} if setting.tiny else {"model": "Qwen2.5-0.5B"})
-    asked = {"ours": _options(setting), "trl": {"micro_batch": 4}}
-    rounds = 1 if setting.tiny else 3
+    options = {"ours": _options(setting), "trl": {"micro_batch": 4}}
     record: dict[str, Any] = {"model": where.get("model", "tiny"), "cases": []}
-    for search in (False, True):
-        spec, steps = _work_spec(setting, search), {side: [] for side in asked}  # type: ignore[var-annotated]
-        with contextlib.ExitStack() as stack:
-            sides = {
-                side: stack.enter_context(Side(side, spec, rounds + 1, options, **where))
-                for side, options in asked.items()
-            }
-            for number in range(rounds + 1):
-                for side in sides if number % 2 == 0 else reversed(sides):
-                    steps[side].append(sides[side].step())
+    for search in (True,) if setting.tiny else (False, True):  # every case starts TRL in a new process
+        spec = _work_spec(setting, search)
+        steps = run_sides(spec, options, 1 if setting.tiny else 3, **where)
         case: dict[str, Any] = {"work": "search" if search else "dense", "tokens": make_work(spec).tokens}
-        for side, found in steps.items():
-            seconds = statistics.median(one["score_wall_s"] + one["update_wall_s"] for one in found[1:])
+        for side, measured in steps.items():
             case[side] = {
-                "tokens_per_s": case["tokens"] / seconds,
-                "peak_mib": found[-1]["peak_mib"],
-                "gradient_norm": found[0]["gradient_norm"],
+                "tokens_per_s": case["tokens"] / seconds_per_step(measured, "wall"),
+                "peak_mib": measured[-1]["peak_mib"],
+                "gradient_norm": measured[0]["gradient_norm"],
             }
         case["ratio"] = case["ours"]["tokens_per_s"] / case["trl"]["tokens_per_s"]
         case["memory_ratio"] = case["ours"]["peak_mib"] / case["trl"]["peak_mib"]
@@ -313,8 +298,8 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
     for step in range(2):
         metrics, _ = train_step(learner, step)
         gap = measure_gap(sampler, learner.policy.model, prompts, config.rollout.temperature)
-        kept = ("reward", "mismatch_kl", "rollout_seconds", "update_seconds")
-        steps.append({name: metrics[name] for name in kept if name in metrics} | {"largest_gap": gap.largest})
+        names = ("reward", "mismatch_kl", *SECONDS)
+        steps.append({name: metrics[name] for name in names if name in metrics} | {"largest_gap": gap.largest})
     record: dict[str, Any] = {"steps": steps}
     if setting.device == "cuda":
         awake = torch.cuda.mem_get_info()[0]
@@ -335,17 +320,17 @@ def check_simulated(setting: Setting) -> dict[str, Any]:
     count = 4 if setting.tiny else 64
     engine = make_engine({"kind": "simulated", "argument": "tiny", "device": setting.device})
     batches = iter(requests(100 * count)[i * count : (i + 1) * count] for i in range(100))
-    found: list[Any] = []
+    results: list[Any] = []
 
     def work() -> None:
-        found[:] = engine.search(next(batches))
+        results[:] = engine.search(next(batches))
 
     seconds = setting.seconds(work, rounds=1 if setting.tiny else 5)
     engine.close()
-    failures = [result.failure for result in found if result.failure]
+    failures = [result.failure for result in results if result.failure]
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(found)} searches failed: {failures[0]}")
-    return {"searches": count, "documents_per_s": sum(len(result.documents) for result in found) / seconds}
+        raise RuntimeError(f"{len(failures)} of {len(results)} searches failed: {failures[0]}")
+    return {"searches": count, "documents_per_s": sum(len(result.documents) for result in results) / seconds}
 
 
 def _shape(model: Any) -> Architecture:

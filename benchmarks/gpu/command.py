@@ -27,10 +27,10 @@ from typing import Any
 
 from zerosearch_env.errors import ConfigError, require, unknown_name
 
-from ..measure import default_output, machine
+from ..measure import default_output, write_record
 from .checks import CHECKS, Setting
 
-_LIBRARIES = ["zerosearch-env", "torch", "transformers", "triton", "numpy", "trl", "vllm"]
+_LIBRARIES = ["torch", "transformers", "triton", "numpy", "trl", "vllm"]
 
 
 def run_check(name: str, setting: Setting, output: Path) -> bool:
@@ -41,13 +41,8 @@ def run_check(name: str, setting: Setting, output: Path) -> bool:
     except Exception as error:
         traceback.print_exc()
         record = {"passed": False, "error": f"{type(error).__name__}: {error}"}
-    record |= {
-        "seconds": round(time.perf_counter() - began, 1),
-        "device": setting.device,
-        "machine": machine(_LIBRARIES),
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    record |= {"seconds": round(time.perf_counter() - began, 1), "device": setting.device}
+    write_record(output, _LIBRARIES, **record)
     return bool(record["passed"])
 
 
@@ -76,16 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = []
     for name in names:
         output = arguments.output / f"gpu-{name}.json"
-        command = [
-            sys.executable,
-            "-m",
-            "zerosearch_benchmarks.gpu.command",
-            name,
-            "--here",
-            "--device",
-            setting.device,
-        ]
-        command += ["--size", arguments.size, "--output", str(arguments.output)]
+        options = f"--here --device {setting.device} --size {arguments.size} --output".split()
+        command = [sys.executable, "-m", "zerosearch_benchmarks.gpu.command", name, *options, str(arguments.output)]
         print(f"== {name}", flush=True)
         try:
             status = subprocess.run(command, timeout=arguments.limit, check=False).returncode

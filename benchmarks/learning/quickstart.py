@@ -7,7 +7,6 @@ baselines, and the time of each run. No run is selected or left out: a failed ru
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..measure import benchmark_parser, machine
+from ..measure import make_parser, write_record
 
 LIBRARIES = ("torch", "transformers", "numpy", "bm25s")
 
@@ -44,26 +43,16 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
         for cell in evaluation.cells:
             for group in evaluation.groups:
                 summary = cell.summary(group)
-                row["cells"].append(
-                    {
-                        "agent": cell.agent,
-                        "engine": cell.engine,
-                        "noise": cell.noise_level,
-                        "group": group,
-                        "em": summary.em.as_dict(),
-                        "searches": summary.searches.as_dict(),
-                    }
-                )
+                case = {"agent": cell.agent, "engine": cell.engine, "noise": cell.noise_level, "group": group}
+                row["cells"].append(case | {name: getattr(summary, name).as_dict() for name in ("em", "searches")})
     return row
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Format one table per engine and group: agents by noise levels, with every seed's EM in % and the mean."""
     done = [row for row in rows if row["status"] == 0]
-    lines = [
-        f"Seeds {', '.join(str(row['seed']) for row in rows)}; each cell: EM in % of every seed, and their mean.",
-        "",
-    ]
+    seeds = ", ".join(str(row["seed"]) for row in rows)
+    lines = [f"Seeds {seeds}; each cell: EM in % of every seed, and their mean.", ""]
     lines += [f"- seed {row['seed']}: exit {row['status']}, {row['seconds']:.0f} s" for row in rows]
     cells = [cell for row in done for cell in row["cells"]]
     for engine, group in dict.fromkeys((cell["engine"], cell["group"]) for cell in cells):
@@ -83,18 +72,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the quickstart for every seed and write the record as JSON and Markdown."""
-    parser = benchmark_parser("learning", __doc__)
+    parser = make_parser("learning", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: more options for zerosearch quickstart")
     arguments = parser.parse_args(argv)
     options = [option for option in arguments.options if option != "--"]
     rows = []
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         rows.append(run_seed(seed, arguments.runs, options))
-        record = {"options": options, "machine": machine(LIBRARIES), "runs": rows}
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        write_record(arguments.output, LIBRARIES, options=options, runs=rows)
         arguments.output.with_suffix(".md").write_text(markdown(rows), "utf-8")
     print(markdown(rows))
     return 0 if all(row["status"] == 0 for row in rows) else 1

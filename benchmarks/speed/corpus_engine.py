@@ -9,7 +9,6 @@ searches are exact: before anything is timed, their scores are compared.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,7 @@ from zerosearch_env.engines.ranking import SCALE
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, SearchRequest, full_text
 
-from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
 
 TOP_K = 5
 LIBRARY, USEFUL, NOISY, MIXED = (
@@ -39,19 +38,19 @@ LIBRARY, USEFUL, NOISY, MIXED = (
 def zipf_corpus(
     passages: int, queries: int, *, words_per_passage: int = 60, vocabulary: int = 50_000, seed: int = 0
 ) -> tuple[list[Document], list[SearchRequest]]:
-    """Passages of words drawn with probability 1 / rank, and queries of 8 words of one passage each."""
+    """Make passages of words drawn with probability 1 / rank, and queries of 8 words of one passage each."""
     rng = np.random.default_rng(seed)
     names = np.array([f"w{i:x}" for i in range(vocabulary)])
     weights = 1 / np.arange(1, vocabulary + 1)
     drawn = rng.choice(vocabulary, size=(passages, words_per_passage), p=weights / weights.sum())
     documents = [Document("", " ".join(names[row]), str(i)) for i, row in enumerate(drawn)]
     texts = [" ".join(names[rng.choice(drawn[rng.integers(passages)], 8)]) for _ in range(queries)]
-    # a gold answer that occurs in about one of a hundred passages, as real answers do
+    # A gold answer occurs in about one of a hundred passages, like real answers.
     return documents, [_request(text, (f"w{1000 + i % 1000:x}",), i) for i, text in enumerate(texts)]
 
 
 def world_corpus(passages: int, queries: int) -> tuple[list[Document], list[SearchRequest]]:
-    """The world of that size and its questions, each asked as its own query."""
+    """Make the world of that size, and one query per question: its text."""
     data = load_dataset("world", world=WorldConfig(passages=passages))
     requests = [_request(q.text, q.answers, i) for i, q in enumerate(data.questions[:queries])]
     return list(data.passages or ()), requests
@@ -102,13 +101,11 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("corpus-engine", __doc__)
+    """Measure, print, and write a JSON record."""
+    parser = make_parser("corpus-engine", __doc__, rounds=7, seconds=0.25)
     parser.add_argument("--world", type=int, default=6000, help="passages of the world (6000)")
     parser.add_argument("--passages", type=int, default=100_000, help="passages of the synthetic corpus (100000)")
-    parser.add_argument("--queries", type=int, default=1000, help="queries of a batch (1000)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
-    parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of a turn (0.25)")
+    parser.add_argument("--queries", type=int, default=1000, help="queries per batch (1000)")
     arguments = parser.parse_args(argv)
     corpora = {
         f"world of {arguments.world:,} passages": world_corpus(arguments.world, arguments.queries),
@@ -123,12 +120,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{name}, batches of {len(requests)} queries, top {TOP_K}")
         print_timings(timings, "request")
         print("times bm25s: " + ", ".join(f"{case} {ratio:.2f}" for case, ratio in compared[name].items()))
-    rates = {name: round(1e6 / timing.median) for name, timing in everything.items()}
+    rates = {name: round(timing.per_second) for name, timing in everything.items()}
     print(json.dumps({"queries_per_cpu_second": rates, "times_bm25s": compared}))
-    libraries = machine(["zerosearch-env", "bm25s", "numpy"])
-    write_record(arguments.output, everything, times_bm25s=compared, queries_per_cpu_second=rates, machine=libraries)
+    results = {"times_bm25s": compared, "queries_per_cpu_second": rates, "timings": everything}
+    write_record(arguments.output, ["bm25s", "numpy"], **results)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

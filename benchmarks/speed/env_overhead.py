@@ -26,7 +26,8 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, Step
 
-from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
+from .gem_peer import gem_cases, play_each, play_vector
 
 ENVIRONMENTS = 256
 THOUGHT = " ".join(["Now find where both sides signed papers"] * 7)
@@ -59,19 +60,19 @@ E5 = (SEARCH, INVALID, SEARCH, SEARCH, ANSWER)
 
 
 def questions(count: int = 1024) -> list[Question]:
-    """Questions that differ in text and id and share their answers."""
+    """Make questions that differ in text and id and share their answers."""
     return [Question(f"q{i}", f"Where was treaty number {i} signed?", ANSWERS, "bench", "train") for i in range(count)]
 
 
 def core_episodes(
     actions: Sequence[str], side_by_side: int, noise_level: float, *, results: int = 1
 ) -> Callable[[], int]:
-    """Run only the sans-IO core: `Episode` objects stepped in turn; one call plays each of them once.
+    """Make a function that runs only the sans-IO core: `Episode` objects stepped in turn, each played once per call.
 
     Args:
         actions: one episode.
-        side_by_side: episodes that take turns.
-        noise_level: of every episode.
+        side_by_side: number of episodes that take turns.
+        noise_level: noise level of every episode.
         results: number of different search results; with many, nothing about one can be cached.
     """
     rules = make_rules()
@@ -98,26 +99,17 @@ def _options(noise_level: float) -> dict[str, Any]:
 
 
 def single_environment(actions: Sequence[str], noise_level: float, *, made: bool) -> Callable[[], int]:
-    """`ZeroSearchEnv` directly, or as `gym.make` wraps it (`made`); one call is one episode with its reset."""
+    """Drive `ZeroSearchEnv` directly, or as wrapped by `gym.make` (`made`): one episode with its reset per call."""
     from zerosearch_env.envs.single import ZeroSearchEnv
 
     options = _options(noise_level)
     env = gymnasium.make("ZeroSearch-v0", **options) if made else ZeroSearchEnv(**options)
     env.reset(seed=0)
-
-    def run() -> int:
-        env.reset()
-        for action in actions:
-            _, reward, terminated, _, _ = env.step(action)
-        if not terminated or reward != 1.0:
-            raise AssertionError(f"the last action must answer correctly, got reward {reward}")
-        return len(actions)
-
-    return run
+    return play_each([env], actions)
 
 
 def vector_environment(actions: Sequence[str], noise_level: float) -> Callable[[], int]:
-    """The native vector environment at 256, resetting in the same step as GEM's does."""
+    """Drive the native vector environment of 256, which resets in the same step, like GEM's."""
     env = gymnasium.make_vec(
         "ZeroSearch-v0",
         num_envs=ENVIRONMENTS,
@@ -125,19 +117,11 @@ def vector_environment(actions: Sequence[str], noise_level: float) -> Callable[[
         **_options(noise_level),
     )
     env.reset(seed=0)
-
-    def run() -> int:
-        for action in actions:
-            _, rewards, terminated, _, _ = env.step((action,) * ENVIRONMENTS)
-        if not terminated.all() or not (rewards == 1.0).all():
-            raise AssertionError("the last action must answer correctly in every environment")
-        return len(actions) * ENVIRONMENTS
-
-    return run
+    return play_vector(env, actions, ENVIRONMENTS)
 
 
 def our_cases(noise_level: float) -> list[Case]:
-    """Every way to drive our environment."""
+    """Return one case for every way to drive our environment."""
     return [
         Case("core, 1, E4", core_episodes(E4, 1, noise_level)),
         Case("core, 1, E5", core_episodes(E5, 1, noise_level)),
@@ -171,34 +155,19 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("env-overhead", __doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
-    parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of one turn (0.25)")
+    """Measure, print, and write a JSON record."""
+    parser = make_parser("env-overhead", __doc__, rounds=7, seconds=0.25)
     parser.add_argument("--noise-level", type=float, default=0.0, help="noise level of our environment (0)")
     arguments = parser.parse_args(argv)
-
     cases = our_cases(arguments.noise_level)
     if importlib.util.find_spec("gem") is not None:
-        from .gem_peer import gem_cases
-
         cases += gem_cases(questions(), E4, DOCUMENTS, ENVIRONMENTS)
     else:
         print("gem-llm is not installed, so there is no comparison; see this file's docstring.", file=sys.stderr)
     timings = measure(cases, rounds=arguments.rounds, seconds=arguments.seconds)
     print_timings(timings, "step")
-    found = ratios(timings)
-    for name, ratio in found.items():
+    results = {"ratios": ratios(timings), "noise_level": arguments.noise_level, "timings": timings}
+    for name, ratio in ratios(timings).items():
         print(f"{name}: {ratio:.1f} times")
-    write_record(
-        arguments.output,
-        timings,
-        ratios=found,
-        noise_level=arguments.noise_level,
-        machine=machine(["zerosearch-env", "gymnasium", "numpy", "gem-llm", "datasets", "msgspec"]),
-    )
+    write_record(arguments.output, ["gymnasium", "numpy", "gem-llm", "datasets", "msgspec"], **results)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

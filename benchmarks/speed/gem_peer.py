@@ -1,4 +1,4 @@
-"""gem-llm as a peer of `env_overhead`: its question-answering environment with its search tool, searches free."""
+"""gem-llm as a peer of `env_overhead`, with a search that costs nothing, and the loops that drive both packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..measure import Case
 def gem_cases(
     questions: Sequence[Question], actions: Sequence[str], documents: Sequence[Document], environments: int
 ) -> list[Case]:
-    """GEM single, in a loop, and in its own vector environment; only the search itself is replaced.
+    """Return cases for GEM single, in a loop, and in its own vector environment; only the search is replaced.
 
     Args:
         questions: rows of the dataset.
@@ -53,30 +53,24 @@ def gem_cases(
     loop = [make() for _ in range(environments)]
     vector = SyncVectorEnv(["qa"] * environments, [make] * environments, autoreset_mode=AutoresetMode.SAME_STEP)
     vector.reset()
-
-    def run_vector() -> int:
-        for action in actions:
-            _, rewards, terminated, _, _ = vector.step([action] * environments)
-        if not all(terminated) or not all(rewards):
-            raise AssertionError("the last action must answer correctly in every environment")
-        return len(actions) * environments
-
     return [
-        Case("GEM, 1, E4", _loop([single], actions)),
-        Case("GEM, rows in a list, 1, E4", _loop([rows_in_list], actions)),
-        Case("GEM loop, 256, E4", _loop(loop, actions)),
-        Case("GEM vector, 256, E4", run_vector),
+        Case("GEM, 1, E4", play_each([single], actions)),
+        Case("GEM, rows in a list, 1, E4", play_each([rows_in_list], actions)),
+        Case("GEM loop, 256, E4", play_each(loop, actions)),
+        Case("GEM vector, 256, E4", play_vector(vector, actions, environments)),
     ]
 
 
 class _ListRows(list[Any]):
-    """A list that a GEM environment can take for its dataset."""
+    """A list that a GEM environment accepts as its dataset."""
 
     def shuffle(self, seed: int) -> _ListRows:
         return self
 
 
-def _loop(environments: Sequence[Any], actions: Sequence[str]) -> Callable[[], int]:
+def play_each(environments: Sequence[Any], actions: Sequence[str]) -> Callable[[], int]:
+    """Make a function that plays one episode in each environment, in turn, and returns the number of steps."""
+
     def run() -> int:
         for env in environments:
             env.reset()
@@ -86,5 +80,18 @@ def _loop(environments: Sequence[Any], actions: Sequence[str]) -> Callable[[], i
         if not terminated or reward != 1.0:
             raise AssertionError(f"the last action must answer correctly, got reward {reward}")
         return len(actions) * len(environments)
+
+    return run
+
+
+def play_vector(env: Any, actions: Sequence[str], count: int) -> Callable[[], int]:
+    """Make a function that plays one episode in every row of a vector environment that resets in the same step."""
+
+    def run() -> int:
+        for action in actions:
+            _, rewards, terminated, _, _ = env.step([action] * count)
+        if not all(terminated) or not all(reward == 1.0 for reward in rewards):
+            raise AssertionError("the last action must answer correctly in every environment")
+        return len(actions) * count
 
     return run

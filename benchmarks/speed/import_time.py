@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from ..measure import Case, benchmark_parser, machine, measure, write_record
+from ..measure import Case, make_parser, measure, write_record
 
 STATEMENTS = {
     "interpreter alone": "pass",
@@ -18,7 +18,7 @@ STATEMENTS = {
 
 
 def _children_cpu() -> float:
-    """CPU seconds of all children that have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -32,10 +32,8 @@ def _start(statement: str) -> Callable[[], int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("import-time", __doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="starts of each interpreter (9)")
-    arguments = parser.parse_args(argv)
+    """Measure, print, and write a JSON record."""
+    arguments = make_parser("import-time", __doc__, rounds=9).parse_args(argv)
     cases = [Case(name, _start(statement)) for name, statement in STATEMENTS.items()]
     timings = measure(cases, rounds=arguments.rounds, seconds=0.0, clock=_children_cpu)
     base = timings["interpreter alone"].median
@@ -43,9 +41,5 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{name:<22} {timing.median / 1e6:6.3f} s CPU, {(timing.median - base) / 1e6:6.3f} s above the interpreter"
         )
-    write_record(arguments.output, timings, machine=machine(["zerosearch-env", "gymnasium", "numpy"]))
+    write_record(arguments.output, ["gymnasium", "numpy"], timings=timings)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

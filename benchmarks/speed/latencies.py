@@ -41,12 +41,12 @@ class Workload:
     """The same shape; the last turn of an episode does not search."""
 
     def episodes(self) -> list[Episode]:
-        """One episode each; its question is its number."""
+        """Make the episodes; the question of each is its number."""
         return [Episode(Question(str(i), str(i), ("a",)), RULES, seed=i) for i in range(len(self.turns))]
 
 
 def make_workload(seed: int, median_s: float) -> Workload:
-    """The published workload; the draws are in its order."""
+    """Draw the published workload, in its order of draws."""
     rng = np.random.default_rng(seed)
     turns = rng.integers(1, LONGEST + 1, EPISODES)
     center = np.log(median_s)
@@ -61,7 +61,7 @@ def join(loads: Sequence[Workload]) -> Workload:
 
 
 class _Turns:
-    """The text of a sampler that only waits: searches, and an answer in an episode's last turn."""
+    """The turns of a sampler that only waits: searches, and an answer in the last turn of an episode."""
 
     context_tokens = 10**6
     weight_version = 0
@@ -71,12 +71,12 @@ class _Turns:
         self._done: dict[Hashable, int] = {}
 
     def latency(self, key: Hashable) -> float:
-        """Of the turn that begins now."""
+        """Return the seconds of the turn that begins now."""
         turn = self._done.setdefault(key, 0)
         return float(self._load.generate[int(str(key)), turn])
 
     def sample(self, key: Hashable) -> TurnSample:
-        """The turn that ends now."""
+        """Return the turn that ends now."""
         from zerosearch_agents.sampling.protocol import TurnSample
 
         turn = self._done[key]
@@ -200,10 +200,10 @@ class RealTime(_Turns):
         """See `TurnSampler.run`."""
         self._woken.wait(max(self._due[0][0] - time.perf_counter(), 0.0))
         self._woken.clear()
-        found = []
+        finished = []
         while self._due and self._due[0][0] <= time.perf_counter():
-            found.append(self.sample(heapq.heappop(self._due)[1]))
-        return found
+            finished.append(self.sample(heapq.heappop(self._due)[1]))
+        return finished
 
 
 class SleepingEngine(ConstantEngine):
@@ -217,7 +217,7 @@ class SleepingEngine(ConstantEngine):
         self._servers = asyncio.Semaphore(SERVERS)
 
     async def asearch(self, request: SearchRequest) -> SearchResult:
-        """The same documents after the search's latency."""
+        """Return the same documents for every search, after its latency."""
         async with self._servers:
             await asyncio.sleep(_search_latency(self._load, request))
         return _result()
@@ -236,5 +236,5 @@ class Characters:
     """As much of a tokenizer as rollouts need."""
 
     def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        """One token per character, at least one."""
+        """Return one token per character, at least one per string."""
         return {"input_ids": [[1] * max(len(text), 1) for text in texts]}

@@ -8,7 +8,7 @@ simulated time, and with real sleeps.
 Lock-step is the loop of the reference: all generate and wait for the slowest, a pool of 10 threads searches and all
 wait for the slowest, then the next turn. The lower bound of a batch is the longest episode, or the searches' work / 16.
 
-Steps: batch, update, batch, update, in simulated time, where the servers go on during the updates as far as
+Steps: batch, update, batch, update, in simulated time, where the servers continue during the updates as far as
 `rollout.max_staleness` allows (`zerosearch_agents.rollouts.async_rollouts`).
 """
 
@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import heapq
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..measure import benchmark_parser, machine, write_record
+from ..measure import make_parser, write_record
 from .latencies import (
     DOCUMENTS,
     EPISODES,
@@ -49,7 +48,7 @@ def lower_bound(load: Workload) -> tuple[float, float]:
 
 
 def lock_step(load: Workload) -> float:
-    """Seconds of a batch in lock-step, computed."""
+    """Compute the seconds of a batch in lock-step."""
     total = 0.0
     for turn in range(LONGEST):
         active, searching = load.turns > turn, load.turns > turn + 1
@@ -63,7 +62,7 @@ def lock_step(load: Workload) -> float:
 
 
 def lock_step_real(load: Workload) -> float:
-    """Seconds of a batch in lock-step, with sleeps."""
+    """Measure the seconds of a batch in lock-step, with sleeps."""
     began = time.perf_counter()
     with ThreadPoolExecutor(POOL) as pool:
         for turn in range(LONGEST):
@@ -75,7 +74,7 @@ def lock_step_real(load: Workload) -> float:
 
 
 def simulated(load: Workload, active: int | None = None) -> float:
-    """Seconds of our rollouts in simulated time."""
+    """Compute the seconds of our rollouts in simulated time."""
     from zerosearch_agents.rollouts.rollout import stream
 
     clock = SimulatedTime(load)
@@ -86,7 +85,7 @@ def simulated(load: Workload, active: int | None = None) -> float:
 
 
 def real(load: Workload, active: int | None = None) -> float:
-    """Seconds of our rollouts with sleeps."""
+    """Measure the seconds of our rollouts, with sleeps."""
     from zerosearch_agents.rollouts.rollout import stream
 
     tokenizer: Any = Characters()
@@ -97,7 +96,7 @@ def real(load: Workload, active: int | None = None) -> float:
 
 
 def steps_of_training(batches: Sequence[Workload], staleness: int, update_s: float) -> float:
-    """Seconds of as many steps as there are batches, each with its update, in simulated time.
+    """Compute the seconds of as many steps as there are batches, each with its update, in simulated time.
 
     Args:
         batches: one per step.
@@ -129,8 +128,8 @@ def _check(load: Workload, played: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints the ratios, and writes a JSON record."""
-    parser = benchmark_parser("rollouts", __doc__)
+    """Measure, print the ratios, and write a JSON record."""
+    parser = make_parser("rollouts", __doc__)
     parser.add_argument("--seeds", type=int, default=20, help="workloads in simulated time (20)")
     parser.add_argument("--real-seeds", type=int, default=3, help="workloads with sleeps (3)")
     parser.add_argument("--median", type=float, default=0.5, help="median latency with sleeps, in seconds (0.5)")
@@ -154,16 +153,16 @@ def main(argv: list[str] | None = None) -> int:
     for row in record.get("steps", ()):
         print(f"{BATCHES} steps, update {row['update / rollouts']:g} times the rollouts: max_staleness 0 / ours")
         print("  " + ", ".join(f"{name} {row[name]:.3f}" for name in row if name.startswith("max_staleness")))
-    write_record(arguments.output, {}, **record, unit="seconds", machine=machine(["zerosearch-env", "numpy"]))
+    write_record(arguments.output, ["numpy"], unit="seconds", **record)
     return 0
 
 
 def _steps(streams: Sequence[Sequence[Workload]], batch_s: float) -> list[dict[str, float]]:
-    """Medians over streams of: seconds with `max_staleness` 0 / with more of it, for updates of several lengths."""
+    """Return medians over streams of the seconds with `max_staleness` 0 / with more, for updates of several lengths."""
     rows = []
     for factor in (0.5, 1.0, 2.0):
         seconds = [[steps_of_training(stream, k, factor * batch_s) for k in (0, 1, 2)] for stream in streams]
-        row = {f"max_staleness {k}": statistics.median(one[0] / one[k] for one in seconds) for k in (1, 2)}
+        row = {f"max_staleness {k}": statistics.median(times[0] / times[k] for times in seconds) for k in (1, 2)}
         rows.append({"update / rollouts": factor, "update_s": factor * batch_s, **row})
     return rows
 
@@ -174,11 +173,11 @@ def _ratios(
     ours: Callable[..., float],
     peer: Callable[[Workload], float],
 ) -> dict[str, Any]:
-    """Medians over workloads, both sides measured one after the other; and over streams of batches without a pause."""
+    """Return medians over workloads, measured one side after the other, and over streams of batches without a pause."""
     rows = []
     for load in loads:
         rows.append({"ours_s": ours(load), "lock_step_s": peer(load), "lower_bound_s": lower_bound(load)[0]})
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "seeds": len(rows),
         "ours / lower bound": statistics.median(row["ours_s"] / row["lower_bound_s"] for row in rows),
         "lock-step / ours": statistics.median(row["lock_step_s"] / row["ours_s"] for row in rows),
@@ -186,14 +185,10 @@ def _ratios(
     }
     if streams:
         times = [(ours(join(batches), EPISODES), batches) for batches in streams]
-        found["stream: lock-step / ours"] = statistics.median(
+        results["stream: lock-step / ours"] = statistics.median(
             sum(map(peer, batches)) / seconds for seconds, batches in times
         )
-        found["stream: ours / work"] = statistics.median(
+        results["stream: ours / work"] = statistics.median(
             seconds / sum(lower_bound(load)[1] for load in batches) for seconds, batches in times
         )
-    return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return results

@@ -1,8 +1,8 @@
 """New tokens per CPU second of the sampler in multi-turn episodes, compared with a loop that re-reads the full context.
 
-The workload: 32 episodes of 4 turns, prompts of 50 tokens, 150 document tokens behind each of the first three turns,
+The workload: 32 episodes of 4 turns, prompts of 50 tokens, 150 document tokens after each of the first three turns,
 temperature 1, no end token; turns of 64 tokens (`equal`) or of 16 to 112 (`varied`). The peer calls
-`model.generate` once a turn on all episodes and feeds it the whole text again, which is what a rollout loop without a
+`model.generate` once per turn on all episodes and feeds it the whole text again, which is what a rollout loop without a
 cache between turns does; it runs each turn as long as the longest of its episodes needs. The model is a random Qwen3 of
 width 256. The arithmetic limit is the least work (every token through the layers once, the head only where a token is
 sampled) at the speed of one large matrix product. A second table has the shape of the quickstart's rollouts.
@@ -11,7 +11,6 @@ sampled) at the speed of one large matrix product. A second table has the shape 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measure import Case, Timing, benchmark_parser, machine, measure, write_record
+from ..measure import Case, Timing, make_parser, matrix_rate, measure, one_thread, write_record
+from .learner.work import character_tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,43 +27,30 @@ if TYPE_CHECKING:
 EPISODES, TURNS, PROMPT, DOCUMENT = 32, 4, 50, 150
 EQUAL, SHORTEST, LONGEST = 64, 16, 112
 VOCABULARY, WIDTH, LAYERS = 4096, 256, 4
-_FIRST = 0x10000
-"""Character of token 0: from here on there are a million without a gap."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints the ratios, and writes a JSON record."""
-    parser = benchmark_parser("sampler", __doc__)
+    """Measure, print the ratios, and write a JSON record."""
+    parser = make_parser("sampler", __doc__, rounds=3)
     parser.add_argument("--turns", choices=("equal", "varied", "both"), default="both", help="turn lengths (both)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each case (3)")
     parser.add_argument("--tiny-only", action="store_true", help="only the table of the quickstart's shape")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores spinning threads cost more than they give
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    timings: dict[str, Timing] = {}
-    record: dict[str, Any] = {}
-    try:
-        if not arguments.tiny_only:
-            timings, record = _against_generate(arguments.turns, arguments.rounds)
+    with one_thread():
+        record = {} if arguments.tiny_only else _against_generate(arguments.turns, arguments.rounds)
         record["tiny_tokens_per_cpu_s"] = _tiny()
-    finally:
-        torch.set_num_threads(threads)
-    libraries = ["zerosearch-env", "torch", "transformers", "numpy"]
-    write_record(arguments.output, timings, **record, machine=machine(libraries))
+    write_record(arguments.output, ["torch", "transformers", "numpy"], **record)
     return 0
 
 
-def _against_generate(which: str, rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
-    """Timings by case, and what follows from them."""
+def _against_generate(which: str, rounds: int) -> dict[str, Any]:
+    """Measure both sides; return the timings by case, the ratios, and the shares of the limit."""
     from zerosearch_agents.policy.policy import new_model, quiet_transformers, tiny_config
 
     config = tiny_config(VOCABULARY, hidden=WIDTH, layers=LAYERS, heads=4, kv_heads=2, mlp=768)
     model = new_model(config)
     model.generation_config.eos_token_id = None
-    rate = _matrix_rate()
+    rate = matrix_rate()
     print(f"one thread, {rate / 1e9:.0f} GFLOP/s in one large product; new tokens per CPU second:")
     timings: dict[str, Timing] = {}
     record: dict[str, Any] = {"matrix_flops_per_cpu_s": rate}
@@ -76,12 +63,12 @@ def _against_generate(which: str, rounds: int) -> tuple[dict[str, Timing], dict[
         with quiet_transformers():
             timings |= measure(cases, rounds=rounds, seconds=0.0)
         for case in (ours, peer):
-            speed = 1e6 / timings[case].median
+            speed = timings[case].per_second
             print(f"  {case:<22} {speed:6.0f}  {speed / limit:4.0%} of the limit")
         ratio = timings[peer].median / timings[ours].median
-        record[name] = {"ratio": ratio, "of_limit": 1e6 / timings[ours].median / limit}
+        record[name] = {"ratio": ratio, "of_limit": timings[ours].per_second / limit}
         print(f"  ratio {ratio:.2f}")
-    return timings, record
+    return record | {"timings": timings}
 
 
 @dataclass(frozen=True)
@@ -99,13 +86,13 @@ class MultiTurn:
 
     @property
     def context_tokens(self) -> int:
-        """The longest that an episode becomes, and one more."""
-        rest = sum(len(one) for one in (self.prompts[0], *(turn[0] for turn in self.documents)))
-        return int(self.lengths.sum(0).max()) + rest + 1
+        """Length of the longest episode, plus one."""
+        fed = sum(map(len, (self.prompts[0], *(turn[0] for turn in self.documents))))
+        return int(self.lengths.sum(0).max()) + fed + 1
 
 
 def multi_turn(lengths: NDArray[np.int64], *, prompt: int, document: int, vocabulary: int) -> MultiTurn:
-    """Episodes whose turns have these lengths, with prompts and documents of so many tokens."""
+    """Make episodes with these turn lengths, with prompts and documents of the given numbers of tokens."""
     turns, episodes = lengths.shape
     rng = np.random.default_rng(1)
     prompts: list[list[int]] = rng.integers(10, vocabulary, (episodes, prompt)).tolist()
@@ -114,18 +101,18 @@ def multi_turn(lengths: NDArray[np.int64], *, prompt: int, document: int, vocabu
 
 
 def _lengths(name: str) -> NDArray[np.int64]:
-    """New tokens of every turn and episode, shape `(TURNS, EPISODES)`."""
+    """Draw the new tokens of every turn and episode, shape `(TURNS, EPISODES)`."""
     if name == "equal":
         return np.full((TURNS, EPISODES), EQUAL)
     return np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, (TURNS, EPISODES))
 
 
 def sampler_case(model: Any, work: MultiTurn) -> Callable[[], int]:
-    """Plays the episodes with this package's sampler; returns how many tokens it sampled."""
+    """Make a function that plays the episodes with this package's sampler and returns the number of sampled tokens."""
     from zerosearch_agents.sampling.local import Sampler
 
     turns, episodes = work.lengths.shape
-    tokenizer = _character_tokenizer(work.vocabulary)
+    tokenizer = character_tokenizer(work.vocabulary)
     context, longest = work.context_tokens, int(work.lengths.max())
 
     def run() -> int:
@@ -151,7 +138,7 @@ def sampler_case(model: Any, work: MultiTurn) -> Callable[[], int]:
 
 
 def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
-    """Play the episodes in lock-step with `model.generate`, which recomputes the full context each turn."""
+    """Do the same in lock-step with `model.generate`, which recomputes the full context each turn."""
     import torch
     from transformers import GenerationConfig
 
@@ -180,7 +167,7 @@ def generate_case(model: Any, work: MultiTurn) -> Callable[[], int]:
 
 
 def _tiny() -> dict[str, float]:
-    """Decoding and prefilling speed of 128 rows of a model of width 128, by mean length of the rows."""
+    """Measure the speed of decoding and prefilling 128 rows of a model of width 128, by mean length of the rows."""
     from zerosearch_agents.policy.policy import new_model, tiny_config
     from zerosearch_env.llm.local.decoder import make_decoder
     from zerosearch_env.llm.local.draw import draw
@@ -214,7 +201,7 @@ def _tiny() -> dict[str, float]:
 
 
 def _flops(lengths: NDArray[np.int64]) -> float:
-    """Floating-point operations that cannot be avoided: products of layers, attention and head, each token once."""
+    """Count the unavoidable floating-point operations: products of layers, attention and head, each token once."""
     block = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * WIDTH // 2 + 3 * WIDTH * 768)
     fed = PROMPT + lengths.sum(0) + (TURNS - 1) * DOCUMENT - 1.0
     return float(
@@ -222,31 +209,3 @@ def _flops(lengths: NDArray[np.int64]) -> float:
         + 4 * LAYERS * WIDTH * (fed * (fed + 1) / 2).sum()
         + 2 * WIDTH * VOCABULARY * lengths.sum()
     )
-
-
-def _matrix_rate(size: int = 2048, repeats: int = 5) -> float:
-    """Floating-point operations per CPU second of one large float32 product, the median of some."""
-    import torch
-
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    rates = []
-    for _ in range(repeats):
-        start = time.process_time()
-        torch.mm(left, right)
-        rates.append(2 * size**3 / (time.process_time() - start))
-    return float(np.median(rates))
-
-
-def _character_tokenizer(size: int) -> Any:
-    """A tokenizer of so many characters; the benchmark never looks at its text."""
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {chr(_FIRST + index): index for index in range(size)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(_FIRST)))
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,38 +15,38 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.types import SearchRequest, SearchResult
 
-from ..measure import benchmark_parser, machine
+from ..measure import make_parser, middle, write_record
 
 ONE_BY_ONE, UNBATCHED, BATCHED = "one client, one by one", "all clients, batches of one", "all clients, batched"
 
 
 class FixedCostEngine(ConstantEngine):
-    """The same documents for every search; a call takes `seconds`, whatever it holds."""
+    """An engine with the same documents for every search; a call takes `seconds`, however many searches it holds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """Waits, then the documents of each request."""
+        """Wait, then return the documents of each request."""
         time.sleep(self._seconds)
         return super().search(requests)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one case measured."""
+    """The measurements of one case in one round."""
 
     clients: int
     requests: int
     errors: int
-    """Requests without a result: another status than 200, or a connection that broke."""
+    """Requests without a result: a status other than 200, or a broken connection."""
     seconds: float
     requests_per_second: float
     requests_per_engine_call: float
@@ -87,12 +87,12 @@ def _serve(pipe: Connection, call_s: float, max_batch: int) -> None:
 
 
 async def drive(port: int, *, clients: int, requests: int) -> Load:
-    """Every client sends its share of the requests, one after the other; all of them at once.
+    """Let all clients send their shares of the requests concurrently, each client one request after the other.
 
     Args:
-        port: of the server, on this machine.
-        clients: how many at once.
-        requests: of all clients together.
+        port: port of the server on this machine.
+        clients: number of concurrent clients.
+        requests: requests of all clients together.
     """
     before = await _stats(port)
     share = requests // clients
@@ -121,7 +121,7 @@ async def drive(port: int, *, clients: int, requests: int) -> Load:
 async def _client(
     connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], number: int, requests: int
 ) -> list[float]:
-    """Seconds of every request that got its result."""
+    """Return the seconds of every request that got its result."""
     reader, writer = connection
     latencies = []
     for turn in range(requests):
@@ -140,7 +140,7 @@ async def _client(
 async def _exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: bytes, path: bytes, body: bytes = b""
 ) -> tuple[int, bytes]:
-    """One request on an open connection: status and body of its response."""
+    """Send a request on an open connection; return the status and body of the response."""
     writer.write(b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body))
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     length = int(head.partition("content-length:")[2].partition("\r\n")[0])
@@ -156,13 +156,13 @@ async def _stats(port: int) -> dict[str, float]:
 
 
 def measure(*, clients: int, requests: int, call_s: float, rounds: int) -> dict[str, list[Load]]:
-    """The loads of every case, one a round.
+    """Measure the load of every case once per round.
 
     Args:
-        clients: how many at once.
-        requests: of all clients together, in the batched case; the others get a tenth.
-        call_s: what a call of the engine costs, in seconds.
-        rounds: turns of each case.
+        clients: number of concurrent clients.
+        requests: requests of all clients together, in the batched case; the other cases get a tenth.
+        call_s: seconds of an engine call.
+        rounds: number of rounds.
     """
     few = max(clients, requests // 10)
     loads: dict[str, list[Load]] = {ONE_BY_ONE: [], UNBATCHED: [], BATCHED: []}
@@ -174,18 +174,12 @@ def measure(*, clients: int, requests: int, call_s: float, rounds: int) -> dict[
     return loads
 
 
-def median_load(loads: Sequence[Load]) -> Load:
-    """The round with the median throughput."""
-    return sorted(loads, key=lambda load: load.requests_per_second)[len(loads) // 2]
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record. Status 1 when a request got no result."""
-    parser = benchmark_parser("serve", __doc__)
-    parser.add_argument("--clients", type=int, default=200, help="clients at once (200)")
+    """Measure, print, and write a JSON record; the status is 1 if a request got no result."""
+    parser = make_parser("serve", __doc__, rounds=3)
+    parser.add_argument("--clients", type=int, default=200, help="concurrent clients (200)")
     parser.add_argument("--requests", type=int, default=6000, help="requests of the batched case (6000)")
-    parser.add_argument("--call-ms", type=float, default=20.0, help="what an engine call costs (20 ms)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each case (3)")
+    parser.add_argument("--call-ms", type=float, default=20.0, help="time of an engine call (20 ms)")
     arguments = parser.parse_args(argv)
     loads = measure(
         clients=arguments.clients,
@@ -193,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
         call_s=arguments.call_ms / 1000,
         rounds=arguments.rounds,
     )
-    medians = {name: median_load(rounds) for name, rounds in loads.items()}
+    medians = {name: middle(rounds, lambda load: load.requests_per_second) for name, rounds in loads.items()}
     print(f"engine calls of {arguments.call_ms:g} ms, {arguments.clients} clients")
     print(f"{'':<28}  requests/s  per engine call  latency ms (p95)  errors")
     for name, load in medians.items():
@@ -205,19 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     batched = medians[BATCHED].requests_per_second
     times = {f"times {name}": round(batched / medians[name].requests_per_second, 1) for name in (ONE_BY_ONE, UNBATCHED)}
     print(json.dumps(times))
-    record = {
-        "unit": "wall time; the round with the median throughput, and all rounds",
-        "engine_call_ms": arguments.call_ms,
-        **times,
-        "machine": machine(["zerosearch-env", "starlette", "uvicorn", "httptools"]),
-        "medians": {name: asdict(load) for name, load in medians.items()},
-        "rounds": {name: [asdict(load) for load in rounds] for name, rounds in loads.items()},
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    print(f"written: {arguments.output}")
+    unit = "wall time; the round with the median throughput, and all rounds"
+    results = {"engine_call_ms": arguments.call_ms, **times, "medians": medians, "rounds": loads}
+    write_record(arguments.output, ["starlette", "uvicorn", "httptools"], unit=unit, **results)
     return 1 if any(load.errors for rounds in loads.values() for load in rounds) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,12 +24,12 @@ from zerosearch_env.errors import EngineError
 from zerosearch_env.llm import Completion, Prompt
 from zerosearch_env.types import SearchRequest, SearchResult
 
-from ..measure import Case, benchmark_parser, machine, measure, print_timings, write_record
+from ..measure import Case, make_parser, measure, middle, print_timings, write_record
 from .chat_server import documents
 
 
 def requests(count: int, start: int = 0) -> list[SearchRequest]:
-    """Searches with a seed each, every other one noisy."""
+    """Make searches, each with its own seed and every other one noisy."""
     return [
         SearchRequest(f"query {i}", f"What is thing {i}?", (f"thing {i}",), noisy=i % 2 == 1, top_k=5, seed=i)
         for i in range(start, start + count)
@@ -37,7 +37,7 @@ def requests(count: int, start: int = 0) -> list[SearchRequest]:
 
 
 class _Writer:
-    """A backend that costs next to nothing."""
+    """A backend that takes almost no time."""
 
     name, identity = "writer", "writer"
 
@@ -50,7 +50,7 @@ class _Writer:
 
 @contextmanager
 def server(latency_s: float) -> Iterator[str]:
-    """A server process with that latency; its address."""
+    """Run a server process with that latency; yields its address."""
     command = [sys.executable, "-m", "zerosearch_benchmarks.speed.chat_server", str(latency_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -68,10 +68,10 @@ def _engine(url: str, concurrency: int) -> SimulatedEngine:
 
 
 def _checked(results: Sequence[SearchResult]) -> int:
-    """How many searches there were.
+    """Return the number of searches.
 
     Raises:
-        EngineError: one of them failed: there is nothing to measure then.
+        EngineError: a search failed, so there is nothing to measure.
     """
     failure = next((result.failure for result in results if result.failure), None)
     if failure is not None:
@@ -80,7 +80,7 @@ def _checked(results: Sequence[SearchResult]) -> int:
 
 
 def throughput(url: str, concurrency: int, latency_s: float, seconds: float) -> dict[str, float]:
-    """Searches per second of wall time, and their share of concurrency / latency."""
+    """Measure searches per second of wall time, and their share of concurrency / latency."""
     engine = _engine(url, concurrency)
     _checked(engine.search(requests(concurrency)))
     count = max(concurrency, round(seconds * concurrency / latency_s))
@@ -98,13 +98,11 @@ def throughput(url: str, concurrency: int, latency_s: float, seconds: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("simulated", __doc__)
+    """Measure, print, and write a JSON record."""
+    parser = make_parser("simulated", __doc__, rounds=7, seconds=0.5)
     parser.add_argument("--concurrency", type=int, default=64, help="concurrent searches (64)")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes (0.05)")
     parser.add_argument("--entries", type=int, default=5000, help="cached searches (5000)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="least CPU seconds of a turn (0.5)")
     arguments = parser.parse_args(argv)
     cached = requests(arguments.entries)
     with tempfile.TemporaryDirectory() as folder, server(0.0) as url:
@@ -129,22 +127,14 @@ def main(argv: list[str] | None = None) -> int:
             runs = [
                 throughput(url, concurrency, arguments.latency, 4 * arguments.seconds) for _ in range(arguments.rounds)
             ]
-            rates[str(concurrency)] = {
-                "median": sorted(runs, key=lambda run: run["share"])[len(runs) // 2],
-                "runs": runs,
-            }
+            rates[str(concurrency)] = {"median": middle(runs, lambda run: run["share"]), "runs": runs}
     print_timings(timings, "search")
     for level, rate in rates.items():
         print(f"concurrency {level}, {arguments.latency:g} s latency: {json.dumps(rate['median'])}")
     summary = {
-        "hits_per_cpu_second": round(1e6 / timings["cache hit"].median),
+        "hits_per_cpu_second": round(timings["cache hit"].per_second),
         "client_cpu_ms": round(timings["search on a server"].median / 1e3, 3),
     }
     print(json.dumps(summary))
-    libraries = machine(["zerosearch-env", "aiohttp"])
-    write_record(arguments.output, timings, **summary, throughput=rates, machine=libraries)
+    write_record(arguments.output, ["aiohttp"], **summary, throughput=rates, timings=timings)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,34 +7,33 @@ second of text, so that a world of the default size costs a tenth of a second, a
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 
 from zerosearch_env.datasets.world.make import WorldConfig, make_facts, make_passages, make_world
 
-from ..measure import Case, Timing, benchmark_parser, machine, measure, print_timings, write_record
+from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
 
 TARGET = 50_000
 """Passages per CPU second that the texts of every size must reach."""
 
 
 def _texts(config: WorldConfig) -> Callable[[], int]:
-    """Makes the facts and the passages of a world."""
+    """Make a function that makes the facts and passages of a world and returns the number of passages."""
     return lambda: sum(1 for _ in make_passages(make_facts(config, "train"), config.seed))
 
 
 def _whole(config: WorldConfig) -> Callable[[], int]:
-    """Makes a world as `load_dataset` does, and counts its passages."""
+    """Make a function that makes a world as `load_dataset` does and returns the number of passages."""
     return lambda: len(make_world(config, "train").passages or ())
 
 
 def bench_worlds(sizes: list[int], *, rounds: int, seconds: float) -> dict[str, Timing]:
-    """CPU time per passage: the texts of each size, and the whole world of each size (one question per two passages).
+    """Measure CPU time per passage: the texts alone, and the whole world (one question per two passages).
 
     Args:
-        sizes: passages of the worlds.
-        rounds: turns of each case.
-        seconds: least CPU seconds of a turn.
+        sizes: numbers of passages of the worlds.
+        rounds: timed turns of each case.
+        seconds: minimum CPU seconds of a turn.
     """
     cases = []
     for size in sizes:
@@ -45,22 +44,16 @@ def bench_worlds(sizes: list[int], *, rounds: int, seconds: float) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes a JSON record."""
-    parser = benchmark_parser("world-generation", __doc__)
+    """Measure, print, and write a JSON record."""
+    parser = make_parser("world-generation", __doc__, rounds=7, seconds=0.25)
     parser.add_argument(
         "--passages", type=int, nargs="+", default=[6000, 100_000], help="sizes of the worlds (6000 100000)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each case (7)")
-    parser.add_argument("--seconds", type=float, default=0.25, help="least CPU seconds of a turn (0.25)")
     arguments = parser.parse_args(argv)
     timings = bench_worlds(arguments.passages, rounds=arguments.rounds, seconds=arguments.seconds)
-    rates = {name: round(1e6 / timing.median) for name, timing in timings.items()}
+    rates = {name: round(timing.per_second) for name, timing in timings.items()}
     print_timings(timings, "passage")
-    print(json.dumps({"passages_per_cpu_second": rates, "target": TARGET}))
-    libraries = machine(["zerosearch-env", "numpy"])
-    write_record(arguments.output, timings, passages_per_cpu_second=rates, target=TARGET, machine=libraries)
+    results = {"passages_per_cpu_second": rates, "target": TARGET}
+    print(json.dumps(results))
+    write_record(arguments.output, ["numpy"], **results, timings=timings)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zerosearch_benchmarks import cli
-from zerosearch_benchmarks.measure import Case, Timing, machine, measure, print_timings, write_record
+from zerosearch_benchmarks.measure import Case, Timing, alternating, measure, middle, print_timings, write_record
 from zerosearch_env.errors import ConfigError
 
 
@@ -47,6 +47,11 @@ def test_cases_take_turns_and_warm_up() -> None:
     assert "".join(clock.order) == "ab" + "ab" + "ba" + "ab"
 
 
+def test_every_second_round_is_reversed() -> None:
+    assert "".join(alternating("abc", 3)) == "abc" + "cba" + "abc"
+    assert middle([5, 1, 9], key=lambda value: -value) == 5
+
+
 def test_a_turn_runs_at_least_once() -> None:
     clock = Clock()
     timings = measure([Case("a", clock.work("a", 0.25, 1))], rounds=4, seconds=0.0, clock=clock)
@@ -67,13 +72,12 @@ def test_quartiles() -> None:
 
 def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timings = {"a": Timing("a", 4.0, 3.0, 5.0, 7, 1000)}
-    write_record(
-        tmp_path / "deep" / "record.json", timings, ratios={"x": 2.0}, machine=machine(["numpy", "no-such-thing"])
-    )
+    write_record(tmp_path / "deep" / "record.json", ["numpy", "no-such-thing"], timings=timings, ratios={"x": 2.0})
     record = json.loads((tmp_path / "deep" / "record.json").read_text())
     assert record["timings"]["a"]["median"] == 4.0
     assert record["ratios"] == {"x": 2.0}
-    assert list(record["machine"]["libraries"]) == ["numpy"]
+    assert list(record["machine"]["libraries"]) == ["zerosearch-env", "numpy"]
+    assert record["unit"].startswith("CPU microseconds")
     print_timings(timings, "step")
     assert "4.00 (3.00-5.00)" in capsys.readouterr().out
 

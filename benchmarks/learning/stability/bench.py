@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_agents.report.figures import save
 from zerosearch_env.errors import require
 
-from ...measure import benchmark_parser, machine
+from ...measure import make_parser, write_record
 from .faults import BEHAVIOURS, behaviour
 from .start import STARTS, make_start
 from .table import charts, markdown
@@ -209,7 +209,7 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run every behaviour of every setting for every seed; write record, tables and plot after each run."""
     names = [setting.name for setting in SETTINGS]
-    parser = benchmark_parser("stability", __doc__)
+    parser = make_parser("stability", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--settings", nargs="+", choices=names, default=names, help="which (all)")
     parser.add_argument("--behaviours", nargs="+", choices=BEHAVIOURS, default=BEHAVIOURS, help="which (all)")
@@ -223,12 +223,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = [setting for setting in SETTINGS if setting.name in arguments.settings]
     if arguments.steps:
         settings = [replace(setting, steps=arguments.steps) for setting in settings]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     starts: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {
         "questions": arguments.questions,
-        "machine": machine(LIBRARIES),
         "settings": [asdict(setting) for setting in settings],
         "starts": starts,
         "runs": rows,
@@ -243,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
                 if setting.start not in starts:
                     starts[setting.start] = start_held_out(config, arguments.questions, arguments.runs)
                 rows.append({"setting": setting.name, **run_one(name, config, arguments.questions)})
-                arguments.output.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+                write_record(arguments.output, LIBRARIES, **record)
                 arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
                 save(charts(record), arguments.output.with_suffix(".svg"))
     print(markdown(record))

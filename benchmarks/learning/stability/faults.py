@@ -63,12 +63,12 @@ def _changing(compute_logprobs: Score, change: Callable[[Learner, Rollout], Roll
 
     def changed(learner: Learner, groups: Sequence[Sequence[Sample]]) -> Groups:
         new = [[replace(sample, rollout=change(learner, sample.rollout)) for sample in group] for group in groups]
-        return [[_own_logprobs(sample) for sample in group] for group in compute_logprobs(learner, new)]
+        return [[_with_old_logprobs(sample) for sample in group] for group in compute_logprobs(learner, new)]
 
     return changed
 
 
-def _own_logprobs(sample: Sample) -> Sample:
+def _with_old_logprobs(sample: Sample) -> Sample:
     assert sample.old_logprobs is not None
     logprobs = np.zeros(len(sample.rollout.token_ids), dtype=np.float32)
     logprobs[sample.rollout.loss_mask] = sample.old_logprobs

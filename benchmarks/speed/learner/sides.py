@@ -22,20 +22,33 @@ from typing import IO, Any
 
 import numpy as np
 
-from .work import GROUP, HEAD, HEADS, KV_HEADS, LAYERS, MLP, WIDTH, Work, WorkSpec, make_work
+from .work import (
+    FIRST,
+    GROUP,
+    HEAD,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    MLP,
+    WIDTH,
+    Work,
+    WorkSpec,
+    character_tokenizer,
+    make_work,
+)
 
 BETA, CLIP, RATE = 0.001, 0.2, 1e-6
 
 
 def peak_mib(device: str = "cpu") -> float:
-    """Most memory that this process has had, in MiB: resident, or of tensors on the GPU."""
+    """Return the peak memory of this process in MiB: resident, or of tensors on the GPU."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.is_file():
-        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return float(line.split()[1]) / 1024
     import resource
 
@@ -43,7 +56,7 @@ def peak_mib(device: str = "cpu") -> float:
 
 
 def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
-    """A random model: the workload's own, or one of the shape that `plan.MODELS` has under a name."""
+    """Create a random model: the workload's own, or one with the shape of a model in `plan.MODELS`."""
     from zerosearch_agents.plan.estimate import MODELS, transformers_config
     from zerosearch_agents.policy.policy import new_model, tiny_config
 
@@ -57,12 +70,12 @@ def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32
 
 
 def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
-    """One step of this package: `compute_logprobs`, then `update`.
+    """Make a function that does one step of this package: `compute_logprobs`, then `update`.
 
     Args:
         spec: the workload.
         options: fields of `OptimizerConfig` that differ from the defaults.
-        model: another model than the workload's own, on any device.
+        model: a model to use instead of the workload's own, on any device.
     """
     from zerosearch_agents.config.algorithms import AlgorithmConfig
     from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
@@ -103,15 +116,14 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
         mode=mode,
     )
     work = make_work(spec)
-    samples = [Sample(one, float(a), 0.0) for one, a in zip(rollouts(work), work.advantages, strict=True)]
-
+    samples = [Sample(rollout, float(a), 0.0) for rollout, a in zip(rollouts(work), work.advantages, strict=True)]
     device = policy.model.device.type
 
     def cycle() -> dict[str, float]:
         clocks = [read_clocks(device)]
         scored = compute_logprobs(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
         clocks.append(read_clocks(device))
-        stats = update(learner, [one for group in scored for one in group], RATE)
+        stats = update(learner, [sample for group in scored for sample in group], RATE)
         clocks.append(read_clocks(device))
         assert stats is not None
         return {**_spent(clocks), "gradient_norm": stats.gradient_norm}
@@ -120,7 +132,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
 
 
 def read_clocks(device: str) -> tuple[float, float]:
-    """CPU and wall clock, in seconds, after the device has finished all work."""
+    """Read the CPU and wall clocks, in seconds, after the device has finished all work."""
     if device == "cuda":
         import torch
 
@@ -129,7 +141,7 @@ def read_clocks(device: str) -> tuple[float, float]:
 
 
 def _spent(clocks: list[tuple[float, float]]) -> dict[str, float]:
-    """Seconds of scoring and of the update, from three readings of the clocks of CPU and wall."""
+    """Return the seconds of scoring and of the update, from three readings of the clocks."""
     (cpu0, wall0), (cpu1, wall1), (cpu2, wall2) = clocks
     return {
         "score_cpu_s": cpu1 - cpu0, "update_cpu_s": cpu2 - cpu1,
@@ -138,32 +150,32 @@ def _spent(clocks: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def rollouts(work: Work) -> list[Any]:
-    """The work as the learner's own rollouts."""
+    """Convert the work to the learner's rollouts."""
     from zerosearch_agents.rollouts.rollout import Rollout
     from zerosearch_env.types import Scores, StopReason
 
-    found = []
+    result = []
     for prompt, completion, mask in zip(work.prompts, work.completions, work.masks, strict=True):
         ids = np.array([*prompt, *completion], dtype=np.int32)
         sampled = np.array([0] * len(prompt) + mask, dtype=np.bool_)
-        # So unlikely that the importance weight is its bound, 1, everywhere: TRL has none when it uses its own sampler.
+        # So unlikely that every importance weight is at its bound, 1: TRL has no weights when it uses its own sampler.
         logprobs = np.where(sampled, -50.0, 0.0).astype(np.float32)
         scores = Scores(None, ("a",), 0.0, 0.0, 0.0, 0.0, 0)
-        found.append(Rollout(ids, sampled, logprobs, scores, StopReason.ANSWER, 0.0, 1, 0, 0, 0, 0))
-    return found
+        result.append(Rollout(ids, sampled, logprobs, scores, StopReason.ANSWER, 0.0, 1, 0, 0, 0, 0))
+    return result
 
 
 def trl(
     spec: WorkSpec, options: dict[str, Any], cycles: int, wait: Callable[[], None], say: Callable[..., None]
 ) -> None:
-    """Steps of TRL's `GRPOTrainer` on the same work; its trainer has the loop, so this function does not return a step.
+    """Do all steps with TRL's `GRPOTrainer` on the same work; the trainer owns the loop, so this returns no step.
 
     Args:
         spec: the workload.
-        options: `micro_batch`, rollouts that go through the model at once; `model`, `device` as this module has them.
-        cycles: steps.
-        wait: returns when the next step is wanted.
-        say: reports one.
+        options: `micro_batch`, the number of rollouts per forward pass; `model`, `device`: see the module's docstring.
+        cycles: number of steps.
+        wait: returns when the next step is requested.
+        say: reports the measurements of a step.
     """
     os.environ.update(TRL_EXPERIMENTAL_SILENCE="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     from datasets import Dataset
@@ -186,7 +198,7 @@ def trl(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             cpu, wall = began[-1]
-            # The first micro-batch is made inside the step; what that took is scoring, and no part of the update.
+            # The first micro-batch is made inside the step; that time is scoring, not part of the update.
             now_cpu, now_wall = read_clocks(device)
             steps.append((now_cpu - cpu - sum(clocks["cpu"]), now_wall - wall - sum(clocks["wall"])))
 
@@ -197,7 +209,7 @@ def trl(
                 steps.clear()
 
     with tempfile.TemporaryDirectory() as folder:
-        start = Path(folder) / "start"  # TRL loads its reference from where the policy lies
+        start = Path(folder) / "start"  # TRL loads its reference from the folder of the policy
         make_model(spec, options.get("model")).save_pretrained(start)
         config = peer.GRPOConfig(
             output_dir=folder, per_device_train_batch_size=rows, gradient_accumulation_steps=spec.sequences // rows,
@@ -213,11 +225,11 @@ def trl(
             reward_funcs=lambda completions, **_: work.rewards.tolist(),
             args=config,
             train_dataset=Dataset.from_list([{"prompt": f"q{i}"} for i in range(max(spec.sequences, 64))]),
-            processing_class=make_tokenizer(),
+            processing_class=character_tokenizer(4096, pad_token=chr(FIRST), eos_token=chr(FIRST + 1)),
             rollout_func=lambda prompts, _: {
                 "prompt_ids": work.prompts,
                 "completion_ids": work.completions,
-                "logprobs": [[-8.0] * len(one) for one in work.completions],
+                "logprobs": [[-8.0] * len(ids) for ids in work.completions],
                 "env_mask": work.masks,
             },
             callbacks=[Clock()],
@@ -240,25 +252,14 @@ def trl(
         trainer.train()
 
 
-def make_tokenizer() -> Any:
-    """A tokenizer of 4,096 characters, so that every token id decodes to a string; the text is not used."""
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast
-
-    names = ["<pad>", "<eos>", *(chr(0x4E00 + index) for index in range(4094))]
-    inner = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token=names[2]))
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
-
-
 def main(argv: list[str]) -> int:
-    """Runs the side that the JSON in `argv` describes."""
-    wanted = json.loads(argv[0])
-    spec, options, cycles = WorkSpec(**wanted["work"]), wanted.get("options", {}), int(wanted["cycles"])
+    """Run the side described by the JSON in `argv`."""
+    job = json.loads(argv[0])
+    spec, options, cycles = WorkSpec(**job["work"]), job.get("options", {}), int(job["cycles"])
     out: IO[str] = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # library output must not mix with the protocol
 
-    name, device = wanted.get("model"), wanted.get("device", "cpu")
+    name, device = job.get("model"), job.get("device", "cpu")
 
     def say(**values: Any) -> None:
         print(json.dumps({**values, "peak_mib": round(peak_mib(device), 1)}), file=out, flush=True)
@@ -269,8 +270,8 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    torch.set_num_threads(int(wanted.get("threads", 1)))
-    if wanted["side"] == "trl":
+    torch.set_num_threads(int(job.get("threads", 1)))
+    if job["side"] == "trl":
         trl(spec, {**options, "model": name, "device": device}, cycles, wait, say)
         return 0
     cycle = ours(spec, options, None if name is None and device == "cpu" else make_model(spec, name).to(device))

@@ -1,8 +1,8 @@
-"""The workload of `zerosearch bench learner`: rollouts of random tokens, and the least work that a step over them is.
+"""The workload of `zerosearch bench learner`: rollouts of random tokens, and the least work of a step over them.
 
 A model of 4 layers, width 256 (Qwen3, tied embeddings, random weights), and groups of 8 rollouts of 64 to 512 tokens of
-which 32 are the prompt. In `dense` work every completion token is the policy's; in `search` work turns of 24 tokens and
-documents of 72 take turns, so that about a quarter of the tokens is trained. A step is what a run with a KL does:
+which 32 are the prompt. In `dense` work every completion token is sampled by the policy; in `search` work turns of 24
+tokens alternate with documents of 72, so about a quarter of the tokens is trained. A step is that of a run with a KL:
 log-probabilities of policy and reference, then one forward and backward pass and one AdamW update.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD, MLP = 256, 4, 4, 2, 64, 768
 PROMPT, GROUP = 32, 8
 TURN, DOCUMENT = 24, 72
+FIRST = 0x10000
+"""Code point of token 0; a million code points without a gap follow."""
 PASSES = 5
-"""Forward passes that a step is worth: policy, reference, and three for forward and backward."""
+"""Cost of a step in forward passes: policy, reference, and three for forward and backward."""
 
 
 @dataclass(frozen=True)
 class WorkSpec:
-    """What decides a workload."""
+    """Parameters of a workload."""
 
     vocabulary: int = 4096
     dtype: str = "float32"
@@ -31,7 +34,7 @@ class WorkSpec:
     search: bool = False
     """Whether three quarters of a completion are documents."""
     sequences: int = 64
-    """Rollouts of a step, a multiple of 8."""
+    """Rollouts per step, a multiple of 8."""
     shortest: int = 64
     longest: int = 512
     """Tokens of the longest rollout, prompt included."""
@@ -39,24 +42,24 @@ class WorkSpec:
 
 @dataclass(frozen=True)
 class Work:
-    """The rollouts of a step."""
+    """The rollouts of one step."""
 
     prompts: list[list[int]]
     completions: list[list[int]]
     masks: list[list[int]]
-    """1 where a completion's token is the policy's."""
+    """1 where the policy sampled the token of a completion."""
     rewards: NDArray[np.float64]
     advantages: NDArray[np.float64]
-    """Rewards less their group's mean, over its standard deviation (of a sample, plus 1e-4, as TRL has it)."""
+    """(reward - group mean) / (sample standard deviation of the group + 1e-4), as in TRL."""
 
     @property
     def tokens(self) -> int:
-        """Real tokens: prompts and completions, without padding."""
+        """Number of tokens in prompts and completions, without padding."""
         return sum(map(len, self.prompts)) + sum(map(len, self.completions))
 
 
 def make_work(spec: WorkSpec, seed: int = 0) -> Work:
-    """The rollouts of a workload; the same specification and seed give the same."""
+    """Draw the rollouts of a workload; the same specification and seed give the same rollouts."""
     rng = np.random.default_rng(seed)
     top = min(spec.vocabulary, 4000)
     lengths = rng.integers(spec.shortest, spec.longest + 1, spec.sequences)
@@ -67,11 +70,11 @@ def make_work(spec: WorkSpec, seed: int = 0) -> Work:
     spread = grouped.std(1, ddof=1, keepdims=True)
     advantages = ((grouped - grouped.mean(1, keepdims=True)) / (spread + 1e-4)).reshape(-1)
     prompts = [questions[i // GROUP] for i in range(spec.sequences)]
-    return Work(prompts, completions, [mask_of(len(one), spec.search) for one in completions], rewards, advantages)
+    return Work(prompts, completions, [mask_of(len(ids), spec.search) for ids in completions], rewards, advantages)
 
 
 def mask_of(length: int, search: bool) -> list[int]:
-    """1 for the policy's tokens: all, or a turn of 24 after every 72 of a document, the last turn at the end."""
+    """Return 1 for sampled tokens: all, or a turn of 24 after every document of 72, with a turn at the end."""
     if not search:
         return [1] * length
     from_end = np.arange(length)[::-1]
@@ -79,14 +82,30 @@ def mask_of(length: int, search: bool) -> list[int]:
 
 
 def flops(spec: WorkSpec, lengths: Sequence[int], trained: int) -> float:
-    """Floating-point operations that a step cannot avoid: every token through the layers once, the head where trained.
+    """Count the floating-point operations that a step needs: layers for every token, the head for trained tokens.
 
     Args:
-        spec: for the size of the vocabulary.
-        lengths: tokens of each rollout.
-        trained: the policy's tokens of all of them.
+        spec: the workload; only its vocabulary matters.
+        lengths: number of tokens of each rollout.
+        trained: number of trained tokens of all rollouts.
     """
     tokens = np.asarray(lengths, dtype=np.float64)
     layer = WIDTH * HEAD * (2 * HEADS + 2 * KV_HEADS) + 3 * WIDTH * MLP
     attention = 4 * LAYERS * HEADS * HEAD * (tokens * (tokens + 1) / 2).sum()
     return float(PASSES * (2 * LAYERS * layer * tokens.sum() + attention + 2 * WIDTH * spec.vocabulary * trained))
+
+
+def character_tokenizer(size: int, **special_tokens: str) -> Any:
+    """Make a tokenizer with one character per id, so that every id decodes to a string; the text is not used.
+
+    Args:
+        size: number of ids. The character of id i is `chr(FIRST + i)`.
+        special_tokens: for example `pad_token`.
+    """
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {chr(FIRST + index): index for index in range(size)}
+    inner = Tokenizer(models.WordLevel(ids, unk_token=chr(FIRST)))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **special_tokens)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
+from zerosearch_agents.simulator.tiny import make as module
 from zerosearch_agents.simulator.tiny.make import PairWriter, TinySimulatorConfig, learn_tokenizer, pair_text, run_tiny
 from zerosearch_agents.simulator.tiny.world import FORMS, SearchWriter, draw_search
 from zerosearch_agents.tiny.tokenizer import EOS
@@ -24,6 +27,30 @@ from zerosearch_env.types import SearchRequest, full_text
 pytestmark = pytest.mark.slow
 
 SMALL = TinySimulatorConfig(hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=4000, batch_tokens=1000)
+
+
+class SmallWriter(SearchWriter):
+    """Searches in a small world, and few of them at a time."""
+
+    def __init__(self, seed: int, passages: int) -> None:
+        super().__init__(seed, min(passages, 600))
+
+    def draw(self, count: int, rng: np.random.Generator, *, few: bool = False):
+        return super().draw(min(count, 400), rng, few=few)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_worlds() -> Iterator[None]:
+    """The worlds that the tokenizer learns from are small here: it is learnt five times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SearchWriter", SmallWriter)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of the shipped size."""
+    return learn_tokenizer(0, 3584)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +119,7 @@ def test_a_pair_reads_back_as_its_documents(writer: SearchWriter) -> None:
         assert [(d.title, d.text) for d in parsed.documents] == [(d.title, d.text) for d in documents]
 
 
-def test_a_name_s_words_are_the_same_tokens_everywhere() -> None:
-    tokenizer = learn_tokenizer(0, 3584)
+def test_a_name_s_words_are_the_same_tokens_everywhere(tokenizer: PreTrainedTokenizerBase) -> None:
     alone = tokenizer(" Fenis Langdale")["input_ids"]
     assert len(alone) == 2
     for text in ("Query: birth year of Fenis Langdale\n", "Doc 1: (Title: Fenis Langdale) Fenis Langdale was born"):
@@ -139,14 +165,13 @@ def test_names_that_nothing_tells_are_mostly_left_out_at_first(trained: Path) ->
     assert not any(late[0].trained[: late[0].trained.index(True)])
 
 
-def test_a_head_looks_at_the_relation_that_is_asked_for() -> None:
+def test_a_head_looks_at_the_relation_that_is_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
     import torch
 
     from zerosearch_agents.policy.policy import new_model, tiny_config
     from zerosearch_agents.simulator.tiny.make import group_names, look_at_relations
     from zerosearch_agents.tiny.induction import ROPE_THETA, induction_init
 
-    tokenizer = learn_tokenizer(0, 3584)
     model = new_model(tiny_config(len(tokenizer), rope_theta=ROPE_THETA))
     induction_init(model)
     group_names(model, tokenizer, seed=0)
@@ -202,7 +227,7 @@ def test_the_shipped_one_keeps_its_word_on_entities_that_it_never_saw(tmp_path: 
     config = SimulatorEvalConfig(
         "simulated:tiny",
         output=tmp_path / "report.json",
-        searches=60,
+        searches=40,
         levels=(0.0, 1.0),
         attack_questions=1,
         world=WorldConfig(passages=2000, questions=200),
