@@ -102,6 +102,22 @@ def test_local_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_modules_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in re.findall(
+        r"(?<![\w/.-])(?:agents|benchmarks|zerosearch_env|tests|docs|examples)/[\w/*-]+(?:\.\w+)*", text
+    ):
+        assert any(ROOT.glob(path)), f"{page.name} names {path}, which does not exist"
+    for package, inner in re.findall(r"\bzerosearch_(agents|benchmarks|env)((?:\.\w+)+)", text):
+        folder, names = ROOT / {"env": "zerosearch_env"}.get(package, package), inner.split(".")[1:]
+        while names and (folder / names[0]).is_dir():
+            folder /= names.pop(0)
+        modules = {file.stem for file in folder.glob("*.py")}
+        exported = re.findall(r"\w+", (folder / "__init__.py").read_text("utf-8"))
+        assert not names or names[0] in modules.union(exported), f"{page.name}: no zerosearch_{package}{inner}"
+
+
 def test_the_environment_page_names_every_argument_and_info_key() -> None:
     """What a user can pass or read is on the page, and the class's own docstring agrees with it."""
     page = (ROOT / "docs" / "environment.md").read_text("utf-8")

@@ -225,6 +225,7 @@ def test_a_run_on_two_servers_with_checkpoints(tmp_path):
     assert no_thread_is_left()
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_stops_after_the_step_and_twice_at_once(tmp_path):
     with FakeVLLM(tiny.tiny_policy()) as server:
         config = config_for(tmp_path, server, steps=4)
@@ -281,6 +282,7 @@ def _worker(workers, config):
     _three_steps(workers, config)
 
 
+@pytest.mark.slow
 def test_several_workers_share_servers(tmp_path):
     """Their turns in progress differ when the weights come, and still they take part in every exchange."""
     with FakeVLLM(tiny.tiny_policy()) as server:

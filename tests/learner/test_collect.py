@@ -116,6 +116,7 @@ def collected(workers, folder):
     return tokens(found.groups), tokens(found.kept), found.rounds
 
 
+@pytest.mark.slow
 def test_workers_draw_what_one_draws(tmp_path):
     make_learner(tmp_path)
     with start_workers(2, collected, tmp_path) as workers:

@@ -112,6 +112,7 @@ def test_a_line_that_was_cut_off_is_played_again(folder: Path) -> None:
     assert sorted(Path("out.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_9(folder: Path) -> None:
     main(command("whole.jsonl"))
