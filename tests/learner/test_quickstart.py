@@ -12,6 +12,7 @@ from zerosearch_agents.quickstart import BASELINES, LARGE_ENGINE, QuickstartConf
 from zerosearch_env.cli import main as zerosearch
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_stage_and_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = save_policy(tiny_policy(context_tokens=1024), tmp_path / "base")
     output = tmp_path / "run"

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from two_processes import run_in_two
 
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.train import (
@@ -67,15 +68,19 @@ main(sys.argv[1:])
 """
 
 
-def launch(config, output: Path, *options: str, program: tuple[str, ...] = ("--module", "zerosearch_env.cli")):
-    """`zerosearch train` in two processes that torchrun starts."""
+def options_of(config, output: Path) -> tuple[str, ...]:
+    """The options of `zerosearch train` for a configuration."""
     file = output.with_name(f"{output.name}.toml")
     file.write_text(dump_config(replace(config, workers=None)))
+    return ("--preset", str(file), "--output", str(output))
+
+
+def launch(config, output: Path, *, program: tuple[str, ...] = ("--module", "zerosearch_env.cli")):
+    """`zerosearch train` in two processes that torchrun starts."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    given = options or ("--preset", str(file), "--output", str(output))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*start, *program, "train", *given], env=environment, **pipes)
+    return subprocess.Popen([*start, *program, "train", *options_of(config, output)], env=environment, **pipes)
 
 
 def finish(child: subprocess.Popen[str]) -> str:
@@ -106,9 +111,13 @@ def runs(request, tmp_path_factory):
     """A run in one process and the same in two, as (configuration, folder)."""
     folder = tmp_path_factory.mktemp(request.param)
     config = config_of(folder, request.param)
-    child = launch(config, folder / "two")
-    train(replace(config, output=str(folder / "one")))
-    out = finish(child)
+    if request.param == "grpo":
+        child = launch(config, folder / "two")
+        train(replace(config, output=str(folder / "one")))
+        out = finish(child)
+    else:
+        train(replace(config, output=str(folder / "one")))
+        out = run_in_two("train", *options_of(config, folder / "two"))
     assert out.count("3 of 3 steps") == 1
     return config, folder
 
@@ -147,8 +156,8 @@ def test_killed_and_resumed_by_one_process(killed):
 
 
 def test_killed_and_resumed_by_two_is_the_same_to_the_bit(killed):
-    config, folder = killed
-    finish(launch(config, folder / "killed", "--resume", str(folder / "killed")))
+    _, folder = killed
+    run_in_two("train", "--resume", str(folder / "killed"))
     assert learnt(folder / "killed") == learnt(folder / "two")
     for name, value in weights(folder / "two").items():
         assert torch.equal(weights(folder / "killed")[name], value), name

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from small_simulator import small_run as config
 from tiny import tiny_tokenizer
+from two_processes import run_in_two
 
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.tune import TuneConfig
@@ -187,16 +188,12 @@ def test_two_processes_are_one(pairs_file: Path) -> None:
     options += [*TINY, "--tiny.context-tokens", "2048", "--micro-batch-tokens", "500"]
     alone, both = pairs_file.parent / "alone", pairs_file.parent / "both"
     assert main(["train", *options, "--output", str(alone)]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
-    command = [*launch, "zerosearch_env.cli", "simulator", "train", *options, "--output", str(both)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    out = run_in_two("simulator", "train", *options, "--output", str(both))
     expected, found = without_times(alone), without_times(both)
     assert len(found) == len(expected) == 7
     for one, other in zip(expected, found, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
-    assert done.stdout.count("train: ") == 1
+    assert out.count("train: ") == 1
     for name, value in weights(alone).items():
         torch.testing.assert_close(weights(both)[name], value, rtol=1e-3, atol=1e-5)
 
