@@ -83,7 +83,7 @@ def respelled(row: Row, parts: Parts, rate: float, rng: np.random.Generator) -> 
         for token, trained in zip(row.ids, row.trained, strict=True)
     ]
     ids = [token for piece, _ in pieces for token in piece]
-    return Row(ids, [trained for piece, trained in pieces for _ in piece])
+    return Row(ids, [bool(trained) for piece, trained in pieces for _ in piece])
 
 
 def ended_early(row: Row, begin: int, end: int, share: float, rng: np.random.Generator) -> Row:
