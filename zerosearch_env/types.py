@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 ActionKind = Literal["search", "answer", "invalid"]
+
+# Public signatures name these instead of `Any`, which switches the type checker off where it stands.
+Json: TypeAlias = Any
+"""A value read from JSON. `Any`, because whoever uses a part of it checks its type first."""
+JsonObject: TypeAlias = Mapping[str, Any]
+"""An object read from JSON, or a record that will be written as JSON. `Any`: its values are `Json`."""
+Options: TypeAlias = Mapping[str, Any]
+"""Keyword arguments as a mapping. `Any`: the callee's own signature gives each of them a type, and checks it."""
+Info: TypeAlias = dict[str, Any]
+"""The info of `reset` and `step`. `Any` is Gymnasium's own type; docs/environment.md lists the keys."""
 
 
 class StopReason(StrEnum):
@@ -73,7 +83,7 @@ class Question:
     dataset: str = ""
     split: str = ""
     paragraphs: tuple[Paragraph, ...] | None = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: JsonObject | None = None
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -183,8 +193,9 @@ class Dataset:
     passages: Sequence[Document] | None = None
     skipped_rows: int = 0
     """Number of rows left out by `on_bad_row="skip"`."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    metadata: JsonObject = field(default_factory=dict)
+    # Any: each owner of a key knows the type of its value
+    derived: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was computed from this dataset once and is shared in this process, such as its search indexes."""
 
     def __getstate__(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..checks import check_whole_number
 from ..errors import DataError
 from ..records.html import load_templates
 from ..records.transcripts import noisy_flags, read_transcripts
+from ..types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
     return len(records), total
 
 
-def render_page(records: Iterable[Mapping[str, Any]], *, title: str, total: int | None = None) -> str:
+def render_page(records: Iterable[JsonObject], *, title: str, total: int | None = None) -> str:
     """A page with filters and all transcripts, each collapsed under its question.
 
     Args:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError
-from ..types import Document
+from ..types import Document, Json
 
 _log = logging.getLogger(__name__)
 _SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ _SCHEMA = (
 )
 
 
-def cache_key(*parts: Any) -> bytes:
+def cache_key(*parts: Json) -> bytes:
     """A 20-byte key for JSON values; strings may contain lone surrogates."""
     text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
     return hashlib.blake2b(text.encode("ascii"), digest_size=20).digest()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from ..errors import ConfigError, unknown_name
-from ..types import Dataset
+from ..types import Dataset, Options
 from .base import SearchEngine
 
 EngineFactory = Callable[..., SearchEngine]
@@ -35,7 +35,9 @@ def register_engine(kind: str, factory: EngineFactory | str) -> None:
         raise ConfigError(f"an engine of the kind {kind!r} is registered already")
 
 
-def forwards(*targets: Callable[..., Any], without: Collection[str] = ()) -> Callable[[EngineFactory], EngineFactory]:
+def forwards(
+    *targets: Callable[..., object], without: Collection[str] = ()
+) -> Callable[[EngineFactory], EngineFactory]:
     """Decorate a factory that passes its `**options` on: its signature then lists the options of all targets.
 
     Args:
@@ -56,7 +58,7 @@ def forwards(*targets: Callable[..., Any], without: Collection[str] = ()) -> Cal
     return decorate
 
 
-def make_engine(spec: str | Mapping[str, Any] | SearchEngine, *, dataset: Dataset | None = None) -> SearchEngine:
+def make_engine(spec: str | Options | SearchEngine, *, dataset: Dataset | None = None) -> SearchEngine:
     """Build a search engine from its description.
 
     Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..checks import make_options
-from ..types import Dataset, Question
+from ..types import Dataset, JsonObject, Options, Question
 
 if TYPE_CHECKING:
     from ..engines import SearchEngine
@@ -24,11 +24,11 @@ Env = TypeVar("Env")
 class EnvOptions:
     """The arguments of `ZeroSearchEnv`, whose docstring describes each of them."""
 
-    dataset: str | Path | Dataset | Sequence[Question] | Sequence[Mapping[str, Any]] = "world"
+    dataset: str | Path | Dataset | Sequence[Question] | Sequence[JsonObject] = "world"
     split: str = "train"
     _: KW_ONLY
-    world: Mapping[str, Any] | None = None
-    search_engine: str | Mapping[str, Any] | SearchEngine = "corpus"
+    world: Options | None = None
+    search_engine: str | Options | SearchEngine = "corpus"
     noise_schedule: str | Callable[[float], float] | None = None
     noise_start: float = 0.0
     noise_end: float = 0.5
@@ -45,6 +45,7 @@ class EnvOptions:
     render_mode: str | None = None
 
 
+# Any: `EnvOptions` gives each argument its type
 def read_env_options(*args: Any, **arguments: Any) -> EnvOptions:
     """Make options from the arguments of an environment.
 

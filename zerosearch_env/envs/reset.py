@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..checks import is_whole_number
 from ..errors import ConfigError, unknown_name
 from ..game.episode import Episode
 from ..game.noise import check_level, check_progress
+from ..types import Info, Options
 from .setup import Setup
 
 RESET_OPTIONS = ("question", "noise_level", "progress")
@@ -30,7 +30,7 @@ class ResetOptions:
 NO_OPTIONS = ResetOptions()
 
 
-def read_options(setup: Setup, options: Mapping[str, Any] | None) -> ResetOptions:
+def read_options(setup: Setup, options: Options | None) -> ResetOptions:
     """Check the options of a reset. The mapping is not changed.
 
     Args:
@@ -76,7 +76,7 @@ def _question_index(setup: Setup, question: Any) -> int:
 
 def draw_episode(
     setup: Setup, rng: np.random.Generator, progress: float, options: ResetOptions = NO_OPTIONS
-) -> tuple[Episode, dict[str, Any]]:
+) -> tuple[Episode, Info]:
     """Draw the next episode of one sub-environment.
 
     Exactly one uniform number u is drawn from `rng`, whatever the options are, so an option for one episode does not
@@ -108,7 +108,7 @@ def draw_episode(
     }
 
 
-def check_action(action: Any) -> str:
+def check_action(action: object) -> str:
     """Return the action if it is a string.
 
     Raises:

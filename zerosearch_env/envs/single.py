@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
-from ..types import SearchRequest
+from ..types import Info, SearchRequest
 from .curriculum import Curriculum
 from .infos import step_info
 from .options import EnvOptions, takes_env_options
@@ -156,6 +156,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     - v0: first version.
     """
 
+    # Any: Gymnasium declares it so
     metadata: ClassVar[dict[str, Any]] = dict(METADATA)  # type: ignore[misc]
 
     @takes_env_options
@@ -181,7 +182,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             raise ResetNeeded("There is no episode yet: call env.reset() first.")
         return self._episode
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    # Any: Gymnasium declares it so
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Start an episode.
 
         Args:
@@ -207,7 +209,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             self._show()
         return episode.prompt, info
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Play one turn.
 
         Args:

@@ -104,10 +104,11 @@ class UnicodeText(Text):
         """The protocol whose actions `sample` returns, or None."""
         return self._protocol
 
-    def contains(self, x: Any) -> bool:
+    def contains(self, x: object) -> bool:
         """True for every `str`; takes constant time."""
         return isinstance(x, str)
 
+    # Any: Gymnasium declares arrays; only None is accepted
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """A random well-formed action (70 % are searches), or a few random words if the space has no protocol.
 
@@ -130,16 +131,19 @@ class UnicodeText(Text):
             return self._protocol.render_search(words)
         return self._protocol.render_answer(words)
 
+    # Any: Gymnasium declares a collection that would store a million characters
     @property
     def character_set(self) -> Any:
         """All characters, as a set that stores nothing."""
         return _ALL
 
+    # Any: Gymnasium declares a collection that would store a million characters
     @property
     def character_list(self) -> Any:
         """All characters in order, as a sequence that stores nothing."""
         return _ALL
 
+    # Any: Gymnasium declares a collection that would store a million characters
     @property
     def characters(self) -> Any:
         """All characters in order, as a sequence that stores nothing (in `Text` this is one long `str`)."""

@@ -76,7 +76,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
-        **arguments: Any,
+        **arguments: Any,  # Any: `EnvOptions` gives each argument its type
     ) -> None:
         self.num_envs = check_whole_number("num_envs", num_envs)
         if max_episode_steps is not None:
@@ -115,6 +115,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         """The seed of every sub-environment's random generator."""
         return tuple(self._seeds[index] for index in range(self.num_envs) if self._rng(index))
 
+    # Any: Gymnasium declares it so
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method or get an attribute of every sub-environment, as in Gymnasium's vector environments.
 
@@ -135,10 +136,12 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             return tuple(value)
         return (value,) * self.num_envs
 
+    # Any: Gymnasium declares it so
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """An attribute of every sub-environment; see `call`."""
         return self.call(name)
 
+    # Any: Gymnasium declares it so
     def reset(
         self,
         *,
@@ -339,6 +342,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             for index in chosen
         }
 
+    # Any: Gymnasium declares it so
     def render(self) -> tuple[Any, ...] | None:
         """The result of `ZeroSearchEnv.render` for every sub-environment.
 
@@ -367,6 +371,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             record = transcript_record(self._episodes[index])
             self._shown[index] = print_new(record, self._shown[index], title=f"environment {index}")
 
+    # Any: Gymnasium declares it so
     def close_extras(self, **kwargs: Any) -> None:
         """Close the engine if the environment created it."""
         self._episodes = []

@@ -6,7 +6,7 @@ They read the current episode of the `ZeroSearchEnv` (or `ZeroSearchVectorEnv`) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from ..errors import ConfigError
 from ..game.episode import Episode
 from ..records.transcripts import TranscriptWriter, transcript_record
+from ..types import Info, Options
 from .single import ZeroSearchEnv
 from .vector import ZeroSearchVectorEnv
 
@@ -54,7 +55,8 @@ class TranscriptObservation(gymnasium.Wrapper[str, str, str, str], RecordConstru
         super().__init__(env)
         self._base = _single(env)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    # Any: Gymnasium declares it so
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Start an episode; its transcript is the prompt."""
         _, info = self.env.reset(seed=seed, options=options)
         return self._base.episode.text, info
@@ -74,7 +76,7 @@ class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructo
         extra: JSON values stored under `extra` in every record.
     """
 
-    def __init__(self, env: gymnasium.Env[str, str], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, env: gymnasium.Env[str, str], path: str | Path, extra: Options | None = None) -> None:
         RecordConstructorArgs.__init__(self, path=str(path), extra=None if extra is None else dict(extra))
         super().__init__(env)
         self._base = _single(env)
@@ -101,13 +103,13 @@ class VectorTranscriptObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         env: an environment that is or wraps a `ZeroSearchVectorEnv`.
     """
 
+    # Any: wrappers of other types may lie between
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self._base = _vector(env)
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+    # Any: Gymnasium declares it so
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[tuple[str, ...], Info]:
         """Start episodes. The transcript of a new episode is its prompt."""
         _, infos = self.env.reset(seed=seed, options=options)
         return self._transcripts(), infos
@@ -135,7 +137,8 @@ class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         extra: JSON values stored under `extra` in every record, in addition to `env`, the index of the sub-environment.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    # Any: wrappers of other types may lie between
+    def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path, extra: Options | None = None) -> None:
         super().__init__(env)
         self._base = _vector(env)
         self._writer = TranscriptWriter(path)
@@ -149,6 +152,7 @@ class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
             self._writer.write(transcript_record(episode, **{"env": index, **self._extra}))
         return result
 
+    # Any: Gymnasium declares it so
     def close(self, **kwargs: Any) -> None:
         """Close the environment and the file."""
         super().close(**kwargs)

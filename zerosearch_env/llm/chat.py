@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
+# Any: tokenizers of Transformers have no common type without importing it
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of a prompt, in the tokenizer's chat template if it has one, else as plain text.
 
@@ -22,6 +23,7 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return [int(token) for token in ids]
 
 
+# Any: models and tokenizers of Transformers have no common type without importing it
 def end_ids(model: Any, tokenizer: Any, vocab_size: int) -> set[int]:
     """The ids that end a sequence, from the generation configuration, the configuration and the tokenizer.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from ..errors import EngineError
 from ..randomness import mix
+from ..types import Options
 from .backend import Completion, Prompt
 from .http.client import JsonClient, StatusError
 from .http.deduplicate import Deduplicator
@@ -50,7 +51,7 @@ class OpenAIBackend:
         *,
         model: str = "",
         api_key: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Options | None = None,
         options: HttpOptions | None = None,
     ) -> None:
         if api_key is None:

@@ -6,11 +6,12 @@ Written for vLLM 0.28 to 0.33. The prompts of one question share a prefix, which
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError, EngineError, require
 from ..randomness import mix
+from ..types import Options
 from .backend import Completion, Prompt
 from .chat import prompt_ids, too_long
 
@@ -29,7 +30,7 @@ class VLLMBackend:
 
     name = "vllm"
 
-    def __init__(self, model: str, *, engine_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: str, *, engine_options: Options | None = None) -> None:
         if not model:
             raise ConfigError('a model is needed: "simulated:vllm:FOLDER" or "simulated:vllm:NAME"')
         self.model = model

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..types import JsonObject
 from .transcripts import noisy_flags
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def html_style() -> str:
     return str(_transcript_macros().style())
 
 
-def render_html(record: Mapping[str, Any], *, style: bool = True) -> str:
+def render_html(record: JsonObject, *, style: bool = True) -> str:
     """The transcript as a self-contained HTML fragment, for light and dark themes, desktop and phone.
 
     Args:
@@ -83,6 +83,6 @@ def _transcript_macros() -> Any:
     return load_templates().get_template("transcript.html").module
 
 
-def no_documents(turn: Mapping[str, Any]) -> str:
+def no_documents(turn: JsonObject) -> str:
     """The text to show for a search without documents."""
     return "not run: only an answer was allowed" if turn["noisy"] is None else "no documents"

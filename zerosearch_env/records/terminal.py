@@ -7,17 +7,18 @@ policies and documents is untrusted: control characters never reach the terminal
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..types import JsonObject
 from .html import clean, no_documents
 from .transcripts import noisy_flags
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
-Record = Mapping[str, Any]
+Record = JsonObject
 
 # The escape sequence and the name in rich of each style.
 _STYLES = {
@@ -72,7 +73,7 @@ def _head(record: Record, show_noise: bool) -> Block:
     return [Line("head", f"Question: {clean(question['text'])}"), Line("note", clean(note))]
 
 
-def turn_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
+def turn_block(turn: JsonObject, *, show_noise: bool = True) -> Block:
     """One turn: the policy's text, and the documents or the notice that it received."""
     lines = [Line("rule", f"── turn {turn['turn']} · {turn['action']}"), Line("policy", clean(turn["action_text"]), 2)]
     if turn["action"] != "search":
@@ -82,7 +83,7 @@ def turn_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
     return lines + documents_block(turn, show_noise=show_noise)
 
 
-def documents_block(turn: Mapping[str, Any], *, show_noise: bool = True) -> Block:
+def documents_block(turn: JsonObject, *, show_noise: bool = True) -> Block:
     """The query of a turn and its documents; noisy ones are marked."""
     lines = [Line("query", f"? {clean(turn['query'] or '')}", 2)]
     for number, (document, noisy) in enumerate(zip(turn["documents"], noisy_flags(turn), strict=True), 1):

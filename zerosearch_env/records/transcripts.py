@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError
 from ..game.episode import Episode
-from ..types import Document, Turn
+from ..types import Document, Json, JsonObject, Turn
 
 SCHEMA_VERSION = 1
 
 
-def transcript_record(episode: Episode, **extra: Any) -> dict[str, Any]:
+def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
     """The record of an episode, finished or not.
 
     Args:
@@ -95,7 +95,7 @@ def _document_record(document: Document) -> dict[str, Any]:
     }
 
 
-def noisy_flags(turn: Mapping[str, Any]) -> list[bool]:
+def noisy_flags(turn: JsonObject) -> list[bool]:
     """One flag per document of a recorded turn; empty if the turn was not a search."""
     noisy, count = turn["noisy"], len(turn["documents"])
     if isinstance(noisy, list):
@@ -103,7 +103,7 @@ def noisy_flags(turn: Mapping[str, Any]) -> list[bool]:
     return [bool(noisy)] * count
 
 
-def encode_line(record: Mapping[str, Any]) -> bytes:
+def encode_line(record: JsonObject) -> bytes:
     """A record as one line of JSON. Non-ASCII text is written as it is, unless the record has lone surrogates."""
     text = json.dumps(record, ensure_ascii=False)
     try:
@@ -134,7 +134,7 @@ class TranscriptWriter:
         self._file: int | None = None
         self.path = Path(path)
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: JsonObject) -> None:
         """Append one record.
 
         Args:
@@ -188,7 +188,7 @@ def _has_open_line(file: int) -> bool:
 _LINE_START = b'{"schema_version"'
 
 
-def read_transcripts(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_transcripts(path: str | Path) -> Iterator[dict[str, Json]]:
     """Read the records of a JSONL file one by one.
 
     Unfinished lines, left by a killed process, are skipped.

@@ -5,12 +5,12 @@ Pure functions without I/O. The tables at the top list the names that different 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..checks import is_number, is_whole_number
-from ..types import SearchRequest
+from ..types import Json, JsonObject, SearchRequest
 from .codec import RequestError, shown
 
 TOP_K_FIELDS = ("topk", "top_k", "k", "top_n", "topk_rerank")
@@ -55,7 +55,7 @@ class ParsedRequest:
         return tuple(search.query for search in self.searches)
 
 
-def parse(body: Mapping[str, Any], *, single: bool | None = None) -> ParsedRequest:
+def parse(body: JsonObject, *, single: bool | None = None) -> ParsedRequest:
     """Parse a request's body. Unknown fields are ignored, as the original servers of the dialects do.
 
     In addition to the dialects' fields, these are read, for engines that can use them:
@@ -84,7 +84,7 @@ def parse(body: Mapping[str, Any], *, single: bool | None = None) -> ParsedReque
     return ParsedRequest(searches, is_text if single is None else single, _top_k(body), _scores(body))
 
 
-def context_of(requests: Sequence[SearchRequest], *, batch: bool) -> dict[str, Any]:
+def context_of(requests: Sequence[SearchRequest], *, batch: bool) -> dict[str, Json]:
     """Return question, answers, noise and seed as fields that `parse` reads."""
     noisy = [request.noisy if isinstance(request.noisy, bool) else list(request.noisy) for request in requests]
     if not batch:
@@ -98,7 +98,7 @@ def context_of(requests: Sequence[SearchRequest], *, batch: bool) -> dict[str, A
     }
 
 
-def _queries(body: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+def _queries(body: JsonObject) -> tuple[tuple[str, ...], bool]:
     given = [name for name in ("queries", "query") if body.get(name) is not None]
     if len(given) != 1:
         what = "both" if given else f"the fields {sorted(map(str, body))}"
@@ -118,7 +118,7 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _top_k(body: Mapping[str, Any]) -> int | None:
+def _top_k(body: JsonObject) -> int | None:
     for name in TOP_K_FIELDS:
         value = body.get(name)
         if value is None:
@@ -129,7 +129,7 @@ def _top_k(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _scores(body: Mapping[str, Any]) -> bool | None:
+def _scores(body: JsonObject) -> bool | None:
     for name in SCORE_FIELDS:
         value = body.get(name)
         if value is not None:
@@ -139,7 +139,7 @@ def _scores(body: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def _questions(body: Mapping[str, Any], count: int) -> Sequence[str | None]:
+def _questions(body: JsonObject, count: int) -> Sequence[str | None]:
     question, many = body.get("question"), body.get("questions")
     if question is not None and many is not None:
         raise RequestError("expected either 'question' (one for all queries) or 'questions' (one per query), got both")
@@ -152,7 +152,7 @@ def _questions(body: Mapping[str, Any], count: int) -> Sequence[str | None]:
     return (question,) * count
 
 
-def _answers(body: Mapping[str, Any], count: int, *, one_question: bool) -> Sequence[tuple[str, ...] | None]:
+def _answers(body: JsonObject, count: int, *, one_question: bool) -> Sequence[tuple[str, ...] | None]:
     value = body.get("answers")
     if value is None:
         return (None,) * count

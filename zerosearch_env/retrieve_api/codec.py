@@ -5,10 +5,9 @@ GEM's client sends msgpack without a content type, and `curl -d` labels JSON as 
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ZeroSearchError
 from ..llm.http.codecs import JSON, MSGPACK, Codec
+from ..types import Json
 
 _DECLARED = {
     "application/json": JSON,
@@ -44,7 +43,7 @@ def codec_of(content_type: str | None, body: bytes) -> Codec:
     return declared or (MSGPACK if body[:1] and body[0] in _MSGPACK_MAPS else JSON)
 
 
-def decode(body: bytes, codec: Codec) -> dict[str, Any]:
+def decode(body: bytes, codec: Codec) -> dict[str, Json]:
     """Decode the object in a request's body.
 
     Raises:

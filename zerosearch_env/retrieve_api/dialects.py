@@ -8,13 +8,13 @@ name before the path (`/rllm/retrieve`), overrides it. Pure functions without I/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import unknown_name
 from ..llm.http.codecs import MSGPACK, Codec
-from ..types import Document, full_text
+from ..types import Document, Json, JsonObject, full_text
 from .bodies import ParsedRequest
 
 Results = Sequence[Sequence[Document]]
@@ -32,9 +32,9 @@ class Dialect:
     """Whether a request holds a list of queries. If not, each query is a request, and several are sent concurrently."""
     count: tuple[str, ...]
     """Fields for the number of documents per query."""
-    render: Callable[[ParsedRequest, Results, bool], Any]
+    render: Callable[[ParsedRequest, Results, bool], Json]
     """(request, documents, whether to include scores) -> the response."""
-    more: tuple[tuple[str, Any], ...] = ()
+    more: tuple[tuple[str, Json], ...] = ()
     """Further fields of a request."""
     scores: bool = False
     """Whether to send scores if the request does not specify it."""
@@ -43,7 +43,7 @@ class Dialect:
     msgpack: bool = False
     """Whether requests are msgpack, if that is installed."""
 
-    def request(self, queries: Sequence[str], count: int) -> dict[str, Any]:
+    def request(self, queries: Sequence[str], count: int) -> dict[str, Json]:
         """Build a request for `count` documents per query; exactly one query if `batch` is False."""
         name = "queries" if self.batch and self.name != "research" else "query"
         query = {name: list(queries) if self.batch else queries[0]}
@@ -61,23 +61,23 @@ def score_of(document: Document, rank: int) -> float:
     return 1 / rank if score is None or not math.isfinite(score) else float(score)
 
 
-def _plain(document: Document, rank: int) -> dict[str, Any]:
+def _plain(document: Document, rank: int) -> dict[str, Json]:
     return {"id": document.source or str(rank), "contents": contents(document)}
 
 
-def _with_address(document: Document, rank: int) -> dict[str, Any]:
+def _with_address(document: Document, rank: int) -> dict[str, Json]:
     return {**_plain(document, rank), "url": document.source}
 
 
-def _scored(document: Document, rank: int) -> dict[str, Any]:
+def _scored(document: Document, rank: int) -> dict[str, Json]:
     return {"document": _plain(document, rank), "score": score_of(document, rank)}
 
 
-def _nested(document: Document, rank: int) -> dict[str, Any]:
+def _nested(document: Document, rank: int) -> dict[str, Json]:
     return {"document": {"contents": contents(document)}}
 
 
-def _text(document: Document, rank: int) -> dict[str, Any]:
+def _text(document: Document, rank: int) -> dict[str, Json]:
     return {"text": full_text(document)}
 
 
@@ -95,40 +95,40 @@ def _table(results: Results, item: Callable[[Document, int], Any]) -> list[list[
     return [_rows(documents, item) for documents in results]
 
 
-def _search_r1(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _search_r1(request: ParsedRequest, results: Results, scores: bool) -> Json:
     return {"result": _table(results, _scored if scores else _with_address)}
 
 
-def _proxy(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _proxy(request: ParsedRequest, results: Results, scores: bool) -> Json:
     return {"result": _table(results, _nested)}
 
 
-def _asearcher(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _asearcher(request: ParsedRequest, results: Results, scores: bool) -> Json:
     return {"result": _table(results, _with_address)}
 
 
-def _gem(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _gem(request: ParsedRequest, results: Results, scores: bool) -> Json:
     table = _table(results, _scored if scores else _plain)
     return {"result": table[0] if request.single else table}
 
 
-def _zerosearch_wiki(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _zerosearch_wiki(request: ParsedRequest, results: Results, scores: bool) -> Json:
     table = _table(results, _text)
     return table[0] if request.single else table
 
 
-def _rllm(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _rllm(request: ParsedRequest, results: Results, scores: bool) -> Json:
     table = _table(results, _scored)
     if request.single:
         return {"query": request.queries[0], "method": "zerosearch", "results": table[0], "num_results": len(table[0])}
     return {"method": "zerosearch", "batch_size": len(table), "result": table}
 
 
-def _r1_searcher(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _r1_searcher(request: ParsedRequest, results: Results, scores: bool) -> Json:
     return {"queries": list(request.queries), "answers": _table(results, _numbered)}
 
 
-def _research(request: ParsedRequest, results: Results, scores: bool) -> Any:
+def _research(request: ParsedRequest, results: Results, scores: bool) -> Json:
     documents = _table(results, _plain)
     values = _table(results, lambda document, rank: score_of(document, rank))
     if request.single:
@@ -170,7 +170,7 @@ PATHS: dict[str, str | None] = {
 }
 """Accepted paths, with the dialect if the path alone decides it."""
 
-RULES: tuple[tuple[str, str, Callable[[Mapping[str, Any], Codec], bool]], ...] = (
+RULES: tuple[tuple[str, str, Callable[[JsonObject, Codec], bool]], ...] = (
     (
         "search-r1",
         "a list of queries",
@@ -197,7 +197,7 @@ def get_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def choose_dialect(path: str, body: Mapping[str, Any], codec: Codec, forced: str | None = None) -> Dialect:
+def choose_dialect(path: str, body: JsonObject, codec: Codec, forced: str | None = None) -> Dialect:
     """Return the dialect of a request.
 
     Args:
@@ -210,7 +210,7 @@ def choose_dialect(path: str, body: Mapping[str, Any], codec: Codec, forced: str
     return DIALECTS[name or next(dialect for dialect, _, fits in RULES if fits(body, codec))]
 
 
-def render(dialect: Dialect, request: ParsedRequest, results: Results) -> Any:
+def render(dialect: Dialect, request: ParsedRequest, results: Results) -> Json:
     """Build the response in a dialect's format, ready to be encoded.
 
     Args:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..checks import is_number
 from ..datasets.files.passages import split_contents
-from ..types import Document
+from ..types import Document, Json
 from .codec import shown
 
 _RESULTS = ("result", "results", "answers", "documents", "data")
@@ -30,7 +30,7 @@ _SOURCES = ("url", "link", "id", "_id", "docid", "source")
 _NUMBERED = re.compile(r"(?P<number>\d+)[ \t]+(?P<text>.+)", re.DOTALL)
 
 
-def parse_results(data: Any, count: int, *, numbered: bool = False) -> list[list[Document]]:
+def parse_results(data: Json, count: int, *, numbered: bool = False) -> list[list[Document]]:
     """Return the documents of each query, best first.
 
     Args:

@@ -189,6 +189,7 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
     return 1 if service.metrics.errors[CUT_OFF] else 0
 
 
+# Any: uvicorn is not imported before it is needed
 def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
     """Create the uvicorn server. `await server.serve(sockets=[...])` runs it, `server.should_exit = True` ends it.
 

@@ -11,7 +11,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..types import Json
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -88,7 +90,7 @@ class Metrics:
         """Searches given to the engine."""
         return int(self.batch_sizes.total)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Json]:
         """The figures of `/stats`."""
         return {
             "uptime_s": round(time.monotonic() - self.started, 3),

@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...types import Paragraph
+from ...types import Json, Paragraph
 from .rows import Row, RowError
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 """Separates several gold answers in one string (DeepResearcher's data)."""
 
 
-def plain(value: Any) -> Any:
+def plain(value: Json) -> Json:
     """Convert numpy arrays and scalars to plain Python values, at any depth."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -31,7 +31,7 @@ def first_of(row: Row, names: Iterable[str]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
-def text(value: Any, field: str) -> str:
+def text(value: Json, field: str) -> str:
     """Check that a value is a non-empty string, and strip the white space around it.
 
     Raises:
@@ -47,7 +47,7 @@ def text(value: Any, field: str) -> str:
     return value.strip()
 
 
-def answers(value: Any, field: str) -> tuple[str, ...]:
+def answers(value: Json, field: str) -> tuple[str, ...]:
     """Gold answers from a string, a number, a list of these, or a dict in a known form; duplicates and blanks dropped.
 
     Raises:
@@ -79,7 +79,7 @@ def _answer_items(value: Any, field: str) -> list[Any]:
     return [] if value is None else [value]
 
 
-def unpacked(value: Any, field: str) -> Any:
+def unpacked(value: Json, field: str) -> Json:
     """A nested field as Python objects; a field stored as a JSON string is parsed."""
     value = plain(value)
     if isinstance(value, str):
@@ -90,7 +90,7 @@ def unpacked(value: Any, field: str) -> Any:
     return value
 
 
-def titled_sentences(value: Any, field: str) -> list[tuple[str, str]]:
+def titled_sentences(value: Json, field: str) -> list[tuple[str, str]]:
     """(title, text) pairs from `[[title, [sentence, ...]], ...]` or from a dict of lists of equal length."""
     value = unpacked(value, field)
     if isinstance(value, Mapping):
@@ -116,7 +116,7 @@ def titled_sentences(value: Any, field: str) -> list[tuple[str, str]]:
     return paragraphs
 
 
-def supporting_titles(value: Any, field: str) -> set[str]:
+def supporting_titles(value: Json, field: str) -> set[str]:
     """Titles of supporting facts, from `[[title, sentence number], ...]` or from a dict of lists."""
     value = unpacked(value, field)
     titles = value.get("title") if isinstance(value, Mapping) else value
@@ -131,7 +131,7 @@ def supporting_titles(value: Any, field: str) -> set[str]:
     return names
 
 
-def flagged_paragraphs(value: Any, field: str) -> tuple[Paragraph, ...]:
+def flagged_paragraphs(value: Json, field: str) -> tuple[Paragraph, ...]:
     """Paragraphs from dicts with `title`, `paragraph_text` and `is_supporting` (MuSiQue)."""
     value = unpacked(value, field)
     if not isinstance(value, list) or not value:

@@ -201,6 +201,7 @@ class DenseEngine(BatchedEngine):
         return tuple(documents)
 
 
+# Any: the signature that `forwards` sets gives each option its type
 @forwards(DenseEngine)
 def dense_engine(argument: str, dataset: Dataset | None, *, index: str | None = None, **options: Any) -> DenseEngine:
     """Build the engine for `"dense:INDEX"`. Engines over the same index share the index and the models.

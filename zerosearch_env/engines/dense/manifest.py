@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from ...errors import DataError
+from ...types import JsonObject
 from .passage_store import OFFSETS_FILE, PASSAGES_FILE
 
 MANIFEST_FILE = "index.json"
@@ -50,7 +51,7 @@ class Manifest:
     passage_prefix: str
     libraries: dict[str, str]
     """Versions of the libraries that built the index."""
-    files: dict[str, dict[str, Any]]
+    files: Mapping[str, JsonObject]
     """For each other file, by name: its size `bytes` and its digest `blake2b`."""
 
     @property

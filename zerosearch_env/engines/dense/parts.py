@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...types import Options
 from ..noise import MAX_EXAMINED
 from ..ranking import Ranking
 from .encoders import CrossEncoderReranker, Encoder, Reranker, SentenceEncoder
@@ -51,7 +51,7 @@ def open_parts(
     encoder: str | Encoder | None,
     reranker: str | Reranker | None,
     device: str | None,
-    tuning: dict[str, Any],
+    tuning: Options,
 ) -> Parts:
     """Load and check index, encoder and reranker. Open engines with equal descriptions share them."""
     manifest = read_manifest(folder)

@@ -18,7 +18,7 @@ from ...checks import check_whole_number
 from ...errors import EngineError, QuotaError
 from ...llm.http.client import JsonClient
 from ...llm.http.loop import LoopThread
-from ...types import Document, SearchRequest, SearchResult
+from ...types import Document, Json, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask
 from ..cache import ResultCache, cache_key
 from ..simulated.prompts import quotable_query
@@ -253,6 +253,6 @@ def bounded(document: Document, max_chars: int) -> Document:
     return replace(document, title=title[:_TITLE_CHARS].rstrip(), text=text[:max_chars].rstrip())
 
 
-def page_key(name: str, *parts: Any) -> bytes:
+def page_key(name: str, *parts: Json) -> bytes:
     """The cache key of a page."""
     return cache_key(name, "page-1", *parts)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigError
 from ...llm.http.options import HttpOptions
-from ...types import Dataset
+from ...types import Dataset, Options
 from ..registry import EngineFactory, forwards
 from .engine import RemoteOptions
 from .retrieve import RetrieveEngine
 from .web import WebSearchEngine
 
 
+# Any: the signature that `forwards` sets gives each option its type
 @forwards(RetrieveEngine, RemoteOptions, without=("options",))
 def retrieve_engine(
     argument: str,
     dataset: Dataset | None,
     *,
-    http: Mapping[str, Any] | None = None,
+    http: Options | None = None,
     cache: str | None = None,
     **options: Any,
 ) -> RetrieveEngine:
@@ -51,7 +51,7 @@ def web_engine(provider: str) -> EngineFactory:
         dataset: Dataset | None,
         *,
         noise_depth: int = 15,
-        http: Mapping[str, Any] | None = None,
+        http: Options | None = None,
         cache: str | None = None,
         **options: Any,
     ) -> WebSearchEngine:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...types import Document
+from ...types import Document, Json, JsonObject
 from ..simulated.prompts import clean_text
 
 EXTRAS = ("answer_box", "knowledge_graph", "related_questions")
@@ -75,9 +75,9 @@ class Provider:
     """Maximum number of pages that the service provides."""
     rate: float
     """Default of the option `rate`: requests per second."""
-    fields: Callable[[WebQuery], dict[str, Any]]
+    fields: Callable[[WebQuery], dict[str, Json]]
     """Builds the URL parameters, or the body of a POST."""
-    read: Callable[[Mapping[str, Any]], WebPage]
+    read: Callable[[JsonObject], WebPage]
     """Reads an answer with status 200. Raises AnswerError."""
     max_words: int | None = None
     """Maximum number of words in a query."""

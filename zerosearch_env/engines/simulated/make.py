@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, unknown_name
 from ...llm.backend import Backend
 from ...llm.http.options import HttpOptions
-from ...types import Dataset
+from ...types import Dataset, Options
 from ..registry import forwards
 from .card import read_card
 from .engine import SimulatedEngine
@@ -28,6 +27,7 @@ TINY_MODEL = Path(__file__).parents[2] / "assets" / "simulator-tiny"
 """The simulation LLM shipped with the package; created by `zerosearch simulator tiny`."""
 
 
+# Any: the signature that `forwards` sets gives each option its type
 @forwards(SimulationOptions)
 def simulated_engine(
     argument: str,
@@ -38,12 +38,12 @@ def simulated_engine(
     cache: str | None = None,
     model: str | None = None,
     api_key_env: str | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    http: Mapping[str, Any] | None = None,
+    extra_body: Options | None = None,
+    http: Options | None = None,
     device: str | None = None,
     dtype: str | None = None,
     max_batch: int | None = None,
-    engine_options: Mapping[str, Any] | None = None,
+    engine_options: Options | None = None,
     **options: Any,
 ) -> SimulatedEngine:
     """Build the engine for `"simulated:BACKEND:WHAT"`: `openai:URL[,URL...]`, `hf:MODEL`, `vllm:MODEL`, or `tiny`.

@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import ConfigError, EngineError
 from ...privacy import hide
 from ...randomness import mix
+from ...types import Json
 from .codecs import JSON, Codec
 from .loop import LoopThread
 from .options import HttpOptions, check_url
@@ -37,7 +38,7 @@ caller holds back until there is room. None: each request counts from its own st
 class JsonReply:
     """A parsed response."""
 
-    data: Any
+    data: Json
     attempts: int
     url: str
     """Address of the replica that responded."""
@@ -126,7 +127,7 @@ class JsonClient:
         method: str,
         path: str,
         *,
-        body: Any = None,
+        body: Json = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         final: Collection[int] = (),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import require
+from ...types import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,8 @@ class Codec:
 
     name: str
     content_type: str
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
+    encode: Callable[[Json], bytes]
+    decode: Callable[[bytes], Json]
     """Decodes a body. Raises ValueError or RecursionError if it is not in this encoding."""
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 from urllib.parse import urlsplit
 
 from ...checks import check_number, check_whole_number, make_options
 from ...errors import ConfigError
+from ...types import Options
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Host names of this machine."""
@@ -56,7 +55,7 @@ class HttpOptions:
                 check_number(field.name, value, above=0, most=math.inf)
 
     @classmethod
-    def from_mapping(cls, given: Mapping[str, Any] | None) -> HttpOptions:
+    def from_mapping(cls, given: Options | None) -> HttpOptions:
         """Build the options from a mapping such as `{"concurrency": 256}`; None gives the defaults.
 
         Raises:

@@ -43,6 +43,7 @@ class Session:
         self._options, self._headers, self._loop_thread = options, headers, loop
         self._clients: dict[bool, Any] = {}
 
+    # Any: aiohttp is not imported before the first request
     def client(self, url: str) -> Any:
         """Return the HTTP client for an address. Proxies from the environment are not used for this machine."""
         outside = urlsplit(url).hostname not in LOOPBACK

@@ -32,6 +32,7 @@ ARCHITECTURES = {
 """By Transformers' `model_type`."""
 
 
+# Any: models of Transformers have no common type with `layers`
 def why_not_dense(model: Any) -> str | None:
     """None if the drawing above describes this model exactly, otherwise the first reason why it does not."""
     config = model.config
