@@ -243,6 +243,7 @@ def test_a_policy_plays_by_its_own_card(policy_folder: Path, engine: CorpusEngin
     assert all(e.done for e in played)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_slots_or_processes(policy_folder: Path, engine: CorpusEngine) -> None:
     records = []
     with WorkerPool(2) as pool:

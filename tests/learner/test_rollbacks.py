@@ -129,6 +129,7 @@ def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole
     assert weights_hash(weights[0]) == weights_hash(weights[1])
 
 
+@pytest.mark.slow
 def test_two_workers_turn_back_together(whole, tmp_path):
     config = replace(whole[0], output=str(tmp_path / "run"), workers=2, alarms=replace(ALARMS, max_rollbacks=1))
     with pytest.raises(TrainingError, match="rolled back 1 times already"):
