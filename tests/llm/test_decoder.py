@@ -182,6 +182,21 @@ def test_weights_are_not_copied_where_they_must_not_be() -> None:
     assert isinstance(decoder, CachedDecoder)
 
 
+def test_the_cache_has_room_for_the_slots_in_use_only() -> None:
+    model = random_model(CACHED["gpt2"])
+    decoder = make_decoder(model, 32, 400)
+    assert isinstance(decoder, CachedDecoder)
+    rows = Rows(model, decoder, 32)
+    rows.prefill({0: 200})
+    assert decoder._cache.layers[0].keys.shape[0] == 2  # those of the comparison in `make_decoder`
+    rows.decoder.copy(0, [4], 150)
+    rows.rows[4] = rows.rows[0][:150]
+    rows.prefill({4: 3, 7: 20})
+    rows.step(0, 4, 7)
+    assert decoder._cache.layers[0].keys.shape[0] == 8
+    assert rows.worst < 1e-5
+
+
 def test_refresh_takes_over_new_weights() -> None:
     model = random_model(FUSED["llama"])
     rows = Rows(model, make_decoder(model, 2, 100), 2)

@@ -40,39 +40,49 @@ class _Window:
 
     slots: Tensor
     columns: Tensor
+    rows: int
+    """One more than the highest slot."""
     width: int
 
 
 class _SlotLayer(CacheLayerMixin):
     """One layer's keys and values, shape `(slots, heads, columns, head_dim)`; a token's column is its position.
 
-    Columns are added when a row needs them. The last column is never read: padding is written there.
+    Slots and columns are added when a row needs them: a small batch must not take the memory of a full one. The last
+    column is never read: padding is written there.
     """
 
     is_sliding = False
 
-    def __init__(self, window: _Window, slots: int, max_tokens: int) -> None:
+    def __init__(self, window: _Window, max_tokens: int) -> None:
         super().__init__()
-        self._window, self._slots, self._max_tokens = window, slots, max_tokens
+        self._window, self._max_tokens = window, max_tokens
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Begin with no column, once the other sizes of keys and values are known."""
+        """Begin with no slot and no column, once the other sizes of keys and values are known."""
         self.keys, self.values = (
-            states.new_zeros(self._slots, states.shape[1], 0, states.shape[3]) for states in (key_states, value_states)
+            states.new_zeros(0, states.shape[1], 0, states.shape[3]) for states in (key_states, value_states)
         )
         self.is_initialized = True
+
+    def reserve(self, rows: int, width: int) -> None:
+        """Make room for `width` tokens in each of the first `rows` slots, and for the padding."""
+        assert self.keys is not None
+        assert self.values is not None
+        missing = max(0, rows - self.keys.shape[0]), max(0, width + 1 - self.keys.shape[2])
+        if any(missing):
+            columns = missing[1] + _SPARE_COLUMNS + width // 2 if missing[1] else 0
+            more = (0, 0, 0, columns, 0, 0, 0, missing[0])
+            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store the new states of this forward pass; return all cached states of its rows, left-aligned."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._window
+        self.reserve(window.rows, window.width)
         assert self.keys is not None
         assert self.values is not None
-        missing = window.width + 1 - self.keys.shape[2]
-        if missing > 0:
-            more = (0, 0, 0, missing + _SPARE_COLUMNS + window.width // 2)
-            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
         self.keys[window.slots[:, None], :, window.columns] = key_states.transpose(1, 2)
         self.values[window.slots[:, None], :, window.columns] = value_states.transpose(1, 2)
         return self.keys[window.slots, :, : window.width], self.values[window.slots, :, : window.width]
@@ -129,9 +139,7 @@ class CachedDecoder(_ModelDecoder):
         self._kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None)
         self._window = _Window()
-        self._cache = Cache(
-            layers=[_SlotLayer(self._window, slots, context_tokens) for _ in range(config.num_hidden_layers)]
-        )
+        self._cache = Cache(layers=[_SlotLayer(self._window, context_tokens) for _ in range(config.num_hidden_layers)])
         # Without this argument a model computes logits for whole prompts: with a large vocabulary, most of the memory.
         self._selects_logits = "logits_to_keep" in signature(model.forward).parameters
 
@@ -140,6 +148,7 @@ class CachedDecoder(_ModelDecoder):
         """See `Decoder.copy`."""
         for layer in self._cache.layers:
             assert isinstance(layer, _SlotLayer)
+            layer.reserve(max(slots) + 1, length)
             assert layer.keys is not None
             assert layer.values is not None
             for states in (layer.keys, layer.values):
@@ -177,6 +186,7 @@ class CachedDecoder(_ModelDecoder):
         window = self._window
         window.slots = torch.tensor([slots[index] for index in group], device=self._device)
         window.columns = columns.to(self._device)
+        window.rows = 1 + max(slots[index] for index in group)
         window.width = int((begins + counts).max())
         lasts = counts - 1
         selection = {}
