@@ -84,7 +84,7 @@ def check_number(
     raise _error(name, f"{kind} {bounds}".rstrip(), value, hint)
 
 
-def make_options(kind: Callable[P, Options], what: str, *args: P.args, **values: P.kwargs) -> Options:
+def make_options(kind: Callable[P, Options], what: str, /, *args: P.args, **values: P.kwargs) -> Options:
     """Make a dataclass of options from values by name.
 
     Args:

@@ -293,6 +293,8 @@ def no_reward(prediction: str | None, answers: Any) -> float:
         ({"dataset": Dataset("mine", "train", ())}, "'mine', split 'train', has no questions"),
         ({"dataset": [Question("q", "Why?", ())]}, "question 'q' .* has no answer"),
         ({"dataset": "world", "world": {"sead": 1}}, "Did you mean 'seed'"),
+        ({"dataset": "world", "world": {"kind": 1}}, "unknown option of world 'kind'"),
+        ({"kind": "corpus"}, "unknown argument of the environment 'kind'"),
         ({"dataset": "world", "world": {"seed": {1}}}, "seed must be a whole number, got {1}"),
         ({"dataset": "world", "world": 3}, "world must be a mapping"),
         ({"world": {"seed": 1}}, "another dataset was given"),

@@ -119,3 +119,5 @@ def test_unknown_names_name_the_nearest() -> None:
         get_schedule("expo")
     with pytest.raises(ConfigError, match="unknown noise schedule 5"):
         get_schedule(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"unknown noise schedule \['exp'\]"):  # a list cannot be hashed
+        get_schedule(["exp"])  # type: ignore[arg-type]

@@ -100,6 +100,6 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
     first, last = check_level(start, "noise_start"), check_level(end, "noise_end")
     root = check_number("noise_base", base, above=0, hint="The paper uses 4.0; 1.0 gives a linear schedule.")
     shapes = {"exp": (first, last, root), "linear": (first, last, 1.0), "constant": (last, last, 1.0)}
-    if schedule not in shapes:
+    if not isinstance(schedule, str) or schedule not in shapes:
         raise unknown_name("noise schedule", schedule, shapes)
     return NamedSchedule(*shapes[schedule])

@@ -1,4 +1,4 @@
-"""`RemoteEngine`: base class of the engines that page_request a server for a ranking.
+"""`RemoteEngine`: base class of the engines that ask a server for a ranking.
 
 Queries are cleaned and cut. The pages of a ranking come from the cache or the server, and the useful and noisy
 documents are chosen from them (`pages.py`). A failed search is reported in its result; documents are never invented.
@@ -56,7 +56,7 @@ class RemoteStats(SearchCounts):
     """Counts since an engine was created, in this process. The cache counts refer to pages."""
 
     empty_searches: int = 0
-    """Searches that succeeded but selection nothing."""
+    """Searches that succeeded but found nothing."""
     pages: int = 0
     """Pages of rankings received from a server."""
     requests: int = 0
@@ -87,7 +87,7 @@ class _PagedSearch:
 
 
 class RemoteEngine(BatchedEngine):
-    """Base class of the engines that page_request a server.
+    """Base class of the engines that ask a server.
 
     Args:
         name: name of the engine in results and in the cache.
