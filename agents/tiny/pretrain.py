@@ -61,7 +61,8 @@ class PretrainConfig(ScratchConfig):
     """Options of `zerosearch pretrain`; the defaults reproduce the shipped model."""
 
     start: str | None = None
-    """A policy directory to start from. Its architecture and tokenizer are kept; the next five options are ignored."""
+    """A policy directory to start from. Its architecture and tokenizer are kept; `hidden`, `layers`, `heads`, `mlp` and
+    `vocab_size` are ignored."""
     vocab_size: int = 3328
     """Vocabulary size, tags included; the world's names need about 3,000 tokens."""
     base_tokens: float = 12e6
