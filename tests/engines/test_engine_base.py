@@ -206,6 +206,16 @@ def test_parts_that_an_engine_lacks_have_defaults() -> None:
     assert make_engine(Bare()).search([]) == []
 
 
+def test_an_attribute_that_is_no_method_does_not_replace_one() -> None:
+    class Counting(Bare):
+        stats = 3
+        check_top_k = None
+
+    parts = engine_parts(Counting())
+    assert parts.stats() is None
+    parts.check_top_k(5)
+
+
 def test_a_factory_lists_the_options_that_it_passes_on() -> None:
     parameters = inspect.signature(retrieve_engine).parameters
     names = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}

@@ -71,8 +71,10 @@ def engine_parts(engine: SearchEngine) -> EngineParts:
     """The optional parts of an engine. For a part that the engine lacks, the default."""
     parts = EngineParts()
     for name in ("waits", "required_fields", "check_top_k", "stats"):
-        if hasattr(engine, name):
-            setattr(parts, name, getattr(engine, name))
+        part = getattr(engine, name, None)
+        # An engine of another author may have an attribute `stats` instead of the method.
+        if part is not None and callable(part) == callable(getattr(parts, name)):
+            setattr(parts, name, part)
     return parts
 
 
