@@ -187,13 +187,20 @@ def test_the_cache_has_room_for_the_slots_in_use_only() -> None:
     decoder = make_decoder(model, 32, 400)
     assert isinstance(decoder, CachedDecoder)
     rows = Rows(model, decoder, 32)
+    layer = decoder._cache.layers[0]
     rows.prefill({0: 200})
-    assert decoder._cache.layers[0].keys.shape[0] == 2  # those of the comparison in `make_decoder`
+    assert layer.keys.shape[0] == 1
     rows.decoder.copy(0, [4], 150)
     rows.rows[4] = rows.rows[0][:150]
     rows.prefill({4: 3, 7: 20})
     rows.step(0, 4, 7)
-    assert decoder._cache.layers[0].keys.shape[0] == 8
+    assert layer.keys.shape[0] == 8
+    for slot in (4, 0, 7):
+        rows.release(slot)
+    assert layer.keys is None
+    rows.prefill({1: 9})  # and room for short rows only, after a long one
+    rows.step(1)
+    assert layer.keys.numel() < 2 * 100 * model.config.n_embd
     assert rows.worst < 1e-5
 
 

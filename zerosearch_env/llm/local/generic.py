@@ -75,6 +75,11 @@ class _SlotLayer(CacheLayerMixin):
             more = (0, 0, 0, columns, 0, 0, 0, missing[0])
             self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
 
+    def free(self) -> None:
+        """Return the memory."""
+        self.keys = self.values = None
+        self.is_initialized = False
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store the new states of this forward pass; return all cached states of its rows, left-aligned."""
         if not self.is_initialized:
@@ -113,7 +118,7 @@ class _ModelDecoder:
         """See `Decoder.refresh`: nothing to do, the model itself is used."""
 
     def release(self, slot: int) -> None:
-        """See `Decoder.release`: nothing to do, old tokens of a slot are never read again."""
+        """See `Decoder.release`: old tokens of a slot are never read again."""
 
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """See `Decoder.prefill`."""
@@ -140,12 +145,22 @@ class CachedDecoder(_ModelDecoder):
         self._sliding = getattr(config, "sliding_window", None)
         self._window = _Window()
         self._cache = Cache(layers=[_SlotLayer(self._window, context_tokens) for _ in range(config.num_hidden_layers)])
+        self._used: set[int] = set()
         # Without this argument a model computes logits for whole prompts: with a large vocabulary, most of the memory.
         self._selects_logits = "logits_to_keep" in signature(model.forward).parameters
+
+    def release(self, slot: int) -> None:
+        """See `Decoder.release`. After the last row the memory is returned: the next rows may be fewer, or shorter."""
+        self._used.discard(slot)
+        if not self._used:
+            for layer in self._cache.layers:
+                assert isinstance(layer, _SlotLayer)
+                layer.free()
 
     @torch.inference_mode()
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
         """See `Decoder.copy`."""
+        self._used.update(slots)
         for layer in self._cache.layers:
             assert isinstance(layer, _SlotLayer)
             layer.reserve(max(slots) + 1, length)
@@ -157,6 +172,7 @@ class CachedDecoder(_ModelDecoder):
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], starts: Sequence[int], chunks: Sequence[Sequence[int]]) -> Tensor:
         """See `Decoder.prefill`. Rows of similar chunk length go through the model together."""
+        self._used.update(slots)
         order = sorted(range(len(slots)), key=lambda index: len(chunks[index]))
         logits = torch.empty(len(slots), self.vocab_size, device=self._device)
         group: list[int] = []
