@@ -315,7 +315,7 @@ def test_the_reward_is_what_the_rules_say() -> None:
     )
     play(start(reward=own, max_turns=1), [INVALID, INVALID])
     assert seen == [("Geneva, by the lake", QUESTION.answers), (None, QUESTION.answers)]
-    with pytest.raises(ConfigError, match="must return a finite number"):
+    with pytest.raises(ConfigError, match="must be a finite number"):
         play(start(reward=lambda prediction, answers: float("nan")), [text])
 
 

@@ -66,10 +66,10 @@ def test_values_of_the_papers():
         ({"ratio": "sequence"}, 'needs algorithm.aggregation "sequences", got "tokens"'),
         ({"dual_clip": 3.0, "policy_loss": "cispo"}, 'needs algorithm.policy_loss "clip"'),
         ({"dual_clip": 1.1}, "above 1 \\+ algorithm.clip_high = 1.2, got 1.1"),
-        ({"gamma": 1.1}, "algorithm.gamma must be from 0 to 1"),
-        ({"gae_lambda": -0.1}, "algorithm.gae_lambda must be from 0 to 1"),
-        ({"entropy_coefficient": float("nan")}, "algorithm.entropy_coefficient must be 0 or more"),
-        ({"constant_length": 0}, "algorithm.constant_length must be positive"),
+        ({"gamma": 1.1}, "algorithm.gamma must be a number of at least 0 and at most 1"),
+        ({"gae_lambda": -0.1}, "algorithm.gae_lambda must be a number of at least 0 and at most 1"),
+        ({"entropy_coefficient": float("nan")}, "algorithm.entropy_coefficient must be a number of at least 0"),
+        ({"constant_length": 0}, "algorithm.constant_length must be a number above 0"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):

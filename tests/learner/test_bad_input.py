@@ -77,7 +77,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
         protocol="zerosearch", prompt_template="{question}\n", max_turns=2, top_k=2, reward=my_reward
     )
     before = weights_hash(learner_weights(learner))
-    with pytest.raises(ConfigError, match=r"my_reward must return a finite number, got nan"):
+    with pytest.raises(ConfigError, match=r"my_reward returned for prediction .* must be a finite number, got nan"):
         train_step(learner, 0)
     assert weights_hash(learner_weights(learner)) == before
 
