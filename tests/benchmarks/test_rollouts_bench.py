@@ -17,6 +17,7 @@ def test_the_workload_is_the_published_one() -> None:
     assert (work[9] + work[10]) / 2 == pytest.approx(0.282, abs=0.001)
 
 
+@pytest.mark.slow
 def test_simulated_time_reaches_the_goals(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.json"
     assert benchmark.main(["--seeds", "20", "--real-seeds", "0", "--output", str(file)]) == 0

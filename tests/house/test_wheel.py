@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"zerosearch_env": "zerosearch_env", "agents": "zerosearch_agents", "benchmarks": "zerosearch_benchmarks"}
 DATA = [
