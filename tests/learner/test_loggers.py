@@ -124,6 +124,7 @@ def test_the_configuration_as_shown_and_as_saved(tmp_path):
     assert parse_config(dump_config(plain)) == plain
 
 
+@pytest.mark.slow
 def test_an_error_on_the_command_line_shows_no_credential(tmp_path, capsys):
     status = main(
         ["train", "--output", str(tmp_path / "run"), "--data.dataset", f"https://me:{SECRET}@data.example/x.json"]

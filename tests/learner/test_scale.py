@@ -27,10 +27,13 @@ from zerosearch_agents.config.train import (
     with_algorithm,
 )
 from zerosearch_agents.forward.fsdp import full_copy, local, wants_fsdp
+from zerosearch_agents.policy.policy import new_model, save_policy, tiny_config
 from zerosearch_agents.processes.workers import Workers, local_device, start_workers, under_torchrun
 from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.sampling.vllm.sync import free_port
 from zerosearch_agents.training.run_files import restore_learner
 from zerosearch_agents.training.trainer import build_learner, train, train_step
+from zerosearch_agents.training.update import Learner
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 # Two processes wait for each other at every layer: on cores that others use too they are many times slower.
@@ -53,18 +56,23 @@ def config_of(folder: Path, algorithm: str, **changes):
     return with_algorithm(tiny.tiny_train_config(folder, **(options | changes)), algorithm)
 
 
-DYING = """
+# One process of torchrun: a whole run, then one that is killed in its second step, and what a restart says to that.
+PROGRAM = """
 import os, signal, sys
 from zerosearch_agents.training import trainer
-from zerosearch_env.cli import main
+from zerosearch_env.cli import COMMANDS, main
 
 def train_step(learner, step, real=trainer.train_step):
     if step == 1 and learner.workers.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(learner, step)
 
-trainer.train_step = train_step
-main(sys.argv[1:])
+port, whole, killed = sys.argv[1], sys.argv[2:4], sys.argv[4:]
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    assert COMMANDS["train"].load("train")(whole) == 0
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}  # torchrun's store is used up
+    trainer.train_step = train_step
+main(["train", *killed])
 """
 
 
@@ -72,22 +80,22 @@ def options_of(config, output: Path) -> tuple[str, ...]:
     """The options of `zerosearch train` for a configuration."""
     file = output.with_name(f"{output.name}.toml")
     file.write_text(dump_config(replace(config, workers=None)))
-    return ("--preset", str(file), "--output", str(output))
+    return (f"--preset={file}", f"--output={output}")
 
 
-def launch(config, output: Path, *, program: tuple[str, ...] = ("--module", "zerosearch_env.cli")):
-    """`zerosearch train` in two processes that torchrun starts."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*start, *program, "train", *options_of(config, output)], env=environment, **pipes)
-
-
-def finish(child: subprocess.Popen[str]) -> str:
-    """What a launch prints when it goes well."""
-    out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err
-    return out
+def launch(config, whole: Path, killed: Path) -> tuple[int, str, str]:
+    """What two processes of torchrun leave and print that run `PROGRAM`."""
+    program = killed.with_name("program.py")
+    program.write_text(PROGRAM)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    child = subprocess.run(
+        [*start, str(program), str(free_port("127.0.0.1")), *options_of(config, whole), *options_of(config, killed)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return child.returncode, child.stdout, child.stderr
 
 
 def learnt(output: Path) -> list[dict[str, float]]:
@@ -106,24 +114,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights(other)[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture(scope="module", params=["grpo", "ppo"])
-def runs(request, tmp_path_factory):
-    """A run in one process and the same in two, as (configuration, folder)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    config = config_of(folder, request.param)
-    if request.param == "grpo":
-        child = launch(config, folder / "two")
-        train(replace(config, output=str(folder / "one")))
-        out = finish(child)
-    else:
-        train(replace(config, output=str(folder / "one")))
-        out = run_in_two("train", *options_of(config, folder / "two"))
-    assert out.count("3 of 3 steps") == 1
-    return config, folder
-
-
-def test_two_processes_are_one(runs):
-    _, folder = runs
+def assert_two_are_one(folder: Path) -> None:
+    """The run in two processes is the one in a single process, with the files of a sharded run."""
     rows = learnt(folder / "two")
     assert len(rows) == 3
     assert all(row["gradient_norm"] > 0 for row in rows)
@@ -133,77 +125,20 @@ def test_two_processes_are_one(runs):
     assert len((folder / "two" / "transcripts.jsonl").read_text().splitlines()) == 6
 
 
-@pytest.fixture(scope="module")
-def killed(runs):
-    """The run in two processes, one of which was killed in its second step."""
-    config, folder = runs
-    (folder / "dying.py").write_text(DYING)
-    child = launch(config, folder / "killed", program=(str(folder / "dying.py"),))
-    _, err = child.communicate(timeout=300)
-    assert child.returncode != 0
-    assert "Signal 9" in err
-    assert [path.name for path in (folder / "killed" / "checkpoints").iterdir()] == ["step-000001"]
+def assert_resumed(config, folder: Path) -> None:
+    """A run that was stopped goes on in one process, and in two to the same bits."""
     assert not (folder / "killed" / "policy").exists()
-    return config, folder
-
-
-def test_killed_and_resumed_by_one_process(killed):
-    _, folder = killed
     alone = shutil.copytree(folder / "killed", folder / "alone")
-    config = replace(killed[0], output=str(alone))
-    train(config, resume=True)
+    train(replace(config, output=str(alone)), resume=True)
     assert_same_run(folder / "two", alone)
-
-
-def test_killed_and_resumed_by_two_is_the_same_to_the_bit(killed):
-    _, folder = killed
     run_in_two("train", "--resume", str(folder / "killed"))
     assert learnt(folder / "killed") == learnt(folder / "two")
     for name, value in weights(folder / "two").items():
         assert torch.equal(weights(folder / "killed")[name], value), name
 
 
-def sharded_and_back(workers: Workers, config, folder: Path) -> dict[str, torch.Tensor]:
-    """A step from a checkpoint that a single process wrote. Runs in both workers."""
-    learner = build_learner(config, workers)
-    assert learner.full_copy is not None
-    assert learner.mode.packing == ("off" if config.optimizer.packing == "off" else "sequences")
-    mine = sum(local(parameter).numel() for parameter in learner.policy.model.parameters())
-    assert sum(workers.gather(mine)) == sum(p.numel() for p in learner.full_copy.parameters())
-    assert restore_learner(learner, folder / "one", config).step == 1
-    train_step(learner, 1)
-    found = {name: full_copy(p.detach()) for name, p in learner.policy.model.named_parameters()}
-    for name, parameter in learner.full_copy.named_parameters():
-        assert torch.equal(parameter, found[name])
-    return found
-
-
-def sharded_worker(workers: Workers, config, folder: Path) -> None:
-    sharded_and_back(workers, config, folder)
-
-
-@pytest.mark.parametrize("trunk", ["shared", "separate"])
-def test_a_checkpoint_of_one_process_is_read_by_two(tmp_path, trunk):
-    """Also with activations computed again in the backward pass, and padded: neither changes anything."""
-    config = config_of(tmp_path, "ppo", critic=CriticConfig(trunk=trunk))
-    train(replace(config, steps=1, output=str(tmp_path / "one")))
-    config = replace(config, output=str(tmp_path / "one"))
-    single = build_learner(config, Workers())
-    assert restore_learner(single, tmp_path / "one", config).step == 1
-    train_step(single, 1)
-    packing = "off" if trunk == "shared" else "auto"
-    optimizer = replace(config.optimizer, gradient_checkpointing=True, packing=packing)
-    sharded = replace(config, scale=ScaleConfig(fsdp="on"), optimizer=optimizer)
-    with start_workers(2, sharded_worker, sharded, tmp_path) as workers:
-        found = sharded_and_back(workers, sharded, tmp_path)
-    for name, parameter in single.policy.model.named_parameters():
-        torch.testing.assert_close(found[name], parameter, rtol=1e-3, atol=1e-4)
-
-
-def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
-    config, folder = runs
-    output = shutil.copytree(folder / "two", tmp_path / "run")
-    config = replace(config, output=str(output))
+def assert_lost_shards_are_named(config, output: Path) -> Learner:
+    """A run without one of its newest shards goes on from the step before; one that is half written says so."""
     newest = output / "checkpoints" / "step-000003" / "shards"
     (newest / "__1_0.distcp").unlink()
     learner = build_learner(config, Workers())
@@ -211,13 +146,14 @@ def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
     (output / "checkpoints" / "step-000002" / "shards" / ".metadata").write_bytes(b"")
     with pytest.raises(CheckpointError, match="half written"):
         restore_learner(learner, output, config)
-    if learner.critic is not None:
-        return
-    from zerosearch_agents.policy.policy import new_model, save_policy, tiny_config
+    return learner
 
+
+def assert_shards_of_another_model_are_refused(config, folder: Path) -> None:
+    """They are told apart by the policy that the run started from, and without one by their shapes."""
     model = new_model(tiny_config(320, hidden=16, layers=1, heads=2, mlp=16, context_tokens=512))
-    save_policy(replace(tiny.tiny_policy(), model=model), tmp_path / "small")
-    other = build_learner(replace(config, policy=str(tmp_path / "small")), Workers())
+    save_policy(replace(tiny.tiny_policy(), model=model), folder / "small")
+    other = build_learner(replace(config, policy=str(folder / "small")), Workers())
     with pytest.raises(CheckpointError, match="not the policy that the run"):
         restore_learner(other, folder / "two", config)
     other.reference = None
@@ -225,14 +161,76 @@ def test_a_shard_that_is_lost_or_of_another_model_is_named(runs, tmp_path):
         restore_learner(other, folder / "two", config)
 
 
-def test_an_error_under_torchrun_is_said_once(tmp_path):
+def test_under_torchrun_also_killed_and_restarted(tmp_path):
+    """A run that a restart of its processes finds is an error, which is said once."""
     config = config_of(tmp_path, "grpo")
-    (tmp_path / "full" / "policy").mkdir(parents=True)
-    child = launch(config, tmp_path / "full")
-    _, err = child.communicate(timeout=300)
-    assert child.returncode == 1
+    status, out, err = launch(config, tmp_path / "two", tmp_path / "killed")
+    assert status == 1, err
+    assert out.count("3 of 3 steps") == 1, err
+    assert "exitcode: -9" in err
     assert err.count("zerosearch: error: ") == 1
     assert "already holds a run" in err
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-000001"]
+    train(replace(config, output=str(tmp_path / "one")))
+    assert_two_are_one(tmp_path)
+    assert_resumed(config, tmp_path)
+    assert_lost_shards_are_named(config, shutil.copytree(tmp_path / "two", tmp_path / "lost"))
+    assert_shards_of_another_model_are_refused(config, tmp_path)
+
+
+def test_a_critic_in_two_processes(tmp_path):
+    """Its run and its shards too; the run that is resumed has metrics of a step after its checkpoint."""
+    config = config_of(tmp_path, "ppo")
+    train(replace(config, output=str(tmp_path / "one")))
+    out = run_in_two("train", *options_of(config, tmp_path / "two"))
+    assert out.count("3 of 3 steps") == 1
+    assert_two_are_one(tmp_path)
+    killed = shutil.copytree(tmp_path / "two", tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints" / "step-000003")
+    shutil.rmtree(killed / "policy")
+    assert_resumed(config, tmp_path)
+    learner = assert_lost_shards_are_named(config, shutil.copytree(tmp_path / "two", tmp_path / "lost"))
+    assert learner.critic is not None
+
+
+def sharded_and_back(workers: Workers, config) -> dict[str, torch.Tensor]:
+    """A step from a checkpoint that a single process wrote. Runs in both workers."""
+    learner = build_learner(config, workers)
+    assert learner.full_copy is not None
+    assert learner.mode.packing == ("off" if config.optimizer.packing == "off" else "sequences")
+    mine = sum(local(parameter).numel() for parameter in learner.policy.model.parameters())
+    assert sum(workers.gather(mine)) == sum(p.numel() for p in learner.full_copy.parameters())
+    assert restore_learner(learner, Path(config.output), config).step == 1
+    train_step(learner, 1)
+    found = {name: full_copy(p.detach()) for name, p in learner.policy.model.named_parameters()}
+    for name, parameter in learner.full_copy.named_parameters():
+        assert torch.equal(parameter, found[name])
+    return found
+
+
+def sharded_worker(workers: Workers, configs) -> list[dict[str, torch.Tensor]]:
+    return [sharded_and_back(workers, config) for config in configs]
+
+
+def test_a_checkpoint_of_one_process_is_read_by_two(tmp_path):
+    """Also with activations computed again in the backward pass, and padded: neither changes anything."""
+    singles, configs = [], []
+    for trunk in ("shared", "separate"):
+        config = config_of(tmp_path / trunk, "ppo", critic=CriticConfig(trunk=trunk))
+        config = replace(config, output=str(tmp_path / trunk / "one"))
+        train(replace(config, steps=1))
+        single = build_learner(config, Workers())
+        assert restore_learner(single, Path(config.output), config).step == 1
+        train_step(single, 1)
+        singles.append(single)
+        packing = "off" if trunk == "shared" else "auto"
+        optimizer = replace(config.optimizer, gradient_checkpointing=True, packing=packing)
+        configs.append(replace(config, scale=ScaleConfig(fsdp="on"), optimizer=optimizer))
+    with start_workers(2, sharded_worker, configs) as workers:
+        sharded = sharded_worker(workers, configs)
+    for single, values in zip(singles, sharded, strict=True):
+        for name, parameter in single.policy.model.named_parameters():
+            torch.testing.assert_close(values[name], parameter, rtol=1e-3, atol=1e-4)
 
 
 def test_settings_that_cannot_be(tmp_path, monkeypatch):

@@ -339,6 +339,7 @@ def config_for(folder, *servers, **options):
     )
 
 
+@pytest.mark.slow
 def test_training_with_servers(tmp_path):
     policy = tiny.tiny_policy()
     with FakeVLLM(policy) as one, FakeVLLM(policy) as other:
@@ -398,6 +399,7 @@ def _two_steps(workers, config):
         return [train_step(learner, step)[0]["reward"] for step in range(2)]
 
 
+@pytest.mark.slow
 def test_several_workers_share_servers(tmp_path):
     with FakeVLLM(tiny.tiny_policy()) as server:
         config = config_for(tmp_path, server)
