@@ -27,7 +27,7 @@ pytest.importorskip("torch")
 def requests() -> list[SearchRequest]:
     """Searches for every hop of questions about entities that it never saw, half of them noisy."""
     world = make_world(WorldConfig(seed=11, passages=2000, questions=400), "test")
-    return [request for _, request in at_level(choose(world_probes(world.questions), 12, 1), 0.5, top_k=5, seed=1)]
+    return [request for _, request in at_level(choose(world_probes(world.questions), 8, 1), 0.5, top_k=5, seed=1)]
 
 
 @pytest.fixture(scope="module")
@@ -47,35 +47,39 @@ def test_a_search_gives_the_same_documents_alone_and_in_a_batch(
     requests: list[SearchRequest], engine: SimulatedEngine
 ) -> None:
     together = [result.documents for result in engine.search(requests)]
-    assert [make_engine("simulated:tiny").search([request])[0].documents for request in requests[:3]] == together[:3]
+    assert [make_engine("simulated:tiny").search([request])[0].documents for request in requests[:2]] == together[:2]
     assert [result.documents for result in engine.search(requests[::-1])][::-1] == together
 
 
-@pytest.mark.parametrize("top_k", [1, 3, 8])
+@pytest.mark.parametrize("top_k", [1, 8])
 def test_other_numbers_of_documents(requests: list[SearchRequest], engine: SimulatedEngine, top_k: int) -> None:
-    found = engine.search([replace(request, top_k=top_k) for request in requests[:8]])
+    found = engine.search([replace(request, top_k=top_k) for request in requests[:4]])
     assert all(len(result.documents) == top_k for result in found)
 
 
-@pytest.mark.parametrize("query", ["", "?", "Wer schrieb \u201eFaust\u201c?", "x" * 500, "weather tomorrow"])
-def test_queries_of_another_world_never_break_it(engine: SimulatedEngine, query: str) -> None:
+def test_queries_of_another_world_never_break_it(engine: SimulatedEngine) -> None:
     """Documents or a typed failure, and no answer in a noisy one."""
-    for noisy in (False, True):
-        (result,) = engine.search([SearchRequest(query, "Who wrote Faust?", ("Goethe",), noisy, 5, seed=4)])
-        assert len(result.documents) == (0 if result.failure else 5)
-        assert not (noisy and any("goethe" in document.text.lower() for document in result.documents))
+    queries = ["", "?", "Wer schrieb \u201eFaust\u201c?", "x" * 500, "weather tomorrow"]
+    searches = [
+        SearchRequest(query, "Who wrote Faust?", ("Goethe",), noisy, 5, seed=4)
+        for query in queries
+        for noisy in (False, True)
+    ]
+    for search, result in zip(searches, engine.search(searches), strict=True):
+        assert len(result.documents) == (0 if result.failure else 5), search
+        assert not (search.noisy and any("goethe" in document.text.lower() for document in result.documents)), search
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_whole_episodes_in_the_environment(level: float) -> None:
     spec = {"search_engine": "simulated:tiny", "split": "test", "noise_level": level}
 
-    def play() -> list[object]:
+    def play(*seeds: int) -> list[list[object]]:
         env = gym.make("ZeroSearch-v0", **spec)
-        seen: list[object] = []
-        for seed in range(3):
+        episodes = []
+        for seed in seeds:
             observation, info = env.reset(seed=seed)
-            seen.append(observation)
+            seen: list[object] = [observation]
             for query in (info["question"], "founder of Acadex Bank"):
                 observation, _, terminated, truncated, info = env.step(f"<search>{query}</search>")
                 assert not terminated
@@ -87,10 +91,11 @@ def test_whole_episodes_in_the_environment(level: float) -> None:
             _, _, terminated, _, info = env.step("<answer>nobody knows</answer>")
             assert terminated
             assert info["stop_reason"] == "answer"
+            episodes.append(seen)
         env.close()
-        return seen
+        return episodes
 
-    assert play() == play()
+    assert play(1) == play(0, 1)[1:]  # an episode is the same whatever was played before it
 
 
 def test_a_cache_knows_it_by_its_contents(engine: SimulatedEngine) -> None:

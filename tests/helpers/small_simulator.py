@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zerosearch_agents.config.tune import TinyShape, TuneConfig
-from zerosearch_agents.simulator.pairs.pair import Pair
+from zerosearch_agents.simulator.pairs.pair import Pair, as_record
+from zerosearch_env.records.transcripts import encode_line
 from zerosearch_env.types import Document
 
 TREES = "oak ash elm birch larch alder hazel rowan maple poplar willow cedar".split()
@@ -24,6 +25,13 @@ def make_pairs(count: int = 24) -> list[Pair]:
             Pair("tuned-1", f"Which tree grows in garden {i}?", (tree,), f"garden {i}", noisy, documents, part)
         )
     return pairs
+
+
+def write_pairs(pairs: list[Pair], folder: Path) -> Path:
+    """The pairs as a file in a folder."""
+    path = folder / "pairs.jsonl"
+    path.write_bytes(b"".join(encode_line(as_record(pair)) for pair in pairs))
+    return path
 
 
 def small_run(pairs_file: Path, **options: object) -> TuneConfig:

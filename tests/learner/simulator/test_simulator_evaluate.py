@@ -174,24 +174,6 @@ def test_failures(pairs_file: Path) -> None:
     assert report["levels"][1]["noisy_with_answer"]["n"] == 3
 
 
-def test_a_tuned_model(learnt: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = learnt / "model"
-    engine = f"simulated:hf:{model}"
-    report = evaluate(
-        pairs_file,
-        engine,
-        split="test",
-        top_k=1,
-        levels=(0.0, 1.0),
-        attack_questions=1,
-        options='{"temperature": 0, "device": "cpu", "max_tokens": 40}',
-    )
-    assert report["searches"] == 8
-    assert report["levels"][1]["noisy_with_answer"]["mean"] in (None, 0.0)
-    assert report["attacks"]["all"]["after"]["mean"] == 0.0
-    assert "Style at noise 0" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from zerosearch_agents.simulator.evaluation import evaluate as evaluate_module
 from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
 from zerosearch_agents.simulator.tiny import make as module
 from zerosearch_agents.simulator.tiny.make import PairWriter, TinySimulatorConfig, learn_tokenizer, pair_text, run_tiny
@@ -26,7 +27,9 @@ from zerosearch_env.types import SearchRequest, full_text
 
 pytestmark = pytest.mark.slow
 
-SMALL = TinySimulatorConfig(hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=4000, batch_tokens=1000)
+SMALL = TinySimulatorConfig(
+    hidden=32, layers=3, mlp=48, vocab_size=2600, tokens=1000, batch_tokens=500, dtype="float32"
+)
 
 
 class SmallWriter(SearchWriter):
@@ -222,12 +225,17 @@ def test_bad_options(changes: dict[str, object]) -> None:
         TinySimulatorConfig(**changes)  # type: ignore[arg-type]
 
 
-def test_the_shipped_one_keeps_its_word_on_entities_that_it_never_saw(tmp_path: Path) -> None:
+def test_the_shipped_one_keeps_its_word_on_entities_that_it_never_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A small sample of `zerosearch simulator evaluate`; benchmarks/results/simulator-tiny.md has the large one."""
+    one_per_family = tuple({attack.family: attack for attack in evaluate_module.ATTACKS}.values())
+    monkeypatch.setattr(evaluate_module, "ATTACKS", one_per_family)
     config = SimulatorEvalConfig(
         "simulated:tiny",
         output=tmp_path / "report.json",
-        searches=40,
+        searches=32,
+        top_k=3,
         levels=(0.0, 1.0),
         attack_questions=1,
         world=WorldConfig(passages=2000, questions=200),

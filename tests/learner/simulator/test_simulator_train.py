@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_simulator import make_pairs, write_pairs
 from small_simulator import small_run as config
 from tiny import tiny_tokenizer
 from two_processes import run_in_two
@@ -25,6 +24,7 @@ from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.sft.step import RowPass
 from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
 from zerosearch_agents.simulator.pairs.pair import Pair
 from zerosearch_agents.simulator.tuning.step import held_out_loss, step_rows, tune_step
 from zerosearch_agents.simulator.tuning.train import run_train
@@ -56,26 +56,49 @@ def without_times(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(run / "metrics.jsonl")]
 
 
-def test_a_run_learns_and_serves(learnt: Path) -> None:
-    rows = read_metrics(learnt / "metrics.jsonl")
-    manifest = json.loads((learnt / "manifest.json").read_text())
+def test_a_run_learns_and_its_model_serves_and_is_evaluated(
+    pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = config(pairs_file, epochs=10.0, eval_every=20, checkpoint_every=100, learning_rate=2e-2)
+    run_train(done)
+    rows = read_metrics(done.output / "metrics.jsonl")
+    manifest = json.loads((done.output / "manifest.json").read_text())
     assert manifest["counts"]["stopped"] == "finished"
-    assert manifest["counts"]["steps"] == len(rows) == 107
+    assert manifest["counts"]["steps"] == len(rows) == 27
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert {"held_out", "held_out_useful", "held_out_noisy"} <= set(rows[19])
     assert rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
-    model = learnt / "model"
+    model = done.output / "model"
     card = read_card(model)
     assert card is not None
     assert (card.prompt_id, card.max_documents) == ("tuned-1", 2)
     assert manifest["complete"]
     assert manifest["input"]["sha256"] == card.pairs_sha256
-    engine = make_engine({"kind": "simulated", "argument": f"hf:{model}", "temperature": 0.0, "device": "cpu"})
+    options = {"temperature": 0.0, "device": "cpu", "max_tokens": 40}
+    engine = make_engine({"kind": "simulated", "argument": f"hf:{model}", **options})
     request = SearchRequest("garden 0", "Which tree grows in garden 0?", ("oak",), False, 1, 1)
     result = engine.search([request])[0]
     engine.close()
     assert result.failure is None
     assert "garden" in result.documents[0].text
+
+    report_file = pairs_file.parent / "report.json"
+    run_evaluate(
+        SimulatorEvalConfig(
+            f"simulated:hf:{model}",
+            options=json.dumps(options),
+            input=pairs_file,
+            output=report_file,
+            top_k=1,
+            levels=(0.0, 1.0),
+            attack_questions=1,
+        )
+    )
+    report = json.loads(report_file.read_text())
+    assert report["searches"] == 8
+    assert report["levels"][1]["noisy_with_answer"]["mean"] in (None, 0.0)
+    assert report["attacks"]["all"]["after"]["mean"] == 0.0
+    assert "Style at noise 0" in capsys.readouterr().out
 
 
 def test_rows_of_the_steps() -> None:
@@ -141,10 +164,24 @@ def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
     assert held_out_loss(replace(tuner, held_out={})) == {}
 
 
-def test_stopped_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
-    whole = config(pairs_file, output=pairs_file.parent / "whole")
-    run_train(whole)
-    parts = replace(whole, output=pairs_file.parent / "parts")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TuneConfig:
+    """A run of seven steps that nothing interrupts; the runs that are compared with it take the same options."""
+    file = write_pairs(make_pairs(), tmp_path_factory.mktemp("whole"))
+    options = config(file, batch_size=5, micro_batch_tokens=500)
+    run_train(options)
+    return options
+
+
+def command(run: TuneConfig, output: Path) -> list[str]:
+    """The options of `whole` as a command, with another output."""
+    options = ["--input", str(run.input), "--output", str(output), "--device", "cpu", "--batch-size", "5"]
+    options += ["--micro-batch-tokens", "500", "--epochs", "2", "--checkpoint-every", "2", "--eval-every", "2"]
+    return ["train", *options, *TINY, "--tiny.context-tokens", "2048"]
+
+
+def test_stopped_and_resumed_is_the_same_to_the_bit(whole: TuneConfig, tmp_path: Path) -> None:
+    parts = replace(whole, output=tmp_path / "parts")
     sessions = 0
     while run_train(replace(parts, max_seconds=0.02))["stopped"] == "time":
         sessions += 1
@@ -155,54 +192,55 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
     for name, value in weights(whole.output).items():
         assert torch.equal(weights(parts.output)[name], value), name
     again = run_train(parts)
-    assert again["steps"] == 6
-    assert len(read_metrics(parts.output / "metrics.jsonl")) == 6
+    assert again["steps"] == 7
+    assert len(read_metrics(parts.output / "metrics.jsonl")) == 7
 
 
-def test_killed_and_resumed_is_the_same_to_the_bit(pairs_file: Path) -> None:
-    options = [*TINY, "--input", str(pairs_file), "--device", "cpu", "--batch-size", "6", "--epochs", "10"]
-    options += ["--checkpoint-every", "2", "--tiny.context-tokens", "2048"]
-    command = [sys.executable, "-m", "zerosearch_env.cli", "simulator", "train", *options]
-    run = pairs_file.parent / "killed"
-    child = subprocess.Popen([*command, "--output", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and child.poll() is None:
-        if any((run / "checkpoints").glob("step-*")):
-            break
-        time.sleep(0.01)
-    assert child.poll() is None, "it ended before it could be killed"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+KILLED_AT_STEP_3 = """
+import os, signal, sys
+from zerosearch_agents.simulator.cli import main
+from zerosearch_agents.simulator.tuning import tuner
+step = tuner.tune_step
+def killed(state, number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(state, number)
+tuner.tune_step = killed
+main(sys.argv[1:])
+"""
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(whole: TuneConfig, tmp_path: Path) -> None:
+    """It is killed with one step more in its metrics than in its checkpoint."""
+    run = tmp_path / "killed"
+    child = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_3, *command(whole, run)], capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
     assert not (run / "model").exists()
-    assert main(["train", *options, "--output", str(run)]) == 0
-    whole = pairs_file.parent / "whole"
-    assert main(["train", *options, "--output", str(whole)]) == 0
-    assert without_times(run) == without_times(whole)
-    for name, value in weights(whole).items():
+    assert main(command(whole, run)) == 0
+    assert without_times(run) == without_times(whole.output)
+    for name, value in weights(whole.output).items():
         assert torch.equal(weights(run)[name], value), name
 
 
 @pytest.mark.timeout(400)
-def test_two_processes_are_one(pairs_file: Path) -> None:
-    options = ["--input", str(pairs_file), "--device", "cpu", "--batch-size", "5", "--epochs", "2"]
-    options += [*TINY, "--tiny.context-tokens", "2048", "--micro-batch-tokens", "500"]
-    alone, both = pairs_file.parent / "alone", pairs_file.parent / "both"
-    assert main(["train", *options, "--output", str(alone)]) == 0
-    out = run_in_two("simulator", "train", *options, "--output", str(both))
-    expected, found = without_times(alone), without_times(both)
+def test_two_processes_are_one(whole: TuneConfig, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    out = run_in_two("simulator", *command(whole, both))
+    expected, found = without_times(whole.output), without_times(both)
     assert len(found) == len(expected) == 7
     for one, other in zip(expected, found, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
     assert out.count("train: ") == 1
-    for name, value in weights(alone).items():
+    for name, value in weights(whole.output).items():
         torch.testing.assert_close(weights(both)[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
     pytest.importorskip("peft")
-    options = {"init": None, "model": base, "lora": LoraShape(rank=4), "epochs": 8.0, "learning_rate": 2e-2}
-    done = run_train(config(pairs_file, dtype=dtype, **options))
+    options = {"init": None, "model": base, "lora": LoraShape(rank=4), "learning_rate": 3e-2}
+    done = run_train(config(pairs_file, dtype=dtype, batch_size=2, epochs=0.5, **options))
     rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
     assert rows[-1]["loss"] < 0.98 * rows[0]["loss"]
     assert done["trained_parameters"] < 0.5 * done["parameters"]
@@ -216,17 +254,20 @@ def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
 
 def test_lora_is_resumed(pairs_file: Path, base: Path) -> None:
     pytest.importorskip("peft")
-    whole = config(pairs_file, init=None, model=base, lora=LoraShape(rank=2), output=pairs_file.parent / "whole")
+    options = {"init": None, "model": base, "lora": LoraShape(rank=2), "epochs": 1.0}
+    whole = config(pairs_file, output=pairs_file.parent / "whole", **options)
     run_train(whole)
     parts = replace(whole, output=pairs_file.parent / "parts", max_seconds=0.02)
+    sessions = 0
     while run_train(parts)["stopped"] == "time":
-        pass
+        sessions += 1
+    assert sessions >= 1
     for name, value in weights(whole.output).items():
         assert torch.equal(weights(parts.output)[name], value), name
 
 
 def test_full_tuning_of_a_model(pairs_file: Path, base: Path) -> None:
-    done = run_train(config(pairs_file, init=None, model=base, learning_rate=1e-3, dtype="bfloat16"))
+    done = run_train(config(pairs_file, init=None, model=base, dtype="bfloat16", batch_size=2, epochs=0.2))
     assert done["trained_parameters"] == done["parameters"]
     assert weights(pairs_file.parent / "run")["model.embed_tokens.weight"].dtype == torch.bfloat16
     card = read_card(done["model"])
@@ -263,11 +304,11 @@ def test_options_that_cannot_be(pairs_file: Path, options: dict[str, object], me
 
 
 def test_another_run_is_not_overwritten(pairs_file: Path) -> None:
-    first = config(pairs_file)
+    first = config(pairs_file, epochs=0.25)
     run_train(first)
-    with pytest.raises(ConfigError, match=r"epochs: 2\.0 -> 3\.0"):
-        run_train(replace(first, epochs=3.0))
-    assert run_train(replace(first, epochs=3.0, fresh=True))["steps"] == 8
+    with pytest.raises(ConfigError, match=r"epochs: 0\.25 -> 0\.5"):
+        run_train(replace(first, epochs=0.5))
+    assert run_train(replace(first, epochs=0.5, fresh=True))["steps"] == 2
     (first.output / "manifest.json").unlink()
     with pytest.raises(ConfigError, match="no manifest"):
         run_train(first)
