@@ -200,7 +200,7 @@ def _work_spec(setting: Setting, search: bool) -> WorkSpec:
     from ..speed.learner.work import WorkSpec
 
     if setting.tiny:
-        return WorkSpec(dtype="bfloat16", search=search, sequences=8, longest=96)
+        return WorkSpec(vocabulary=300, dtype="bfloat16", search=search, sequences=8, shortest=40, longest=64)
     size = {"sequences": 32, "shortest": 512, "longest": 2048}
     return WorkSpec(vocabulary=151_936, dtype="bfloat16", search=search, **size)
 

@@ -12,10 +12,11 @@ from zerosearch_env.errors import ConfigError
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.slow,
-]  # processes that load torch, one of them TRL; slow machines take minutes
+]  # processes that load torch; slow machines take minutes
 
 
-@pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "training"])
+# tests/benchmarks/test_learner_bench.py runs "peer", because it has TRL loaded.
+@pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "peer"])
 def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:
     assert gpu.run_check(name, gpu.Setting("cpu", tiny=True), tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text())
@@ -23,15 +24,15 @@ def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:
     assert record["device"] == "cpu"
     if name == "machine":
         assert record["tflops"]["float32"] > 0
-    for case in record["cases"] if name == "peer" and "cases" in record else ():
-        assert case["ours"]["gradient_norm"] == pytest.approx(case["trl"]["gradient_norm"], rel=0.02)
+    if name == "training":
+        assert record["resumed_weights_apart"] == 0.0
 
 
 def test_each_check_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--device", "cpu", "--size", "tiny", "--output", str(tmp_path)]
-    assert gpu.main(["training", *options]) == 0
+    assert gpu.main(["machine", *options]) == 0
     assert "all passed" in capfd.readouterr().out
-    assert json.loads((tmp_path / "gpu-training.json").read_text())["resumed_weights_apart"] == 0.0
+    assert json.loads((tmp_path / "gpu-machine.json").read_text())["device"] == "cpu"
 
 
 def test_a_check_that_takes_too_long_has_failed(tmp_path: Path) -> None:

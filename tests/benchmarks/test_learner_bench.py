@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from importlib.util import find_spec
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
+from zerosearch_benchmarks.gpu import command as gpu
 from zerosearch_benchmarks.speed.learner import bench as learner
+from zerosearch_benchmarks.speed.learner import sides
 from zerosearch_benchmarks.speed.learner.work import WorkSpec, flops, make_work, mask_of
 
 pytestmark = pytest.mark.slow
@@ -30,10 +41,41 @@ def test_a_quarter_of_the_search_work_is_the_policys() -> None:
     assert mask_of(100, True)[:5] == [1, 1, 1, 1, 0]
 
 
-@pytest.mark.timeout(600)  # two processes that load torch, one of them TRL
+class SideHere:
+    """In place of a side's process: all its steps in this process, at once, so that TRL is loaded only once."""
+
+    def __init__(self, command: list[str], **_: object) -> None:
+        job = command[-1]
+        self.stdin = io.StringIO()
+        self.stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`Side` closes it)
+        output = os.dup(1)
+        try:
+            os.dup2(self.stdout.fileno(), 1)
+            with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), torch.random.fork_rng():
+                patch.setattr(sys, "stdin", io.StringIO("go\n" * json.loads(job)["cycles"]))
+                assert sides.main([job]) == 0
+            gc.collect()  # a closure holds the copy of the output
+        finally:
+            os.dup2(output, 1)
+            os.close(output)
+        self.stdout.seek(0)
+
+    def wait(self, timeout: float) -> None:
+        """It has ended."""
+
+
+@pytest.mark.filterwarnings("ignore")  # what TRL and its libraries warn of is not ours
+@pytest.mark.timeout(600)  # loads TRL, and a process that loads torch
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed (extra trl)")
-def test_both_sides_have_the_same_gradient(tmp_path) -> None:
-    """On the dense work; tests/benchmarks/test_gpu_bench.py has the search work."""
+def test_both_sides_have_the_same_gradient(tmp_path, monkeypatch) -> None:
+    """On dense work, where this package's side is a process of its own, and on the search work of the check on GPUs."""
+    processes = []
+
+    def start(command, **options):
+        processes.append(SideHere(command) if processes else subprocess.Popen(command, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(learner, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
     output = tmp_path / "learner.json"
     size = "--sequences 8 --longest 80 --vocabulary 300 --rounds 1 --no-memory --peer-rows 4".split()
     assert learner.main(["--cases", "float32", *size, "--output", str(output)]) == 0
@@ -41,3 +83,12 @@ def test_both_sides_have_the_same_gradient(tmp_path) -> None:
     assert case["ours"]["gradient_norm"] == pytest.approx(case["trl"]["gradient_norm"], rel=0.02)
     assert case["ratio"] > 0
     assert case["ours"]["peak_mib"] > 100
+    assert [type(process) for process in processes] == [subprocess.Popen, SideHere]
+
+    assert gpu.run_check("peer", gpu.Setting("cpu", tiny=True), tmp_path / "peer.json")
+    record = json.loads((tmp_path / "peer.json").read_text())
+    assert record["passed"]
+    assert record["device"] == "cpu"
+    (case,) = record["cases"]
+    assert case["work"] == "search"
+    assert case["ours"]["gradient_norm"] == pytest.approx(case["trl"]["gradient_norm"], rel=0.02)

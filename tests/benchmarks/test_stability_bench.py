@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.sft.rows import Row
+from zerosearch_agents.tiny import pretrain
 from zerosearch_agents.training import loss as objective
 from zerosearch_agents.training import trainer
 from zerosearch_agents.training.trainer import build_learner, train_step
@@ -144,7 +146,9 @@ def test_a_text_ends_within_a_turn():
     assert stability_start.ended_early(text, begin, end, 1.0, np.random.default_rng(0)) == text
 
 
-def test_a_start_is_made_once(tmp_path):
+@pytest.mark.slow
+def test_a_start_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "PretrainConfig", partial(pretrain.PretrainConfig, batch_tokens=2048))
     kind = stability_start.Start(apart=0.5, early=0.5, tokens=1, learning_rate=1e-3)
     first = stability_start.make_start(tmp_path, kind)
     weights = (first / "model.safetensors").stat()
@@ -154,6 +158,7 @@ def test_a_start_is_made_once(tmp_path):
     assert len({one.folder for one in stability_start.STARTS.values()}) == len(stability_start.STARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", stability.BEHAVIOURS)
 def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
     before = objective.kl_loss, trainer.compute_logprobs
@@ -165,6 +170,8 @@ def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
     assert {decoding: found["n"] for decoding, found in row["held_out"].items()} == dict.fromkeys(
         ("sampled", "greedy"), QUESTIONS
     )
+    if name != "ours":
+        return  # what follows does not depend on the behaviour
     assert stability.run_one(name, config, QUESTIONS) == row  # what is finished stays
     other = stability.run_one(name, replace(config, steps=1), QUESTIONS)
     assert len(other["steps"]) == 1  # another configuration starts anew

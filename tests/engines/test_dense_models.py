@@ -98,6 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) ->
     return folder
 
 
+@pytest.mark.slow
 def test_a_query_has_one_vector_to_the_last_bit(encoder: SentenceEncoder) -> None:
     queries = [*QUERIES, *(passage.title for passage in PASSAGES[:9])]
     together = encoder.encode_queries(queries)
@@ -119,6 +120,7 @@ def test_one_row_a_batch_gives_the_same_vectors(model: str, encoder: SentenceEnc
         SentenceEncoder(model, query_rows=0)
 
 
+@pytest.mark.slow
 def test_the_engine_of_a_world_conforms_and_answers(world: Path) -> None:
     engine = make_engine({"kind": "dense", "index": str(world), "device": "cpu"})
     data = load_dataset("world", world=WorldConfig(passages=200))
@@ -132,12 +134,13 @@ def test_the_engine_of_a_world_conforms_and_answers(world: Path) -> None:
     assert np.mean(found) > 0.8
 
 
+@pytest.mark.slow
 def test_titles_find_their_passages_on_real_data(shared_data: Path, tmp_path: Path, encoder: SentenceEncoder) -> None:
     corpus = shared_data / "wikipedia_passages.jsonl"
     if not corpus.is_file():
         pytest.skip(f"no {corpus}")
     # the first words of each: the encoder's time grows with the text
-    passages = [replace(passage, text=passage.text[:60]) for passage in load_corpus(corpus, limit=500)]
+    passages = [replace(passage, text=passage.text[:60]) for passage in load_corpus(corpus, limit=200)]
     build_index(passages, tmp_path / "index", encoder)
     engine = DenseEngine(tmp_path / "index", encoder=encoder)
     asked = passages[::4]

@@ -53,6 +53,7 @@ def test_the_engine_passes_the_conformance_suite_and_plays(
     assert "Doc 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_training_loop_trains(capsys: pytest.CaptureFixture[str]) -> None:
     example = load("training_loop")

@@ -42,6 +42,7 @@ PUBLISHED = {
     "Llama-3.2-3B": 3_212_749_824,
 }
 LARGE = [name for name in preset_names() if name.endswith("-zerosearch")]
+DRY = ["llama-3.2-3b-zerosearch", "qwen2.5-7b-zerosearch", "qwen3-4b-zerosearch"]
 LOAD = Load(gpus=1, episode_tokens=1000, sampled_tokens=250)
 
 
@@ -162,9 +163,24 @@ def test_the_command_prints_the_table(capsys):
         main(["qwen2.5-7b-zerosearc"])
 
 
-@pytest.mark.parametrize("preset", LARGE)
+def test_large_presets_differ_in_model_and_noise_alone():
+    """Therefore one dry run for each kind of model is enough."""
+    presets = {name: load_preset(name) for name in LARGE}
+    (first, *others) = presets.values()
+    for config in others:
+        rollout = replace(config.rollout, slots=first.rollout.slots)
+        changes = {name: getattr(first, name) for name in ("policy", "output", "curriculum")}
+        assert replace(config, rollout=rollout, **changes) == first
+    assert {MODELS[presets[name].policy].kind for name in DRY} == {
+        MODELS[config.policy].kind for config in presets.values()
+    }
+    assert {MODELS[presets[name].policy].tied for name in DRY} == {True, False}
+
+
+@pytest.mark.parametrize("preset", DRY)
 def test_a_preset_runs_dry(preset, tmp_path):
     config = load_preset(preset)
+    config = replace(config, rollout=replace(config.rollout, group_size=3))
     result = dry_run(config, find_architecture(config.policy), tmp_path)
     rows = read_metrics(result.output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
