@@ -191,13 +191,12 @@ def test_a_read_only_file_serves_and_keeps_nothing(path: Path, monkeypatch: pyte
     assert len(backend.prompts) == 1
     assert again.stats().hit_rate == 0.5
     assert again.stats().cache_errors == 0
-    with pytest.raises(CacheError, match="read-only"):
-        ResultCache(path).clear()
+    with ResultCache(path) as cache, pytest.raises(CacheError, match="read-only"):
+        cache.clear()
     again.close()
     monkeypatch.undo()
-    cache = ResultCache(path)
-    assert cache.describe().entries == 1
-    cache.close()
+    with ResultCache(path) as cache:
+        assert cache.describe().entries == 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -308,8 +308,8 @@ def test_the_cache_spares_requests_and_keeps_scores_and_sources(tmp_path: Path) 
         elsewhere.search([ask()])
         assert elsewhere.stats().cache_hits == 0
         elsewhere.close()
-    described = ResultCache(path).describe()
-    assert set(described.by_engine) == {"retrieve"}
+    with ResultCache(path) as cache:
+        assert set(cache.describe().by_engine) == {"retrieve"}
 
 
 def test_failures_are_not_cached(tmp_path: Path) -> None:

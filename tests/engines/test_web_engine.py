@@ -238,7 +238,8 @@ def test_the_cache_spares_requests_and_holds_no_key(tmp_path: Path) -> None:
             other.search([ask()])
             assert other.stats().cache_hits == 0, options
             other.close()
-    assert set(ResultCache(path).describe().by_engine) == {"serper"}
+    with ResultCache(path) as cache:
+        assert set(cache.describe().by_engine) == {"serper"}
     assert not any(b"hush" in file.read_bytes() for file in tmp_path.iterdir())
 
 

@@ -21,8 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.file.expanduser().is_file():
         raise CacheError(f"there is no cache at {arguments.file}")
-    cache = ResultCache(arguments.file)
-    try:
+    with ResultCache(arguments.file) as cache:
         if arguments.action == "clear":
             print(f"{cache.clear()} entries deleted")
             return 0
@@ -31,5 +30,3 @@ def main(argv: list[str] | None = None) -> int:
         for engine, count in contents.by_engine.items():
             print(f"  {engine}: {count}")
         return 0
-    finally:
-        cache.close()
