@@ -1,13 +1,12 @@
 """Commands in two processes, as torchrun starts them; the test is one of them, and torch is loaded once for the other.
 
-The second process of every call is forked from one server, which lives as long as the tests do.
+The second process of every call is forked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import socket
 import sys
@@ -15,18 +14,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from forks import FORKS
 
 from zerosearch_env.cli import COMMANDS, main
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "torch.distributed.checkpoint",
-        "torch.distributed.fsdp",
-        "transformers.models.qwen3.modeling_qwen3",
-        "zerosearch_agents.training.trainer",
-    ]
-)
 
 
 def second(variables: dict[str, str], output: str, errors: str, arguments: tuple[str, ...]) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from pid_player import PidOptions, PidPlayer
 from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.players.base import Player, PolicyOptions
@@ -267,6 +269,22 @@ def test_results_do_not_depend_on_slots_or_processes(policy_folder: Path, engine
     # A replayed search has the same documents; how long the engine took is no part of a transcript.
     assert json.dumps(records[0]) == json.dumps(records[2])
     assert all(e.done for e in failing)
+
+
+@pytest.mark.usefixtures("real_start")
+def test_a_process_is_spawned_with_one_thread(engine: CorpusEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    played = episodes()
+    with WorkerPool(1) as pool:
+        pool.play(PidPlayer, PidOptions(), played, engine)
+        answers = [episode.turns[0].action_text.split()[1:-1] for episode in played]
+        pids, parents, threads = zip(*answers, strict=True)
+        assert len(set(pids)) == 1
+        assert (set(parents), set(threads)) == ({str(os.getpid())}, {"1"})
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        with pytest.raises(AgentError, match=r"a worker process died \(exit code 7\)"):
+            pool.play(PidPlayer, PidOptions(exit_status=7), episodes(), engine)
+        assert pool._processes == []
 
 
 class Unpicklable(ConstantEngine):

@@ -14,6 +14,8 @@ from zerosearch_agents.processes import workers as module
 from zerosearch_agents.processes.workers import Workers, default_workers, physical_cores, start_workers
 from zerosearch_env.errors import ConfigError, TrainingError
 
+pytestmark = pytest.mark.usefixtures("real_start")
+
 
 def test_a_team_of_one_changes_nothing():
     workers, tensor = Workers(), torch.ones(2)

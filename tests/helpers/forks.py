@@ -1,0 +1,94 @@
+"""Processes that are forked from one server, which has loaded torch and lives as long as the tests do.
+
+The processes that the package starts load torch each; the tests fork them instead (`fork_workers`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from types import SimpleNamespace
+from typing import IO, Any
+
+import pytest
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "pytest",
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "transformers.models.qwen3.modeling_qwen3",
+        "zerosearch_agents.training.trainer",
+    ]
+)
+
+
+class Fork(ForkServerProcess):
+    """A forked process with the variables of this one, as a spawned one has."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._variables = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._variables)
+        super().run()
+
+
+def _main_of(module: str, variables: dict[str, str], streams: Sequence[Connection]) -> None:
+    """`python -m MODULE` in a process that was forked."""
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream.fileno(), descriptor)
+        stream.close()
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.environ.clear()
+    os.environ.update(variables)
+    importlib.import_module(module).main()
+
+
+class ForkedPopen:
+    """What `subprocess.Popen([sys.executable, "-m", MODULE], ...)` starts, as a fork."""
+
+    def __init__(self, command: Sequence[str], *, stdin: int, stdout: IO[bytes], stderr: IO[bytes], env: dict) -> None:
+        python, option, module = command
+        assert (python, option, stdin) == (sys.executable, "-m", subprocess.PIPE)
+        reader, writer = os.pipe()
+        self.stdin = os.fdopen(writer, "wb")
+        # a connection is a descriptor that can be sent to another process
+        streams = [Connection(descriptor) for descriptor in (reader, os.dup(stdout.fileno()), os.dup(stderr.fileno()))]
+        self._process = FORKS.Process(target=_main_of, args=(module, env, streams), daemon=True)
+        self._process.start()
+        for stream in streams:
+            stream.close()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def fork_workers(patch: pytest.MonkeyPatch) -> None:
+    """Have the package fork the processes that it otherwise starts, of training and of players."""
+    forked = SimpleNamespace(Popen=ForkedPopen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    patch.setattr("zerosearch_agents.processes.workers.subprocess", forked)
+    contexts = SimpleNamespace(
+        get_context=lambda method: {"spawn": SimpleNamespace(Pipe=FORKS.Pipe, Process=Fork)}[method]
+    )
+    patch.setattr("zerosearch_agents.processes.pool.multiprocessing", contexts)
