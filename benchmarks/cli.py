@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zerosearch_env.commands.dispatch import Command, list_commands, run_command
+from zerosearch_env.commands.dispatch import Command, group_help, run_command
 
 _MODULES = {
     "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, compared with gem-llm."),
@@ -38,8 +38,7 @@ BENCHMARKS = {name: Command(f"{__package__}.{module}", summary) for name, (modul
 
 def help_text() -> str:
     """The text of `zerosearch bench --help`."""
-    head, tail = "usage: zerosearch bench NAME [options]", "zerosearch bench NAME --help shows its options"
-    return "\n".join([head, "", *list_commands(BENCHMARKS), "", tail])
+    return group_help("zerosearch bench", "NAME", BENCHMARKS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

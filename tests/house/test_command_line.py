@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import types
@@ -35,6 +36,45 @@ def test_help_names_every_command(argv: list[str], capsys: pytest.CaptureFixture
     for name, command in cli.COMMANDS.items():
         assert f"  {name} " in out
         assert command.summary in out
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [("index", "build info"), ("cache", "stats clear"), ("bench", "dense serve"), ("simulator", "collect label tiny")],
+)
+@pytest.mark.parametrize("argv", [[], ["--help"]])
+def test_a_command_of_commands_lists_them(
+    name: str, commands: str, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, *argv]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"usage: zerosearch {name} ")
+    assert set(commands.split()) <= set(re.findall(r"^  (\w+) ", printed.out, re.MULTILINE))
+    assert f"zerosearch {name} " in printed.out.splitlines()[-1]
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("index build", "--encoder STR"),
+        ("index info", "PATH"),
+        ("cache stats", "PATH"),
+        ("cache clear", "PATH"),
+        ("view", "PATH"),
+        ("report", "PATH"),
+        ("plan", "STR"),
+        ("simulator label", "--input PATH"),
+        ("simulator evaluate", "--engine STR"),
+    ],
+)
+def test_a_missing_argument_is_named(command: str, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command.split())
+    assert stop.value.code == 2
+    message = " ".join(re.sub(r"[^\x00-\x7f]", " ", capsys.readouterr().err).split())
+    assert f"Missing from zerosearch {command}: {missing} " in message
+    assert f"run: zerosearch {command} --help" in message
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def _flags() -> list[object]:
             if match := COMMAND.match(line):
                 words = line.split()
                 start = words.index(match["name"])
-                name = " ".join(words[start : start + 1 + (match["name"] in ("bench", "index", "simulator"))])
+                name = " ".join(words[start : start + 1 + (match["name"] in ("bench", "cache", "index", "simulator"))])
                 used.setdefault(name, set()).update(re.findall(r" (--[a-z][\w.-]*)", line))
     return [pytest.param(name, flags - {"--help"}, id=name) for name, flags in used.items() if flags - {"--help"}]
 

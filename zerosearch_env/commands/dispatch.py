@@ -1,11 +1,14 @@
-"""Commands that consist of commands: their list in the help, and the choice by the first argument."""
+"""Commands that consist of commands: their list in the help, and the choice by the first argument.
+
+Options are read with `tyro`: it prints what is wrong or missing, and how to get the help, and exits with status 2.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import MissingExtraError, ZeroSearchError, unknown_name
 
@@ -53,6 +56,42 @@ class Command:
                 f"`zerosearch {name}` needs {library!r}, which is not installed. "
                 f'Install it with: pip install "zerosearch-env[{self.extra}]"'
             ) from cause
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """A command of another command: a dataclass of options, and the function that runs it."""
+
+    parent: str
+    """The command that it belongs to, for example `"zerosearch index"`."""
+    options: type
+    """The dataclass of its options; the first paragraph of its docstring is the summary."""
+    # Any: an instance of `options`
+    run: Callable[[Any], int]
+    """Called with the options; returns the exit status."""
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the options' docstring."""
+        return (self.options.__doc__ or "").partition("\n\n")[0]
+
+    def load(self, name: str) -> Main:
+        """The function that reads the options of the command called `name` and runs it."""
+        import tyro
+
+        return lambda argv: self.run(tyro.cli(self.options, args=argv, prog=f"{self.parent} {name}"))
+
+
+def group_help(command: str, kind: str, commands: Mapping[str, AnyCommand]) -> str:
+    """The help of a command that consists of commands.
+
+    Args:
+        command: the command as it is typed, for example `"zerosearch index"`.
+        kind: the word for one of its commands in the usage, for example `"COMMAND"`.
+        commands: its commands by name.
+    """
+    head, tail = f"usage: {command} {kind} [options]", f"{command} {kind} --help shows its options"
+    return "\n".join([head, "", *list_commands(commands), "", tail])
 
 
 def list_commands(commands: Mapping[str, AnyCommand]) -> list[str]:

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from ..engines.dense.build import BuildOptions, build_index, check_output
 from ..engines.dense.manifest import Manifest, read_manifest, verify_files
-from ..errors import ConfigError, unknown_name
+from ..errors import ConfigError
 from ..types import Document
+from .dispatch import Subcommand, group_help, run_command
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,6 @@ class InfoConfig:
     """Read every file and compare it with its digest."""
 
 
-_Config = tyro.conf.OmitSubcommandPrefixes[
-    Annotated[BuildConfig, tyro.conf.subcommand("build")] | Annotated[InfoConfig, tyro.conf.subcommand("info")]
-]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerosearch index`.
 
@@ -73,11 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: an option is invalid, or the build failed.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] not in ("build", "info", "-h", "--help"):
-        raise unknown_name("command of `zerosearch index`", argv[0], ("build", "info"))
-    config: BuildConfig | InfoConfig = tyro.cli(_Config, args=argv, prog="zerosearch index", description=__doc__)
-    return build(config) if isinstance(config, BuildConfig) else info(config)
+    return run_command("command of `zerosearch index`", COMMANDS, help_text, sys.argv[1:] if argv is None else argv)
+
+
+def help_text() -> str:
+    """The text of `zerosearch index --help`."""
+    return group_help("zerosearch index", "COMMAND", COMMANDS)
 
 
 def build(config: BuildConfig) -> int:
@@ -169,3 +166,10 @@ def _show(console: Any, folder: Path, manifest: Manifest) -> None:
     }
     for name, value in rows.items():
         console.print(f"{name:>10}  {value}", soft_wrap=True)
+
+
+COMMANDS = {
+    "build": Subcommand("zerosearch index", BuildConfig, build),
+    "info": Subcommand("zerosearch index", InfoConfig, info),
+}
+"""The commands of `zerosearch index`."""
