@@ -32,13 +32,14 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
 from .config.train import TrainConfig, load_preset
-from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, forget, select_questions, versions
+from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions, versions
 from .players.base import Player, PolicyOptions
 from .players.make import make_player, player_hash
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
 from .processes.pool import WorkerPool, default_workers
-from .report.page import EVALUATION_FOLDER, Notes, write_report
+from .report.page import Notes, write_report
+from .runs.output import EVALUATION_FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -234,20 +235,21 @@ def _bench(
     console: Console,
     stack: contextlib.ExitStack,
 ) -> tuple[Bench, Dataset]:
-    """Prepare the evaluations; also returns the test dataset."""
+    """Remove an earlier run and prepare the evaluations; also returns the test dataset."""
+    from .training.run_files import remove_run
+
     test = _load(training, "test")
     environment = training.environment
     engine = make_engine(environment.search_engine, dataset=test)
     stack.callback(engine.close)
-    folder = config.output / EVALUATION_FOLDER
-    forget(folder)
+    remove_run(config.output, training)
     settings: dict[str, Any] = {
         "dataset": test.name,
         "split": "test",
         "seed": config.seed,
         "questions_per_hop": questions,
     }
-    store = Store(folder, settings | {"versions": versions()})
+    store = Store(config.output / EVALUATION_FOLDER, settings | {"versions": versions()})
     rules = make_rules(
         max_turns=environment.max_turns,
         top_k=environment.top_k,
@@ -268,7 +270,7 @@ def _train(training: TrainConfig) -> TrainResult:
     from .training.trainer import train
 
     with TrainProgress(training.steps, max_seconds=training.max_seconds) as progress:
-        return train(training, callback=progress, overwrite=True)
+        return train(training, callback=progress)
 
 
 def _measure_trained(bench: Bench, training: TrainConfig, test: Dataset, pool: WorkerPool | None) -> None:

@@ -34,7 +34,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     A write that fails or is killed leaves the previous file, or none, but never a partial one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+    new = _new(path)
     try:
         with new.open("wb") as stream:
             yield stream
@@ -61,7 +61,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     roll_back(target)
-    new = target.with_name(f".{target.name}.new")
+    new = _new(target)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
@@ -88,6 +88,20 @@ def roll_back(target: Path) -> None:
     """Undo a `replace_directory` that was killed between its two renames."""
     if not target.exists() and _old(target).is_dir():
         os.rename(_old(target), target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or directory, if it exists, and what a killed write of it has left."""
+    for place in (path, _new(path), _old(path)):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def _new(target: Path) -> Path:
+    """Temporary name of a file or directory while it is written."""
+    return target.with_name(f".{target.name}.new")
 
 
 def _old(target: Path) -> Path:

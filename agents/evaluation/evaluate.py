@@ -32,8 +32,8 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question
 
-from ..runs.output import check_settings
-from .results import RESULTS_FILE, Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
+from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, check_settings
+from .results import Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from ..players.base import Player
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TRANSCRIPTS_FOLDER = "transcripts"
 
 OnProgress = Callable[["CellProgress"], None]
 

@@ -23,13 +23,13 @@ from zerosearch_env.errors import DataError
 from zerosearch_env.files import write_text
 from zerosearch_env.types import StopReason
 
+from ..runs.output import RESULTS_FILE
 from .statistics import EMPTY, Interval, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     from zerosearch_env.game.episode import Episode
 
 SCHEMA_VERSION = 1
-RESULTS_FILE = "results.json"
 METRICS = ("em", "f1", "subem")
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.errors import DataError
 from zerosearch_env.records.html import load_templates
 
-from ..evaluation.results import RESULTS_FILE, Evaluation, load_evaluation
+from ..evaluation.results import Evaluation, load_evaluation
+from ..runs.output import EVALUATION_FOLDER, NOTES_FILE, REPORT_FILE, RESULTS_FILE
 from .charts import MARKERS, STYLES, Chart, percent
 from .robustness import Robustness, of_group, signed
 from .training import Pair, alarm_notes, choose_pairs, training_curves
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from ..runs.rollbacks import Rollback
-
-EVALUATION_FOLDER = "evaluation"
-REPORT_FILE = "report.html"
-NOTES_FILE = "report.json"
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.files import remove
 from zerosearch_env.privacy import redact
 
 from ..config.train import FREE_FIELDS, TrainConfig, flatten_config
 from ..config.vllm import parse_sampler
+
+EVALUATION_FOLDER = "evaluation"
+"""The folder in a run directory for evaluations of its policy."""
+RESULTS_FILE = "results.json"
+"""The results of an evaluation, in its folder."""
+TRANSCRIPTS_FOLDER = "transcripts"
+"""The episodes of an evaluation, in its folder."""
+REPORT_FILE = "report.html"
+NOTES_FILE = "report.json"
+"""What a page says about a run that is in no other file of it."""
+
+ABOUT_RUN = (EVALUATION_FOLDER, RESULTS_FILE, TRANSCRIPTS_FOLDER, REPORT_FILE, NOTES_FILE)
+"""Files and folders that evaluations and reports of a run write into its directory."""
 
 
 def check_settings(
@@ -61,7 +74,4 @@ def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
 def remove_files(folder: Path, names: Iterable[str]) -> None:
     """Remove these files and folders of an earlier run, where they exist."""
     for name in names:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+        remove(folder / name)

@@ -21,13 +21,13 @@ from zerosearch_env.records.transcripts import TranscriptWriter, transcript_reco
 
 from ..config.train import TrainConfig, dump_config, flatten_config, read_config
 from ..forward.fsdp import copy_share
-from ..policy.files import one_line
+from ..policy.files import one_line, policy_path
 from ..rollouts.rollout import Rollout
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
 from ..runs.metrics import MetricsLog, read_metrics, recorded
-from ..runs.output import config_differences, remove_files
+from ..runs.output import ABOUT_RUN, config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
 from .sharded_checkpoint import find_newest, load_shards, read_found, save_shards, spread_optimizer
@@ -52,6 +52,8 @@ _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="
 
 def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bool, overwrite: bool) -> None:
     """Creates the run directory and saves the configuration in it. Removes an existing run only with `overwrite`.
+
+    With the run goes what other commands have written into its directory about it: evaluations and reports.
 
     Raises:
         ConfigError: the directory of a new run already holds a run, or credentials were removed from a value.
@@ -81,8 +83,21 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
                 f"{output} already holds a run ({', '.join(existing)}): "
                 "resume it, choose another output, or overwrite it."
             )
-        remove_files(output, existing)
+        if existing:
+            remove_run(output, config)
     write_text(saved, dump_config(config))
+
+
+def remove_run(output: Path, config: TrainConfig) -> None:
+    """Removes the run in a directory, its evaluations and its report, to make place for another run.
+
+    Raises:
+        ConfigError: the new run starts from a policy of the old one; nothing is removed.
+    """
+    names, policy = (*RUN_FILES, *ABOUT_RUN), policy_path(config.policy).resolve()
+    if any(policy.is_relative_to((output / name).resolve()) for name in names):
+        raise ConfigError(f"the policy {config.policy} belongs to the run in {output}: choose another output.")
+    remove_files(output, names)
 
 
 def learner_weights(learner: Learner) -> dict[str, Tensor]:

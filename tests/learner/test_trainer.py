@@ -229,12 +229,23 @@ def test_resuming_with_another_configuration_names_the_differences(whole, tmp_pa
 def test_a_directory_with_a_run_is_not_overwritten_by_accident(whole, tmp_path):
     config = replace(whole[0], output=str(tmp_path / "run"), steps=1)
     run(config)
-    kept = tmp_path / "run" / "notes.txt"
-    kept.write_text("mine")
+    notes = tmp_path / "run" / "notes.txt"
+    notes.write_text("mine")
     with pytest.raises(ConfigError, match="already holds a run"):
         run(config)
+    # what a quickstart, `eval` and `report` write about the run, and what a killed save leaves of it
+    about = ("evaluation/results.json", "results.json", "transcripts/before.jsonl", "report.html", "report.json")
+    remains = (".policy.old/config.json", ".policy.new/config.json", ".config.toml.new", "tensorboard/events", "sync/1")
+    stale = [tmp_path / "run" / name for name in (*about, *remains)]
+    for file in stale:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of the earlier run")
+    with pytest.raises(ConfigError, match=r"belongs to the run in .*choose another output"):
+        run(replace(config, policy=str(tmp_path / "run" / "policy")), overwrite=True)
+    assert all(file.exists() for file in stale)
     assert run(config, overwrite=True).step == 1
-    assert kept.read_text() == "mine"
+    assert [file for file in stale if file.exists()] == []
+    assert notes.read_text() == "mine"
     with pytest.raises(CheckpointError, match="no run to resume"):
         run(replace(config, output=str(tmp_path / "nothing")), resume=True)
 

@@ -180,6 +180,7 @@ def run_one(name: str, config: TrainConfig, questions: int) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(row_file.read_text("utf-8"))
         if row["questions"] == questions:
             return row
+    row_file.unlink(missing_ok=True)  # it must not survive next to the configuration of a run that is killed
     began, ended = time.process_time(), "finished"
     with behaviour(name) as changed:
         try:
