@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +137,13 @@ def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrain
     return new
 
 
-def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
+def save_policy(
+    policy: Policy,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    write_more: Callable[[Path], object] = lambda directory: None,
+) -> Path:
     """Write a policy directory atomically.
 
     The files are written into a sibling directory that is renamed only when it is complete: a save that is killed
@@ -147,6 +153,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
         policy: the policy to write.
         path: the directory; an existing one is replaced.
         dtype: dtype of the weights on disk; None: the model's dtype.
+        write_more: called with the sibling directory to write further files that must appear together with the policy.
 
     Returns:
         The directory.
@@ -162,6 +169,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, dtype: str | No
                 _write_weights(policy.model, new, dtype)
                 policy.tokenizer.save_pretrained(new)
             (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
+            write_more(new)
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
             f"the policy {target} could not be written: {one_line(cause)}. An existing policy there is unchanged."

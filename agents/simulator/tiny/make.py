@@ -176,8 +176,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         )
 
         def save() -> None:
-            save_policy(simulator, output, dtype="bfloat16")
-            card.write(output)
+            save_policy(simulator, output, dtype="bfloat16", write_more=card.write)
 
         fit(model, PairWriter(tokenizer, config.seed).rows, options, save)
     return {"tokens": int(config.tokens), "model": str(output)}

@@ -21,7 +21,7 @@ from zerosearch_env import cli
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.simulated.parse import parse_documents
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import CheckpointError, ConfigError
 from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.types import SearchRequest, full_text
 
@@ -68,6 +68,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(output: Path) -> Path:
     return Path(run_tiny(replace(SMALL, output=str(output)))["model"])
+
+
+def test_the_folder_appears_together_with_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(card: object, folder: Path) -> None:
+        assert (folder / "model.safetensors").is_file()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module.SimulatorCard, "write", fail)
+    with pytest.raises(CheckpointError, match="no space left"):
+        made(tmp_path / "sim")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter) -> None:
