@@ -71,6 +71,11 @@ def unknown_name(what: str, got: object, valid: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {what} {got!r}.{hint} Expected one of: {', '.join(map(repr, names))}.")
 
 
+def sentence(message: object) -> str:
+    """A message, or that of an exception, with exactly one full stop, to compose a longer message of sentences."""
+    return f"{str(message).rstrip().removesuffix('.')}."
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional library when it is first needed.
 

@@ -22,7 +22,7 @@ import tyro
 
 from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.make import WorldConfig
-from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.errors import ConfigError, sentence, unknown_name
 from zerosearch_env.privacy import redact
 
 from .alarms import AlarmConfig
@@ -282,7 +282,7 @@ def parse_config(text: str, where: str = "configuration") -> TrainConfig:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
-        raise ConfigError(f"{where} is not valid TOML: {cause}.") from cause
+        raise ConfigError(f"{where} is not valid TOML: {sentence(cause)}") from cause
     result = _build(TrainConfig, values, where, "")
     assert isinstance(result, TrainConfig)
     return result

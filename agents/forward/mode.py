@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, sentence
 
 from ..config.train import TrainConfig
 from .activations import checkpoint_activations
@@ -66,7 +66,9 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Forwa
         if (reason := disagreement(model, packed)) is None:
             return packed
     if settings.packing == "sequences":
-        raise ConfigError(f'optimizer.packing = "sequences" does not fit this model: {reason}. Use "auto" or "off".')
+        raise ConfigError(
+            f'optimizer.packing = "sequences" does not fit this model: {sentence(reason)} Use "auto" or "off".'
+        )
     if settings.packing in ("flex", "flash"):
         return _through_transformers(model, ForwardMode(settings.packing, mode.dtype, mode.checkpointing))
     if settings.packing == "auto":
@@ -91,7 +93,9 @@ def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
     if mode.checkpointing:
         _checkpoint_layers(model)
     if (reason := disagreement(model, mode)) is not None:
-        raise ConfigError(f'optimizer.packing = "{mode.packing}" does not fit this model: {reason}. Use "off".')
+        raise ConfigError(
+            f'optimizer.packing = "{mode.packing}" does not fit this model: {sentence(reason)} Use "off".'
+        )
     return mode
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zerosearch_env.errors import TrainingError
+from zerosearch_env.errors import TrainingError, sentence
 from zerosearch_env.types import StopReason
 
 from ..config.algorithms import AlgorithmConfig
@@ -55,7 +55,7 @@ def make_samples(groups: Sequence[Sequence[Rollout]], *, mask_overlong: bool = F
                 f"no prompt fits into context_tokens: the shortest has {shortest} tokens, and a turn needs space too. "
                 "Raise rollout.context_tokens"
             )
-        raise TrainingError(f"no rollout of this step can be used for training: {reason}.")
+        raise TrainingError(f"no rollout of this step can be used for training: {sentence(reason)}")
     return samples
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.checks import check_whole_number
-from zerosearch_env.errors import CheckpointError, ConfigError, require, unknown_name
+from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence, unknown_name
 from zerosearch_env.files import replaced_directory, roll_back
 from zerosearch_env.llm.quiet import no_progress_bars
 
@@ -172,7 +172,8 @@ def save_policy(
             write_more(new)
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
-            f"the policy {target} could not be written: {one_line(cause)}. An existing policy there is unchanged."
+            f"the policy {target} could not be written: {sentence(one_line(cause))} "
+            "An existing policy there is unchanged."
         ) from cause
     return target
 

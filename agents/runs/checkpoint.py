@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zerosearch_env.errors import CheckpointError
+from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import sync
 
 from ..forward.fsdp import full_copy
@@ -129,7 +129,8 @@ def failed_checkpoint(new: Path, cause: BaseException) -> CheckpointError:
     older = next(iter(reversed(checkpoint_paths(new.parent))), None)
     older_state = "There is no older checkpoint" if older is None else f"{older} is untouched"
     return CheckpointError(
-        f"the checkpoint {_final(new)} could not be written: {one_line(cause)}. {older_state}; make room and resume."
+        f"the checkpoint {_final(new)} could not be written: {sentence(one_line(cause))} "
+        f"{older_state}; make room and resume."
     )
 
 
@@ -159,7 +160,7 @@ def checkpoint_state(path: Path) -> RunState:
     try:
         return RunState(**record)
     except TypeError as cause:
-        raise CheckpointError(f"{path / STATE_FILE} is damaged: {cause}.") from cause
+        raise CheckpointError(f"{path / STATE_FILE} is damaged: {sentence(cause)}") from cause
 
 
 def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, Any]]:
@@ -210,7 +211,7 @@ def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState]
             if current(checkpoint_state(path)):
                 return path, read(path)
         except CheckpointError as error:
-            problems.append(str(error))
+            problems.append(sentence(error))
     if problems:
         raise CheckpointError(f"no valid checkpoint in {folder}: {' '.join(problems)}")
     return None
@@ -233,7 +234,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not a checkpoint, or is half written: it has no {STATE_FILE}.") from None
     except ValueError as cause:
-        raise CheckpointError(f"{file} is damaged: {cause}.") from cause
+        raise CheckpointError(f"{file} is damaged: {sentence(cause)}") from cause
     if record.pop("version", None) != VERSION:
         raise CheckpointError(f"{file} has a different version; this release reads version {VERSION}.")
     return dict(record)

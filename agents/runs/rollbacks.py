@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zerosearch_env.errors import CheckpointError
+from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import write_text
 
 from .checkpoint import RunState, checkpoint_paths, checkpoint_state
@@ -47,7 +47,7 @@ def read_rollbacks(output: Path) -> list[Rollback]:
     try:
         return [Rollback(**json.loads(line)) for line in lines if line.endswith("\n")]
     except (ValueError, TypeError) as cause:
-        raise CheckpointError(f"{path} is damaged: {cause}.") from cause
+        raise CheckpointError(f"{path} is damaged: {sentence(cause)}") from cause
 
 
 def record_rollback(output: Path, rollback: Rollback) -> None:

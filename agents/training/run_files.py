@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.errors import CheckpointError, ConfigError, sentence
 from zerosearch_env.files import sync, write_text
 from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
@@ -355,7 +355,7 @@ class RunFiles:
             yield
         except OSError as cause:
             raise CheckpointError(
-                f"the run in {self._output} could not be written: {one_line(cause)}. Its checkpoints are "
+                f"the run in {self._output} could not be written: {sentence(one_line(cause))} Its checkpoints are "
                 f"untouched; make room and continue with: zerosearch train --resume {self._output}"
             ) from cause
 

@@ -36,6 +36,13 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_message_ends_in_two_full_stops(path: Path) -> None:
+    """A message inside another may end with a full stop already: `errors.sentence` gives it exactly one."""
+    quoted = r"\{(?:one_line\()?(?:cause|error|reason|problem|message)\)?\}\.(?=[ \"'])"
+    assert re.findall(quoted, path.read_text("utf-8")) == []
+
+
 def test_public_docstrings() -> None:
     """Ruff's docstring rules; `make lint` runs all of its rules."""
     pytest.importorskip("ruff", reason="ruff is not installed (extra dev)")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import CacheError
+from ..errors import CacheError, sentence
 from ..types import Document, Json
 
 _log = logging.getLogger(__name__)
@@ -220,8 +220,8 @@ class ResultCache:
 
     def _unusable(self, cause: Exception) -> CacheError:
         return CacheError(
-            f"the cache {self.path} cannot be used: {cause}. Give another path, wait for the process that holds it, or "
-            "delete the file if it is broken."
+            f"the cache {self.path} cannot be used: {sentence(cause)} Give another path, wait for the process "
+            "that holds it, or delete the file if it is broken."
         )
 
 

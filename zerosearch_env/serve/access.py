@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import socket
 
-from ..errors import ConfigError
+from ..errors import ConfigError, sentence
 
 BACKLOG = 2048
 """Maximum number of connections waiting to be accepted."""
@@ -34,7 +34,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as cause:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {cause}. Choose another --port; 0 picks a free one"
+            f"cannot listen on {host}:{port}: {sentence(cause)} Choose another --port; 0 picks a free one"
         ) from cause
     return listener
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from zerosearch_env.errors import ConfigError, EngineError, require
+from zerosearch_env.errors import ConfigError, EngineError, require, sentence
 from zerosearch_env.llm.http.client import JsonClient, StatusError
 from zerosearch_env.llm.http.loop import LoopThread
 from zerosearch_env.llm.http.options import HttpOptions
@@ -227,7 +227,7 @@ class _Routes:
         try:
             self._post("/init_weight_transfer_engine", {"init_info": init_info})
         except EngineError as error:
-            self.refused.set_result(EngineError(f"{error} Was it started with {OPTION}?"))
+            self.refused.set_result(EngineError(f"{sentence(error)} Was it started with {OPTION}?"))
             raise
 
     def start_weight_update(self) -> None:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, find_file, read_rows
-from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.errors import ConfigError, DataError, sentence
 from zerosearch_env.files import replaced_file, write_text
 from zerosearch_env.records.transcripts import TranscriptWriter
 
@@ -218,7 +218,7 @@ class RowReader:
             except RowError as problem:
                 message = f"{self.path}, row {number}: {problem}"
                 if self.on_bad_row == "raise":
-                    raise DataError(f"{message}. --on-bad-row skip leaves such rows out.") from None
+                    raise DataError(f"{sentence(message)} --on-bad-row skip leaves such rows out.") from None
                 self.skipped += 1
                 self.first_problem = self.first_problem or message
                 continue

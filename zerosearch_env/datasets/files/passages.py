@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import DataError
+from ...errors import DataError, sentence
 from ...types import Document
 from .fields import first_of, plain, text
 from .rows import Row, RowError, find_file, read_rows
@@ -58,7 +58,7 @@ def iter_corpus(
         except RowError as error:
             problem = problem or f"{file}, row {number}: {error}"
             if on_bad_row == "raise":
-                raise DataError(f'{problem}. on_bad_row="skip" leaves such rows out.') from None
+                raise DataError(f'{sentence(problem)} on_bad_row="skip" leaves such rows out.') from None
             continue
         yield passage
         count += 1

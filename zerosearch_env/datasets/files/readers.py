@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import DataError
+from ...errors import DataError, sentence
 from ...types import Paragraph, Question
 from .fields import answers, first_of, flagged_paragraphs, plain, supporting_titles, text, titled_sentences, unpacked
 from .rows import Row, RowError
@@ -208,7 +208,7 @@ def read_questions(
         except RowError as problem:
             message = f"{where}, row {number}: {problem}"
             if not skip_bad_rows:
-                raise DataError(f'{message}. on_bad_row="skip" leaves such rows out.') from None
+                raise DataError(f'{sentence(message)} on_bad_row="skip" leaves such rows out.') from None
             skipped, first_problem = skipped + 1, first_problem or message
             continue
         questions.append(question)

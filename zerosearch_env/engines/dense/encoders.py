@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checks import check_whole_number
-from ...errors import ConfigError, EngineError, require
+from ...errors import ConfigError, EngineError, require, sentence
 from ...llm.quiet import no_progress_bars
 from .steady import Fillers, steady_batches
 
@@ -246,6 +246,7 @@ def _load(kind: str, name: str, device: str | None) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         reason = str(cause).partition("\n")[0]
         raise ConfigError(
-            f"no {kind} could be loaded from {name!r}: {reason}. Expected a folder saved by sentence-transformers, "
-            "or the name of a model on the hub (which needs a network connection or a filled cache)."
+            f"no {kind} could be loaded from {name!r}: {sentence(reason)} Expected a folder saved by "
+            "sentence-transformers, or the name of a model on the hub "
+            "(which needs a network connection or a filled cache)."
         ) from cause

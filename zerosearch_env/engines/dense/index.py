@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, DataError, require
+from ...errors import ConfigError, DataError, require, sentence
 from ..ranking import SCALE, Ranking
 from .encoders import Encoder, Vectors, fingerprint, probe, same_probe
 from .manifest import FAISS_FILE, Manifest, read_manifest
@@ -88,7 +88,9 @@ class DenseIndex:
             self._index = self._faiss.read_index(str(folder / FAISS_FILE), self._faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, MemoryError) as cause:  # A damaged size field can request too much memory.
             reason = str(cause).rpartition("Error: ")[2]
-            raise DataError(f"{folder / FAISS_FILE} cannot be read: {reason}. Build the index again.") from cause
+            raise DataError(
+                f"{folder / FAISS_FILE} cannot be read: {sentence(reason)} Build the index again."
+            ) from cause
         found = (self._index.ntotal, self._index.d, len(self.passages))
         if found != (self.manifest.passages, self.manifest.dimension, self.manifest.passages):
             raise DataError(

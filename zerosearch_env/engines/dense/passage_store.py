@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, sentence
 from ...types import Document
 
 PASSAGES_FILE = "passages.jsonl"
@@ -60,7 +60,9 @@ class PassageStore(Sequence[Document]):
             with self._path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, EOFError) as cause:
-            raise DataError(f"the passages in {folder} cannot be read: {cause}. Build the index again.") from cause
+            raise DataError(
+                f"the passages in {folder} cannot be read: {sentence(cause)} Build the index again."
+            ) from cause
         if self._starts.ndim != 1 or len(self._starts) < 2 or int(self._starts[-1]) != len(self._bytes):
             raise DataError(
                 f"{self._path} with {len(self._bytes)} bytes does not match {OFFSETS_FILE}; one of them is "
@@ -90,7 +92,9 @@ class PassageStore(Sequence[Document]):
             row = json.loads(line)
             return Document(row["title"], row["text"], row["id"])
         except (ValueError, KeyError, TypeError) as cause:
-            raise DataError(f"{self._path}, row {position + 1} is damaged: {cause}. Build the index again.") from cause
+            raise DataError(
+                f"{self._path}, row {position + 1} is damaged: {sentence(cause)} Build the index again."
+            ) from cause
 
     def __iter__(self) -> Iterator[Document]:
         return (self[position] for position in range(len(self)))

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, sentence
 from .prompts import style_name
 
 CARD_FILE = "simulator.json"
@@ -67,7 +67,7 @@ def read_card(folder: str | os.PathLike[str]) -> SimulatorCard | None:
         style_name(card.prompt_id)
     except ValueError as cause:
         raise CheckpointError(
-            f"{file}, which names the prompt that the model was tuned with, cannot be used: {cause}. To load the model "
-            "anyway, set the engine's option `prompt`."
+            f"{file}, which names the prompt that the model was tuned with, cannot be used: {sentence(cause)} To load "
+            "the model anyway, set the engine's option `prompt`."
         ) from cause
     return card

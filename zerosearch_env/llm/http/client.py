@@ -257,7 +257,7 @@ class _Call:
         why = f"; the next attempt would have to wait {pause:.1f} s" if pause else ""
         return EngineError(
             f"{self.method} {self.path} failed after {attempts} attempts (limits: {options.attempts} attempts, "
-            f"{options.total_s:g} s; servers: {urls}). Last cause: {cause}{why}",
+            f"{options.total_s:g} s; servers: {urls}){why}. Last cause: {cause}",
             attempts=attempts,
         )
 
