@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from killed_runs import KILLS, train_until_killed
+from two_processes import FORKS
 
 from zerosearch_agents.config.train import (
     AlgorithmConfig,
@@ -90,85 +90,29 @@ def test_something_was_learnt_from_and_it_changed_the_policy(whole):
 def test_training_raises_the_reward(tmp_path):
     config = tiny.tiny_train_config(
         tmp_path,
-        steps=12,
+        steps=7,
         rollout=RolloutConfig(prompts=8, group_size=8),
         algorithm=AlgorithmConfig(minibatches=1),
-        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
         files=OutputConfig(checkpoint_every=None, transcripts_every=None),
     )
     rewards = []
     run(config, callback=lambda report: rewards.append(report.metrics["reward"]))
+    print("REW", np.round(rewards, 3))
     assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.08
 
 
-# Killed by the checkpoint's own calls: while it writes, before and after the rename, and between two steps.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tiny
-from zerosearch_agents.runs import checkpoint
-from zerosearch_agents.training import run_files
-from zerosearch_agents.config.train import read_config
-from zerosearch_agents.training.trainer import train
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def die_at(module, name, call):
-    original, calls = getattr(module, name), []
-    def counted(*arguments, **options):
-        calls.append(1)
-        return die() if len(calls) == call else original(*arguments, **options)
-    setattr(module, name, counted)
-
-# Everything is loaded once, before the forks.
-train(read_config(Path(sys.argv[2]) / "warm-up.toml"), dataset=tiny.tiny_dataset())
-KILLS = {
-    "weights half written": lambda: die_at(checkpoint, "save_file", 2),
-    "before the rename": lambda: die_at(checkpoint.os, "rename", 2),
-    "before the old one goes": lambda: die_at(checkpoint.shutil, "rmtree", 1),
-    "between steps": lambda: die_at(run_files.RunFiles, "record", 3),
-    "in the first step": lambda: die_at(run_files.RunFiles, "record", 1),
-}
-for name, arm in KILLS.items():
-    child = os.fork()
-    if child == 0:
-        arm()
-        train(read_config(Path(sys.argv[2]) / f"{name}.toml"), dataset=tiny.tiny_dataset())
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
-    print(name)
-"""
-KILLS = (
-    "weights half written",
-    "before the rename",
-    "before the old one goes",
-    "between steps",
-    "in the first step",
-)
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, whole):
-    folder = tmp_path_factory.mktemp("killed")
-    warm_up = replace(whole[0], output=str(folder / "warm-up"), max_seconds=1e-6)
-    (folder / "warm-up.toml").write_text(dump_config(warm_up))
-    for name in KILLS:
-        config = replace(whole[0], output=str(folder / name))
-        if name == "before the old one goes":
-            config = replace(config, files=replace(config.files, keep_checkpoints=1))
-        (folder / f"{name}.toml").write_text(dump_config(config))
-    command = [sys.executable, "-c", KILLED, str(Path(tiny.__file__).parent), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout.splitlines() == list(KILLS), done.stderr
-    return folder
-
-
-@pytest.mark.parametrize("name", KILLS)
-def test_a_killed_run_resumes_to_the_same_bits(whole, killed, name):
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, kill):
     config, result = whole
-    mine = read_config(killed / f"{name}.toml")
+    mine = replace(config, output=str(tmp_path / "run"))
+    if kill == "before the old one goes":
+        mine = replace(mine, files=replace(config.files, keep_checkpoints=1))
+    (tmp_path / "config.toml").write_text(dump_config(mine))
+    child = FORKS.Process(target=train_until_killed, args=(tmp_path / "config.toml", kill), daemon=True)
+    child.start()
+    child.join(100)
+    assert child.exitcode == -signal.SIGKILL
     again = run(mine, resume=True)
     assert again.step == 3
     assert weights_hash(weights_of(again.policy.model)) == weights_hash(weights_of(result.policy.model))
@@ -205,7 +149,7 @@ def test_ctrl_c_once_stops_after_the_step(whole, tmp_path, capfd):
 
 
 def test_ctrl_c_twice_stops_at_once(whole, tmp_path):
-    config = replace(whole[0], output=str(tmp_path / "run"))
+    config = replace(whole[0], output=str(tmp_path / "run"), steps=2)
 
     def twice(report):
         os.kill(os.getpid(), signal.SIGINT)
@@ -217,12 +161,12 @@ def test_ctrl_c_twice_stops_at_once(whole, tmp_path):
 
 
 def test_resuming_with_another_configuration_names_the_differences(whole, tmp_path):
-    config = replace(whole[0], output=str(tmp_path / "run"), max_seconds=1e-6)
+    config = replace(whole[0], output=str(tmp_path / "run"), steps=1, max_seconds=1e-6)
     run(config)
     other = replace(config, max_seconds=None, seed=5, curriculum=CurriculumConfig(end=0.9))
     with pytest.raises(CheckpointError, match=r"seed: 0 -> 5; curriculum\.end: 0\.5 -> 0\.9"):
         run(other, resume=True)
-    assert run(other, resume=True, force=True).step == 3
+    assert run(other, resume=True, force=True).step == 1
     assert read_config(Path(config.output) / "config.toml") == other
 
 
