@@ -35,7 +35,7 @@ def config_of(folder, staleness=1, **changes):
     values = {
         "steps": 7,
         # fewer slots than episodes: those of a step leave and enter one by one
-        "rollout": RolloutConfig(prompts=4, group_size=4, slots=6, max_staleness=staleness),
+        "rollout": RolloutConfig(prompts=3, group_size=4, slots=8, turn_tokens=4, max_staleness=staleness),
         "files": OutputConfig(checkpoint_every=EVERY, transcripts_every=2, transcripts=3),
     }
     return tiny.tiny_train_config(folder, **(values | changes))
@@ -66,16 +66,15 @@ def play(workers, config, steps, engine=None):
     return played
 
 
-@pytest.mark.parametrize("rounds", [0, 2])
-def test_questions_noise_seeds_and_tokens_are_those_of_an_on_policy_run(tmp_path, rounds):
+def test_questions_noise_seeds_and_tokens_are_those_of_an_on_policy_run(tmp_path):
     """With weights that do not move, every step plays to the token what it plays without running ahead."""
-    algorithm = AlgorithmConfig(dynamic_sampling_rounds=rounds)
+    algorithm = AlgorithmConfig(dynamic_sampling_rounds=2)
     files = OutputConfig(checkpoint_every=None)
-    plain = play(Workers(), config_of(tmp_path, 0, algorithm=algorithm, optimizer=STILL, files=files), 5)
-    ahead = play(Workers(), config_of(tmp_path, 2, algorithm=algorithm, optimizer=STILL, files=files), 5)
+    plain = play(Workers(), config_of(tmp_path, 0, algorithm=algorithm, optimizer=STILL, files=files), 4)
+    ahead = play(Workers(), config_of(tmp_path, 2, algorithm=algorithm, optimizer=STILL, files=files), 4)
     old = 0
     for step, ((metrics, one), (others, other)) in enumerate(zip(plain, ahead, strict=True)):
-        assert len(one) == len(other) >= 4
+        assert len(one) == len(other) >= 3
         assert set(ages(one, step)) == {0}
         assert set(ages(other, step)) <= {0, 1, 2}
         old += max(ages(other, step)) > 0
@@ -86,11 +85,10 @@ def test_questions_noise_seeds_and_tokens_are_those_of_an_on_policy_run(tmp_path
                 np.testing.assert_array_equal(a.token_ids, b.token_ids)
                 np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
                 assert a.scores == b.scores
-        for group in other[4:]:  # further rounds of dynamic sampling are on-policy
+        for group in other[3:]:  # further rounds of dynamic sampling are on-policy
             assert {version for b in group for version in b.weight_versions} == {step}
     assert old >= 3
-    if rounds:
-        assert any(len(groups) > 4 for _, groups in ahead)
+    assert any(len(groups) > 3 for _, groups in ahead)
 
 
 def test_the_metrics_by_hand():
@@ -140,20 +138,22 @@ class KilledError(Exception):
     """Stands for a kill: nothing after it runs."""
 
 
-@pytest.mark.parametrize("killed_in", [2, 4, 6])
-def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, killed_in):
+def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, monkeypatch):
+    """Killed before the first checkpoint, behind it, and at the second one's barrier."""
     config = replace(whole[0], output=str(tmp_path / "run"))
     original = run_files.RunFiles.record
+    for killed_in in (2, 4, 6):
 
-    def record(self, step, metrics, groups):
-        if step == killed_in:
-            raise KilledError
-        return original(self, step, metrics, groups)
+        def record(self, step, metrics, groups, killed_in=killed_in):
+            if step == killed_in:
+                raise KilledError
+            return original(self, step, metrics, groups)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(run_files.RunFiles, "record", record)
-        with pytest.raises(KilledError):
-            run(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(run_files.RunFiles, "record", record)
+            with pytest.raises(KilledError):
+                run(config, resume=killed_in > 2)
+        assert learning(config.output) == learning(whole[0].output)[: killed_in - 1]
     again = run(config, resume=True)
     assert again.step == 7
     assert learning(config.output) == learning(whole[0].output)
@@ -226,20 +226,20 @@ def play_worker(workers, config, steps):
     play(workers, config, steps)
 
 
-def test_two_workers_play_ahead_what_one_plays(tmp_path):
+def test_two_workers_play_ahead_what_one_plays_on_policy(tmp_path):
     config = config_of(tmp_path, optimizer=STILL)
-    with start_workers(2, play_worker, config, 5) as workers:
-        together = play(workers, config, 5)
-    assert tokens(together) == tokens(play(Workers(), config, 5))
+    with start_workers(2, play_worker, config, 4) as workers:
+        together = play(workers, config, 4)
+    assert tokens(together) == tokens(play(Workers(), config_of(tmp_path, 0, optimizer=STILL), 4))
     assert any(max(ages(groups, step)) == 1 for step, (_, groups) in enumerate(together))
 
 
 def test_two_workers_learn_and_their_turns_keep_the_bound(tmp_path):
-    config = config_of(tmp_path, workers=2)
-    assert run(config).step == 7
+    config = config_of(tmp_path, workers=2, steps=5)
+    assert run(config).step == 5
     rows = learning(config.output)
     assert {row["staleness_max"] for row in rows} == {0, 1}
-    assert [row["staleness_max"] for row in rows[::EVERY]] == [0, 0, 0]
+    assert [row["staleness_max"] for row in rows[::EVERY]] == [0, 0]
 
 
 def test_a_sharded_policy_plays_ahead(tmp_path):
