@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from types import SimpleNamespace
@@ -44,28 +45,29 @@ class Fork(ForkServerProcess):
         super().run()
 
 
-def _main_of(module: str, variables: dict[str, str], streams: Sequence[Connection]) -> None:
-    """`python -m MODULE` in a process that was forked."""
+def _main_of(command: Sequence[str], variables: dict[str, str], streams: Sequence[Connection]) -> None:
+    """What `python -m` does, in a process that was forked; its own children come from the same server."""
+    forkserver._forkserver.ensure_running = lambda: None
     for descriptor, stream in enumerate(streams):
         os.dup2(stream.fileno(), descriptor)
         stream.close()
     sys.stdin = os.fdopen(0, closefd=False)
+    sys.argv = list(command)
     os.environ.clear()
     os.environ.update(variables)
-    importlib.import_module(module).main()
+    importlib.import_module(command[0]).main()
 
 
 class ForkedPopen:
-    """What `subprocess.Popen([sys.executable, "-m", MODULE], ...)` starts, as a fork."""
+    """What `subprocess.Popen([sys.executable, "-m", MODULE, ...], ...)` starts, as a fork that calls its `main`."""
 
     def __init__(self, command: Sequence[str], *, stdin: int, stdout: IO[bytes], stderr: IO[bytes], env: dict) -> None:
-        python, option, module = command
-        assert (python, option, stdin) == (sys.executable, "-m", subprocess.PIPE)
+        assert (*command[:2], stdin) == (sys.executable, "-m", subprocess.PIPE)
         reader, writer = os.pipe()
         self.stdin = os.fdopen(writer, "wb")
         # a connection is a descriptor that can be sent to another process
         streams = [Connection(descriptor) for descriptor in (reader, os.dup(stdout.fileno()), os.dup(stderr.fileno()))]
-        self._process = FORKS.Process(target=_main_of, args=(module, env, streams), daemon=True)
+        self._process = FORKS.Process(target=_main_of, args=(command[2:], env, streams))
         self._process.start()
         for stream in streams:
             stream.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from forks import ForkedPopen
 from safetensors.torch import load_file
 from two_processes import run_in_two
 
@@ -37,7 +38,7 @@ from zerosearch_agents.training.update import Learner
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 # Two processes wait for each other at every layer: on cores that others use too they are many times slower.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(600)
 
 
 def config_of(folder: Path, algorithm: str, **changes):
@@ -58,9 +59,12 @@ def config_of(folder: Path, algorithm: str, **changes):
 
 # One process of torchrun: a whole run, then one that is killed in its second step, and what a restart says to that.
 PROGRAM = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from zerosearch_agents.training import trainer
 from zerosearch_env.cli import COMMANDS, main
+
+multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked itself
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 def train_step(learner, step, real=trainer.train_step):
     if step == 1 and learner.workers.rank == 1:
@@ -84,18 +88,28 @@ def options_of(config, output: Path) -> tuple[str, ...]:
 
 
 def launch(config, whole: Path, killed: Path) -> tuple[int, str, str]:
-    """What two processes of torchrun leave and print that run `PROGRAM`."""
-    program = killed.with_name("program.py")
+    """What two processes of torchrun leave and print that run `PROGRAM`; all of them are forked."""
+    program, logs = killed.with_name("program.py"), killed.with_name("logs")
     program.write_text(PROGRAM)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    child = subprocess.run(
-        [*start, str(program), str(free_port("127.0.0.1")), *options_of(config, whole), *options_of(config, killed)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return child.returncode, child.stdout, child.stderr
+    logs.mkdir()
+    where = ("--standalone", "--nproc-per-node=2", "--start-method=forkserver", "--run-path")
+    options = (*where, "--max-restarts=1", "--redirects=3", f"--log-dir={logs}")
+    arguments = (str(free_port("127.0.0.1")), *options_of(config, whole), *options_of(config, killed))
+    with (logs / "stdout.log").open("wb") as output, (logs / "stderr.log").open("wb") as errors:
+        child = ForkedPopen(
+            [sys.executable, "-m", "torch.distributed.run", *options, str(program), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
+            env=dict(os.environ),
+        )
+        child.stdin.close()
+        try:
+            status = child.wait(300)
+        finally:
+            child.kill()
+    out, err = ("".join(file.read_text() for file in logs.rglob(name)) for name in ("stdout.log", "stderr.log"))
+    return status, out, err
 
 
 def learnt(output: Path) -> list[dict[str, float]]:
@@ -161,6 +175,7 @@ def assert_shards_of_another_model_are_refused(config, folder: Path) -> None:
         restore_learner(other, folder / "two", config)
 
 
+@pytest.mark.slow
 def test_under_torchrun_also_killed_and_restarted(tmp_path):
     """A run that a restart of its processes finds is an error, which is said once."""
     config = config_of(tmp_path, "grpo")
@@ -178,6 +193,7 @@ def test_under_torchrun_also_killed_and_restarted(tmp_path):
     assert_shards_of_another_model_are_refused(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_critic_in_two_processes(tmp_path):
     """Its run and its shards too; the run that is resumed has metrics of a step after its checkpoint."""
     config = config_of(tmp_path, "ppo")
@@ -212,6 +228,7 @@ def sharded_worker(workers: Workers, configs) -> list[dict[str, torch.Tensor]]:
     return [sharded_and_back(workers, config) for config in configs]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_process_is_read_by_two(tmp_path):
     """Also with activations computed again in the backward pass, and padded: neither changes anything."""
     singles, configs = [], []
