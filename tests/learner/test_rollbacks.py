@@ -10,9 +10,16 @@ import pytest
 import tiny
 
 from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
-from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig
+from zerosearch_agents.config.train import (
+    AlgorithmConfig,
+    EnvironmentConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RolloutConfig,
+)
 from zerosearch_agents.report.page import write_report
 from zerosearch_agents.runs import checkpoint
+from zerosearch_agents.runs import rollbacks as rollbacks_module
 from zerosearch_agents.runs.checkpoint import RunState, checkpoint_paths, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.runs.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
@@ -20,6 +27,8 @@ from zerosearch_agents.training import run_files
 from zerosearch_agents.training.progress import TrainProgress
 from zerosearch_agents.training.trainer import StepReport, train
 from zerosearch_env.errors import CheckpointError, TrainingError
+
+pytestmark = pytest.mark.slow
 
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 QUIET = {bound.field: None for bound in BOUNDS} | {"reward_fraction": None}
@@ -30,10 +39,12 @@ ALARMS = AlarmConfig(**(QUIET | {"action": "rollback", "patience": 1, "invalid_r
 
 def collapsing(folder, **changes):
     values = {
-        "steps": 8,
+        "steps": 5,
         "optimizer": COLLAPSE,
         "alarms": ALARMS,
-        "algorithm": AlgorithmConfig(kl_coefficient=0.01),
+        "environment": EnvironmentConfig(max_turns=1, top_k=2),
+        "rollout": RolloutConfig(prompts=2, group_size=3, slots=6),
+        "algorithm": AlgorithmConfig(kl_coefficient=0.01, minibatches=1),
         "files": OutputConfig(checkpoint_every=1, keep_checkpoints=1, transcripts_every=None),
     }
     return tiny.tiny_train_config(folder, **(values | changes))
@@ -94,32 +105,38 @@ class KilledError(Exception):
     """Stands for a kill: nothing after it runs."""
 
 
-@pytest.mark.parametrize("moment", ["before the record", "after the record", "after the rollback", "between steps"])
-def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, moment):
+def die(*_, **__):
+    raise KilledError
+
+
+def die_after(original):
+    def call(*arguments):
+        original(*arguments)
+        die()
+
+    return call
+
+
+# One run dies at each of these moments, the last two in its second rollback and after it.
+DEATHS = {
+    "before the record": (run_files, "record_rollback", die),
+    "after the record": (rollbacks_module, "remove_given_up", die),
+    "after the rollback": (run_files.RunFiles, "roll_back", die_after(run_files.RunFiles.roll_back)),
+    "between steps": (run_files.RunFiles, "record", die),
+}
+
+
+def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole, tmp_path, monkeypatch):
     config, message, _ = whole
     mine = replace(config, output=str(tmp_path / "run"))
-
-    def die(*_, **__):
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        if moment == "before the record":
-            patch.setattr(run_files, "record_rollback", die)
-        elif moment == "after the record":
-            patch.setattr("zerosearch_agents.runs.rollbacks.remove_given_up", die)
-        elif moment == "after the rollback":
-            original = run_files.RunFiles.roll_back
-            patch.setattr(run_files.RunFiles, "roll_back", lambda self, step: original(self, step) and die())
-        else:
-            record, calls = run_files.RunFiles.record, []
-
-            def counted(self, *arguments):
-                calls.append(arguments[0])
-                return record(self, *arguments) if len(calls) < 5 else die()
-
-            patch.setattr(run_files.RunFiles, "record", counted)
-        with pytest.raises(KilledError):
-            run(mine)
+    turned = []
+    for moment, (module, name, death) in DEATHS.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, death)
+            with pytest.raises(KilledError):
+                run(mine, resume=moment != "before the record")
+        turned.append(len(read_rollbacks(tmp_path / "run")))
+    assert turned == [0, 1, 2, 2]
     with pytest.raises(TrainingError) as ended:
         run(mine, resume=True)
     assert str(ended.value) == message.replace(config.output, mine.output)
@@ -129,7 +146,6 @@ def test_a_run_that_is_killed_while_it_turns_back_resumes_to_the_same_bits(whole
     assert weights_hash(weights[0]) == weights_hash(weights[1])
 
 
-@pytest.mark.slow
 def test_two_workers_turn_back_together(whole, tmp_path):
     config = replace(whole[0], output=str(tmp_path / "run"), workers=2, alarms=replace(ALARMS, max_rollbacks=1))
     with pytest.raises(TrainingError, match="rolled back 1 times already"):
@@ -153,18 +169,13 @@ def test_stop_saves_everything_and_says_how_to_go_on(tmp_path):
     assert result.stopped == "finished"
 
 
-def test_a_warning_is_a_line_in_the_progress_and_a_figure_in_the_metrics(tmp_path):
-    config = collapsing(tmp_path, alarms=replace(ALARMS, action="warn"), steps=5)
+def test_a_warning_is_a_line_and_a_figure_and_leaves_nothing_to_go_back_to(tmp_path):
+    config = collapsing(tmp_path, alarms=replace(ALARMS, action="warn"))
     stream = io.StringIO()
     with TrainProgress(config.steps, stream=stream) as progress:
         assert run(config, callback=progress).stopped == "finished"
     assert stream.getvalue().count("alarm: invalid_rate") == 1
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["alarms"] == 1
-
-
-def test_nothing_is_left_to_go_back_to(tmp_path):
-    config = collapsing(tmp_path, alarms=replace(ALARMS, action="warn"), steps=5)
-    run(config)
     with pytest.raises(TrainingError, match="No checkpoint of 3 steps or fewer is left"):
         run(replace(config, alarms=ALARMS), resume=True)
 
