@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_simulator import make_pairs, write_pairs
+from small_simulator import killed_at_step, make_pairs, write_pairs
 from small_simulator import small_run as config
 from tiny import tiny_tokenizer
-from two_processes import run_in_two
+from two_processes import FORKS, run_in_two
 
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.tune import TuneConfig
@@ -36,7 +34,7 @@ from zerosearch_env.types import SearchRequest
 
 pytestmark = pytest.mark.slow
 
-TINY = ["--init", "tiny", "--tiny.hidden", "32", "--tiny.layers", "3", "--tiny.mlp", "48", "--tiny.vocab-size", "320"]
+TINY = ["--init", "tiny", "--tiny.hidden", "32", "--tiny.layers", "3", "--tiny.mlp", "48", "--tiny.vocab-size", "640"]
 
 
 @pytest.fixture
@@ -59,12 +57,12 @@ def without_times(run: Path) -> list[dict[str, float]]:
 def test_a_run_learns_and_its_model_serves_and_is_evaluated(
     pairs_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = config(pairs_file, epochs=10.0, eval_every=20, checkpoint_every=100, learning_rate=2e-2)
+    done = config(pairs_file, epochs=8.0, eval_every=20, checkpoint_every=100, learning_rate=2e-2)
     run_train(done)
     rows = read_metrics(done.output / "metrics.jsonl")
     manifest = json.loads((done.output / "manifest.json").read_text())
     assert manifest["counts"]["stopped"] == "finished"
-    assert manifest["counts"]["steps"] == len(rows) == 27
+    assert manifest["counts"]["steps"] == len(rows) == 22
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert {"held_out", "held_out_useful", "held_out_noisy"} <= set(rows[19])
     assert rows[-1]["held_out"] < 0.7 * rows[0]["loss"]
@@ -74,7 +72,7 @@ def test_a_run_learns_and_its_model_serves_and_is_evaluated(
     assert (card.prompt_id, card.max_documents) == ("tuned-1", 2)
     assert manifest["complete"]
     assert manifest["input"]["sha256"] == card.pairs_sha256
-    options = {"temperature": 0.0, "device": "cpu", "max_tokens": 40}
+    options = {"temperature": 0.0, "device": "cpu", "max_tokens": 24}
     engine = make_engine({"kind": "simulated", "argument": f"hf:{model}", **options})
     request = SearchRequest("garden 0", "Which tree grows in garden 0?", ("oak",), False, 1, 1)
     result = engine.search([request])[0]
@@ -111,33 +109,26 @@ def test_rows_of_the_steps() -> None:
 
 def gradients(pairs_file: Path, **options: object) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and weights after one plain step: the same gradient gives the same weights."""
-    tuner, _ = build_tuner(config(pairs_file, max_grad_norm=1e9, **options), Workers(), "cpu")
+    run = config(pairs_file, max_grad_norm=1e9, **options)
+    tuner, _ = build_tuner(replace(run, tiny=replace(run.tiny, vocab_size=400)), Workers(), "cpu")
     tuner = replace(tuner, optimizer=torch.optim.SGD(tuner.model.parameters(), lr=1.0))
     metrics = tune_step(tuner, 0)
     return metrics["loss"], {name: p.grad.clone() for name, p in tuner.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path) -> None:
+    loss, expected = gradients(pairs_file)
+    for options in (
         {"micro_batch_tokens": 200},
         {"packing": "on"},
-        {"packing": "on", "micro_batch_tokens": 400},
+        {"packing": "on", "micro_batch_tokens": 600},
         {"gradient_checkpointing": True},
-    ],
-    ids=str,
-)
-def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path, options: dict[str, object]) -> None:
-    loss, expected = gradients(pairs_file)
-    other_loss, found = gradients(pairs_file, **options)
-    assert other_loss == pytest.approx(loss, rel=1e-5)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_bfloat16_is_near(pairs_file: Path) -> None:
-    loss, _ = gradients(pairs_file)
+    ):
+        other_loss, found = gradients(pairs_file, **options)
+        assert other_loss == pytest.approx(loss, rel=1e-5), options
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=f"{options}: {name}")
     short, found = gradients(pairs_file, dtype="bfloat16")
     assert short == pytest.approx(loss, rel=0.02)
     assert all(value.dtype == torch.float32 for value in found.values())
@@ -146,11 +137,11 @@ def test_bfloat16_is_near(pairs_file: Path) -> None:
 def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
     tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
     for packed in (False, True):
-        groups = RowPass(900, packed=packed).micro_batches(tuner.train)
+        groups = RowPass(400, packed=packed).micro_batches(tuner.train)
         assert sum(map(len, groups)) == len(tuner.train)
         for group in groups:
             lengths = [len(example.ids) for example in group]
-            assert (sum(lengths) if packed else len(group) * max(lengths)) <= 900
+            assert (sum(lengths) if packed else len(group) * max(lengths)) <= 400
 
 
 def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
@@ -166,9 +157,9 @@ def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TuneConfig:
-    """A run of seven steps that nothing interrupts; the runs that are compared with it take the same options."""
+    """A run of four steps that nothing interrupts; the runs that are compared with it take the same options."""
     file = write_pairs(make_pairs(), tmp_path_factory.mktemp("whole"))
-    options = config(file, batch_size=5, micro_batch_tokens=500)
+    options = config(file, batch_size=5, micro_batch_tokens=400, epochs=1.25)
     run_train(options)
     return options
 
@@ -176,7 +167,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TuneConfig:
 def command(run: TuneConfig, output: Path) -> list[str]:
     """The options of `whole` as a command, with another output."""
     options = ["--input", str(run.input), "--output", str(output), "--device", "cpu", "--batch-size", "5"]
-    options += ["--micro-batch-tokens", "500", "--epochs", "2", "--checkpoint-every", "2", "--eval-every", "2"]
+    options += ["--micro-batch-tokens", "400", "--epochs", "1.25", "--checkpoint-every", "2", "--eval-every", "2"]
     return ["train", *options, *TINY, "--tiny.context-tokens", "2048"]
 
 
@@ -192,29 +183,17 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(whole: TuneConfig, tmp_path:
     for name, value in weights(whole.output).items():
         assert torch.equal(weights(parts.output)[name], value), name
     again = run_train(parts)
-    assert again["steps"] == 7
-    assert len(read_metrics(parts.output / "metrics.jsonl")) == 7
-
-
-KILLED_AT_STEP_3 = """
-import os, signal, sys
-from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.tuning import tuner
-step = tuner.tune_step
-def killed(state, number):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(state, number)
-tuner.tune_step = killed
-main(sys.argv[1:])
-"""
+    assert again["steps"] == 4
+    assert len(read_metrics(parts.output / "metrics.jsonl")) == 4
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(whole: TuneConfig, tmp_path: Path) -> None:
     """It is killed with one step more in its metrics than in its checkpoint."""
     run = tmp_path / "killed"
-    child = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_3, *command(whole, run)], capture_output=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr
+    child = FORKS.Process(target=killed_at_step, args=(3, *command(whole, run)))
+    child.start()
+    child.join(100)
+    assert child.exitcode == -signal.SIGKILL
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
     assert not (run / "model").exists()
     assert main(command(whole, run)) == 0
@@ -228,7 +207,7 @@ def test_two_processes_are_one(whole: TuneConfig, tmp_path: Path) -> None:
     both = tmp_path / "both"
     out = run_in_two("simulator", *command(whole, both))
     expected, found = without_times(whole.output), without_times(both)
-    assert len(found) == len(expected) == 7
+    assert len(found) == len(expected) == 4
     for one, other in zip(expected, found, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
     assert out.count("train: ") == 1
@@ -237,10 +216,11 @@ def test_two_processes_are_one(whole: TuneConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
+def test_lora_and_its_resumption(pairs_file: Path, base: Path, dtype: str) -> None:
     pytest.importorskip("peft")
     options = {"init": None, "model": base, "lora": LoraShape(rank=4), "learning_rate": 3e-2}
-    done = run_train(config(pairs_file, dtype=dtype, batch_size=2, epochs=0.5, **options))
+    run = config(pairs_file, dtype=dtype, batch_size=2, epochs=0.5, **options)
+    done = run_train(run)
     rows = read_metrics(pairs_file.parent / "run" / "metrics.jsonl")
     assert rows[-1]["loss"] < 0.98 * rows[0]["loss"]
     assert done["trained_parameters"] < 0.5 * done["parameters"]
@@ -250,19 +230,15 @@ def test_lora(pairs_file: Path, base: Path, dtype: str) -> None:
     changed = {name for name in before if not torch.equal(before[name].to(after[name].dtype), after[name])}
     assert all(name.endswith("proj.weight") for name in changed)
     assert len(changed) == 14
-
-
-def test_lora_is_resumed(pairs_file: Path, base: Path) -> None:
-    pytest.importorskip("peft")
-    options = {"init": None, "model": base, "lora": LoraShape(rank=2), "epochs": 1.0}
-    whole = config(pairs_file, output=pairs_file.parent / "whole", **options)
-    run_train(whole)
-    parts = replace(whole, output=pairs_file.parent / "parts", max_seconds=0.02)
+    if dtype == "bfloat16":
+        return  # what follows does not depend on the type of the frozen weights
+    parts = replace(run, output=pairs_file.parent / "parts")
     sessions = 0
-    while run_train(parts)["stopped"] == "time":
+    while run_train(replace(parts, max_seconds=0.02))["stopped"] == "time":
         sessions += 1
+        assert sessions < 50
     assert sessions >= 1
-    for name, value in weights(whole.output).items():
+    for name, value in after.items():
         assert torch.equal(weights(parts.output)[name], value), name
 
 
