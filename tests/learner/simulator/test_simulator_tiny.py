@@ -36,15 +36,15 @@ class SmallWriter(SearchWriter):
     """Searches in a small world, and few of them at a time."""
 
     def __init__(self, seed: int, passages: int) -> None:
-        super().__init__(seed, min(passages, 600))
+        super().__init__(seed, min(passages, 400))
 
     def draw(self, count: int, rng: np.random.Generator, *, few: bool = False):
-        return super().draw(min(count, 400), rng, few=few)
+        return super().draw(min(count, 200), rng, few=few)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_worlds() -> Iterator[None]:
-    """The worlds that the tokenizer learns from are small here: it is learnt five times."""
+    """The worlds that the tokenizer learns from are small here: it is learnt three times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SearchWriter", SmallWriter)
         yield
@@ -63,10 +63,7 @@ def writer() -> SearchWriter:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("tiny") / "sim")
-
-
-def made(output: Path) -> Path:
+    output = tmp_path_factory.mktemp("tiny") / "sim"
     return Path(run_tiny(replace(SMALL, output=str(output)))["model"])
 
 
@@ -199,8 +196,13 @@ def test_a_head_looks_at_the_relation_that_is_asked_for(tokenizer: PreTrainedTok
     assert weights.max() > 0.9
 
 
-def test_the_same_seed_gives_the_same_files(trained: Path, tmp_path: Path) -> None:
-    again = made(tmp_path / "again")
+def test_the_command_gives_the_same_files_for_the_same_seed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--hidden=32", "--layers=3", "--mlp=48", "--vocab-size=2600", "--tokens=1000", "--batch-tokens=500"]
+    again = tmp_path / "again"
+    assert cli.main(["simulator", "tiny", f"--output={again}", "--dtype=float32", *options]) == 0
+    assert f"tiny: tokens 1000, model {again}" in capsys.readouterr().out
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (trained / name).read_bytes() == (again / name).read_bytes()
 
@@ -220,13 +222,10 @@ def test_the_result_is_an_engine(trained: Path) -> None:
     engine.close()
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--hidden=32", "--layers=3", "--mlp=48", "--vocab-size=700", "--tokens=500", "--batch-tokens=300"]
-    assert cli.main(["simulator", "tiny", f"--output={tmp_path / 'sim'}", *options]) == 0
-    assert f"tiny: tokens 500, model {tmp_path / 'sim'}" in capsys.readouterr().out
+def test_a_folder_of_another_kind_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    assert cli.main(["simulator", "tiny", f"--output={tmp_path / 'mine'}", *options]) == 2
+    assert cli.main(["simulator", "tiny", f"--output={tmp_path / 'mine'}", "--tokens=500"]) == 2
     assert "would be removed" in capsys.readouterr().err
 
 
@@ -245,8 +244,8 @@ def test_the_shipped_one_keeps_its_word_on_entities_that_it_never_saw(
     config = SimulatorEvalConfig(
         "simulated:tiny",
         output=tmp_path / "report.json",
-        searches=32,
-        top_k=3,
+        searches=20,
+        top_k=2,
         levels=(0.0, 1.0),
         attack_questions=1,
         world=WorldConfig(passages=2000, questions=200),
