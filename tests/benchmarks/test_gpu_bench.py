@@ -1,23 +1,31 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from forks import FORKS
+from modules import SMALL, run_module
 
 from zerosearch_benchmarks.gpu import command as gpu
+from zerosearch_benchmarks.speed.learner import sides
 from zerosearch_env.errors import ConfigError
 
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.slow,
-]  # processes that load torch; slow machines take minutes
+]  # loads torch; slow machines take minutes
 
 
 # tests/benchmarks/test_learner_bench.py runs "peer", because it has TRL loaded.
 @pytest.mark.parametrize("name", [name for name in gpu.CHECKS if name != "peer"])
-def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:
+def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, value in SMALL.items():
+        monkeypatch.setattr(sides, size, value)
     assert gpu.run_check(name, gpu.Setting("cpu", tiny=True), tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["passed"]
@@ -28,7 +36,19 @@ def test_every_check_runs_without_a_gpu(name: str, tmp_path: Path) -> None:
         assert record["resumed_weights_apart"] == 0.0
 
 
-def test_each_check_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def run_in_fork(command: list[str], *, timeout: float, check: bool) -> SimpleNamespace:
+    """In place of `subprocess.run`: a process that is forked instead of loading torch."""
+    assert command[:2] == [sys.executable, "-m"]
+    process = FORKS.Process(target=run_module, args=(command[2:], dict(os.environ), (), {}), daemon=True)
+    process.start()
+    process.join(timeout)
+    return SimpleNamespace(returncode=process.exitcode)
+
+
+def test_each_check_is_a_process_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu.subprocess, "run", run_in_fork)
     options = ["--device", "cpu", "--size", "tiny", "--output", str(tmp_path)]
     assert gpu.main(["machine", *options]) == 0
     assert "all passed" in capfd.readouterr().out
