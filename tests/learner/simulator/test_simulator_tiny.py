@@ -63,7 +63,10 @@ def writer() -> SearchWriter:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("tiny") / "sim"
+    return made(tmp_path_factory.mktemp("tiny") / "sim")
+
+
+def made(output: Path) -> Path:
     return Path(run_tiny(replace(SMALL, output=str(output)))["model"])
 
 
