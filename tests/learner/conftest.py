@@ -1,4 +1,7 @@
-"""The processes that the package starts are forked from one that has loaded torch, except where a test objects."""
+"""The processes that the package starts are forked from one that has loaded torch, except where a test objects.
+
+Tests that do so are slow, whatever they take themselves: the first of them loads torch.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
     learner = make_learner(tmp_path, algorithm=ROUNDS)
     plain = make_learner(tmp_path)
     several = 0
-    for step in range(4):
+    for step in range(2):
         found, first = sample_step(learner, step, 0.0), sample_step(plain, step, 0.0)
         assert first.kept is first.groups
         assert tokens(found.groups[:4]) == tokens(first.groups)  # the first round is the ordinary one

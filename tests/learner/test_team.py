@@ -45,6 +45,7 @@ def fail_together():
         together(workers)
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_is_quoted_and_the_threads_are_restored():
     threads = torch.get_num_threads()
     with pytest.raises(TrainingError, match="worker 1 ended with status 1: ValueError: out of luck"):
@@ -93,6 +94,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.slow
 def test_workers_die_with_a_parent_that_is_killed():
     command = [sys.executable, "-c", PARENT, str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

@@ -85,6 +85,7 @@ def processes() -> Iterator[list[Process]]:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_lets_the_request_under_way_finish(processes: list[Process], number: signal.Signals) -> None:
     process = Process(0.5)
     processes.append(process)
@@ -99,6 +100,7 @@ def test_a_signal_lets_the_request_under_way_finish(processes: list[Process], nu
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.slow
 def test_an_engine_that_hangs_cannot_keep_the_process_alive(processes: list[Process]) -> None:
     process = Process(600.0, "--grace-s", "0.3")
     processes.append(process)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import ForkedPopen
 
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest, repair_lines
@@ -116,18 +117,22 @@ def test_a_line_that_was_cut_off_is_played_again(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_9(folder: Path) -> None:
     main(command("whole.jsonl"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zerosearch_env.cli", "simulator", *command("out.jsonl")],
-        env={**os.environ, "PAUSE": "0.15"},
-        stderr=subprocess.DEVNULL,
-    )
+    with open("stderr.txt", "wb") as errors:
+        process = ForkedPopen(
+            [sys.executable, "-m", "zerosearch_env.cli", "simulator", *command("out.jsonl")],
+            stdin=subprocess.PIPE,
+            stdout=errors,
+            stderr=errors,
+            env={**os.environ, "PAUSE": "0.15"},
+        )
+    process.stdin.close()
     deadline = time.monotonic() + 60
     while not (Path("out.jsonl").exists() and Path("out.jsonl").read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     done = len(repair_lines(Path("out.jsonl")))
     assert 2 <= done < 10
     main(command("out.jsonl"))
