@@ -8,6 +8,7 @@ import tiny
 
 from zerosearch_agents.config.algorithms import ALGORITHMS, AlgorithmConfig, apply_algorithm
 from zerosearch_agents.config.train import (
+    OutputConfig,
     RolloutConfig,
     TrainConfig,
     dump_config,
@@ -94,7 +95,9 @@ def test_the_option_sets_the_fields_and_single_options_win():
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_each_trains(name, tmp_path):
-    config = with_algorithm(tiny.tiny_train_config(tmp_path, steps=2), name)
+    rollout = RolloutConfig(prompts=3, group_size=3, slots=9, turn_tokens=4)
+    files = OutputConfig(checkpoint_every=None, transcripts_every=None)
+    config = with_algorithm(tiny.tiny_train_config(tmp_path, steps=2, rollout=rollout, files=files), name)
     result = train(config, dataset=tiny.tiny_dataset())
     assert result.step == 2
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -24,6 +24,8 @@ from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
 from zerosearch_env.game.rules import make_rules
 
+FEW = RolloutConfig(prompts=2, group_size=3, slots=6)
+
 
 def run(config, **options):
     return train(config, dataset=tiny.tiny_dataset(), **options)
@@ -36,11 +38,11 @@ def with_tokenizer(folder, **changes):
     file = folder / "initial" / "tokenizer_config.json"
     values = json.loads(file.read_text("utf-8")) | changes
     file.write_text(json.dumps({name: value for name, value in values.items() if value is not None}), "utf-8")
-    return tiny.tiny_train_config(folder, steps=2)
+    return tiny.tiny_train_config(folder, steps=1)
 
 
 def test_padding_never_depends_on_a_pad_token(tmp_path):
-    prints = set()
+    prints, start = set(), weights_hash({k: v.detach() for k, v in tiny.tiny_policy().model.named_parameters()})
     for name, changes in {"own": {}, "none": {"pad_token": None}, "eos": {"pad_token": "<|eos|>"}}.items():
         config = with_tokenizer(tmp_path / name, **changes)
         loaded = load_policy(config.policy).tokenizer
@@ -49,10 +51,11 @@ def test_padding_never_depends_on_a_pad_token(tmp_path):
         prints.add(weights_hash({key: value.detach() for key, value in result.policy.model.named_parameters()}))
         assert load_policy(result.output / "policy").tokenizer.pad_token == loaded.pad_token
     assert len(prints) == 1
+    assert start not in prints
 
 
 def test_a_model_without_a_chat_template(tmp_path):
-    config = tiny.tiny_train_config(tmp_path, steps=1)
+    config = tiny.tiny_train_config(tmp_path, steps=1, rollout=FEW)
     assert load_policy(config.policy).tokenizer.chat_template is None
     assert run(config).step == 1
     card = Path(config.policy) / "zerosearch.json"
@@ -84,7 +87,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path, monkeypatch, value):
-    config = tiny.tiny_train_config(tmp_path, steps=9, algorithm=AlgorithmConfig(kl_coefficient=0.01, minibatches=2))
+    config = tiny.tiny_train_config(tmp_path, steps=9, rollout=FEW, algorithm=AlgorithmConfig(kl_coefficient=0.01))
     from zerosearch_agents.training import update as module
 
     original = module.loss_and_sums
@@ -110,8 +113,9 @@ def small_files(limit):
 
 
 def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
-    whole = run(tiny.tiny_train_config(tmp_path / "whole"))
-    config = tiny.tiny_train_config(tmp_path)
+    always_trained = {"rollout": FEW, "algorithm": AlgorithmConfig(kl_coefficient=0.01)}
+    whole = run(tiny.tiny_train_config(tmp_path / "whole", **always_trained))
+    config = tiny.tiny_train_config(tmp_path, **always_trained)
     original, saves = checkpoint._write, []
 
     def full(*arguments):
@@ -135,7 +139,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_of_metrics(tmp_path, monkeypatch):
-    config = tiny.tiny_train_config(tmp_path)
+    config = tiny.tiny_train_config(tmp_path, rollout=FEW)
     original = run_files.MetricsLog.write
 
     def full(log, step, metrics):
@@ -165,8 +169,9 @@ def test_a_rate_that_breaks_every_weight_ends_in_an_error_not_in_a_policy(tmp_pa
     config = tiny.tiny_train_config(
         tmp_path,
         steps=20,
+        rollout=replace(FEW, prompts=4),
         optimizer=OptimizerConfig(learning_rate=1e38, warmup_steps=0),
-        algorithm=AlgorithmConfig(kl_coefficient=0.01, minibatches=2),
+        algorithm=AlgorithmConfig(kl_coefficient=0.01, minibatches=4),
     )
     with pytest.raises(TrainingError, match="not finite"):
         run(config)

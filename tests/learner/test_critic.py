@@ -22,8 +22,6 @@ from zerosearch_agents.training.run_files import learner_weights
 from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError
 
-pytestmark = pytest.mark.slow
-
 TIMES = {"seconds", "tokens_per_second", "rollout_seconds", "update_seconds"}
 PPO = AlgorithmConfig(advantage="gae", minibatches=2, kl_coefficient=0.01, kl_in="reward", kl_estimator="k1")
 FEW = RolloutConfig(prompts=2, group_size=3, slots=6)
@@ -107,6 +105,7 @@ def test_the_critics_rate_follows_the_of_policy_course():
     assert critic_rate(TrainConfig(), 5e-4) == 5e-4
 
 
+@pytest.mark.slow
 @TRUNKS
 def test_in_the_warm_up_the_critic_learns_and_nothing_else_changes(tmp_path, trunk):
     """The policy stays, so the same step gives the same rollouts, and the critic comes to know what they earn."""
@@ -132,6 +131,7 @@ def test_in_the_warm_up_the_critic_learns_and_nothing_else_changes(tmp_path, tru
     assert any(not torch.equal(after[n], v) for n, v in everything(learner).items() if not n.startswith("critic."))
 
 
+@pytest.mark.slow
 @TRUNKS
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, trunk):
     whole = ppo_config(tmp_path, trunk, steps=2, rollout=FEW)
@@ -150,6 +150,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, trunk):
         assert {k: v for k, v in record.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
 
 
+@pytest.mark.slow
 def test_resuming_with_another_critic(tmp_path):
     config = ppo_config(tmp_path, steps=1, rollout=FEW)
     train(config, dataset=tiny.tiny_dataset())
@@ -208,6 +209,7 @@ def one_step(workers, config):
     return everything(learner)
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_critic_that_one_trains(tmp_path):
     config = ppo_config(tmp_path, steps=1)
     with start_workers(2, one_step, config) as workers:

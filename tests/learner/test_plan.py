@@ -180,7 +180,8 @@ def test_large_presets_differ_in_model_and_noise_alone():
 @pytest.mark.parametrize("preset", DRY)
 def test_a_preset_runs_dry(preset, tmp_path):
     config = load_preset(preset)
-    config = replace(config, rollout=replace(config.rollout, group_size=3))
+    rollout, environment = replace(config.rollout, group_size=3), replace(config.environment, max_turns=2)
+    config = replace(config, rollout=rollout, environment=environment)
     result = dry_run(config, find_architecture(config.policy), tmp_path)
     rows = read_metrics(result.output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]

@@ -73,12 +73,12 @@ def random_ids(rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast, *le
 @pytest.fixture(scope="module")
 def workload(tokenizer: PreTrainedTokenizerFast) -> tuple[list[list[int]], list[list[int]]]:
     rng = np.random.default_rng(4)
-    return random_ids(rng, tokenizer, *rng.integers(1, 40, 12)), random_ids(rng, tokenizer, 30, 1)
+    return random_ids(rng, tokenizer, *rng.integers(1, 40, 8)), random_ids(rng, tokenizer, 30, 1)
 
 
 def test_rows_are_the_same_alone_together_and_through_few_slots(model, tokenizer, workload) -> None:
     prompts, texts = workload
-    together = play(make(model, tokenizer, slots=12), prompts, texts)
+    together = play(make(model, tokenizer, slots=8), prompts, texts)
     few = play(make(model, tokenizer, slots=3), prompts, texts)
     sampler = make(model, tokenizer, slots=1)
     ends = set()
@@ -196,7 +196,7 @@ def test_run_waits_for_as_many_as_asked(model, tokenizer, workload) -> None:
 
 def test_a_row_put_out_of_the_cache_goes_on_as_if_it_had_stayed(model, tokenizer, workload) -> None:
     prompts, texts = workload
-    reference = play(make(model, tokenizer, slots=12), prompts, texts)
+    reference = play(make(model, tokenizer, slots=8), prompts, texts)
     sampler = make(model, tokenizer, slots=2)
     for index, prompt in enumerate(prompts):
         sampler.start(index, prompt, seed=100 + index)
