@@ -44,7 +44,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 
 
 def make(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: object) -> Sampler:
-    defaults = {"slots": 8, "context_tokens": 160, "stop_strings": STOPS, "turn_tokens": 24, "seed": 0}
+    defaults = {"slots": 8, "context_tokens": 160, "stop_strings": STOPS, "turn_tokens": 14, "seed": 0}
     return Sampler(model, tokenizer, **(defaults | options))
 
 
@@ -76,9 +76,14 @@ def workload(tokenizer: PreTrainedTokenizerFast) -> tuple[list[list[int]], list[
     return random_ids(rng, tokenizer, *rng.integers(1, 40, 8)), random_ids(rng, tokenizer, 30, 1)
 
 
-def test_rows_are_the_same_alone_together_and_through_few_slots(model, tokenizer, workload) -> None:
+@pytest.fixture(scope="module")
+def together(model, tokenizer, workload) -> dict[object, list[TurnSample]]:
+    """The turns of all rows, each in its own slot."""
+    return play(make(model, tokenizer), *workload)
+
+
+def test_rows_are_the_same_alone_together_and_through_few_slots(model, tokenizer, workload, together) -> None:
     prompts, texts = workload
-    together = play(make(model, tokenizer, slots=8), prompts, texts)
     few = play(make(model, tokenizer, slots=3), prompts, texts)
     sampler = make(model, tokenizer, slots=1)
     ends = set()
@@ -132,9 +137,8 @@ def test_a_fallback_model_samples_the_same_alone_and_together(tokenizer, workloa
         assert [turn.token_ids for turn in turns] == [turn.token_ids for turn in alone[index]]
 
 
-def test_every_token_is_kept_and_the_text_is_theirs(model, tokenizer, workload) -> None:
-    prompts, texts = workload
-    for turns in play(make(model, tokenizer), prompts, texts).values():
+def test_every_token_is_kept_and_the_text_is_theirs(tokenizer, together) -> None:
+    for turns in together.values():
         for sample in turns:
             assert len(sample.token_ids) == len(sample.logprobs) > 0
             body = sample.token_ids[:-1] if sample.finish == "eos" else sample.token_ids
@@ -144,7 +148,7 @@ def test_every_token_is_kept_and_the_text_is_theirs(model, tokenizer, workload) 
             assert not any(stop in before for stop in STOPS)
             assert (sample.finish == "stop") == any(stop in sample.text for stop in STOPS)
             if sample.finish == "length":
-                assert len(sample.token_ids) == 24
+                assert len(sample.token_ids) == 14
 
 
 def test_a_full_context_ends_a_row(model, tokenizer) -> None:
@@ -173,10 +177,10 @@ def test_turn_limits_of_single_turns(model, tokenizer) -> None:
     for key, limit in enumerate((1, 7, None)):
         sampler.start(key, [20, 21], seed=3, turn_tokens=limit)
     turns = sorted(sampler.run(minimum=3), key=lambda sample: sample.key)
-    assert [len(turn.token_ids) for turn in turns] == [1, 7, 24]
+    assert [len(turn.token_ids) for turn in turns] == [1, 7, 14]
     assert turns[1].token_ids == turns[2].token_ids[:7]
     with pytest.raises(ConfigError, match="turn_tokens"):
-        sampler.extend(0, [3], turn_tokens=25)
+        sampler.extend(0, [3], turn_tokens=15)
 
 
 def test_run_waits_for_as_many_as_asked(model, tokenizer, workload) -> None:
@@ -194,9 +198,8 @@ def test_run_waits_for_as_many_as_asked(model, tokenizer, workload) -> None:
     assert len(first) + len(rest) == len(prompts)
 
 
-def test_a_row_put_out_of_the_cache_goes_on_as_if_it_had_stayed(model, tokenizer, workload) -> None:
+def test_a_row_put_out_of_the_cache_goes_on_as_if_it_had_stayed(model, tokenizer, workload, together) -> None:
     prompts, texts = workload
-    reference = play(make(model, tokenizer, slots=8), prompts, texts)
     sampler = make(model, tokenizer, slots=2)
     for index, prompt in enumerate(prompts):
         sampler.start(index, prompt, seed=100 + index)
@@ -204,7 +207,7 @@ def test_a_row_put_out_of_the_cache_goes_on_as_if_it_had_stayed(model, tokenizer
         samples = sampler.run(minimum=len(prompts))
         assert len(samples) == len(prompts)
         for sample in samples:
-            assert sample.token_ids == reference[sample.key][turn].token_ids
+            assert sample.token_ids == together[sample.key][turn].token_ids
             if text is not None:
                 sampler.extend(sample.key, text)
 
