@@ -9,6 +9,7 @@ from zerosearch_env.commands.dispatch import Command, group_help, run_command
 _MODULES = {
     "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, compared with gem-llm."),
     "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, compared with plain bm25s."),
+    "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),
     "dense": (
         "speed.dense",
         "Passages and queries per CPU second of the dense engine, and recall of its approximate indexes.",

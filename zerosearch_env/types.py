@@ -140,6 +140,8 @@ class Scores:
     subem: float
     reward: float
     searches: int
+    em_unicode: float = 0.0
+    f1_unicode: float = 0.0
 
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top

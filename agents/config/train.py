@@ -56,7 +56,7 @@ class EnvironmentConfig:
     top_k: int = 5
     """Documents per search."""
     reward: str = "em"
-    """Reward of an episode: "em", "f1" or "subem", each in [0, 1]."""
+    """Reward of an episode: "em", "f1", "subem", "em_unicode" or "f1_unicode", each in [0, 1]."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
 

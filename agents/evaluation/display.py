@@ -166,6 +166,8 @@ def _behaviour(evaluation: Evaluation) -> Group:
         "noise",
         "F1",
         "subEM",
+        "EM*",
+        "F1*",
         "searches",
         "invalid",
         "noisy",
@@ -177,17 +179,18 @@ def _behaviour(evaluation: Evaluation) -> Group:
         s = cell.summary()
         played = len(cell.episodes)
         answered = s.stop_reasons.get("answer", 0) / played if played else math.nan
-        figures = (s.f1.mean, s.subem.mean), (s.invalid_rate, s.realised_noise, answered)
+        scores = (s.f1.mean, s.subem.mean, s.em_unicode.mean, s.f1_unicode.mean)
         table.add_row(
             cell.agent,
             *((cell.engine,) if several else ()),
             f"{cell.noise_level:g}",
-            *map(share, figures[0]),
+            *map(share, scores),
             "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
-            *map(share, figures[1]),
+            *map(share, (s.invalid_rate, s.realised_noise, answered)),
             *((str(s.engine_failures),) if failures else ()),
         )
-    return _titled("all questions together; F1, subEM, invalid turns, noisy draws and answered episodes in %", table)
+    title = "all questions together; scores (*: for any script), invalid turns, noisy draws, answered episodes in %"
+    return _titled(title, table)
 
 
 class EvaluationDisplay(ProgressBar):

@@ -29,8 +29,8 @@ from .statistics import EMPTY, Interval, mean_interval, paired_difference
 if TYPE_CHECKING:
     from zerosearch_env.game.episode import Episode
 
-SCHEMA_VERSION = 1
-METRICS = ("em", "f1", "subem")
+SCHEMA_VERSION = 2
+METRICS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class EpisodeResult:
     em: float
     f1: float
     subem: float
+    em_unicode: float
+    f1_unicode: float
     searches: int
     turns: int
     invalid: int
@@ -95,6 +97,8 @@ def episode_result(episode: Episode, index: int) -> EpisodeResult:
         em=last.scores.em,
         f1=last.scores.f1,
         subem=last.scores.subem,
+        em_unicode=last.scores.em_unicode,
+        f1_unicode=last.scores.f1_unicode,
         searches=last.scores.searches,
         turns=len(steps),
         invalid=sum(step.action == "invalid" for step in steps),
@@ -113,6 +117,8 @@ class Summary:
     em: Interval
     f1: Interval
     subem: Interval
+    em_unicode: Interval
+    f1_unicode: Interval
     searches: Interval
     """Searches per episode."""
     invalid_rate: float
@@ -189,6 +195,8 @@ class Cell:
             em=mean("em"),
             f1=mean("f1"),
             subem=mean("subem"),
+            em_unicode=mean("em_unicode"),
+            f1_unicode=mean("f1_unicode"),
             searches=mean("searches"),
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
             realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
@@ -281,7 +289,7 @@ class Evaluation:
             second: name of the agent it is compared with.
             noise_level: the level at which they are compared.
             engine: engine name; None takes the first engine that has the cell.
-            metric: `"em"`, `"f1"`, `"subem"` or `"searches"`.
+            metric: one of `METRICS`, or `"searches"`.
             group: `"1-hop"`, ...; None takes all questions.
         """
         a, b = self.find(first, noise_level, engine), self.find(second, noise_level, engine)

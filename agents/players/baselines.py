@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.bounded_cache import BoundedCache
 from zerosearch_env.engines.run import run_searches
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rewards import contains_answer
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix

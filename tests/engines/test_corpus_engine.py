@@ -15,7 +15,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import CorpusEngine, check_engine, make_engine
 from zerosearch_env.errors import ConfigError, DataError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Dataset, Document, Paragraph, Question, SearchRequest
 
 NAMES = ["Ada", "Bea", "Cora", "Dora", "Elsa", "Fay", "Gil", "Hal", "Ivo", "Jon"]

@@ -26,7 +26,7 @@ from zerosearch_env.engines.dense.build import BuildOptions, build_index
 from zerosearch_env.engines.dense.index import DenseIndex, embed_queries
 from zerosearch_env.engines.dense.manifest import KINDS
 from zerosearch_env.errors import ConfigError, DataError, EngineError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, SearchRequest
 
 

@@ -21,7 +21,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import DenseEngine, check_engine, make_engine
 from zerosearch_env.engines.dense.build import build_index
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 
 if TYPE_CHECKING:
     from zerosearch_env.engines.dense.encoders import CrossEncoderReranker, SentenceEncoder

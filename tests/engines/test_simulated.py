@@ -16,7 +16,7 @@ from zerosearch_env.engines import check_engine, make_engine
 from zerosearch_env.engines.simulated.engine import SimulatedEngine
 from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import ConfigError, EngineError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.llm import Completion, Prompt
 from zerosearch_env.types import full_text
 

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.engines.guard import leaks, redact
+from zerosearch_env.engines.guard import redact
 from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.engines.simulated.prompts import clean_text, quotable_query
-from zerosearch_env.types import Document
+from zerosearch_env.game.answers import contains_answer
+from zerosearch_env.types import Document, full_text
 
 TEXTS = ("The first one speaks of lakes.", "A second one, of 2 rivers.", "Third: seas and bays.")
 
@@ -147,7 +148,7 @@ ANSWERS = st.lists(
 @given(st.lists(st.one_of(ANSWERS.map(lambda a: a[0]), st.text(max_size=8)), max_size=12), ANSWERS, st.text(max_size=8))
 def test_redacted_documents_never_leak(parts: list[str], answers: tuple[str, ...], title: str) -> None:
     clean = redact(Document(title, " ".join(parts)), answers)
-    assert clean is None or not leaks(clean, answers)
+    assert clean is None or not contains_answer(full_text(clean), answers)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +156,8 @@ def test_redacted_documents_never_leak(parts: list[str], answers: tuple[str, ...
 )
 def test_disguised_answers_are_found(text: str) -> None:
     document = Document("", f"It is {text} of course.")
-    assert leaks(document, ("Paris",))
+    assert contains_answer(full_text(document), ("Paris",))
     assert redact(document, ("Paris",)) == Document("", "It is ... of course.")
-    assert not leaks(Document("", "comparison"), ("Paris",))
 
 
 @pytest.mark.parametrize(

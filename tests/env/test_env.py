@@ -34,7 +34,7 @@ STEP_KEYS = {
     "turn",
     "stop_reason",
 }
-END_KEYS = STEP_KEYS | {"prediction", "answers", "em", "f1", "subem", "searches"}
+END_KEYS = STEP_KEYS | {"prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches"}
 
 
 def make(**arguments: Any) -> ZeroSearchEnv:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.rewards import (
-    contains_answer,
     exact_match,
     f1_score,
     get_reward,
@@ -115,39 +114,16 @@ def test_known_cases(prediction: str, answers: list[str], expected: tuple[float,
 
 
 def test_a_long_prediction_is_scored_like_a_short_one() -> None:
-    assert score("word " * 500 + "Paris", ["Paris"]) == (0.0, 2 / 502, 1.0)
+    assert score("word " * 500 + "Paris", ["Paris"]) == (0.0, 2 / 502, 0.0)
+    assert score("word " * 49 + "Paris", ["Paris"]) == (0.0, 2 / 51, 1.0)
+    assert score("word " * 50 + "Paris", ["Paris"]) == (0.0, 2 / 52, 0.0)
+    assert score("word " * 60, ["Word " * 60]) == (1.0, 1.0, 1.0)
     assert score("  The  " * 200 + "Paris", ["paris"]) == (1.0, 1.0, 1.0)
-
-
-@few
-@given(texts, answer_lists)
-@example("the lord of the rings", ["Lord of the Rings"])
-@example("Lord of  the\nRings", ["the lord of rings"])
-@example("it is the U.S. of today", ["us"])
-@example("The", ["The"])
-@example("the house of the The", ["The"])
-def test_containment_is_on_tokens_of_the_normalised_text(text: str, answers: list[str]) -> None:
-    padded = f" {squad(text)} "
-    expected = any(f" {squad(answer)} " in padded for answer in answers if squad(answer))
-    whole = " ".join(text.casefold().split())
-    if not squad(text) and whole:
-        expected = any(" ".join(answer.casefold().split()) == whole for answer in answers)
-    assert contains_answer(text, answers) is expected
-
-
-def test_containment_reads_long_texts_and_ignores_parts_of_words() -> None:
-    filler = "know nothing nowhere " * 50
-    assert not contains_answer(filler, ["no"])
-    assert contains_answer(filler + "No!", ["no"])
-    assert contains_answer(filler + "the rise of the new\n York (state)", ["Rise of New York"])
-    assert not contains_answer(filler, [])
 
 
 def test_one_text_instead_of_a_list_of_answers_is_an_error() -> None:
     with pytest.raises(ConfigError, match="got one string 'Paris'"):
         score("Paris", "Paris")
-    with pytest.raises(ConfigError, match="Put it in a tuple"):
-        contains_answer("Paris", "Paris")
 
 
 def test_rewards_by_name() -> None:
@@ -195,14 +171,3 @@ def test_real_predictions_are_judged_as_recorded(shared_data: Path) -> None:
     rows = [json.loads(line) for line in lines]
     assert len(rows) > 1000
     assert [row["id"] for row in rows if bool(exact_match(row["prediction"], row["answers"])) != row["em"]] == []
-
-
-def test_containment_in_real_documents_is_on_tokens(shared_data: Path) -> None:
-    lines = (shared_data / "real_search_trajectories.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    found = 0
-    for row in map(json.loads, lines[::3]):
-        for document in (text for search in row["searches"] for text in search["documents"]):
-            expected = any(f" {squad(answer)} " in f" {squad(document)} " for answer in row["answers"])
-            assert contains_answer(document, row["answers"]) is expected
-            found += expected
-    assert found > 100

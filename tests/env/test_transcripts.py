@@ -54,6 +54,8 @@ def test_a_record_says_everything_and_is_json() -> None:
         "em": 1.0,
         "f1": 1.0,
         "subem": 1.0,
+        "em_unicode": 1.0,
+        "f1_unicode": 1.0,
         "reward": 1.0,
         "searches": 1,
     }

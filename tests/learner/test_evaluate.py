@@ -162,7 +162,7 @@ def test_results_and_transcripts_are_written_and_read_back(tmp_path: Path, engin
     assert loaded.cells == result.cells == store.evaluation.cells
     assert loaded.settings["agents"] == {"twice": "x"}
     raw = json.loads((tmp_path / "results.json").read_text())
-    assert raw["schema_version"] == 1
+    assert raw["schema_version"] == 2
     assert set(raw["cells"][0]["summary"]) == {"all", "1-hop", "2-hop"}
     records = list(read_transcripts(transcript_path(tmp_path, result.cells[1].key)))
     assert [r["extra"]["index"] for r in records] == list(range(8))
@@ -209,7 +209,7 @@ def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "not a results file"), ('{"schema_version": 99}', "expected schema version 1, got 99"), ("[]", "got None")],
+    [("", "not a results file"), ('{"schema_version": 99}', "expected schema version 2, got 99"), ("[]", "got None")],
 )
 def test_a_damaged_results_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "results.json").write_text(content)

@@ -34,7 +34,7 @@ from zerosearch_agents.training.update import Learner
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import TrainingError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Dataset, SearchRequest
 
 pytestmark = [

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
-from ..types import SearchRequest, SearchResult
+from ..types import Document, SearchRequest, SearchResult
 from .stats import SearchCounts
 
 _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
@@ -180,6 +181,31 @@ def check_size(passages: int, top_k: int, *, noise: bool) -> None:
             f"the corpus has {passages} passages and top_k={top_k} needs at least {needed} ({why}). "
             "Give a larger corpus or a smaller top_k."
         )
+
+
+def results_of(
+    engine: str,
+    requests: Sequence[SearchRequest],
+    find: Callable[[SearchRequest], tuple[Document, ...]],
+    *,
+    began: float,
+) -> list[SearchResult]:
+    """Answer requests one by one; an `EngineError` becomes the failure of its request.
+
+    Args:
+        engine: name of the engine.
+        requests: the batch, in order.
+        find: returns the documents of one request.
+        began: `time.perf_counter()` at the start of the batch; the latency of all results is the time since then.
+    """
+    found: list[tuple[tuple[Document, ...], str | None]] = []
+    for request in requests:
+        try:
+            found.append((find(request), None))
+        except EngineError as error:
+            found.append(((), str(error)))
+    elapsed = time.perf_counter() - began
+    return [SearchResult(shown, engine=engine, latency_s=elapsed, failure=failure) for shown, failure in found]
 
 
 def check_mask(request: SearchRequest) -> None:

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..game.rewards import contains_answer
+from ..errors import EngineError
+from ..game.answers import contains_answer
 from ..randomness import mix, mix_array
 from ..types import Document, SearchRequest, full_text
 from .ranking import Ranking
@@ -120,6 +121,19 @@ def _further(index: RankedPassages, query: str, seed: int, skip: int, pool: int)
             return
         if position not in known:
             yield len(index) + number, position, 0
+
+
+def check_drawn(noisy: Sequence[object], request: SearchRequest) -> None:
+    """Check that a noisy result has at least one document: an empty one would say that nothing was found.
+
+    Raises:
+        EngineError: there is none.
+    """
+    if not noisy:
+        raise EngineError(
+            f"no noisy document for {request.query!r}: each passage that was examined is useful or states a gold "
+            "answer. Use a larger corpus, or leave this question out."
+        )
 
 
 def walk_all(size: int, seed: int) -> Iterator[int]:

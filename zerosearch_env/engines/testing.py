@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..game.rewards import contains_answer
+from ..game.answers import contains_answer
 from ..types import Document, SearchRequest, SearchResult, full_text
 from .base import BatchedEngine, SearchEngine
 

@@ -28,11 +28,11 @@ STEP_KEYS = (
     "stop_reason",
 )
 """Keys present at every step: attributes of `Step`."""
-SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "searches")
+SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches")
 """Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end."""
 
 _DTYPES: Mapping[str, Any] = {
-    **dict.fromkeys(("noise_level", "progress", "em", "f1", "subem"), np.float64),
+    **dict.fromkeys(("noise_level", "progress", "em", "f1", "subem", "em_unicode", "f1_unicode"), np.float64),
     **dict.fromkeys(("turn", "searches"), np.int64),
 }
 """Keys with numeric arrays. Every other key has an object array, with None for sub-environments without a value."""
@@ -62,6 +62,8 @@ def step_info(step: Step) -> Infos:
         info["em"] = scores.em
         info["f1"] = scores.f1
         info["subem"] = scores.subem
+        info["em_unicode"] = scores.em_unicode
+        info["f1_unicode"] = scores.f1_unicode
         info["searches"] = scores.searches
         if step.error is not None:
             info["error"] = step.error

@@ -91,7 +91,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `stop_reason` | step | None before the end |
     | `prediction` | end | the answer given, or None |
     | `answers` | end | tuple of gold answers; they appear nowhere before the end |
-    | `em`, `f1`, `subem` | end | the three scores, whatever `reward` is |
+    | `em`, `f1`, `subem`, `em_unicode`, `f1_unicode` | end | all scores, whatever `reward` is |
     | `searches` | end | number of searches |
     | `error` | end, if the engine failed | the engine's error message |
 
@@ -115,7 +115,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         noise_level: a fixed p in [0, 1]. None without a schedule: 0.
         noise_unit: draw noise once per `"search"` or once per `"document"`.
         curriculum_episodes: with a schedule, progress = finished episodes / this, unless `set_progress` was called.
-        reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, gold answers) -> float.
+        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, or a callable
+            (prediction or None, gold answers) -> float.
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
             `"hermes"`, or a `Protocol`.
         prompt_template: a string or a file that contains `{question}`, for checkpoints that were trained with another

@@ -38,7 +38,8 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
 
     Observations are a tuple of N strings; actions are any sequence of N strings. `info` has, for each key, an array of
     length N and a boolean mask `_key` of the sub-environments that have a value. Numbers (`noise_level`, `progress`,
-    `turn`, `searches`, `em`, `f1`, `subem`) are in numeric arrays, everything else in object arrays.
+    `turn`, `searches`, `em`, `f1`, `subem`, `em_unicode`, `f1_unicode`) are in numeric arrays, everything else in
+    object arrays.
 
     After the end of an episode, `autoreset_mode` decides when a sub-environment starts the next one, as in Gymnasium's
     own vector environments:

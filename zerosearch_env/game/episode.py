@@ -24,10 +24,23 @@ from operator import index
 
 from ..errors import ConfigError, DataError, EpisodeError
 from ..randomness import split, uniform2
-from ..types import ActionKind, Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason, Turn
+from ..types import (
+    ActionKind,
+    Document,
+    Question,
+    Scores,
+    SearchRequest,
+    SearchResult,
+    Step,
+    StopReason,
+    Turn,
+    full_text,
+)
+from .answers import SEPARATOR, contains_answer
 from .noise import check_level
-from .rewards import contains_answer, exact_match, score
+from .rewards import exact_match, score
 from .rules import Rules
+from .unicode_scores import unicode_score
 
 
 class Episode:
@@ -223,8 +236,9 @@ class Episode:
     ) -> Step:
         answers, reward = self.question.answers, self.rules.reward
         em, f1, subem = score(prediction, answers)
+        unicode_scores = unicode_score(prediction, answers)
         paid = em if reward is exact_match else reward(prediction, answers)
-        scores = Scores(prediction, answers, em, f1, subem, paid, self.searches)
+        scores = Scores(prediction, answers, em, f1, subem, paid, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)
         self.stop_reason = reason
@@ -233,9 +247,5 @@ class Episode:
 
 
 def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
-    """Whether a document's title or text contains a gold answer (normalised, on token boundaries)."""
-    parts: list[str] = []
-    for document in documents:
-        parts += (document.title, document.text)
-    # The control character is a separate token, so no match can span two documents, or a title and a text.
-    return contains_answer(" \x01 ".join(parts), answers)
+    """Whether a document's title or text states a gold answer; see `answers.contains_answer`."""
+    return contains_answer(SEPARATOR.join([full_text(document) for document in documents]), answers)

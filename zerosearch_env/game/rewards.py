@@ -15,9 +15,13 @@ from functools import lru_cache
 
 from ..checks import check_number
 from ..errors import ConfigError, unknown_name
+from .unicode_scores import unicode_exact_match, unicode_f1
 
 Reward = Callable[[str | None, Sequence[str]], float]
 """(prediction or None, gold answers) -> a finite number."""
+
+MAX_SUBEM_WORDS = 50
+"""A longer prediction scores 0 in subEM: otherwise a list of candidates, or the documents themselves, would be paid."""
 
 _PUNCTUATION = {ord(mark): None for mark in string.punctuation}
 _PUNCTUATION_BYTES = string.punctuation.encode()
@@ -53,8 +57,6 @@ class _Gold:
     key: str
     padded: str
     """The key between blanks, for searching on token boundaries; empty if the answer normalises to nothing."""
-    probe: str
-    """The longest token of the key. A text that does not contain it cannot contain the answer."""
 
 
 @lru_cache(maxsize=16384)
@@ -62,10 +64,9 @@ def _golds(answers: tuple[str, ...]) -> tuple[_Gold, ...]:
     golds = []
     for answer in answers:
         normal = normalize_answer(answer)
-        probe = max(normal.split(), key=len, default="")
         key = _key(answer)
         if key:
-            golds.append(_Gold(key, f" {normal} " if normal else "", probe))
+            golds.append(_Gold(key, f" {normal} " if normal else ""))
     return tuple(golds)
 
 
@@ -84,9 +85,11 @@ def score(prediction: str | None, answers: Sequence[str]) -> tuple[float, float,
     for gold in golds:
         if gold.key == key:
             return 1.0, 1.0, 1.0
-    padded, bag = f" {key} ", Counter(key.split())
+    words = key.split()
+    padded, bag = f" {key} ", Counter(words)
     f1 = max((_overlap(bag, Counter(gold.key.split())) for gold in golds), default=0.0)
-    return 0.0, f1, float(any(gold.padded and gold.padded in padded for gold in golds))
+    short = len(words) <= MAX_SUBEM_WORDS
+    return 0.0, f1, float(short and any(gold.padded and gold.padded in padded for gold in golds))
 
 
 def _overlap(prediction: Counter[str], gold: Counter[str]) -> float:
@@ -107,30 +110,12 @@ def f1_score(prediction: str | None, answers: Sequence[str]) -> float:
 def sub_exact_match(prediction: str | None, answers: Sequence[str]) -> float:
     """1.0 if the normalised prediction contains a normalised gold answer on token boundaries, else 0.0.
 
-    A gold answer that normalises to nothing ("The") must equal the whole prediction; otherwise it would match anything.
+    A prediction of more than `MAX_SUBEM_WORDS` words scores 0, unless it equals a gold answer. A gold answer that
+    normalises to nothing ("The") must equal the whole prediction; otherwise it would match anything.
+
+    A short list of candidates ("Paris, Lyon or Nice") still scores 1, and so does a denial ("not Paris").
     """
     return score(prediction, answers)[2]
-
-
-def contains_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether `text` contains a gold answer, both normalised, on token boundaries.
-
-    A gold answer that normalises to nothing counts as contained only if it is the whole text.
-
-    This is called for every document of every search, so the text is fully normalised only if cheaper tests cannot
-    decide.
-    """
-    golds = _golds(_tuple(answers))
-    bare = _bare(text)
-    near = [gold for gold in golds if gold.padded and gold.probe in bare]
-    if near:
-        # A match found before articles and extra white space are removed is still a match afterwards.
-        padded = f" {bare} "
-        if any(gold.padded in padded for gold in near):
-            return True
-        padded = f" {normalize_answer(text)} "
-        return any(gold.padded in padded for gold in near)
-    return any(not gold.padded for gold in golds) and _key(text) in {gold.key for gold in golds if not gold.padded}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +137,18 @@ class CheckedReward:
         return check_number(what, int(value) if isinstance(value, bool) else value, hint=hint)
 
 
-REWARDS: dict[str, Reward] = {"em": exact_match, "f1": f1_score, "subem": sub_exact_match}
+REWARDS: dict[str, Reward] = {
+    "em": exact_match,
+    "f1": f1_score,
+    "subem": sub_exact_match,
+    "em_unicode": unicode_exact_match,
+    "f1_unicode": unicode_f1,
+}
 """The built-in rewards, by name."""
 
 
 def get_reward(reward: str | Reward) -> Reward:
-    """Look up a reward by name (`"em"`, `"f1"`, `"subem"`), or wrap a user's function so that its results are checked.
+    """Look up a reward by name (see `REWARDS`), or wrap a user's function so that its results are checked.
 
     Args:
         reward: a name, or a callable (prediction or None, gold answers) -> finite number.

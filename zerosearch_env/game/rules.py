@@ -64,7 +64,8 @@ def make_rules(
         prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
-        reward: `"em"`, `"f1"`, `"subem"`, or a callable (prediction or None, answers) -> finite number.
+        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, or a callable
+            (prediction or None, answers) -> finite number.
         noise_unit: `"search"` or `"document"`.
         max_action_chars: longest accepted text of one turn, in characters.
         max_query_chars: maximum length of a query, in characters; longer ones are cut.

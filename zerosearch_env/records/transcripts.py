@@ -5,7 +5,7 @@ A record (`schema_version` 1) has the fields
     schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
             observation}],
-    stop_reason, error, scores {prediction, em, f1, subem, reward, searches}, extra
+    stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches}, extra
 
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `stop_reason` and `scores`
 are null until the episode ends. `extra` holds values added by the writer (training step, name of the agent, ...).
@@ -64,6 +64,8 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
             "em": float(scores.em),
             "f1": float(scores.f1),
             "subem": float(scores.subem),
+            "em_unicode": float(scores.em_unicode),
+            "f1_unicode": float(scores.f1_unicode),
             "reward": float(scores.reward),
             "searches": int(scores.searches),
         },

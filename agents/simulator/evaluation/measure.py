@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.engines import engine_parts
-from zerosearch_env.engines.guard import leaks
 from zerosearch_env.engines.simulated.stats import SimulatorStats
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import SearchRequest, SearchResult, full_text
 
 from ...evaluation.statistics import Interval, wilson
@@ -44,7 +43,7 @@ class Answer:
     @property
     def leaks(self) -> bool:
         """Whether a document contains an answer to the question, including disguised answers."""
-        return any(leaks(document, self.request.answers) for document in self.result.documents)
+        return any(contains_answer(full_text(document), self.request.answers) for document in self.result.documents)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.errors import AgentError, ConfigError
-from zerosearch_env.game.rewards import contains_answer, exact_match, sub_exact_match
+from zerosearch_env.game.answers import contains_answer
+from zerosearch_env.game.rewards import exact_match, sub_exact_match
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document, full_text
 

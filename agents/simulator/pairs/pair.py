@@ -21,7 +21,7 @@ from zerosearch_env.datasets.files.fields import answers, text
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
 from zerosearch_env.engines.simulated.prompts import STYLES, style_name
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, SearchRequest, full_text
 
 from .files import RowReader

@@ -19,7 +19,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Question, full_text
 
 

@@ -22,7 +22,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.errors import CheckpointError, ConfigError
-from zerosearch_env.game.rewards import contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import SearchRequest, full_text
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult
-from ..base import BatchedEngine, check_mask, check_size
-from ..noise import mix_slots, sample_negatives, seeded_orders, unrelated
+from ..base import BatchedEngine, check_mask, check_size, results_of
+from ..noise import check_drawn, mix_slots, sample_negatives, seeded_orders, unrelated
 from ..ranking import SCALE, Ranking
 from .paragraphs import ParagraphSearch
 from .passages import PassageIndex, dataset_index, file_index
@@ -28,7 +28,7 @@ class CorpusEngine(BatchedEngine):
     - Noisy documents are drawn by the request's seed from the `pool` ranks below `top_k`. They are on topic, are not
       among the useful documents, have no gold answer in title or text, and are sorted by score. If the pool holds too
       few, they come from lower ranks, and finally from unrelated passages. The result is shorter than `top_k` only if
-      the whole corpus has too few passages without an answer.
+      the whole corpus has too few passages without an answer; if it has none, the search fails.
     - With one noise flag per document, slot j holds the j-th useful or the j-th noisy document.
     - If a request comes with the paragraphs of its question, these are searched instead. Useful documents are the
       supporting paragraphs, then the best distractors. Noisy documents are distractors without a gold answer; if there
@@ -94,16 +94,14 @@ class CorpusEngine(BatchedEngine):
         rankings = iter(self._index.rank([request.query for request in from_corpus], depths))
         seeds = [request.seed for request in requests if request.noisy]
         orders = iter(seeded_orders(seeds, self._pool) if seeds else ())
-        results = []
-        for request in requests:
+
+        def find(request: SearchRequest) -> tuple[Document, ...]:
             order = next(orders) if request.noisy else ()
             if self._paragraphs is None or not request.paragraphs:
-                documents = self._from_passages(request, next(rankings), order)
-            else:
-                documents = self._from_paragraphs(self._paragraphs, request)
-            results.append(documents)
-        elapsed = time.perf_counter() - began
-        return [SearchResult(documents, engine="corpus", latency_s=elapsed) for documents in results]
+                return self._from_passages(request, next(rankings), order)
+            return self._from_paragraphs(self._paragraphs, request)
+
+        return results_of("corpus", requests, find, began=began)
 
     def _from_passages(self, request: SearchRequest, ranking: Ranking, order: Sequence[int]) -> tuple[Document, ...]:
         noisy = request.noisy
@@ -130,11 +128,11 @@ class CorpusEngine(BatchedEngine):
         # Passages that fill up a short ranking count as useful, so they must not be drawn as noise.
         top_k, matched = request.top_k, len(ranking.ids)
         excluded = unrelated(len(self._index), request.seed, ranking.ids, top_k - matched) if matched < top_k else ()
-        return self._documents(
-            sample_negatives(
-                self._index, request, ranking, order, skip=min(top_k, matched), count=top_k, excluded=excluded
-            )
+        drawn = sample_negatives(
+            self._index, request, ranking, order, skip=min(top_k, matched), count=top_k, excluded=excluded
         )
+        check_drawn(drawn, request)
+        return self._documents(drawn)
 
     def _from_paragraphs(self, search: ParagraphSearch, request: SearchRequest) -> tuple[Document, ...]:
         mask = request.noise_mask
@@ -144,6 +142,8 @@ class CorpusEngine(BatchedEngine):
         noisy = search.documents(request, distractors)
         if len(noisy) < mask.count(True) and len(self._index):
             noisy += self._around(request, mask.count(True) - len(noisy))
+        if any(mask):
+            check_drawn(noisy, request)
         useful, rest = iter(search.documents(request, shown)), iter(noisy)
         slots = [next(rest if noise else useful, None) for noise in mask]
         return tuple(document for document in slots if document is not None)

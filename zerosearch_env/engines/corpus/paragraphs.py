@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...bounded_cache import BoundedCache
-from ...game.rewards import contains_answer
+from ...game.answers import contains_answer
 from ...types import Document, Paragraph, SearchRequest, full_text
 from ..noise import seeded_orders
 from ..ranking import SCALE

@@ -18,9 +18,9 @@ from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
-from ..base import BatchedEngine, check_mask, check_size
+from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..corpus.passages import CACHED_QUERIES
-from ..noise import mix_slots, sample_negatives, seeded_orders
+from ..noise import check_drawn, mix_slots, sample_negatives, seeded_orders
 from ..ranking import SCALE, Ranking
 from ..registry import forwards
 from .encoders import Encoder, Reranker
@@ -111,15 +111,14 @@ class DenseEngine(BatchedEngine):
         for request in requests:
             check_mask(request)
             self.check_top_k(request.top_k, noise=any(request.noise_mask))
-        rankings = self._rank(requests)
+        rankings = iter(self._rank(requests))
         seeds = [request.seed for request in requests if request.noisy]
         orders = iter(seeded_orders(seeds, self._pool) if seeds else ())
-        documents = [
-            self._documents(request, ranking, next(orders) if request.noisy else ())
-            for request, ranking in zip(requests, rankings, strict=True)
-        ]
-        elapsed = time.perf_counter() - began
-        return [SearchResult(shown, engine="dense", latency_s=elapsed) for shown in documents]
+
+        def find(request: SearchRequest) -> tuple[Document, ...]:
+            return self._documents(request, next(rankings), next(orders) if request.noisy else ())
+
+        return results_of("dense", requests, find, began=began)
 
     def close(self) -> None:
         """Release the index and the models. Calling it twice is fine; searching afterwards raises EngineError."""
@@ -191,6 +190,7 @@ class DenseEngine(BatchedEngine):
         else:
             ranked = RankedToTheEnd(parts, ranking)
             noisy = sample_negatives(ranked, request, ranking, order, skip=top_k, count=top_k)
+            check_drawn(noisy, request)
             chosen = mix_slots(request.noise_mask, useful, noisy)
         seen = None if parts.reranker is None else set(ranking.ids[: self._rerank_from].tolist())
         documents = []

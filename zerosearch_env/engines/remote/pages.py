@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from ...types import Document, SearchRequest
-from ..guard import leaks
+from ...game.answers import contains_answer
+from ...types import Document, SearchRequest, full_text
 from ..noise import mix_slots, seeded_orders
 
 
@@ -97,6 +97,6 @@ def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth:
     for place in (*seeded_orders([request.seed], pool)[0], *range(pool, len(below))):
         if len(chosen) == request.top_k:
             break
-        if not leaks(below[place], request.answers):
+        if not contains_answer(full_text(below[place]), request.answers):
             chosen.append(place)
     return [below[place] for place in sorted(chosen)]

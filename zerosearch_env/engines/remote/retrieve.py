@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError
-from ...game.rewards import contains_answer
+from ...game.answers import contains_answer
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.codecs import JSON, MSGPACK
 from ...llm.http.keys import key_of

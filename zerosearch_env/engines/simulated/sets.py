@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 from ...checks import check_number, check_whole_number
 from ...errors import unknown_name
-from ...game.rewards import contains_answer, normalize_answer
+from ...game.answers import contains_answer
+from ...game.rewards import normalize_answer
 from ...llm.backend import Completion, Prompt
 from ...randomness import mix
-from ...types import Document, SearchRequest
-from ..guard import leaks, redact
+from ...types import Document, SearchRequest, full_text
+from ..guard import redact
 from .parse import parse_documents
 from .prompts import STOP, STYLES, PromptStyle, clean_text, quotable_query
 
@@ -150,7 +151,7 @@ def make_set(
         else:
             documents = _mixed(parsed.documents, seed) if options.style.terse and not noisy else parsed.documents
             usable.append(documents)
-            stated = [leaks(document, sought) for document in documents]
+            stated = [contains_answer(full_text(document), sought) for document in documents]
             if not noisy and (any(stated) or not request.answers):  # Without answers there is no miss.
                 return replace(progress, documents=documents)
             if noisy and not any(stated):
@@ -180,7 +181,7 @@ def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) ->
     chosen: list[Document] = []
     texts: set[str] = set()
     for slot in zip(*samples, strict=True):
-        clean = (d for d in slot if d.text not in texts and not leaks(d, request.answers))
+        clean = (d for d in slot if d.text not in texts and not contains_answer(full_text(d), request.answers))
         document = next(clean, None)
         if document is None:
             return ()
@@ -190,7 +191,7 @@ def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) ->
 
 
 def _redacted(progress: DocumentSet, documents: tuple[Document, ...], request: SearchRequest) -> DocumentSet:
-    clean = [redact(d, request.answers) if leaks(d, request.answers) else d for d in documents]
+    clean = [redact(d, request.answers) if contains_answer(full_text(d), request.answers) else d for d in documents]
     redacted = tuple(document for document in clean if document is not None)
     if len(redacted) < len(documents):
         return replace(progress, failure="a noisy document consists of a gold answer, in every sample")

@@ -1,0 +1,1 @@
+"""Whether noise keeps its promise: no gold answer in a noisy document."""

@@ -1,0 +1,275 @@
+"""The detector: does a text state a gold answer?
+
+One rule serves the leak guards of all engines, `check_engine`, the labels of the simulator's training data, and
+`answer_in_documents`. It reads the text as a policy would. Too strict is cheap: another noisy document is drawn. So a
+gold answer counts as stated if either reading finds its words in order, without articles, on word boundaries:
+
+    text                        split at every mark             marks deleted (SQuAD's rule)
+    "the Paris-based firm"      the paris based firm            the parisbased firm
+    "Bram Stoker's novel"       bram stoker s novel             bram stokers novel
+    "Zür-ich"                   zur ich                         zurich
+
+Both readings fold accents, case, full-width letters, dashes and quotation marks, and drop invisible characters. Markup
+(`<b>`, `&uuml;`) is read with and without. Special rules:
+
+* scripts without blanks (Chinese, Japanese, Thai, ...), and scripts that attach particles to words (Korean, Arabic,
+  Hebrew): the answer may be anywhere in the text, also inside a longer word;
+* a single ASCII letter ("C") must be alone, in the case of the gold answer;
+* an answer that is only an article ("The") must fill the whole text: it cannot be told from the article;
+* an answer without letters and digits ("!!!") must have white space on both sides;
+* yes and no are words like any other.
+"""
+
+from __future__ import annotations
+
+import codecs
+import html
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..errors import ConfigError
+from .folding import UNSPACED, WORD, fold, without_accents
+
+SEPARATOR = " qzxnextdocumentqzx "
+"""Separates documents that are examined together: a word that no answer contains."""
+
+_ARTICLES = frozenset(("a", "an", "the"))
+_SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]")
+_LETTER = re.compile("[a-z]")
+_WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
+_ATTACHED = re.compile(
+    UNSPACED.pattern[:-1]
+    + r"\u0590-\u05ff\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff]"
+)
+"""A character of a script in which an answer is found inside longer words."""
+
+# The fast path: gold answers in ASCII letters (after folding), which are nearly all answers of English data sets. A
+# text becomes one byte per character. The 128 bytes above ASCII stand for the most common other characters, so that
+# encoding and folding both run in C. All other characters reach the error handler, in runs.
+_COMMON = (
+    "ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåçèéêëìíîïñòóôõöøùúûüýÿāăąćčďēėęěğīįķļłńņňōőřśşšţťūůűųźżžĆČĐđĞİ\u0131ŁŚŞŠŻŽșț"
+    "\u2013\u2014\u2010\u2011\u2212\u2018\u2019\u201c\u201d\u201e\u2026\u00b7\u2022\u00ab\u00bb\u2032\u2033\u02bb\u02bc"
+    "\u00a0²³°£"
+)
+
+
+def _fold(text: str) -> str:
+    # Superscript digits are footnote marks more often than powers: "Paris¹" states Paris.
+    return without_accents(fold(_SUPERSCRIPT.sub(" ", text)))
+
+
+def _ascii(text: str) -> str:
+    """Folded text in ASCII: characters without an ASCII form become blanks."""
+    return "".join(c if c.isascii() else " " for c in _fold(text))
+
+
+_short_ascii = lru_cache(maxsize=16384)(_ascii)
+
+
+def _encode_others(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    run = error.object[error.start : error.end]
+    return (_short_ascii(run) if len(run) <= 8 else _ascii(run)), error.end
+
+
+_HANDLER = "zerosearch-fold"
+codecs.register_error(_HANDLER, _encode_others)
+_ALPHABET = "".join(map(chr, range(128))) + _COMMON
+_ENCODING = codecs.charmap_build(_ALPHABET.ljust(256, "\ufffe"))
+
+
+def _tables() -> tuple[bytes, bytes, bytes]:
+    """The two readings: a table each, and the bytes that the second one deletes."""
+    split, joined, deleted = bytearray(b" " * 256), bytearray(b" " * 256), bytearray(string.punctuation.encode())
+    for code, character in enumerate(_ALPHABET):
+        folded = _ascii(character)
+        if len(folded) == 1 and folded.isalnum():
+            split[code] = joined[code] = ord(folded)
+        elif folded.strip() and folded in string.punctuation:
+            deleted.append(code)
+    return bytes(split), bytes(joined), bytes(set(deleted))
+
+
+_SPLIT, _JOINED, _DELETED = _tables()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode() if text.isascii() else codecs.charmap_encode(text, _HANDLER, _ENCODING)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gold:
+    """A gold answer as words: it is looked for in the two readings of a text, where only blanks separate words."""
+
+    probe: str
+    """Its longest word. Deleting marks never breaks a word, so a text without the probe does not state the answer."""
+    split: re.Pattern[str]
+    joined: re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _LatinGold:
+    """A `_Gold` in ASCII letters and digits, for the fast path."""
+
+    probe: bytes
+    split: re.Pattern[bytes]
+    joined: re.Pattern[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Golds:
+    latin: tuple[_LatinGold, ...]
+    others: tuple[_Gold, ...]
+    attached: tuple[str, ...]
+    """Answers that may be inside words: their letters, without marks and blanks."""
+    literal: re.Pattern[str] | None
+    """Single letters, articles and marks."""
+    words: tuple[_Gold, ...]
+    """The golds of `latin` and `others`, for `answer_spans`."""
+
+
+def _pattern(words: Sequence[str]) -> str:
+    # It begins with characters, not with a look-behind: then `re` skips to the first of them.
+    return " " + " +(?:(?:a|an|the) +)*".join(words) + "(?= )"
+
+
+def _words(folded: str) -> list[str]:
+    """The words of an answer without articles, unless too little would be left, as in "N/A"."""
+    words = WORD.findall(folded)
+    bare = [word for word in words if word not in _ARTICLES]
+    return words if len(words) > 1 and len("".join(bare)) < 2 else bare
+
+
+def _literal(answer: str, folded: str) -> str:
+    if WORD.search(folded):  # an article
+        return rf"(?i:\A\W*{re.escape(answer)}\W*\Z)"
+    return rf"(?<!\S){re.escape(answer)}(?!\S)"
+
+
+@lru_cache(maxsize=16384)
+def _golds(answers: tuple[str, ...]) -> _Golds:
+    latin: list[_LatinGold] = []
+    others: list[_Gold] = []
+    words: list[_Gold] = []
+    attached: list[str] = []
+    literal: list[str] = []
+    for answer in dict.fromkeys(filter(None, map(str.strip, answers))):
+        folded = _fold(answer)
+        split = _words(folded)
+        if not split:
+            literal.append(_literal(answer, folded))
+        elif len(split) == 1 and _LETTER.fullmatch(split[0]):
+            letter = next(c for c in answer if c.isalnum())
+            literal.append(rf"(?<![^\W_])(?<!['\u2019]){letter}(?!['\u2019]?[^\W_])")
+        elif _ATTACHED.search(folded):
+            attached.append("".join(WORD.findall(folded)))
+        else:
+            joined = _words(folded.translate(_WITHOUT_MARKS))
+            gold = _Gold(max(split, key=len), re.compile(_pattern(split)), re.compile(_pattern(joined)))
+            words.append(gold)
+            if all(word.isascii() for word in split):
+                patterns = [re.compile(pattern.pattern.encode()) for pattern in (gold.split, gold.joined)]
+                latin.append(_LatinGold(gold.probe.encode(), *patterns))
+            else:
+                others.append(gold)
+    pattern = re.compile("|".join(literal)) if literal else None
+    return _Golds(tuple(latin), tuple(others), tuple(attached), pattern, tuple(words))
+
+
+def contains_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether `text` states one of the gold answers; the module's docstring has the rules.
+
+    Args:
+        text: title and text of a document, or of several documents separated by `SEPARATOR`.
+        answers: the gold answers.
+
+    Raises:
+        ConfigError: `answers` is a single string.
+    """
+    if isinstance(answers, str):
+        raise ConfigError(f"gold answers must be a sequence of strings, got one string {answers!r}. Put it in a tuple.")
+    golds = _golds(tuple(answers))
+    if _states(text, golds):
+        return True
+    return ("<" in text or "&" in text) and (plain := without_markup(text)) != text and _states(plain, golds)
+
+
+def without_markup(text: str) -> str:
+    """`text` without HTML tags and comments, and with its entities (`&amp;`) replaced by characters."""
+    return html.unescape(_MARKUP.sub("", text))
+
+
+def _states(text: str, golds: _Golds) -> bool:
+    if golds.latin:
+        raw = _bytes(text)
+        joined = b" %b " % raw.translate(_JOINED, _DELETED)
+        for latin in golds.latin:
+            if latin.probe in joined and (
+                latin.joined.search(joined) or latin.split.search(b" %b " % raw.translate(_SPLIT))
+            ):
+                return True
+    if (golds.others or golds.attached) and not text.isascii():
+        folded = _fold(text)
+        for gold in golds.others:
+            if gold.probe in folded and any(
+                pattern.search(f" {' '.join(WORD.findall(reading))} ")
+                for pattern, reading in ((gold.split, folded), (gold.joined, folded.translate(_WITHOUT_MARKS)))
+            ):
+                return True
+        if golds.attached:
+            letters = "".join(WORD.findall(folded))
+            if any(answer in letters for answer in golds.attached):
+                return True
+    return golds.literal is not None and golds.literal.search(text) is not None
+
+
+def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """Where `text` states gold answers: (start, end) in characters, in order, overlapping spans merged.
+
+    Follows the rules of `contains_answer`, except that it does not look through markup. Slower: for removing answers.
+    """
+    golds = _golds(tuple(answers))
+    spans = [] if golds.literal is None else [match.span() for match in golds.literal.finditer(text)]
+    split, joined, letters = _Reading(), _Reading(), _Reading()
+    for place, character in enumerate(text):
+        for folded in _fold(character):
+            word = WORD.fullmatch(folded)
+            split.add(folded if word else " ", place)
+            if word or folded not in string.punctuation:
+                joined.add(folded if word else " ", place)
+            if word:
+                letters.add(folded, place)
+    for gold in golds.words:
+        spans += [*split.find(gold.split), *joined.find(gold.joined)]
+    for answer in golds.attached:
+        spans += letters.find(re.compile(re.escape(answer)))
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+class _Reading:
+    """A reading of a text that knows from which character each of its characters comes."""
+
+    def __init__(self) -> None:
+        self._characters: list[str] = []
+        self._places: list[int] = []
+
+    def add(self, character: str, place: int) -> None:
+        self._characters.append(character)
+        self._places.append(place)
+
+    def find(self, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
+        text, spans = f" {''.join(self._characters)} ", []
+        for match in pattern.finditer(text):
+            start = match.start() + (match[0][0] == " ")
+            spans.append((self._places[start - 1], self._places[match.end() - 2] + 1))
+        return spans
