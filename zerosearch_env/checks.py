@@ -1,7 +1,7 @@
 """Checks of arguments, shared by all packages.
 
-A check of a number returns the value as a Python number. Its error names the argument, says what was expected and what
-was given. Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability
+A check of a number returns the value as a Python number. Its error names the argument, says what was expected (with the
+unit, if the argument's name ends in one) and what was given. Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability
 is nearly always a mistake.
 """
 
@@ -14,6 +14,9 @@ from numbers import Integral, Real
 from typing import ParamSpec, TypeGuard, TypeVar
 
 from .errors import ConfigError, unknown_name
+
+_UNITS = {"s": "seconds", "seconds": "seconds", "ms": "milliseconds", "minutes": "minutes", "bytes": "bytes"}
+"""Units by the last word of an argument's name."""
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
@@ -42,7 +45,7 @@ def check_whole_number(name: str, value: object, least: int = 1, *, hint: str = 
         ConfigError: the value is not a whole number, or is below `least`.
     """
     if not is_whole_number(value) or value < least:
-        raise _error(name, f"a whole number of at least {least}", value, hint)
+        raise _error(name, _expected(name, "a whole number", f"of at least {least}"), value, hint)
     return int(value)
 
 
@@ -81,7 +84,7 @@ def check_number(
     limits = {"above": above, "of at least": least, "and at most": None if most == math.inf else most}
     bounds = " ".join(f"{words} {limit:g}" for words, limit in limits.items() if limit is not None)
     kind = "a finite number" if most is None else "a number"
-    raise _error(name, f"{kind} {bounds}".rstrip(), value, hint)
+    raise _error(name, _expected(name, kind, bounds), value, hint)
 
 
 def make_options(kind: Callable[P, Options], what: str, /, *args: P.args, **values: P.kwargs) -> Options:
@@ -101,6 +104,13 @@ def make_options(kind: Callable[P, Options], what: str, /, *args: P.args, **valu
         if name not in valid:
             raise unknown_name(what, name, valid)
     return kind(*args, **values)
+
+
+def _expected(name: str, kind: str, bounds: str) -> str:
+    unit = _UNITS.get(name.rpartition("_")[2])
+    if unit is not None:
+        kind, bounds = f"{kind} of {unit}", bounds.replace("of at least", "not below")
+    return f"{kind} {bounds}".rstrip()
 
 
 def _error(name: str, expected: str, value: object, hint: str) -> ConfigError:

@@ -104,6 +104,8 @@ class TuneConfig:
             check_number(name, getattr(self, name), least=0, most=1)
         if self.learning_rate is not None:
             check_number("learning_rate", self.learning_rate, above=0)
+        if self.max_seconds is not None:
+            check_number("max_seconds", self.max_seconds, above=0, most=math.inf)
         check_number("weight_decay", self.weight_decay, least=0)
         check_whole_number("lora.rank", self.lora.rank, 0)
 

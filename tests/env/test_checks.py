@@ -54,5 +54,22 @@ def test_numbers_out_of_bounds(value: Any, bounds: dict[str, float], expected: s
     assert str(error.value) == f"rate must be {expected}, got {value!r}."
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("vllm.timeout_s", "seconds"),
+        ("max_seconds", "seconds"),
+        ("max_wait_ms", "milliseconds"),
+        ("save_every_minutes", "minutes"),
+        ("max_body_bytes", "bytes"),
+    ],
+)
+def test_the_unit_in_a_name_is_said(name: str, unit: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} must be a finite number of {unit} above 0, got -1\.$"):
+        check_number(name, -1, above=0)
+    with pytest.raises(ConfigError, match=rf"^{name} must be a whole number of {unit} not below 1, got 0\.$"):
+        check_whole_number(name, 0)
+
+
 def test_infinity_is_allowed_on_request() -> None:
     assert check_number("rate", math.inf, above=0, most=math.inf) == math.inf

@@ -162,7 +162,7 @@ def test_micro_batches_change_no_gradient(whole: Path, monkeypatch: pytest.Monke
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"slips": -0.1}, "slips must be a number of at least 0 and at most 1"),
         ({"two_hop_share": 1.2}, "two_hop_share must be a number of at least 0 and at most 1"),
-        ({"save_every_minutes": 0.0}, "save_every_minutes must be a finite number above 0"),
+        ({"save_every_minutes": 0.0}, "save_every_minutes must be a finite number of minutes above 0"),
         ({"seed": -1}, "seed must be from 0"),
         ({"dtype": "bfloat"}, "Did you mean 'bfloat16'"),
         ({"output": "/"}, "output must name a separate directory"),

@@ -338,10 +338,21 @@ def test_unusable_addresses(url: Any) -> None:
         JsonClient([])
 
 
-@pytest.mark.parametrize("change", [{"attempts": 0}, {"concurrency": 1.5}, {"total_s": 0}, {"read_s": "1"}])
-def test_unusable_bounds(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(change))):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attempts": 0}, "attempts must be a whole number of at least 1, got 0."),
+        ({"concurrency": 1.5}, "concurrency must be a whole number of at least 1, got 1.5."),
+        ({"max_body_bytes": 0}, "max_body_bytes must be a whole number of bytes not below 1, got 0."),
+        ({"total_s": 0}, "total_s must be a number of seconds above 0, got 0."),
+        ({"read_s": "1"}, "read_s must be a number of seconds above 0, got '1'."),
+        ({"backoff_s": -1}, "backoff_s must be a finite number of seconds not below 0, got -1."),
+    ],
+)
+def test_unusable_bounds(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
         HttpOptions(**change)
+    assert str(error.value) == message
 
 
 def test_a_copy_serves_too() -> None:

@@ -138,6 +138,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     check_whole_number("max_body_bytes", config.max_body_bytes)
     for name in ("request_timeout_s", "grace_s"):
         check_number(name, getattr(config, name), above=0, most=math.inf)
+    check_number("max_wait_ms", config.max_wait_ms, least=0)
     if config.noise_level is not None and config.noise_schedule is not None:
         raise ConfigError("give either noise_level or noise_schedule, not both")
     token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
