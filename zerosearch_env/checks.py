@@ -1,17 +1,17 @@
 """Checks of arguments, shared by all packages.
 
 A check of a number returns the value as a Python number. Its error names the argument, says what was expected (with the
-unit, if the argument's name ends in one) and what was given. Booleans are not numbers here, although Python counts them as integers: `True` as a count or a probability
-is nearly always a mistake.
+unit, if the argument's name ends in one) and what was given. Booleans are not numbers here, although Python counts them
+as integers: `True` as a count or a probability is nearly always a mistake.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from numbers import Integral, Real
-from typing import ParamSpec, TypeGuard, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 from .errors import ConfigError, unknown_name
 
@@ -85,6 +85,22 @@ def check_number(
     bounds = " ".join(f"{words} {limit:g}" for words, limit in limits.items() if limit is not None)
     kind = "a finite number" if most is None else "a number"
     raise _error(name, _expected(name, kind, bounds), value, hint)
+
+
+def check_options(name: str, value: object, example: str) -> dict[str, Any]:
+    """Check that an argument is a mapping from names to values, and copy it.
+
+    Args:
+        name: the name of the argument in the error message.
+        value: the argument.
+        example: a valid value, as it is written in Python.
+
+    Raises:
+        ConfigError: the value is not a mapping, or one of its keys is not a string.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _error(name, f"a mapping from names to values such as {example}", value, "")
+    return dict(value)
 
 
 def make_options(kind: Callable[P, Options], what: str, /, *args: P.args, **values: P.kwargs) -> Options:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from ..checks import is_whole_number
+from ..checks import check_options, is_whole_number
 from ..errors import ConfigError, unknown_name
 from ..game.episode import Episode
 from ..game.noise import check_level, check_progress
@@ -16,6 +16,7 @@ from ..types import Info, Options
 from .setup import Setup
 
 RESET_OPTIONS = ("question", "noise_level", "progress")
+RESET_EXAMPLE = '{"noise_level": 0.5}'
 
 
 @dataclass
@@ -42,7 +43,7 @@ def read_options(setup: Setup, options: Options | None) -> ResetOptions:
     """
     if not options:
         return NO_OPTIONS
-    for key in options:
+    for key in check_options("options", options, RESET_EXAMPLE):
         if key not in RESET_OPTIONS:
             raise unknown_name("reset option", key, RESET_OPTIONS)
     question, level, progress = (options.get(key) for key in RESET_OPTIONS)

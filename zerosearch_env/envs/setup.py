@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import check_whole_number, make_options
+from ..checks import check_options, check_whole_number, make_options
 from ..datasets import load_dataset
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_parts, make_engine
@@ -212,9 +212,7 @@ def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
     stamp = max(file.stat().st_mtime_ns for file in files) if path.exists() else 0
     config = None
     if world is not None:
-        if not isinstance(world, Mapping):
-            raise ConfigError(f'world must be a mapping such as {{"seed": 1}}, got {world!r}.')
-        config = make_options(WorldConfig, "option of world", **world)
+        config = make_options(WorldConfig, "option of world", **check_options("world", world, '{"seed": 1}'))
     return _load_cached(name, split, config, stamp)
 
 

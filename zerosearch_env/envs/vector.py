@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ..checks import check_whole_number
+from ..checks import check_options, check_whole_number
 from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
@@ -20,7 +20,7 @@ from ..types import SearchRequest, SearchResult, Step
 from .curriculum import Curriculum
 from .infos import Infos, batch_infos
 from .options import read_env_options
-from .reset import NO_OPTIONS, ResetOptions, check_action, draw_episode, read_options
+from .reset import NO_OPTIONS, RESET_EXAMPLE, ResetOptions, check_action, draw_episode, read_options
 from .setup import METADATA, SetupViews, make_setup
 from .spaces import UnicodeText
 
@@ -169,7 +169,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         """
         if self.closed:
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make_vec().")
-        rest = dict(options or {})
+        rest = check_options("options", options or {}, RESET_EXAMPLE)
         chosen = self._read_mask(rest.pop("reset_mask")) if "reset_mask" in rest else range(self.num_envs)
         seeds = self._read_seeds(seed)
         checked = self._read_options(rest, chosen)

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from ..checks import check_options
 from ..errors import ConfigError
 from ..game.episode import Episode
 from ..records.transcripts import TranscriptWriter, transcript_record
@@ -77,11 +78,11 @@ class TranscriptRecorder(gymnasium.Wrapper[str, str, str, str], RecordConstructo
     """
 
     def __init__(self, env: gymnasium.Env[str, str], path: str | Path, extra: Options | None = None) -> None:
-        RecordConstructorArgs.__init__(self, path=str(path), extra=None if extra is None else dict(extra))
+        self._extra = _check_extra(extra)
+        RecordConstructorArgs.__init__(self, path=str(path), extra=None if extra is None else self._extra)
         super().__init__(env)
         self._base = _single(env)
         self._writer = TranscriptWriter(path)
-        self._extra = dict(extra or {})
 
     def step(self, action: str) -> _Step:
         """Play one turn, and record the episode if it has ended."""
@@ -139,10 +140,10 @@ class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
 
     # Any: wrappers of other types may lie between
     def __init__(self, env: VectorEnv[Any, Any, Any], path: str | Path, extra: Options | None = None) -> None:
+        self._extra = _check_extra(extra)
         super().__init__(env)
         self._base = _vector(env)
         self._writer = TranscriptWriter(path)
-        self._extra = dict(extra or {})
 
     def step(self, actions: Sequence[str]) -> _VectorStep:
         """Play one turn in every sub-environment, and record the episodes that have ended."""
@@ -157,3 +158,7 @@ class VectorTranscriptRecorder(VectorWrapper[Any, Any, Any, Any, Any]):
         """Close the environment and the file."""
         super().close(**kwargs)
         self._writer.close()
+
+
+def _check_extra(extra: Options | None) -> dict[str, Any]:
+    return check_options("extra", extra or {}, '{"agent": "mine"}')

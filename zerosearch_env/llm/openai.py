@@ -7,6 +7,7 @@ import re
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from ..checks import check_options
 from ..errors import EngineError
 from ..randomness import mix
 from ..types import Options
@@ -62,7 +63,7 @@ class OpenAIBackend:
         self._loop = LoopThread("zerosearch-openai")
         self.client = JsonClient(urls, options, headers=headers, loop=self._loop)
         self.model = model
-        self._extra = dict(extra_body or {})
+        self._extra = check_options("extra_body", extra_body or {}, '{"min_p": 0.1}')
         self._served: str | None = None
         self._lists: Deduplicator[str] = Deduplicator()
 

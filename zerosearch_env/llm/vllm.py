@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ..checks import check_options
 from ..errors import ConfigError, EngineError, require
 from ..randomness import mix
 from ..types import Options
@@ -34,7 +35,7 @@ class VLLMBackend:
         if not model:
             raise ConfigError('a model is needed: "simulated:vllm:FOLDER" or "simulated:vllm:NAME"')
         self.model = model
-        self._options = dict(engine_options or {})
+        self._options = check_options("engine_options", engine_options or {}, '{"gpu_memory_utilization": 0.4}')
         self._llm: Any = None
         self._lock = threading.Lock()
         self._closed = False

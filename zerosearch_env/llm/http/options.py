@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
-from ...checks import check_number, check_whole_number, make_options
+from ...checks import check_number, check_options, check_whole_number, make_options
 from ...errors import ConfigError
 from ...types import Options
 
@@ -59,9 +59,11 @@ class HttpOptions:
         """Build the options from a mapping such as `{"concurrency": 256}`; None gives the defaults.
 
         Raises:
-            ConfigError: a name is unknown, or a value is out of range.
+            ConfigError: it is not a mapping, a name is unknown, or a value is out of range.
         """
-        return make_options(cls, "option of http", **(given or {}))
+        if given is None:
+            return cls()
+        return make_options(cls, "option of http", **check_options("http", given, '{"concurrency": 256}'))
 
 
 def check_url(url: str) -> str:
