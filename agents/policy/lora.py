@@ -35,7 +35,7 @@ class Adapter:
     def __init__(self, adapted: Any) -> None:
         self._adapted = adapted
         self._layers: dict[str, Any] = {}
-        tuner_layer = require("peft.tuners.lora", "lora").LoraLayer
+        tuner_layer = require("peft.tuners.lora").LoraLayer
         for name, module in adapted.get_base_model().named_modules():
             if isinstance(module, tuner_layer):
                 self._layers[name] = module
@@ -101,7 +101,7 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, *, seed: int) -> Any:
         MissingExtraError: if peft is not installed.
     """
     check_whole_number("lora.rank", shape.rank)
-    torch, peft = require("torch", "train"), require("peft", "lora")
+    torch, peft = require("torch"), require("peft")
     options = peft.LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,

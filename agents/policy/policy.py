@@ -102,7 +102,7 @@ def tiny_config(
     head_dim = hidden // heads if head_dim is None else head_dim
     if head_dim < 2 or head_dim % 2:
         raise ConfigError(f"head_dim must be even and positive (rotary embedding), got {head_dim}.")
-    transformers = require("transformers", "train")
+    transformers = require("transformers")
     return transformers.Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -128,8 +128,8 @@ def new_model(config: Any, *, seed: int = 0, dtype: str = "float32") -> PreTrain
         seed: seed of the weights; torch's global generator is not changed.
         dtype: one of `"float32"`, `"bfloat16"`, `"float16"`.
     """
-    torch = require("torch", "train")
-    transformers = require("transformers", "train")
+    torch = require("torch")
+    transformers = require("transformers")
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
@@ -162,7 +162,7 @@ def save_policy(
         CheckpointError: if it cannot be written, for example to a full disk; an existing directory is unchanged.
     """
     target = Path(path)
-    safetensors = require("safetensors", "train")
+    safetensors = require("safetensors")
     try:
         with replaced_directory(target) as new:
             with quiet_transformers():
@@ -197,7 +197,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
     roll_back(directory)
     check_complete(directory)
     card = _read_card(directory)
-    transformers = require("transformers", "train")
+    transformers = require("transformers")
     with quiet_transformers():
         try:
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
@@ -223,11 +223,11 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Inside the block, hide Transformers' progress bars and its log lines below level ERROR; then restore both."""
-    logging = require("transformers", "train").utils.logging
+    logging = require("transformers").utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with no_progress_bars("train"):
+        with no_progress_bars():
             yield
     finally:
         logging.set_verbosity(verbosity)
@@ -236,7 +236,7 @@ def quiet_transformers() -> Iterator[None]:
 def _torch_dtype(name: str) -> torch.dtype:
     if name not in _DTYPES:
         raise unknown_name("dtype", name, _DTYPES)
-    dtype: torch.dtype = getattr(require("torch", "train"), name)
+    dtype: torch.dtype = getattr(require("torch"), name)
     return dtype
 
 

@@ -39,8 +39,8 @@ def draw(charts: Sequence[Chart]) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    matplotlib = require("matplotlib", "plots")
-    figure_class = require("matplotlib.figure", "plots").Figure
+    matplotlib = require("matplotlib")
+    figure_class = require("matplotlib.figure").Figure
     with matplotlib.rc_context(_SETTINGS):
         width, height = charts[0].size
         size = (width / _PX_PER_INCH, len(charts) * height / _PX_PER_INCH)
@@ -100,7 +100,7 @@ def save(charts: Sequence[Chart], path: Path) -> None:
         raise ConfigError(f"{path}: expected a file name that ends with .{', .'.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = draw(charts)
-    with require("matplotlib", "plots").rc_context(_SETTINGS):
+    with require("matplotlib").rc_context(_SETTINGS):
         # No date: two files of the same chart are equal.
         dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         figure.savefig(path, metadata=dates.get(path.suffix[1:]))

@@ -204,8 +204,8 @@ def pretrain(config: PretrainConfig) -> Path:
     output = Path(config.output)
     for directory in (output, _stage_output(output, "base"), _stage_output(output, "warm")):
         check_replaceable(directory)
-    require("torch", "train")
-    require("transformers", "train")
+    require("torch")
+    require("transformers")
     with one_thread():
         return _pretrain(config, output)
 

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _expect_device(setting: Setting) -> None:
-    torch = require("torch", "train")
+    torch = require("torch")
     if setting.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "torch finds no usable GPU on this machine, so nothing was measured; "

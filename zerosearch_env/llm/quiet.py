@@ -9,13 +9,9 @@ from ..errors import require
 
 
 @contextmanager
-def no_progress_bars(extra: str) -> Iterator[None]:
-    """Disable progress bars inside the context, and re-enable them afterwards if they were enabled.
-
-    Args:
-        extra: the extra that installs transformers, named in the error if it is missing.
-    """
-    logging = require("transformers.utils.logging", extra)
+def no_progress_bars() -> Iterator[None]:
+    """Disable progress bars inside the context, and re-enable them afterwards if they were enabled."""
+    logging = require("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

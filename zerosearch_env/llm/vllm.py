@@ -100,7 +100,7 @@ class VLLMBackend:
         self._lock = threading.Lock()
 
     def _start(self) -> tuple[Any, Any]:
-        vllm = require("vllm", "vllm")
+        vllm = require("vllm")
         if self._llm is None:
             options = {"enable_prefix_caching": True, "generation_config": "vllm", **self._options}
             try:

@@ -48,7 +48,6 @@ def decode(body: bytes, codec: Codec) -> dict[str, Json]:
 
     Raises:
         RequestError: the body is not valid in its encoding, or is not an object.
-        MissingExtraError: the body is msgpack, and the library is not installed.
     """
     try:
         value = codec.decode(body)

@@ -95,10 +95,10 @@ def make_app(service: Service) -> Starlette:
         service: engine, limits and metrics; the engine is closed when the application shuts down.
 
     Raises:
-        MissingExtraError: starlette or prometheus_client is not installed.
+        MissingExtraError: starlette, prometheus_client or msgpack is not installed.
     """
-    require("starlette", "serve")
-    require("prometheus_client", "serve")
+    for library in ("starlette", "prometheus_client", "msgpack"):
+        require(library, "serve")
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(ServeConfig, args=argv, prog="zerosearch serve")
-    require("uvicorn", "serve")
+    require("uvicorn")
     listener = open_socket(config.host, config.port)
     with listener:
         service = make_service(config)
@@ -198,7 +198,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         service: the service.
         grace_s: maximum time for pending requests to finish at shutdown, in seconds.
     """
-    uvicorn = require("uvicorn", "serve")
+    uvicorn = require("uvicorn")
     config = uvicorn.Config(
         make_app(service),
         lifespan="on",

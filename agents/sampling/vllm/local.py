@@ -52,7 +52,7 @@ class VLLMEngine:
     ) -> None:
         # vLLM reads this when it builds the engine. In another process it could not access this process's tensors.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        self._vllm: Any = require("vllm", "vllm")
+        self._vllm: Any = require("vllm")
         self._model = model
         self._limits = limits
         first = next(model.parameters())

@@ -132,7 +132,7 @@ class BroadcastSync:
     ) -> None:
         self._device = next(model.parameters()).device
         check_device(self._device)
-        require("vllm", "vllm")
+        require("vllm")
         self._source = _weight_source(model)
         self._loop = loop
         self._address = address

@@ -150,8 +150,8 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
     """
     output = Path(config.output)
     check_replaceable(output)
-    require("torch", "train")
-    require("transformers", "train")
+    require("torch")
+    require("transformers")
     from ...forward.attention import use_block_attention
     from ...policy.policy import AgentCard, Policy, save_policy
     from ...tiny.induction import new_tiny_model

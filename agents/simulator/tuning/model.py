@@ -67,7 +67,7 @@ def save_simulator(
         path: the directory.
         dtype: data type of the weights on disk.
     """
-    torch = require("torch", "train")
+    torch = require("torch")
     target = Path(path)
     with replaced_directory(target) as new:
         with quiet_transformers():

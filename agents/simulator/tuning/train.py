@@ -36,8 +36,8 @@ def run_train(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
         TrainingError: the loss is not finite.
         MissingExtraError: torch, transformers or (for LoRA) peft is not installed.
     """
-    require("torch", "train")
-    require("transformers", "train")
+    require("torch")
+    require("transformers")
     from .tuner import tune
 
     return tune(config, command=command)

@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         "--runs", type=Path, default=Path("runs/stability"), help="folder of the runs; finished ones are reused"
     )
     arguments = parser.parse_args(argv)
-    require("matplotlib", "plots")  # before the first run, not after it
+    require("matplotlib")  # before the first run, not after it
     settings = [setting for setting in SETTINGS if setting.name in arguments.settings]
     if arguments.steps:
         settings = [replace(setting, steps=arguments.steps) for setting in settings]

@@ -19,7 +19,7 @@ def hub_rows(name: str, split: str) -> Iterator[tuple[int, Row]]:
         MissingExtraError: the `datasets` library is not installed.
         DataError: the library cannot load the dataset (unknown dataset, configuration or split, no network, ...).
     """
-    library = require("datasets", "hub")
+    library = require("datasets")
     path, _, configuration = name.partition(":")
     try:
         rows = library.load_dataset(path, configuration or None, split=split)

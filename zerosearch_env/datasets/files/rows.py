@@ -134,8 +134,8 @@ def _object(row: Any) -> Row | RowError:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Row | RowError]]:
-    parquet = require("pyarrow.parquet", "hub")
-    arrow = require("pyarrow", "hub")
+    parquet = require("pyarrow.parquet")
+    arrow = require("pyarrow")
     try:
         file = parquet.ParquetFile(path)
     except (arrow.ArrowInvalid, OSError) as cause:

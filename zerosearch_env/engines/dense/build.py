@@ -114,7 +114,7 @@ def build_index(
         EngineError: the encoder failed, or its vectors contain values that are not finite.
         MissingExtraError: faiss is not installed.
     """
-    faiss = require("faiss", "dense")
+    faiss = require("faiss")
     output = output.expanduser().absolute()
     check_output(output, overwrite)
     work = building_folder(output)

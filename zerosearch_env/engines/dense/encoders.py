@@ -239,9 +239,9 @@ def _load(kind: str, name: str, device: str | None) -> Any:
         MissingExtraError: sentence-transformers is not installed.
         ConfigError: the model does not exist, or its files are damaged.
     """
-    library = require("sentence_transformers", "dense")
+    library = require("sentence_transformers")
     try:
-        with no_progress_bars("dense"):
+        with no_progress_bars():
             return getattr(library, kind)(name, device=device)
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         reason = str(cause).partition("\n")[0]

@@ -82,7 +82,7 @@ class DenseIndex:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.passages = PassageStore(folder)
-        self._faiss = require("faiss", "dense")
+        self._faiss = require("faiss")
         try:
             # Memory-mapped: processes share the pages, and a large index opens instantly.
             self._index = self._faiss.read_index(str(folder / FAISS_FILE), self._faiss.IO_FLAG_MMAP_IFC)

@@ -90,7 +90,15 @@ class RetrieveEngine(RemoteEngine):
         token = key_of(self._token_env or TOKEN_VARIABLE, "the bearer token", needed=self._token_env is not None)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         hidden = [token] if token else []
-        return JsonClient(self._urls, self._http, headers=headers, hidden=hidden, codec=self._codec, loop=self._loop)
+        return JsonClient(
+            self._urls,
+            self._http,
+            headers=headers,
+            hidden=hidden,
+            codec=self._codec,
+            loop=self._loop,
+            extra="retrieve",
+        )
 
     def _steps(self, request: SearchRequest) -> Generator[int, Page, Selection]:
         return _as_sent(request) if self._send_context else super()._steps(request)

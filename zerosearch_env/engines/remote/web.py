@@ -128,7 +128,9 @@ class WebSearchEngine(RemoteEngine):
         service = PROVIDERS[self._provider]
         headers = {service.key_header: self._key_text} if service.key_header else {}
         hidden, gate = [self._key_text], self._meter.admit
-        return JsonClient([self._url], self._http, headers=headers, hidden=hidden, gate=gate, loop=self._loop)
+        return JsonClient(
+            [self._url], self._http, headers=headers, hidden=hidden, gate=gate, loop=self._loop, extra="retrieve"
+        )
 
     def _key(self, page_request: PageRequest) -> bytes:
         query = self._query(page_request)

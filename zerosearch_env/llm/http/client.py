@@ -81,6 +81,7 @@ class JsonClient:
         gate: awaited just before each attempt is sent, retries included. It may wait (for a rate limit; that time
             does not count against `total_s`), or raise an EngineError, which ends the request.
         loop: the event loop that the client is used in; it closes the connections when it ends.
+        extra: the extra that installs aiohttp for the client's user, named in the error if it is missing.
 
     Raises:
         ConfigError: there is no address, or one is not an http(s) address.
@@ -97,6 +98,7 @@ class JsonClient:
         codec: Codec = JSON,
         gate: Callable[[], Awaitable[object]] | None = None,
         loop: LoopThread | None = None,
+        extra: str = "openai",
     ) -> None:
         self.urls = tuple(check_url(url) for url in urls)
         if not self.urls:
@@ -110,6 +112,7 @@ class JsonClient:
         self._requests = 0
         self._session: Session | None = None
         self._loop = loop
+        self._extra = extra
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without connections. A copy has different jitter: its seed is mixed with a new one."""
@@ -170,7 +173,7 @@ class JsonClient:
     def _in_this_loop(self) -> Session:
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
             headers = {"Accept": self.codec.content_type, **self._headers}
-            self._session = Session(self.urls, self.options, headers, self._loop)
+            self._session = Session(self.urls, self.options, headers, self._loop, self._extra)
         return self._session
 
 

@@ -28,7 +28,7 @@ def _write_json(value: Any) -> bytes:
 
 
 def _write_msgpack(value: Any) -> bytes:
-    packed: bytes = require("msgpack", "retrieve").packb(value, unicode_errors="surrogatepass")
+    packed: bytes = require("msgpack").packb(value, unicode_errors="surrogatepass")
     return packed
 
 
@@ -36,7 +36,7 @@ def _read_msgpack(body: bytes) -> Any:
     """Read msgpack, or JSON if a server reports errors in it: no msgpack container starts with a JSON bracket."""
     if body.lstrip()[:1] in (b"{", b"["):
         return json.loads(body)
-    msgpack = require("msgpack", "retrieve")
+    msgpack = require("msgpack")
     try:
         return msgpack.unpackb(body, unicode_errors="surrogatepass", strict_map_key=False)
     except (msgpack.UnpackException, TypeError) as cause:  # TypeError: a map with an unhashable key

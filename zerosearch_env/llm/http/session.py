@@ -23,6 +23,7 @@ class Session:
         options: the limits.
         headers: sent with every request.
         loop: closes the connections when it ends.
+        extra: the extra that installs aiohttp.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class Session:
         options: HttpOptions,
         headers: Mapping[str, str],
         loop: LoopThread | None,
+        extra: str,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.aiohttp = require("aiohttp", "openai")
+        self.aiohttp = require("aiohttp", extra)
         self.slots = asyncio.Semaphore(options.concurrency)
         self.replicas = ReplicaSet([Replica(url, options.breaker_failures, options.breaker_cooldown_s) for url in urls])
         self.progress = 0.0

@@ -122,12 +122,12 @@ class TransformersBackend:
 
     def _load(self) -> _Loaded:
         if self._loaded is None:
-            torch, transformers = require("torch", "train"), require("transformers", "train")
+            torch, transformers = require("torch"), require("transformers")
             if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
                 raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
-                with no_progress_bars("train"):
+                with no_progress_bars():
                     model = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=self._dtype or "auto")
             except (OSError, ValueError) as cause:
                 raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
