@@ -58,13 +58,13 @@ def _against_generate(which: str, rounds: int) -> dict[str, Any]:
         lengths = _lengths(name)
         work = multi_turn(lengths, prompt=PROMPT, document=DOCUMENT, vocabulary=VOCABULARY)
         limit = int(lengths.sum()) * rate / _flops(lengths)
-        ours, peer = f"sampler, {name}", f"generate anew, {name}"
+        ours, peer = f"sampler, {name}", f"generate from scratch, {name}"
         cases = [Case(ours, sampler_case(model, work)), Case(peer, generate_case(model, work))]
         with quiet_transformers():
             timings |= measure(cases, rounds=rounds, seconds=0.0)
         for case in (ours, peer):
             speed = timings[case].per_second
-            print(f"  {case:<22} {speed:6.0f}  {speed / limit:4.0%} of the limit")
+            print(f"  {case:<29} {speed:6.0f}  {speed / limit:4.0%} of the limit")
         ratio = timings[peer].median / timings[ours].median
         record[name] = {"ratio": ratio, "of_limit": timings[ours].per_second / limit}
         print(f"  ratio {ratio:.2f}")

@@ -42,9 +42,6 @@ PATTERN = {re.compile(wrong, re.IGNORECASE): right for wrong, right in INSTEAD.i
 # Text that a model reads or that makes up the synthetic world; it is data.
 DATA = {"text.py", "names.py", "prompts.py", "reading.py", "demonstrations.py", "attacks.py"}
 
-# Names of cases in committed records, which stay until the record is made again.
-EXCEPTIONS = {("benchmarks/speed/sampler.py", "anew")}
-
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of every comment and string of a module that holds a space: words for people."""
@@ -72,7 +69,6 @@ def _found(path: Path, texts: Iterator[tuple[int, str]]) -> list[str]:
         for line, text in texts
         for pattern, right in PATTERN.items()
         for match in pattern.finditer(text)
-        if (path.relative_to(ROOT).as_posix(), match.group().lower()) not in EXCEPTIONS
     ]
 
 

@@ -94,7 +94,7 @@ def speed() -> Iterator[str]:
     rate = {name: f"{1e6 / timing['median']:,.0f}" for name, timing in sampler["timings"].items()}
     yield (
         f"| {rate['sampler, equal']} / {rate['sampler, varied']} tokens/s | `generate` from scratch each turn: "
-        f"{rate['generate anew, equal']} / {rate['generate anew, varied']} "
+        f"{rate['generate from scratch, equal']} / {rate['generate from scratch, varied']} "
         f"| {sampler['equal']['ratio']:.1f}x / {sampler['varied']['ratio']:.1f}x |"
     )
     for name, title, peer, digits, memory in (
