@@ -1,5 +1,5 @@
 # Every target sets up what it needs on a fresh machine: only Python >= 3.11 and make have to be there.
-#   make quickstart   train a small search agent and measure it; about 4 minutes on two cores after the installation
+#   make quickstart   train a small search agent and measure it; 4 minutes on 2 cores of an AMD EPYC, longer on slower ones
 #   make test         the test suite                  make test ARGS="-k noise -x"
 #   make test-fast    the tests that are not marked slow
 #   make test-pythons the suite on every Python from 3.11 that is installed, each in an environment of its own

@@ -72,8 +72,10 @@ def quickstart() -> Iterator[str]:
         for group in ("1-hop", "2-hop")
     }
     yield f"it still scores {hops['1-hop']} (1-hop) and {hops['2-hop']} (2-hop)"
-    times = [f"{run['seconds']:.0f}" for run in record("learning")["runs"]]
-    yield f"({', '.join(times[:-1])} and {times[-1]} s for these three)"
+    learning = record("learning")
+    times, machine = [f"{run['seconds']:.0f}" for run in learning["runs"]], learning["machine"]
+    where = f"{machine['cores']} cores of an {machine['processor']}"
+    yield f"these three runs took {', '.join(times[:-1])} and {times[-1]} s on {where}"
 
 
 def speed() -> Iterator[str]:
