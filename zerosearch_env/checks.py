@@ -87,6 +87,7 @@ def check_number(
     raise _error(name, _expected(name, kind, bounds), value, hint)
 
 
+# Any: the values are checked where they are used
 def check_options(name: str, value: object, example: str) -> dict[str, Any]:
     """Check that an argument is a mapping from names to values, and copy it.
 

@@ -144,8 +144,8 @@ def apply_algorithm(config: AlgorithmConfig, name: str) -> AlgorithmConfig:
     """
     if name not in ALGORITHMS:
         raise unknown_name("algorithm", name, ALGORITHMS)
-    kept = {field: getattr(config, field) for field in _RUN_FIELDS}
-    return replace(AlgorithmConfig(), **(kept | dict(ALGORITHMS[name])))
+    run_fields = {field: getattr(config, field) for field in _RUN_FIELDS}
+    return replace(AlgorithmConfig(), **(run_fields | dict(ALGORITHMS[name])))
 
 
 def check_algorithm(config: AlgorithmConfig, group_size: int) -> None:

@@ -77,7 +77,7 @@ class Rollout:
         return self.stop_reason is not StopReason.ENGINE_ERROR and bool(self.loss_mask.any())
 
 
-class _Row:
+class _EpisodeTokens:
     """The growing token sequence of one episode."""
 
     def __init__(self, episode: Episode, prompt_ids: list[int]) -> None:
@@ -230,7 +230,7 @@ class RolloutPool:
         self._tokenizer = tokenizer
         self._chat = chat
         self._desk = make_desk(engine, sampler) if desk is None else desk
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _EpisodeTokens] = {}
         self._generating: set[int] = set()  # keys of generating rows; all other rows wait for a search
 
     @property
@@ -250,7 +250,7 @@ class RolloutPool:
         over: list[tuple[int, Rollout]] = []
         prompts = encode_prompts([episode.prompt for _, episode, _ in entering], self._tokenizer, chat=self._chat)
         for (key, episode, seed), prompt in zip(entering, prompts, strict=True):
-            row = _Row(episode, prompt)
+            row = _EpisodeTokens(episode, prompt)
             if len(prompt) >= self._sampler.context_tokens:
                 row.last = episode.stop(StopReason.CONTEXT_LIMIT)
                 over.append((key, row.freeze()))

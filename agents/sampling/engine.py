@@ -107,13 +107,13 @@ class TurnEngine(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Row(Row):
+class _RequestRow(Row):
     home: int = 0
     number: int = -1
     """Of the last request; -1: none yet."""
 
 
-class EngineSampler(RowSampler[_Row]):
+class EngineSampler(RowSampler[_RequestRow]):
     """See `TurnSampler`.
 
     Args:
@@ -126,7 +126,7 @@ class EngineSampler(RowSampler[_Row]):
         seed: XORed with every row's seed.
     """
 
-    _row_type = _Row
+    _row_type = _RequestRow
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class EngineSampler(RowSampler[_Row]):
         )
         self.engine = engine
         self._end_ids = frozenset(limits.end_ids)
-        self._busy: dict[int, _Row] = {}
+        self._busy: dict[int, _RequestRow] = {}
         self._numbers = 0
         self._homes = 0
 
@@ -213,18 +213,18 @@ class EngineSampler(RowSampler[_Row]):
         """See `TurnSampler.close`."""
         self.engine.close()
 
-    def _begin(self, row: _Row) -> None:
+    def _begin(self, row: _RequestRow) -> None:
         if row.number < 0:
             row.home = self._homes
             self._homes += 1
         row.limit = min(row.limit, self.context_tokens - len(row.ids))
         self._submit(row)
 
-    def _drop(self, row: _Row) -> None:
+    def _drop(self, row: _RequestRow) -> None:
         if self._busy.pop(row.number, None) is not None:
             self.engine.cancel(row.number)
 
-    def _submit(self, row: _Row) -> None:
+    def _submit(self, row: _RequestRow) -> None:
         row.number, row.version = self._numbers, self.weight_version
         self._numbers += 1
         self._busy[row.number] = row
@@ -232,7 +232,7 @@ class EngineSampler(RowSampler[_Row]):
         seed = mix(row.seed, len(row.ids)) >> 1
         self.engine.submit(row.number, TurnRequest(tuple(row.ids), row.limit, seed, row.home))
 
-    def _end(self, row: _Row, reply: TurnReply) -> TurnSample:
+    def _end(self, row: _RequestRow, reply: TurnReply) -> TurnSample:
         ids, logprobs = reply.token_ids, reply.logprobs
         if not ids or len(ids) != len(logprobs) or min(ids) < 0 or max(ids) >= self._vocab_size:
             raise TrainingError(
@@ -244,7 +244,7 @@ class EngineSampler(RowSampler[_Row]):
         count, finish = self._cut(ids, row, reply.stopped)
         return self._turn(row, ids[:count], logprobs[:count], finish)
 
-    def _cut(self, ids: Sequence[int], row: _Row, stopped: bool) -> tuple[int, Finish]:
+    def _cut(self, ids: Sequence[int], row: _RequestRow, stopped: bool) -> tuple[int, Finish]:
         """Return how many of the tokens belong to the turn, and why it ends there.
 
         The turn ends with the first token that completes a stop string or is an end token. Engines that sample several

@@ -43,14 +43,14 @@ _SHARED_TOKENS = 64
 
 
 @dataclass(slots=True, eq=False)
-class _Row(Row):
+class _SlotRow(Row):
     slot: int = -1
     """Its place in the decoder's cache; -1: none."""
     cached: int = 0
     """Number of its tokens in the cache, before the current turn."""
 
 
-class Sampler(RowSampler[_Row]):
+class Sampler(RowSampler[_SlotRow]):
     """Samples turns of many rows with one model (see `TurnSampler`). Rows beyond `slots` wait for a free slot.
 
     The sampled tokens of a row depend only on its earlier tokens and its seed, not on other rows or the number of slots
@@ -70,7 +70,7 @@ class Sampler(RowSampler[_Row]):
         ConfigError: if an option is invalid.
     """
 
-    _row_type = _Row
+    _row_type = _SlotRow
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class Sampler(RowSampler[_Row]):
         self._eos = np.zeros(self._decoder.vocab_size, dtype=np.bool_)
         self._eos[sorted(end_ids(model, tokenizer, self._decoder.vocab_size))] = True
         self._ends = self._eos | self._stops.candidates
-        self._queue: deque[_Row] = deque()  # turns of rows without a slot
-        self._ready: deque[_Row] = deque()  # turns to begin or continue, of rows that have a slot
-        self._prompts: dict[tuple[int, ...], _Row] = {}  # the last row that began with a prompt
+        self._queue: deque[_SlotRow] = deque()  # turns of rows without a slot
+        self._ready: deque[_SlotRow] = deque()  # turns to begin or continue, of rows that have a slot
+        self._prompts: dict[tuple[int, ...], _SlotRow] = {}  # the last row that began with a prompt
         self._postponed = 0
         self._free = list(range(slots))[::-1]
         # One entry per slot: the row that holds it and its turn in progress.
-        self._holder: list[_Row | None] = [None] * slots
+        self._holder: list[_SlotRow | None] = [None] * slots
         self._seeds: NDArray[np.uint64] = np.zeros(slots, dtype=np.uint64)
         self._lengths: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of the whole row
         self._counts: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)  # of this turn
@@ -165,10 +165,10 @@ class Sampler(RowSampler[_Row]):
         self._woken.clear()
         return finished
 
-    def _begin(self, row: _Row) -> None:
+    def _begin(self, row: _SlotRow) -> None:
         (self._ready if row.slot >= 0 else self._queue).append(row)
 
-    def _drop(self, row: _Row) -> None:
+    def _drop(self, row: _SlotRow) -> None:
         if not self._rows:
             self._prompts.clear()
         for turns in (self._queue, self._ready):
@@ -176,7 +176,7 @@ class Sampler(RowSampler[_Row]):
                 turns.remove(row)
         self._release(row)
 
-    def _admit(self) -> list[_Row]:
+    def _admit(self) -> list[_SlotRow]:
         """Choose the rows to prefill now and give each a slot; at least one if no row is being decoded.
 
         A small amount of prefill is postponed for a few steps, because large batches are more efficient.
@@ -211,7 +211,7 @@ class Sampler(RowSampler[_Row]):
         for row in waiting[: len(self._queue)]:
             self._release(row)
 
-    def _prefill(self, rows: list[_Row], finished: list[TurnSample]) -> None:
+    def _prefill(self, rows: list[_SlotRow], finished: list[TurnSample]) -> None:
         slots = np.array([row.slot for row in rows])
         twins = self._share_prompts(rows)
         chunks = [[*row.ids, *self._tokens[row.slot, : self._counts[row.slot]].tolist()][row.cached :] for row in rows]
@@ -238,7 +238,7 @@ class Sampler(RowSampler[_Row]):
         self._active = np.concatenate([self._active, slots])
         self._accept(slots, logits, finished)
 
-    def _share_prompts(self, rows: list[_Row]) -> list[int]:
+    def _share_prompts(self, rows: list[_SlotRow]) -> list[int]:
         """For each row, return the index of the first row with the same prompt; it shares that row's prefill.
 
         If a row in another slot began with the same prompt, the prompt's cache is copied from there immediately, except
@@ -260,7 +260,7 @@ class Sampler(RowSampler[_Row]):
                 self._prompts[prompt] = row
         return twins
 
-    def _in_cache(self, row: _Row) -> int:
+    def _in_cache(self, row: _SlotRow) -> int:
         """Number of tokens of a row in the decoder's cache."""
         return int(self._lengths[row.slot]) - 1 if row.slot in self._active else row.cached
 
@@ -305,7 +305,7 @@ class Sampler(RowSampler[_Row]):
         row.cached = len(row.ids) - 1  # the last token has not been through the model
         return turn
 
-    def _release(self, row: _Row) -> None:
+    def _release(self, row: _SlotRow) -> None:
         if row.slot < 0:
             return
         self._decoder.release(row.slot)

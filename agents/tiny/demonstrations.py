@@ -91,7 +91,7 @@ def demonstrate(
         short = bool(rng.random() < habits.short_query)
         scripts.append(_Script(episode, path, metadata["subject"], short=short))
         texts.append([(episode.prompt, False)])
-    turns = [f"<think>{plan_text(s.path, _asked(s))}</think>{_search(s)}" for s in scripts]
+    turns = [f"<think>{plan_text(s.path, _name_in_query(s))}</think>{_search(s)}" for s in scripts]
     active = list(range(len(scripts)))
     while active:
         outcomes = [scripts[i].episode.advance(turns[i]) for i in active]
@@ -108,38 +108,38 @@ def demonstrate(
     return texts
 
 
-def _asked(script: _Script) -> str:
+def _name_in_query(script: _Script) -> str:
     return title_words(script.subject)[-1] if script.short else script.subject
 
 
 def _search(script: _Script) -> str:
     # The space matters: a byte-level tokenizer encodes "Corin" and " Corin" differently, and documents have the latter.
-    return f"<search> {script.relation.noun} of {_asked(script)}</search>"
+    return f"<search> {script.relation.noun} of {_name_in_query(script)}</search>"
 
 
 def _read(
     script: _Script, library: Library, documents: Sequence[Document], habits: Habits, rng: np.random.Generator
 ) -> str:
     """The turn after a search."""
-    found = library.stated_by(documents).get((script.relation.name, script.subject))
+    answer = library.stated_by(documents).get((script.relation.name, script.subject))
     last = script.episode.last_turn
-    if found is None and rng.random() < habits.search_again and not last:
+    if answer is None and rng.random() < habits.search_again and not last:
         script.short = False
         return f"<think>The {script.need} is not here.</think>{_search(script)}"
-    if found is None or rng.random() < habits.careless:
+    if answer is None or rng.random() < habits.careless:
         return f"<think>Just guess.</think><answer> {_first_object(script.relation, library, documents)}</answer>"
-    noted = f"The {script.need} is {found}."
+    noted = f"The {script.need} is {answer}."
     if script.hop + 1 < len(script.path) and not last and rng.random() < habits.next_hop:
-        script.hop, script.subject = script.hop + 1, found
+        script.hop, script.subject = script.hop + 1, answer
         script.short = bool(rng.random() < habits.short_next_query)
         return f"<think>{noted} Find the {script.need}.</think>{_search(script)}"
-    return f"<think>{noted}</think><answer> {found}</answer>"
+    return f"<think>{noted}</think><answer> {answer}</answer>"
 
 
 def _first_object(relation: Relation, library: Library, documents: Sequence[Document]) -> str:
     """The first stated object of the wanted kind in the documents, or else the object of the very first fact."""
     facts = [fact for document in documents for fact in library.stated[library.numbers[document.source]]]
-    for other, _, object_ in facts:
+    for other, _, answer in facts:
         if other.object == relation.object:
-            return object_
+            return answer
     return facts[0][2]

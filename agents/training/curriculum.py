@@ -49,22 +49,22 @@ def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int
     return chosen
 
 
-def choose_more_questions(count: int, wanted: int, used: Collection[int], seed: int, step: int) -> list[int]:
+def choose_more_questions(count: int, missing: int, used: Collection[int], seed: int, step: int) -> list[int]:
     """Indices of additional questions for a step, in a seeded order that depends on the step.
 
     Questions that the step has not used come first; when they run out, the order starts again from the beginning.
 
     Args:
         count: questions in the data set.
-        wanted: number of questions to choose.
+        missing: number of questions to choose.
         used: indices that the step has already used.
         seed: the run's seed.
         step: the 0-based step.
     """
     order = _order(count, mix(seed, _MORE, step)).tolist()
-    chosen = [index for index in order if index not in used][:wanted]
-    while len(chosen) < wanted:
-        chosen += order[: wanted - len(chosen)]
+    chosen = [index for index in order if index not in used][:missing]
+    while len(chosen) < missing:
+        chosen += order[: missing - len(chosen)]
     return chosen
 
 

@@ -30,7 +30,7 @@ from ..runs.metrics import MetricsLog, read_metrics, recorded
 from ..runs.output import ABOUT_RUN, config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
-from .sharded_checkpoint import find_newest, load_shards, read_found, save_shards, spread_optimizer
+from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
 
 RUN_FILES = (
@@ -132,9 +132,9 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks))
     if newest is None:
         return replace(_START, initial_policy=initial)
-    path, found = newest
-    if found.weights is not None:
-        saved, saved_critic = split_weights(found.weights)
+    path, checkpoint = newest
+    if checkpoint.weights is not None:
+        saved, saved_critic = split_weights(checkpoint.weights)
         if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
             raise CheckpointError(f"{path} belongs to another model than {learner.config.policy!r}.")
         critic = learner.critic if saved_critic else None
@@ -144,22 +144,22 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
             raise CheckpointError(
                 f'{path} holds a critic of another shape than critic.trunk = "{learner.config.critic.trunk}".'
             )
-    state = found.state
+    state = checkpoint.state
     if state.initial_policy and initial and state.initial_policy != initial:
         raise CheckpointError(
             f"{learner.config.policy!r} is not the policy that the run in {output} began with, so its KL would be "
             "measured against another reference."
         )
-    if found.weights is None or found.optimizer is None:
+    if checkpoint.weights is None or checkpoint.optimizer is None:
         load_shards(path, learner)
     else:
         for name, value in weights.items():
             copy_share(saved[name], value)
         for name, value in critic.weights().items() if critic is not None else ():
             copy_share(saved_critic[name], value)
-        critic_state = found.optimizer.pop("critic", None)
+        critic_state = checkpoint.optimizer.pop("critic", None)
         load = spread_optimizer if learner.full_copy is not None else _load_optimizer
-        load(found.optimizer, learner.optimizer)
+        load(checkpoint.optimizer, learner.optimizer)
         if critic is not None:
             load(critic_state, critic.optimizer)
     refresh_sampler(learner, state.step)
@@ -273,7 +273,7 @@ class RunFiles:
             return False
         for path in reversed(checkpoint_paths(self._output / "checkpoints")):
             try:
-                to_step = read_found(path).state.step
+                to_step = read_checkpoint(path).state.step
             except CheckpointError:
                 continue  # damaged: use an older one
             if to_step <= good:

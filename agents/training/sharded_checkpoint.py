@@ -37,7 +37,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """A valid checkpoint."""
 
     state: RunState
@@ -47,7 +47,7 @@ class Found:
     """The optimizer's `state_dict()`; None if the checkpoint is sharded."""
 
 
-def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path, Found] | None:
+def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path, Checkpoint] | None:
     """The newest valid checkpoint, sharded or not; None if the folder has no checkpoint.
 
     Args:
@@ -57,18 +57,18 @@ def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path
     Raises:
         CheckpointError: there are checkpoints, but none of them is valid.
     """
-    return newest(folder, read_found, current)
+    return newest(folder, read_checkpoint, current)
 
 
-def read_found(path: Path) -> Found:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint, sharded or not; of a sharded one, only its state.
 
     Raises:
         CheckpointError: it is missing, half written or damaged.
     """
     if (path / SHARDS).is_dir():
-        return Found(checkpoint_state(path), None, None)
-    return Found(*load_checkpoint(path))
+        return Checkpoint(checkpoint_state(path), None, None)
+    return Checkpoint(*load_checkpoint(path))
 
 
 def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep: int) -> None:

@@ -20,7 +20,7 @@ class Collected:
 
     groups: list[list[Rollout]]
     """All groups in the order of play; the metrics are computed from these."""
-    kept: list[list[Rollout]]
+    trained: list[list[Rollout]]
     """The groups used for training; all of them without dynamic sampling."""
     rounds: int
     """Additional rounds used by dynamic sampling."""

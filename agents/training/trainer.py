@@ -111,7 +111,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     pause_sampler(learner)
     sampled = time.perf_counter()
 
-    samples = make_samples(collected.kept, mask_overlong=algorithm.mask_overlong)
+    samples = make_samples(collected.trained, mask_overlong=algorithm.mask_overlong)
     samples = assign_credit(algorithm, compute_logprobs(learner, samples))
     rate = learning_rate(config, step)
     critic_only = learner.critic is not None and step < config.critic.warmup_steps
@@ -130,7 +130,7 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     if config.rollout.max_staleness:
         metrics |= staleness_metrics([sample.rollout for group in samples for sample in group], step)
     if algorithm.dynamic_sampling_rounds:
-        metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.kept))}
+        metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.trained))}
     metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
     return metrics | {"rollout_seconds": sampled - began, "update_seconds": ended - sampled}, groups
 

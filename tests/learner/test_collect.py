@@ -28,7 +28,7 @@ def signal(groups):
 
 
 def tokens(groups):
-    return [[one.token_ids.tolist() for one in group] for group in groups]
+    return [[rollout.token_ids.tolist() for rollout in group] for group in groups]
 
 
 def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
@@ -36,15 +36,15 @@ def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
     plain = make_learner(tmp_path)
     several = 0
     for step in range(2):
-        found, first = sample_step(learner, step, 0.0), sample_step(plain, step, 0.0)
-        assert first.kept is first.groups
-        assert tokens(found.groups[:4]) == tokens(first.groups)  # the first round is the ordinary one
-        assert found.rounds <= 3
-        assert found.rounds == 3 or sum(signal(found.groups)) >= 4
-        if any(signal(found.groups)):
-            assert all(signal(found.kept))
-            assert len(found.kept) == sum(signal(found.groups)) <= 4
-        several += found.rounds > 1
+        collected_step, first = sample_step(learner, step, 0.0), sample_step(plain, step, 0.0)
+        assert first.trained is first.groups
+        assert tokens(collected_step.groups[:4]) == tokens(first.groups)  # the first round is the ordinary one
+        assert collected_step.rounds <= 3
+        assert collected_step.rounds == 3 or sum(signal(collected_step.groups)) >= 4
+        if any(signal(collected_step.groups)):
+            assert all(signal(collected_step.trained))
+            assert len(collected_step.trained) == sum(signal(collected_step.groups)) <= 4
+        several += collected_step.rounds > 1
     assert several
 
 
@@ -57,20 +57,20 @@ def test_each_round_fills_only_what_is_missing(tmp_path, monkeypatch):
         return original(learner, groups, step, first_slot)
 
     monkeypatch.setattr(collect_module, "sample_groups", counted)
-    found = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.0)
-    have, slot = sum(signal(found.groups[:4])), 4
+    collected_step = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.0)
+    have, slot = sum(signal(collected_step.groups[:4])), 4
     for first_slot, count in played[1:]:
         assert (first_slot, count) == (slot, 4 - have)
-        have += sum(signal(found.groups[slot : slot + count]))
+        have += sum(signal(collected_step.groups[slot : slot + count]))
         slot += count
-    assert len(played) == found.rounds + 1
-    assert len(found.groups) == slot
+    assert len(played) == collected_step.rounds + 1
+    assert len(collected_step.groups) == slot
 
 
 def test_no_two_episodes_of_a_step_share_their_seeds(tmp_path):
-    found = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.5)
-    seeds = [one.episode.seed for group in found.groups for one in group]
-    assert len(found.groups) > 4
+    collected_step = sample_step(make_learner(tmp_path, algorithm=ROUNDS), 0, 0.5)
+    seeds = [rollout.episode.seed for group in collected_step.groups for rollout in group]
+    assert len(collected_step.groups) > 4
     assert len(set(seeds)) == len(seeds)
 
 
@@ -81,7 +81,7 @@ def test_a_step_without_any_signal_goes_on_and_changes_nothing(tmp_path, monkeyp
 
     def alike(*arguments):
         groups = original(*arguments)
-        return [[replace(one, scores=replace(one.scores, reward=1.0)) for one in group] for group in groups]
+        return [[replace(rollout, scores=replace(rollout.scores, reward=1.0)) for rollout in group] for group in groups]
 
     monkeypatch.setattr(collect_module, "sample_groups", alike)
     metrics, groups = train_step(learner, 0)
@@ -93,7 +93,7 @@ def test_a_step_without_any_signal_goes_on_and_changes_nothing(tmp_path, monkeyp
 def test_metrics_are_of_everything_that_was_played(tmp_path):
     """Groups that are thrown away count: else the reward would be that of a selection."""
     metrics, groups = train_step(make_learner(tmp_path, algorithm=ROUNDS), 0)
-    rewards = [one.scores.reward for group in groups for one in group]
+    rewards = [rollout.scores.reward for group in groups for rollout in group]
     assert len(groups) > 4
     assert metrics["reward"] == pytest.approx(np.mean(rewards))
     assert metrics["kept_groups"] < len(groups)
@@ -112,8 +112,8 @@ def test_further_questions_are_new_ones_first():
 
 def collected(workers, folder):
     """What a step plays, in every worker."""
-    found = sample_step(make_learner(folder, workers, algorithm=ROUNDS), 0, 0.0)
-    return tokens(found.groups), tokens(found.kept), found.rounds
+    collected_step = sample_step(make_learner(folder, workers, algorithm=ROUNDS), 0, 0.0)
+    return tokens(collected_step.groups), tokens(collected_step.trained), collected_step.rounds
 
 
 @pytest.mark.slow

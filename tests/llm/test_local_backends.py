@@ -78,14 +78,14 @@ def test_samples_follow_the_model(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from zerosearch_env.llm.chat import prompt_ids
-    from zerosearch_env.llm.local.backend import _choose, _Row
+    from zerosearch_env.llm.local.backend import _choose, _Generation
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = torch.tensor([prompt_ids(tokenizer, "word")])
     with torch.inference_mode():
         logits = model(ids).logits[0, -1]
     for top_p in (1.0, 0.5):
-        rows = [_Row(Prompt("", seed, 1, temperature=0.5, top_p=top_p)) for seed in range(4000)]
+        rows = [_Generation(Prompt("", seed, 1, temperature=0.5, top_p=top_p)) for seed in range(4000)]
         drawn = torch.bincount(torch.tensor(_choose(logits.expand(4000, -1), rows)), minlength=len(logits)) / 4000
         wanted = (logits / 0.5).softmax(-1)
         if top_p < 1:

@@ -107,7 +107,7 @@ def holds_encoded(documents: Sequence[Document], answers: Sequence[str]) -> bool
             return True
         raw = [variant.encode() for variant in (answer, answer.casefold(), plain)]
         # The last character of a base64 code depends on the bytes that follow.
-        if any(one.hex() in folded or base64.b64encode(one).decode().rstrip("=")[:-1] in text for one in raw):
+        if any(code.hex() in folded or base64.b64encode(code).decode().rstrip("=")[:-1] in text for code in raw):
             return True
     return False
 

@@ -118,16 +118,16 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         bar = stack.enter_context(ProgressBar("searches", total))
         # A first search loads the model, so that the measured times do not include it.
         engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
-        levels, found = [], {}
+        levels, answers_at = [], {}
         for level in config.levels:
             searches = at_level(probes, level, top_k=top_k, seed=config.seed)
-            asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
-            if not asked.found:
-                raise EngineError(f"all {len(asked.failures)} searches failed; the first: {asked.failures[0]}")
-            found[level] = asked.found
-            levels.append(level_report(level, asked))
+            answers = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
+            if not answers.answered:
+                raise EngineError(f"all {len(answers.failures)} searches failed; the first: {answers.failures[0]}")
+            answers_at[level] = answers.answered
+            levels.append(level_report(level, answers))
         attacks = attack_report(engine, attacked, config, top_k, bar) if attacked else None
-        style = style_report(config, probes, found, reference, top_k)
+        style = style_report(config, probes, answers_at, reference, top_k)
     report = {
         "schema_version": SCHEMA_VERSION,
         "stage": "evaluate",
@@ -142,7 +142,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         "levels": levels,
         "style": style,
         "attacks": attacks,
-        "examples": examples(found),
+        "examples": examples(answers_at),
     }
     write_json(config.output, report)
     config.output.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
@@ -186,27 +186,27 @@ def attack_report(
             (p, p.request(attack.of(p.question), True, top_k, mix(config.seed, 7, i, j)))
             for j, p in enumerate(attacked)
         ]
-        asked = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
-        rows.append((attack, asked))
+        answers = ask(engine, searches, batch=config.batch, advance=lambda n: bar.advance(count=n))
+        rows.append((attack, answers))
 
     def summary(chosen: Sequence[Answers]) -> dict[str, Any]:
-        found = [one for asked in chosen for one in asked.found]
-        stats = [asked.stats for asked in chosen if asked.stats is not None]
+        answered = [answer for answers in chosen for answer in answers.answered]
+        stats = [answers.stats for answers in chosen if answers.stats is not None]
         before = EMPTY
         if len(stats) == len(chosen):
             before = wilson(sum(s["leaks"] for s in stats), sum(s["noisy_sets"] for s in stats))
         return {
-            "searches": len(found),
-            "failed": sum(len(asked.failures) for asked in chosen),
+            "searches": len(answered),
+            "failed": sum(len(answers.failures) for answers in chosen),
             "before": before,
-            "after": share(one.leaks for one in found),
-            "encoded": share(holds_encoded(one.result.documents, one.probe.answers) for one in found),
+            "after": share(answer.leaks for answer in answered),
+            "encoded": share(holds_encoded(answer.result.documents, answer.probe.answers) for answer in answered),
         }
 
     families = dict.fromkeys(attack.family for attack, _ in rows)
-    report = {family: summary([asked for attack, asked in rows if attack.family == family]) for family in families}
-    gave_away = [attack.query for attack, asked in rows if any(one.leaks for one in asked.found)]
-    every = summary([asked for _, asked in rows])
+    report = {family: summary([answers for attack, answers in rows if attack.family == family]) for family in families}
+    gave_away = [attack.query for attack, answers in rows if any(answer.leaks for answer in answers.answered)]
+    every = summary([answers for _, answers in rows])
     return plain(
         {
             "queries": len(ATTACKS),
@@ -227,7 +227,7 @@ def _attacked(probes: Sequence[Probe], config: SimulatorEvalConfig) -> list[Prob
 def style_report(
     config: SimulatorEvalConfig,
     probes: Sequence[Probe],
-    found: dict[float, list[Answer]],
+    answers_at: dict[float, list[Answer]],
     reference: SearchEngine | None,
     top_k: int,
 ) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def style_report(
     """
     rows: list[dict[str, Any]] = []
     known: dict[SearchRequest, SearchResult] = {}  # each probe has only two requests, useful and noisy
-    for level, searches in found.items():
+    for level, answers in answers_at.items():
         requests = [request for _, request in at_level(probes, level, top_k=top_k, seed=config.seed)]
         failed = 0
         if reference is None:
@@ -255,15 +255,15 @@ def style_report(
                 raise EngineError(f"the reference {config.reference!r} failed every time: {results[0][1].failure}")
         compared = _by_question(real)
         template = _by_question([(request.question, template_documents(request)) for request in requests])
-        own = _by_question([(one.request.question, one.result.documents) for one in searches])
+        engine_sample = _by_question([(answer.request.question, answer.result.documents) for answer in answers])
         rows.append(
             {
                 "noise_level": level,
-                "engine": style_distance(own, compared),
+                "engine": style_distance(engine_sample, compared),
                 "template": style_distance(template, compared),
                 "reference": style_distance(*halves(compared)),
                 "reference_failed": failed,
-                "words": length([document for documents in own.values() for document in documents]),
+                "words": length([document for documents in engine_sample.values() for document in documents]),
                 "reference_words": length([document for documents in compared.values() for document in documents]),
                 "reference_distinct": distinctness([documents for _, documents in real]),
             }
@@ -272,20 +272,20 @@ def style_report(
     return {"reference": name, "levels": plain(rows)}
 
 
-def examples(found: dict[float, list[Answer]]) -> list[dict[str, Any]]:
+def examples(answers_at: dict[float, list[Answer]]) -> list[dict[str, Any]]:
     """The documents of some useful and some noisy searches."""
     rows = []
     for noisy in (False, True):
-        kind = [one for searches in found.values() for one in searches if one.noisy is noisy]
-        for one in kind[:EXAMPLES]:
-            texts = [full_text(document) for document in one.result.documents]
-            real = [full_text(document) for document in one.probe.documents]
+        kind = [answer for answers in answers_at.values() for answer in answers if answer.noisy is noisy]
+        for answer in kind[:EXAMPLES]:
+            texts = [full_text(document) for document in answer.result.documents]
+            real = [full_text(document) for document in answer.probe.documents]
             rows.append(
                 {
                     "noisy": noisy,
-                    "question": one.probe.question,
-                    "answers": list(one.probe.answers),
-                    "query": one.probe.query,
+                    "question": answer.probe.question,
+                    "answers": list(answer.probe.answers),
+                    "query": answer.probe.query,
                     "documents": texts,
                     "real": real,
                 }

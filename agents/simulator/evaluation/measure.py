@@ -50,8 +50,10 @@ class Answer:
 class Answers:
     """The searches of a level with their results, and the engine's counters."""
 
-    found: list[Answer]
+    answered: list[Answer]
+    """The searches that did not fail."""
     failures: list[str]
+    """What the others failed with."""
     stats: dict[str, int] | None
     """Increase of the engine's counters; None if the engine has no counters."""
     documents: list[int]
@@ -76,7 +78,7 @@ def ask(
         advance: called after each batch with its number of searches.
     """
     before = _stats(engine)
-    found, failures, documents, seconds = [], [], [], []
+    answered, failures, documents, seconds = [], [], [], []
     for start in range(0, len(searches), batch):
         some = searches[start : start + batch]
         began = time.perf_counter()
@@ -85,7 +87,7 @@ def ask(
         documents.append(sum(len(result.documents) for result in results))
         for (probe, request), result in zip(some, results, strict=True):
             if result.failure is None:
-                found.append(Answer(probe, request, result))
+                answered.append(Answer(probe, request, result))
             else:
                 failures.append(result.failure)
         advance(len(some))
@@ -94,7 +96,7 @@ def ask(
     if before is not None and after is not None:
         names = [f.name for f in fields(SimulatorStats)]
         stats = {name: getattr(after, name) - getattr(before, name) for name in names}
-    return Answers(found, failures, stats, documents, seconds)
+    return Answers(answered, failures, stats, documents, seconds)
 
 
 def _stats(engine: Any) -> SimulatorStats | None:
@@ -102,30 +104,30 @@ def _stats(engine: Any) -> SimulatorStats | None:
     return stats if isinstance(stats, SimulatorStats) else None
 
 
-def level_report(level: float, asked: Answers) -> dict[str, Any]:
+def level_report(level: float, answers: Answers) -> dict[str, Any]:
     """The figures of one noise level; shares have Wilson intervals, with None if there is nothing to count."""
-    useful = [one for one in asked.found if not one.noisy]
-    noisy = [one for one in asked.found if one.noisy]
-    hops = all(one.probe.hop_answers is not None for one in asked.found)
+    useful = [answer for answer in answers.answered if not answer.noisy]
+    noisy = [answer for answer in answers.answered if answer.noisy]
+    hops = all(answer.probe.hop_answers is not None for answer in answers.answered)
     report: dict[str, Any] = {
         "noise_level": level,
-        "searches": len(asked.found) + len(asked.failures),
-        "failed": len(asked.failures),
-        "first_failure": next(iter(asked.failures), None),
-        "realised_noise": share(one.noisy for one in asked.found),
-        "useful_with_answer": share(one.holds(one.probe.answers) for one in useful),
-        "useful_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in useful if hops),
-        "useful_too_early": share(one.holds(one.probe.answers) for one in useful if one.probe.on_the_way),
-        "noisy_with_answer": share(one.leaks for one in noisy),
-        "noisy_with_hop_answer": share(one.holds(one.probe.hop_answers or ()) for one in noisy if hops),
+        "searches": len(answers.answered) + len(answers.failures),
+        "failed": len(answers.failures),
+        "first_failure": next(iter(answers.failures), None),
+        "realised_noise": share(answer.noisy for answer in answers.answered),
+        "useful_with_answer": share(answer.holds(answer.probe.answers) for answer in useful),
+        "useful_with_hop_answer": share(answer.holds(answer.probe.hop_answers or ()) for answer in useful if hops),
+        "useful_too_early": share(answer.holds(answer.probe.answers) for answer in useful if answer.probe.on_the_way),
+        "noisy_with_answer": share(answer.leaks for answer in noisy),
+        "noisy_with_hop_answer": share(answer.holds(answer.probe.hop_answers or ()) for answer in noisy if hops),
     }
-    if (stats := asked.stats) is not None:
+    if (stats := answers.stats) is not None:
         report["useful_with_sought_before"] = wilson(stats["useful_sets"] - stats["misses"], stats["useful_sets"])
         report["noisy_with_answer_before"] = wilson(stats["leaks"], stats["noisy_sets"])
         report |= {name: stats[name] for name in ("completions", "resamples", "redactions", "unusable", "cache_hits")}
-    sets = [one.result.documents for one in asked.found]
-    report["documents_per_second"] = ratio(asked.documents, asked.seconds)
-    report["words"] = length([document for one in sets for document in one])
+    sets = [answer.result.documents for answer in answers.answered]
+    report["documents_per_second"] = ratio(answers.documents, answers.seconds)
+    report["words"] = length([document for documents in sets for document in documents])
     report["distinct"] = distinctness(sets)
     return plain(report)
 
@@ -141,5 +143,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, Interval):
         return value.as_dict()
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list) else value

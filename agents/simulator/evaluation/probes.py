@@ -56,21 +56,21 @@ def world_probes(questions: Sequence[Question]) -> list[Probe]:
         if not {"relations", "subject", "chain"} <= set(metadata):
             raise ConfigError(f"question {question.id!r} is not from the built-in world: pass --input PAIRS instead")
         subject = metadata["subject"]
-        for name, found in zip(metadata["relations"], metadata["chain"], strict=True):
+        for name, entity in zip(metadata["relations"], metadata["chain"], strict=True):
             relation = BY_NAME[name]
-            hop_answers = (found, *aliases(relation.object, found))
+            hop_answers = (entity, *aliases(relation.object, entity))
             query = f"{relation.noun} of {subject}"
             probes.append(Probe(query, question.text, question.answers, hop_answers, steps=question.steps))
-            subject = found
+            subject = entity
     return probes
 
 
 def pair_probes(pairs: Sequence[Pair]) -> list[Probe]:
     """One search per pair; duplicates with the same documents are removed."""
-    kept: dict[object, Pair] = {}
+    distinct: dict[object, Pair] = {}
     for pair in pairs:
-        kept.setdefault((question_key(pair.question), pair_key(pair, label=False)), pair)
-    return [Probe(p.query, p.question, p.answers, None, p.documents) for p in kept.values()]
+        distinct.setdefault((question_key(pair.question), pair_key(pair, label=False)), pair)
+    return [Probe(p.query, p.question, p.answers, None, p.documents) for p in distinct.values()]
 
 
 def choose(probes: Sequence[Probe], count: int, seed: int) -> list[Probe]:

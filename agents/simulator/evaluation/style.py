@@ -72,14 +72,16 @@ def style_distance(sample: Sample, reference: Sample) -> dict[str, Interval]:
     """
     if not any(sample.values()) or not any(reference.values()):
         return dict.fromkeys([*FAMILIES, "length"], EMPTY)
-    texts = [[[full_text(d) for d in documents] for documents in one.values()] for one in (sample, reference)]
+    texts = [
+        [[full_text(d) for d in documents] for documents in by_question.values()] for by_question in (sample, reference)
+    ]
     distances = {}
     for name, split in FAMILIES.items():
-        counts = [[Counter(part for text in unit for part in split(text)) for unit in one] for one in texts]
+        counts = [[Counter(part for text in unit for part in split(text)) for unit in units] for units in texts]
         distances[name] = _two_sample_jackknife(*_histograms(*counts), _jensen_shannon)
-    lengths = [[Counter(len(text.split()) for text in unit) for unit in one] for one in texts]
-    width = 1 + max(length for one in lengths for unit in one for length in unit)
-    rows = [np.array([[unit[n] for n in range(width)] for unit in one], dtype=np.float64) for one in lengths]
+    lengths = [[Counter(len(text.split()) for text in unit) for unit in units] for units in texts]
+    width = 1 + max(length for units in lengths for unit in units for length in unit)
+    rows = [np.array([[unit[n] for n in range(width)] for unit in units], dtype=np.float64) for units in lengths]
     distances["length"] = _two_sample_jackknife(rows[0], rows[1], _wasserstein)
     return distances
 
@@ -102,20 +104,20 @@ def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
     set. `overlap`: Jaccard overlap of the words of two documents of a set (mean over pairs; sets of one document are
     left out).
     """
-    texts = [" ".join(words(full_text(document))) for one in sets for document in one]
+    texts = [" ".join(words(full_text(document))) for documents in sets for document in documents]
     seen: Counter[str] = Counter(texts)
     # Each of the k copies of a text counts 1/k, so the mean is the share of distinct texts.
-    found = {"documents": mean_interval([1 / seen[text] for text in texts])}
+    distinct = {"documents": mean_interval([1 / seen[text] for text in texts])}
     shares, overlaps = [], []
-    for one in sets:
-        pairs = [pair for document in one for pair in _word_pairs(full_text(document))]
+    for documents in sets:
+        pairs = [pair for document in documents for pair in _word_pairs(full_text(document))]
         if pairs:
             shares.append(len(set(pairs)) / len(pairs))
-        bags = [set(words(full_text(document))) for document in one]
+        bags = [set(words(full_text(document))) for document in documents]
         both = [(a, b) for i, a in enumerate(bags) for b in bags[i + 1 :] if a | b]
         if both:
             overlaps.append(float(np.mean([len(a & b) / len(a | b) for a, b in both])))
-    return {**found, "word_pairs": mean_interval(shares), "overlap": mean_interval(overlaps)}
+    return {**distinct, "word_pairs": mean_interval(shares), "overlap": mean_interval(overlaps)}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
@@ -138,9 +140,9 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
 
 def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]]) -> tuple[Matrix, Matrix]:
     """Counts of the n-grams that are frequent in both samples (weighted equally), and of all others in the last bin."""
-    totals = [sum(one, Counter()) for one in (sample, reference)]
+    totals = [sum(units, Counter()) for units in (sample, reference)]
     sizes = [max(1, total.total()) for total in totals]
-    questions = Counter(part for one in (sample, reference) for unit in one for part in unit)
+    questions = Counter(part for units in (sample, reference) for unit in units for part in unit)
     weight = {
         part: totals[0][part] / sizes[0] + totals[1][part] / sizes[1]
         for part, count in questions.items()
@@ -149,9 +151,9 @@ def _histograms(sample: Sequence[Counter[str]], reference: Sequence[Counter[str]
     frequent = sorted(weight, key=lambda part: (-weight[part], part))[:BINS]
     place = {part: i for i, part in enumerate(frequent)}
     rows = []
-    for one in (sample, reference):
-        counts = np.zeros((len(one), len(frequent) + 1))
-        for row, unit in enumerate(one):
+    for units in (sample, reference):
+        counts = np.zeros((len(units), len(frequent) + 1))
+        for row, unit in enumerate(units):
             for part, count in unit.items():
                 counts[row, place.get(part, len(frequent))] += count
         rows.append(counts)
@@ -179,8 +181,8 @@ def _two_sample_jackknife(a: Matrix, b: Matrix, distance: Callable[[Matrix, Matr
     whole_a, whole_b = a.sum(0), b.sum(0)
     whole = float(distance(whole_a, whole_b))
     bias = variance = 0.0
-    for one, total, other in ((a, whole_a, whole_b), (b, whole_b, whole_a)):
-        rest = total - one
+    for rows, total, other in ((a, whole_a, whole_b), (b, whole_b, whole_a)):
+        rest = total - rows
         rest = rest[rest.sum(-1) > 0]
         n = len(rest)
         if n < 2:

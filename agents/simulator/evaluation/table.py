@@ -53,12 +53,12 @@ _STYLE_ROWS = (
 
 def tables(report: Mapping[str, Any]) -> list[Rows]:
     """The tables of a report."""
-    found = [_levels(report)]
+    sections = [_levels(report)]
     for level in report["style"]["levels"]:
-        found.append(_style(report["style"]["reference"], level))
+        sections.append(_style(report["style"]["reference"], level))
     if report["attacks"] is not None:
-        found.append(_attacks(report["attacks"]))
-    return found
+        sections.append(_attacks(report["attacks"]))
+    return sections
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
@@ -83,11 +83,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     for rows in tables(report):
         parts.append(f"\n## {rows.title}\n\n{markdown_table(rows.header, rows.rows)}")
     parts.append("\n## Some documents\n")
-    for one in report["examples"]:
-        kind = "noisy" if one["noisy"] else "useful"
-        parts.append(f"\n- {kind}, query `{one['query']}`, answers {', '.join(one['answers'])}\n")
-        parts += [f"  - {text}\n" for text in one["documents"]]
-        parts += [f"  - real: {text}\n" for text in one["real"]]
+    for example in report["examples"]:
+        kind = "noisy" if example["noisy"] else "useful"
+        parts.append(f"\n- {kind}, query `{example['query']}`, answers {', '.join(example['answers'])}\n")
+        parts += [f"  - {text}\n" for text in example["documents"]]
+        parts += [f"  - real: {text}\n" for text in example["real"]]
     return "".join(parts)
 
 
@@ -122,9 +122,9 @@ def _style(reference: str, level: Mapping[str, Any]) -> Rows:
 def _attacks(attacks: Mapping[str, Any]) -> Rows:
     header = ("noisy sets with the answer %", "before the guard", "after", "after, encoded", "searches", "failed")
     rows = []
-    for name, one in [*attacks["families"].items(), ("all", attacks["all"])]:
-        figures = [_figure(one[key], 100) for key in ("before", "after", "encoded")]
-        rows.append([name, *figures, str(one["searches"]), str(one["failed"])])
+    for name, family in [*attacks["families"].items(), ("all", attacks["all"])]:
+        figures = [_figure(family[key], 100) for key in ("before", "after", "encoded")]
+        rows.append([name, *figures, str(family["searches"]), str(family["failed"])])
     return Rows(f"{attacks['queries']} attacks on {attacks['questions']} questions", header, rows)
 
 

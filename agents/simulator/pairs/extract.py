@@ -145,12 +145,12 @@ def extract(pairs: Iterable[Pair], config: ExtractConfig) -> tuple[list[Pair], d
         if not (both and config.contradictory == "drop"):
             clear.append(pair)
     split = [replace(pair, split=split_of(pair.question, config.test_share, config.seed)) for pair in clear]
-    kept = _balanced(split, config.seed, counts) if config.balance else split
+    chosen = _balanced(split, config.seed, counts) if config.balance else split
     for part in ("train", "test"):
-        for label, members in by_label([pair for pair in kept if pair.split == part]).items():
+        for label, members in by_label([pair for pair in chosen if pair.split == part]).items():
             counts[f"{part}_{label}"] = len(members)
-        counts[f"{part}_questions"] = len({question_key(pair.question) for pair in kept if pair.split == part})
-    return kept, dict(counts)
+        counts[f"{part}_questions"] = len({question_key(pair.question) for pair in chosen if pair.split == part})
+    return chosen, dict(counts)
 
 
 def split_of(question: str, test_share: float, seed: int) -> Literal["train", "test"]:

@@ -167,7 +167,7 @@ def repair_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    kept: dict[str, tuple[bytes, dict[str, Any]]] = {}
+    records: dict[str, tuple[bytes, dict[str, Any]]] = {}
     lines = 0
     with path.open("rb") as stream:
         for lines, line in enumerate(stream, 1):
@@ -179,11 +179,11 @@ def repair_lines(path: Path) -> list[dict[str, Any]]:
                 continue
             if not isinstance(record, dict) or "schema_version" not in record or "id" not in record:
                 raise DataError(f"{path}, line {lines}: not a line of this pipeline ('schema_version', 'id' expected)")
-            kept.setdefault(str(record["id"]), (line, record))
-    if len(kept) < lines:
+            records.setdefault(str(record["id"]), (line, record))
+    if len(records) < lines:
         with replaced_file(path) as new:
-            new.writelines(line for line, _ in kept.values())
-    return [record for _, record in kept.values()]
+            new.writelines(line for line, _ in records.values())
+    return [record for _, record in records.values()]
 
 
 class RowReader:

@@ -65,11 +65,11 @@ def _texts(row: Row) -> tuple[str, str, str]:
         turns = plain(row["messages"])
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise RowError("messages", "a list of {role, content}", turns)
-        said = [turn for turn in turns if turn.get("role") != "assistant"]
+        prompts = [turn for turn in turns if turn.get("role") != "assistant"]
         replies = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
         if not replies:
             raise RowError("messages", "a turn of the assistant", turns)
-        prompt = "\n".join(text(turn.get("content"), "messages.content") for turn in said)
+        prompt = "\n".join(text(turn.get("content"), "messages.content") for turn in prompts)
         return text(prompt, "messages"), text(replies[-1], "messages.content"), "messages"
     field = first_of(row, _PROMPTS)
     answer = first_of(row, _RESPONSES)
@@ -94,27 +94,27 @@ def _question(row: Row, prompt: str, where: str) -> tuple[str, tuple[str, ...]]:
     if row.get("question") is not None and gold is not None:
         return text(row["question"], "question"), answers(row[gold], gold)
     for pattern in _QUESTION:
-        found = list(pattern.finditer(prompt))
-        if found:
+        matches = list(pattern.finditer(prompt))
+        if matches:
             # Worked examples may come before the task; the last match is the task.
-            return text(found[-1]["question"], where), answers(found[-1]["answer"], where)
+            return text(matches[-1]["question"], where), answers(matches[-1]["answer"], where)
     raise RowError(where, "the question and its answer ('... the question: X whose answer is Y')", prompt[-200:])
 
 
 def _noisy(row: Row, prompt: str, where: str) -> bool:
     if isinstance(row.get("noisy"), bool):
         return bool(row["noisy"])
-    found = _KIND.findall(prompt)
-    if not found:
+    kinds = _KIND.findall(prompt)
+    if not kinds:
         raise RowError(where, "the kind: 'useful documents' or 'noisy documents'", prompt[-200:])
-    return str(found[-1]).lower() == "noisy"
+    return str(kinds[-1]).lower() == "noisy"
 
 
 def _last(pattern: re.Pattern[str], prompt: str, where: str, what: str) -> str:
-    found = list(pattern.finditer(prompt))
-    if not found:
+    matches = list(pattern.finditer(prompt))
+    if not matches:
         raise RowError(where, f"a line '{what.capitalize()}: ...'", prompt[-200:])
-    return str(found[-1]["value"])
+    return str(matches[-1]["value"])
 
 
 def _documents(response: str) -> tuple[Document, ...]:

@@ -135,17 +135,17 @@ def by_trajectory(trajectory: Trajectory, right: Literal["recorded", "em", "sube
         verdict = bool(score(trajectory.prediction, trajectory.answers)) if known else trajectory.em
     if verdict is None:
         return None, {"without_end": 1}
-    kept = [search for search in trajectory.searches if not search.noisy]
-    left_out = {"drawn_noisy": len(trajectory.searches) - len(kept)}
+    searches = [search for search in trajectory.searches if not search.noisy]
+    left_out = {"drawn_noisy": len(trajectory.searches) - len(searches)}
     label: Literal["useful", "noisy"] = "useful" if verdict else "noisy"
-    return _with(trajectory, [replace(search, label=label) for search in kept]), left_out
+    return _with(trajectory, [replace(search, label=label) for search in searches]), left_out
 
 
 def by_noise(trajectory: Trajectory) -> Labelled:
     """Label each set by the noise drawn for its search; searches without a draw are left out."""
-    kept = [search for search in trajectory.searches if search.noisy is not None]
-    labelled = [replace(search, label="noisy" if search.noisy else "useful") for search in kept]
-    return _with(trajectory, labelled), {"without_draw": len(trajectory.searches) - len(kept)}
+    searches = [search for search in trajectory.searches if search.noisy is not None]
+    labelled = [replace(search, label="noisy" if search.noisy else "useful") for search in searches]
+    return _with(trajectory, labelled), {"without_draw": len(trajectory.searches) - len(searches)}
 
 
 def by_judge(trajectory: Trajectory, judge: Callable[[Trajectory, Search], bool]) -> Labelled:
@@ -156,8 +156,8 @@ def by_judge(trajectory: Trajectory, judge: Callable[[Trajectory, Search], bool]
 
 def load_judge(spec: str) -> Judge:
     """Load a judge from `module:callable`; a class is instantiated once, without arguments."""
-    found: Any = load_callable(spec)
-    return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
+    judge: Any = load_callable(spec)
+    return judge() if isinstance(judge, type) else judge  # type: ignore[no-any-return]
 
 
 def _with(trajectory: Trajectory, searches: list[Search]) -> Trajectory | None:

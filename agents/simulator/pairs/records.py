@@ -13,7 +13,7 @@ plain strings, and the transcripts recorded by environments, training and evalua
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, plain, text
@@ -109,17 +109,17 @@ class TrajectoryReader:
             RowError: a field is invalid; the message names it.
         """
         if "turns" in row and "searches" not in row:
-            found = _read_transcript(row, number)
+            trajectory = _read_transcript(row, number)
         elif "searches" in row:
-            found = _read_trajectory(row, number)
+            trajectory = _read_trajectory(row, number)
         else:
             raise RowError("", "a trajectory ('searches') or a transcript ('turns')", sorted(map(str, row)))
-        if found.id not in self._seen:
-            self._seen.add(found.id)
-            return found
-        again = f"{found.id}@{number}"
+        if trajectory.id not in self._seen:
+            self._seen.add(trajectory.id)
+            return trajectory
+        again = f"{trajectory.id}@{number}"
         self._seen.add(again)
-        return Trajectory(again, found.question, found.answers, found.prediction, found.em, found.searches, found.agent)
+        return replace(trajectory, id=again)
 
 
 def _read_trajectory(row: Row, number: int) -> Trajectory:

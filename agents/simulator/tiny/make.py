@@ -105,7 +105,7 @@ class PairWriter:
             self.world, self.written = self.world + 1, 0
         self.written += count
         drawn = self.writer.draw(count, self.rng, few=progress < _FEW)
-        rows = encode_rows(self.tokenizer, [pair_text(*one) for one in drawn])
+        rows = encode_rows(self.tokenizer, [pair_text(*pair) for pair in drawn])
         if progress < _ALL_NAMES:
             for row in rows:
                 self._leave_out_new_names(row)

@@ -44,7 +44,7 @@ class Search:
     form: QueryForm
     hop: int | None
     """The step that it asks for, from 0; None if it asks for all steps, or for something else."""
-    wanted: tuple[str, ...]
+    required: tuple[str, ...]
     """Answers that useful documents must all state: those of the step; empty if the search is off the path."""
     facts: tuple[tuple[str, str], ...] = ()
     """The (relation, subject) pairs it asks for. If relation and subject do not fit, no passage states them."""
@@ -75,14 +75,14 @@ def draw_search(
     hop: int | None = int(rng.integers(len(path)))
     subjects = (metadata["subject"], *chain)
     subject, relation = subjects[hop or 0], path[hop or 0]
-    wanted: tuple[str, ...] = (chain[hop or 0],)
+    required: tuple[str, ...] = (chain[hop or 0],)
     last = subject.split()[-1]
     if form == "off the path":
-        subject, hop, wanted = other or subject, None, ()
+        subject, hop, required = other or subject, None, ()
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
     facts: tuple[tuple[str, str], ...] = ((relation.name, subject),)
     if form == "question":
-        hop, wanted = (None if len(path) > 1 else 0), chain
+        hop, required = (None if len(path) > 1 else 0), chain
         facts = tuple((each.name, about) for each, about in zip(path, subjects, strict=False))
     query = {
         "fact": f"{relation.noun} of {subject}",
@@ -95,7 +95,7 @@ def draw_search(
     }[form]
     seed = int(rng.integers(2**62))
     request = SearchRequest(query, question.text, question.answers, noisy, top_k, seed, steps=question.steps)
-    return Search(request, form, hop, tuple(wanted), facts)
+    return Search(request, form, hop, tuple(required), facts)
 
 
 class SearchWriter:
@@ -131,11 +131,11 @@ class SearchWriter:
             search = draw_search(self.questions[i], rng, noisy=noisy, top_k=top_k, other=other)
             searches.append(search)
         # The real engine keeps the final answer out of noisy documents; here also the answers of earlier steps.
-        asked = [
+        requests = [
             replace(s.request, answers=(*s.request.answers, *s.request.steps)) if s.request.noisy else s.request
             for s in searches
         ]
-        results = self.engine.search(asked)
+        results = self.engine.search(requests)
         drawn = []
         for search, result in zip(searches, results, strict=True):
             documents = result.documents

@@ -187,11 +187,11 @@ def restore(tuner: Tuner) -> RunState:
     Raises:
         CheckpointError: no checkpoint is valid, or it does not fit the model.
     """
-    found = load_latest(tuner.config.output / "checkpoints")
+    checkpoint = load_latest(tuner.config.output / "checkpoints")
     weights = tuner.weights
-    if found is None:
+    if checkpoint is None:
         return RunState(0, 0, 0, weights_hash(weights), 0.0)
-    path, state, saved, optimizer = found
+    path, state, saved, optimizer = checkpoint
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in weights.items()}:
         raise CheckpointError(f"{path} belongs to another model than this run's")
     with torch.no_grad():

@@ -89,9 +89,9 @@ def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter)
         if search.request.noisy:
             assert not contains_answer(text, search.request.answers)
             assert not any(contains_answer(text, (step,)) for step in search.request.steps)
-        elif search.request.top_k >= len(search.wanted):
-            assert all(contains_answer(text, (wanted,)) for wanted in search.wanted)
-            assert not search.wanted or contains_answer(full_text(documents[0]), (search.wanted[0],))
+        elif search.request.top_k >= len(search.required):
+            assert all(contains_answer(text, (required,)) for required in search.required)
+            assert not search.required or contains_answer(full_text(documents[0]), (search.required[0],))
         forms.add(search.form)
     assert forms == set(FORMS)
 
@@ -99,8 +99,8 @@ def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter)
 def test_most_searches_know_the_steps_and_some_do_not(writer: SearchWriter) -> None:
     drawn = writer.draw(400, np.random.default_rng(1))
     second = [search for search, _ in drawn if search.hop == 1]
-    told = sum(bool(search.request.steps) for search in second) / len(second)
-    assert 0.7 < told < 0.97
+    with_steps = sum(bool(search.request.steps) for search in second) / len(second)
+    assert 0.7 < with_steps < 0.97
 
 
 def test_every_form_of_a_query(writer: SearchWriter) -> None:
@@ -112,13 +112,13 @@ def test_every_form_of_a_query(writer: SearchWriter) -> None:
         queries = {search.request.query for search in searches}
         if form == "fact":
             assert queries == {f"author of {subject}", f"birthplace of {person}"}
-            assert {(s.hop, s.wanted) for s in searches} == {(0, (person,)), (1, (town,))}
+            assert {(s.hop, s.required) for s in searches} == {(0, (person,)), (1, (town,))}
         elif form == "question":
             assert queries == {question.text}
-            assert {(s.hop, s.wanted) for s in searches} == {(None, (person, town))}
+            assert {(s.hop, s.required) for s in searches} == {(None, (person, town))}
         elif form == "off the path":
             assert all(query.endswith(" of X Y") for query in queries)
-            assert {s.wanted for s in searches} == {()}
+            assert {s.required for s in searches} == {()}
         elif form == "short name":
             assert queries == {subject.split()[-1], person.split()[-1]}
 

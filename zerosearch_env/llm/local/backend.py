@@ -150,7 +150,7 @@ class _Loaded(NamedTuple):
     """Maximum tokens of a prompt and its completion."""
 
 
-class _Row:
+class _Generation:
     """One completion in progress."""
 
     def __init__(self, prompt: Prompt) -> None:
@@ -185,7 +185,7 @@ def _generate(model: _Loaded, prompts: Sequence[Prompt], ids: Sequence[Sequence[
     import torch
 
     decoder = model.decoder
-    rows = [_Row(prompt) for prompt in prompts]
+    rows = [_Generation(prompt) for prompt in prompts]
     slots = np.arange(len(rows))
     with torch.inference_mode():
         logits = decoder.prefill(slots.tolist(), [0] * len(rows), ids)
@@ -203,7 +203,7 @@ def _generate(model: _Loaded, prompts: Sequence[Prompt], ids: Sequence[Sequence[
             logits = decoder.step(slots, positions, np.array(tokens)[unfinished])
 
 
-def _choose(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
+def _choose(logits: Tensor, rows: Sequence[_Generation]) -> list[int]:
     """Sample the next token of each row from logits of shape `(rows, vocabulary)`."""
     import torch
 
