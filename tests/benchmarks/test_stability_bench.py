@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from zerosearch_agents.config.train import dump_config
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.processes.workers import Workers
@@ -175,6 +176,19 @@ def test_a_fault_lasts_as_long_as_its_run(small, tmp_path, name):
     assert stability.run_one(name, config, QUESTIONS) == row  # what is finished stays
     other = stability.run_one(name, replace(config, steps=1), QUESTIONS)
     assert len(other["steps"]) == 1  # another configuration starts anew
+
+
+def test_a_killed_run_leaves_no_row_of_the_run_that_it_replaced(small, tmp_path, monkeypatch):
+    def killed(config, *, overwrite):
+        raise KeyboardInterrupt
+
+    config = replace(small, output=str(tmp_path))
+    (tmp_path / "config.toml").write_text(dump_config(replace(config, steps=1)))
+    (tmp_path / "row.json").write_text("{}")
+    monkeypatch.setattr(trainer, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stability.run_one("ours", config, QUESTIONS)
+    assert not (tmp_path / "row.json").exists()
 
 
 def test_the_figures_of_a_start_are_kept(small, tmp_path):
