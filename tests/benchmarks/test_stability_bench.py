@@ -24,7 +24,7 @@ from zerosearch_benchmarks.learning.stability import start as stability_start
 from zerosearch_benchmarks.learning.stability import table as stability_table
 from zerosearch_env.datasets.world.make import WorldConfig
 
-QUESTIONS = 12
+QUESTIONS = 6
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_text_ends_within_a_turn():
 
 @pytest.mark.slow
 def test_a_start_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "PretrainConfig", partial(pretrain.PretrainConfig, batch_tokens=2048))
+    monkeypatch.setattr(pretrain, "PretrainConfig", partial(pretrain.PretrainConfig, batch_tokens=512, dtype="float32"))
     kind = stability_start.Start(apart=0.5, early=0.5, tokens=1, learning_rate=1e-3)
     first = stability_start.make_start(tmp_path, kind)
     weights = (first / "model.safetensors").stat()

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,24 +65,28 @@ HEAVY = {
 }
 
 
+@cache
 def _files(package: str) -> list[Path]:
     files = sorted((ROOT / FOLDERS[package]).rglob("*.py"))
     assert files
     return files
 
 
-def _imports(path: Path, package: str) -> Iterator[tuple[str, bool, int]]:
+@cache
+def _imports(path: Path, package: str) -> list[tuple[str, bool, int]]:
     """(full module name, written relative, line) of every import of a file, also those inside functions."""
+    imports = []
     folder = ROOT / FOLDERS[package]
     parts = [package, *path.relative_to(folder).with_suffix("").parts]
     for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, False, node.lineno
+                imports.append((alias.name, False, node.lineno))
         elif isinstance(node, ast.ImportFrom):
             base = [*parts[: -node.level], *filter(None, [node.module])] if node.level else [node.module or ""]
             for alias in node.names:
-                yield ".".join([*base, alias.name]), node.level > 0, node.lineno
+                imports.append((".".join([*base, alias.name]), node.level > 0, node.lineno))
+    return imports
 
 
 @pytest.mark.parametrize("package", FOLDERS)
@@ -118,6 +122,7 @@ def _modules(package: str) -> dict[str, Path]:
     return found
 
 
+@cache
 def _graph(package: str) -> dict[str, dict[str, int]]:
     """Module -> the modules of the same package that it imports, each with the line.
 
