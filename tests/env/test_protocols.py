@@ -490,40 +490,40 @@ def test_real_queries_and_passages_pass_unharmed(shared_data: Path) -> None:
         assert " ".join(shown.split()) == " ".join(f"<information> Doc 1: {title}: {text} </information>".split())
 
 
-# Megabytes
+# Long texts
 
-MEGA = 1 << 20
+LONG = 1 << 18
 HOSTILE = {
-    "plain": "x" * MEGA,
-    "brackets": "<" * MEGA,
-    "closing brackets": ">" * MEGA,
-    "blanks after a bracket": "<" + " " * MEGA,
-    "slashes": "</" * (MEGA // 2),
-    "open thoughts": "<think>" * (MEGA // 7),
-    "closed thoughts": "<think></think>" * (MEGA // 15),
-    "open searches": "<search>" * (MEGA // 8),
-    "closing searches": "</search>" * (MEGA // 9),
-    "open searches, closed once": "<search>" * (MEGA // 8) + "</search>",
-    "open thoughts in a search": "<search>" + "<think>" * (MEGA // 7) + "</search>",
-    "open thoughts in a query": "<|begin_of_query|>" + "<think>" * (MEGA // 7) + "<|end_of_query|>",
-    "half tags": "<search" * (MEGA // 7),
-    "long query": "<search>" + "x " * (MEGA // 2) + "</search>",
-    "nested brackets in a query": "<search>" + "<a" * (MEGA // 3) + ">" * (MEGA // 3) + "</search>",
-    "boxes": "\\boxed{" * (MEGA // 7),
-    "nested boxes": "\\boxed{" * (MEGA // 8) + "}" * (MEGA // 8),
-    "boxed row": "\\boxed{x}" * (MEGA // 9),
-    "backslashes": "\\" * MEGA,
-    "boxed backslashes and blanks": ("\\boxed" + " " * 9) * (MEGA // 15),
-    "open calls": "<tool_call>" * (MEGA // 11),
-    "nested call": "<tool_call>" + "[" * MEGA + "</tool_call>",
-    "escaped call": '<tool_call>"' + "\\\\" * (MEGA // 2) + '"</tool_call>',
-    "bars": "<|" * (MEGA // 2),
-    "controls": "\x00\x1b\u202e" * (MEGA // 3),
+    "plain": "x" * LONG,
+    "brackets": "<" * LONG,
+    "closing brackets": ">" * LONG,
+    "blanks after a bracket": "<" + " " * LONG,
+    "slashes": "</" * (LONG // 2),
+    "open thoughts": "<think>" * (LONG // 7),
+    "closed thoughts": "<think></think>" * (LONG // 15),
+    "open searches": "<search>" * (LONG // 8),
+    "closing searches": "</search>" * (LONG // 9),
+    "open searches, closed once": "<search>" * (LONG // 8) + "</search>",
+    "open thoughts in a search": "<search>" + "<think>" * (LONG // 7) + "</search>",
+    "open thoughts in a query": "<|begin_of_query|>" + "<think>" * (LONG // 7) + "<|end_of_query|>",
+    "half tags": "<search" * (LONG // 7),
+    "long query": "<search>" + "x " * (LONG // 2) + "</search>",
+    "nested brackets in a query": "<search>" + "<a" * (LONG // 3) + ">" * (LONG // 3) + "</search>",
+    "boxes": "\\boxed{" * (LONG // 7),
+    "nested boxes": "\\boxed{" * (LONG // 8) + "}" * (LONG // 8),
+    "boxed row": "\\boxed{x}" * (LONG // 9),
+    "backslashes": "\\" * LONG,
+    "boxed backslashes and blanks": ("\\boxed" + " " * 9) * (LONG // 15),
+    "open calls": "<tool_call>" * (LONG // 11),
+    "nested call": "<tool_call>" + "[" * LONG + "</tool_call>",
+    "escaped call": '<tool_call>"' + "\\\\" * (LONG // 2) + '"</tool_call>',
+    "bars": "<|" * (LONG // 2),
+    "controls": "\x00\x1b\u202e" * (LONG // 3),
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_megabyte_takes_linear_time(kind: str) -> None:
+def test_a_long_text_takes_linear_time(kind: str) -> None:
     text = HOSTILE[kind]
     start = time.process_time()
     for name in NAMES:
@@ -531,6 +531,6 @@ def test_a_megabyte_takes_linear_time(kind: str) -> None:
     clean_query(text)
     last_boxed(text)
     without_thoughts(text)
-    block("hermes", Document(text[: MEGA // 4], text[-MEGA // 4 :]), query=text)
-    # about half a second; anything quadratic takes hours
-    assert time.process_time() - start < 10.0
+    block("hermes", Document(text[: LONG // 4], text[-LONG // 4 :]), query=text)
+    # about a tenth of a second; anything quadratic takes minutes
+    assert time.process_time() - start < 2.0

@@ -254,18 +254,19 @@ def test_a_forked_process_leaves_the_parents_connections_alone() -> None:
         "import gc, os, sys, time\nfrom zerosearch_env.llm import *\n"
         "prompts = [Prompt('x', seed, 1) for seed in range(4)]\n"
         "def ask(b): return all(done.failure is None for done in b.complete(prompts))\n"
-        "b = OpenAIBackend([sys.argv[1]], model='m', options=HttpOptions(attempts=1, read_s=20))\n"
-        "assert ask(b)\nchild = os.fork()\n"
-        "if not child:\n    ok = sys.argv[2] == 'idle' or ask(b)\n    b.close()\n    del b\n    gc.collect()\n"
-        "    sys.exit(0 if ok else 1)\n"
-        "print(os.waitpid(child, 0)[1], ask(b))\nb.close()\n"
+        "for use in ('idle', 'asking'):\n"
+        "    b = OpenAIBackend([sys.argv[1]], model='m', options=HttpOptions(attempts=1, read_s=20))\n"
+        "    assert ask(b)\n    child = os.fork()\n"
+        "    if not child:\n        ok = use == 'idle' or ask(b)\n        b.close()\n"
+        "        del b\n        gc.collect()\n"
+        "        sys.exit(0 if ok else 1)\n"
+        "    print(use, os.waitpid(child, 0)[1], ask(b))\n    b.close()\n"
     )
-    for use in ("idle", "asking"):
-        with serving(models=Reply({})) as server:
-            # From Python 3.12 on, os.fork() in a process with threads warns on stderr.
-            command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, server.url, use]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert (done.stdout.strip(), done.stderr) == ("0 True", "")
+    with serving(models=Reply({})) as server:
+        # From Python 3.12 on, os.fork() in a process with threads warns on stderr.
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("idle 0 True\nasking 0 True\n", "")
 
 
 def test_stop_texts_and_prompts_without_a_template() -> None:
