@@ -67,7 +67,7 @@ def actions(protocol) -> st.SearchStrategy[str]:
 
 @pytest.mark.parametrize("split", [False, True], ids=["tags are tokens", "tags fall apart"])
 @pytest.mark.parametrize("name", PROTOCOLS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_trained_ids_are_the_sampled_ids(name, split, data):
     protocol = PROTOCOLS[name]

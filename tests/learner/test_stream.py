@@ -72,11 +72,16 @@ def same(one, other):
         assert (first.scores, first.stop_reason) == (second.scores, second.stop_reason)
 
 
-def test_latencies_change_no_rollout():
-    policy = tiny.tiny_policy()
-    quiet = SlowEngine()
+@pytest.fixture(scope="module")
+def want():
+    """What an engine that answers at once makes of the episodes."""
+    policy, quiet = tiny.tiny_policy(), SlowEngine()
     quiet.waits = False
-    want = rollout(episodes(), quiet, make_sampler(policy), policy.tokenizer)
+    return rollout(episodes(), quiet, make_sampler(policy), policy.tokenizer)
+
+
+def test_latencies_change_no_rollout(want):
+    policy = tiny.tiny_policy()
     assert sum(one.scores.searches for one in want) > 4
     for seed, slots in ((1, 8), (2, 3)):
         engine = SlowEngine(seed)
@@ -84,11 +89,8 @@ def test_latencies_change_no_rollout():
         assert engine.threads == {"zerosearch-searches"}
 
 
-def test_rollouts_come_as_they_end_and_new_episodes_enter_as_others_leave():
+def test_rollouts_come_as_they_end_and_new_episodes_enter_as_others_leave(want):
     policy = tiny.tiny_policy()
-    quiet = SlowEngine()
-    quiet.waits = False
-    want = rollout(episodes(), quiet, make_sampler(policy), policy.tokenizer)
     taken = []
 
     def lazily():

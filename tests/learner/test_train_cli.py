@@ -63,7 +63,8 @@ def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkey
     )
     run = tmp_path / "run"
     arguments = ["--preset", "tiny", "--policy", str(tmp_path / "policy"), "--output", str(run), "--workers", "1"]
-    arguments += ["--steps", "2", "--data.dataset", str(data), "--rollout.prompts", "2"]
+    arguments += ["--steps", "2", "--data.dataset", str(data)]
+    arguments += ["--rollout.prompts", "2", "--rollout.group-size", "3", "--rollout.turn-tokens", "4"]
     arguments += ["--environment.search-engine", f"corpus:{tmp_path / 'corpus.jsonl'}"]
 
     class Interrupting(TrainProgress):
