@@ -31,7 +31,6 @@ from ..measure import Case, make_parser, measure, print_timings, write_record
 QUESTIONS = ("nq_open_dev.jsonl", "hotpotqa_dev_qa.jsonl")
 PASSAGES = "wikipedia_passages.jsonl"
 SNIPPETS = "real_search_trajectories.jsonl"
-NOISY_SEARCHES = 3000
 WORDS = 100
 """Words per document in the measurement of speed."""
 SHOWN = 20
@@ -144,7 +143,7 @@ def compare(texts: Sequence[str], answers: Sequence[tuple[str, ...]]) -> dict[st
     }
 
 
-def noisy_searches(folder: Path, count: int = NOISY_SEARCHES) -> dict[str, int]:
+def noisy_searches(folder: Path, count: int) -> dict[str, int]:
     """Make noisy searches over the passages, and count those that show an answer by the definition."""
     engine = make_engine(f"corpus:{folder / PASSAGES}")
     questions = [question for name in QUESTIONS for question in load_dataset(str(folder / name)).questions]
@@ -199,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         required=not folder,
         help=f"folder with {', '.join((*QUESTIONS, PASSAGES, SNIPPETS))} ($ZEROSEARCH_SHARED_DATA)",
     )
+    parser.add_argument("--searches", type=int, default=3000, help="noisy searches over the passages (3000)")
     arguments = parser.parse_args(argv)
     texts = load_texts(arguments.data)
     results: dict[str, object] = {}
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{name}: {row['pairs']:,} pairs, answer stated in {row['stated']:,}: {row['missed_percent']} % missed, "
             f"{row['false_alarm_percent']} % false alarms"
         )
-    results["noisy_searches"] = searches = noisy_searches(arguments.data)
+    results["noisy_searches"] = searches = noisy_searches(arguments.data, arguments.searches)
     print(f"noisy searches: {searches['with_answer']} of {searches['searches']:,} show an answer")
     timings = measure(speed_cases(texts), rounds=arguments.rounds, seconds=arguments.seconds)
     print_timings(timings, "document")
