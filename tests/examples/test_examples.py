@@ -10,7 +10,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import registry
+from zerosearch_env.types import Dataset
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LONGEST = {"training_loop.py": 200}
@@ -24,6 +27,11 @@ def load(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def small_world(name: str, split: str) -> Dataset:
+    """The dataset of that name, which is "world", with 300 passages."""
+    return load_dataset(name, split, world=WorldConfig(passages=300, questions=100))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
@@ -49,15 +57,19 @@ def test_the_engine_passes_the_conformance_suite_and_plays(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
-    load("my_engine").main()
+    example = load("my_engine")
+    monkeypatch.setattr(example, "load_dataset", small_world)
+    example.main()
     assert "Doc 1" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_training_loop_trains(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_training_loop_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     example = load("training_loop")
-    (row,) = example.train(steps=1, questions=1, group_size=3)
+    monkeypatch.setattr(example, "load_dataset", small_world)
+    monkeypatch.setattr(example, "CONTEXT_TOKENS", 800)
+    (row,) = example.train(steps=1, questions=1, group_size=2)
     assert row["step"] == 1
     assert 0 <= row["reward"] <= 1
 

@@ -36,7 +36,7 @@ def test_smoke_runs_every_stage_and_says_what_it_wrote(tmp_path: Path, capsys: p
     # A second run replaces the first.
     results = json.loads((output / "evaluation" / "results.json").read_text())
     assert results["settings"]["seed"] == 0
-    assert main([*arguments, "--seed", "1"]) == 0
+    assert main([*arguments, "--seed", "1", "--questions", "1"]) == 0
     assert load_evaluation(output / "evaluation").settings["seed"] == 1
 
 

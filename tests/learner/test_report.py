@@ -214,6 +214,7 @@ def test_points_that_are_not_numbers_are_left_out() -> None:
     assert list(draw([Series("s", "after", ())]).iter("path")) == []
 
 
+@pytest.mark.slow
 def test_figures_for_papers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(run), "--figures", str(tmp_path / "new"), "--format", "svg"]) == 0
     files = sorted(path.name for path in (tmp_path / "new").iterdir())

@@ -58,10 +58,10 @@ def make(slots):
 
 
 def play(sampler, prompts, refresh=False):
-    """Two turns of every row; its samples by row."""
-    for key, prompt in enumerate(prompts):
+    """Two turns of every row, whose number is its seed; its samples by row."""
+    for key, prompt in prompts.items():
         sampler.start(key, prompt, seed=key)
-    found = {key: [] for key in range(len(prompts))}
+    found = {key: [] for key in prompts}
     while samples := sampler.run():
         for sample in samples:
             found[sample.key].append(sample)
@@ -78,8 +78,9 @@ def play(sampler, prompts, refresh=False):
 def test_members_of_a_group_share_their_prompt(kind):
     rng = np.random.default_rng(0)
     long, other = (rng.integers(10, 290, 90).tolist() for _ in range(2))
-    prompts = [long, long, other, long, long[:70], long, other]
-    alone = {key: play(make(1), [prompt] * (key + 1))[key] for key, prompt in enumerate(prompts)}
+    prompts = dict(enumerate([long, long, other, long, long[:70], long, other]))
+    sampler = make(1)
+    alone = {key: play(sampler, {key: prompt})[key] for key, prompt in prompts.items()}
     for slots in (7, 3):
         sampler = make(slots)
         found = play(sampler, prompts)
@@ -98,14 +99,14 @@ def test_members_of_a_group_share_their_prompt(kind):
 def test_new_weights_end_the_sharing(kind):
     long = np.random.default_rng(0).integers(10, 290, 90).tolist()
     sampler = make(2)
-    found = play(sampler, [long] * 5, refresh=True)
+    found = play(sampler, dict.fromkeys(range(5), long), refresh=True)
     assert [len(samples) for samples in found.values()] == [2] * 5
     assert sampler._decoder.tokens >= 2 * 90
 
 
 def test_short_prompts_are_computed_as_ever():
     sampler = make(4)
-    play(sampler, [[9] * 20] * 4)
+    play(sampler, dict.fromkeys(range(4), [9] * 20))
     assert sampler._decoder.tokens >= 80
     assert not sampler._prompts
 
