@@ -15,9 +15,8 @@ def data(tmp_path: Path) -> Path:
     """Thirty passages: in half of them the answer of question 0 is spelt in one of three ways."""
     spellings = ("Paris", "the Paris-based firm", "<b>P&#226;ris</b>")
     words = " ".join(f"word{n}" for n in range(100))
-    passages = [
-        {"id": str(k), "contents": f'"Title {k}"\n{spellings[k % 3] if k % 2 else "Lyon"} {words}'} for k in range(30)
-    ]
+    texts = [f"{spellings[k % 3] if k % 2 else 'Lyon'} {words}" for k in range(30)]
+    passages = [{"id": str(k), "contents": f'"Title {k}"\n{text}'} for k, text in enumerate(texts)]
     questions = [{"question": "Where?", "answer": ["Paris"]}, {"question": "Who?", "answer": ["Nobody Atall", "A"]}]
     searches = [{"searches": [{"query": "q", "documents": ["A snippet about (Paris).", "Another."]}]}]
     for name, rows in (
@@ -30,12 +29,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_benchmark_compares_measures_and_writes(
-    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(guard, "NOISY_SEARCHES", 3)
+def test_the_benchmark_compares_measures_and_writes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = data / "record.json"
-    options = ["--data", str(data), "--rounds", "1", "--seconds", "0", "--output", str(output)]
+    options = ["--data", str(data), "--searches", "3", "--rounds", "1", "--seconds", "0", "--output", str(output)]
     assert cli.main(["guard", *options]) == 0
     record = json.loads(output.read_text())
     assert (record["passages"]["stated"], record["snippets"]["stated"]) == (15, 1)
@@ -50,7 +46,7 @@ def test_a_detector_that_misses_is_noticed(data: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(guard, "contains_answer", lambda text, answers: "(" in text)
     texts = guard.load_texts(data)
     assert guard.compare(texts.passages, texts.answers)["missed"] == 15
-    assert guard.compare(["(nothing)"], texts.answers)["false_alarms"] == 2
+    assert guard.compare(["(nothing)"], texts.answers)["false_alarms"] == 3
 
 
 def test_missing_texts_are_named(tmp_path: Path) -> None:
