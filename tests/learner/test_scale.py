@@ -23,6 +23,7 @@ from zerosearch_agents.config.train import (
     DataConfig,
     EnvironmentConfig,
     OptimizerConfig,
+    RolloutConfig,
     ScaleConfig,
     dump_config,
     with_algorithm,
@@ -52,14 +53,15 @@ def config_of(folder: Path, algorithm: str, **changes):
     options = {
         "data": DataConfig(dataset=str(places[0])),
         "environment": EnvironmentConfig(search_engine=f"corpus:{places[1]}", max_turns=2, top_k=2),
-        "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=0, micro_batch_tokens=600),
+        "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=0, micro_batch_tokens=260),
+        "rollout": RolloutConfig(prompts=2, group_size=4, slots=8),
     }
     return with_algorithm(tiny.tiny_train_config(folder, **(options | changes)), algorithm)
 
 
 # One process of torchrun: a whole run, then one that is killed in its second step, and what a restart says to that.
 PROGRAM = """
-import multiprocessing, os, signal, sys
+import multiprocessing, os, signal, sys, time
 from zerosearch_agents.training import trainer
 from zerosearch_env.cli import COMMANDS, main
 
@@ -76,7 +78,11 @@ if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     assert COMMANDS["train"].load("train")(whole) == 0
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}  # torchrun's store is used up
     trainer.train_step = train_step
-main(["train", *killed])
+try:
+    main(["train", *killed])
+except RuntimeError:  # of two processes that fail at once torchrun may name either: the killed one is to be the first
+    time.sleep(5)
+    raise
 """
 
 
