@@ -10,6 +10,7 @@ import pytest
 from zerosearch_benchmarks.speed import serve as bench
 
 
+@pytest.mark.slow
 def test_the_benchmark_loads_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for library in ("starlette", "uvicorn"):
         pytest.importorskip(library, reason=f"{library} is not installed (extra serve)")
