@@ -41,6 +41,7 @@ def with_tokenizer(folder, **changes):
     return tiny.tiny_train_config(folder, steps=1)
 
 
+@pytest.mark.slow
 def test_padding_never_depends_on_a_pad_token(tmp_path):
     prints, start = set(), weights_hash({k: v.detach() for k, v in tiny.tiny_policy().model.named_parameters()})
     for name, changes in {"own": {}, "none": {"pad_token": None}, "eos": {"pad_token": "<|eos|>"}}.items():
@@ -112,6 +113,7 @@ def small_files(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     always_trained = {"rollout": FEW, "algorithm": AlgorithmConfig(kl_coefficient=0.01)}
     whole = run(tiny.tiny_train_config(tmp_path / "whole", **always_trained))
