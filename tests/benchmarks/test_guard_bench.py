@@ -38,7 +38,7 @@ def test_the_benchmark_compares_measures_and_writes(data: Path, capsys: pytest.C
     for name in "passages", "snippets":
         assert record[name]["missed"] == record[name]["false_alarms"] == 0
     assert record["noisy_searches"] == {"searches": 3, "failed": 0, "with_answer": 0}
-    assert len(record["timings"]) == 3
+    assert record["timings"]["answer absent"]["items"] > 0
     assert "15: 0.0 % missed" in capsys.readouterr().out
 
 
