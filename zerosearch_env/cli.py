@@ -73,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; None: the arguments of the process.
 
     Returns:
-        The exit status: that of the command, 2 after an error of this package (one line on stderr), 130 after Ctrl-C,
-        141 when the reader of the output has closed the pipe (as in `zerosearch ... | head`).
+        The exit status: that of the command; after an error of this package (one line on stderr) 3 if an agent failed,
+        otherwise 2; 130 after Ctrl-C, 141 when the reader of the output has closed the pipe (as in
+        `zerosearch ... | head`).
     """
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -107,7 +108,7 @@ def _status(argv: list[str]) -> int:
         from .privacy import redact
 
         print(f"zerosearch: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         print("\nzerosearch: interrupted", file=sys.stderr)
         return 130

@@ -15,6 +15,9 @@ from types import ModuleType
 class ZeroSearchError(Exception):
     """Base class of every error that this package raises on purpose."""
 
+    exit_status = 2
+    """Exit status of a command that ends with this error."""
+
 
 class ConfigError(ZeroSearchError, ValueError):
     """An option has an invalid value."""
@@ -53,6 +56,9 @@ class CheckpointError(ZeroSearchError, RuntimeError):
 
 class AgentError(ZeroSearchError, RuntimeError):
     """A user's agent raised, or did not return a string; the message names the question and the turn."""
+
+    exit_status = 3
+    """What was finished before is on disk, and the rest is missing."""
 
 
 class TrainingError(ZeroSearchError, RuntimeError):

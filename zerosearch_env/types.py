@@ -39,6 +39,9 @@ class StopReason(StrEnum):
     """The policy's text of one turn was longer than the environment accepts."""
     ENGINE_ERROR = "engine_error"
     """The search engine failed after its bounded retries; `error` holds the reason."""
+    AGENT_ERROR = "agent_error"
+    """The agent's own code failed or took too long (set by an evaluation, never by the environment); `error` holds the
+    reason."""
     CONTEXT_LIMIT = "context_limit"
     """The token budget of the policy is used up (set by a rollout, never by the environment)."""
 
@@ -47,8 +50,14 @@ class StopReason(StrEnum):
         """True if this reason sets Gymnasium's `terminated`, False if it sets `truncated`."""
         return self in _TERMINATING
 
+    @property
+    def failed(self) -> bool:
+        """True if the engine or the agent's code failed, so that the episode's scores say nothing."""
+        return self in _FAILURES
+
 
 _TERMINATING = (StopReason.ANSWER, StopReason.NO_ACTION)
+_FAILURES = (StopReason.ENGINE_ERROR, StopReason.AGENT_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +173,7 @@ class Step:
     scores: Scores | None = None
     """Set exactly when `stop_reason` is set."""
     error: str | None = None
-    """The engine's error message, if the episode ended because the engine failed."""
+    """The error message, if the episode ended because the engine or the agent's code failed."""
 
     @property
     def done(self) -> bool:

@@ -4,7 +4,10 @@ r"""`zerosearch eval`: measure policies, your own agents and baselines at fixed 
         --noise 0 0.25 0.5 0.75 1 --engine corpus --dataset world --split test --questions 300 --output runs/eval
 
 Every agent gets the same questions and the same noise draws. To continue an interrupted evaluation, run the same
-command again with the same options and the same `--output`.
+command again with the same options and the same `--output`: it plays only the episodes that are missing or failed.
+
+Exit status: 0 if every cell is complete, 3 if episodes are missing because an agent or an engine failed, 2 after any
+other error.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ from ..players.base import Player
 from ..players.make import player_hash
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
+from .results import Cell
+
+INCOMPLETE = AgentError.exit_status
+"""Exit status of an evaluation with incomplete cells."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class EvalConfig(PlayConfig):
     per_hop: bool = False
     """Ask that many questions for each number of hops, instead of that many in total."""
     output: Path = Path("runs/eval")
-    """Folder for results.json and the transcripts. Cells that are complete in it are not played again."""
+    """Folder for results.json and the transcripts. Episodes that are finished in it are not played again."""
     fresh: bool = False
     """Delete the results of earlier runs in the output folder."""
     noise_unit: Literal["search", "document"] = "search"
@@ -58,27 +65,35 @@ class EvalConfig(PlayConfig):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the options, run the evaluation and print the tables; returns the exit status."""
+    """Parse the options, run the evaluation and print the tables.
+
+    Returns:
+        The exit status: 0, or 3 if a cell is incomplete.
+    """
     argv = sys.argv[1:] if argv is None else argv
     config = tyro.cli(EvalConfig, args=argv, prog="zerosearch eval", description=__doc__)
-    run_evaluation(config, command=redact(shlex.join(["zerosearch", "eval", *argv])))
-    return 0
+    cells = run_evaluation(config, command=redact(shlex.join(["zerosearch", "eval", *argv])))
+    return 0 if all(cell.complete for cell in cells) else INCOMPLETE
 
 
-def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
+def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]:
     """Measure every agent on every engine at every noise level, and print the results.
 
     Args:
         config: the options.
         command: the command line, stored in the results so that the run can be repeated.
 
+    Returns:
+        The cells of this run.
+
     Raises:
         ConfigError: an option is invalid; raised before anything is played.
-        AgentError: a third-party agent failed; the results so far are in the output folder.
+        AgentError: a third-party agent failed, and `on_agent_error` is "stop"; the results so far are in the output
+            folder.
     """
     from rich.console import Console
 
-    from .display import EvaluationDisplay, print_evaluation
+    from .display import EvaluationDisplay, print_evaluation, print_failures
 
     if not config.agent:
         raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
@@ -104,11 +119,12 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
             f"{len(levels)} noise levels, {len(engines)} engines",
             highlight=False,
         )
+        cells: list[Cell] = []
         try:
             with display:
                 for name, engine in engines:
                     for player in players:
-                        evaluate(
+                        result = evaluate(
                             player,
                             items,
                             engine,
@@ -120,12 +136,19 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> None:
                             on_progress=display.on_progress,
                             on_cell=display.on_cell,
                         )
+                        cells += result.cells
         except (AgentError, KeyboardInterrupt):
-            console.print(f"stopped; the results so far are in {config.output}", highlight=False, soft_wrap=True)
+            console.print(
+                f"stopped; the results so far are in {config.output}, and the same command plays the rest",
+                highlight=False,
+                soft_wrap=True,
+            )
             raise
     print_evaluation(store.evaluation, console)
     console.print(f"results:     {config.output / 'results.json'}", highlight=False, soft_wrap=True)
     console.print(f"transcripts: {config.output / 'transcripts'}", highlight=False, soft_wrap=True)
+    print_failures(cells, console)
+    return tuple(cells)
 
 
 def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:

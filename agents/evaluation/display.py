@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from zerosearch_env.privacy import redact
 from zerosearch_env.progress import ProgressBar
 
 from .results import Cell, Evaluation
@@ -156,10 +157,10 @@ def _span(counts: set[int]) -> str:
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
-    """One line per cell: F1, subEM, searches, invalid turns, realised noise, answers, engine failures."""
+    """One line per cell: F1, subEM, searches, invalid turns, realised noise, answers, failed episodes."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = len(evaluation.engines) > 1
-    failures = any(cell.summary().engine_failures for cell in evaluation.cells)
+    failures = any(len(cell.finished) < len(cell.episodes) for cell in evaluation.cells)
     for name in ("agent", *(("engine",) if several else ())):
         table.add_column(name, overflow="fold")
     for name in (
@@ -187,10 +188,29 @@ def _behaviour(evaluation: Evaluation) -> Group:
             *map(share, scores),
             "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
             *map(share, (s.invalid_rate, s.realised_noise, answered)),
-            *((str(s.engine_failures),) if failures else ()),
+            *((str(s.engine_failures + s.agent_failures),) if failures else ()),
         )
     title = "all questions together; scores (*: for any script), invalid turns, noisy draws, answered episodes in %"
     return _titled(title, table)
+
+
+def print_failures(cells: Sequence[Cell], console: Console) -> None:
+    """Print the incomplete cells, if there are any: how many episodes failed, the first cause, and the way out."""
+    incomplete = [cell for cell in cells if not cell.complete]
+    for cell in incomplete:
+        s = cell.summary()
+        counts = {"the engine": s.engine_failures, "the agent": s.agent_failures}
+        failed = "".join(f"; {who} failed in {count}" for who, count in counts.items() if count)
+        cause = next((result.error for result in cell.episodes if result.failed), None)
+        console.print(
+            f"incomplete: {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {len(cell.finished)} of "
+            f"{cell.planned} episodes finished{failed}; the first cause: {redact(cause or 'unknown')}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    if incomplete:
+        console.print("the same command again plays only the episodes that failed", highlight=False, soft_wrap=True)
 
 
 class EvaluationDisplay(ProgressBar):
@@ -220,6 +240,7 @@ class EvaluationDisplay(ProgressBar):
             *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
             f"{s.searches.mean:.2f} searches" if s.searches.n else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
+            f"{s.agent_failures} agent failures" if s.agent_failures else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
         self.print(f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}")

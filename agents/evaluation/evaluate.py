@@ -8,23 +8,29 @@ are also coupled across levels: a search that is noisy at one level is noisy at 
     level 0.25   |=====|-------------------|
     level 0.75   |================|--------|     the noisy range only grows
 
-An episode in which the *engine* failed is counted and reported but excluded from the means, because it says nothing
-about the agent.
+An episode in which the engine or the agent's code failed is counted and reported but excluded from the means, because
+it says nothing about the agent's answers. Its cell is incomplete.
+
+The transcripts are the journal of an evaluation: each finished episode is appended at once. An evaluation that is
+continued, after a failure or a kill, plays only the episodes that have no transcript or failed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
+import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
@@ -101,8 +107,8 @@ def select_questions(
 class Store:
     """The output folder of an evaluation: `results.json`, and one transcript file per cell.
 
-    If the folder already holds results with the same settings, complete cells of unchanged agents are reused, so that
-    an interrupted evaluation continues where it stopped.
+    If the folder already holds results with the same settings, complete cells of unchanged agents are reused, and so
+    are the finished episodes of incomplete ones: an interrupted evaluation continues where it stopped.
     """
 
     folder: Path
@@ -126,6 +132,13 @@ class Store:
     def finished(self, key: tuple[str, str, float]) -> Cell | None:
         """The complete cell with this key from an earlier run, or None."""
         return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
+
+    def journal(self, key: tuple[str, str, float], indices: Collection[int]) -> Journal:
+        """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
+        values = json.dumps([self.settings, self.agents.get(key[0])], sort_keys=True, default=str)
+        run = hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
+        earlier = next((cell.seconds for cell in self.evaluation.cells if cell.key == key), 0.0)
+        return Journal(self.transcript_path(key), key, run, indices, seconds=earlier)
 
     def add(self, cells: Sequence[Cell], **settings: Any) -> None:
         """Add cells and write the file."""
@@ -179,7 +192,8 @@ def evaluate(
         One cell per noise level.
 
     Raises:
-        AgentError: a third-party agent failed; the store holds every episode finished before that.
+        AgentError: a third-party agent failed and is to stop then (`AgentOptions.on_error`); the store holds every
+            episode finished before that.
         ConfigError: no noise level was given, or one lies outside [0, 1].
     """
     levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
@@ -197,8 +211,7 @@ def evaluate(
             # An agent that never searches draws no noise, so its episodes are the same at every level.
             cell = replace(cells[0], noise_level=level, seconds=0.0)
         if cell is None:
-            with _recording(store, key) as write:
-                cell = _play_cell(agent, items, engine, rules, key, seed, write, on_progress, store)
+            cell = _play_cell(agent, items, engine, rules, key, seed, on_progress, store)
         cells.append(cell)
         if store:
             store.add([cell])
@@ -214,33 +227,36 @@ def _play_cell(
     rules: Rules,
     key: tuple[str, str, float],
     seed: int,
-    write: Callable[[Episode, int], None],
     on_progress: OnProgress | None,
     store: Store | None,
 ) -> Cell:
-    """Play one cell; finished episodes are kept even if it fails."""
-    done: dict[int, EpisodeResult] = {}
-    right, valid = 0.0, 0
-    started = time.perf_counter()
+    """Play what is missing of a cell; finished episodes are kept even if it fails."""
+    indices = [item.index for item in items]
+    with store.journal(key, indices) if store else Journal(None, key, "", indices) as journal:
+        done = journal.finished
+        started = time.perf_counter() - journal.seconds
 
-    def cell() -> Cell:
-        rows = tuple(done[index] for index in sorted(done))
-        return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
+        def cell() -> Cell:
+            rows = tuple(done[index] for index in sorted(done))
+            return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
 
-    def record(item: Item, episode: Episode) -> None:
-        nonlocal right, valid
-        result = done[item.index] = episode_result(episode, item.index)
-        write(episode, item.index)
-        if not result.failed:
-            right, valid = right + result.em, valid + 1
-        if on_progress:
-            on_progress(CellProgress(*key, done=len(done), planned=len(items), em=right / valid if valid else 0.0))
+        right, valid = sum(result.em for result in done.values()), len(done)
 
-    try:
-        play_items(agent, items, engine, rules, key[2], seed, record)
-    finally:
-        if store and len(done) < len(items):
-            store.add([cell()])
+        def record(item: Item, episode: Episode) -> None:
+            nonlocal right, valid
+            result = done[item.index] = journal.write(episode, item.index)
+            if not result.failed:
+                right, valid = right + result.em, valid + 1
+            if on_progress:
+                em = right / valid if valid else 0.0
+                on_progress(CellProgress(*key, done=len(done), planned=len(items), em=em))
+
+        waiting = [item for item in items if item.index not in done]
+        try:
+            play_items(agent, waiting, engine, rules, key[2], seed, record)
+        finally:
+            if store and len(done) < len(items):
+                store.add([cell()])
     return cell()
 
 
@@ -279,23 +295,72 @@ def play_items(
         raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
 
 
-@contextlib.contextmanager
-def _recording(store: Store | None, key: tuple[str, str, float]) -> Iterator[Callable[[Episode, int], None]]:
-    """Yield a function that appends an episode to the cell's transcript file; an earlier file is replaced."""
-    if store is None:
-        yield lambda episode, index: None
-        return
-    path = store.transcript_path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    agent, engine, _ = key
-    with TranscriptWriter(path) as writer:
+class Journal:
+    """The transcripts of a cell, from which an interrupted cell is continued: one line per finished episode.
 
-        def write(episode: Episode, index: int) -> None:
-            hops = (episode.question.metadata or {}).get("hops")
-            writer.write(transcript_record(episode, agent=agent, engine=engine, index=index, hops=hops))
+    Args:
+        path: the file; None keeps nothing.
+        key: the cell. Two cells may share a file, if their names differ only in characters unsuited to file names.
+        run: a hash of the settings and the agent. Lines with another one are removed.
+        indices: the questions of the cell, by their position in the dataset.
+        seconds: how long the cell was played before.
 
-        yield write
+    Attributes:
+        finished: results of the episodes that need not be played again, by index. Lines of failed episodes, and
+            damaged lines, are removed.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        key: tuple[str, str, float],
+        run: str,
+        indices: Collection[int],
+        *,
+        seconds: float = 0.0,
+    ) -> None:
+        self.finished: dict[int, EpisodeResult] = {}
+        self.seconds = seconds
+        self._key, self._run = key, run
+        self._writer = None if path is None else TranscriptWriter(path)
+        if path is not None and path.exists():
+            self._read(path, set(indices))
+
+    def write(self, episode: Episode, index: int) -> EpisodeResult:
+        """Append a finished episode; returns its result."""
+        agent, engine, _ = self._key
+        hops = (episode.question.metadata or {}).get("hops")
+        record = transcript_record(episode, agent=agent, engine=engine, index=index, hops=hops, run=self._run)
+        if self._writer is not None:
+            self._writer.write(record)
+        return episode_result(record)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _read(self, path: Path, indices: Collection[int]) -> None:
+        """Read what earlier runs have left, and rewrite the file without the lines that no longer count."""
+        lines, kept = path.read_bytes().splitlines(keepends=True), []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                extra = record["extra"]
+                if (extra["agent"], extra["engine"], record["noise_level"]) != self._key:
+                    kept.append(line)
+                    continue
+                result = episode_result(record)
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a kill, or damaged
+            if extra.get("run") == self._run and not result.failed and result.index in indices:
+                self.finished[result.index] = result
+                kept.append(line)
+        if kept != lines:
+            with replaced_file(path) as stream:
+                stream.writelines(kept)
 
 
 def forget(folder: Path) -> None:

@@ -17,17 +17,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zerosearch_env.errors import DataError
 from zerosearch_env.files import write_text
-from zerosearch_env.types import StopReason
+from zerosearch_env.types import JsonObject, StopReason
 
 from ..runs.output import RESULTS_FILE
 from .statistics import EMPTY, Interval, mean_interval, paired_difference
-
-if TYPE_CHECKING:
-    from zerosearch_env.game.episode import Episode
 
 SCHEMA_VERSION = 2
 METRICS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
@@ -58,61 +55,52 @@ class EpisodeResult:
     stop_reason: str
     prediction: str | None = None
     error: str | None = None
-    """The engine's failure, if any. Such an episode is counted but excluded from every mean."""
+    """The failure of the engine or of the agent's code, if any. Such an episode is counted but excluded from every
+    mean, and played again when the evaluation is continued."""
 
     @property
     def failed(self) -> bool:
-        """True when the engine, not the agent, ended the episode."""
-        return self.stop_reason == StopReason.ENGINE_ERROR
+        """True when a failure of the engine or of the agent's code ended the episode."""
+        return StopReason(self.stop_reason).failed
 
 
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))
 
 
-def episode_result(episode: Episode, index: int) -> EpisodeResult:
-    """Reduce a finished episode to its result.
+def episode_result(record: JsonObject) -> EpisodeResult:
+    """Reduce the transcript of a finished episode to its result.
 
     Args:
-        episode: an episode with `done` set.
-        index: position of its question in the dataset.
+        record: a record of `transcript_record`, with `index` (position of the question in its dataset) and `hops` in
+            its `extra`.
 
     Raises:
-        ValueError: the episode is not over.
+        DataError: the episode is not over, or the record lacks an entry.
     """
-    steps = [turn.step for turn in episode.turns]
-    last = steps[-1]
-    if last.scores is None:
-        raise ValueError(f"question {episode.question.id!r}: the episode is not over")
-    flags = [
-        flag
-        for step in steps
-        if step.noisy is not None
-        for flag in ((step.noisy,) if isinstance(step.noisy, bool) else step.noisy)
-    ]
-    hops = (episode.question.metadata or {}).get("hops")
-    return EpisodeResult(
-        index=index,
-        question_id=episode.question.id,
-        group=f"{hops}-hop" if hops else "",
-        em=last.scores.em,
-        f1=last.scores.f1,
-        subem=last.scores.subem,
-        em_unicode=last.scores.em_unicode,
-        f1_unicode=last.scores.f1_unicode,
-        searches=last.scores.searches,
-        turns=len(steps),
-        invalid=sum(step.action == "invalid" for step in steps),
-        noisy=sum(flags),
-        draws=len(flags),
-        stop_reason=str(last.stop_reason),
-        prediction=last.scores.prediction,
-        error=last.error,
-    )
+    try:
+        question, turns, scores, extra = (record[name] for name in ("question", "turns", "scores", "extra"))
+        draws = [turn["noisy"] for turn in turns if turn["noisy"] is not None]
+        flags = [flag for draw in draws for flag in (draw if isinstance(draw, list) else [draw])]
+        hops = extra["hops"]
+        return EpisodeResult(
+            index=extra["index"],
+            question_id=question["id"],
+            group=f"{hops}-hop" if hops else "",
+            **{name: scores[name] for name in (*METRICS, "searches", "prediction")},
+            turns=len(turns),
+            invalid=sum(turn["action"] == "invalid" for turn in turns),
+            noisy=sum(flags),
+            draws=len(flags),
+            stop_reason=record["stop_reason"],
+            error=record["error"],
+        )
+    except (KeyError, TypeError) as cause:
+        raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the episodes of a cell, without those in which the engine failed."""
+    """Means over the episodes of a cell, without those in which the engine or the agent's code failed."""
 
     em: Interval
     f1: Interval
@@ -128,6 +116,8 @@ class Summary:
     stop_reasons: Mapping[str, int]
     engine_failures: int
     """Episodes left out of the means because the engine failed."""
+    agent_failures: int
+    """Episodes left out of the means because the agent's code failed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
@@ -137,6 +127,7 @@ class Summary:
             "realised_noise": _none_if_nan(self.realised_noise),
             "stop_reasons": dict(self.stop_reasons),
             "engine_failures": self.engine_failures,
+            "agent_failures": self.agent_failures,
         }
 
 
@@ -160,8 +151,13 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        """True when every planned episode is present."""
-        return len(self.episodes) == self.planned
+        """True when every planned episode was played to its end, without a failure of the engine or the agent."""
+        return len(self.finished) == self.planned
+
+    @property
+    def finished(self) -> tuple[EpisodeResult, ...]:
+        """The episodes that count; the others failed."""
+        return tuple(result for result in self.episodes if not result.failed)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -186,6 +182,7 @@ class Cell:
     def _summarise(self, group: str | None) -> Summary:
         chosen = [r for r in self.episodes if group is None or r.group == group]
         valid = [r for r in chosen if not r.failed]
+        reasons = Counter(r.stop_reason for r in chosen)
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
 
         def mean(name: str) -> Interval:
@@ -200,8 +197,9 @@ class Cell:
             searches=mean("searches"),
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
             realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
-            stop_reasons=dict(sorted(Counter(r.stop_reason for r in chosen).items())),
-            engine_failures=len(chosen) - len(valid),
+            stop_reasons=dict(sorted(reasons.items())),
+            engine_failures=reasons[StopReason.ENGINE_ERROR],
+            agent_failures=reasons[StopReason.AGENT_ERROR],
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from ..policy.files import policy_path
 from .base import OnDone, Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
 from .policy import PolicyPlayer, card_rules
-from .third_party import CallablePlayer
+from .third_party import AgentOptions, CallablePlayer
 
 if TYPE_CHECKING:
     from ..processes.pool import WorkerPool
 
 __all__ = [
+    "AgentOptions",
     "CallablePlayer",
     "OnDone",
     "Player",
@@ -40,7 +41,12 @@ __all__ = [
 
 
 def make_player(
-    spec: str, *, policy: PolicyOptions, pool: WorkerPool | None = None, concurrency: int = 1, seed: int = 0
+    spec: str,
+    *,
+    policy: PolicyOptions,
+    pool: WorkerPool | None = None,
+    third_party: AgentOptions | None = None,
+    seed: int = 0,
 ) -> Player:
     """Builds a player from its command-line spec.
 
@@ -49,7 +55,7 @@ def make_player(
             the prefix `"LABEL="` the player is called LABEL in results.
         policy: options of policies; its path is the model used by `direct`, `rag` and `rag-own`.
         pool: worker processes for players that use a policy.
-        concurrency: episodes that a third-party agent plays at the same time.
+        third_party: how a third-party agent is played.
         seed: seed of the random baseline.
 
     Raises:
@@ -74,7 +80,7 @@ def make_player(
             return OraclePlayer(name=name)
         return BUILT_ON_POLICY[tail](policy, name=name, pool=pool)
     if colon:
-        return CallablePlayer(spec, name=name, concurrency=concurrency)
+        return CallablePlayer(spec, name=name, options=third_party)
     if spec in BASELINES:
         raise ConfigError(f"agent {spec!r}: no such directory. Did you mean 'baseline:{spec}'?")
     raise ConfigError(

@@ -15,6 +15,7 @@ from ..policy.files import policy_path
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
 from .make import make_player
+from .third_party import AgentOptions, CallablePlayer, OnAgentError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class PlayConfig:
     """Data type of the policies' weights."""
     concurrency: int = 1
     """Number of episodes that your own agent plays at the same time, in threads."""
+    on_agent_error: OnAgentError = "stop"
+    """What follows a failure of your own agent: "stop" ends the command, "retry" asks again up to three times, after
+    1, 2 and 4 seconds, and then skips, "skip" leaves the episode out. Failures are counted."""
+    turn_timeout: float | None = None
+    """Time limit for one turn of your own agent, in seconds; unset: no limit. A turn that exceeds it is a failure."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
 
@@ -66,10 +72,16 @@ class PlayConfig:
         )
         workers = default_workers(self.device) if self.workers is None else self.workers
         pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
-        return [
-            make_player(agent, policy=policy, pool=pool, concurrency=self.concurrency, seed=self.seed)
-            for agent in agents
-        ]
+        third_party = AgentOptions(
+            concurrency=self.concurrency, on_error=self.on_agent_error, turn_timeout_s=self.turn_timeout
+        )
+        players = []
+        for agent in agents:
+            player = make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed)
+            if isinstance(player, CallablePlayer):
+                stack.callback(player.close)
+            players.append(player)
+        return players
 
     def play_settings(self) -> dict[str, Any]:
         """The options that decide what is played; an earlier run is only continued if they are the same."""

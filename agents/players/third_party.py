@@ -1,98 +1,131 @@
-"""Third-party agents as players: any function `(observation, info) -> text of one turn`.
+"""Third-party agents as players: any function `(observation, info) -> text of one turn`, sync or async.
 
 An agent sees what the environment shows a policy, and nothing about the setup of the experiment: no gold answer, noise
-level, `noisy` or `answer_in_documents`, and no scores or passage ids of documents.
+level, `noisy` or `answer_in_documents`, no scores or passage ids of documents, and no id of the question's row.
+
+A failure of the agent's code (an exception, `sys.exit`, a result that is not a string, the time limit) is an
+`AgentError`. `AgentOptions.on_error` says what follows. A failed episode ends with `StopReason.AGENT_ERROR`: it is
+counted and recorded, and takes part in no mean.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.run import run_searches
-from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.types import Document, SearchRequest, Step
+from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
+from ..processes.pool import replay
 from .base import OnDone
+from .calls import AgentHost, LocalAgent, TakeTurn
 from .loading import load_callable
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
-AgentFunction = Callable[[str, Mapping[str, Any]], str]
+OnAgentError = Literal["stop", "retry", "skip"]
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """How a third-party agent is played."""
+
+    concurrency: int = 1
+    """Episodes played at the same time, each in its own thread. The engine is still called from one thread at a time.
+    Values above 1 need a function that is thread-safe, or a class."""
+    on_error: OnAgentError = "stop"
+    """What follows a failure of the agent: "stop" ends the evaluation, "skip" ends the episode as failed, "retry" asks
+    again, at most `retries` times per episode, and then skips."""
+    retries: int = 3
+    """Number of retries per episode."""
+    backoff_s: float = 1.0
+    """Pause before the first retry, in seconds; it doubles with every further one."""
+    turn_timeout_s: float | None = None
+    """Time limit of a turn, in seconds; None: no limit."""
+
+    def __post_init__(self) -> None:
+        check_whole_number("concurrency", self.concurrency)
+        if self.on_error not in get_args(OnAgentError):
+            raise unknown_name("on_agent_error", self.on_error, get_args(OnAgentError))
+        check_whole_number("retries", self.retries)
+        check_number("backoff_s", self.backoff_s, least=0)
+        if self.turn_timeout_s is not None:
+            check_number("turn_timeout_s", self.turn_timeout_s, above=0)
 
 
 class CallablePlayer:
     """Plays with a third-party function, one episode after the other (or several in threads).
 
     The function is called once per turn with `(observation, info)` and returns the text of its turn. `observation` is
-    the text added since its last turn (at first the prompt). `info` has `question`, `question_id`, `protocol`,
-    `stop_strings`, `turn` (turns taken so far, 0 at the start of an episode), `searches`, `max_turns`, `last_turn`
-    (only an answer is allowed now), `transcript` (the whole text so far), and after a turn also `action`, `query` and
-    `documents` (title and text).
+    the text added since its last turn (at first the prompt). `info` has `question`, `question_id` (a hash of the
+    question's text), `protocol`, `stop_strings`, `turn` (turns taken so far, 0 at the start of an episode), `searches`,
+    `max_turns`, `last_turn` (only an answer is allowed now), `transcript` (the whole text so far), and after a turn
+    also `action`, `query` and `documents` (title and text).
 
-    A class is instantiated once per call of `play`, without arguments, and the instance is called.
+    A class is instantiated once per episode, without arguments, and the instance is called: it may keep what it wants
+    from turn to turn. A retry of a function repeats the turn. A retry of a class plays the episode again from its
+    beginning with a new instance, because the state of one that failed within a turn cannot be trusted.
 
     Args:
-        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`).
+        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
         name: its name in results; None uses the spec or the callable's own name.
-        concurrency: episodes played at the same time, each in its own thread. The engine is still called from one
-            thread at a time. Values above 1 need a thread-safe agent.
+        options: concurrency, time limit, and what follows a failure.
+
+    Raises:
+        ConfigError: the spec does not lead to a callable.
     """
 
     searches = True
 
-    def __init__(self, agent: str | Callable[..., Any], *, name: str | None = None, concurrency: int = 1) -> None:
-        if concurrency < 1:
-            raise ConfigError(f"concurrency: expected at least 1, got {concurrency}")
-        if isinstance(agent, str):
-            self._agent = load_callable(agent)
-        else:
-            self._agent = agent
+    def __init__(
+        self, agent: str | Callable[..., Any], *, name: str | None = None, options: AgentOptions | None = None
+    ) -> None:
+        self.options = options or AgentOptions()
         own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
         self.name: str = name or own_name
-        self._concurrency = concurrency
+        function = load_callable(agent) if isinstance(agent, str) else agent
+        self._agent: AgentHost = LocalAgent(function, self.name, self.options.turn_timeout_s)
         self._engine_lock = threading.Lock()
         self._done_lock = threading.Lock()
 
     @property
     def source(self) -> Path | None:
         """The source file of the agent; None if it has none."""
-        try:
-            target = (
-                self._agent if inspect.isroutine(self._agent) or inspect.isclass(self._agent) else type(self._agent)
-            )
-            file = inspect.getsourcefile(target)
-        except TypeError:
-            return None
-        return Path(file) if file and Path(file).is_file() else None
+        return self._agent.source
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, unchanged."""
         return rules
 
+    def close(self) -> None:
+        """End the agent's event loop or processes, if it has any."""
+        self._agent.close()
+
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`.
 
         Raises:
-            AgentError: the agent raises an exception or does not return a string; the message names the question and
-                the turn. `on_done` has been called for episodes that were done before.
+            AgentError: the agent failed, and `on_error` is "stop".
+            ConfigError: the agent cannot be called with an observation and an info.
         """
-        agent = self._instance()
-        if self._concurrency == 1:
-            for position, episode in enumerate(episodes):
-                self._play_one(agent, position, episode, engine, on_done)
-            return
         stop = threading.Event()
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            futures = [pool.submit(self._play_one, agent, i, e, engine, on_done, stop) for i, e in enumerate(episodes)]
+        if self.options.concurrency == 1:
+            for position, episode in enumerate(episodes):
+                self._play_one(position, episode, engine, on_done, stop)
+            return
+        with ThreadPoolExecutor(self.options.concurrency) as pool:
+            futures = [pool.submit(self._play_one, i, e, engine, on_done, stop) for i, e in enumerate(episodes)]
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -101,56 +134,61 @@ class CallablePlayer:
         for future in finished:
             future.result()
 
-    def _instance(self) -> AgentFunction:
-        agent: Any = self._agent
-        if inspect.isclass(agent):
-            try:
-                agent = agent()
-            except Exception as cause:
-                raise AgentError(f"agent {self.name!r} could not be instantiated: {_cause(cause)}") from cause
-        if not callable(agent):
-            raise ConfigError(f"agent {self.name!r}: an instance of the class is not callable; define __call__")
-        target = agent if inspect.isroutine(agent) else agent.__call__
-        if inspect.iscoroutinefunction(target):
-            raise ConfigError(f"agent {self.name!r} is a coroutine function; pass a plain function that returns text")
-        try:
-            inspect.signature(agent).bind("observation", {})
-        except TypeError as cause:
-            raise ConfigError(f"agent {self.name!r} must take (observation, info): {cause}") from cause
-        except ValueError:
-            pass  # a builtin without a signature: a wrong one fails at the first call
-        return agent  # type: ignore[no-any-return]
-
     def _play_one(
-        self,
-        agent: AgentFunction,
-        position: int,
-        episode: Episode,
-        engine: SearchEngine,
-        on_done: OnDone | None,
-        stop: threading.Event | None = None,
+        self, position: int, episode: Episode, engine: SearchEngine, on_done: OnDone | None, stop: threading.Event
     ) -> None:
-        observation, step = episode.prompt, None
-        while not episode.done:
-            if stop is not None and stop.is_set():
+        """Play one episode; after a failure as often as the options allow."""
+        options = self.options
+        restarts = options.on_error == "retry" and self._agent.stateful
+        current = _new_episode(episode) if restarts else episode
+        step: Step | None = None
+        take_turn: TakeTurn | None = None
+        failures = 0
+        while not current.done:
+            if stop.is_set():
                 return
-            text = self._ask(agent, observation, public_info(episode, step), episode)
-            outcome = episode.advance(text)
+            try:
+                take_turn = take_turn or self._start(current)
+                text = self._ask(take_turn, current, step)
+            except AgentError as error:
+                failures += 1
+                if options.on_error == "stop":
+                    raise
+                if options.on_error == "skip" or failures > options.retries:
+                    current.stop(StopReason.AGENT_ERROR, error=str(error))
+                    break
+                stop.wait(options.backoff_s * 2 ** (failures - 1))
+                if restarts:
+                    current, step, take_turn = _new_episode(episode), None, None
+                continue
+            outcome = current.advance(text)
             if isinstance(outcome, SearchRequest):
                 with self._engine_lock:
                     (result,) = run_searches(engine, [outcome])
-                outcome = episode.observe(result)
-            step, observation = outcome, outcome.observation
-        if on_done:
-            with self._done_lock:
+                outcome = current.observe(result)
+            step = outcome
+        with self._done_lock:
+            if current is not episode:
+                replay(episode, current.turns)
+            if on_done:
                 on_done(position)
 
-    def _ask(self, agent: AgentFunction, observation: str, info: dict[str, Any], episode: Episode) -> str:
+    def _start(self, episode: Episode) -> TakeTurn:
+        try:
+            return self._agent.start()
+        except (Exception, SystemExit) as cause:
+            if isinstance(cause, ConfigError):
+                raise
+            where = f"agent {self.name!r}, question {episode.question.id!r}"
+            raise AgentError(f"{where}: it could not be instantiated: {describe_error(cause)}") from cause
+
+    def _ask(self, take_turn: TakeTurn, episode: Episode, step: Step | None) -> str:
+        observation = episode.prompt if step is None else step.observation
         where = f"agent {self.name!r}, question {episode.question.id!r}, turn {len(episode.turns) + 1}"
         try:
-            text = agent(observation, info)
-        except Exception as cause:
-            raise AgentError(f"{where}: {_cause(cause)}") from cause
+            text = take_turn(observation, public_info(episode, step))
+        except (Exception, SystemExit) as cause:
+            raise AgentError(f"{where}: {describe_error(cause)}") from cause
         if not isinstance(text, str):
             raise AgentError(f"{where}: expected the text of one turn (str), got {type(text).__name__}: {text!r:.100}")
         return text
@@ -165,7 +203,8 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
     """
     info: dict[str, Any] = {
         "question": episode.question.text,
-        "question_id": episode.question.id,
+        # The dataset's own id would lead to the row, and so to the answer.
+        "question_id": hashlib.blake2b(episode.question.text.encode("utf-8", "replace"), digest_size=8).hexdigest(),
         "protocol": episode.rules.protocol.name,
         "stop_strings": episode.rules.protocol.stop_strings,
         "turn": len(episode.turns),
@@ -182,8 +221,15 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
     return info
 
 
-def _cause(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """One line with the error and the place in the agent's code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    ours = Path(__file__).parent
+    theirs = [frame for frame in frames if Path(frame.filename).parent != ours]
+    place = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def _new_episode(episode: Episode) -> Episode:
+    """The same episode, from its beginning."""
+    return Episode(episode.question, episode.rules, noise_level=episode.noise_level, seed=episode.seed)

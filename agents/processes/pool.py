@@ -184,8 +184,8 @@ def replay(episode: Episode, turns: Sequence[Turn]) -> None:
     """
     for turn in turns:
         step = turn.step
-        if step.stop_reason is StopReason.CONTEXT_LIMIT:
-            outcome: Any = episode.stop(StopReason.CONTEXT_LIMIT, turn.action_text)
+        if step.stop_reason in (StopReason.CONTEXT_LIMIT, StopReason.AGENT_ERROR):
+            outcome: Any = episode.stop(step.stop_reason, turn.action_text, step.error)
         else:
             outcome = episode.advance(turn.action_text)
             if isinstance(outcome, SearchRequest):

@@ -16,7 +16,7 @@ from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, sa
 from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
 from zerosearch_agents.players.make import CallablePlayer
 from zerosearch_env.cli import main as zerosearch
-from zerosearch_env.engines import CorpusEngine, FailingEngine
+from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine, register_engine
 from zerosearch_env.errors import AgentError, ConfigError, DataError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
@@ -121,7 +121,7 @@ def test_an_agent_that_never_searches_is_played_once(engine: CorpusEngine) -> No
     calls: list[str] = []
 
     def answer(observation: str, info) -> str:
-        calls.append(info["question_id"])
+        calls.append(info["question"])
         return "<answer>k</answer>"
 
     result = evaluate(Silent(answer), QUESTIONS, engine, RULES, (0.0, 0.5, 1.0))
@@ -169,10 +169,16 @@ def test_results_and_transcripts_are_written_and_read_back(tmp_path: Path, engin
     assert records[0]["extra"]["agent"] == "twice"
 
 
-def test_an_interrupted_cell_keeps_what_is_done_and_is_played_again(tmp_path: Path, engine: CorpusEngine) -> None:
+def test_an_interrupted_cell_is_continued_where_it_stopped(tmp_path: Path, engine: CorpusEngine) -> None:
+    asked: list[str] = []
+
     def stops(observation: str, info) -> str:
-        if info["question_id"] == "q3":
+        if info["question"] == "letter 3":
             raise KeyboardInterrupt
+        return search_twice(observation, info)
+
+    def counts(observation: str, info) -> str:
+        asked.append(info["question"])
         return search_twice(observation, info)
 
     store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
@@ -181,20 +187,57 @@ def test_an_interrupted_cell_keeps_what_is_done_and_is_played_again(tmp_path: Pa
     (partial,) = load_evaluation(tmp_path).cells
     assert not partial.complete
     assert [r.question_id for r in partial.episodes] == ["q0", "q1", "q2"]
-    assert len(list(read_transcripts(transcript_path(tmp_path, partial.key)))) == 3
+    path = transcript_path(tmp_path, partial.key)
+    assert len(list(read_transcripts(path))) == 3
 
+    lines = path.read_bytes()
+    path.write_bytes(lines[: lines.rindex(b"\n", 0, -1) + 40])  # a kill cut the third line off
     store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
-    evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
+    evaluate(CallablePlayer(counts, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
+    assert list(dict.fromkeys(asked)) == [f"letter {i}" for i in range(2, 8)]
     (cell,) = store.evaluation.cells
     assert cell.complete
-    assert len(list(read_transcripts(transcript_path(tmp_path, cell.key)))) == 8
+    assert len(list(read_transcripts(path))) == 8
+    whole = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0,)).cells[0]
+    assert cell.episodes == whole.episodes
+
+    store = Store(tmp_path, {"seed": 0}, {"twice": "changed"})
+    asked.clear()
+    evaluate(CallablePlayer(counts, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
+    assert len(set(asked)) == 8
+    assert len(list(read_transcripts(path))) == 8
+
+
+def test_only_failed_episodes_are_played_again(tmp_path: Path) -> None:
+    def run(engine: FailingEngine) -> list[str]:
+        asked: list[str] = []
+
+        def agent(observation: str, info) -> str:
+            asked.append(info["question"])
+            return search_twice(observation, info)
+
+        store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+        evaluate(CallablePlayer(agent, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
+        assert store.evaluation.cells[0].complete == (not engine.failing)
+        return list(dict.fromkeys(asked))
+
+    class Flaky(FailingEngine):
+        failing = True
+
+    assert len(run(Flaky("down", after=6))) == 8
+
+    class Healthy(ConstantEngine):
+        failing = False
+
+    assert run(Healthy()) == [f"letter {i}" for i in range(3, 8)]
+    assert run(Healthy()) == []
 
 
 def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Path, engine: CorpusEngine) -> None:
     calls: list[str] = []
 
     def agent(observation: str, info) -> str:
-        calls.append(info["question_id"])
+        calls.append(info["question"])
         return "<answer>k</answer>"
 
     for known, played in (("v1", 8), ("v1", 0), ("v2", 8)):
@@ -313,11 +356,40 @@ def test_a_mistyped_option_names_the_right_one(capsys: pytest.CaptureFixture[str
 
 def test_a_failing_agent_leaves_the_others_results(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agents = ["--agent", "baseline:random", "--agent", "eval_cli_agent.py:bad"]
-    assert zerosearch(["eval", *agents, *SMALL]) == 2
+    assert zerosearch(["eval", *agents, *SMALL]) == 3
     captured = capsys.readouterr()
     assert "turn 1: ValueError: oh no" in captured.err
     assert "the results so far are in out" in captured.out
     assert [cell.complete for cell in load_evaluation("out").cells] == [True, True, False]
+
+
+def test_an_exit_is_counted_and_the_next_agent_is_measured(
+    agent_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("exits.py").write_text(
+        "import sys\n\n\ndef agent(observation, info):\n"
+        "    return sys.exit(0) if len(info['question']) % 2 else '<answer>x</answer>'\n"
+    )
+    command = ["eval", "--agent", "exits=exits.py:agent", "--agent", "baseline:random", *SMALL]
+    assert zerosearch([*command, "--on-agent-error", "skip"]) == 3
+    out = capsys.readouterr().out
+    exits, *others = load_evaluation("out").cells[::2]
+    failures = exits.summary().agent_failures
+    assert 0 < failures < 6
+    assert [cell.complete for cell in others] == [True]
+    assert f"exits, corpus, noise 0.5: EM {exits.summary().em.mean:.1f}" in out
+    assert out.count(f"; the agent failed in {failures}; the first cause: agent 'exits', question") == 2
+    assert "SystemExit: 0 (exits.py:5)" in out
+    assert "(incomplete)" in out
+    Path("exits.py").write_text("def agent(observation, info):\n    return '<answer>x</answer>'\n")
+    assert zerosearch(command) == 0
+
+
+def test_a_dead_engine_ends_with_a_status_and_its_cause(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    register_engine("dead-in-tests", lambda argument, dataset: FailingEngine("HTTP 503: no backend"))
+    assert zerosearch(["eval", "--agent", "eval_cli_agent.py:agent", "--engine", "dead-in-tests", *SMALL]) == 3
+    out = capsys.readouterr().out
+    assert out.count("0 of 6 episodes finished; the engine failed in 6; the first cause: HTTP 503: no backend") == 2
 
 
 def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
         command: the command line, stored in the manifest.
 
     Returns:
-        Number of trajectories, searches and right answers in the file, and of engine failures in this session.
+        Number of trajectories, searches and right answers in the file, and of failures in this session.
 
     Raises:
         ConfigError: an option is invalid, or the output belongs to a run with other options.
@@ -112,14 +112,14 @@ def collect(
 ) -> dict[str, int]:
     """Play the items that have no line in `output` yet; returns counts over all its lines and of this session.
 
-    An episode in which the *engine* failed gets no line, so that it is played again next time.
+    An episode in which the engine or the agent's code failed gets no line, so that it is played again next time.
     """
     waiting = [item for item in items if _id(item) not in output.ids]
-    session = {"taken_over": len(items) - len(waiting), "engine_failures": 0}
+    session = {"taken_over": len(items) - len(waiting), "engine_failures": 0, "agent_failures": 0}
 
     def record(item: Item, episode: Episode) -> None:
-        if episode.stop_reason == "engine_error":
-            session["engine_failures"] += 1
+        if episode.stop_reason is not None and episode.stop_reason.failed:
+            session[f"{episode.stop_reason.removesuffix('_error')}_failures"] += 1
         else:
             output.write(as_record(from_episode(episode, id=_id(item), agent=player.name)))
         bar.advance(f"right {output.counts['right']}  searches {output.counts['searches']}")
@@ -129,7 +129,7 @@ def collect(
         with ProgressBar("episodes", len(items), done=session["taken_over"]) as bar:
             for start in range(0, len(waiting), BATCH):
                 play_items(player, waiting[start : start + BATCH], engine, rules, noise, seed, record)
-        finished = not session["engine_failures"]
+        finished = not (session["engine_failures"] or session["agent_failures"])
     finally:
         output.note(session, complete=finished)
     return {**output.counts, **session}

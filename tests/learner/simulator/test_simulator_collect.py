@@ -22,7 +22,7 @@ import os, time
 def agent(observation, info):
     time.sleep(float(os.environ.get("PAUSE", "0")))
     stop = os.environ.get("STOP_AT")
-    if stop and info["question_id"] == stop:
+    if stop and info["question"] == f"What is number {stop}?":
         raise KeyboardInterrupt
     if not info["searches"]:
         return f"<search>{info['question']}</search>"
@@ -80,7 +80,7 @@ def test_a_run_grows_and_an_interrupt_keeps_what_is_done(folder: Path, monkeypat
     main(command("whole.jsonl"))
     main(command("out.jsonl", questions="4"))
     assert len(lines("out.jsonl")) == 4
-    missing = next(f"q{i}" for i in range(5, 10) if f"q{i}" not in Path("out.jsonl").read_text())
+    missing = next(str(i) for i in range(5, 10) if f"number {i}?" not in Path("out.jsonl").read_text())
     monkeypatch.setenv("STOP_AT", missing)
     with pytest.raises(KeyboardInterrupt):
         main(command("out.jsonl"))
@@ -173,7 +173,7 @@ def test_what_the_engine_failed_is_played_again(folder: Path, monkeypatch: pytes
 
 def test_a_failing_agent_leaves_what_is_done(folder: Path) -> None:
     Path("walker.py").write_text(AGENT.replace("raise KeyboardInterrupt", "raise ValueError('no')"))
-    os.environ["STOP_AT"] = "q4"
+    os.environ["STOP_AT"] = "4"
     try:
         with pytest.raises(AgentError, match="q4"):
             main(command("out.jsonl"))

@@ -1,0 +1,159 @@
+"""Calls into an agent's code in this process: sync or async, one instance per episode, each call within a time limit.
+
+Whatever the code raises, `SystemExit` included, reaches the caller as it is; `CallablePlayer` turns it into a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.llm.http.loop import LoopThread
+
+TakeTurn = Callable[[str, Mapping[str, Any]], Any]
+"""(observation, info) -> the text of a turn, if the agent is right; its type is checked by the caller."""
+
+
+class AgentHost(Protocol):
+    """Where an agent's code runs: in this process (`LocalAgent`) or in its own (`IsolatedAgent`)."""
+
+    @property
+    def stateful(self) -> bool:
+        """Whether every episode has its own instance. An instance that failed in a turn is not asked again."""
+        ...
+
+    @property
+    def source(self) -> Path | None:
+        """The source file of the agent; None if it has none."""
+        ...
+
+    def start(self) -> TakeTurn:
+        """Begin an episode: make the instance that plays it.
+
+        Raises:
+            ConfigError: the agent cannot be called with an observation and an info.
+            BaseException: whatever the agent's constructor raises.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the processes of the agent, if it has any."""
+        ...
+
+
+class LocalAgent:
+    """An agent in this process.
+
+    A class gets one instance per episode; a function or an object plays all of them. Coroutines run in one event loop,
+    in a thread that lives as long as this object, so an async client may be shared by all episodes.
+
+    A sync call that exceeds the time limit continues in its thread, since Python cannot end a thread. Nothing waits
+    for it any more.
+
+    Args:
+        agent: the function, the object or the class.
+        name: its name in error messages.
+        turn_timeout_s: limit of each call, in seconds; None: no limit.
+    """
+
+    def __init__(self, agent: Callable[..., Any], name: str, turn_timeout_s: float | None = None) -> None:
+        self._agent = agent
+        self._name = name
+        self._timeout_s = turn_timeout_s
+        self._loop = LoopThread("zerosearch-agent")
+        self.stateful = inspect.isclass(agent)
+        # An async client made in a constructor expects a running loop.
+        self._made_in_loop = inspect.isclass(agent) and inspect.iscoroutinefunction(
+            inspect.getattr_static(agent, "__call__")
+        )
+
+    @property
+    def source(self) -> Path | None:
+        """The source file of the agent; None if it has none."""
+        agent = self._agent
+        try:
+            file = inspect.getsourcefile(agent if inspect.isroutine(agent) or self.stateful else type(agent))
+        except TypeError:
+            return None
+        return Path(file) if file and Path(file).is_file() else None
+
+    def start(self) -> TakeTurn:
+        """See `AgentHost.start`."""
+        agent = self._agent
+        if self.stateful:
+            agent = self._await(_make(agent)) if self._made_in_loop else self._call(agent)
+        if not callable(agent):
+            raise ConfigError(f"agent {self._name!r}: an instance of the class is not callable; define __call__")
+        try:
+            inspect.signature(agent).bind("observation", {})
+        except TypeError as cause:
+            raise ConfigError(f"agent {self._name!r} must take (observation, info): {cause}") from cause
+        except ValueError:
+            pass  # a builtin without a signature: a wrong one fails at the first call
+        return partial(self._call, agent)
+
+    def close(self) -> None:
+        """End the event loop, if there is one."""
+        self._loop.close()
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self._timeout_s is None or inspect.iscoroutinefunction(function):
+            result = function(*arguments)
+        else:
+            result = self._within_the_limit(_in_thread(partial(function, *arguments)))
+        return self._await(result) if inspect.isawaitable(result) else result
+
+    def _await(self, awaitable: Awaitable[Any]) -> Any:
+        result, error = self._within_the_limit(self._loop.submit(_outcome(awaitable)))
+        if error is not None:
+            raise error
+        return result
+
+    def _within_the_limit(self, future: Future[Any]) -> Any:
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError as cause:
+            if future.done():
+                raise  # the agent's own
+            raise TimeoutError(f"no reply within {self._timeout_s:g} s (the time limit of a turn)") from cause
+        finally:
+            future.cancel()  # after the limit, and after Ctrl-C
+
+
+async def _make(agent: Callable[[], Any]) -> Any:
+    return agent()
+
+
+async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """Await in the loop. What is raised is returned: `SystemExit` would end the loop's thread."""
+    try:
+        return await awaitable, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
+
+
+def _in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Call in a daemon thread: one that hangs does not keep the process alive."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            outcome = partial(future.set_exception, error)
+        else:
+            outcome = partial(future.set_result, result)
+        if future.set_running_or_notify_cancel():
+            outcome()
+
+    threading.Thread(target=work, daemon=True, name="zerosearch-agent").start()
+    return future
