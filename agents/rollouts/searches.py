@@ -8,8 +8,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from zerosearch_env.engines import SearchEngine, engine_parts
-from zerosearch_env.engines.run import run_searches
-from zerosearch_env.errors import EngineError
+from zerosearch_env.engines.run import run_search, run_searches
 from zerosearch_env.llm.http.loop import LoopThread
 from zerosearch_env.types import SearchRequest, SearchResult
 
@@ -87,7 +86,7 @@ class BackgroundDesk:
         self._engine = engine
         self._on_ready = on_ready
         self._loop = LoopThread("zerosearch-searches")
-        self._answers: queue.SimpleQueue[tuple[int, SearchResult | BaseException] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._pending: set[Future[None]] = set()
 
     def submit(self, key: int, request: SearchRequest) -> None:
@@ -96,11 +95,7 @@ class BackgroundDesk:
         self._pending.add(self._loop.submit(self._search(key, request)))
 
     def collect(self, *, wait: bool) -> list[Answer]:
-        """See `SearchDesk.collect`.
-
-        Raises:
-            Exception: any exception of the engine other than `EngineError`.
-        """
+        """See `SearchDesk.collect`."""
         results: list[Answer] = []
         while True:
             try:
@@ -110,10 +105,7 @@ class BackgroundDesk:
             if answer is None:
                 wait = False
                 continue
-            key, result = answer
-            if isinstance(result, BaseException):
-                raise result
-            results.append((key, result))
+            results.append(answer)
 
     def wake(self) -> None:
         """See `SearchDesk.wake`."""
@@ -124,13 +116,7 @@ class BackgroundDesk:
         self._loop.close()
 
     async def _search(self, key: int, request: SearchRequest) -> None:
-        try:
-            result: SearchResult | BaseException = await self._engine.asearch(request)
-        except EngineError as error:
-            name = type(self._engine).__name__
-            result = SearchResult((), engine=name, attempts=error.attempts, failure=str(error))
-        except Exception as error:
-            result = error
+        result = await run_search(self._engine, request)
         self._answers.put((key, result))
         self._on_ready()
 

@@ -86,14 +86,14 @@ def test_callers_of_a_loop_that_ended_are_forgotten() -> None:
     assert not engine._waiting
 
 
-def test_an_exception_reaches_every_caller_of_the_batch() -> None:
+def test_an_exception_fails_every_caller_that_it_concerns() -> None:
     engine = EchoEngine()
     engine.broken = True
 
     async def main() -> list[SearchResult | BaseException]:
         return await asyncio.gather(*(engine.asearch(ask(q)) for q in "ab"), return_exceptions=True)
 
-    assert [str(error) for error in asyncio.run(main())] == ["broken", "broken"]
+    assert [str(error) for error in asyncio.run(main())] == ["EchoEngine raised RuntimeError: broken"] * 2
 
 
 def test_a_cancelled_caller_does_not_disturb_the_others() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_fakes import EchoEngine, ShortEngine, make_dataset
+from env_fakes import MISBEHAVIOURS, BadEngine, EchoEngine, make_dataset
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
@@ -374,29 +374,29 @@ def test_a_failed_engine_raises_if_asked_to() -> None:
     assert env.step("<answer>x</answer>")[2]
 
 
-class RaisingEngine(ConstantEngine):
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def search(self, requests: Any) -> list[SearchResult]:
-        raise self.error
-
-
-def test_an_engine_that_raises_its_error_counts_as_failed_and_a_bug_passes_through() -> None:
-    env = make(search_engine=RaisingEngine(EngineError("down", 2)))
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+def test_whatever_an_engine_does_wrong_fails_the_search(misbehaviour: str) -> None:
+    env = make(search_engine=BadEngine(misbehaviour), reward=lambda prediction, answers: 5.0)
     env.reset(seed=0)
-    assert env.step(SEARCH)[4]["error"] == "down"
-    env = make(search_engine=RaisingEngine(KeyError("bug")))
+    _, reward, terminated, truncated, info = env.step("<search>bad</search>")
+    assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "engine_error")
+    assert "BadEngine" in info["error"] or misbehaviour == "a failure of the engine"
+    env = make(search_engine=BadEngine(misbehaviour), on_engine_error="raise")
     env.reset(seed=0)
-    with pytest.raises(KeyError, match="bug"):
-        env.step(SEARCH)
+    with pytest.raises(EngineError):
+        env.step("<search>bad</search>")
+    assert env.unwrapped.episode.stop_reason == "engine_error"
 
 
-def test_an_engine_with_too_few_results_is_an_error_in_every_mode() -> None:
-    env = make(search_engine=ShortEngine())
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_and_an_exit_are_no_failures_of_the_engine(signal: type[BaseException]) -> None:
+    class InterruptedEngine(ConstantEngine):
+        def search(self, requests: Any) -> list[SearchResult]:
+            raise signal
+
+    env = make(search_engine=InterruptedEngine())
     env.reset(seed=0)
-    with pytest.raises(EngineError, match="0 results for 1 requests"):
+    with pytest.raises(signal):
         env.step(SEARCH)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,14 @@ def test_a_callable_reward_must_return_a_finite_number(value: object) -> None:
 
     with pytest.raises(ConfigError, match=r"broken returned for prediction 'x' must be a finite number, got"):
         get_reward(broken)("x", ["x"])  # type: ignore[arg-type]
+
+
+def test_a_callable_reward_that_raises_is_named() -> None:
+    def broken(prediction: str | None, answers: Sequence[str]) -> float:
+        return float(len(prediction))  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match=r"the reward .*broken raised TypeError for prediction None: object of type"):
+        get_reward(broken)(None, ["x"])
 
 
 def test_real_gold_answers_score_one(shared_data: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_fakes import EchoEngine, ShortEngine, make_dataset
+from env_fakes import MISBEHAVIOURS, BadEngine, EchoEngine, make_dataset
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -362,11 +362,27 @@ def test_failed_searches_raise_if_asked_to_and_the_rest_goes_on() -> None:
     assert infos["_question"].tolist() == [False, True]
 
 
-def test_an_engine_with_too_few_results_is_an_error() -> None:
-    envs = make(2, search_engine=ShortEngine())
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+def test_whatever_an_engine_does_wrong_ends_its_episodes_alone(misbehaviour: str) -> None:
+    envs = make(3, search_engine=BadEngine(misbehaviour), reward=lambda prediction, answers: -1.0)
     envs.reset(seed=0)
-    with pytest.raises(EngineError, match="1 results for 2 requests"):
-        envs.step(["<search>a</search>"] * 2)
+    _, rewards, _, truncations, infos = envs.step(["<search>bad</search>", "<search>good</search>", "no tag"])
+    assert truncations[0]
+    assert not truncations[2]
+    assert infos["error"][0]
+    assert "BadEngine" in infos["error"][0] or misbehaviour == "a failure of the engine"
+    assert not rewards.any(), "a failed engine pays nothing"
+    _, _, _, truncations, infos = envs.step(["<search>good</search>"] * 3)
+    assert infos["_question"][0]
+    assert not truncations.any()
+
+
+def test_a_bad_query_of_one_episode_does_not_fail_the_others() -> None:
+    envs = make(3, search_engine=BadEngine("a bug"))
+    envs.reset(seed=0)
+    truncations, infos = envs.step(["<search>bad</search>", "<search>good</search>", "<search>fine</search>"])[3:]
+    assert truncations.tolist() == [True, False, False]
+    assert infos["error"][0] == "BadEngine raised KeyError: 'a bug'"
 
 
 def test_rendering(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from zerosearch_env.engines import BatchedEngine, ConstantEngine
+from zerosearch_env.engines import BatchedEngine
+from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult
 
 SEARCH = "<think>look it up</think><search>the lake of {}</search>"
@@ -50,8 +54,55 @@ class EchoEngine(BatchedEngine):
         super().close()
 
 
-class ShortEngine(ConstantEngine):
-    """Breaks the contract: one result too few."""
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def _raises(error: BaseException) -> Callable[[list[SearchResult]], Any]:
+    def misbehave(results: list[SearchResult]) -> Any:
+        raise error
+
+    return misbehave
+
+
+def _document(**wrong: Any) -> Callable[[list[SearchResult]], Any]:
+    return lambda results: [SearchResult((replace(results[0].documents[0], **wrong),)), *results[1:]]
+
+
+MISBEHAVIOURS: dict[str, Callable[[list[SearchResult]], Any]] = {
+    "None": lambda results: None,
+    "a generator": lambda results: (result for result in results),
+    "a string": lambda results: "results",
+    "a mapping": lambda results: dict(enumerate(results)),
+    "too few": lambda results: results[1:],
+    "too many": lambda results: [*results, results[0]],
+    "no results": lambda results: [None, *results[1:]],
+    "documents of no type": lambda results: [SearchResult(None), *results[1:]],
+    "documents that are strings": lambda results: [SearchResult(("text",)), *results[1:]],
+    "documents from a generator": lambda results: [SearchResult(d for d in results[0].documents), *results[1:]],
+    "a text that is None": _document(text=None),
+    "a title of bytes": _document(title=b"title"),
+    "a source that is a number": _document(source=7),
+    "a score that is a string": _document(score="high"),
+    "a failure that is an exception": lambda results: [SearchResult((), failure=ValueError("no")), *results[1:]],
+    "a bug": _raises(KeyError("a bug")),
+    "an invalid request": _raises(ConfigError("top_k is too large")),
+    "a panic of native code": _raises(type("PanicException", (BaseException,), {})("panicked")),
+    "a cancelled future": _raises(CancelledError()),
+    "an exception without text": _raises(UnprintableError()),
+    "a failure of the engine": _raises(EngineError("down", 2)),
+}
+"""What an engine does wrong with its proper results; at least the first search must fail."""
+
+
+class BadEngine(EchoEngine):
+    """Misbehaves in batches that hold the query "bad"."""
+
+    def __init__(self, misbehaviour: str) -> None:
+        super().__init__()
+        self.misbehave = MISBEHAVIOURS[misbehaviour]
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        return super().search(requests)[1:]
+        results = super().search(requests)
+        return self.misbehave(results) if "bad" in [request.query for request in requests] else results

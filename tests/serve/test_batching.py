@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from zerosearch_env.engines.run import search_each
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.retrieve_api.codec import RequestError
-from zerosearch_env.serve.batching import Batcher, search_apart
+from zerosearch_env.serve.batching import Batcher
 from zerosearch_env.serve.metrics import Histogram, Metrics
 from zerosearch_env.types import SearchRequest, SearchResult
 
@@ -84,7 +85,7 @@ def test_several_calls_at_a_time(recording: Any) -> None:
 
 def test_a_bad_request_stands_alone(recording: Any) -> None:
     engine = recording()
-    outcomes = search_apart(engine, [ask(query) for query in ("a", "b", "refuse", "c", "boom", "d")])
+    outcomes = search_each(engine, [ask(query) for query in ("a", "b", "refuse", "c", "boom", "d")])
     assert [type(outcome) for outcome in outcomes] == [
         SearchResult,
         SearchResult,
@@ -98,10 +99,10 @@ def test_a_bad_request_stands_alone(recording: Any) -> None:
 
 def test_a_failure_of_the_engine_is_everybodys(recording: Any) -> None:
     engine = recording()
-    outcomes = search_apart(engine, [ask("a"), ask("down"), ask("b")])
+    outcomes = search_each(engine, [ask("a"), ask("down"), ask("b")])
     assert [str(outcome) for outcome in outcomes] == ["the simulator cannot be reached"] * 3
     assert len(engine.calls) == 1
-    assert "returned 0 results for 2 requests" in str(search_apart(engine, [ask("a"), ask("short")])[0])
+    assert "returned 0 results for 2 requests" in str(search_each(engine, [ask("a"), ask("short")])[0])
 
 
 def test_too_many_waiting(recording: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from env_fakes import MISBEHAVIOURS, BadEngine
 from prometheus_client.parser import text_string_to_metric_families
 
 from zerosearch_env.retrieve_api.dialects import DIALECTS
@@ -132,6 +133,53 @@ def test_a_failed_search_is_never_an_empty_result(start: Any, query: str, status
     assert text.partition(" for 2")[0] in reply.json["error"]
     assert server.post("/retrieve", {"query": "fine"}).status == 200
     assert server.get("/stats").json["errors"] == {kind: 1}
+
+
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+def test_the_server_survives_whatever_an_engine_does_wrong(start: Any, misbehaviour: str) -> None:
+    server = start(BadEngine(misbehaviour))
+    assert server.get("/health").json["status"] == "ok"
+    for _ in range(2):
+        reply = server.post("/retrieve", {"query": "bad"})
+        rejected = misbehaviour == "an invalid request"
+        assert (reply.status, reply.json["kind"]) == ((400, "refused_by_engine") if rejected else (502, "engine"))
+        assert "BadEngine" in reply.json["error"] or misbehaviour == "a failure of the engine"
+    health = server.get("/health")
+    assert (health.status, health.json["status"]) == ((200, "ok") if rejected else (503, "failing"))
+    assert rejected or health.json["error"] in reply.json["error"]
+    assert server.post("/retrieve", {"query": "good"}).status == 200
+    assert (server.get("/health").status, server.get("/health").json["status"]) == (200, "ok")
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_an_engine_cannot_end_the_server(start: Any, recording: Any, signal: type[BaseException]) -> None:
+    class ExitingEngine(recording):
+        def search(self, requests: Any) -> Any:
+            raise signal("out")
+
+    server = start(ExitingEngine())
+    for _ in range(2):
+        reply = server.post("/retrieve", {"query": "q"})
+        assert (reply.status, reply.json["error"]) == (
+            502,
+            f"ExitingEngine raised {signal.__name__}: out",
+        )
+
+
+def test_an_engine_that_hangs(start: Any, recording: Any) -> None:
+    engine = recording()
+    engine.released.clear()
+    server = start(engine, request_timeout_s=0.05)
+    assert server.post("/retrieve", {"query": "q"}).status == 504
+    assert server.post("/retrieve", {"query": "r"}).status == 504
+    health = server.get("/health")
+    assert (health.status, health.json["status"]) == (503, "stuck")
+    assert "has not returned for" in health.json["error"]
+    engine.released.set()
+    deadline = time.monotonic() + 10
+    while server.get("/health").status == 503:
+        assert time.monotonic() < deadline
+    assert server.post("/retrieve", {"query": "q"}).status == 200
 
 
 def test_one_bad_request_does_not_take_its_company_down(start: Any, recording: Any, together: Any) -> None:

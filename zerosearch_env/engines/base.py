@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
 from ..types import Document, SearchRequest, SearchResult
+from .run import Outcome, search_each
 from .stats import SearchCounts
 
 _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
@@ -109,7 +110,11 @@ class BatchedEngine(EngineParts, ABC):
     async def asearch(self, request: SearchRequest) -> SearchResult:
         """Answer one request, batched with those of other callers in the same event loop.
 
-        If `search` raises an exception, every caller of the batch gets it.
+        Whatever `search` does wrong fails the callers concerned (see `run.search_each`).
+
+        Raises:
+            EngineError: the engine is closed, or `search` failed.
+            ConfigError: the engine rejected the request.
         """
         self._check_open()
         loop = asyncio.get_running_loop()
@@ -152,20 +157,21 @@ class BatchedEngine(EngineParts, ABC):
             del self._waiting[loop]
         live = [(request, future) for request, future in waiting if not future.done()]
         if live:
-            task = loop.run_in_executor(None, self.search, [request for request, _ in live])
+            task = loop.run_in_executor(None, search_each, self, [request for request, _ in live])
             task.add_done_callback(lambda done: _deliver(done, [future for _, future in live]))
 
 
-def _deliver(done: asyncio.Future[list[SearchResult]], futures: Sequence[asyncio.Future[SearchResult]]) -> None:
-    """Give each caller its result, or the exception of the batch."""
+def _deliver(done: asyncio.Future[list[Outcome]], futures: Sequence[asyncio.Future[SearchResult]]) -> None:
+    """Give each caller its result, or its error."""
     error = EngineError("the search was cancelled") if done.cancelled() else done.exception()
-    for position, future in enumerate(futures):
+    outcomes = done.result() if error is None else [error] * len(futures)
+    for outcome, future in zip(outcomes, futures, strict=True):
         if future.done():
             continue
-        if error is not None:
-            future.set_exception(error)
+        if isinstance(outcome, SearchResult):
+            future.set_result(outcome)
         else:
-            future.set_result(done.result()[position])
+            future.set_exception(outcome)
 
 
 def check_size(passages: int, top_k: int, *, noise: bool) -> None:

@@ -1,32 +1,161 @@
-"""One engine call for all searches of a step, with a check of the number of results."""
+"""The boundary between the package and an engine: every misbehaviour of an engine becomes a failure of its searches.
+
+An engine may raise any exception, return something other than a list, too few results, or results of the wrong types.
+Everything that searches goes through this module, so that none of this ends other episodes, kills a thread or is taken
+for documents.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import threading
+import traceback
 from collections.abc import Sequence
+from typing import Protocol
 
-from ..errors import EngineError
-from ..types import SearchRequest, SearchResult
-from .base import SearchEngine
+from ..checks import is_number
+from ..errors import ConfigError, EngineError, QuotaError, ZeroSearchError
+from ..privacy import redact
+from ..types import Document, SearchRequest, SearchResult
+
+Outcome = SearchResult | ZeroSearchError
+
+_log = logging.getLogger(__name__)
+_reported: set[tuple[str, str, int]] = set()
+"""Engine, exception and line of the tracebacks that were logged: each is logged once."""
 
 
-def run_searches(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-    """Call the engine once for all requests; if the call raises `EngineError`, each request gets a failed result.
+class _Searches(Protocol):
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]: ...
+
+
+class _SearchesOne(Protocol):
+    async def asearch(self, request: SearchRequest) -> SearchResult: ...
+
+
+def run_searches(engine: _Searches, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    """Call the engine once for all requests; whatever it does wrong becomes a failed result (see `search_each`).
 
     Without requests the engine is not called.
+    """
+    return [_as_result(engine, outcome) for outcome in search_each(engine, requests)]
 
-    Raises:
-        EngineError: the engine did not return one result per request, which a retry cannot fix.
+
+async def run_search(engine: _SearchesOne, request: SearchRequest) -> SearchResult:
+    """Await one search; whatever the engine does wrong becomes a failed result."""
+    name = type(engine).__name__
+    try:
+        return _as_result(engine, _checked(name, await engine.asearch(request)))
+    except BaseException as cause:  # native code may raise BaseException
+        task = asyncio.current_task()
+        if _ends_program(cause) or (
+            isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling()
+        ):
+            raise
+        return _as_result(engine, _as_error(name, cause))
+
+
+def search_each(engine: _Searches, requests: Sequence[SearchRequest]) -> list[Outcome]:
+    """Search a batch such that a request on which the engine raises does not fail the others.
+
+    An `EngineError` applies to all requests: the engine as a whole failed. After any other exception the two halves of
+    the batch are searched separately, and so on, until the request that causes it is isolated.
+
+    Returns:
+        One result or error per request, in order. A `ConfigError` rejects its request; any other exception and
+        results of the wrong types become an `EngineError` that names the engine.
     """
     if not requests:
         return []
+    name = type(engine).__name__
+    results, error = _try(engine, requests)
+    if error is None:
+        return _check_all(name, results, len(requests))
+    if len(requests) == 1 or isinstance(error, EngineError):
+        return [_as_error(name, error)] * len(requests)
+    half = len(requests) // 2
+    return [*search_each(engine, requests[:half]), *search_each(engine, requests[half:])]
+
+
+def _try(engine: _Searches, requests: Sequence[SearchRequest]) -> tuple[object, BaseException | None]:
+    """What the engine returned, or the exception that it raised."""
     try:
-        results = engine.search(requests)
-    except EngineError as error:
-        failed = SearchResult((), engine=type(engine).__name__, attempts=error.attempts, failure=str(error))
-        return [failed] * len(requests)
-    if len(results) != len(requests):
-        raise EngineError(
-            f"{type(engine).__name__}.search returned {len(results)} results for {len(requests)} requests; "
-            "it must return one result per request, in order."
-        )
-    return results
+        return engine.search(requests), None
+    except BaseException as cause:  # native code may raise BaseException
+        if _ends_program(cause):
+            raise
+        return None, cause
+
+
+def _check_all(name: str, results: object, count: int) -> list[Outcome]:
+    if isinstance(results, (list, tuple)) and len(results) == count:
+        return [_checked(name, result) for result in results]
+    got = f"{len(results)} results for {count} requests" if isinstance(results, (list, tuple)) else _kind(results)
+    message = f"{name}.search returned {got}; it must return a list with one SearchResult per request, in order"
+    return [EngineError(message)] * count
+
+
+def _ends_program(cause: BaseException) -> bool:
+    """Whether an exception is Ctrl-C or an exit, which only the main thread gets, and not the engine's own."""
+    return isinstance(cause, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread()
+
+
+def _as_error(name: str, cause: BaseException) -> ZeroSearchError:
+    """The error of a search, without secrets."""
+    message = redact(_text(cause))
+    if isinstance(cause, EngineError):
+        return (QuotaError if isinstance(cause, QuotaError) else EngineError)(message, cause.attempts)
+    if isinstance(cause, ConfigError):
+        return ConfigError(f"{name}: {message}")
+    _report(name, cause)
+    return EngineError(f"{name} raised {type(cause).__name__}: {message}")
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # the engine's own `__str__`
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def _report(name: str, cause: BaseException) -> None:
+    """Log a traceback, once per line that raises: an engine that always fails must not fill the log."""
+    frames = traceback.extract_tb(cause.__traceback__)
+    place = name, type(cause).__name__, (frames[-1].lineno or 0) if frames else 0
+    if place not in _reported:
+        _reported.add(place)
+        _log.error("%s raised:\n%s", name, redact("".join(traceback.format_exception(cause))))
+
+
+def _as_result(engine: object, outcome: Outcome) -> SearchResult:
+    if isinstance(outcome, SearchResult):
+        return outcome
+    attempts = outcome.attempts if isinstance(outcome, EngineError) else 1
+    return SearchResult((), engine=type(engine).__name__, attempts=attempts, failure=str(outcome))
+
+
+def _checked(name: str, result: object) -> Outcome:
+    """The result if its fields have the right types, else the error to report."""
+    if not isinstance(result, SearchResult):
+        return EngineError(f"{name} returned {_kind(result)} for a search; expected a SearchResult")
+    failure, documents = result.failure, result.documents
+    if failure is not None:
+        return result if isinstance(failure, str) else EngineError(f"{name} failed: {redact(_text(failure))}")
+    if not isinstance(documents, (tuple, list)):
+        return EngineError(f"{name} returned {_kind(documents)} as documents; expected a tuple of Document")
+    for document in documents:
+        if not isinstance(document, Document):
+            return EngineError(f"{name} returned {_kind(document)} as a document; expected a Document")
+        title, text, source, score = document.title, document.text, document.source, document.score
+        if not (isinstance(title, str) and isinstance(text, str) and isinstance(source, str)):
+            wrong = next(key for key in ("title", "text", "source") if not isinstance(getattr(document, key), str))
+            got = _kind(getattr(document, wrong))
+            return EngineError(f"{name} returned a document whose {wrong} is {got}; expected a string")
+        if score is not None and type(score) is not float and not is_number(score):
+            return EngineError(f"{name} returned a document whose score is {_kind(score)}; expected a number or None")
+    return result
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"

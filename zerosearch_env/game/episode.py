@@ -237,7 +237,10 @@ class Episode:
         answers, reward = self.question.answers, self.rules.reward
         em, f1, subem = score(prediction, answers)
         unicode_scores = unicode_score(prediction, answers)
-        paid = em if reward is exact_match else reward(prediction, answers)
+        if reason is StopReason.ENGINE_ERROR:
+            paid = 0.0  # the engine's failure, whatever a custom reward pays without an answer
+        else:
+            paid = em if reward is exact_match else reward(prediction, answers)
         scores = Scores(prediction, answers, em, f1, subem, paid, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)

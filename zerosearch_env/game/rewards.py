@@ -128,11 +128,16 @@ class CheckedReward:
         """The reward as a float.
 
         Raises:
-            ConfigError: the function does not return a finite number.
+            ConfigError: the function raises, or does not return a finite number.
         """
-        value = self.function(prediction, answers)
         name = getattr(self.function, "__qualname__", repr(self.function))
-        what = f"the value that the reward {name} returned for prediction {prediction!r}"
+        try:
+            value = self.function(prediction, answers)
+        except Exception as cause:
+            raise ConfigError(
+                f"the reward {name} raised {type(cause).__name__} for prediction {prediction!r:.100}: {cause}"
+            ) from cause
+        what = f"the value that the reward {name} returned for prediction {prediction!r:.100}"
         hint = "Return a float; the prediction is None when the episode ended without an answer."
         return check_number(what, int(value) if isinstance(value, bool) else value, hint=hint)
 

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, EngineError, ZeroSearchError, require
 from ..llm.http.codecs import JSON, Codec
+from ..privacy import redact
 from ..retrieve_api.bodies import parse
 from ..retrieve_api.codec import RequestError, codec_of, decode
 from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
@@ -34,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 CUT_OFF = "cut_off"
 """Error kind of a request that did not finish within the grace period of a stopping server."""
+
+_RECENT_S = 60.0
+"""`/health` reports a failed engine call for this long, in seconds. A load balancer that sends nothing meanwhile then
+tries again."""
 
 _DRAINED = 4
 """A body that is too large is read and discarded up to this multiple of the limit: a client that is still sending gets
@@ -85,7 +91,19 @@ class Service:
             if result.failure is not None:
                 raise EngineError(f"the search for {request.query[:80]!r} failed: {result.failure}", result.attempts)
         self.metrics.noisy += sum(any(request.noise_mask) for request in requests)
-        return [result.documents for result in results]
+        return [tuple(result.documents[: request.top_k]) for request, result in zip(requests, results, strict=True)]
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which the engine has not returned, once that is longer than a request may wait; else 0."""
+        return self.batcher.stuck_s(self.limits.request_timeout_s)
+
+    @property
+    def problem(self) -> str | None:
+        """Why searches fail at present; None if they do not."""
+        if seconds := self.stuck_s:
+            return f"the search engine has not returned for {seconds:.0f} s"
+        return self.batcher.failure(_RECENT_S)
 
 
 def make_app(service: Service) -> Starlette:
@@ -140,7 +158,7 @@ class _Handlers:
         except ZeroSearchError as error:
             response = self._failed(error, named.codec)
         except Exception as error:  # a bug: reported to the caller and logged with a traceback
-            _log.exception("a request failed")
+            _log.error("a request failed:\n%s", redact(traceback.format_exc()))
             response = self._failed(error, named.codec)
         except asyncio.CancelledError:
             # A stopping server cancels pending requests; send the caller an error instead of dropping the connection.
@@ -167,8 +185,14 @@ class _Handlers:
         return self._encoded(render(dialect, parsed, documents), codec)
 
     async def health(self, request: Request) -> Response:
-        """Answer GET: whether the server runs. Needs no token."""
-        return self._encoded({"status": "ok", "engine": self._service.engine, "dialect": self._service.dialect})
+        """Answer GET: whether searches succeed; 503 while they fail. Needs no token."""
+        service, problem = self._service, self._service.problem
+        facts: dict[str, Any] = {"engine": service.engine, "dialect": service.dialect}
+        if problem is None:
+            return self._encoded({"status": "ok", **facts})
+        return self._encoded(
+            {"status": "stuck" if service.stuck_s else "failing", **facts, "error": problem}, status=503
+        )
 
     async def stats(self, request: Request) -> Response:
         """Answer GET: the counters as JSON."""
@@ -235,7 +259,7 @@ class _Handlers:
     def _failed(self, error: Exception, codec: Codec = JSON) -> Response:
         status, kind = _status_of(error)
         self._service.metrics.errors[kind] += 1
-        response = self._encoded({"error": str(error) or type(error).__name__, "kind": kind}, codec, status)
+        response = self._encoded({"error": redact(str(error)) or type(error).__name__, "kind": kind}, codec, status)
         if status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if status == 503:

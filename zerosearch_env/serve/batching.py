@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import queue
 import threading
 import time
@@ -24,43 +23,14 @@ from collections.abc import Callable, Sequence
 
 from ..checks import check_number, check_whole_number
 from ..engines.base import SearchEngine
+from ..engines.run import Outcome, search_each
 from ..errors import EngineError, ZeroSearchError
 from ..retrieve_api.codec import RequestError
 from ..types import SearchRequest, SearchResult
 from .metrics import Metrics
 
-Outcome = SearchResult | ZeroSearchError
 _Job = Callable[[], None]
 _Entry = tuple[SearchRequest, "asyncio.Future[SearchResult]"]
-
-_log = logging.getLogger(__name__)
-
-
-def search_apart(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[Outcome]:
-    """Search a batch such that a request the engine rejects does not fail the others.
-
-    An `EngineError` applies to all requests: the engine as a whole failed. After any other exception the two halves of
-    the batch are searched separately, and so on, until the request that causes it is isolated.
-
-    Returns:
-        One result or error per request, in order. Exceptions from outside this package become an `EngineError`.
-    """
-    try:
-        results = engine.search(requests)
-    except EngineError as error:
-        return [error] * len(requests)
-    except BaseException as cause:  # native code may panic with BaseException; Ctrl-C and exit never reach this thread
-        if len(requests) > 1:
-            half = len(requests) // 2
-            return [*search_apart(engine, requests[:half]), *search_apart(engine, requests[half:])]
-        if isinstance(cause, ZeroSearchError):
-            return [cause]
-        _log.exception("the engine raised for %r", requests[0])
-        return [EngineError(f"{type(engine).__name__} raised {type(cause).__name__}: {cause}")]
-    if len(results) != len(requests):
-        wrong = EngineError(f"{type(engine).__name__} returned {len(results)} results for {len(requests)} requests")
-        return [wrong] * len(requests)
-    return list(results)
 
 
 class Batcher:
@@ -100,6 +70,8 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
         self._free = max_calls
+        self._running: list[float] = []  # when each running call began
+        self._failed: tuple[float, str] | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = max_calls
         for number in range(max_calls):
@@ -135,6 +107,17 @@ class Batcher:
                 raise outcome
             results.append(outcome)
         return results
+
+    def stuck_s(self, limit_s: float) -> float:
+        """Seconds since the latest engine call began, if every thread is in a call longer than `limit_s`; else 0."""
+        latest = time.monotonic() - max(self._running) if self._running and not self._free else 0.0
+        return latest if latest > limit_s else 0.0
+
+    def failure(self, within_s: float) -> str | None:
+        """The error of the latest engine call, if all its searches failed and it was within the last `within_s`."""
+        if self._failed is None or time.monotonic() - self._failed[0] > within_s:
+            return None
+        return self._failed[1]
 
     async def close(self, timeout_s: float) -> bool:
         """Close the engine and end its threads.
@@ -190,24 +173,29 @@ class Batcher:
             live = [(request, future) for request, future in batch if not future.done()]
             if live:
                 self._free -= 1
-                self._jobs.put(functools.partial(self._call, loop, live))
+                began = time.monotonic()
+                self._running.append(began)
+                self._jobs.put(functools.partial(self._call, loop, live, began))
         if not self._waiting:
             self._due = False
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-    def _call(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry]) -> None:
+    def _call(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], began: float) -> None:
         """Run one call in an engine thread, and pass its results to the event loop."""
-        began = time.perf_counter()
-        outcomes = search_apart(self._engine, [request for request, _ in batch])
-        _tell(loop, self._deliver, loop, batch, outcomes, time.perf_counter() - began)
+        outcomes = search_each(self._engine, [request for request, _ in batch])
+        _tell(loop, self._deliver, loop, batch, outcomes, began)
 
     def _deliver(
-        self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Outcome], seconds: float
+        self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Outcome], began: float
     ) -> None:
+        now = time.monotonic()
         self._free += 1
-        self._metrics.engine_call(len(batch), seconds)
+        self._running.remove(began)
+        self._metrics.engine_call(len(batch), now - began)
+        failures = [_failure(outcome) for outcome in outcomes]
+        self._failed = None if None in failures else (now, str(failures[0]))
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue
@@ -216,6 +204,13 @@ class Batcher:
             else:
                 future.set_result(outcome)
         self._send(loop)
+
+
+def _failure(outcome: Outcome) -> str | None:
+    """Why the engine failed; None for a result, and for a request that the engine rejected."""
+    if isinstance(outcome, SearchResult):
+        return outcome.failure
+    return str(outcome) if isinstance(outcome, EngineError) else None
 
 
 def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
