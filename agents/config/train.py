@@ -17,12 +17,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tomli_w
 import tyro
 
 from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.make import WorldConfig
-from zerosearch_env.errors import ConfigError, sentence, unknown_name
+from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
 from zerosearch_env.privacy import redact
 
 from .alarms import AlarmConfig
@@ -289,8 +288,14 @@ def parse_config(text: str, where: str = "configuration") -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Write the configuration as TOML, without fields that are None (TOML has no null) and without credentials."""
-    return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
+    """Write the configuration as TOML, without fields that are None (TOML has no null) and without credentials.
+
+    Raises:
+        MissingExtraError: the library that writes TOML is not installed.
+    """
+    return require("tomli_w").dumps(  # type: ignore[no-any-return]
+        _without_none(dataclasses.asdict(config))
+    )
 
 
 def flatten_config(config: TrainConfig) -> dict[str, Any]:

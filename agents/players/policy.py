@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
@@ -13,8 +14,10 @@ from zerosearch_env.protocols import get_protocol
 
 from ..policy.policy import AgentCard, Policy
 from ..processes.pool import WorkerPool
-from ..sampling.local import Sampler
 from .base import OnDone, PolicyOptions
+
+if TYPE_CHECKING:
+    from ..sampling.local import Sampler
 
 
 class PolicyPlayer:

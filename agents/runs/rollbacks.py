@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import write_text
 
-from .checkpoint import RunState, checkpoint_paths, checkpoint_state
+if TYPE_CHECKING:
+    from .checkpoint import RunState  # imports torch, which readers of `rollbacks.jsonl` do not need
 
 ROLLBACKS_FILE = "rollbacks.jsonl"
 
@@ -59,6 +61,8 @@ def record_rollback(output: Path, rollback: Rollback) -> None:
 
 def remove_given_up(output: Path) -> None:
     """Removes the checkpoints that rollbacks have undone."""
+    from .checkpoint import checkpoint_paths, checkpoint_state
+
     rollbacks = read_rollbacks(output)
     for path in checkpoint_paths(output / "checkpoints") if rollbacks else ():
         try:
