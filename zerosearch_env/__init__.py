@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .engines import check_engine as check_engine
     from .engines import make_engine as make_engine
     from .engines import register_engine as register_engine
+    from .envs.infos import plain as plain
     from .envs.single import ZeroSearchEnv as ZeroSearchEnv
     from .envs.spaces import UnicodeText as UnicodeText
     from .envs.vector import ZeroSearchVectorEnv as ZeroSearchVectorEnv
@@ -74,6 +75,7 @@ _NAMES = {
     "engines": (
         "BatchedEngine ConstantEngine CorpusEngine DenseEngine SearchEngine check_engine make_engine register_engine"
     ),
+    "envs.infos": "plain",
     "envs.single": "ZeroSearchEnv",
     "game.episode": "Episode",
     "game.rules": "Rules make_rules",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 
@@ -122,3 +123,13 @@ def test_an_index_survives_pickling_with_its_speed(index: Bm25Index) -> None:
     assert copy.passages.dtype is np.dtype(np.int64)
     assert copy.impacts.dtype is np.dtype(np.int32)
     assert copy.rank(["w3 w50"], 5)[0].ids.tolist() == index.rank(["w3 w50"], 5)[0].ids.tolist()
+
+
+def test_bm25s_logs_as_the_root_logger_is_configured(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("bm25s").setLevel(logging.DEBUG)  # what importing it does
+    bm25._load_bm25s.cache_clear()
+    for level, lines in ((logging.INFO, False), (logging.DEBUG, True)):
+        caplog.set_level(level)
+        caplog.clear()
+        build_index(["one passage", "another"])
+        assert bool(caplog.records) is lines

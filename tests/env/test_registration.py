@@ -14,6 +14,7 @@ from env_fakes import make_dataset
 from gymnasium.envs.registration import EnvSpec
 
 import zerosearch_env
+import zerosearch_env.envs.infos
 import zerosearch_env.envs.single
 import zerosearch_env.envs.spaces
 import zerosearch_env.envs.vector
@@ -119,6 +120,7 @@ def test_importing_by_the_id_works() -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        zerosearch_env.envs.infos,
         zerosearch_env.envs.single,
         zerosearch_env.envs.vector,
         zerosearch_env.envs.spaces,

@@ -169,11 +169,24 @@ def test_info_arrays_have_steady_types() -> None:
     infos = envs.step(["nothing", "<answer>x</answer>"])[4]
     assert infos["turn"].dtype == infos["searches"].dtype == np.int64
     assert infos["em"].dtype == infos["f1"].dtype == infos["subem"].dtype == np.float64
-    for key in ("action", "query", "documents", "noisy", "answer_in_documents", "stop_reason", "prediction", "answers"):
+    assert infos["noisy"].dtype == infos["answer_in_documents"].dtype == np.bool_
+    for key in ("action", "query", "documents", "stop_reason", "prediction", "answers"):
         assert infos[key].dtype == object
     assert infos["_em"].tolist() == [False, True]
     assert infos["_action"].tolist() == [True, True]
     assert infos["answers"][0] is None
+
+
+@pytest.mark.parametrize("unit", ["search", "document"])
+@pytest.mark.parametrize("first", TURNS)
+def test_info_arrays_have_the_types_of_gymnasiums_own_vector_env(first: str, unit: str) -> None:
+    arguments: dict[str, Any] = {"noise_level": 0.5, "noise_unit": unit}
+    theirs = SyncVectorEnv([lambda: make_single(**arguments)] * 2)
+    for envs in (ours := make(2, **arguments), theirs):
+        envs.reset(seed=0)
+    for actions in [(first, second) for second in TURNS if "answer" not in first + second]:
+        types = [{key: value.dtype for key, value in envs.step(actions)[4].items()} for envs in (ours, theirs)]
+        assert types[0] == types[1]
 
 
 def test_infos_can_be_turned_into_a_list() -> None:
@@ -204,6 +217,44 @@ def test_the_curriculum_counts_the_episodes_of_all() -> None:
     assert envs.step(["<answer>x</answer>"] * 4)[4]["noise_level"].tolist() == [0.25] * 4
     with pytest.raises(ConfigError):
         envs.set_progress(2.0)
+
+
+def test_attributes_are_set_and_read_as_in_gymnasiums_own_vector_env() -> None:
+    ours, theirs = make(2), SyncVectorEnv([make_single] * 2)
+    for envs in (ours, theirs):
+        envs.reset(seed=4)
+        envs.set_attr("tag", ["a", "b"])
+        envs.set_attr("level", 3)
+        envs.set_attr("double", lambda x: 2 * x)
+        with pytest.raises(ValueError, match=r"got 3|Got `3`"):
+            envs.set_attr("tag", ["a", "b", "c"])
+        for name in ("progress", "episode", "dataset", "stop_strings"):
+            with pytest.raises(AttributeError):
+                envs.set_attr(name, 1)
+        with pytest.raises(AttributeError, match="nothing"):
+            envs.get_attr("nothing")
+    for name in ("tag", "level", "progress", "stop_strings", "np_random_seed", "observation_space", "render_mode"):
+        assert ours.get_attr(name) == theirs.get_attr(name)
+    assert ours.call("double", 4) == theirs.call("double", 4) == (8, 8)
+    assert ours.call("set_progress", 0.5) == theirs.call("set_progress", 0.5) == (None, None)
+    for envs in (ours, theirs):
+        envs.set_attr("np_random", [np.random.default_rng(7), np.random.default_rng(8)])
+        assert envs.get_attr("np_random_seed") == (-1, -1)
+    assert ours.reset()[0] == theirs.reset()[0]
+    with pytest.raises(AttributeError, match="on the vector environment"):
+        ours.call("reset", seed=0)
+    with pytest.raises(AttributeError, match="set_progress"):
+        ours.set_attr("progress", 0.5)
+
+
+def test_a_misspelt_argument_names_the_nearest_one() -> None:
+    for name, near in (
+        ("noise_lvl", "noise_level"),
+        ("autoreset", "autoreset_mode"),
+        ("max_steps", "max_episode_steps"),
+    ):
+        with pytest.raises(ConfigError, match=f"Did you mean '{near}'"):
+            make(2, **{name: 1})
 
 
 def test_call_and_attributes() -> None:

@@ -1,17 +1,25 @@
 """The `info` of a reset and of a step: a dict for one environment, arrays with masks for a vector environment.
 
-The keys of a step's info are attribute names of `Step` and `Scores`, so both forms are read from the same records.
+The keys of a step's info are attribute names of `Step` and `Scores`, so both forms are read from the same records. A
+value has the same type at every turn, because Gymnasium's vector environments choose the dtype of an array by the first
+value they see. Therefore `noisy` and `answer_in_documents` are False, not None, if the turn was not a search.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from operator import attrgetter, itemgetter
-from typing import Any
+from pathlib import PurePath
+from typing import Any, Literal
 
 import numpy as np
 
-from ..types import Step
+from ..errors import ConfigError
+from ..game.rules import Rules
+from ..types import Json, Step
 
 Infos = dict[str, Any]
 
@@ -31,27 +39,42 @@ STEP_KEYS = (
 SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches")
 """Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end."""
 
+NoDraw = Literal[False] | tuple[()]
+"""The value of `noisy` if a turn was not a search: False, or an empty tuple if noise is drawn per document."""
+
 _DTYPES: Mapping[str, Any] = {
     **dict.fromkeys(("noise_level", "progress", "em", "f1", "subem", "em_unicode", "f1_unicode"), np.float64),
     **dict.fromkeys(("turn", "searches"), np.int64),
+    **dict.fromkeys(("noisy", "answer_in_documents"), np.bool_),
 }
-"""Keys with numeric arrays. Every other key has an object array, with None for sub-environments without a value."""
+"""Keys with arrays of numbers or booleans; `noisy` is one of them only if noise is drawn per search. Every other key
+has an object array, with None for sub-environments without a value."""
 
 _RESET_GETTERS = [(key, itemgetter(key)) for key in RESET_KEYS]
-_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS]
+_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS if key not in ("noisy", "answer_in_documents")]
 _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 
-def step_info(step: Step) -> Infos:
-    """The `info` of a step. Gold answers and scores are present only at the end of an episode."""
+def no_draw(rules: Rules) -> NoDraw:
+    """The value of `noisy` at a turn that is not a search."""
+    return False if rules.noise_unit == "search" else ()
+
+
+def step_info(step: Step, unset: NoDraw = False) -> Infos:
+    """The `info` of a step. Gold answers and scores are present only at the end of an episode.
+
+    Args:
+        step: the step.
+        unset: the value of `noisy` if the turn was not a search; see `no_draw`.
+    """
     # Written out: this runs at every step, and `attrgetter` with `zip` takes five times as long.
     info: Infos = {
         "action": step.action,
         "query": step.query,
         "documents": step.documents,
-        "noisy": step.noisy,
+        "noisy": unset if step.noisy is None else step.noisy,
         "noise_level": step.noise_level,
-        "answer_in_documents": step.answer_in_documents,
+        "answer_in_documents": step.answer_in_documents is True,
         "turn": step.turn,
         "stop_reason": step.stop_reason,
     }
@@ -70,23 +93,26 @@ def step_info(step: Step) -> Infos:
     return info
 
 
-def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step]) -> Infos:
+def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step], unset: NoDraw = False) -> Infos:
     """The infos of all sub-environments as arrays of length `count`, each with a mask under `_key`.
 
     Args:
         count: number of sub-environments.
         starts: infos of the sub-environments that were reset, by index.
         steps: steps of the sub-environments that played a turn, by index. No index is in both mappings.
+        unset: the value of `noisy` if a turn was not a search; see `no_draw`.
 
     Returns:
-        Numeric arrays for numbers, object arrays for everything else.
+        Arrays of numbers and booleans, object arrays for everything else.
     """
     infos: Infos = {}
     if starts:
         _write(infos, count, list(starts), list(starts.values()), _RESET_GETTERS)
     if steps:
         indices, rows = list(steps), list(steps.values())
-        _write(infos, count, indices, rows, _STEP_GETTERS)
+        noisy = ("noisy", lambda step: unset if step.noisy is None else step.noisy)
+        found = ("answer_in_documents", lambda step: step.answer_in_documents is True)
+        _write(infos, count, indices, rows, [*_STEP_GETTERS, noisy, found])
         ended = [(index, step) for index, step in zip(indices, rows, strict=True) if step.scores is not None]
         if ended:
             _write(infos, count, [index for index, _ in ended], [step.scores for _, step in ended], _SCORE_GETTERS)
@@ -94,6 +120,56 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
             if failed:
                 _write(infos, count, list(failed), list(failed.values()), [("error", attrgetter("error"))])
     return infos
+
+
+# Any: the info of other environments and wrappers may hold anything
+def plain(info: Mapping[str, Any]) -> dict[str, Json]:
+    """The info of a step or a reset as JSON values, for one environment or a vector environment.
+
+    Records (`Document`, `Question`, ...) become objects, tuples and arrays become lists, NumPy's numbers become
+    Python's, enumerations become their values, and NaN and infinity, which JSON does not have, become None. The info is
+    not changed.
+
+    Args:
+        info: an info of this package's environments, with or without what wrappers added.
+
+    Raises:
+        ConfigError: a value has no JSON form; the message names its key and its type.
+
+    Example:
+        >>> import json
+        >>> from zerosearch_env import Document
+        >>> json.dumps(plain({"documents": (Document("Paris", "A city."),), "turn": np.int64(1)}))
+        '{"documents": [{"title": "Paris", "text": "A city.", "source": "", "score": null}], "turn": 1}'
+    """
+    return {str(key): _plain(value, str(key)) for key, value in info.items()}
+
+
+def _plain(value: Any, where: str) -> Json:
+    """One value; `where` is its place in the info, for the error message."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part, f"{where}.{key}") for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(part, where) for part in value), key=repr)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+    if isinstance(value, PurePath):
+        return str(value)
+    raise ConfigError(
+        f"info[{where!r}] is a {type(value).__name__}, which has no JSON form: convert it, or leave this key out."
+    )
 
 
 def _write(
@@ -106,6 +182,8 @@ def _write(
     mask[where] = True
     for key, get in getters:
         dtype = _DTYPES.get(key, object)
+        if key == "noisy" and isinstance(get(rows[0]), tuple):
+            dtype = object
         values = np.fromiter(map(get, rows), dtype, len(rows))  # np.array would turn tuples into a second axis
         if key in infos:
             infos[key][where] = values

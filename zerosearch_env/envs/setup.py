@@ -86,14 +86,14 @@ class SetupViews:
 
     @property
     def progress(self) -> float:
-        """Progress of the curriculum in [0, 1] that the next reset will use."""
+        """Progress of the curriculum in [0, 1]. A reset that abandons an episode counts it first."""
         return self._curriculum.value
 
     def set_progress(self, progress: float | None) -> None:
         """Fix the progress of the curriculum, for all sub-environments, from the next reset on.
 
         Args:
-            progress: in [0, 1]; None returns to counting finished episodes.
+            progress: in [0, 1]; None returns to counting ended episodes.
 
         Raises:
             ConfigError: the progress is outside [0, 1].

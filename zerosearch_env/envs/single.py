@@ -14,9 +14,9 @@ from ..errors import EngineError
 from ..game.episode import Episode
 from ..types import Info, SearchRequest
 from .curriculum import Curriculum
-from .infos import step_info
+from .infos import no_draw, step_info
 from .options import EnvOptions, takes_env_options
-from .reset import check_action, draw_episode, read_options
+from .reset import NO_OPTIONS, ResetOptions, check_action, draw_episode, read_options
 from .setup import METADATA, Setup, SetupViews, make_setup
 from .spaces import UnicodeText
 
@@ -85,8 +85,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `action` | step | `"search"`, `"answer"` or `"invalid"` |
     | `query` | step | the cleaned query; None if the turn was not a search |
     | `documents` | step | tuple of `Document(title, text, source, score)`; empty if the turn was not a search |
-    | `noisy` | step | bool, or a tuple with one bool per document (`noise_unit="document"`); None if not a search |
-    | `answer_in_documents` | step | whether the documents contain a gold answer; None if the turn was not a search |
+    | `noisy` | step | bool; with `noise_unit="document"` a tuple of them. False or empty if the turn was not a search |
+    | `answer_in_documents` | step | whether the documents contain a gold answer; False if the turn was not a search |
     | `turn` | step | number of turns taken so far, including this one |
     | `stop_reason` | step | None before the end |
     | `prediction` | end | the answer given, or None |
@@ -95,7 +95,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `searches` | end | number of searches |
     | `error` | end, if the engine failed | the engine's error message |
 
-    `noisy` and `answer_in_documents` are for evaluation only. An agent must not read them.
+    `noisy` and `answer_in_documents` are for evaluation only. An agent must not read them. `zerosearch_env.plain(info)`
+    gives the info as JSON values.
 
     ## Arguments
     `gymnasium.make("ZeroSearch-v0", **arguments)`. Every argument has a JSON form, so `env.spec` can be saved and
@@ -114,7 +115,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         noise_base: base b of the exponential schedule.
         noise_level: a fixed p in [0, 1]. None without a schedule: 0.
         noise_unit: draw noise once per `"search"` or once per `"document"`.
-        curriculum_episodes: with a schedule, progress = finished episodes / this, unless `set_progress` was called.
+        curriculum_episodes: with a schedule, progress = ended episodes / this, unless `set_progress` was called. An
+            episode that a time limit or a reset cut off counts too, if it had at least one turn.
         reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, or a callable
             (prediction or None, gold answers) -> float.
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
@@ -166,8 +168,10 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         self._setup: Setup = make_setup(options)
         self._curriculum = Curriculum(self._setup.options.curriculum_episodes)
         self._episode: Episode | None = None
+        self._started: tuple[int | None, ResetOptions] = (None, NO_OPTIONS)
         self._closed = False
         self._shown = 0
+        self._unset = no_draw(self._setup.rules)
         self.render_mode = options.render_mode
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText(protocol=self._setup.rules.protocol)
@@ -203,6 +207,10 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             raise ClosedEnvironmentError("This environment was closed: make a new one with gymnasium.make().")
         checked = read_options(self._setup, options)
         super().reset(seed=seed)
+        started = (seed, checked)
+        if seed is None or started != self._started:  # otherwise the same episode starts again
+            self._curriculum.count_abandoned(self._episode)
+        self._started = started
         episode, info = draw_episode(self._setup, self.np_random, self._curriculum.value, checked)
         self._episode = episode
         self._shown = 0
@@ -238,12 +246,12 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             self._show()
         reason = step.stop_reason
         if reason is None:
-            return step.observation, 0.0, False, False, step_info(step)
-        self._curriculum.finished += 1
+            return step.observation, 0.0, False, False, step_info(step, self._unset)
+        self._curriculum.ended += 1
         if failure is not None:
             raise failure
         terminated = reason.terminates
-        return step.observation, step.reward, terminated, not terminated, step_info(step)
+        return step.observation, step.reward, terminated, not terminated, step_info(step, self._unset)
 
     def render(self) -> str | None:
         """Render the episode so far in the environment's render mode.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
 from ..types import SearchRequest, SearchResult, Step
 from .curriculum import Curriculum
-from .infos import Infos, batch_infos
-from .options import read_env_options
+from .infos import Infos, batch_infos, no_draw
+from .options import EnvOptions, read_env_options
 from .reset import NO_OPTIONS, RESET_EXAMPLE, ResetOptions, check_action, draw_episode, read_options
 from .setup import METADATA, SetupViews, make_setup
 from .spaces import UnicodeText
@@ -28,18 +29,28 @@ Observations = tuple[str, ...]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_ARGUMENTS = {"num_envs", "autoreset_mode", "max_episode_steps", *(option.name for option in fields(EnvOptions))}
+"""Every argument of the vector environment."""
+_OF_EACH = {"episode": "episodes", **{name: name for name in ("np_random", "np_random_seed", "render")}}
+"""Attributes that differ between sub-environments -> where the vector environment has all of them."""
+_SINGLE = {f"{name}_space": f"single_{name}_space" for name in ("observation", "action")}
+"""Attributes that sub-environments share -> their name in the vector environment, if it is another one."""
+_OF_ALL = ("reset", "step", "close")
+"""Methods that exist for all sub-environments together only."""
+
 
 class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDArray[Any]]):
     """N episodes of `ZeroSearchEnv` in parallel, with one search-engine call per step.
 
     `gymnasium.make_vec("ZeroSearch-v0", num_envs=N, **arguments)`. With the same seeds it plays exactly the episodes of
-    N single environments. The exception is a curriculum that counts finished episodes: it counts the episodes of all
-    sub-environments together.
+    N single environments. The exception is a curriculum that counts episodes: it counts those of all sub-environments
+    together.
 
     Observations are a tuple of N strings; actions are any sequence of N strings. `info` has, for each key, an array of
     length N and a boolean mask `_key` of the sub-environments that have a value. Numbers (`noise_level`, `progress`,
-    `turn`, `searches`, `em`, `f1`, `subem`, `em_unicode`, `f1_unicode`) are in numeric arrays, everything else in
-    object arrays.
+    `turn`, `searches`, `em`, `f1`, `subem`, `em_unicode`, `f1_unicode`) are in numeric arrays, `answer_in_documents`
+    and `noisy` in boolean arrays, everything else in object arrays, and so is `noisy` with `noise_unit="document"`.
+    The dtypes are those of Gymnasium's own vector environments.
 
     After the end of an episode, `autoreset_mode` decides when a sub-environment starts the next one, as in Gymnasium's
     own vector environments:
@@ -84,9 +95,13 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
             check_whole_number("max_episode_steps", max_episode_steps, hint="None means no limit.")
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        for name in arguments:
+            if name not in _ARGUMENTS:
+                raise unknown_name("argument of the vector environment", name, _ARGUMENTS)
         self._setup = make_setup(read_env_options(**arguments))
         self.render_mode = self._setup.options.render_mode
         self._limit = max_episode_steps
+        self._unset = no_draw(self._setup.rules)
         self._curriculum = Curriculum(self._setup.options.curriculum_episodes)
         self.single_observation_space = UnicodeText()
         self.single_action_space = UnicodeText(protocol=self._setup.rules.protocol)
@@ -97,7 +112,9 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         self._episodes: list[Episode] = []
         self._observations: list[str] = [""] * self.num_envs
         self._over = [False] * self.num_envs
+        self._started: list[tuple[int | None, ResetOptions]] = [(None, NO_OPTIONS)] * self.num_envs
         self._shown = [0] * self.num_envs
+        self._attributes: dict[str, list[Any]] = {}
         self.finished: list[tuple[int, Episode]] = []
         """The episodes that ended in the last step, each with the index of its sub-environment."""
 
@@ -121,26 +138,61 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         """Call a method or get an attribute of every sub-environment, as in Gymnasium's vector environments.
 
         Args:
-            name: for example `"set_progress"`, `"episode"`, `"stop_strings"`, `"render"`.
+            name: for example `"set_progress"`, `"episode"`, `"stop_strings"`, `"render"`, or an attribute that
+                `set_attr` has set.
             *args: arguments of the method.
             **kwargs: keyword arguments of the method.
 
         Returns:
             One value per sub-environment.
+
+        Raises:
+            AttributeError: there is no such attribute, or it is one that plays or closes a single sub-environment.
         """
-        if name == "episode":
-            return self.episodes
-        value = getattr(self, name)
-        if callable(value):
-            value = value(*args, **kwargs)
-        if name in ("render", "np_random", "np_random_seed"):
-            return tuple(value)
-        return (value,) * self.num_envs
+        if name in _OF_ALL:
+            raise AttributeError(f"{name!r} acts on all sub-environments at once: call it on the vector environment.")
+        values: Iterable[Any] | None = self._attributes.get(name)
+        if name in _OF_EACH:
+            values = getattr(self, _OF_EACH[name])
+            values = self.render() if name == "render" else values
+        if values is not None:
+            return tuple(value(*args, **kwargs) if callable(value) else value for value in values)
+        shared = getattr(self, _SINGLE.get(name, name))
+        return (shared(*args, **kwargs) if callable(shared) else shared,) * self.num_envs
 
     # Any: Gymnasium declares it so
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """An attribute of every sub-environment; see `call`."""
         return self.call(name)
+
+    # Any: Gymnasium declares it so
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every sub-environment, as in Gymnasium's vector environments; `get_attr` returns it.
+
+        The sub-environments share dataset, engine, rules and curriculum, so those cannot be set for one of them.
+
+        Args:
+            name: a name of your own, or `"np_random"` (generators, which the next resets draw from).
+            values: a list or tuple with one value per sub-environment, or one value for all of them.
+
+        Raises:
+            ConfigError: there is not one value per sub-environment.
+            AttributeError: the attribute is one of the environment's own.
+        """
+        each = list(values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        if len(each) != self.num_envs:
+            raise ConfigError(
+                f"set_attr({name!r}) needs one value or a list of {self.num_envs}, one per sub-environment, "
+                f"got {len(each)}."
+            )
+        if name == "np_random":
+            self._rngs = each
+            self._seeds = [-1] * self.num_envs  # Gymnasium's sign for "not known"
+        elif name.startswith("_") or name in _OF_EACH or hasattr(self, name):
+            way_out = " Use call('set_progress', x)." if name == "progress" else ""
+            raise AttributeError(f"{name!r} belongs to the environment and cannot be set.{way_out}")
+        else:
+            self._attributes[name] = each
 
     # Any: Gymnasium declares it so
     def reset(
@@ -180,9 +232,14 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         self.finished = []
         infos: dict[int, Infos] = {}
         for index in chosen:
+            started = (seeds[index], checked[index])
+            again = seeds[index] is not None and started == self._started[index]  # the same episode starts again
+            if not (again or self._over[index]):  # one that is over was counted at its end
+                self._curriculum.count_abandoned(self._episodes[index])
+        for index in chosen:
             if seeds[index] is not None:
                 self._rngs[index], self._seeds[index] = seeding.np_random(seeds[index])
-            infos[index] = self._start(index, self._curriculum.value, checked[index])
+            infos[index] = self._start(index, self._curriculum.value, checked[index], seeds[index])
         self._display(chosen)
         return tuple(self._observations), batch_infos(self.num_envs, infos, {})
 
@@ -241,8 +298,8 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         failed = [result for result in results if result.failure is not None]
         if failed:
             for index, step in steps.items():
-                self._over[index] = step.done
-            self._curriculum.finished += sum(step.done for step in steps.values())
+                self._over[index] = self._ends(step)
+            self._curriculum.ended += sum(map(self._ends, steps.values()))
             raise EngineError(
                 f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
             )
@@ -250,18 +307,18 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
     def _report(self, steps: dict[int, Step], starts: dict[int, Infos]) -> tuple[Any, ...]:
         count = self.num_envs
         rewards, terminations, truncations = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        observations, limit = self._observations, self._limit
+        observations = self._observations
         ended: list[int] = []
         for index, step in steps.items():
             observations[index] = step.observation
-            if step.stop_reason is not None or (limit is not None and step.turn >= limit):
+            if self._ends(step):
                 ended.append(index)
         if ended:
             reasons = [steps[index].stop_reason for index in ended]
             rewards[ended] = [steps[index].reward for index in ended]
             terminations[ended] = [reason is not None and reason.terminates for reason in reasons]
             truncations[ended] = ~terminations[ended]
-            self._curriculum.finished += len(reasons) - reasons.count(None)
+            self._curriculum.ended += len(ended)
         self.finished = [(index, self._episodes[index]) for index in ended]
         self._over = [False] * count
         for index in ended:
@@ -270,7 +327,17 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         final: Infos = {}
         if ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = self._restart(sorted(ended), steps, starts)
-        return tuple(observations), rewards, terminations, truncations, {**batch_infos(count, starts, steps), **final}
+        return (
+            tuple(observations),
+            rewards,
+            terminations,
+            truncations,
+            {**batch_infos(count, starts, steps, self._unset), **final},
+        )
+
+    def _ends(self, step: Step) -> bool:
+        """True if an episode ends with this step, by its rules or by the time limit."""
+        return step.stop_reason is not None or (self._limit is not None and step.turn >= self._limit)
 
     def _restart(self, ended: Sequence[int], steps: dict[int, Step], starts: dict[int, Infos]) -> Infos:
         """Same-step autoreset: keep the last observations and infos under `final_` keys, start the next episodes."""
@@ -284,13 +351,14 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         return {
             "final_obs": final_obs,
             "_final_obs": mask,
-            "final_info": batch_infos(self.num_envs, {}, final_steps),
+            "final_info": batch_infos(self.num_envs, {}, final_steps, self._unset),
             "_final_info": mask.copy(),
         }
 
-    def _start(self, index: int, progress: float, options: ResetOptions = NO_OPTIONS) -> Infos:
+    def _start(self, index: int, progress: float, options: ResetOptions = NO_OPTIONS, seed: int | None = None) -> Infos:
         episode, info = draw_episode(self._setup, self._rng(index), progress, options)
         self._episodes[index] = episode
+        self._started[index] = (seed, options)
         self._observations[index] = episode.prompt
         self._over[index] = False
         self._shown[index] = 0

@@ -23,8 +23,11 @@ in any batch, at any depth and on any machine. Ties are broken by the passage's 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +178,20 @@ def _kth_best(sums: NDArray[np.int32], passages: NDArray[np.int64], rank: int) -
     return int(np.partition(sums[passages], count - rank)[count - rank]) if count >= rank else 0
 
 
+@cache
+def _load_bm25s() -> ModuleType:
+    """The library, whose logger then follows the user's configuration.
+
+    bm25s sets its logger to DEBUG when it is imported, so its messages appear wherever the root logger has a handler.
+    """
+    import bm25s
+
+    logger = logging.getLogger("bm25s")
+    if logger.level == logging.DEBUG:
+        logger.setLevel(logging.NOTSET)
+    return bm25s  # type: ignore[no-any-return]
+
+
 def build_index(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Bm25Index:
     """Index texts with bm25s, in its "lucene" variant, which has no negative impacts.
 
@@ -183,8 +200,7 @@ def build_index(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Bm
         k1: saturation of repeated words.
         b: penalty on long passages, in [0, 1].
     """
-    import bm25s
-
+    bm25s = _load_bm25s()
     vocabulary: dict[str, int] = {}
     number = vocabulary.setdefault
     ids = [[number(word, len(vocabulary)) for word in words(text)] for text in texts]
