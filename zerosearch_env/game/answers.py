@@ -37,6 +37,7 @@ SEPARATOR = " qzxnextdocumentqzx "
 """Separates documents that are examined together: a word that no answer contains."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
+_SKIPPED = frozenset((b"a", b"an", b"the"))
 _SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]")
 _LETTER = re.compile("[a-z]")
 _WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
@@ -103,44 +104,29 @@ def _bytes(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Gold:
-    """A gold answer as words: it is looked for in the two readings of a text, where only blanks separate words."""
+    """A gold answer as words (UTF-8); they are looked for in the two readings of a text."""
 
-    probe: str
-    """Its longest word. Deleting marks never breaks a word, so a text without the probe does not state the answer."""
-    split: re.Pattern[str]
-    joined: re.Pattern[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _LatinGold:
-    """A `_Gold` in ASCII letters and digits, for the fast path."""
-
+    split: tuple[bytes, ...]
+    joined: tuple[bytes, ...]
     probe: bytes
-    split: re.Pattern[bytes]
-    joined: re.Pattern[bytes]
+    """Its longest word. Deleting marks never breaks a word, so a text without the probe does not state the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Golds:
-    latin: tuple[_LatinGold, ...]
+    latin: tuple[_Gold, ...]
+    """Answers in ASCII letters and digits, for the fast path."""
     others: tuple[_Gold, ...]
     attached: tuple[str, ...]
     """Answers that may be inside words: their letters, without marks and blanks."""
     literal: re.Pattern[str] | None
     """Single letters, articles and marks."""
-    words: tuple[_Gold, ...]
-    """The golds of `latin` and `others`, for `answer_spans`."""
 
 
-def _pattern(words: Sequence[str]) -> str:
-    # It begins with characters, not with a look-behind: then `re` skips to the first of them.
-    return " " + " +(?:(?:a|an|the) +)*".join(words) + "(?= )"
-
-
-def _words(folded: str) -> list[str]:
+def _words(folded: str) -> tuple[str, ...]:
     """The words of an answer without articles, unless too little would be left, as in "N/A"."""
-    words = WORD.findall(folded)
-    bare = [word for word in words if word not in _ARTICLES]
+    words = tuple(WORD.findall(folded))
+    bare = tuple(word for word in words if word not in _ARTICLES)
     return words if len(words) > 1 and len("".join(bare)) < 2 else bare
 
 
@@ -152,9 +138,8 @@ def _literal(answer: str, folded: str) -> str:
 
 @lru_cache(maxsize=16384)
 def _golds(answers: tuple[str, ...]) -> _Golds:
-    latin: list[_LatinGold] = []
+    latin: list[_Gold] = []
     others: list[_Gold] = []
-    words: list[_Gold] = []
     attached: list[str] = []
     literal: list[str] = []
     for answer in dict.fromkeys(filter(None, map(str.strip, answers))):
@@ -165,19 +150,18 @@ def _golds(answers: tuple[str, ...]) -> _Golds:
         elif len(split) == 1 and _LETTER.fullmatch(split[0]):
             letter = next(c for c in answer if c.isalnum())
             literal.append(rf"(?<![^\W_])(?<!['\u2019]){letter}(?!['\u2019]?[^\W_])")
-        elif _ATTACHED.search(folded):
+        elif any(map(_ATTACHED.search, split)):
             attached.append("".join(WORD.findall(folded)))
         else:
             joined = _words(folded.translate(_WITHOUT_MARKS))
-            gold = _Gold(max(split, key=len), re.compile(_pattern(split)), re.compile(_pattern(joined)))
-            words.append(gold)
-            if all(word.isascii() for word in split):
-                patterns = [re.compile(pattern.pattern.encode()) for pattern in (gold.split, gold.joined)]
-                latin.append(_LatinGold(gold.probe.encode(), *patterns))
-            else:
-                others.append(gold)
+            gold = _Gold(_utf8(split), _utf8(joined), max(split, key=len).encode())
+            (latin if "".join(split).isascii() else others).append(gold)
     pattern = re.compile("|".join(literal)) if literal else None
-    return _Golds(tuple(latin), tuple(others), tuple(attached), pattern, tuple(words))
+    return _Golds(tuple(latin), tuple(others), tuple(attached), pattern)
+
+
+def _utf8(words: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(word.encode("utf-8", "surrogatepass") for word in words)
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
@@ -206,25 +190,34 @@ def without_markup(text: str) -> str:
 def _states(text: str, golds: _Golds) -> bool:
     if golds.latin:
         raw = _bytes(text)
-        joined = b" %b " % raw.translate(_JOINED, _DELETED)
-        for latin in golds.latin:
-            if latin.probe in joined and (
-                latin.joined.search(joined) or latin.split.search(b" %b " % raw.translate(_SPLIT))
+        joined = raw.translate(_JOINED, _DELETED)
+        for gold in golds.latin:
+            if gold.probe in joined and (
+                _in_a_row(gold.joined, joined) or _in_a_row(gold.split, raw.translate(_SPLIT))
             ):
                 return True
     if (golds.others or golds.attached) and not text.isascii():
         folded = _fold(text)
-        for gold in golds.others:
-            if gold.probe in folded and any(
-                pattern.search(f" {' '.join(WORD.findall(reading))} ")
-                for pattern, reading in ((gold.split, folded), (gold.joined, folded.translate(_WITHOUT_MARKS)))
-            ):
+        split = WORD.findall(folded)
+        if golds.others:
+            first = b" ".join(_utf8(split))
+            second = b" ".join(_utf8(WORD.findall(folded.translate(_WITHOUT_MARKS))))
+            if any(_in_a_row(gold.split, first) or _in_a_row(gold.joined, second) for gold in golds.others):
                 return True
-        if golds.attached:
-            letters = "".join(WORD.findall(folded))
-            if any(answer in letters for answer in golds.attached):
-                return True
-    return golds.literal is not None and golds.literal.search(text) is not None
+        letters = "".join(split)
+        if any(answer in letters for answer in golds.attached):
+            return True
+    return golds.literal is not None and golds.literal.search(_SUPERSCRIPT.sub(" ", text)) is not None
+
+
+def _in_a_row(words: tuple[bytes, ...], reading: bytes) -> bool:
+    """Whether `words` are in a row in a reading, in which only blanks separate words. Articles between are skipped."""
+    padded, gold = b" %b " % reading, b" %b " % b" ".join(words)
+    if gold in padded:
+        return True
+    if len(words) == 1 or any(word not in padded for word in words):
+        return False
+    return gold in b" %b " % b" ".join([word for word in padded.split() if word not in _SKIPPED or word in words])
 
 
 def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
@@ -243,10 +236,10 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
                 joined.add(folded if word else " ", place)
             if word:
                 letters.add(folded, place)
-    for gold in golds.words:
-        spans += [*split.find(gold.split), *joined.find(gold.joined)]
+    for gold in (*golds.latin, *golds.others):
+        spans += [*split.find(_pattern(gold.split)), *joined.find(_pattern(gold.joined))]
     for answer in golds.attached:
-        spans += letters.find(re.compile(re.escape(answer)))
+        spans += letters.find(re.escape(answer))
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -254,6 +247,10 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def _pattern(words: tuple[bytes, ...]) -> str:
+    return " " + " +(?:(?:a|an|the) +)*".join(word.decode("utf-8", "surrogatepass") for word in words) + "(?= )"
 
 
 class _Reading:
@@ -267,9 +264,9 @@ class _Reading:
         self._characters.append(character)
         self._places.append(place)
 
-    def find(self, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
+    def find(self, pattern: str) -> list[tuple[int, int]]:
         text, spans = f" {''.join(self._characters)} ", []
-        for match in pattern.finditer(text):
+        for match in re.finditer(pattern, text):
             start = match.start() + (match[0][0] == " ")
             spans.append((self._places[start - 1], self._places[match.end() - 2] + 1))
         return spans
