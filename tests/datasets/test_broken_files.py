@@ -28,8 +28,14 @@ HOTPOT = {"question": "q", "answer": "a", "supporting_facts": [["t", 0]], "conte
             "field 'question': expected a non-empty string, got '  '",
         ),
         (b'{"id": "2", "question": 5, "answer": "a"}\n', "field 'question': expected a non-empty string.*got 5"),
-        (b'{"id": "2", "answer": "a"}\n', "field 'question': expected a non-empty string.*got None"),
-        (b'{"id": "2", "question": "q"}\n', "field 'answers': expected at least one non-empty answer, got None"),
+        (
+            b'{"id": "2", "answer": "a"}\n',
+            "field 'question': expected a question in a column .*got the columns 'id', 'answer'",
+        ),
+        (
+            b'{"id": "2", "question": "q"}\n',
+            "field 'answers': expected answers in a column .*got the columns 'id', 'question'",
+        ),
         (b'{"id": "2", "question": "q", "answer": []}\n', "field 'answer': expected at least one non-empty answer"),
         (
             b'{"id": "2", "question": "q", "answer": ["", " "]}\n',
@@ -38,7 +44,7 @@ HOTPOT = {"question": "q", "answer": "a", "supporting_facts": [["t", 0]], "conte
         (b'{"id": "2", "question": "q", "answer": true}\n', "field 'answer': expected strings or numbers"),
         (b'{"id": "2", "question": "q", "answer": [["a"]]}\n', "field 'answer': expected strings or numbers"),
         (b'{"id": "2", "question": "q", "answer": {"x": 1}}\n', "field 'answer': expected a dict with 'target'"),
-        (b'{"id": "1", "question": "p", "answer": "b"}\n', r"field 'id': .*row 1 has the same\), got '1'"),
+        (GOOD, r"field 'id': expected a row that is not a copy of another \(.*q.jsonl, row 1\), got '1'"),
         (b'{"id": "2", "question": "q", "answer": ' + b"9" * 5000 + b"}\n", "one JSON object per line"),
         (b"[" * 100_000 + b"\n", "one JSON object per line"),
     ],
@@ -62,10 +68,10 @@ def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, mess
         (HOTPOT | {"context": [["t"]]}, "context", r"\[title, sentences\]"),
         (HOTPOT | {"context": [["t", [1]]]}, "context", r"\[title, sentences\]"),
         (HOTPOT | {"context": {"title": ["t"], "sentences": []}}, "context", "of equal length"),
-        (HOTPOT | {"context": "not json"}, "context", "JSON string"),
+        (HOTPOT | {"context": "not json"}, "context", "JSON or Python text"),
         (HOTPOT | {"supporting_facts": 3}, "supporting_facts", "a list"),
         (HOTPOT | {"supporting_facts": [[1, 0]]}, "supporting_facts", r"\[title, sentence number\]"),
-        (HOTPOT | {"answer": None}, "answers", "at least one non-empty answer"),
+        (HOTPOT | {"answer": None}, "answer", "at least one non-empty answer"),
         ({"question": "q", "answer": "a", "paragraphs": []}, "paragraphs", "a non-empty"),
         ({"question": "q", "answer": "a", "paragraphs": [{"title": "t"}]}, "paragraphs", "is_supporting"),
         (
@@ -75,10 +81,10 @@ def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, mess
         ),
         ({"question": "q", "answer": "a", "paragraphs": [PARAGRAPH], "answerable": False}, "answerable", "answer"),
         ({"data_source": "nq", "question": "q"}, "reward_model.ground_truth", "at least one non-empty answer"),
-        ({"data_source": "nq", "golden_answers": ["a"]}, "question", "a `prompt` that ends"),
+        ({"data_source": "nq", "golden_answers": ["a"]}, "question", "a question in a column"),
         ({"data_source": "nq", "golden_answers": ["a"], "prompt": [{"role": "system"}]}, "prompt", "a non-empty"),
         ({"data_source": "nq", "golden_answers": ["a"], "prompt": "Question: "}, "prompt", "a non-empty"),
-        ({"foo": 1}, "", "the fields of a known format.*'foo'"),
+        ({"foo": 1}, "", "a question in a column such as 'question'.*got the columns 'foo'"),
     ],
 )
 def test_rows_of_the_formats_say_which_field(tmp_path: Path, row: dict[str, Any], field: str, expected: str) -> None:
@@ -139,7 +145,7 @@ def test_missing_files_suggest_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"id": "1"}\n', "field 'contents': expected a passage"),
+        (b'{"id": "1"}\n', "field 'text': expected a passage in a column such as 'text', 'contents'"),
         (b'{"id": "1", "contents": ""}\n', "field 'contents': expected a non-empty string"),
         (b'{"id": "1", "contents": "x', "cut off"),
     ],

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from zerosearch_env.datasets import FORMATS, load_corpus, load_dataset
-from zerosearch_env.datasets.files.readers import read_questions
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Document, Paragraph, Question
 
@@ -91,18 +90,13 @@ FULL = search_r1_row(7, "nq", "Who?", ["Ada"])
     ],
 )
 def test_search_r1_rows_in_memory_with_arrays_and_missing_columns(row: dict[str, Any]) -> None:
-    questions, skipped, format = read_questions(
-        [(1, row)], where="memory", name="d", split="train", format=None, skip_bad_rows=False, limit=None
-    )
-    assert questions == [Question("train_7", "Who?", ("Ada",), "nq", "train")]
-    assert (skipped, format) == (0, "search-r1")
+    data = load_dataset([row])
+    assert data.questions == [Question("train_7", "Who?", ("Ada",), "nq", "train")]
+    assert (data.skipped_rows, data.metadata["format"]) == (0, "search-r1")
 
 
 def test_search_r1_rows_without_an_id_are_named_after_their_index() -> None:
-    questions, _, _ = read_questions(
-        [(1, without(FULL, "id"))], where="m", name="d", split="s", format=None, skip_bad_rows=False, limit=None
-    )
-    assert questions[0].id == "nq-7"
+    assert load_dataset([without(FULL, "id")]).questions[0].id == "nq-7"
 
 
 def test_flashrag_jsonl_in_a_folder_of_splits(tmp_path: Path) -> None:
@@ -268,15 +262,15 @@ def test_the_world_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name_or_path": "wrold"}, "Did you mean 'world'"),
-        ({"name_or_path": ""}, "unknown dataset"),
-        ({"name_or_path": "world", "on_bad_row": "ignore"}, "on_bad_row 'ignore'.*'raise', 'skip'"),
-        ({"name_or_path": "world", "limit": 0}, "limit"),
-        ({"name_or_path": "world", "limit": True}, "limit"),
-        ({"name_or_path": "x.jsonl", "format": "hotpot"}, "Did you mean 'hotpotqa'"),
-        ({"name_or_path": "world", "format": "plain"}, "describes a file"),
-        ({"name_or_path": "x.jsonl", "world": object()}, "was requested"),
-        ({"name_or_path": "world", "split": "trian"}, "Did you mean 'train'"),
+        ({"source": "wrold"}, "Did you mean 'world'"),
+        ({"source": ""}, "unknown dataset"),
+        ({"source": "world", "on_bad_row": "ignore"}, "on_bad_row 'ignore'.*'raise', 'skip'"),
+        ({"source": "world", "limit": 0}, "limit"),
+        ({"source": "world", "limit": True}, "limit"),
+        ({"source": "x.jsonl", "format": "hotpot"}, "Did you mean 'hotpotqa'"),
+        ({"source": "world", "format": "plain"}, "describes a file"),
+        ({"source": "x.jsonl", "world": object()}, "was given"),
+        ({"source": "world", "split": "trian"}, "Did you mean 'train'"),
     ],
 )
 def test_unusable_arguments(arguments: dict[str, Any], message: str) -> None:

@@ -278,10 +278,10 @@ def no_reward(prediction: str | None, answers: Any) -> float:
         ({"top_k": 0}, "at least 1"),
         ({"top_k": 2.5}, "whole number"),
         ({"prompt_template": "no placeholder"}, "question"),
-        ({"dataset": 3}, "a name, a path, a Dataset or a list"),
+        ({"dataset": 3}, "a name, a path, a Dataset, or a list or table of questions, got int"),
         ({"dataset": [1]}, "a Question or a mapping"),
-        ({"dataset": [{"question": "", "answers": ["x"]}]}, "must be a non-empty string"),
-        ({"dataset": [{"question": "q?", "answers": "x"}]}, "list of strings"),
+        ({"dataset": [{"question": "", "answers": ["x"]}]}, r"dataset\[0\]: field 'question': expected a non-empty"),
+        ({"dataset": [{"question": "q?", "anwser": "x"}]}, "the nearest is 'anwser'"),
         ({"dataset": []}, "has no questions"),
         ({"dataset": Dataset("mine", "train", ())}, "'mine', split 'train', has no questions"),
         ({"dataset": [Question("q", "Why?", ())]}, "question 'q' .* has no answer"),
@@ -290,8 +290,8 @@ def no_reward(prediction: str | None, answers: Any) -> float:
         ({"kind": "corpus"}, "unknown argument of the environment 'kind'"),
         ({"dataset": "world", "world": {"seed": {1}}}, "seed must be a whole number, got {1}"),
         ({"dataset": "world", "world": 3}, "world must be a mapping"),
-        ({"world": {"seed": 1}}, "another dataset was given"),
-        ({"dataset": "missing.jsonl", "world": {"seed": 1}}, "dataset='missing.jsonl' was given"),
+        ({"world": {"seed": 1}}, "'fake' was given"),
+        ({"dataset": "owner/name", "world": {"seed": 1}}, "'owner/name' was given"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], match: str) -> None:
@@ -311,7 +311,7 @@ def test_datasets_in_every_form(tmp_path: Path) -> None:
     assert make(dataset=questions).dataset.questions == questions
     assert make(dataset=make_dataset(3)).dataset == make_dataset(3)
     rows = make(dataset=[{"question": "Who?", "answers": ["A", "B"]}]).dataset.questions
-    assert (rows[0].id, rows[0].text, rows[0].answers) == ("0", "Who?", ("A", "B"))
+    assert (rows[0].id, rows[0].text, rows[0].answers) == ("questions-0", "Who?", ("A", "B"))
     file = tmp_path / "mine.jsonl"
     file.write_text('{"question": "Who?", "answers": ["A"]}\n')
     env = make(dataset=str(file))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..checks import make_options
-from ..types import Dataset, JsonObject, Options, Question
+from ..datasets import Columns, DatasetSource, OnBadRow
+from ..types import Options
 
 if TYPE_CHECKING:
     from ..engines import SearchEngine
@@ -24,9 +24,11 @@ Env = TypeVar("Env")
 class EnvOptions:
     """The arguments of `ZeroSearchEnv`, whose docstring describes each of them."""
 
-    dataset: str | Path | Dataset | Sequence[Question] | Sequence[JsonObject] = "world"
+    dataset: DatasetSource = "world"
     split: str = "train"
     _: KW_ONLY
+    on_bad_row: OnBadRow = "raise"
+    columns: Columns | None = None
     world: Options | None = None
     search_engine: str | Options | SearchEngine = "corpus"
     noise_schedule: str | Callable[[float], float] | None = None

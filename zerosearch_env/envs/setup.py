@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_options, check_whole_number, make_options
-from ..datasets import load_dataset
+from ..datasets import COLUMNS, NamedSource, OnBadRow, check_columns, load_dataset, load_sources, named_sources
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..game.rules import Rules, make_rules
-from ..types import Dataset, Question
+from ..types import Dataset, Options
 from .curriculum import Curriculum
 from .options import EnvOptions
 
@@ -123,7 +122,7 @@ def make_setup(options: EnvOptions) -> Setup:
         noise_unit=options.noise_unit,
     )
     level = 0.0 if options.noise_level is None else check_level(options.noise_level)
-    data = _make_dataset(options.dataset, options.split, options.world)
+    data = _make_dataset(options)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
@@ -170,19 +169,17 @@ def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: boo
         engine_parts(engine).check_top_k(top_k, noise=noise)
 
 
-def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> Dataset:
-    if isinstance(dataset, (str, Path)):
-        data = _load(str(dataset), split, world)
-    elif world is not None:
-        raise ConfigError(f'world={world!r} describes the built-in dataset "world", but another dataset was given.')
-    elif isinstance(dataset, Dataset):
-        data = dataset
-    elif isinstance(dataset, Sequence):
-        data = Dataset("questions", split, tuple(_read_question(row, i, split) for i, row in enumerate(dataset)))
-    else:
-        raise ConfigError(
-            f"dataset must be a name, a path, a Dataset or a list of questions, got {type(dataset).__name__}."
+def _make_dataset(options: EnvOptions) -> Dataset:
+    world = _read_world(options.world)
+    named = named_sources(options.dataset)
+    check_columns(options.columns, COLUMNS)
+    if named is None:
+        data = load_dataset(
+            options.dataset, options.split, world=world, on_bad_row=options.on_bad_row, columns=options.columns
         )
+    else:
+        columns = tuple((field, _hashable(column)) for field, column in (options.columns or {}).items())
+        data = _load_cached(named, options.split, world, options.on_bad_row, columns, _stamp(named, options.split))
     if not len(data.questions):
         raise DataError(f"dataset {data.name!r}, split {data.split!r}, has no questions.")
     for question in data.questions:
@@ -191,32 +188,29 @@ def _make_dataset(dataset: Any, split: str, world: Mapping[str, Any] | None) -> 
     return data
 
 
-def _read_question(row: Any, index: int, split: str) -> Question:
-    if isinstance(row, Question):
-        return row
-    if not isinstance(row, Mapping):
-        raise DataError(f"dataset[{index}] must be a Question or a mapping, got {type(row).__name__}.")
-    text, answers = row.get("question"), row.get("answers")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"dataset[{index}]: 'question' must be a non-empty string, got {text!r}.")
-    if isinstance(answers, str) or not isinstance(answers, Sequence) or not all(isinstance(a, str) for a in answers):
-        raise DataError(f"dataset[{index}]: 'answers' must be a list of strings, got {answers!r}.")
-    return Question(str(row.get("id", index)), text, tuple(answers), dataset="questions", split=split)
+def _read_world(world: Options | None) -> WorldConfig | None:
+    if world is None:
+        return None
+    return make_options(WorldConfig, "option of world", **check_options("world", world, '{"seed": 1}'))
 
 
-def _load(name: str, split: str, world: Mapping[str, Any] | None) -> Dataset:
-    if world is not None and name != "world":
-        raise ConfigError(f'world={world!r} describes the built-in dataset "world", but dataset={name!r} was given.')
-    path = Path(name)
-    files = [path, *path.iterdir()] if path.is_dir() else [path]
-    stamp = max(file.stat().st_mtime_ns for file in files) if path.exists() else 0
-    config = None
-    if world is not None:
-        config = make_options(WorldConfig, "option of world", **check_options("world", world, '{"seed": 1}'))
-    return _load_cached(name, split, config, stamp)
+def _hashable(column: str | Sequence[str]) -> str | tuple[str, ...]:
+    return column if isinstance(column, str) else tuple(column)
+
+
+def _stamp(sources: Sequence[NamedSource], split: str) -> int:
+    """The time at which the newest of the files was changed; 0 without files."""
+    return max((file.stat().st_mtime_ns for source in sources for file in source.files(split)), default=0)
 
 
 @lru_cache(maxsize=8)
-def _load_cached(name: str, split: str, world: WorldConfig | None, stamp: int) -> Dataset:
+def _load_cached(
+    sources: tuple[NamedSource, ...],
+    split: str,
+    world: WorldConfig | None,
+    on_bad_row: OnBadRow,
+    columns: tuple[tuple[str, str | tuple[str, ...]], ...],
+    stamp: int,
+) -> Dataset:
     """One dataset object per description, so sub-environments in one process share it and its search index."""
-    return load_dataset(name, split, world=world)
+    return load_sources(sources, split, world=world, on_bad_row=on_bad_row, columns=dict(columns) or None)

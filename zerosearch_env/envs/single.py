@@ -103,9 +103,11 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     loaded again. Python objects are accepted too.
 
     Args:
-        dataset: `"world"` (built in), the path of a `.jsonl` or `.parquet` file, a hub name, a `Dataset`, or a list of
-            `Question` or of mappings with `question` and `answers`.
+        dataset: `"world"` (built in), the path of a file or folder, a hub name, several of these separated by commas,
+            a `Dataset`, or a list or table of questions: whatever `load_dataset` accepts.
         split: split of a named dataset.
+        on_bad_row: `"raise"` a `DataError` for a bad row, or `"skip"` such rows: `env.unwrapped.dataset.skipped_rows`.
+        columns: field (`id`, `question`, `answers`, ...) -> the column that holds it, for files with other names.
         world: options of the built-in world (fields of `WorldConfig`), for example `{"seed": 1, "passages": 2000}`.
         search_engine: `"corpus"`, `"corpus:FILE"`, a mapping `{"kind": ..., **options}`, or a `SearchEngine`. The
             environment closes an engine that it created, but not a `SearchEngine` that you pass.

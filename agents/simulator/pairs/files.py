@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, find_file, read_rows
+from zerosearch_env.datasets.files.find import find_file
+from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, read_rows
 from zerosearch_env.errors import ConfigError, DataError, sentence
 from zerosearch_env.files import replaced_file, write_text
 from zerosearch_env.records.transcripts import TranscriptWriter

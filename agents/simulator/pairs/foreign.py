@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from zerosearch_env.datasets.files.fields import answers, first_of, plain, text
+from zerosearch_env.datasets.files.columns import first_of
+from zerosearch_env.datasets.files.fields import answers, plain, text
 from zerosearch_env.datasets.files.rows import Row, RowError
 from zerosearch_env.types import Document
 

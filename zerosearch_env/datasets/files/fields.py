@@ -1,34 +1,38 @@
 """Read the fields of a row: text, answers, paragraphs.
 
-Depending on who wrote the file and which library read it, the same field is a list, a tuple, a numpy array, a dict of
-lists or a JSON string. All these forms are accepted. Anything else raises a `RowError`; values are never guessed.
+Depending on who wrote the file and which library read it, the same field is a list, a tuple, a NumPy array, a dict of
+lists, or any of these as text (see `packed`). All these forms are accepted. Anything else raises a `RowError`; values
+are never guessed.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import math
+import re
+from collections.abc import Mapping, Sequence
 
 from ...types import Json, Paragraph
+from .columns import find_column, first_of, missing
+from .packed import unpack
 from .rows import Row, RowError
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 """Separates several gold answers in one string (DeepResearcher's data)."""
+_ANSWER_KEYS = ("target", "text", "ground_truth", "value", "answer")
+"""Keys of a dict that holds answers."""
+_LISP_ITEM = r"""\((?:description|name|number)\s+("(?:[^"\\]|\\.)*"|[^\s()"]+)\)"""
+_LISP_LIST = re.compile(rf"\(list(?:\s+{_LISP_ITEM})+\)")
+_WHOLE_FLOATS = 2.0**53
+"""Below this, every whole number has its own float."""
 
 
 def plain(value: Json) -> Json:
-    """Convert numpy arrays and scalars to plain Python values, at any depth."""
+    """Convert NumPy arrays and scalars to plain Python values, at any depth."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def first_of(row: Row, names: Iterable[str]) -> str | None:
-    """The first of these field names whose value in the row is not null, or None."""
-    return next((name for name in names if row.get(name) is not None), None)
 
 
 def text(value: Json, field: str) -> str:
@@ -47,47 +51,95 @@ def text(value: Json, field: str) -> str:
     return value.strip()
 
 
+def written(value: Json) -> str:
+    """A string or number as a person writes it: a float without a fraction loses its ".0"."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_FLOATS:
+        value = int(value)
+    return str(value).strip()
+
+
+def unpacked(value: Json, field: str) -> Json:
+    """A nested field as Python objects; a list or dict stored as text is parsed.
+
+    Raises:
+        RowError: the value is a text that holds neither.
+    """
+    value = plain(unpack(plain(value), field))
+    if isinstance(value, str):
+        raise RowError(field, "a list, a dict, or either as JSON or Python text", value)
+    return value
+
+
+def mapping(row: Row, field: str) -> Row:
+    """The dict in an optional field; empty if the field is empty or holds something else."""
+    value = plain(unpack(plain(row.get(field)), field))
+    return value if isinstance(value, dict) else {}
+
+
 def answers(value: Json, field: str) -> tuple[str, ...]:
     """Gold answers from a string, a number, a list of these, or a dict in a known form; duplicates and blanks dropped.
 
     Raises:
-        RowError: there is no answer, or an answer is neither a string nor a number.
+        RowError: there is no answer, or an answer is neither a string nor a finite number.
     """
     texts: dict[str, None] = {}
     for item in _answer_items(plain(value), field):
-        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+        is_number = isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+        if not is_number and not isinstance(item, str):
             raise RowError(field, "strings or numbers as answers", item)
-        if str(item).strip():
-            texts.setdefault(text(str(item), field))
+        if answer := written(item):
+            texts.setdefault(text(answer, field))
     if not texts:
         raise RowError(field, "at least one non-empty answer", value)
     return tuple(texts)
 
 
-def _answer_items(value: Any, field: str) -> list[Any]:
+def _answer_items(value: Json, field: str) -> list[Json]:
+    value = plain(unpack(value, field))
     if isinstance(value, str):
-        return list(value.split(ANSWER_SEPARATOR))
+        return _lisp_items(value) or value.split(ANSWER_SEPARATOR)
     if isinstance(value, Mapping):
-        for name in ("target", "text", "ground_truth"):
-            if value.get(name) is not None:
-                return _answer_items(value[name], f"{field}.{name}")
-        if value.get("value") is not None:
-            return [value["value"], *(value.get("aliases") or ())]
-        raise RowError(field, "a dict with 'target', 'text', or 'value'", value)
+        return _items_of_dict(value, field)
     if isinstance(value, list):
-        return value
-    return [] if value is None else [value]
+        return [item for entry in value for item in (_items_of_entry(entry, field))]
+    return [] if missing(value) else [value]
 
 
-def unpacked(value: Json, field: str) -> Json:
-    """A nested field as Python objects; a field stored as a JSON string is parsed."""
-    value = plain(value)
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            raise RowError(field, "a list, a dict, or either as a JSON string", value) from None
-    return value
+def _items_of_entry(entry: Json, field: str) -> list[Json]:
+    """The answers in an entry of a list: a dict or packed list holds several, anything else is one."""
+    unpacked_entry = unpack(entry, field)
+    if isinstance(unpacked_entry, Mapping) or unpacked_entry is not entry:
+        return _answer_items(unpacked_entry, field)
+    return [entry]
+
+
+def _items_of_dict(value: Row, field: str) -> list[Json]:
+    """The answers in a dict: `{"target": [...]}`, TriviaQA's `Value` and `Aliases`, AmbigQA's `qaPairs`, ..."""
+    key = first_of(value, _ANSWER_KEYS)
+    others = find_column(value, ("aliases",))
+    pairs = find_column(value, ("qaPairs",))
+    if key is None and others is None and pairs is None:
+        raise RowError(field, "a dict with 'target', 'text', 'answer' or 'value'", value)
+    items = [] if key is None else _nested(_answer_items(value[key], f"{field}.{key}"))
+    if others is not None:
+        items += _answer_items(value[others], f"{field}.{others}")
+    if pairs is not None:
+        # Every reading of an ambiguous question has its own answers; all of them answer it.
+        given = value[pairs] if isinstance(value[pairs], list) else [value[pairs]]
+        items += [item for pair in given if pair for item in _items_of_dict(pair, f"{field}.{pairs}")]
+    return items
+
+
+def _nested(items: list[Json]) -> list[Json]:
+    """The items of lists in a list (the hub keeps AmbigQA's annotations as lists of lists)."""
+    return [item for entry in items for item in (_nested(entry) if isinstance(entry, list) else [entry])]
+
+
+def _lisp_items(value: str) -> list[Json]:
+    """The answers in WebQuestions' `(list (description "A") (description B))`; empty for any other text."""
+    if not _LISP_LIST.fullmatch(value.strip()):
+        return []
+    return [re.sub(r"\\(.)", r"\1", item.strip('"')) for item in re.findall(_LISP_ITEM, value)]
 
 
 def titled_sentences(value: Json, field: str) -> list[tuple[str, str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...errors import DataError, require
-from .rows import Row
+from .rows import NumberedRow
 
 
-def hub_rows(name: str, split: str) -> Iterator[tuple[int, Row]]:
+def hub_rows(name: str, split: str) -> Iterator[NumberedRow]:
     """Rows of a dataset on the hub, numbered from 1.
 
     Args:
@@ -28,4 +28,5 @@ def hub_rows(name: str, split: str) -> Iterator[tuple[int, Row]]:
             f"{name!r} is neither a built-in dataset nor a file, and loading its split {split!r} from the hub failed: "
             f"{type(cause).__name__}: {cause}"
         ) from cause
-    yield from enumerate(rows, 1)
+    for number, row in enumerate(rows, 1):
+        yield NumberedRow(f"{name} ({split}), row {number}", number, row)

@@ -7,124 +7,182 @@
 | `hotpotqa` | HotpotQA, with paragraphs | `context` and `supporting_facts` |
 | `2wikimultihopqa` | 2WikiMultihopQA, with paragraphs | the fields of `hotpotqa`, and `evidences` |
 | `musique` | MuSiQue, with paragraphs | `paragraphs` |
-| `plain` | anything with a question and its answers | `question` and `answers`, `answer` or `golden_answers` |
+| `plain` | anything with a question and its answers | a question and answers, under one of many names |
+
+Names of columns are compared without case, blanks and underscores: "Final answer" is `final_answer`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import DataError, sentence
-from ...types import Paragraph, Question
-from .fields import answers, first_of, flagged_paragraphs, plain, supporting_titles, text, titled_sentences, unpacked
-from .rows import Row, RowError
+from ...types import Json, Paragraph, Question
+from .columns import Columns, cell, find_column, first_of, missing, no_column
+from .fields import answers, flagged_paragraphs, mapping, plain, supporting_titles, text, titled_sentences, written
+from .packed import unpack
+from .rows import NumberedRow, OnBadRow, Row, RowError
 
 Reader = Callable[[Row], Question]
 
-_IDS = ("id", "_id", "question_id", "idx", "qid")
-_QUESTIONS = ("question", "problem", "query")
-_ANSWERS = ("answers", "answer", "golden_answers", "gold_answers", "target")
+_IDS = ("id", "question_id", "idx", "qid", "task_id", "example_id")
+_QUESTIONS = ("question", "problem", "query", "utterance")
+_ANSWERS = (
+    *("answers", "answer", "golden_answers", "gold_answers", "target", "possible_answers", "final_answer"),
+    *("target_value", "annotations"),
+)
 _ALIASES = ("answer_aliases", "aliases")
+_SOURCES = ("data_source", "dataset")
+_REWARDS = ("reward_model", "reward_spec")
+
+COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "id": ("id", _IDS),
+    "question": ("question", _QUESTIONS),
+    "answers": ("golden_answers", _ANSWERS),
+    "aliases": ("answer_aliases", _ALIASES),
+    "data_source": ("data_source", _SOURCES),
+}
+"""Field that a caller may map to a column -> the name that every reader knows, and all names that it replaces."""
 
 
 def detect_format(row: Row) -> str | None:
     """The name of the format of a row, or None if it is unknown."""
-    if isinstance(plain(row.get("paragraphs")), list):
+    if isinstance(plain(_unpacked(row.get("paragraphs"))), list):
         return "musique"
-    if row.get("context") is not None and row.get("supporting_facts") is not None:
-        return "2wikimultihopqa" if row.get("evidences") is not None else "hotpotqa"
-    if first_of(row, ("reward_model", "reward_spec", "data_source")):
+    if not missing(row.get("context")) and not missing(row.get("supporting_facts")):
+        return "hotpotqa" if missing(row.get("evidences")) else "2wikimultihopqa"
+    if any(not missing(row.get(name)) for name in (*_REWARDS, "data_source")):
         return "search-r1"
-    if first_of(row, _QUESTIONS) and row.get("golden_answers") is not None:
+    if first_of(row, _QUESTIONS) and not missing(row.get("golden_answers")):
         return "flashrag"
-    if any(name in row for name in _QUESTIONS):
+    if find_column(row, (*_QUESTIONS, "prompt")):
         return "plain"
     return None
+
+
+def _unpacked(value: Json) -> Json:
+    try:
+        return unpack(value, "")
+    except RowError:
+        return value
 
 
 def _build(
     row: Row,
     golds: tuple[str, ...],
     *,
-    question: str | None = None,
     paragraphs: tuple[Paragraph, ...] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    dataset: str = "",
     split: str = "",
     name: str | None = None,
 ) -> Question:
     """A question with the fields shared by all formats. The caller fills in an empty id, dataset or split."""
-    if question is None:
-        field = first_of(row, _QUESTIONS) or "question"
-        question = text(row.get(field), field)
     key = first_of(row, _IDS)
-    name = name or ("" if key is None else str(plain(row[key])).strip())
-    return Question(name, question, golds, dataset, split, paragraphs, metadata or None)
+    name = name or ("" if key is None else written(plain(row[key])))
+    source = first_of(row, _SOURCES)
+    dataset = row[source].strip() if source is not None and isinstance(row[source], str) else ""
+    return Question(name, _question(row), golds, dataset, split, paragraphs, metadata or None)
 
 
-def _golds(row: Row) -> tuple[str, ...]:
-    field = first_of(row, _ANSWERS) or "answers"
-    golds = answers(row.get(field), field)
-    more = first_of(row, _ALIASES)
-    if more is None or plain(row[more]) in ([], ""):
-        return golds
-    return tuple(dict.fromkeys((*golds, *answers(row[more], more))))
+def _question(row: Row) -> str:
+    """The question in its own column, in verl's `extra_info`, or at the end of a prompt."""
+    field = first_of(row, _QUESTIONS)
+    if field is not None:
+        value = plain(unpack(row[field], field))
+        if isinstance(value, Mapping) and "text" in value:  # NarrativeQA
+            field, value = f"{field}.text", value["text"]
+        return text(value, field)
+    told = mapping(row, "extra_info").get("question")
+    if isinstance(told, str) and told.strip():
+        return text(told, "extra_info.question")
+    prompt = first_of(row, ("prompt",))
+    if prompt is not None:
+        return _prompted_question(row[prompt], prompt)
+    field = find_column(row, _QUESTIONS)
+    if field is not None:
+        return text(row[field], field)
+    raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
 
 
-def read_plain(row: Row) -> Question:
-    """A question and its answers; every other field becomes metadata."""
-    used = {first_of(row, names) for names in (_IDS, _QUESTIONS, _ANSWERS, _ALIASES)}
-    return _build(row, _golds(row), metadata={key: plain(value) for key, value in row.items() if key not in used})
+_MARK = re.compile(r"(?:^|(?<=[\n.!?:>]))\s*question:", re.IGNORECASE)
+"""The word before a question in a prompt. Inside a sentence it is part of the question ("who hosts Any Question:")."""
 
 
-def read_flashrag(row: Row) -> Question:
-    """`id`, `question`, `golden_answers`, and optionally `metadata`."""
-    metadata = plain(row.get("metadata"))
-    golds = answers(row.get("golden_answers"), "golden_answers")
-    return _build(row, golds, metadata=metadata if isinstance(metadata, dict) else None)
-
-
-def read_search_r1(row: Row) -> Question:
-    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; other fields are optional."""
-    reward_field = first_of(row, ("reward_model", "reward_spec"))
-    reward = unpacked(row[reward_field], reward_field) if reward_field else {}
-    if row.get("golden_answers") is not None and plain(row["golden_answers"]) != []:
-        golds = answers(row["golden_answers"], "golden_answers")
-    else:
-        truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
-        golds = answers(truth, f"{reward_field or 'reward_model'}.ground_truth")
-    extra = plain(row.get("extra_info"))
-    extra = extra if isinstance(extra, dict) else {}
-    source = str(row.get("data_source") or "")
-    index = extra.get("index")
-    name = f"{source or 'row'}-{index}" if first_of(row, _IDS) is None and index is not None else None
-    metadata = plain(row.get("metadata"))
-    return _build(
-        row,
-        golds,
-        question=None if first_of(row, _QUESTIONS) else _prompted_question(row.get("prompt")),
-        dataset=source,
-        split=str(extra.get("split") or ""),
-        name=name,
-        metadata={key: value for key, value in metadata.items() if value is not None}
-        if isinstance(metadata, dict)
-        else None,
-    )
-
-
-def _prompted_question(prompt: Any) -> str:
+def _prompted_question(prompt: Json, field: str) -> str:
     """The question at the end of a prompt: the text after the last "Question:" in the last user turn."""
-    turns = plain(prompt)
+    turns = plain(unpack(plain(prompt), field))
     if isinstance(turns, str):
-        content: Any = turns
+        content: Json = turns
     elif isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
         content = next((turn.get("content") for turn in reversed(turns) if turn.get("role") == "user"), None)
     else:
         raise RowError("question", "a string, or a `prompt` that ends with the question", prompt)
-    return text(re.split(r"(?i)\bquestion:", text(content, "prompt"))[-1], "prompt")
+    return text(_MARK.split(text(content, field))[-1], field)
+
+
+def _golds(row: Row) -> tuple[str, ...]:
+    field = first_of(row, _ANSWERS)
+    golds = _numbered_answers(row) if field is None else answers(row[field], field)
+    more = first_of(row, _ALIASES)
+    if more is None or plain(_unpacked(row[more])) in ([], ""):
+        return golds
+    return tuple(dict.fromkeys((*golds, *answers(row[more], more))))
+
+
+def _numbered_answers(row: Row) -> tuple[str, ...]:
+    """The answers in `answer1`, `answer2`, ... (NarrativeQA's table)."""
+    numbered = [name for name in row if isinstance(name, str) and re.fullmatch(r"(?i)answer[ _]?\d+", name)]
+    given = [row[name] for name in numbered if not missing(row[name])]
+    if given:
+        return answers(given, numbered[0])
+    field = find_column(row, _ANSWERS)
+    if field is not None:
+        return answers(row[field], field)
+    raise no_column(row, _ANSWERS, "answers", "answers")
+
+
+def read_plain(row: Row) -> Question:
+    """A question and its answers; every other field becomes metadata."""
+    used = {first_of(row, names) for names in (_IDS, _QUESTIONS, _ANSWERS, _ALIASES, _SOURCES)}
+    metadata = {key: plain(value) for key, value in row.items() if key not in used and not missing(value)}
+    return _build(row, _golds(row), metadata=metadata)
+
+
+def read_flashrag(row: Row) -> Question:
+    """`id`, `question`, `golden_answers`, and optionally `metadata`."""
+    return _build(row, answers(row.get("golden_answers"), "golden_answers"), metadata=mapping(row, "metadata"))
+
+
+def read_search_r1(row: Row) -> Question:
+    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; other fields are optional."""
+    extra = mapping(row, "extra_info")
+    source, index = row.get("data_source"), extra.get("index")
+    numbered = first_of(row, _IDS) is None and not missing(index)
+    metadata = {key: value for key, value in mapping(row, "metadata").items() if value is not None}
+    return _build(
+        row,
+        _rewarded_answers(row),
+        split=str(extra.get("split") or ""),
+        name=f"{source or 'row'}-{written(index)}" if numbered else None,
+        metadata=metadata,
+    )
+
+
+def _rewarded_answers(row: Row) -> tuple[str, ...]:
+    """`golden_answers`, else the ground truth of the reward, else answers under another name."""
+    given = plain(_unpacked(plain(row.get("golden_answers"))))
+    if not missing(given) and given not in ([], ""):
+        return answers(given, "golden_answers")
+    field = first_of(row, _REWARDS)
+    if field is None and first_of(row, _ANSWERS):
+        return _golds(row)
+    reward = mapping(row, field) if field else {}
+    if reward and "ground_truth" not in reward:
+        raise no_column(reward, ["ground_truth"], "answers", f"answers in the dict {field!r},")
+    return answers(reward.get("ground_truth"), f"{field or 'reward_model'}.ground_truth")
 
 
 def read_hotpotqa(row: Row) -> Question:
@@ -133,15 +191,16 @@ def read_hotpotqa(row: Row) -> Question:
     paragraphs = tuple(
         Paragraph(title, body, title in names) for title, body in titled_sentences(row.get("context"), "context")
     )
-    metadata = {key: plain(row[key]) for key in ("type", "level", "evidences") if row.get(key) is not None}
+    metadata = {key: plain(row[key]) for key in ("type", "level", "evidences") if not missing(row.get(key))}
     return _build(row, _golds(row), paragraphs=paragraphs, metadata=metadata)
 
 
 def read_musique(row: Row) -> Question:
     """`question`, `answer`, `answer_aliases` and `paragraphs`; rows marked as not answerable are bad rows."""
-    if plain(row.get("answerable")) is False:
-        raise RowError("answerable", "a question that its paragraphs answer", False)
-    steps = plain(row.get("question_decomposition"))
+    answerable = plain(row.get("answerable"))
+    if answerable is False or str(answerable).strip().lower() == "false":
+        raise RowError("answerable", "a question that its paragraphs answer", answerable)
+    steps = plain(_unpacked(row.get("question_decomposition")))
     metadata = {"hops": len(steps)} if isinstance(steps, list) and steps else None
     return _build(
         row, _golds(row), paragraphs=flagged_paragraphs(row.get("paragraphs"), "paragraphs"), metadata=metadata
@@ -159,55 +218,71 @@ FORMATS: Mapping[str, Reader] = {
 """Format name -> reader function."""
 
 
+@dataclass(frozen=True)
+class ReadQuestions:
+    """The questions of a dataset, and what reading them has found."""
+
+    questions: list[Question]
+    format: str
+    skipped: int = 0
+    first_problem: str = ""
+    """The error of the first skipped row, with its place."""
+
+
 def read_questions(
-    rows: Iterable[tuple[int, Row | RowError]],
+    rows: Iterable[NumberedRow],
     *,
     where: str,
     name: str,
     split: str,
-    format: str | None,
-    skip_bad_rows: bool,
-    limit: int | None,
-) -> tuple[list[Question], int, str]:
+    format: str | None = None,
+    on_bad_row: OnBadRow = "raise",
+    columns: Columns | None = None,
+    limit: int | None = None,
+) -> ReadQuestions:
     """Read rows until `limit` questions are found.
 
     Args:
-        rows: rows with their numbers.
+        rows: rows with their places and numbers.
         where: the file or the hub name, for error messages.
         name: name of the dataset; also the prefix of ids created for rows without an id.
         split: the split of rows that do not name one.
         format: one of `FORMATS`; None: detected from the first row with a known format.
-        skip_bad_rows: count bad rows instead of raising an error.
+        on_bad_row: `"raise"` an error, or `"skip"` bad rows and count them.
+        columns: field -> the column that holds it, for rows with other names than those of the formats.
         limit: maximum number of questions to read; None: all.
 
-    Returns:
-        The questions, the number of skipped rows, and the name of the format.
-
     Raises:
-        DataError: a row is bad, the format is unknown, or there are no questions. The message names the file, the row
-            and the field.
+        DataError: a row is bad, the format is unknown, or there are no questions. The message names the file, the row,
+            the field, and the nearest column.
     """
     questions: list[Question] = []
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], list[tuple[Question, str]]] = {}
     skipped, first_problem = 0, ""
-    for number, content in rows:
+    for place, number, content in rows:
         try:
             if isinstance(content, RowError):
                 raise content
-            format = format or _format_of(content)
-            question = FORMATS[format](content)
+            if isinstance(content, Question):
+                question = content
+            else:
+                row = _renamed(content, columns) if columns else content
+                format = format or _format_of(row)
+                question = FORMATS[format](row)
             question = replace(
                 question,
                 id=question.id or f"{name}-{number}",
                 dataset=question.dataset or name,
                 split=question.split or split,
             )
-            earlier = seen.setdefault((question.dataset, question.id), number)
-            if earlier != number:
-                raise RowError("id", f"a unique id (row {earlier} has the same)", question.id)
+            earlier = seen.setdefault((question.dataset, question.id), [])
+            for other, other_place in earlier:
+                if (other.text, other.answers) == (question.text, question.answers):
+                    raise RowError("id", f"a row that is not a copy of another ({other_place})", question.id)
+            earlier.append((question, place))
         except RowError as problem:
-            message = f"{where}, row {number}: {problem}"
-            if not skip_bad_rows:
+            message = f"{place}: {problem}"
+            if on_bad_row == "raise":
                 raise DataError(f'{sentence(message)} on_bad_row="skip" leaves such rows out.') from None
             skipped, first_problem = skipped + 1, first_problem or message
             continue
@@ -220,18 +295,46 @@ def read_questions(
             if skipped
             else f"{where} is empty: it has no questions"
         )
-    return _with_distinct_ids(questions), skipped, format or ""
+    return ReadQuestions(with_distinct_ids(questions), format or "", skipped, first_problem)
+
+
+def _renamed(row: Row, columns: Columns) -> Row:
+    """The row with the caller's columns under the names that the readers know, in place of any others of that kind."""
+    given = {}
+    for field, column in columns.items():
+        cells = [cell(row, name, field) for name in ([column] if isinstance(column, str) else column)]
+        given[COLUMNS[field][0]] = cells[0] if isinstance(column, str) else [c for c in cells if not missing(c)]
+    replaced = {name for column in columns.values() for name in ([column] if isinstance(column, str) else column)}
+    kept = {name: value for name, value in row.items() if name not in replaced}
+    for field in columns:
+        while (old := find_column(kept, COLUMNS[field][1])) is not None:
+            del kept[old]
+    return kept | given
 
 
 def _format_of(row: Row) -> str:
     format = detect_format(row)
     if format is None:
-        raise RowError("", f"the fields of a known format ({', '.join(FORMATS)})", sorted(map(str, row)))
+        raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
     return format
 
 
-def _with_distinct_ids(questions: list[Question]) -> list[Question]:
-    """Prefix every id with its dataset's name, but only if ids repeat, as in files merged from several datasets."""
-    if len({question.id for question in questions}) == len(questions):
+def with_distinct_ids(questions: list[Question]) -> list[Question]:
+    """Questions with unique ids: a repeated id gets its dataset's name as a prefix, and then, if need be, a number.
+
+    Ids repeat in files that were merged from several datasets.
+    """
+    if len({question.id for question in questions}) < len(questions):
+        questions = [replace(question, id=f"{question.dataset}/{question.id}") for question in questions]
+    taken = {question.id for question in questions}
+    if len(taken) == len(questions):
         return questions
-    return [replace(question, id=f"{question.dataset}/{question.id}") for question in questions]
+    distinct, used = [], set[str]()
+    for question in questions:
+        name, count = question.id, 1
+        while name in used or (count > 1 and name in taken):
+            count += 1
+            name = f"{question.id}#{count}"
+        used.add(name)
+        distinct.append(replace(question, id=name))
+    return distinct

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
+from ...datasets import Columns, OnBadRow
 from ...errors import ConfigError
 from ...types import Dataset, Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask, check_size, results_of
@@ -172,6 +173,8 @@ def corpus_engine(
     dataset: Dataset | None,
     *,
     path: str | None = None,
+    on_bad_row: OnBadRow = "raise",
+    columns: Columns | None = None,
     pool: int = 40,
     paragraphs: bool | None = None,
     k1: float = 1.5,
@@ -184,6 +187,8 @@ def corpus_engine(
             its questions are used.
         dataset: the dataset of the environment.
         path: a corpus file; a named alternative to `argument`.
+        on_bad_row: `"raise"` an error for a bad row of the file, or `"skip"` such rows and log their number.
+        columns: `id`, `title` or `text` -> the column of the file that holds it.
         pool: as in `CorpusEngine`.
         paragraphs: as in `CorpusEngine`; by default True without a file, False with a file.
         k1: as in `CorpusEngine`.
@@ -197,7 +202,9 @@ def corpus_engine(
         raise ConfigError(f"the corpus file was given twice: {argument!r} and path={path!r}")
     file = argument or path
     if file:
-        index = file_index(file, k1=k1, b=b)
+        index = file_index(file, k1=k1, b=b, on_bad_row=on_bad_row, columns=columns)
+    elif (on_bad_row, columns) != ("raise", None):
+        raise ConfigError('on_bad_row and columns describe a corpus file, and none was given: use "corpus:FILE"')
     elif dataset is not None:
         index = dataset_index(dataset, k1=k1, b=b)
     else:

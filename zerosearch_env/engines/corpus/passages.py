@@ -9,6 +9,7 @@ from typing import Any
 
 from ...bounded_cache import BoundedCache
 from ...checks import check_number
+from ...datasets import Columns, OnBadRow, find_files, load_corpus
 from ...errors import ConfigError
 from ...types import Dataset, Document, full_text
 from ..ranking import Ranking
@@ -115,23 +116,32 @@ def dataset_index(dataset: Dataset, *, k1: float, b: float) -> PassageIndex:
         return index
 
 
-def file_index(path: str, *, k1: float, b: float) -> PassageIndex:
+def file_index(
+    path: str, *, k1: float, b: float, on_bad_row: OnBadRow = "raise", columns: Columns | None = None
+) -> PassageIndex:
     """The index over a corpus file. All engines of this process share one index, until the file changes.
 
+    Args:
+        path: the file, or a folder of shards; as in `load_corpus`.
+        k1: as in `PassageIndex`.
+        b: as in `PassageIndex`.
+        on_bad_row: as in `load_corpus`.
+        columns: as in `load_corpus`.
+
     Raises:
+        ConfigError: an option is invalid.
         DataError: the file is missing or broken.
     """
-    from ...datasets import load_corpus
-
-    file = Path(path).expanduser().resolve()
-    stat = file.stat() if file.is_file() else None
-    key = (str(file), stat and (stat.st_mtime_ns, stat.st_size), k1, b)
+    files = find_files(Path(path).expanduser().resolve(), "corpus")
+    state = tuple((stat.st_mtime_ns, stat.st_size) for stat in map(Path.stat, files))
+    key = (tuple(map(str, files)), state, on_bad_row, repr(columns), k1, b)
     with _SHARED_LOCK:
         index = _OF_FILES.get(key)
         if index is None:
-            for old in [other for other in _OF_FILES if other[0] == str(file) and other[1] != key[1]]:
+            for old in [other for other in _OF_FILES if other[0] == key[0] and other[1] != state]:
                 del _OF_FILES[old]
-            index = _OF_FILES[key] = PassageIndex(load_corpus(path), k1=k1, b=b)
+            passages = load_corpus(path, on_bad_row=on_bad_row, columns=columns)
+            index = _OF_FILES[key] = PassageIndex(passages, k1=k1, b=b)
         return index
 
 

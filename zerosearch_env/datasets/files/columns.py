@@ -1,0 +1,132 @@
+"""Find the columns of a row: spellings of a name, columns that a caller names, and the nearest name for an error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from ...errors import ConfigError, unknown_name
+from ...types import Json
+from .packed import unpack
+from .rows import Row, RowError
+
+Columns = Mapping[str, str | Sequence[str]]
+"""Field -> the column that holds it, for example `{"question": "Frage"}`; a dot leads into a nested dict."""
+
+
+def missing(value: Json) -> bool:
+    """Whether a cell is empty: None, or what pandas puts in its place (NaN, NA, NaT)."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def find_column(row: Row, names: Iterable[str]) -> str | None:
+    """The first column with one of these names, or None. Case, blanks and underscores are ignored if need be."""
+    folded: dict[str, str] | None = None
+    for name in names:
+        if name in row:
+            return name
+        folded = folded or _folded(tuple(row))
+        if (found := folded.get(_fold(name))) is not None:
+            return found
+    return None
+
+
+def first_of(row: Row, names: Iterable[str]) -> str | None:
+    """The first column with one of these names (see `find_column`) whose cell is not empty, or None."""
+    for name in names:
+        found = find_column(row, (name,))
+        if found is not None and not missing(row[found]):
+            return found
+    return None
+
+
+@lru_cache(maxsize=256)
+def _fold(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+@lru_cache(maxsize=64)
+def _folded(columns: tuple[object, ...]) -> dict[str, str]:
+    """Folded name -> column; the first one of several."""
+    return {_fold(name): name for name in reversed(columns) if isinstance(name, str)}
+
+
+def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError:
+    """The error for a row without a column, with the nearest one that it has.
+
+    Args:
+        row: the row, or the dict in a row that should hold the field.
+        names: names that the column may have.
+        field: the field, as `columns` names it.
+        what: the content of the field, for example "a question".
+    """
+    columns = [str(name) for name in row]
+    scores = [
+        (difflib.SequenceMatcher(None, _fold(column), _fold(name)).ratio(), column)
+        for column in columns
+        for name in names
+    ]
+    score, nearest = max(scores, default=(0.0, ""))
+    hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{nearest}"}} would read it' if score >= 0.6 else ""
+    shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
+    some = ", ".join(map(repr, names[:3]))
+    got = f"the columns {shown}{hint}" if columns else "an empty row"
+    return RowError(field, f"{what} in a column such as {some}", got, words=True)
+
+
+def check_columns(columns: Columns | None, fields: Iterable[str]) -> None:
+    """Check a mapping of columns.
+
+    Raises:
+        ConfigError: it is not a mapping from these fields to names of columns.
+    """
+    if columns is None:
+        return
+    if not isinstance(columns, Mapping):
+        raise ConfigError(f'columns must be a mapping such as {{"question": "Frage"}}, got {columns!r}')
+    for field, column in columns.items():
+        if field not in fields:
+            raise unknown_name("field in columns", field, fields)
+        names = [column] if isinstance(column, str) else column
+        if (
+            not names
+            or not isinstance(names, (list, tuple))
+            or not all(name and isinstance(name, str) for name in names)
+        ):
+            raise ConfigError(f"columns[{field!r}] must be the name of a column or a list of names, got {column!r}")
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """The mapping in `FIELD=COLUMN` pairs, the form that commands take.
+
+    Raises:
+        ConfigError: a pair has no "=".
+    """
+    columns = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"columns: expected FIELD=COLUMN, for example question=Frage, got {pair!r}")
+        columns[field] = column
+    return columns
+
+
+def cell(row: Row, path: str, field: str) -> Json:
+    """The cell in a column that a caller named; a dot leads into a nested dict.
+
+    Raises:
+        RowError: there is no such column.
+    """
+    if path in row:
+        return row[path]
+    value: Json = row
+    for name in path.split("."):
+        value = unpack(value, path)
+        if not isinstance(value, Mapping) or name not in value:
+            raise no_column(value if isinstance(value, Mapping) else row, [path], field, "the named column")
+        value = value[name]
+    return value
