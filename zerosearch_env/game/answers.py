@@ -38,7 +38,7 @@ SEPARATOR = " qzxnextdocumentqzx "
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _SKIPPED = frozenset((b"a", b"an", b"the"))
-_SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]")
+_SUPERSCRIPTS = r"\u00b2\u00b3\u00b9\u2070\u2074-\u2079"
 _LETTER = re.compile("[a-z]")
 _WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
@@ -60,7 +60,7 @@ _COMMON = (
 
 def _fold(text: str) -> str:
     # Superscript digits are footnote marks more often than powers: "Paris¹" states Paris.
-    return without_accents(fold(_SUPERSCRIPT.sub(" ", text)))
+    return without_accents(fold(re.sub(f"[{_SUPERSCRIPTS}]", " ", text)))
 
 
 def _ascii(text: str) -> str:
@@ -149,15 +149,19 @@ def _golds(answers: tuple[str, ...]) -> _Golds:
             literal.append(_literal(answer, folded))
         elif len(split) == 1 and _LETTER.fullmatch(split[0]):
             letter = next(c for c in answer if c.isalnum())
-            literal.append(rf"(?<![^\W_])(?<!['\u2019]){letter}(?!['\u2019]?[^\W_])")
+            literal.append(rf"(?<![^\W_])(?<!['\u2019]){letter}(?!['\u2019]?[^\W_{_SUPERSCRIPTS}])")
         elif any(map(_ATTACHED.search, split)):
-            attached.append("".join(WORD.findall(folded)))
+            attached.append(_letters(WORD.findall(folded)))
         else:
             joined = _words(folded.translate(_WITHOUT_MARKS))
             gold = _Gold(_utf8(split), _utf8(joined), max(split, key=len).encode())
             (latin if "".join(split).isascii() else others).append(gold)
     pattern = re.compile("|".join(literal)) if literal else None
     return _Golds(tuple(latin), tuple(others), tuple(attached), pattern)
+
+
+def _letters(words: Sequence[str]) -> str:
+    return "".join(word for word in words if word not in _ARTICLES)
 
 
 def _utf8(words: Sequence[str]) -> tuple[bytes, ...]:
@@ -204,10 +208,10 @@ def _states(text: str, golds: _Golds) -> bool:
             second = b" ".join(_utf8(WORD.findall(folded.translate(_WITHOUT_MARKS))))
             if any(_in_a_row(gold.split, first) or _in_a_row(gold.joined, second) for gold in golds.others):
                 return True
-        letters = "".join(split)
+        letters = _letters(split)
         if any(answer in letters for answer in golds.attached):
             return True
-    return golds.literal is not None and golds.literal.search(_SUPERSCRIPT.sub(" ", text)) is not None
+    return golds.literal is not None and golds.literal.search(text) is not None
 
 
 def _in_a_row(words: tuple[bytes, ...], reading: bytes) -> bool:
