@@ -45,6 +45,7 @@ def test_ratios_only_of_what_was_measured() -> None:
     assert bench.ratios(timings) == {"single, GEM over core": pytest.approx(3.0)}
 
 
+@pytest.mark.slow
 def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     output = tmp_path / "record.json"

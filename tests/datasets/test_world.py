@@ -52,6 +52,7 @@ def test_seeds_and_splits_differ(world: Dataset) -> None:
     assert digest(make_world(SMALL, "test")) != digest(world)
 
 
+@pytest.mark.slow
 def test_train_and_test_share_no_entity_whatever_the_seed() -> None:
     def titles(split: str, seeds: range) -> set[str]:
         worlds = [make_world(WorldConfig(seed=seed, passages=8000), split) for seed in seeds]

@@ -161,6 +161,7 @@ def test_a_pair_has_one_score_to_the_last_bit(judge: CrossEncoderReranker) -> No
     assert judge.score([]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_reranks(tmp_path: Path, judge: CrossEncoderReranker, judge_folder: Path) -> None:
     build_index(PASSAGES, tmp_path / "index", HashEncoder())
     engine = DenseEngine(

@@ -219,6 +219,7 @@ for n in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_many_processes_write_and_survive_being_killed(path: Path) -> None:
     ResultCache(path).close()
     command = [sys.executable, "-c", WRITER, str(path)]

@@ -411,6 +411,7 @@ def serve() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.slow
 def test_round_trip_with_our_own_server(serve: str, dialect: str) -> None:
     named = f"{serve}/{dialect}" if DIALECTS[dialect].paths == ("/retrieve",) and "rerank" not in dialect else serve
     for context in (False, True):

@@ -82,6 +82,7 @@ def test_scores_follow_their_definitions(prediction: str, answers: list[str]) ->
 @given(answer_lists)
 @example(["The"])
 @example(["!!!", "a"])
+@pytest.mark.slow
 def test_every_gold_answer_scores_one(answers: list[str]) -> None:
     for answer in answers:
         expected = (1.0, 1.0, 1.0) if answer.strip() else (0.0, 0.0, 0.0)

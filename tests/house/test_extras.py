@@ -38,6 +38,7 @@ def test_every_named_extra_installs_the_library(library: str) -> None:
         assert DISTRIBUTIONS.get(library, library.replace("_", "-")) in _distributions(extra)
 
 
+@pytest.mark.slow
 def test_every_required_library_is_in_the_table() -> None:
     calls = 0
     for folder in ("zerosearch_env", "agents", "benchmarks"):

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[2] / "zerosearch_env"
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -46,6 +48,7 @@ def _first(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
+@pytest.mark.slow
 def test_public_signatures_explain_any() -> None:
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -142,6 +142,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_losses_and_gradients_are_trls(trl, case, seed):
     name, changes, settings = CASES[case]
     data = tensors(seed)

@@ -158,6 +158,7 @@ def test_a_server_that_is_restarted_during_the_update_is_found_out_before_anythi
         assert no_thread_is_left()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_restarted_during_the_rollouts_is_found_out_before_the_update(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
         learner = build_learner(config_for(tmp_path, server), Workers(), tiny.tiny_dataset())

@@ -167,6 +167,7 @@ def test_a_policy_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     assert weights_hash({k: v.detach() for k, v in after.model.named_parameters()}) == before
 
 
+@pytest.mark.slow
 def test_a_rate_that_breaks_every_weight_ends_in_an_error_not_in_a_policy(tmp_path):
     config = tiny.tiny_train_config(
         tmp_path,

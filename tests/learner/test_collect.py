@@ -31,6 +31,7 @@ def tokens(groups):
     return [[rollout.token_ids.tolist() for rollout in group] for group in groups]
 
 
+@pytest.mark.slow
 def test_groups_without_signal_are_drawn_anew_within_the_bound(tmp_path):
     learner = make_learner(tmp_path, algorithm=ROUNDS)
     plain = make_learner(tmp_path)

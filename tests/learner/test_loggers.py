@@ -58,6 +58,7 @@ def wandb(monkeypatch):
     return fake
 
 
+@pytest.mark.slow
 def test_wandb_gets_every_step_and_the_same_run_again(tmp_path, wandb):
     files = OutputConfig(checkpoint_every=1, wandb=True, wandb_project="mine")
     config = tiny.tiny_train_config(tmp_path, steps=2, files=files)

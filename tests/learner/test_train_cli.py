@@ -54,6 +54,7 @@ def test_help_says_what_every_option_means(capsys):
         assert part in text
 
 
+@pytest.mark.slow
 def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkeypatch, capsys):
     save_policy(tiny.tiny_policy(), tmp_path / "policy")
     data = tmp_path / "data.jsonl"

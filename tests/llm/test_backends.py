@@ -249,6 +249,7 @@ def test_a_forked_process_gets_a_loop_of_its_own() -> None:
     assert done.stdout.strip() == "0 True", done.stderr
 
 
+@pytest.mark.slow
 def test_a_forked_process_leaves_the_parents_connections_alone() -> None:
     code = (
         "import gc, os, sys, time\nfrom zerosearch_env.llm import *\n"

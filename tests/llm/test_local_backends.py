@@ -51,6 +51,7 @@ def prompts(count: int = 9, **changes: Any) -> list[Prompt]:
     return [replace(base, text="word " * (3 * i % 7 + 1), seed=i, **changes) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_a_completion_depends_on_its_own_prompt_alone(backend: TransformersBackend) -> None:
     asked = prompts()
     together = backend.complete(asked)
