@@ -465,6 +465,78 @@ def test_episodes_do_not_depend_on_what_runs_beside_them(plans: list[list[str]],
     assert beside == alone
 
 
+PIECES = [
+    "<think>",
+    "</think>",
+    *("<search>", "</search>", "<answer>", "</answer>"),
+    "Ann  Lee",
+    '"x"',
+    "\\boxed{",
+    "}",
+]
+PIECES += ["<|begin_of_query|>", "<|end_of_query|>", "\u200b", "Ünal", "<b>", "<tool_call>", "</tool_call>"]
+PIECES += ['{"name": "search", "arguments": {"query": "Ann"}}']
+
+
+@settings(max_examples=40)
+@given(
+    name=st.sampled_from(sorted(PROTOCOLS)),
+    texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), max_size=6),
+    longest=st.sampled_from([20, 65_536]),
+)
+def test_a_parsed_text_and_its_action_play_the_same_episode(name: str, texts: list[str], longest: int) -> None:
+    by_text, by_action = (start(0.5, protocol=name, max_turns=3, max_action_chars=longest) for _ in range(2))
+    for text in texts:
+        if by_text.done:
+            break
+        action = get_protocol(name).parse(text)
+        outcomes = by_text.advance(text), by_action.advance_action(action.kind, action.content, text)
+        assert outcomes[0] == outcomes[1]
+        assert by_text.pending is by_action.pending is isinstance(outcomes[0], SearchRequest)
+        if by_text.pending:
+            for episode in (by_text, by_action):
+                episode.observe(SearchResult((USEFUL, BESIDE)))
+    assert by_text.turns == by_action.turns
+    assert by_text.text == by_action.text
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_an_action_is_recorded_in_the_form_of_the_protocol(name: str) -> None:
+    protocol = get_protocol(name)
+    episode = start(protocol=name)
+    assert isinstance(episode.advance_action("search", " Ann\n Lee "), SearchRequest)
+    assert episode.observe(SearchResult((USEFUL,))).query == "Ann Lee"
+    step = episode.advance_action("answer", " Geneva\n")
+    assert isinstance(step, Step)
+    assert step.scores is not None
+    assert (step.scores.prediction, step.reward) == ("Geneva", 1.0)
+    texts = [turn.action_text for turn in episode.turns]
+    assert texts == [protocol.render_search("Ann Lee"), protocol.render_answer("Geneva")]
+
+
+def test_actions_are_checked() -> None:
+    episode = start()
+    wrong: Any = "serach"
+    with pytest.raises(ConfigError, match=r"unknown kind of action 'serach'\. Did you mean 'search'\?"):
+        episode.advance_action(wrong, "Ann Lee")
+    for content, text in [(None, None), (b"Ann", None), ("Ann", 3)]:
+        value: Any = (content, text)
+        with pytest.raises(ConfigError, match="of an action must be a string"):
+            episode.advance_action("search", *value)
+    assert (episode.turns, episode.searches) == ((), 0)
+    invalid = episode.advance_action("invalid", "I wonder.")
+    assert isinstance(invalid, Step)
+    assert (invalid.action, episode.turns[0].action_text) == ("invalid", "I wonder.")
+    episode.advance_action("search", "Ann Lee", "Let me look: Ann Lee")
+    with pytest.raises(EpisodeError, match="a search is pending"):
+        episode.advance_action("answer", "Geneva")
+    episode.observe(SearchResult(()))
+    assert episode.turns[1].action_text == "Let me look: Ann Lee"
+    episode.advance_action("answer", "Geneva")
+    with pytest.raises(EpisodeError, match=r"over \(answer\); start a new one"):
+        episode.advance_action("search", "Ann Lee")
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda episode: pickle.loads(pickle.dumps(episode))])
 def test_an_episode_can_be_copied_in_the_middle(again: Callable[[Episode], Episode]) -> None:
     episode = start(0.5, 11)

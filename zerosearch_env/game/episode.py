@@ -11,7 +11,8 @@
              +-- Step: answer, invalid turn, last turn    +-- Step: the engine failed, the episode is over
 
 The caller runs the searches, one at a time or in batches, whenever it likes. The environment, the vector environment,
-the trainer's rollouts and the evaluation all use these two methods, so no rule is written twice.
+the trainer's rollouts and the evaluation all use these two methods, so no rule is written twice. An agent that calls
+tools has no text to parse: `advance_action("search", query)` takes its turn instead of `advance(text)`.
 
 All randomness is a function of (seed, search, document). It depends neither on other episodes nor on the order in which
 searches return, and with the same seed a higher noise level gives a superset of the noisy searches.
@@ -21,8 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import get_args
 
-from ..errors import ConfigError, DataError, EpisodeError
+from ..errors import ConfigError, DataError, EpisodeError, unknown_name
+from ..protocols import INVALID
+from ..protocols.tags import answer_action, query_action
 from ..randomness import split, uniform2
 from ..types import (
     ActionKind,
@@ -83,6 +87,11 @@ class Episode:
         return self.stop_reason is not None
 
     @property
+    def pending(self) -> bool:
+        """True between a search that `advance` returned and `observe`."""
+        return self._pending is not None
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far, in order, without the turn of a pending search."""
         return tuple([Turn(action_text, step) for action_text, step in self._turns])
@@ -110,37 +119,50 @@ class Episode:
             EpisodeError: the episode is over, or a search is pending.
             ConfigError: the action is not a string.
         """
-        if self.stop_reason is not None:
-            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
-        if self._pending is not None:
-            raise EpisodeError("a search is pending; call observe(result) before the next advance.")
+        self._check_ready()
         if not isinstance(action_text, str):
             raise ConfigError(f"an action must be a string, got {type(action_text).__name__}.")
-        rules = self.rules
-        if len(action_text) > rules.max_action_chars:
+        if len(action_text) > self.rules.max_action_chars:
             return self._end(StopReason.TOO_LONG, action_text, "invalid")
-        action = rules.protocol.parse(action_text)
-        kind = action.kind
-        if kind == "answer":
-            return self._end(StopReason.ANSWER, action_text, kind, prediction=action.content)
-        turns = len(self._turns)
-        query = action.content if kind == "search" else None
-        if query is not None and len(query) > rules.max_query_chars:
-            query = query[: rules.max_query_chars].rstrip()
-        if turns >= rules.max_turns:
-            return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
-        if query is not None:
-            request = self._request(query)
-            self._pending = (action_text, request)
-            return request
-        notice = rules.protocol.invalid_notice
-        if notice is None:
-            return self._end(StopReason.NO_ACTION, action_text, kind)
-        if turns + 1 == rules.max_turns:
-            notice += rules.protocol.last_turn_notice
-        step = Step(notice, "invalid", turns + 1, self.noise_level)
-        self._turns.append((action_text, step))
-        return step
+        action = self.rules.protocol.parse(action_text)
+        return self._take(action.kind, action.content, action_text)
+
+    def advance_action(self, kind: ActionKind, content: str, text: str | None = None) -> SearchRequest | Step:
+        """Take one turn of the policy as an action instead of a text. Nothing is parsed.
+
+        The rules are those of `advance`: the query is cleaned, and an empty query or answer is an invalid turn. The
+        answer is scored as it is given.
+
+        Args:
+            kind: `"search"`, `"answer"` or `"invalid"`.
+            content: the query or the answer; what the policy wrote instead of an action, if the turn is invalid.
+            text: the policy's own text of this turn, for the transcript. None: the action in the protocol's form,
+                without characters that the protocol cannot hold, such as tags inside an answer.
+
+        Returns:
+            The search to run (pass its result to `observe`), or the `Step` of a turn that needs no search.
+
+        Raises:
+            EpisodeError: the episode is over, or a search is pending.
+            ConfigError: the kind is unknown, or the content or the text is not a string.
+        """
+        self._check_ready()
+        if kind not in get_args(ActionKind):
+            raise unknown_name("kind of action", kind, get_args(ActionKind))
+        if not isinstance(content, str):
+            raise ConfigError(f"the content of an action must be a string, got {type(content).__name__}.")
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"the text of an action must be a string or None, got {type(text).__name__}.")
+        written = content if text is None else text
+        if len(written) > self.rules.max_action_chars:
+            return self._end(StopReason.TOO_LONG, written, "invalid")
+        if kind == "search":
+            action, render = query_action(content), self.rules.protocol.render_search
+        elif kind == "answer":
+            action, render = answer_action(content), self.rules.protocol.render_answer
+        else:
+            action, render = INVALID, str
+        return self._take(action.kind, action.content, render(content) if text is None else text)
 
     def observe(self, result: SearchResult) -> Step:
         """Take the result of the pending search. A failed search ends the episode (`ENGINE_ERROR`).
@@ -201,6 +223,37 @@ class Episode:
         pending_text, request = self._pending
         self._pending = None
         return self._end(reason, pending_text, "search", query=request.query, noisy=request.noisy, error=error)
+
+    def _check_ready(self) -> None:
+        """Raise an `EpisodeError` unless it is the policy's turn."""
+        if self.stop_reason is not None:
+            raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
+        if self._pending is not None:
+            raise EpisodeError("a search is pending; call observe(result) before the next advance.")
+
+    def _take(self, kind: ActionKind, content: str, action_text: str) -> SearchRequest | Step:
+        """Apply the rules to one action of the policy."""
+        if kind == "answer":
+            return self._end(StopReason.ANSWER, action_text, kind, prediction=content)
+        rules = self.rules
+        turns = len(self._turns)
+        query = content if kind == "search" else None
+        if query is not None and len(query) > rules.max_query_chars:
+            query = query[: rules.max_query_chars].rstrip()
+        if turns >= rules.max_turns:
+            return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
+        if query is not None:
+            request = self._request(query)
+            self._pending = (action_text, request)
+            return request
+        notice = rules.protocol.invalid_notice
+        if notice is None:
+            return self._end(StopReason.NO_ACTION, action_text, kind)
+        if turns + 1 == rules.max_turns:
+            notice += rules.protocol.last_turn_notice
+        step = Step(notice, "invalid", turns + 1, self.noise_level)
+        self._turns.append((action_text, step))
+        return step
 
     def _request(self, query: str) -> SearchRequest:
         rules, level, seed, search = self.rules, self.noise_level, self.seed, self.searches
