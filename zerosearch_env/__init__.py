@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .engines import make_engine as make_engine
     from .engines import register_engine as register_engine
     from .envs.infos import plain as plain
+    from .envs.rows import rows as rows
+    from .envs.session import Session as Session
     from .envs.single import ZeroSearchEnv as ZeroSearchEnv
     from .envs.spaces import UnicodeText as UnicodeText
     from .envs.vector import ZeroSearchVectorEnv as ZeroSearchVectorEnv
@@ -76,6 +78,8 @@ _NAMES = {
         "BatchedEngine ConstantEngine CorpusEngine DenseEngine SearchEngine check_engine make_engine register_engine"
     ),
     "envs.infos": "plain",
+    "envs.rows": "rows",
+    "envs.session": "Session",
     "envs.single": "ZeroSearchEnv",
     "game.episode": "Episode",
     "game.rules": "Rules make_rules",

@@ -47,7 +47,10 @@ class CacheError(ZeroSearchError, RuntimeError):
 
 
 class EpisodeError(ZeroSearchError, RuntimeError):
-    """`Episode` methods were called out of order: before a search result arrived, or after the end of the episode."""
+    """An action came when none could be taken (before a search result arrived, after the end), or a tool call failed.
+
+    Messages from `Session` are written for a model that calls tools.
+    """
 
 
 class CheckpointError(ZeroSearchError, RuntimeError):

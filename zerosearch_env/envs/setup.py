@@ -122,7 +122,7 @@ def make_setup(options: EnvOptions) -> Setup:
         noise_unit=options.noise_unit,
     )
     level = 0.0 if options.noise_level is None else check_level(options.noise_level)
-    data = _make_dataset(options)
+    data = make_dataset(options)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
@@ -169,7 +169,13 @@ def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: boo
         engine_parts(engine).check_top_k(top_k, noise=noise)
 
 
-def _make_dataset(options: EnvOptions) -> Dataset:
+def make_dataset(options: EnvOptions) -> Dataset:
+    """The dataset of an environment; equal descriptions by name share one object.
+
+    Raises:
+        ConfigError: an argument is invalid.
+        DataError: the dataset cannot be read, has no questions, or a question has no answer.
+    """
     world = _read_world(options.world)
     named = named_sources(options.dataset)
     check_columns(options.columns, COLUMNS)

@@ -1,0 +1,207 @@
+"""`Session`: one episode played by actions (a query, an answer) instead of text, for agents that call tools.
+
+    session = Session(question, rules, engine, noise_level=0.25, seed=7)
+    session.prompt                           # the question with the protocol's instruction
+    documents = session.search("a query")    # or: await session.asearch("a query")
+    scores = session.answer("an answer")
+
+It is `Episode` with an engine. With the same question, rules, noise level and seed it plays exactly the episode of the
+environment, and no action is turned into text and parsed again. Errors that the agent can do something about are
+`EpisodeError`s whose message can be given to a model as the result of its tool call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..engines import SearchEngine
+from ..engines.run import run_search, run_searches
+from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
+from ..game.episode import Episode
+from ..game.rules import Rules
+from ..types import Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason
+
+
+class Session:
+    """One question played by one agent, with the searches answered by an engine.
+
+    Actions come one at a time: a second search before the first has returned is refused.
+
+    Args:
+        question: the question.
+        rules: protocol, limits and reward; see `make_rules`.
+        engine: a search engine; see `make_engine`. It may be shared by many sessions and stays open.
+        noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
+        seed: 64-bit integer from which every draw of this episode is derived.
+
+    Raises:
+        ConfigError: the noise level is not a number in [0, 1], or an argument has the wrong type.
+        DataError: the question has no answers.
+
+    Example:
+        >>> from zerosearch_env import ConstantEngine, make_rules
+        >>> question = Question("q1", "What is the capital of France?", ("Paris",))
+        >>> session = Session(question, make_rules(), ConstantEngine(), noise_level=0.25, seed=1)
+        >>> [document.title for document in session.search("capital of France")[:2]]
+        ['Constant 1', 'Constant 2']
+        >>> session.answer("Paris").reward
+        1.0
+    """
+
+    def __init__(
+        self, question: Question, rules: Rules, engine: SearchEngine, *, noise_level: float = 0.0, seed: int = 0
+    ) -> None:
+        for name, value, kind, how in (
+            ("question", question, Question, "such as load_dataset(...).questions[0]"),
+            ("rules", rules, Rules, "from make_rules(...)"),
+            ("engine", engine, SearchEngine, "from make_engine(...)"),
+        ):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} must be a {kind.__name__} {how}, got {value!r:.200}.")
+        self.episode = Episode(question, rules, noise_level=noise_level, seed=seed)
+        """The episode so far, for example for `transcript_record`."""
+        self.engine = engine
+
+    @property
+    def prompt(self) -> str:
+        """The protocol's instruction with the question."""
+        return self.episode.prompt
+
+    @property
+    def done(self) -> bool:
+        """True when the episode is over."""
+        return self.episode.done
+
+    @property
+    def scores(self) -> Scores | None:
+        """The scores of the episode; None until it is over."""
+        return self.episode.turns[-1].step.scores if self.done else None
+
+    def search(self, query: str) -> tuple[Document, ...]:
+        """Search, which takes one turn.
+
+        Args:
+            query: the query. It is cleaned, and cut to `rules.max_query_chars`.
+
+        Returns:
+            The documents, at most `rules.top_k`; empty if nothing was found.
+
+        Raises:
+            EpisodeError: no document comes back, and the message says what to do instead. The episode is over, a search
+                is running, or only the answer is left: nothing has changed. The query is empty or far too long:
+                as in the environment, this was an invalid turn.
+            EngineError: the engine failed, whatever it raised or returned; the episode is over.
+            ConfigError: the query is not a string.
+        """
+        return self._read(self._run(self._request(query)))
+
+    async def asearch(self, query: str) -> tuple[Document, ...]:
+        """`search` through the engine's `asearch`. If the task is cancelled, the episode ends as a failed search."""
+        return self._read(await self._arun(self._request(query)))
+
+    def answer(self, text: str) -> Scores:
+        """Answer, which ends the episode.
+
+        Args:
+            text: the answer alone. It is scored as it is given, without white space at its ends.
+
+        Returns:
+            The scores.
+
+        Raises:
+            EpisodeError: the episode is over or a search is running: nothing has changed. The answer is empty: as in
+                the environment, this was an invalid turn, and the episode continues.
+            ConfigError: the answer is not a string.
+        """
+        self._check_ready()
+        step = self.episode.advance_action("answer", text)
+        if isinstance(step, Step) and step.scores is not None:
+            return step.scores
+        raise EpisodeError("The answer is empty, which uses up a turn. Give the answer in a few words.")
+
+    def turn(self, text: str) -> Step:
+        """Play one turn as text in the tags of the protocol, like the environment's `step`.
+
+        Args:
+            text: the policy's text of this turn.
+
+        Returns:
+            The step. If the engine failed, it ends the episode and `step.error` says how.
+
+        Raises:
+            EpisodeError: the episode is over, or a search is running.
+            ConfigError: the text is not a string.
+        """
+        outcome = self.episode.advance(text)
+        return outcome if isinstance(outcome, Step) else self.episode.observe(self._run(outcome))
+
+    async def aturn(self, text: str) -> Step:
+        """`turn` through the engine's `asearch`. If the task is cancelled, the episode ends as a failed search."""
+        outcome = self.episode.advance(text)
+        return outcome if isinstance(outcome, Step) else self.episode.observe(await self._arun(outcome))
+
+    def stop(self, reason: StopReason | str, error: str | None = None) -> Scores:
+        """End the episode without an answer, for example when the agent gave up or failed.
+
+        Args:
+            reason: a reason that truncates, for example `"max_turns"`, `"context_limit"` or `"agent_error"`.
+            error: an error message, if something went wrong.
+
+        Returns:
+            The scores.
+
+        Raises:
+            ConfigError: the reason is unknown.
+            EpisodeError: the episode is over, or the reason is one that only the agent's own turn can have.
+        """
+        if reason not in list(StopReason):
+            raise unknown_name("stop reason", reason, map(str, StopReason))
+        scores = self.episode.stop(StopReason(reason), error=error).scores
+        assert scores is not None  # every stop has scores
+        return scores
+
+    def _check_ready(self) -> None:
+        """Refuse an action that cannot be taken now, in words that a model understands."""
+        if self.episode.stop_reason is not None:
+            raise EpisodeError(
+                f"This question is finished ({self.episode.stop_reason}): nothing more counts for it. Stop here."
+            )
+        if self.episode.pending:
+            raise EpisodeError("Another search is still running. Wait for its documents, then take the next action.")
+
+    def _request(self, query: str) -> SearchRequest:
+        self._check_ready()
+        if self.episode.last_turn:
+            raise EpisodeError(f"All {self.episode.rules.max_turns} searches are used up. Give the answer now.")
+        outcome = self.episode.advance_action("search", query)
+        if isinstance(outcome, SearchRequest):
+            return outcome
+        what = "too long" if outcome.stop_reason is StopReason.TOO_LONG else "empty"
+        if outcome.done:
+            raise EpisodeError(f"The query is {what}, which has finished this question. Stop here.")
+        advice = "Give the answer now." if self.episode.last_turn else "Search for a few words, or give the answer."
+        raise EpisodeError(f"The query is {what}, which uses up a turn. {advice}")
+
+    def _read(self, result: SearchResult) -> tuple[Document, ...]:
+        step = self.episode.observe(result)
+        if result.failure is not None:
+            raise EngineError(result.failure, result.attempts)
+        return step.documents
+
+    def _run(self, request: SearchRequest) -> SearchResult:
+        with self._ended_by_exceptions():
+            return run_searches(self.engine, (request,))[0]
+
+    async def _arun(self, request: SearchRequest) -> SearchResult:
+        with self._ended_by_exceptions():
+            return await run_search(self.engine, request)
+
+    @contextmanager
+    def _ended_by_exceptions(self) -> Iterator[None]:
+        """A cancelled search, or Ctrl-C, ends the episode, which would otherwise wait for the result for ever."""
+        try:
+            yield
+        except BaseException as error:
+            self.episode.stop(StopReason.ENGINE_ERROR, error=f"the search was interrupted by {type(error).__name__}")
+            raise
