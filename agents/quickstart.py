@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import check_level
@@ -262,8 +261,7 @@ def _bench(
 
 
 def _load(training: TrainConfig, split: str) -> Dataset:
-    world = training.data.world if training.data.dataset == "world" else None
-    return load_dataset(training.data.dataset, split, world=world)
+    return training.data.load(training.data.dataset, split, world=training.data.world)
 
 
 def _train(training: TrainConfig) -> TrainResult:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from zerosearch_env.checks import check_number
+from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
 from zerosearch_env.privacy import redact
@@ -31,11 +32,12 @@ from .vllm import VLLMConfig, check_staleness
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(ReadingOptions):
     """The training questions."""
 
     dataset: str = "world"
-    """"world" (the built-in world), a data file, or a name on the Hugging Face hub."""
+    """"world" (the built-in world), a file, a folder, or a name on the Hugging Face hub; several with commas, with
+    weights as in "A=2,B=1"."""
     split: str = "train"
     """Split of the dataset."""
     limit: int | None = None

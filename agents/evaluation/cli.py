@@ -112,7 +112,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         if config.fresh and config.output.exists():
             forget(config.output)
         store = Store(config.output, _settings(config, len(items)), {p.name: player_hash(p) for p in players})
-        store.note(command=command, versions=versions())
+        store.note(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
             f"{len(items)} questions of {dataset.name}/{dataset.split}, {len(players)} agents, "

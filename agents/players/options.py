@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from zerosearch_env.datasets import load_dataset
+from zerosearch_env.datasets.options import ReadingOptions, includes_world
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.types import Dataset
 
@@ -19,11 +19,11 @@ from .third_party import AgentOptions, CallablePlayer, OnAgentError
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(ReadingOptions):
     """The options that `zerosearch eval` and `zerosearch simulator collect` share."""
 
     dataset: str = "world"
-    """The built-in world ("world"), a data file, or a hub name."""
+    """The built-in world ("world"), a file, a folder, or a hub name; several with commas, weights as in A=2,B=1."""
     seed: int = 0
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
@@ -58,7 +58,7 @@ class PlayConfig:
 
     def load_dataset(self, split: str) -> Dataset:
         """The dataset to play; the options of the world apply only to the world."""
-        return load_dataset(self.dataset, split, world=self.world if self.dataset == "world" else None)
+        return self.load(self.dataset, split, world=self.world)
 
     def make_players(self, agents: Sequence[str], stack: contextlib.ExitStack) -> list[Player]:
         """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`."""
@@ -85,6 +85,16 @@ class PlayConfig:
 
     def play_settings(self) -> dict[str, Any]:
         """The options that decide what is played; an earlier run is only continued if they are the same."""
-        names = ("dataset", "seed", "protocol", "max_turns", "top_k", "temperature", "turn_tokens")
+        names = (
+            "dataset",
+            "on_bad_row",
+            "columns",
+            "seed",
+            "protocol",
+            "max_turns",
+            "top_k",
+            "temperature",
+            "turn_tokens",
+        )
         settings = {name: getattr(self, name) for name in names}
-        return settings | ({"world": asdict(self.world)} if self.dataset == "world" else {})
+        return settings | ({"world": asdict(self.world)} if includes_world(self.dataset) else {})

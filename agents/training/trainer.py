@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 
-from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
@@ -277,8 +276,7 @@ def build_learner(
     adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data
-        world = data.world if data.dataset == "world" else None
-        dataset = load_dataset(data.dataset, data.split, limit=data.limit, world=world)
+        dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
     rules = make_rules(
         protocol=card.protocol,
         prompt_template=card.prompt_template,

@@ -109,7 +109,9 @@ def test_columns_with_other_names(tmp_path: Path) -> None:
 
 def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "own.jsonl", [{"Frage": "q?", "Antwort": "a"}])
-    with pytest.raises(DataError, match=r"own.jsonl, row 1: field 'question': .* such as 'Fraage'.*nearest is 'Frage'"):
+    with pytest.raises(
+        DataError, match=r"own.jsonl, row 1: field 'question': .* in the column 'Fraage'.*nearest is 'Frage'"
+    ):
         load_dataset(path, columns={"question": "Fraage"})
     with pytest.raises(ConfigError, match=r"unknown field in columns 'qestion'. Did you mean 'question'"):
         load_dataset(path, columns={"qestion": "Frage"})

@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from ..datasets.options import ReadingOptions
 from ..engines.dense.build import BuildOptions, build_index, check_output
 from ..engines.dense.manifest import Manifest, read_manifest, verify_files
 from ..errors import ConfigError
@@ -20,7 +21,7 @@ from .dispatch import Subcommand, group_help, run_command
 
 
 @dataclass(frozen=True)
-class BuildConfig:
+class BuildConfig(ReadingOptions):
     """Embed the passages of a corpus file or of the built-in world, and write an index for `dense:FOLDER`."""
 
     encoder: str
@@ -28,7 +29,7 @@ class BuildConfig:
     output: Path
     """The folder of the index."""
     corpus: Path | None = None
-    """Corpus file (.jsonl, .json, .parquet) with the fields `id` and `contents`, or `title` and `text`."""
+    """Corpus file or folder of shards with the fields `id` and `contents`, or `title` and `text`."""
     world: int | None = None
     """Number of passages of the built-in world to index, instead of a corpus file."""
     split: str = "train"
@@ -143,7 +144,7 @@ def _passages(config: BuildConfig) -> Iterator[Document]:
     if config.corpus is not None:
         from ..datasets.files.passages import iter_corpus
 
-        return iter_corpus(config.corpus, limit=config.limit)
+        return iter_corpus(config.corpus, on_bad_row=config.on_bad_row, columns=config.column_names, limit=config.limit)
     from ..datasets import load_dataset
     from ..datasets.world.make import WorldConfig
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from .. import ENV_ID
+from ..datasets.options import ReadingOptions
 from ..envs.single import ZeroSearchEnv
 from ..records.terminal import Line, blocks, make_console, rich_block
 from ..records.transcripts import transcript_record
@@ -33,11 +34,11 @@ _HELP = [
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(ReadingOptions):
     """Play the policy yourself: search, read, answer."""
 
     dataset: str = "world"
-    """The built-in "world", the path of a .jsonl or .parquet file, or a hub name."""
+    """The built-in "world", the path of a file or folder, or a hub name; several with commas."""
     split: str = "test"
     """Split of the dataset."""
     search_engine: str = "corpus"
@@ -137,6 +138,8 @@ def make_env(config: PlayConfig) -> gymnasium.Env[str, str]:
         ENV_ID,
         dataset=config.dataset,
         split=config.split,
+        on_bad_row=config.on_bad_row,
+        columns=config.column_names,
         search_engine=config.search_engine,
         noise_level=level,
         noise_schedule=config.noise_schedule,

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ..checks import check_number, check_whole_number
-from ..datasets import load_dataset
+from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
 from ..engines.base import SearchEngine, engine_parts
@@ -38,7 +38,7 @@ connection that is being closed gets an error, and few clients retry a POST."""
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ReadingOptions):
     """Serve any search engine over every /retrieve dialect (Search-R1, verl, SkyRL, GEM, ZeroSearch, ...)."""
 
     engine: str = "corpus"
@@ -216,7 +216,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
 def _dataset(config: ServeConfig) -> Dataset | None:
     if config.dataset is None:
         return None
-    return load_dataset(config.dataset, config.split, world=config.world if config.dataset == "world" else None)
+    return config.load(config.dataset, config.split, world=config.world)
 
 
 @contextmanager

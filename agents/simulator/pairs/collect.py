@@ -88,7 +88,7 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
                 "collect",
                 _settings(config, dataset, player),
                 tally=tally,
-                notes={"command": command},
+                notes={"command": command, "skipped_rows": dataset.skipped_rows},
                 fresh=config.fresh,
             )
         )

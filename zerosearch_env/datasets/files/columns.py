@@ -73,9 +73,9 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError
     score, nearest = max(scores, default=(0.0, ""))
     hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{nearest}"}} would read it' if score >= 0.6 else ""
     shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
-    some = ", ".join(map(repr, names[:3]))
+    some = f"the column {names[0]!r}" if len(names) == 1 else f"a column such as {', '.join(map(repr, names[:3]))}"
     got = f"the columns {shown}{hint}" if columns else "an empty row"
-    return RowError(field, f"{what} in a column such as {some}", got, words=True)
+    return RowError(field, f"{what} in {some}", got, words=True)
 
 
 def check_columns(columns: Columns | None, fields: Iterable[str]) -> None:
@@ -127,6 +127,6 @@ def cell(row: Row, path: str, field: str) -> Json:
     for name in path.split("."):
         value = unpack(value, path)
         if not isinstance(value, Mapping) or name not in value:
-            raise no_column(value if isinstance(value, Mapping) else row, [path], field, "the named column")
+            raise no_column(value if isinstance(value, Mapping) else row, [path], field, f"the {field}")
         value = value[name]
     return value
