@@ -209,6 +209,14 @@ class Dataset:
     derived: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was computed from this dataset once and is shared in this process, such as its search indexes."""
 
+    def __repr__(self) -> str:
+        """Counts instead of the records themselves, which may be millions of characters long."""
+        passages = "none" if self.passages is None else len(self.passages)
+        skipped = f", skipped_rows={self.skipped_rows}" if self.skipped_rows else ""
+        return (
+            f"Dataset({self.name!r}, {self.split!r}, questions: {len(self.questions)}, passages: {passages}{skipped})"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be computed again."""
         return self.__dict__ | {"derived": {}}

@@ -54,13 +54,15 @@ def titles(group: str | None) -> str:
     return f"{group} questions" if group else "all questions"
 
 
-def em_rows(evaluation: Evaluation, group: str | None, engine: str, metric: str = "em") -> list[list[str]]:
+def em_rows(
+    evaluation: Evaluation, group: str | None, engine: str, metric: str = "em", data_source: str | None = None
+) -> list[list[str]]:
     """One row per agent: its name, then the metric at every noise level."""
     rows = []
     for agent in evaluation.agents:
         cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
         if any(cells):
-            figures = [percent(getattr(c.summary(group), metric)) if c else "" for c in cells]
+            figures = [percent(getattr(c.summary(group, data_source), metric)) if c else "" for c in cells]
             rows.append([agent + ("" if all(c is None or c.complete for c in cells) else " (incomplete)"), *figures])
     return rows
 
@@ -72,13 +74,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Every EM table of an evaluation as Markdown, one per engine and group of questions."""
+    """Every EM table of an evaluation as Markdown, one per engine and group of questions or data set."""
     parts = []
+    levels = [f"noise {level:g}" for level in evaluation.noise_levels]
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
             rows = em_rows(evaluation, group, engine)
-            header = [f"EM %, {titles(group)}, {engine}", *(f"noise {level:g}" for level in evaluation.noise_levels)]
-            parts.append(markdown_table(header, rows))
+            parts.append(markdown_table([f"EM %, {titles(group)}, {engine}", *levels], rows))
+        for name in evaluation.data_sources:
+            rows = em_rows(evaluation, None, engine, data_source=name)
+            parts.append(markdown_table([f"EM %, data source {name}, {engine}", *levels], rows))
     return "\n".join(parts)
 
 
@@ -87,6 +92,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
             console.print(em_table(evaluation, group, engine, width=console.width))
+        if evaluation.data_sources:
+            console.print(_data_sources(evaluation, engine, console.width))
         if differences := _differences(evaluation, engine, console.width):
             console.print(differences)
     console.print(_behaviour(evaluation))
@@ -117,6 +124,23 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     return _titled(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", table)
 
 
+def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
+    """EM of every agent at every noise level, for each data set."""
+    levels = evaluation.noise_levels
+    narrow = _narrow(
+        [f"{agent} {name}" for agent in evaluation.agents for name in evaluation.data_sources], levels, width
+    )
+    table = _level_table(levels, "data source", "agent")
+    for name in evaluation.data_sources:
+        for agent in evaluation.agents:
+            cells = [evaluation.find(agent, level, engine) for level in levels]
+            means = [None if cell is None else cell.summary(data_source=name).em for cell in cells]
+            table.add_row(name, agent, *("" if mean is None else figure(mean, narrow=narrow) for mean in means))
+        table.add_section()
+    where = f", {engine}" if len(evaluation.engines) > 1 else ""
+    return _titled(f"EM in %, by data source{where} (95 % interval)", table)
+
+
 def _differences(evaluation: Evaluation, engine: str, width: int) -> Group | None:
     """The first agent's EM minus each other agent's, on the same questions."""
     if len(evaluation.agents) < 2:
@@ -136,10 +160,11 @@ def _titled(title: str, table: Table) -> Group:
     return Group(Text(title, style="italic"), table)
 
 
-def _level_table(levels: Sequence[float]) -> Table:
-    """An empty table with one column per noise level."""
+def _level_table(levels: Sequence[float], *names: str) -> Table:
+    """An empty table with columns of names (None given: the agent's), then one column per noise level."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("agent", overflow="fold")
+    for name in names or ("agent",):
+        table.add_column(name, overflow="fold")
     for level in levels:
         table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
     return table
@@ -238,6 +263,7 @@ class EvaluationDisplay(ProgressBar):
         parts = [
             f"EM {percent(s.em)} %",
             *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
+            *(f"{name} {100 * cell.summary(data_source=name).em.mean:.0f} %" for name in cell.data_sources),
             f"{s.searches.mean:.2f} searches" if s.searches.n else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             f"{s.agent_failures} agent failures" if s.agent_failures else "",

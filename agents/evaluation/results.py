@@ -24,10 +24,16 @@ from zerosearch_env.files import write_text
 from zerosearch_env.types import JsonObject, StopReason
 
 from ..runs.output import RESULTS_FILE
-from .statistics import EMPTY, Interval, mean_interval, paired_difference
+from .statistics import EMPTY, Interval, Kind, mean_interval, paired_difference
 
 SCHEMA_VERSION = 2
 METRICS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("em", "subem", "em_unicode"), "binary"),
+    **dict.fromkeys(("f1", "f1_unicode"), "graded"),
+    "searches": "count",
+}
+"""The kind of each metric, which chooses its interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class EpisodeResult:
     error: str | None = None
     """The failure of the engine or of the agent's code, if any. Such an episode is counted but excluded from every
     mean, and played again when the evaluation is continued."""
+    data_source: str = ""
+    """The data set that the question comes from (`Question.dataset`)."""
 
     @property
     def failed(self) -> bool:
@@ -93,6 +101,7 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             draws=len(flags),
             stop_reason=record["stop_reason"],
             error=record["error"],
+            data_source=question["dataset"],
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
@@ -140,7 +149,7 @@ class Cell:
     noise_level: float
     planned: int
     """Episodes that the cell should hold; fewer are there when the run was interrupted."""
-    episodes: tuple[EpisodeResult, ...]
+    episodes: tuple[EpisodeResult, ...] = field(repr=False)
     seconds: float = 0.0
     """Wall time of playing the cell."""
 
@@ -164,29 +173,37 @@ class Cell:
         """The groups of its questions, sorted; `("",)` if questions have no group."""
         return tuple(sorted({result.group for result in self.episodes}))
 
+    @property
+    def data_sources(self) -> tuple[str, ...]:
+        """The data sets of its questions, sorted; empty if there is only one, or if they are not known."""
+        names = {result.data_source for result in self.episodes if result.data_source}
+        return tuple(sorted(names)) if len(names) > 1 else ()
+
     @cached_property
-    def _summaries(self) -> dict[str | None, Summary]:
+    def _summaries(self) -> dict[tuple[str | None, str | None], Summary]:
         """Cache of summaries: their bootstrap is the expensive part of saving and printing."""
         return {}
 
-    def summary(self, group: str | None = None) -> Summary:
+    def summary(self, group: str | None = None, data_source: str | None = None) -> Summary:
         """Means with 95 % intervals.
 
         Args:
             group: `"1-hop"`, ...; None takes every episode.
+            data_source: the name of a data set; None takes every episode.
         """
-        if group not in self._summaries:
-            self._summaries[group] = self._summarise(group)
-        return self._summaries[group]
+        key = (group, data_source)
+        if key not in self._summaries:
+            self._summaries[key] = self._summarise(*key)
+        return self._summaries[key]
 
-    def _summarise(self, group: str | None) -> Summary:
-        chosen = [r for r in self.episodes if group is None or r.group == group]
+    def _summarise(self, group: str | None, data_source: str | None) -> Summary:
+        chosen = [r for r in self.episodes if group in (None, r.group) and data_source in (None, r.data_source)]
         valid = [r for r in chosen if not r.failed]
         reasons = Counter(r.stop_reason for r in chosen)
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
 
         def mean(name: str) -> Interval:
-            return mean_interval([getattr(r, name) for r in valid]) if valid else EMPTY
+            return mean_interval([getattr(r, name) for r in valid], KINDS[name])
 
         return Summary(
             em=mean("em"),
@@ -218,13 +235,18 @@ class Cell:
             "complete": self.complete,
             "seconds": self.seconds,
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
+            "data_sources": {name: self.summary(data_source=name).as_dict() for name in self.data_sources},
             "episodes": [{name: getattr(result, name) for name in _COLUMNS} for result in self.episodes],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
         """The inverse of `as_dict`; summaries are recomputed from the episodes."""
-        rows = tuple(EpisodeResult(**{k: row[k] for k in _COLUMNS}) for row in values["episodes"])
+        # `data_source` is missing in older files. Any other missing column is an error.
+        rows = tuple(
+            EpisodeResult(**{k: row[k] for k in _COLUMNS if k in row or k != "data_source"})
+            for row in values["episodes"]
+        )
         return cls(
             agent=values["agent"],
             engine=values["engine"],
@@ -263,6 +285,11 @@ class Evaluation:
         """Groups of questions, sorted, without the empty one."""
         return tuple(sorted({group for cell in self.cells for group in cell.groups if group}))
 
+    @property
+    def data_sources(self) -> tuple[str, ...]:
+        """Data sets of the questions, sorted; empty if there is only one."""
+        return tuple(sorted({name for cell in self.cells for name in cell.data_sources}))
+
     def find(self, agent: str, noise_level: float, engine: str | None = None) -> Cell | None:
         """The cell of an agent at a noise level, or None. If `engine` is None, the first engine with such a cell."""
         for cell in self.cells:
@@ -296,7 +323,9 @@ class Evaluation:
         left, right = ({r.index: r for r in c.episodes if not r.failed and group in (None, r.group)} for c in (a, b))
         common = sorted(left.keys() & right.keys())
         return paired_difference(
-            [getattr(left[i], metric) for i in common], [getattr(right[i], metric) for i in common]
+            [getattr(left[i], metric) for i in common],
+            [getattr(right[i], metric) for i in common],
+            KINDS[metric],
         )
 
     def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:

@@ -1,24 +1,35 @@
 """Confidence intervals for means and paired differences: pure functions of per-question scores.
 
-A score that is 0 or 1 (EM, subEM) gets Wilson's interval (Wilson 1927, "Probable inference, the law of succession,
-and statistical inference"), which stays inside [0, 1] and has a positive width even when all scores are 0 or all are
-1, where the textbook interval has width zero. Any other score (F1, searches per episode) gets a percentile bootstrap
-over questions (Efron 1979). Two agents that answered the same questions are compared by a paired bootstrap of the
-per-question differences.
+The kind of a metric chooses the interval, never its values:
+
+- `"binary"` (EM, subEM): Wilson's interval for a mean (Wilson, 1927, "Probable inference, the law of succession, and
+  statistical inference"), Tango's for a paired difference (Tango, 1998, "Equivalence test and confidence interval for
+  the difference in proportions for the paired-sample design").
+- `"graded"` (F1 and other figures in [0, 1]): Wilson's formula with the variance of the scores; for a paired
+  difference the same formula, scaled to [-1, 1].
+- `"count"` (searches, words): a percentile bootstrap over questions (Efron, 1979), of the counts or of the differences.
+
+All of them have a positive width at any n, even if all outcomes are equal: n equal outcomes do not exclude that a share
+of about 4 / n of all questions has another one. Two agents with the same outcomes on ten questions may still differ by
+28 points.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_CONFIDENCE = 0.95
 DEFAULT_RESAMPLES = 2000
+
+Kind = Literal["binary", "graded", "count"]
+"""What the values of a metric are: 0 or 1, any figure in [0, 1], or a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +101,23 @@ def bootstrap_mean(
 ) -> Interval:
     """The mean of `values` with a percentile-bootstrap interval over resampled questions.
 
+    If all n values are equal, resampling gives no width. The interval then extends by z^2 / (n + z^2) to both sides:
+    the bound (`tango` has the same one) on the share of questions with another value, if it is one unit away.
+
     Args:
-        values: one figure per question, shape `(n,)`.
+        values: one count, or difference of counts, per question, shape `(n,)`.
         confidence: probability mass of the interval, in (0, 1).
         resamples: number of bootstrap samples.
         seed: random seed of the resampling; the same seed gives the same interval.
     """
-    _z(confidence)
+    z = _z(confidence)
     array = np.asarray(values, dtype=np.float64)
     n = array.size
     if n == 0:
         return EMPTY
     if np.all(array == array[0]):
-        return Interval(float(array[0]), float(array[0]), float(array[0]), n)
+        value, half = float(array[0]), z * z / (n + z * z)
+        return Interval(value, value - half, value + half, n)
     rng = np.random.default_rng(seed)
     # Drawing n of n values with replacement is a multinomial draw over the distinct values. Scores have few of them.
     distinct, counts = np.unique(array, return_counts=True)
@@ -116,43 +131,142 @@ def bootstrap_mean(
     return Interval(float(array.mean()), float(low), float(high), n)
 
 
-def mean_interval(values: Sequence[float] | NDArray[np.float64], **options: float | int) -> Interval:
-    """Wilson's interval if every value is 0 or 1, the bootstrap interval otherwise.
+def graded_mean(
+    values: Sequence[float] | NDArray[np.float64], *, confidence: float = DEFAULT_CONFIDENCE, lowest: float = 0.0
+) -> Interval:
+    """The mean of figures between `lowest` and 1, with Wilson's formula for any variance.
+
+    With the mean m and the variance s^2 (divisor n) of the figures scaled to [0, 1]:
+
+        centre = (m + z^2 / 2n) / (1 + z^2 / n),  half = z / (1 + z^2 / n) * sqrt(s^2 / n + z^2 / 4n^2)
+
+    For figures that are all 0 or 1 the variance is m (1 - m), and this is Wilson's interval.
 
     Args:
-        values: one figure a question, shape `(n,)`.
-        **options: `confidence`, and for the bootstrap `resamples` and `seed`.
+        values: one figure per question, shape `(n,)`.
+        confidence: probability mass of the interval, in (0, 1).
+        lowest: the smallest possible figure: 0 for scores, -1 for differences of scores.
+
+    Raises:
+        ValueError: a value lies outside [`lowest`, 1], or `confidence` outside (0, 1).
+    """
+    z = _z(confidence)
+    array = np.asarray(values, dtype=np.float64)
+    n, width = array.size, 1 - lowest
+    if n == 0:
+        return EMPTY
+    if not np.all((array >= lowest) & (array <= 1)):
+        raise ValueError(f"expected values in [{lowest:g}, 1], got {array.min():g} to {array.max():g}")
+    mean = float(array.mean())
+    m, variance = (mean - lowest) / width, float(array.var()) / width**2
+    scale = 1 + z * z / n
+    centre = (m + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(variance / n + z * z / (4 * n * n))
+    low, high = (lowest + width * bound for bound in (centre - half, centre + half))
+    return Interval(mean, max(lowest, min(mean, low)), min(1.0, max(mean, high)), n)
+
+
+def tango(first_only: int, second_only: int, n: int, confidence: float = DEFAULT_CONFIDENCE) -> Interval:
+    """Tango's score interval of the difference between two proportions that were measured on the same questions.
+
+    With b = `first_only` and c = `second_only`, the interval holds every difference d with
+
+        (b - c - n d)^2 <= z^2 n (2 q + d (1 - d))
+
+    where q is the most likely share of questions that only the second got right, if the difference is d: the larger
+    root of 2 n q^2 + ((2 n - b + c) d - b - c) q - c d (1 - d) = 0.
+
+    Args:
+        first_only: number of questions that only the first agent got right.
+        second_only: number of questions that only the second agent got right.
+        n: number of questions; 0 gives an interval of NaN.
+        confidence: probability mass of the interval, in (0, 1).
+
+    Raises:
+        ValueError: the counts are negative or exceed `n`, or `confidence` lies outside (0, 1).
+    """
+    z = _z(confidence)
+    if min(first_only, second_only) < 0 or first_only + second_only > max(n, 0):
+        raise ValueError(f"expected counts that add up to at most n, got {first_only}, {second_only} and n={n}")
+    if n == 0:
+        return EMPTY
+    # Exchanging the agents turns the lower bound into the upper one with the other sign.
+    high, low = _tango_high(first_only, second_only, n, z), -_tango_high(second_only, first_only, n, z)
+    return Interval((first_only - second_only) / n, low, high, n)
+
+
+def _tango_high(b: int, c: int, n: int, z: float) -> float:
+    """The upper bound, by bisection between the observed difference and 1."""
+    inside, outside = (b - c) / n, 1.0
+    if inside == outside:
+        return 1.0
+    for _ in range(60):
+        d = (inside + outside) / 2
+        linear = (2 * n - b + c) * d - b - c
+        q = (math.sqrt(max(0.0, linear * linear + 8 * n * c * d * (1 - d))) - linear) / (4 * n)
+        if (b - c - n * d) ** 2 <= z * z * n * (2 * q + d * (1 - d)):
+            inside = d
+        else:
+            outside = d
+    return inside
+
+
+def mean_interval(
+    values: Sequence[float] | NDArray[np.float64], kind: Kind, *, confidence: float = DEFAULT_CONFIDENCE
+) -> Interval:
+    """The mean of a metric with the interval of its kind; see the module docstring.
+
+    Args:
+        values: one figure per question, shape `(n,)`.
+        kind: what the values are.
+        confidence: probability mass of the interval, in (0, 1).
+
+    Raises:
+        ValueError: a value does not fit the kind.
     """
     array = np.asarray(values, dtype=np.float64)
-    if np.all((array == 0) | (array == 1)):
-        return wilson(float(array.sum()), array.size, float(options.get("confidence", DEFAULT_CONFIDENCE)))
-    return bootstrap_mean(array, **options)  # type: ignore[arg-type]  # the three options are named as there
+    if kind == "binary":
+        return wilson(float(_check_binary(array).sum()), array.size, confidence)
+    if kind == "graded":
+        return graded_mean(array, confidence=confidence)
+    interval = bootstrap_mean(array, confidence=confidence)
+    return replace(interval, low=max(0.0, interval.low)) if array.size else interval
 
 
 def paired_difference(
     first: Sequence[float] | NDArray[np.float64],
     second: Sequence[float] | NDArray[np.float64],
+    kind: Kind,
     *,
     confidence: float = DEFAULT_CONFIDENCE,
-    resamples: int = DEFAULT_RESAMPLES,
-    seed: int = 0,
 ) -> Interval:
-    """The mean of `first - second` on the same questions, with a paired-bootstrap interval.
+    """The mean of `first - second` on the same questions, with the interval of the metric's kind.
 
     Args:
-        first: one score a question, shape `(n,)`.
-        second: the other agent's scores on the same questions in the same order, shape `(n,)`.
-        confidence: probability mass inside, in (0, 1).
-        resamples: number of bootstrap samples.
-        seed: seed of the resampling.
+        first: one figure per question, shape `(n,)`.
+        second: the other agent's figures on the same questions in the same order, shape `(n,)`.
+        kind: what the values are.
+        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ, or a value does not fit the kind.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired scores need the same questions: got shapes {a.shape} and {b.shape}")
-    return bootstrap_mean(a - b, confidence=confidence, resamples=resamples, seed=seed)
+    if kind == "binary":
+        _check_binary(a)
+        _check_binary(b)
+        return tango(int((a > b).sum()), int((a < b).sum()), a.size, confidence)
+    if kind == "graded":
+        return graded_mean(a - b, confidence=confidence, lowest=-1.0)
+    return bootstrap_mean(a - b, confidence=confidence)
+
+
+def _check_binary(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.all((values == 0) | (values == 1)):
+        raise ValueError(f"expected values that are 0 or 1, got {values.min():g} to {values.max():g}")
+    return values
 
 
 def _z(confidence: float) -> float:

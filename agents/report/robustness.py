@@ -62,6 +62,7 @@ class Robustness:
         self.engine = evaluation.engines[0]
         self.levels = evaluation.noise_levels
         self.groups: tuple[str | None, ...] = evaluation.groups or (None,)
+        self.data_sources = evaluation.data_sources
         self._evaluation = evaluation
         roles = roles_of(evaluation)
         self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
@@ -73,10 +74,10 @@ class Robustness:
     def _cell(self, role: Role, level: float) -> Cell | None:
         return self._evaluation.find(role.agent, level, self.engine)
 
-    def em(self, role: Role, level: float, group: str | None) -> Interval:
-        """The exact match of an agent on a group of questions."""
+    def em(self, role: Role, level: float, group: str | None, data_source: str | None = None) -> Interval:
+        """The exact match of an agent on a group of questions, or on those of one data set."""
         cell = self._cell(role, level)
-        return EMPTY if cell is None else cell.summary(group).em
+        return EMPTY if cell is None else cell.summary(group, data_source).em
 
     def gap(self, level: float, group: str | None) -> Interval:
         """The paired difference in exact match between the trained agent and one-search RAG."""

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from zerosearch_env.datasets.world.make import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
 from zerosearch_env.datasets.world.names import GRAMMARS, aliases, draw_names
 from zerosearch_env.datasets.world.text import RELATIONS
+from zerosearch_env.engines.corpus.bm25 import build_index
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Question
 
@@ -187,3 +189,13 @@ def test_unknown_split_names_the_nearest() -> None:
 def test_every_kind_of_subject_has_a_name_grammar() -> None:
     assert {relation.subject for relation in RELATIONS} <= set(GRAMMARS)
     assert next(make_passages(make_facts(SMALL, "train"), 0)).source == "world-0"
+
+
+def test_a_dataset_of_any_size_has_a_short_repr() -> None:
+    world = make_world(SMALL, "test")
+    assert world.passages is not None
+    assert (
+        repr(world) == f"Dataset('world', 'test', questions: {len(world.questions)}, passages: {len(world.passages)})"
+    )
+    assert repr(replace(world, passages=None, skipped_rows=3)).endswith("passages: none, skipped_rows=3)")
+    assert len(repr(make_facts(SMALL, "test"))) + len(repr(build_index([f"word{i}" for i in range(999)]))) < 500

@@ -7,14 +7,16 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
-from zerosearch_agents.evaluation.display import evaluation_markdown
+from zerosearch_agents.evaluation.display import evaluation_markdown, print_evaluation
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions, transcript_path
 from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, save_evaluation
 from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
 from zerosearch_agents.players.make import CallablePlayer
+from zerosearch_agents.report.page import Notes, Report, render_report
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine, register_engine
 from zerosearch_env.errors import AgentError, ConfigError, DataError
@@ -52,6 +54,54 @@ def test_a_cell_holds_what_was_played(engine: CorpusEngine) -> None:
     assert result.groups == ("1-hop", "2-hop")
     assert result.cells[0].summary("1-hop").em.mean == 1.0
     assert result.cells[0].summary("2-hop").em.mean == 0.0
+
+
+def test_several_data_sets_get_a_table_each_next_to_the_pooled_one(
+    tmp_path: Path, engine: CorpusEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = [
+        replace(q, dataset="nq" if i < 6 else "bamboogle", metadata=None) for i, q in enumerate(DATA.questions)
+    ]
+
+    def right_on_some(observation: str, info) -> str:
+        index = [q.text for q in questions].index(info["question"])
+        return f"<answer>{questions[index].answers[0] if index < 3 else 'no'}</answer>"
+
+    result = evaluate(CallablePlayer(right_on_some, name="some"), questions, engine, RULES, (0.0, 1.0))
+    assert result.data_sources == ("bamboogle", "nq")
+    save_evaluation(result, tmp_path)
+    assert load_evaluation(tmp_path).cells == result.cells
+    stored = json.loads((tmp_path / "results.json").read_text())["cells"][0]
+    assert stored["summary"]["all"]["em"]["mean"] == 3 / 8
+    means = {name: (summary["em"]["mean"], summary["em"]["n"]) for name, summary in stored["data_sources"].items()}
+    assert means == {"bamboogle": (0.0, 2), "nq": (0.5, 6)}
+    print_evaluation(result, Console(width=120))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines if "some" in line][1:3] == [
+        ["bamboogle", "some", "0.0"],
+        ["nq", "some", "50.0"],
+    ]
+    assert "data source nq" in evaluation_markdown(result)
+    page = render_report(Report(Notes("results"), result))
+    assert "data source nq" in page
+    assert "data source bamboogle" in page
+    pooled = evaluate(CallablePlayer(right_on_some, name="some"), questions[:6], engine, RULES, (0.0,))
+    assert pooled.data_sources == ()  # one data set: the pooled table says it all
+    assert "data source" not in evaluation_markdown(pooled) + render_report(Report(Notes("results"), pooled))
+
+
+def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: CorpusEngine) -> None:
+    result = evaluate(OraclePlayer(), QUESTIONS, engine, RULES, (0.0,))
+    path = save_evaluation(result, tmp_path)
+    values = json.loads(path.read_text())
+    for row in values["cells"][0]["episodes"]:
+        del row["data_source"]
+    path.write_text(json.dumps(values))
+    assert load_evaluation(tmp_path).cells[0].summary().em == result.cells[0].summary().em
+    del values["cells"][0]["episodes"][0]["em"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="a cell is incomplete"):
+        load_evaluation(tmp_path)
 
 
 def test_draws_are_coupled_across_agents_and_levels(engine: CorpusEngine) -> None:

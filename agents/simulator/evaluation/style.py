@@ -94,7 +94,7 @@ def halves(sample: Sample) -> tuple[Sample, Sample]:
 
 def length(documents: Sequence[Document]) -> Interval:
     """Mean number of words per document."""
-    return mean_interval([len(full_text(document).split()) for document in documents])
+    return mean_interval([len(full_text(document).split()) for document in documents], "count")
 
 
 def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
@@ -107,7 +107,7 @@ def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
     texts = [" ".join(words(full_text(document))) for documents in sets for document in documents]
     seen: Counter[str] = Counter(texts)
     # Each of the k copies of a text counts 1/k, so the mean is the share of distinct texts.
-    distinct = {"documents": mean_interval([1 / seen[text] for text in texts])}
+    distinct = {"documents": mean_interval([1 / seen[text] for text in texts], "graded")}
     shares, overlaps = [], []
     for documents in sets:
         pairs = [pair for document in documents for pair in _word_pairs(full_text(document))]
@@ -117,7 +117,11 @@ def distinctness(sets: Sequence[Sequence[Document]]) -> dict[str, Interval]:
         both = [(a, b) for i, a in enumerate(bags) for b in bags[i + 1 :] if a | b]
         if both:
             overlaps.append(float(np.mean([len(a & b) / len(a | b) for a, b in both])))
-    return {**distinct, "word_pairs": mean_interval(shares), "overlap": mean_interval(overlaps)}
+    return {
+        **distinct,
+        "word_pairs": mean_interval(shares, "graded"),
+        "overlap": mean_interval(overlaps, "graded"),
+    }
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:

@@ -69,7 +69,7 @@ class WorldConfig:
             raise ConfigError(f"WorldConfig.hops must be (1,), (2,) or (1, 2), got {self.hops!r}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # as long as the world is large
 class WorldFacts:
     """The facts of one split: the names of all entities by kind, and for every relation the object of each subject."""
 

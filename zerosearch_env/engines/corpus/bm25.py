@@ -50,7 +50,7 @@ _PROBE = 4096
 """Maximum number of passages taken from the first posting list to bound the k-th best sum from below."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)  # its fields are millions of characters long
 class Bm25Index:
     """Posting lists in the order of the vocabulary, in the layout of bm25s (compressed sparse columns).
 
