@@ -12,14 +12,16 @@ from zerosearch_env.protocols.prompts import load_prompt_template
 from zerosearch_env.types import Question
 
 
-def fill(template: str, question: str) -> str:
-    return Episode(Question("id", question, ("answer",)), make_rules(prompt_template=template)).prompt
+def fill(template: str, question: str, protocol: str = "zerosearch") -> str:
+    return Episode(
+        Question("id", question, ("answer",)), make_rules(prompt_template=template, protocol=protocol)
+    ).prompt
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_every_instruction_shows_its_own_grammar(name: str) -> None:
     protocol = PROTOCOLS[name]
-    prompt = fill(protocol.prompt_template, "Who wrote {it}?")
+    prompt = fill(protocol.prompt_template, "Who wrote {it}?", name)
     assert prompt.count("Who wrote {it}?") == 1
     assert "{question}" not in prompt
     assert "<think>" in prompt

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from ..checks import check_whole_number
 from ..errors import unknown_name
 from ..protocols import Protocol, get_protocol
+from ..protocols.base import check_prompt
 from ..protocols.prompts import PLACEHOLDER, load_prompt_template
 from .rewards import exact_match, get_reward
 
@@ -77,6 +78,7 @@ def make_rules(
     if noise_unit not in get_args(NoiseUnit):
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
+    check_prompt(chosen, template)
     return Rules(
         protocol=chosen,
         prompt_template=template,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -72,6 +73,63 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(_REGISTERED)
 """Every registered protocol, by name."""
 
 
+_TAG = re.compile(r"<[^<>\s][^<>]{0,40}>")
+_CLOSING = re.compile(r"</\w+>")
+
+
+def own_tags(protocol: Protocol) -> set[str]:
+    """The tags of the turns that a protocol renders."""
+    return set(_TAG.findall(protocol.render_search("words") + protocol.render_answer("words")))
+
+
+def check_protocol(protocol: Protocol) -> Protocol:
+    """Check that the parts of a protocol fit together; `dataclasses.replace` may have changed some of them.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        ConfigError: `parse` does not recognise a turn that the protocol itself renders, or the text up to the first
+            stop string of such a turn; or a stop string closes a tag that no such turn has. With such a protocol every
+            turn of a policy would be invalid.
+    """
+    name, stops = protocol.name, protocol.stop_strings
+    if not isinstance(stops, tuple) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise ConfigError(f"protocol {name!r}: stop_strings must be a tuple of non-empty strings, got {stops!r}.")
+    for kind, render in (("search", protocol.render_search), ("answer", protocol.render_answer)):
+        turn = render("words")
+        end = min((turn.find(stop) + len(stop) for stop in stops if stop in turn), default=len(turn))
+        got = protocol.parse(turn[:end]).kind
+        if got != kind:
+            raise ConfigError(
+                f"protocol {name!r}: parse reads {turn[:end]!r}, the turn that render_{kind} writes, as {got!r} "
+                f"instead of {kind!r}. parse, render_search, render_answer and stop_strings must fit together: replace "
+                "all of them that name the tags."
+            )
+    for stop in stops:
+        if _CLOSING.fullmatch(stop) and stop not in own_tags(protocol):
+            raise ConfigError(
+                f"protocol {name!r}: a sampler stops at {stop!r}, but no action ends with it; parse reads "
+                f"{', '.join(sorted(own_tags(protocol)))}. Replace parse, render_search and render_answer as well."
+            )
+    return protocol
+
+
+def check_prompt(protocol: Protocol, template: str) -> None:
+    """Check that an instruction that shows tags shows some of the protocol's.
+
+    Raises:
+        ConfigError: it shows only others, so a policy that follows it makes no valid turn.
+    """
+    shown = set(_CLOSING.findall(template)) - {"</think>"}
+    if shown and not any(tag in template for tag in own_tags(protocol)):
+        raise ConfigError(
+            f"the prompt shows {', '.join(sorted(shown))}, but protocol {protocol.name!r} reads "
+            f"{', '.join(sorted(own_tags(protocol)))}: every turn of a policy that follows it would be invalid. Choose "
+            "the protocol that reads these tags, or give a Protocol whose parse does."
+        )
+
+
 def register_protocol(protocol: Protocol) -> None:
     """Make a protocol available under its name.
 
@@ -79,22 +137,24 @@ def register_protocol(protocol: Protocol) -> None:
         protocol: the protocol; users select it with `protocol=` and its `name`.
 
     Raises:
-        ConfigError: the argument is not a `Protocol`, or another protocol has the same name.
+        ConfigError: the argument is not a `Protocol`, its parts do not fit together, or another protocol has the same
+            name.
     """
     if not isinstance(protocol, Protocol):
         raise ConfigError(f"expected a Protocol, got {protocol!r}.")
+    check_protocol(protocol)
     if _REGISTERED.setdefault(protocol.name, protocol) is not protocol:
         raise ConfigError(f"a protocol named {protocol.name!r} is already registered; choose another name.")
 
 
 def get_protocol(name: str | Protocol) -> Protocol:
-    """Look up a protocol by name; a `Protocol` object is returned unchanged.
+    """Look up a protocol by name; a `Protocol` object is checked and returned unchanged.
 
     Raises:
-        ConfigError: the name is unknown, or the argument is neither a name nor a `Protocol`.
+        ConfigError: the name is unknown, the parts of a `Protocol` do not fit together, or the argument is neither.
     """
     if isinstance(name, Protocol):
-        return name
+        return check_protocol(name)
     if not isinstance(name, str):
         raise ConfigError(f"protocol must be a name or a Protocol, got {name!r}. Names: {', '.join(PROTOCOLS)}.")
     if name not in PROTOCOLS:
