@@ -75,8 +75,9 @@ class MissingExtraError(ZeroSearchError, ImportError):
 def unknown_name(what: str, got: object, valid: Iterable[str]) -> ConfigError:
     """A `ConfigError` for a name that is not in `valid`; the message suggests the most similar valid name."""
     names = sorted(valid)
-    near = difflib.get_close_matches(str(got), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(got).casefold(), folded, n=1, cutoff=0.5)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return ConfigError(f"unknown {what} {got!r}.{hint} Expected one of: {', '.join(map(repr, names))}.")
 
 

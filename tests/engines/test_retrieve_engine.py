@@ -98,6 +98,20 @@ def test_queries_are_cleaned_and_bounded() -> None:
     assert client.stats().empty_searches == 1
 
 
+def test_results_without_text_fail_their_search_alone() -> None:
+    async def textless(call: Call) -> Reply:
+        rows = {"none": [], "blank": [{"id": "1", "contents": " "}], "good": [{"id": "2", "contents": "a text"}]}
+        return Reply({"result": [rows[query] for query in call.body["queries"]]})
+
+    with ServerThread(textless) as thread:
+        client = engine(thread.url)
+        none, blank, good = client.search([ask("none"), ask("blank"), ask("good")])
+        client.close()
+    assert (none.failure, none.documents) == (None, ())
+    assert str(blank.failure).endswith("/retrieve: results without any title or text")
+    assert good.documents[0].text == "a text"
+
+
 def test_noise_is_drawn_by_the_seed_from_the_lower_ranks() -> None:
     with ServerThread(Server()) as thread:
         client = engine(thread.url, noise_depth=12)

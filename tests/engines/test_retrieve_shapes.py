@@ -24,6 +24,8 @@ from zerosearch_env.types import Document
         ([[[{"contents": "a"}], []], [[0.5], []]], 2, [[Document("", "a", "", 0.5)], []]),
         ([[{"contents": "a"}], [{"contents": "b"}]], 2, [[Document("", "a")], [Document("", "b")]]),
         ([[[], []], [[], []]], 2, [[], []]),
+        ([{"text": "  "}, {"title": "", "text": ""}], 1, [None]),
+        ([[{"text": ""}], [{"text": "a"}], []], 3, [None, [Document("", "a")], []]),
         ([{"text": "  "}, {"text": "a", "score": float("nan")}], 1, [[Document("", "a")]]),
         (
             {"answers": [["12 Title text", "no number"]]},
@@ -32,7 +34,7 @@ from zerosearch_env.types import Document
         ),
     ],
 )
-def test_shapes(data: Any, count: int, documents: list[list[Document]]) -> None:
+def test_shapes(data: Any, count: int, documents: list[list[Document] | None]) -> None:
     assert parse_results(data, count, numbered=isinstance(data, dict) and "answers" in data) == documents
 
 

@@ -359,7 +359,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"30 %": "a bound asserted in test_plan.py",
         r"1e-4": "bounds asserted in test_scale.py",
     },
-    "serve.md": {r"30 s": "a limit of the server"},
+    "serve.md": {r"30 s": "a limit of the server", r"10 s(econds)?": "a limit of the server"},
     "simulated.md": {
         r"0\.8 |0\.65|1\.0|0\.5|8 MiB|5 times|for 5 s": "defaults of options",
     },

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -124,9 +124,12 @@ def start() -> Iterator[Start]:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra serve)")
     running: list[RunningServer] = []
 
-    def run(engine: Any = None, *, grace_s: float = 5.0, **options: Any) -> RunningServer:
+    def run(
+        engine: Any = None, *, grace_s: float = 5.0, limits: Mapping[str, float] | None = None, **options: Any
+    ) -> RunningServer:
         engine = RecordingEngine() if engine is None else engine
         service = make_service(ServeConfig(**({"dataset": None} | options)), engine)
+        service = replace(service, limits=replace(service.limits, **(limits or {})))
         listener = open_socket("127.0.0.1", 0)
         server = make_server(service, grace_s=grace_s)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)

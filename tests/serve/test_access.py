@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.serve.access import address_of, is_loopback, is_token, open_socket
+from zerosearch_env.serve.access import address_of, is_local, is_loopback, is_token, open_socket
 
 TOKEN = "schlüssel"
 
@@ -35,6 +35,17 @@ def test_refused(header: str) -> None:
 )
 def test_loopback(host: str, local: bool) -> None:
     assert is_loopback(host) == local
+
+
+@pytest.mark.parametrize(
+    ("header", "local"),
+    [
+        *[(header, True) for header in ("", "localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:1", "a.localhost")],
+        *[(header, False) for header in ("evil.example", "localhost.evil.example:80", "192.168.0.1", "[::", "[::2]")],
+    ],
+)
+def test_host_headers(header: str, local: bool) -> None:
+    assert is_local(header) == local
 
 
 def test_address() -> None:

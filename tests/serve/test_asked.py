@@ -29,9 +29,7 @@ def test_scores(name: str) -> None:
 
 
 def test_defaults() -> None:
-    assert parse({"query": "q", "lang": "en"}) == ParsedRequest(
-        (RequestedSearch("q"),), single=True, top_k=None, scores=None
-    )
+    assert parse({"query": "q"}) == ParsedRequest((RequestedSearch("q"),), single=True, top_k=None, scores=None)
     assert parse({"queries": []}) == ParsedRequest((), single=False, top_k=None, scores=None)
 
 
@@ -61,6 +59,10 @@ def test_extra_fields() -> None:
         ({}, "either 'queries'"),
         ({"topk": 3}, r"got the fields \['topk'\]"),
         ({"query": "q", "queries": ["q"]}, "got both"),
+        ({"query": "q", "noise_level": 0.5}, r"request 'noise_level'\. Did you mean 'noisy'\?"),
+        ({"query": "q", "top_K": 3}, r"Did you mean 'top_k'\?"),
+        ({"query": "q", "answer": ["a"]}, r"Did you mean 'answers'\?"),
+        ({"query": "q", 7: 1}, "unknown field of a request 7"),
         ({"query": 3}, "'query' must be a string or a list of strings, got 3"),
         ({"queries": ["a", None]}, "got None at position 1"),
         ({"query": "q", "topk": 0}, "'topk' must be a whole number of at least 1, got 0"),

@@ -11,6 +11,7 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import get_schedule
 from zerosearch_env.retrieve_api.bodies import parse
 from zerosearch_env.retrieve_api.codec import RequestError
+from zerosearch_env.serve.questions import KnownQuestions
 from zerosearch_env.serve.searches import RequestDefaults
 from zerosearch_env.types import Paragraph, Question, SearchRequest
 
@@ -102,3 +103,33 @@ def test_answers_of_known_questions_are_filled_in() -> None:
         make(maker, query="q", question="Where?")
     with pytest.raises(RequestError, match="needs 'answers' and 'question' with every query: send"):
         make(maker, query="q")
+
+
+def test_a_known_question_is_found_by_its_text_or_id_and_in_a_query() -> None:
+    known = KnownQuestions(
+        [
+            Question("1", "Who wrote the novel Dracula?", ("Bram Stoker",)),
+            Question("2", "Who wrote the novel Dracula in 1897?", ("Stoker",)),
+            Question("3", "WHO wrote the novel «Dracula»", ("B. Stoker",)),
+            Question("4", "Who won?", ("Ada",)),
+            Question("5", "《吸血鬼》是谁写的？", ("斯托克",)),
+            Question("6", "??", ("Bo",)),
+        ]
+    )
+    merged = known.named("who wrote the novel dracula")
+    assert merged is not None
+    assert merged.answers == ("Bram Stoker", "B. Stoker")
+    assert known.named("2").text.endswith("1897?")  # type: ignore[union-attr]
+    assert known.named("7") is None
+    found = {
+        "please: who wrote the novel Dracula in 1897, and why": ("Stoker",),
+        "who wrote the novel Dracula first": merged.answers,
+        "who won": ("Ada",),
+        "who won the war": None,
+        "《吸血鬼》是谁写的": ("斯托克",),
+        "": None,
+        "?": None,
+    }
+    for query, answers in found.items():
+        question = known.in_query(query)
+        assert (None if question is None else question.answers) == answers, query

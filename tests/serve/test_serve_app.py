@@ -7,7 +7,9 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from env_fakes import MISBEHAVIOURS, BadEngine
@@ -103,6 +105,39 @@ def test_question_and_answers_reach_the_engine(start: Any, recording: Any) -> No
     assert "needs 'answers' and 'question' with every query" in reply.json["error"]
     assert server.post("/retrieve", {"query": "q", "topk": 1, "question": "Q?", "answers": ["a", "b"]}).status == 200
     assert [(request.question, request.answers) for request in engine.calls[0]] == [("Q?", ("a", "b"))]
+
+
+def test_the_question_is_found_and_unguarded_noise_is_counted(start: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [("q1", "Who wrote the novel Dracula?", "Bram Stoker"), ("q2", "Wer war Goethes Mutter für Köln?", "Textor")]
+    lines = [json.dumps({"id": number, "question": text, "answers": [answer]}) for number, text, answer in rows]
+    data.write_text("\n".join(lines))
+    server = start(dataset=str(data), noise_level=1.0)
+
+    def answers(query: str, header: str = "", **fields: Any) -> tuple[str, ...]:
+        headers = {"ZeroSearch-Question": header} if header else {}
+        assert server.post("/retrieve", {"query": query, **fields}, **headers).status == 200
+        return server.engine.calls[-1][0].answers
+
+    stoker, textor = ("Bram Stoker",), ("Textor",)
+    assert answers("who wrote the novel dracula") == answers("Question: Who wrote the novel Dracula? Answer:") == stoker
+    assert answers("Dracula", header="q1") == answers("x", header="Who wrote the novel Dracula?") == stoker
+    assert answers("x", header=quote("Wer war Goethes Mutter für Köln?")) == textor
+    assert answers("x", question="q2") == answers("x", question="wer war Goethes Mutter für Köln") == textor
+    assert server.get("/stats").json["unguarded_noisy_searches"] == 0
+    assert answers("Dracula") == ()
+    assert server.get("/stats").json["unguarded_noisy_searches"] == 1
+    assert b"zerosearch_unguarded_noisy_searches_total 1.0" in server.get("/metrics").body
+
+
+def test_the_host_of_a_loopback_server_is_checked(start: Any) -> None:
+    server = start()
+    for path, method in (("/retrieve", "POST"), ("/health", "GET"), ("/stats", "GET"), ("/metrics", "GET")):
+        reply = server.request(method, path, b'{"query": "q"}' if method == "POST" else None, {"Host": "evil.example"})
+        assert (reply.status, reply.json["kind"]) == (421, "wrong_host")
+        for host in ("localhost", f"127.0.0.1:{server.port}", "[::1]:80", "app.localhost"):
+            assert server.request(method, path, b'{"query": "q"}', {"Host": host}).status == 200
+    assert start(host="0.0.0.0").request("GET", "/health", None, {"Host": "evil.example"}).status == 200
 
 
 def test_concurrent_requests_share_engine_calls(start: Any, recording: Any, together: Any) -> None:
@@ -233,7 +268,7 @@ def test_body_bound(start: Any) -> None:
         assert (reply.status, reply.json["kind"]) == (413, "too_large")
     # without a length, in chunks, and without end: the server hangs up
     with socket.create_connection(("127.0.0.1", server.port), 10) as endless:
-        endless.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        endless.sendall(b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert _sent_until_refused(endless) < 100_000
     assert server.get("/health").status == 200
 
@@ -250,7 +285,7 @@ def _sent_until_refused(connection: socket.socket) -> int:
 def test_clients_that_leave(start: Any, recording: Any) -> None:
     server = start(recording(seconds=0.05))
     body = json.dumps({"query": "q"}).encode()
-    head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     for sent in (b"POST /retr", head % len(body), head % len(body) + body[:5], head % len(body) + body):
         with socket.create_connection(("127.0.0.1", server.port), 10) as leaving:
             leaving.sendall(sent)

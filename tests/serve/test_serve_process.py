@@ -105,7 +105,7 @@ def test_an_engine_that_hangs_cannot_keep_the_process_alive(processes: list[Proc
     process = Process(600.0, "--grace-s", "0.3")
     processes.append(process)
     with socket.create_connection(process.url.removeprefix("http://").split(":"), 10) as asking:
-        asking.sendall(b'POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"query": "q"}')
+        asking.sendall(b'POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n\r\n{"query": "q"}')
         assert process.line() == "searching\n"
         began = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import is_number, is_whole_number
+from ..errors import unknown_name
 from ..types import Json, JsonObject, SearchRequest
 from .codec import RequestError, shown
 
@@ -19,6 +20,13 @@ and rLLM; R1-Searcher and rLLM; ReSearch; Search-R1's reranking server."""
 
 SCORE_FIELDS = ("return_scores", "return_score")
 """Whether to return scores: Search-R1, SkyRL and GEM; ReSearch."""
+
+FIELDS = (
+    *("query", "queries", "question", "questions", "answers", "noisy", "seed", "topk_retrieval"),
+    *TOP_K_FIELDS,
+    *SCORE_FIELDS,
+)
+"""Every field that a request may have. `topk_retrieval`, the depth of Search-R1's reranker, has no effect."""
 
 Noise = bool | tuple[bool, ...] | None
 
@@ -56,7 +64,7 @@ class ParsedRequest:
 
 
 def parse(body: JsonObject, *, single: bool | None = None) -> ParsedRequest:
-    """Parse a request's body. Unknown fields are ignored, as the original servers of the dialects do.
+    """Parse a request's body. Unknown fields are refused: a misspelt one would be ignored silently.
 
     In addition to the dialects' fields, these are read, for engines that can use them:
 
@@ -71,8 +79,11 @@ def parse(body: JsonObject, *, single: bool | None = None) -> ParsedRequest:
         single: whether to answer as for a single query; None decides by the query's type.
 
     Raises:
-        RequestError: a field has an invalid value; the message names the field.
+        RequestError: a field is unknown (the message suggests the nearest one), or has an invalid value.
     """
+    for name in body:
+        if name not in FIELDS:
+            raise RequestError(str(unknown_name("field of a request", name, FIELDS)))
     queries, is_text = _queries(body)
     count = len(queries)
     questions = _questions(body, count)

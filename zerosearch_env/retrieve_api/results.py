@@ -30,8 +30,10 @@ _SOURCES = ("url", "link", "id", "_id", "docid", "source")
 _NUMBERED = re.compile(r"(?P<number>\d+)[ \t]+(?P<text>.+)", re.DOTALL)
 
 
-def parse_results(data: Json, count: int, *, numbered: bool = False) -> list[list[Document]]:
-    """Return the documents of each query, best first.
+def parse_results(data: Json, count: int, *, numbered: bool = False) -> list[list[Document] | None]:
+    """Return the documents of each query, best first; None for a query whose results have neither title nor text.
+
+    They do not mean "nothing found" (an empty list): the server lacks the passages or names them otherwise.
 
     Args:
         data: the decoded response.
@@ -49,10 +51,13 @@ def parse_results(data: Json, count: int, *, numbered: bool = False) -> list[lis
     else:
         raise ValueError(f"expected documents for {count} {'query' if count == 1 else 'queries'}, got {shown(data)}")
     valued = [[None] * len(row) for row in lists] if scores is None else scores
-    return [
-        [document for item, score in zip(row, values, strict=True) if (document := _document(item, score, numbered))]
-        for row, values in zip(lists, valued, strict=True)
-    ]
+    return [_documents(row, values, numbered) for row, values in zip(lists, valued, strict=True)]
+
+
+def _documents(row: list[Any], scores: list[Any], numbered: bool) -> list[Document] | None:
+    parsed = [_document(item, score, numbered) for item, score in zip(row, scores, strict=True)]
+    documents = [document for document in parsed if document is not None]
+    return documents if documents or not row else None
 
 
 def _results(data: Any) -> list[Any]:

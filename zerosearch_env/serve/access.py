@@ -6,6 +6,7 @@ import base64
 import hmac
 import ipaddress
 import socket
+from urllib.parse import urlsplit
 
 from ..errors import ConfigError, sentence
 
@@ -51,6 +52,22 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_local(host_header: str) -> bool:
+    """Whether a `Host` header names this machine, as a name or address of the loopback interface.
+
+    A web page may resolve its own name to 127.0.0.1, and its scripts then reach servers of this machine; the header
+    still has the name of the page.
+
+    Args:
+        host_header: the header; "" (HTTP/1.0 without a `Host`) is accepted, since browsers always send one.
+    """
+    try:
+        name = urlsplit(f"//{host_header}").hostname or ""
+    except ValueError:  # unclosed brackets
+        return False
+    return not host_header or is_loopback(name) or name.endswith(".localhost")
 
 
 def is_token(authorization: str, token: str) -> bool:

@@ -12,19 +12,21 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ..errors import ConfigError, EngineError, ZeroSearchError, require
 from ..llm.http.codecs import JSON, Codec
 from ..privacy import redact
 from ..retrieve_api.bodies import parse
-from ..retrieve_api.codec import RequestError, codec_of, decode
+from ..retrieve_api.codec import RequestError, codec_of, decode, shown
 from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
 from ..types import Document, SearchRequest
-from .access import is_token
+from .access import is_local, is_token
 from .batching import Batcher
 from .metrics import Metrics
+from .questions import HEADER
 from .searches import RequestDefaults
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class Limits:
 
     max_body_bytes: int = 8 * 1024 * 1024
     """Maximum size of a body, in bytes."""
+    max_connections: int = 4096
+    """Maximum number of open connections; fewer if the process may open fewer files."""
+    head_timeout_s: float = 10.0
+    """Maximum time for a request's head to arrive, in seconds."""
     body_timeout_s: float = 30.0
     """Maximum time for a body to arrive, in seconds."""
     request_timeout_s: float = 300.0
@@ -72,7 +78,9 @@ class Service:
     """The engine's name, for `/health`."""
     dialect: str | None = None
     """The dialect of `/retrieve`; None detects it from the request."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    local: bool = False
+    """Whether it listens on a loopback address, so that requests must name this machine in their `Host`."""
 
     async def search(self, requests: list[SearchRequest]) -> list[tuple[Document, ...]]:
         """Return the documents of each request, in order.
@@ -90,7 +98,9 @@ class Service:
         for request, result in zip(requests, results, strict=True):
             if result.failure is not None:
                 raise EngineError(f"the search for {request.query[:80]!r} failed: {result.failure}", result.attempts)
-        self.metrics.noisy += sum(any(request.noise_mask) for request in requests)
+        noisy = [request for request in requests if any(request.noise_mask)]
+        self.metrics.noisy += len(noisy)
+        self.metrics.unguarded += sum(not request.answers for request in noisy)
         return [tuple(result.documents[: request.top_k]) for request, result in zip(requests, results, strict=True)]
 
     @property
@@ -181,11 +191,14 @@ class _Handlers:
         dialect = forced or choose_dialect(path, fields, codec, service.dialect)
         named.dialect = dialect.name
         parsed = parse(fields, single=False if path == "/batch_search" else None)
-        documents = await service.search(service.defaults.make(parsed)) if parsed.searches else []
+        question = request.headers.get(HEADER)
+        searches = service.defaults.make(parsed, None if question is None else unquote(question))
+        documents = await service.search(searches) if searches else []
         return self._encoded(render(dialect, parsed, documents), codec)
 
     async def health(self, request: Request) -> Response:
         """Answer GET: whether searches succeed; 503 while they fail. Needs no token."""
+        self._check_host(request)
         service, problem = self._service, self._service.problem
         facts: dict[str, Any] = {"engine": service.engine, "dialect": service.dialect}
         if problem is None:
@@ -219,7 +232,18 @@ class _Handlers:
         response.headers.update(error.headers or {})
         return response
 
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        if self._service.local and not is_local(host):
+            raise RequestError(
+                f"this server listens on a loopback address and was called as {shown(host, 80)}; call it as localhost, "
+                "or start it with another --host and a token",
+                421,
+                "wrong_host",
+            )
+
     def _authorize(self, request: Request) -> None:
+        self._check_host(request)
         token = self._service.token
         if token is not None and not is_token(request.headers.get("authorization", ""), token):
             raise RequestError("send a token in the header 'Authorization: Bearer TOKEN'", 401, "unauthorized")
@@ -264,7 +288,7 @@ class _Handlers:
             response.headers["WWW-Authenticate"] = "Bearer"
         if status == 503:
             response.headers["Retry-After"] = "1"
-        if status in (401, 408, 413):
+        if status in (401, 408, 413, 421):
             # Do not wait for the rest of the body.
             response.headers["Connection"] = "close"
         return response

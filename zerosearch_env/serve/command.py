@@ -24,7 +24,7 @@ from ..errors import ConfigError, require
 from ..game.noise import get_schedule
 from ..retrieve_api.dialects import get_dialect
 from ..types import Dataset
-from .access import BACKLOG, address_of, is_loopback, open_socket
+from .access import address_of, is_loopback, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
 from .metrics import Metrics
@@ -88,7 +88,7 @@ class ServeConfig(ReadingOptions):
     """Maximum time a request may wait for its results before status 504, in seconds."""
     grace_s: float = 20.0
     """Maximum time for pending requests to finish after SIGINT or SIGTERM, in seconds."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """Token that requests must carry (Authorization: Bearer TOKEN). None uses ZEROSEARCH_SERVE_TOKEN, if set."""
 
 
@@ -170,7 +170,16 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     )
     limits = Limits(max_body_bytes=config.max_body_bytes, request_timeout_s=config.request_timeout_s)
     name = config.engine if engine is None else type(engine).__name__
-    return Service(batcher, defaults, metrics, limits, engine=name, dialect=config.dialect, token=token)
+    return Service(
+        batcher,
+        defaults,
+        metrics,
+        limits,
+        engine=name,
+        dialect=config.dialect,
+        token=token,
+        local=is_loopback(config.host),
+    )
 
 
 def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> int:
@@ -199,18 +208,19 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         grace_s: maximum time for pending requests to finish at shutdown, in seconds.
     """
     uvicorn = require("uvicorn")
+    from .connections import Server
+
     config = uvicorn.Config(
         make_app(service),
         lifespan="on",
         ws="none",
-        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s,
     )
-    return uvicorn.Server(config)
+    return Server(config, service.limits)
 
 
 def _dataset(config: ServeConfig) -> Dataset | None:

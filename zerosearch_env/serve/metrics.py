@@ -67,6 +67,8 @@ class Metrics:
         """By kind."""
         self.noisy = 0
         """Answered searches with noise in at least one document."""
+        self.unguarded = 0
+        """Noisy searches without known answers: their documents may hold one."""
         self.waiting: Callable[[], int] = lambda: 0
         """Searches waiting for an engine call."""
         self.in_flight = 0
@@ -98,6 +100,7 @@ class Metrics:
             "errors": dict(self.errors),
             "searches": self.searches,
             "noisy_searches": self.noisy,
+            "unguarded_noisy_searches": self.unguarded,
             "engine_calls": self.batch_sizes.count,
             "searches_per_engine_call": round(self.batch_sizes.mean, 3),
             "request_seconds_mean": round(self.request_seconds.mean, 6),
@@ -127,6 +130,8 @@ class Metrics:
         calls = self.batch_sizes.count
         yield CounterMetricFamily("zerosearch_searches", "Searches given to the engine.", self.searches)
         yield CounterMetricFamily("zerosearch_noisy_searches", "Answered searches with noise.", self.noisy)
+        text = "Noisy searches without known answers, whose documents may hold one."
+        yield CounterMetricFamily("zerosearch_unguarded_noisy_searches", text, self.unguarded)
         yield CounterMetricFamily("zerosearch_engine_calls", "Calls of the engine.", calls)
         yield GaugeMetricFamily("zerosearch_waiting_searches", "Searches that wait for the engine.", self.waiting())
         yield GaugeMetricFamily("zerosearch_requests_in_flight", "Requests being answered.", self.in_flight)

@@ -12,6 +12,7 @@ from ..randomness import mix, split, text_seed, uniform
 from ..retrieve_api.bodies import ParsedRequest, RequestedSearch
 from ..retrieve_api.codec import RequestError
 from ..types import Question, SearchRequest
+from .questions import KnownQuestions
 
 _NO_QUESTION = -1
 """Represents a missing question in the derivation of a seed; hashes of strings are never negative."""
@@ -31,7 +32,8 @@ class RequestDefaults:
         noise: a level in [0, 1], or a schedule: progress in [0, 1] -> level.
         curriculum_searches: number of searches until a schedule's progress is 1.
         seed: the server's seed.
-        questions: known questions; a request that names one gets its answers, steps and paragraphs filled in.
+        questions: known questions; a request that names one, or whose query contains one, gets its answers, steps and
+            paragraphs filled in.
         required: fields of `SearchRequest` that the engine needs: any of `"question"` and `"answers"`.
 
     Raises:
@@ -56,7 +58,7 @@ class RequestDefaults:
         self._noise = noise if callable(noise) else check_level(noise)
         self._curriculum_searches = check_whole_number("curriculum_searches", curriculum_searches)
         self._seed = seed
-        self._known: Mapping[str, Question] = {question.text: question for question in questions}
+        self._questions = KnownQuestions(questions)
         self._required = frozenset(required)
         self._count = 0
 
@@ -67,8 +69,12 @@ class RequestDefaults:
             return self._noise(min(1.0, self._count / self._curriculum_searches))
         return self._noise
 
-    def make(self, parsed: ParsedRequest) -> list[SearchRequest]:
+    def make(self, parsed: ParsedRequest, question: str | None = None) -> list[SearchRequest]:
         """Build the engine's requests, one per query, in order.
+
+        Args:
+            parsed: the parsed body.
+            question: text or id of the question of all queries for which the body gives none.
 
         Raises:
             RequestError: too many documents are requested, a noise mask has the wrong length, or a field that the
@@ -77,23 +83,25 @@ class RequestDefaults:
         top_k = self._top_k if parsed.top_k is None else parsed.top_k
         if top_k > self._max_top_k:
             raise RequestError(f"this server returns at most {self._max_top_k} documents per query, got {top_k}")
-        return [self._request(search, top_k) for search in parsed.searches]
+        return [self._request(search, top_k, question) for search in parsed.searches]
 
-    def _request(self, search: RequestedSearch, top_k: int) -> SearchRequest:
-        known = self._known.get(search.question) if search.question is not None else None
+    def _request(self, search: RequestedSearch, top_k: int, default: str | None) -> SearchRequest:
+        name = default if search.question is None else search.question
+        known = self._questions.in_query(search.query) if name is None else self._questions.named(name)
+        text = name if known is None else known.text
         answers = known.answers if search.answers is None and known is not None else search.answers
-        self._check_required({"question": search.question, "answers": answers})
+        self._check_required({"question": text, "answers": answers})
         if isinstance(search.noisy, tuple) and len(search.noisy) != top_k:
             raise RequestError(f"'noisy' holds {len(search.noisy)} flags for {top_k} documents per query")
         level = self.noise_level
         number = self._count if search.seed is None else search.seed
         self._count += 1
-        question = _NO_QUESTION if search.question is None else text_seed(search.question)
+        question = _NO_QUESTION if text is None else text_seed(text)
         # The last component distinguishes a given seed from a counter of the same value.
         seed = mix(self._seed, text_seed(search.query), question, number, search.seed is None)
         return SearchRequest(
             query=search.query,
-            question=search.question or "",
+            question=text or "",
             answers=answers or (),
             noisy=uniform(seed, 0) < level if search.noisy is None else search.noisy,
             top_k=top_k,

@@ -17,7 +17,7 @@ from ...llm.http.options import HttpOptions, check_url
 from ...retrieve_api.bodies import context_of
 from ...retrieve_api.dialects import get_dialect
 from ...retrieve_api.results import parse_results
-from ...types import SearchRequest, full_text
+from ...types import Document, SearchRequest, full_text
 from ..cache import ResultCache
 from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, page_key
 from .pages import Page, Selection, depth_of
@@ -155,11 +155,15 @@ class RetrieveEngine(RemoteEngine):
             unreadable = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
             return [unreadable] * len(page_requests)
         self._counts["pages"] += len(results)
+        where = f"{reply.url}{self._path}"
+        return [self._page(ranking, size, where, reply.attempts) for ranking in results]
+
+    def _page(self, ranking: list[Document] | None, size: int, where: str, attempts: int) -> Page | EngineError:
+        if ranking is None:
+            return EngineError(f"{where}: results without any title or text", attempts=attempts)
         longest = self._options.max_document_chars
-        return [
-            Page(tuple(bounded(document, longest) for document in ranking[:size]), len(ranking) < size, reply.attempts)
-            for ranking in results
-        ]
+        documents = tuple(bounded(document, longest) for document in ranking[:size])
+        return Page(documents, len(ranking) < size, attempts)
 
 
 def _as_sent(request: SearchRequest) -> Generator[int, Page, Selection]:
