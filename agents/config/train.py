@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shlex
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,10 @@ import tyro
 from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.engines.registry import loads_code
 from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
+from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.loading import names_code
 from zerosearch_env.privacy import redact
 
 from .alarms import AlarmConfig
@@ -51,13 +55,15 @@ class EnvironmentConfig:
     """The rules of an episode and the search engine. Protocol and prompt come from the policy's card."""
 
     search_engine: str = "corpus"
-    """The search engine, for example "corpus" or "simulated:hf:DIR"."""
+    """The search engine, for example "corpus", "simulated:hf:DIR" or your own file.py:attribute; with options as JSON:
+    '{"kind": "simulated:hf:DIR", "cache": "searches.sqlite"}'."""
     max_turns: int = 5
     """Number of turns that may search; after them one last turn may only answer."""
     top_k: int = 5
     """Documents per search."""
     reward: str = "em"
-    """Reward of an episode: "em", "f1", "subem", "em_unicode" or "f1_unicode", each in [0, 1]."""
+    """Reward of an episode: "em", "f1", "subem", "em_unicode" or "f1_unicode", each in [0, 1], or your own
+    file.py:function."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
 
@@ -66,8 +72,9 @@ class EnvironmentConfig:
 class CurriculumConfig:
     """Schedule of the probability p that a search is noisy."""
 
-    schedule: Literal["exp", "linear", "constant"] = "exp"
-    """Shape of the schedule from `start` to `end` over the steps ("constant": always `end`)."""
+    schedule: str = "exp"
+    """Shape of the schedule from `start` to `end` over the steps: "exp", "linear" or "constant" (always `end`); or your
+    own file.py:function from progress to p."""
     start: float = 0.0
     """p at the first step, in [0, 1]."""
     end: float = 0.5
@@ -243,17 +250,18 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_preset(name: str) -> TrainConfig:
+def load_preset(name: str, *, typed: Collection[str] = ()) -> TrainConfig:
     """Load a shipped preset or your own TOML file.
 
     Args:
         name: one of `preset_names()`, or a path that ends in `.toml`.
+        typed: see `parse_config`.
 
     Raises:
         ConfigError: if the name is unknown (the nearest is suggested) or the file has a wrong field or value.
     """
     if name.endswith(".toml"):
-        return read_config(name)
+        return read_config(name, typed=typed)
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8")
@@ -269,23 +277,51 @@ def with_algorithm(config: TrainConfig, name: str) -> TrainConfig:
     return dataclasses.replace(config, algorithm=apply_algorithm(config.algorithm, name))
 
 
-def read_config(path: str | os.PathLike[str]) -> TrainConfig:
-    """Read a configuration from a TOML file; missing fields get their defaults."""
+CODE_FIELDS: Mapping[str, Callable[[str], bool]] = {
+    "environment.search_engine": loads_code,
+    "environment.reward": names_code,
+    "curriculum.schedule": names_code,
+}
+"""Fields that may name code to load, if the user typed it, each with the function that recognises it."""
+
+
+def read_config(path: str | os.PathLike[str], *, typed: Collection[str] | None = ()) -> TrainConfig:
+    """Read a configuration from a TOML file; missing fields get their defaults. For `typed` see `parse_config`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as cause:
         raise ConfigError(f"the configuration {os.fspath(path)} cannot be read: {cause.strerror}.") from cause
-    return parse_config(text, os.fspath(path))
+    return parse_config(text, os.fspath(path), typed=typed)
 
 
-def parse_config(text: str, where: str = "configuration") -> TrainConfig:
-    """Parse a configuration from a TOML string; `where` names the source in error messages."""
+def parse_config(text: str, where: str = "configuration", *, typed: Collection[str] | None = ()) -> TrainConfig:
+    """Parse a configuration from a TOML string.
+
+    Args:
+        text: the TOML.
+        where: the source, for error messages.
+        typed: the descriptions of code (`file.py:attribute`) that the user has typed. Others in `CODE_FIELDS` are
+            refused, since a file must not decide which code is run. None: they are kept, because the configuration is
+            only compared.
+
+    Raises:
+        ConfigError: it is not TOML, a field is unknown or has a wrong type, or a field names code.
+    """
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
         raise ConfigError(f"{where} is not valid TOML: {sentence(cause)}") from cause
     result = _build(TrainConfig, values, where, "")
     assert isinstance(result, TrainConfig)
+    values = flatten_config(result)
+    for name, is_code in CODE_FIELDS.items():
+        value = values[name]
+        if typed is not None and value not in typed and is_code(value):
+            option = f"--{name.replace('_', '-')} {shlex.quote(value)}"
+            raise ConfigError(
+                f"{where}: {name} names code, {value!r}, and code is only loaded if you type its name. If you trust "
+                f"it, add: {option}"
+            )
     return result
 
 
@@ -390,5 +426,7 @@ def _check(config: TrainConfig) -> None:
             f"algorithm.minibatches ({config.algorithm.minibatches}) must not exceed rollout.prompts "
             f"({config.rollout.prompts}): a group is never split between updates."
         )
+    if not names_code(config.curriculum.schedule):
+        get_schedule(config.curriculum.schedule)
     check_algorithm(config.algorithm, config.rollout.group_size)
     check_staleness(config.rollout.sampler, config.rollout.max_staleness)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from zerosearch_env.engines import make_engine
+from zerosearch_env.engines import engine_name, make_engine
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import make_rules
@@ -48,7 +48,8 @@ class EvalConfig(PlayConfig):
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)
-    """Search engines, in the form of the environment's `search_engine` option."""
+    """Search engines: KIND, KIND:ARGUMENT, your own file.py:attribute or module:attribute, or with options as JSON:
+    '{"kind": "retrieve:URL", "cache": "searches.sqlite", "dialect": "flashrag"}'."""
     split: str = "test"
     """Split of the dataset."""
     questions: int | None = 300
@@ -106,7 +107,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
         players = _players(config, stack)
-        engines = [(spec, make_engine(spec, dataset=dataset)) for spec in dict.fromkeys(config.engine)]
+        engines = [(engine_name(spec), make_engine(spec, dataset=dataset)) for spec in dict.fromkeys(config.engine)]
         for _, engine in engines:
             stack.callback(engine.close)
         if config.fresh and config.output.exists():

@@ -29,7 +29,8 @@ class PlayConfig(ReadingOptions):
     policy: str = "tiny"
     """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
     protocol: str = "zerosearch"
-    """Tag grammar for agents that do not define one. A policy uses the one in its card."""
+    """Tag grammar for agents that do not define one: a name, or your own file.py:attribute. A policy uses the one in
+    its card."""
     max_turns: int = 5
     """Number of turns that may search. One last turn follows, which may only answer."""
     top_k: int = 5

@@ -24,12 +24,12 @@ from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
 from ..processes.pool import replay
 from .base import OnDone
 from .calls import AgentHost, LocalAgent, TakeTurn
-from .loading import load_callable
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -94,7 +94,7 @@ class CallablePlayer:
         self.options = options or AgentOptions()
         own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
         self.name: str = name or own_name
-        function = load_callable(agent) if isinstance(agent, str) else agent
+        function = load_callable(agent, "agent") if isinstance(agent, str) else agent
         self._agent: AgentHost = LocalAgent(function, self.name, self.options.turn_timeout_s)
         self._engine_lock = threading.Lock()
         self._done_lock = threading.Lock()

@@ -57,13 +57,14 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
     if start.preset is not None and start.resume is not None:
         raise ConfigError("give --preset or --resume, not both: a resumed run has its own configuration.")
     config = TrainConfig()
+    typed = {token.partition("=")[2] if token.startswith("--") else token for token in argv}
     if start.preset is not None:
-        config = load_preset(start.preset)
+        config = load_preset(start.preset, typed=typed)
     elif start.resume is not None:
         saved = Path(start.resume) / "config.toml"
         # Without the file, `train` reports that there is no run to resume. `output` is set again in case the directory
         # was moved.
-        config = replace(read_config(saved) if saved.is_file() else config, output=start.resume)
+        config = replace(read_config(saved, typed=typed) if saved.is_file() else config, output=start.resume)
     if start.algorithm is not None:
         config = with_algorithm(config, start.algorithm)
     names = f"Presets: {', '.join(preset_names())}. Algorithms: {', '.join(ALGORITHMS)}."

@@ -69,7 +69,7 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
     if resume:
         if not saved.is_file():
             raise CheckpointError(f"there is no run to resume in {output}: it has no config.toml.")
-        differences = config_differences(read_config(saved), config)
+        differences = config_differences(read_config(saved, typed=None), config)
         if differences and not force:
             raise CheckpointError(
                 f"the run in {output} had a different configuration: {'; '.join(differences)}. "

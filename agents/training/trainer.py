@@ -27,6 +27,7 @@ from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Dataset
 
 from ..config.train import TrainConfig
@@ -278,7 +279,7 @@ def build_learner(
         data = config.data
         dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
     rules = make_rules(
-        protocol=card.protocol,
+        protocol=get_protocol(card.protocol),
         prompt_template=card.prompt_template,
         max_turns=environment.max_turns,
         top_k=environment.top_k,

@@ -442,6 +442,21 @@ def test_a_dead_engine_ends_with_a_status_and_its_cause(agent_file: Path, capsys
     assert out.count("0 of 6 episodes finished; the engine failed in 6; the first cause: HTTP 503: no backend") == 2
 
 
+def test_your_own_engine_and_its_options_are_given_on_the_command_line(
+    agent_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.py").write_text(
+        "from zerosearch_env.engines import FailingEngine\n\n\n"
+        "def engine(*, reason='none'):\n    return FailingEngine(reason)\n"
+    )
+    described = json.dumps({"kind": "mine.py:engine", "reason": "closed on Sundays"})
+    assert zerosearch(["eval", "--agent", "eval_cli_agent.py:agent", "--engine", described, *SMALL]) == 3
+    assert "the first cause: closed on Sundays" in capsys.readouterr().out
+    assert load_evaluation("out").engines == ("mine.py:engine (reason=closed on Sundays)",)
+    assert zerosearch(["eval", "--agent", "baseline:random", "--engine", described.replace("rea", "sea"), *SMALL]) == 2
+    assert "Did you mean 'reason'" in capsys.readouterr().err
+
+
 def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = EvalConfig(agent=("baseline:random",), noise=(0.0,), questions=3, output=Path("out"))
     config = replace(config, world=replace(config.world, passages=400))

@@ -170,7 +170,7 @@ def test_module_callable_is_found(module: str, spec: str, engine: CorpusEngine) 
         ("my_own_agent.py:anwser", "has no 'anwser'. Did you mean 'answer'"),
         ("my_own_agnt.py:answer", "no file 'my_own_agnt.py'. Did you mean 'my_own_agent.py'"),
         ("my_own_agent:VALUE", "expected a callable, got int"),
-        ("my_own_agent:", "expected module:callable"),
+        ("my_own_agent:", "expected module:name or file.py:name"),
         ("broken_agent:answer", "importing it failed: No module named 'no_such_library'"),
         ("baseline:rga", "unknown baseline 'rga'. Did you mean 'rag'"),
         ("rag", "Did you mean 'baseline:rag'"),

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,7 @@ from zerosearch_agents.config.train import (
 )
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.runs.output import config_differences
+from zerosearch_agents.training.cli import parse_command
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError
 
@@ -118,3 +121,33 @@ def test_every_field_has_its_sentence():
 def test_names_of_policies(tmp_path):
     assert policy_path(str(tmp_path)) == tmp_path
     assert policy_path("tiny").parts[-2:] == ("assets", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("environment.search_engine", "trap.py:Engine"),
+        ("environment.search_engine", '{"kind": "trap.py:Engine"}'),
+        ("environment.reward", "trap:reward"),
+        ("curriculum.schedule", "trap.py:schedule"),
+    ],
+)
+def test_a_file_does_not_decide_which_code_is_run(table: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    saved = tmp_path / "run" / "config.toml"
+    section, field = table.split(".")
+    saved.write_text(f"[{section}]\n{field} = {json.dumps(value)}\n")
+    option = f"--{table.replace('_', '-')}"
+    for arguments in (["--resume", str(saved.parent)], ["--preset", str(saved)]):
+        with pytest.raises(ConfigError, match=f"{table} names code.*add: {option}"):
+            parse_command(arguments)
+        for typed in ([option, value], [f"{option}={value}"]):
+            command = parse_command([*arguments, *typed])
+            assert flatten_config(command.config)[table] == value
+    with pytest.raises(ConfigError, match="names code"):
+        read_config(saved)
+
+
+def test_a_schedule_is_checked_with_the_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"unknown noise schedule 'epx'\. Did you mean 'exp'"):
+        TrainConfig(curriculum=CurriculumConfig(schedule="epx"))

@@ -42,17 +42,19 @@ class PlayConfig(ReadingOptions):
     split: str = "test"
     """Split of the dataset."""
     search_engine: str = "corpus"
-    """The search engine: "corpus", "corpus:FILE", ..."""
+    """The search engine: "corpus", "corpus:FILE", your own file.py:attribute or module:attribute, or with options as
+    JSON: '{"kind": "simulated:tiny", "temperature": 0.5}'."""
     noise_level: float | None = None
     """Probability in [0, 1] that a search is noisy. None: 0.25, unless a schedule is given."""
     noise_schedule: str | None = None
-    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it advances with every finished question."""
+    """A curriculum ("exp", "linear", "constant", or your own file.py:function) instead of a fixed level; it advances
+    with every finished question."""
     curriculum_episodes: int = 20
     """Number of questions until a schedule reaches its end."""
     noise_unit: str = "search"
     """Draw noise once per "search" or once per "document"."""
     protocol: str = "zerosearch"
-    """The tag grammar of a turn; you do not need to type the tags yourself."""
+    """The tag grammar of a turn: a name, or your own file.py:attribute. You do not need to type the tags yourself."""
     max_turns: int | None = None
     """Number of turns that may search before the last turn. None: the protocol's default."""
     top_k: int | None = None

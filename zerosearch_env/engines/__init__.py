@@ -8,7 +8,7 @@ from __future__ import annotations
 from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
 from .corpus.engine import CorpusEngine, corpus_engine
 from .dense.engine import DenseEngine, dense_engine
-from .registry import EngineFactory, make_engine, register_engine
+from .registry import EngineFactory, engine_name, loads_code, make_engine, register_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
 register_engine("corpus", corpus_engine)
@@ -28,7 +28,9 @@ __all__ = [
     "FailingEngine",
     "SearchEngine",
     "check_engine",
+    "engine_name",
     "engine_parts",
+    "loads_code",
     "make_engine",
     "register_engine",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
-from ..errors import ConfigError, unknown_name
+from ..errors import ConfigError, ZeroSearchError, unknown_name
+from ..loading import load_attribute, names_code
+from ..privacy import redact
 from ..types import Dataset, Options
 from .base import SearchEngine
 
@@ -62,22 +66,23 @@ def make_engine(spec: str | Options | SearchEngine, *, dataset: Dataset | None =
     """Build a search engine from its description.
 
     Args:
-        spec: `"KIND"`, `"KIND:ARGUMENT"`, `{"kind": KIND, "argument": ARGUMENT, **options}`, or a ready-made engine,
-            which is returned unchanged.
+        spec: one of
+
+            - `"KIND"` or `"KIND:ARGUMENT"`,
+            - `{"kind": KIND, "argument": ARGUMENT, **options}`, or the same mapping as JSON in a string; `KIND` may
+              contain the argument: `{"kind": "retrieve:http://127.0.0.1:8000", "cache": "searches.sqlite"}`,
+            - `"module:attribute"` or `"file.py:attribute"`, also as the `kind` of a mapping: an engine, or a class or
+              function that returns one. It is called with the options, and with `dataset` if it has a parameter of
+              that name. Loading it runs its code, so never pass a description that comes from a file here,
+            - a ready-made engine, which is returned unchanged.
         dataset: an embedded engine searches the passages of this dataset.
 
     Raises:
-        ConfigError: the kind or an option is unknown (the message suggests the nearest valid one), or a value is
-            invalid.
+        ConfigError: the kind or an option is unknown (the message suggests the nearest valid one), a value is invalid,
+            or the code cannot be loaded.
     """
-    if isinstance(spec, str):
-        kind, _, argument = spec.partition(":")
-        options: dict[str, Any] = {}
-    elif isinstance(spec, Mapping):
-        options = dict(spec)
-        if "kind" not in options:
-            raise ConfigError(f"a search engine's description needs a 'kind', got the keys {sorted(map(str, spec))}")
-        kind, argument = options.pop("kind"), options.pop("argument", "")
+    if isinstance(spec, (str, Mapping)):
+        kind, argument, options = _parts(spec)
     elif isinstance(spec, SearchEngine):
         return spec
     else:
@@ -85,8 +90,10 @@ def make_engine(spec: str | Options | SearchEngine, *, dataset: Dataset | None =
             "a search engine must be a string such as 'corpus', a mapping with a 'kind', or an object with "
             f"search, asearch and close; got {type(spec).__name__}"
         )
-    factory = _FACTORIES.get(kind) if isinstance(kind, str) else None
+    factory = _FACTORIES.get(kind)
     if factory is None:
+        if loads_code(spec):
+            return _load_engine(f"{kind}:{argument}", dataset, options)
         raise unknown_name("search engine", kind, _FACTORIES)
     if isinstance(factory, str):
         module, _, attribute = factory.partition(":")
@@ -94,5 +101,85 @@ def make_engine(spec: str | Options | SearchEngine, *, dataset: Dataset | None =
     known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            raise unknown_name(f"option of the search engine {kind!r}", option, known)
+            raise unknown_name(f"option of the search engine {kind!r}", option, ["argument", *known])
     return factory(argument, dataset, **options)
+
+
+def loads_code(spec: str | Options) -> bool:
+    """Whether `make_engine` would load code that the description names. Refuse it if it comes from a file."""
+    kind, argument, _ = _parts(spec)
+    return kind not in _FACTORIES and names_code(f"{kind}:{argument}")
+
+
+def engine_name(spec: str | Options) -> str:
+    """A description as it is shown in tables: `retrieve:URL (cache=searches.sqlite)`, without credentials."""
+    kind, argument, options = _parts(spec)
+    name = f"{kind}:{argument}" if argument else kind
+    return redact(f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name)
+
+
+def _parts(spec: str | Options) -> tuple[str, str, dict[str, Any]]:
+    """The kind, the argument and the options of a description."""
+    example = '{"kind": "retrieve:http://127.0.0.1:8000", "cache": "searches.sqlite"}'
+    options: Any = {"kind": spec}
+    if isinstance(spec, Mapping):
+        options = dict(spec)
+    elif spec.lstrip().startswith("{"):
+        try:
+            options = json.loads(spec)
+        except ValueError as cause:
+            raise ConfigError(f"the search engine {spec!r} is not JSON ({cause}); expected e.g. {example}") from cause
+    if "kind" not in options:
+        raise ConfigError(
+            f"a search engine's description needs a 'kind', got the keys {sorted(map(str, options))}; expected "
+            f"e.g. {example}"
+        )
+    kind = options.pop("kind")
+    if not isinstance(kind, str):
+        raise unknown_name("search engine", kind, _FACTORIES)
+    if "argument" in options:
+        return kind, options.pop("argument"), options
+    # A path may contain a colon, so code is split at the last one.
+    kind, _, argument = kind.rpartition(":") if names_code(kind) else kind.partition(":")
+    return kind, argument, options
+
+
+def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) -> SearchEngine:
+    """The engine that `module:attribute` names, or that it returns."""
+    try:
+        target = load_attribute(spec, "search engine")
+    except ConfigError as cause:
+        kind = spec.partition(":")[0]
+        near = difflib.get_close_matches(kind, _FACTORIES, n=1, cutoff=0.5)
+        if not near:
+            raise
+        raise ConfigError(f"unknown search engine {kind!r}. Did you mean {near[0]!r}? ({cause})") from cause
+    if isinstance(target, SearchEngine) and not inspect.isclass(target):
+        engine: Any = target
+        known: list[str] = []
+    elif not callable(target):
+        raise ConfigError(f"search engine {spec!r}: expected an engine, a class or a function, got {target!r:.200}")
+    else:
+        parameters = inspect.signature(target).parameters
+        given = {"argument": "", "dataset": dataset}
+        known = [name for name in parameters if name not in given]
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            known += options
+        engine = None
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of the search engine {spec!r}", option, known)
+    if engine is None:
+        arguments = {name: value for name, value in given.items() if name in parameters} | options
+        try:
+            engine = target(**arguments)
+        except ZeroSearchError:
+            raise
+        except Exception as cause:
+            raise ConfigError(f"search engine {spec!r}: making it failed: {type(cause).__name__}: {cause}") from cause
+    if not isinstance(engine, SearchEngine):
+        raise ConfigError(
+            f"search engine {spec!r}: expected an object with search, asearch and close, got {type(engine).__name__}; "
+            "derive it from zerosearch_env.BatchedEngine"
+        )
+    return engine

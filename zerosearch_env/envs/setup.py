@@ -14,6 +14,7 @@ from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, check_level, get_schedule
 from ..game.rules import Rules, make_rules
+from ..loading import names_code
 from ..types import Dataset, Options
 from .curriculum import Curriculum
 from .options import EnvOptions
@@ -150,7 +151,7 @@ def _make_schedule(options: EnvOptions) -> Callable[[float], float] | None:
                 'Add noise_schedule="exp", or use noise_level for a fixed level.'
             )
         return None
-    if callable(schedule) and shaped:
+    if shaped and (callable(schedule) or names_code(schedule)):
         raise ConfigError("noise_start, noise_end and noise_base have no effect if noise_schedule is a callable.")
     return get_schedule(schedule, start=shape[0], end=shape[1], base=shape[2])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..checks import check_number
 from ..errors import unknown_name
+from ..loading import load_function, names_code
 
 Schedule = Callable[[float], float]
 """Progress in [0, 1] -> noise level in [0, 1]."""
@@ -84,7 +85,8 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
     """Make a noise schedule from its name, or wrap a user's function so that its results are checked.
 
     Args:
-        schedule: `"exp"` (the paper's), `"linear"`, `"constant"` (always `end`), or a callable progress -> level.
+        schedule: `"exp"` (the paper's), `"linear"`, `"constant"` (always `end`), a callable progress -> level, or
+            `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         start: noise level at progress 0, in [0, 1]; not used by `"constant"`.
         end: noise level at progress 1, in [0, 1]; may be below `start`.
         base: the base of `"exp"`, above 0; 1 is linear.
@@ -93,8 +95,10 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
         A picklable callable from progress in [0, 1] to a level in [0, 1].
 
     Raises:
-        ConfigError: the name is unknown, or a value is out of range.
+        ConfigError: the name is unknown or cannot be loaded, or a value is out of range.
     """
+    if names_code(schedule):
+        schedule = load_function(str(schedule), "noise schedule")
     if callable(schedule):
         return schedule if isinstance(schedule, NamedSchedule | CheckedSchedule) else CheckedSchedule(schedule)
     first, last = check_level(start, "noise_start"), check_level(end, "noise_end")

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from ..checks import check_number
 from ..errors import ConfigError, unknown_name
+from ..loading import load_function, names_code
 from .unicode_scores import unicode_exact_match, unicode_f1
 
 Reward = Callable[[str | None, Sequence[str]], float]
@@ -156,12 +157,15 @@ def get_reward(reward: str | Reward) -> Reward:
     """Look up a reward by name (see `REWARDS`), or wrap a user's function so that its results are checked.
 
     Args:
-        reward: a name, or a callable (prediction or None, gold answers) -> finite number.
+        reward: a name, a callable (prediction or None, gold answers) -> finite number, or `"module:attribute"` or
+            `"file.py:attribute"`, which is loaded.
 
     Raises:
-        ConfigError: the name is unknown, or the argument is neither a name nor a callable.
+        ConfigError: the name is unknown or cannot be loaded, or the argument is neither a name nor a callable.
     """
     if isinstance(reward, str):
+        if names_code(reward):
+            return CheckedReward(load_function(reward, "reward"))
         if reward not in REWARDS:
             raise unknown_name("reward", reward, REWARDS)
         return REWARDS[reward]

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from ..checks import check_whole_number
 from ..errors import unknown_name
+from ..loading import load_attribute, names_code
 from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
 from ..protocols.prompts import PLACEHOLDER, load_prompt_template
@@ -61,12 +62,12 @@ def make_rules(
     """Check every value and create the rules.
 
     Args:
-        protocol: a registered name or a `Protocol`.
+        protocol: a registered name, a `Protocol`, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
-        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, or a callable
-            (prediction or None, answers) -> finite number.
+        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, a callable (prediction or None, answers) ->
+            finite number, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         noise_unit: `"search"` or `"document"`.
         max_action_chars: longest accepted text of one turn, in characters.
         max_query_chars: maximum length of a query, in characters; longer ones are cut.
@@ -74,7 +75,8 @@ def make_rules(
     Raises:
         ConfigError: a value is invalid. For an unknown name, the message suggests the most similar valid one.
     """
-    chosen = get_protocol(protocol)
+    # Loaded here, and not in `get_protocol`, which also looks up the names on the cards of checkpoints.
+    chosen = get_protocol(load_attribute(str(protocol), "protocol") if names_code(protocol) else protocol)
     if noise_unit not in get_args(NoiseUnit):
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)

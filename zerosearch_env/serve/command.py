@@ -42,7 +42,8 @@ class ServeConfig(ReadingOptions):
     """Serve any search engine over every /retrieve dialect (Search-R1, verl, SkyRL, GEM, ZeroSearch, ...)."""
 
     engine: str = "corpus"
-    """The search engine: "corpus", "corpus:FILE", ..."""
+    """The search engine: "corpus", "corpus:FILE", your own file.py:attribute or module:attribute, or with options as
+    JSON: '{"kind": "serper", "cache": "pages.sqlite", "budget": 500}'."""
     host: str = "127.0.0.1"
     """Address to listen on. Use a token with anything other than a loopback address."""
     port: int = 8000
@@ -63,7 +64,8 @@ class ServeConfig(ReadingOptions):
     noise_level: float | None = None
     """Probability in [0, 1] that a search is noisy, unless its request specifies it. Default: 0 without a schedule."""
     noise_schedule: str | None = None
-    """A curriculum ("exp", "linear", "constant") instead of a fixed level; it progresses with the searches served."""
+    """A curriculum ("exp", "linear", "constant", or your own file.py:function) instead of a fixed level; it progresses
+    with the searches served."""
     noise_start: float = 0.0
     """Noise level at the start of a schedule."""
     noise_end: float = 0.5

@@ -42,7 +42,7 @@ class CollectConfig(PlayConfig):
     agent: str = "baseline:rag-own"
     """The agent, as in `zerosearch eval`: a policy directory, "tiny", your own module:callable, or baseline:NAME."""
     engine: str = "corpus"
-    """The search engine, in the form of the environment's `search_engine` option."""
+    """The search engine, as in `zerosearch eval`."""
     split: str = "train"
     """Split of the dataset."""
     questions: int | None = None

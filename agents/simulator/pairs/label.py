@@ -23,10 +23,10 @@ from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.rewards import exact_match, sub_exact_match
+from zerosearch_env.loading import load_function
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document, full_text
 
-from ...players.loading import load_callable
 from .files import RowReader, StageOutput, check_output, input_record
 from .records import Search, Trajectory, TrajectoryReader, as_record
 
@@ -156,8 +156,7 @@ def by_judge(trajectory: Trajectory, judge: Callable[[Trajectory, Search], bool]
 
 def load_judge(spec: str) -> Judge:
     """Load a judge from `module:callable`; a class is instantiated once, without arguments."""
-    judge: Any = load_callable(spec)
-    return judge() if isinstance(judge, type) else judge  # type: ignore[no-any-return]
+    return load_function(spec, "judge")
 
 
 def _with(trajectory: Trajectory, searches: list[Search]) -> Trajectory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ def retrieve_engine(
     argument: str,
     dataset: Dataset | None,
     *,
+    url: str | Sequence[str] | None = None,
     http: Options | None = None,
     cache: str | None = None,
     **options: Any,
@@ -29,6 +31,7 @@ def retrieve_engine(
     Args:
         argument: one address, or the addresses of several replicas, separated by commas.
         dataset: not used; each request carries its question.
+        url: the address or the list of addresses, instead of `argument`.
         http: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
         cache: path of a SQLite file that stores the server's answers.
         **options: the options of `RetrieveEngine` and the fields of `RemoteOptions`.
@@ -38,7 +41,10 @@ def retrieve_engine(
         CacheError: the cache cannot be opened.
     """
     limits = _limits(options)
-    urls = [url for url in argument.split(",") if url.strip()]
+    if argument and url is not None:
+        raise ConfigError("the retrieve engine got its address twice: give the part after the colon, or url")
+    addresses = argument if url is None else url
+    urls = [a for a in (addresses.split(",") if isinstance(addresses, str) else addresses) if a.strip()]
     return RetrieveEngine(urls, options=limits, http=HttpOptions.from_mapping(http), cache=cache, **options)
 
 
