@@ -163,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec("gem") is not None:
         cases += gem_cases(questions(), E4, DOCUMENTS, ENVIRONMENTS)
     else:
-        print("gem-llm is not installed, so there is no comparison; see this file's docstring.", file=sys.stderr)
+        reason = "is not installed" if sys.version_info < (3, 12, 1) else "does not support Python 3.12.1 and later"
+        print(f"gem-llm {reason}, so there is no comparison; see this file's docstring.", file=sys.stderr)
     timings = measure(cases, rounds=arguments.rounds, seconds=arguments.seconds)
     print_timings(timings, "step")
     results = {"ratios": ratios(timings), "noise_level": arguments.noise_level, "timings": timings}

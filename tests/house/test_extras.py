@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import zerosearch_env
 from zerosearch_env.errors import EXTRAS, MissingExtraError, require
@@ -30,6 +32,19 @@ def _distributions(extra: str) -> set[str]:
         else:
             names.add(re.match(r"[\w.-]+", requirement)[0])  # type: ignore[index]  # every requirement starts with a name
     return names
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"), [("3.11.7", True), ("3.12.0", True), ("3.12.1", False), ("3.13.0", False)]
+)
+def test_gem_is_only_wanted_where_it_can_be_installed(version: str, wanted: bool) -> None:
+    """gem-llm 0.1.0 declares `Requires-Python: >=3.10, <=3.12`."""
+    gem = Requirement(PROJECT["optional-dependencies"]["gem"][0])
+    assert gem.name == "gem-llm"
+    assert gem.marker is not None
+    minor = version.rpartition(".")[0]
+    assert gem.marker.evaluate({"python_full_version": version, "python_version": minor}) is wanted
+    assert SpecifierSet(">=3.10, <=3.12").contains(version) is wanted
 
 
 @pytest.mark.parametrize("library", EXTRAS)
