@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_env import Episode, SearchRequest, StopReason, load_dataset, make_engine, make_rules
 from zerosearch_env.engines import SearchEngine
+from zerosearch_env.llm.tokens import encode_prompts, encode_texts
 
 TURN_TOKENS = 96
 CONTEXT_TOKENS = 1536
@@ -66,7 +67,8 @@ def sample_turn(
 def play(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, episode: Episode, engine: SearchEngine) -> Rollout:
     """Play an episode to its end."""
     rollout = Rollout()
-    rollout.append(tokenizer.encode(episode.prompt, add_special_tokens=False), sampled=0)
+    (prompt,) = encode_prompts([episode.prompt], tokenizer, questions=[episode.question.text])
+    rollout.append(prompt, sampled=0)
     while not episode.done:
         if len(rollout.token_ids) + TURN_TOKENS > CONTEXT_TOKENS:
             episode.stop(StopReason.CONTEXT_LIMIT)
@@ -78,7 +80,7 @@ def play(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, episode: Ep
             (result,) = engine.search([outcome])
             outcome = episode.observe(result)
         if outcome.observation:
-            rollout.append(tokenizer.encode(outcome.observation, add_special_tokens=False), sampled=0)
+            rollout.append(encode_texts([outcome.observation], tokenizer)[0], sampled=0)
     last = episode.turns[-1].step
     rollout.reward, rollout.failed = last.reward, last.stop_reason is StopReason.ENGINE_ERROR
     return rollout

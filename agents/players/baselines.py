@@ -111,12 +111,12 @@ class DirectPlayer(PolicyPlayer):
                 on_done(position)
 
     def _prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
-        from ..rollouts.rollout import encode_prompts
+        from ..rollouts.rollout import episode_prompts
 
-        return encode_prompts([e.prompt for e in episodes], self.policy.tokenizer, chat=self.card.chat)
+        return episode_prompts(episodes, self.policy.tokenizer, chat=self.card.chat)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        from ..rollouts.rollout import encode_texts
+        from zerosearch_env.llm.tokens import encode_texts
 
         return encode_texts(texts, self.policy.tokenizer)
 

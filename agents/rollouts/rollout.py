@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zerosearch_env.engines import SearchEngine
-from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.llm.tokens import encode_prompts, encode_texts
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
 
@@ -248,7 +248,7 @@ class RolloutPool:
             Rollouts of episodes that end immediately because their prompt fills the context.
         """
         over: list[tuple[int, Rollout]] = []
-        prompts = encode_prompts([episode.prompt for _, episode, _ in entering], self._tokenizer, chat=self._chat)
+        prompts = episode_prompts([episode for _, episode, _ in entering], self._tokenizer, chat=self._chat)
         for (key, episode, seed), prompt in zip(entering, prompts, strict=True):
             row = _EpisodeTokens(episode, prompt)
             if len(prompt) >= self._sampler.context_tokens:
@@ -327,28 +327,9 @@ class RolloutPool:
         return over
 
 
-def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of environment texts, without added special tokens."""
-    if not texts:
-        return []
-    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-
-
-def encode_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, chat: bool = False
+def episode_prompts(
+    episodes: Sequence[Episode], tokenizer: PreTrainedTokenizerBase, *, chat: bool = False
 ) -> list[list[int]]:
-    """Token ids of prompts: as plain text or, with `chat`, as one user message in the chat template.
-
-    Raises:
-        ConfigError: if `chat` is set and the tokenizer has no chat template.
-    """
-    if not chat:
-        return encode_texts(prompts, tokenizer)
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "the policy's card (zerosearch.json) has chat = true, but its tokenizer has no chat template: put one "
-            "into chat_template.jinja in the policy's directory, or set chat = false there."
-        )
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = [tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in chats]
-    return encode_texts(cast("list[str]", texts), tokenizer)
+    """Token ids of the prompts of episodes; see `encode_prompts`. The prompt template may contain control tokens."""
+    prompts, questions = [e.prompt for e in episodes], [e.question.text for e in episodes]
+    return encode_prompts(prompts, tokenizer, chat=chat, questions=questions)

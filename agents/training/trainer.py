@@ -48,7 +48,7 @@ from ..processes.workers import (
     under_torchrun,
 )
 from ..rollouts.async_rollouts import make_async_rollouts
-from ..rollouts.rollout import Rollout, encode_prompts
+from ..rollouts.rollout import Rollout, episode_prompts
 from ..runs.metrics import rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
@@ -290,13 +290,13 @@ def build_learner(
     models = make_models(policy, config, place)
     if place is not None:
         policy.model.to(device=device, dtype=getattr(torch, config.scale.sampler_dtype))  # type: ignore[call-arg]
-    first = [Episode(question, rules).prompt for question in dataset.questions[:CHECK_PROMPTS]]
+    first = [Episode(question, rules) for question in dataset.questions[:CHECK_PROMPTS]]
     sampler = make_sampler(
         config,
         replace(policy, model=sampled_model(policy.model, adapter)),
         workers,
         stop_strings=rules.protocol.stop_strings,
-        prompts=encode_prompts(first, policy.tokenizer, chat=card.chat),
+        prompts=episode_prompts(first, policy.tokenizer, chat=card.chat),
     )
     search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
     return Learner(

@@ -281,10 +281,10 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
 
     from zerosearch_agents.config.vllm import VLLMConfig
     from zerosearch_agents.processes.workers import Workers
-    from zerosearch_agents.rollouts.rollout import encode_prompts
     from zerosearch_agents.sampling.checks import measure_gap
     from zerosearch_agents.sampling.make import CheckedSampler
     from zerosearch_agents.training.trainer import build_learner, train_step
+    from zerosearch_env.llm.tokens import encode_prompts
 
     if find_spec("vllm") is None:
         return {"skipped": "vLLM is not installed"}

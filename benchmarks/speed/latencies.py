@@ -235,6 +235,8 @@ def _result() -> SearchResult:
 class Characters:
     """As much of a tokenizer as rollouts need."""
 
-    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+    def __call__(self, texts: str | Sequence[str], add_special_tokens: bool = True) -> dict[str, Any]:
         """Return one token per character, at least one per string."""
+        if isinstance(texts, str):
+            return {"input_ids": [1] * max(len(texts), 1)}
         return {"input_ids": [[1] * max(len(text), 1) for text in texts]}

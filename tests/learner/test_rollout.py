@@ -6,7 +6,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.rollouts.rollout import encode_prompts, encode_texts, rollout
+from zerosearch_agents.rollouts.rollout import rollout
 from zerosearch_agents.sampling.local import Sampler
 from zerosearch_agents.sampling.protocol import TurnSample
 from zerosearch_agents.sampling.stops import decode
@@ -14,6 +14,7 @@ from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import EngineError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm.tokens import encode_prompts, encode_texts
 from zerosearch_env.types import Document, Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))

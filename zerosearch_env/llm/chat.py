@@ -1,9 +1,10 @@
-"""Tokenise prompts and end completions, for models that run in this process."""
+"""Prompts and ends of completions, for simulation LLMs that run in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from .tokens import encode_prompts
 
 
 # Any: tokenizers of Transformers have no common type without importing it
@@ -13,14 +14,8 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     Thinking is switched off for models that support it: only the documents are needed, and thinking takes time.
     """
     if getattr(tokenizer, "chat_template", None):
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, enable_thinking=False
-        )
-        if isinstance(ids, Mapping):
-            ids = ids["input_ids"]
-    else:
-        ids = tokenizer(text)["input_ids"]
-    return [int(token) for token in ids]
+        return encode_prompts([text], tokenizer, chat=True, enable_thinking=False)[0]
+    return encode_prompts([text], tokenizer)[0]
 
 
 # Any: models and tokenizers of Transformers have no common type without importing it

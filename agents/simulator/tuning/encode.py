@@ -11,6 +11,7 @@ from typing import Any
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.llm.chat import prompt_ids
+from zerosearch_env.llm.tokens import encode_texts
 
 from ...sft.rows import Row
 from ..pairs.pair import Pair, prompt_text, target_text
@@ -25,7 +26,7 @@ def encode(pair: Pair, tokenizer: Any, max_tokens: int) -> Row | None:
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no end-of-sequence token: set eos_token in its tokenizer_config.json")
     prompt = prompt_ids(tokenizer, prompt_text(pair))
-    target = [*tokenizer(target_text(pair.documents), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    target = [*encode_texts([target_text(pair.documents)], tokenizer)[0], tokenizer.eos_token_id]
     if len(prompt) + len(target) > max_tokens:
         return None
     # Arrays, because a file may hold a hundred thousand pairs.

@@ -1,0 +1,174 @@
+"""Prompts and environment text as token ids, the same for policies and for simulation LLMs.
+
+A prompt has the ids that its tokenizer gives it, so a base model gets its BOS token exactly when its tokenizer adds
+one, and a chat model gets what its template writes. Text that the model must not obey (questions, documents, queries)
+never becomes a control token: `</s>` or `[INST]` in a document is cut in two, and each half is tokenised separately.
+
+    "... [INST] ..."   ->   "... [" + "INST] ..."        no character is lost
+
+Text that contains no control token, which is nearly all text, is tokenised once and not changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ..errors import ConfigError
+from ..protocols import PROTOCOLS
+
+_CUT = "\ufdd0"
+"""Marks the place of a cut: a noncharacter of Unicode, reserved for the internal use of programs."""
+
+_TAG = re.compile(r"<[^<>]+>")
+_BRACKETED = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+_HTML = re.compile(
+    r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|"
+    r"tfoot|th|thead|tr|u|ul)\s?/?>"
+)
+
+
+# Any: tokenizers of Transformers have no common type without importing it
+def encode_texts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of environment texts: no special tokens are added, and none comes from the text itself.
+
+    Args:
+        texts: observations, documents or other text that is not the policy's.
+        tokenizer: a tokenizer of Transformers.
+    """
+    control = control_ids(tokenizer)
+    return [
+        ids if control.isdisjoint(ids) else _encode_cut(_cut(text, tokenizer), tokenizer)
+        for text, ids in zip(texts, _encode(texts, tokenizer), strict=True)
+    ]
+
+
+def encode_prompts(
+    prompts: Sequence[str],
+    tokenizer: Any,
+    *,
+    chat: bool = False,
+    questions: Sequence[str] | None = None,
+    # Any: whatever a chat template takes
+    **template_options: Any,
+) -> list[list[int]]:
+    """Token ids of prompts: `tokenizer(prompt)` or, with `chat`, one user message in the tokenizer's chat template.
+
+    Args:
+        prompts: the prompts.
+        tokenizer: a tokenizer of Transformers.
+        chat: use the chat template. Its text is tokenised as it is, so the template decides about a BOS token.
+        questions: the part of each prompt that comes from a dataset. Control tokens are cut there only, so a prompt
+            template may contain some. None: they are cut in the whole prompt.
+        **template_options: variables for the chat template.
+
+    Raises:
+        ConfigError: `chat` is set, and the tokenizer has no chat template.
+    """
+    if chat and not tokenizer.chat_template:
+        raise ConfigError(
+            "a chat prompt needs a chat template, and the tokenizer has none: put one into chat_template.jinja in the "
+            "model's directory, or set chat = false in the policy's card (zerosearch.json)."
+        )
+    encode = _encode_chat if chat else _encode_plain
+    # A group of rollouts has one prompt, which is encoded once.
+    distinct = dict.fromkeys(zip(prompts, prompts if questions is None else questions, strict=True))
+    ids = {pair: encode(*pair, tokenizer, template_options) for pair in distinct}
+    return [list(ids[pair]) for pair in zip(prompts, prompts if questions is None else questions, strict=True)]
+
+
+def _encode_plain(prompt: str, question: str, tokenizer: Any, _: Mapping[str, Any]) -> list[int]:
+    control = control_ids(tokenizer)
+    ids = list(tokenizer(prompt)["input_ids"])
+    if not control or _count(ids, control) == _count(tokenizer("")["input_ids"], control):
+        return ids
+    cut = prompt.replace(question, _cut(question, tokenizer))
+    if cut == prompt:
+        return ids
+    bare = _encode(["a"], tokenizer)[0]
+    framed = list(tokenizer("a")["input_ids"])
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    return [*framed[:start], *_encode_cut(cut, tokenizer), *framed[start + len(bare) :]]
+
+
+def _encode_chat(prompt: str, question: str, tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
+    control = control_ids(tokenizer)
+    if control and not control.isdisjoint(_encode([prompt], tokenizer)[0]):
+        prompt = prompt.replace(question, _cut(question, tokenizer))
+    messages = [{"role": "user", "content": prompt}]
+    cut = _CUT in prompt
+    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=not cut, **options)
+    if cut:
+        return _encode_cut(chat, tokenizer)
+    return list(chat["input_ids"] if isinstance(chat, Mapping) else chat)
+
+
+_CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+"""Per tokenizer: the number of registered protocols, and its control ids."""
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids that environment text must not have: special tokens, and added tokens in brackets such as `<mask>`.
+
+    White space, words and HTML elements among the added tokens are ordinary text. So are the tags that the registered
+    protocols write, such as `<information>`: documents lose theirs when they are rendered (see `defuse_tags`).
+
+    Computed once per tokenizer, so add tokens to it before its first use.
+    """
+    known = _CONTROL.get(tokenizer)
+    if known is None or known[0] != len(PROTOCOLS):
+        own = _protocol_tags()
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = set(getattr(tokenizer, "all_special_ids", ()))
+        special |= {number for number, token in added.items() if token.special or _is_control(token.content)}
+        ids = frozenset(number for number in special if number not in added or added[number].content not in own)
+        known = _CONTROL[tokenizer] = (len(PROTOCOLS), ids)
+    return known[1]
+
+
+def _is_control(content: str) -> bool:
+    return bool(_BRACKETED.fullmatch(content)) and not _HTML.fullmatch(content)
+
+
+def _protocol_tags() -> set[str]:
+    """Every tag that the registered protocols write, in angle brackets."""
+    parts = ["<think></think>"]
+    for protocol in PROTOCOLS.values():
+        parts += [protocol.render_documents((), ""), protocol.render_search("x"), protocol.render_answer("x")]
+        parts += [protocol.invalid_notice or "", protocol.last_turn_notice]
+    return set(_TAG.findall("\n".join(parts)))
+
+
+def _cut(text: str, tokenizer: Any) -> str:
+    """Put a mark inside every control token of a text, so that no part between two marks contains one."""
+    control = control_ids(tokenizer)
+    text = text.replace(_CUT, "")
+    # A cut can uncover a shorter token, so this is repeated. Every round makes at least one more cut.
+    while found := control.intersection(chain.from_iterable(_encode(text.split(_CUT), tokenizer))):
+        names = sorted((str(tokenizer.convert_ids_to_tokens(number)) for number in found), key=len, reverse=True)
+        pattern = re.compile("|".join(re.escape(name) for name in names if len(name) > 1) or r"(?!)", re.IGNORECASE)
+        cut = pattern.sub(lambda match: f"{match[0][0]}{_CUT}{match[0][1:]}", text)
+        if cut == text:
+            break
+        text = cut
+    unknown = getattr(tokenizer, "unk_token_id", None)  # what is left of it stands for characters, not for a control
+    if not found - {unknown}:
+        return text
+    # Spelt in a way that only the tokenizer sees (by its normaliser), or a single character.
+    characters = text.replace(_CUT, "")
+    return _CUT.join(c for c in characters if not control.intersection(_encode([c], tokenizer)[0]) - {unknown})
+
+
+def _encode_cut(text: str, tokenizer: Any) -> list[int]:
+    return list(chain.from_iterable(_encode([part for part in text.split(_CUT) if part], tokenizer)))
+
+
+def _encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+
+
+def _count(ids: Sequence[int], control: frozenset[int]) -> int:
+    return sum(number in control for number in ids)
