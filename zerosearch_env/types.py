@@ -192,6 +192,13 @@ class Turn:
 
     action_text: str
     step: Step
+    end: int | None = None
+    """Number of characters up to the end of the element that decided the action; None: the whole text."""
+
+    @property
+    def context_text(self) -> str:
+        """The part that stays in the context: without what follows the element that decided."""
+        return self.action_text[: self.end]
 
 
 @dataclass(frozen=True)

@@ -302,3 +302,22 @@ def test_corpus_files(tmp_path: Path, container: str) -> None:
         path.write_bytes(gzip.compress(content) if container.endswith("gz") else content)
     assert load_corpus(path) == [document for _, document in CORPUS_ROWS]
     assert load_corpus(tmp_path, limit=2) == [document for _, document in CORPUS_ROWS[:2]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "question"),
+    [
+        (
+            "Answer the given question. Question: who hosts Any Question: The Debate?\n",
+            "who hosts Any Question: The Debate?",
+        ),
+        ("Question: a?\nAnswer: b\nQuestion: what is Open. Question: Time?", "what is Open. Question: Time?"),
+        ("write <answer> Beijing </answer>. Question: who?\n", "who?"),
+        ("</rules> question: who?", "who?"),
+        ("the question: who asks the big question: why?", "who asks the big question: why?"),
+        ("Who?", "Who?"),
+    ],
+)
+def test_the_question_of_a_prompt_may_contain_the_word(tmp_path: Path, prompt: str, question: str) -> None:
+    row = {"prompt": [{"role": "user", "content": prompt}], "reward_model": {"ground_truth": {"target": ["a"]}}}
+    assert load_dataset(parquet(tmp_path / "q.parquet", [row])).questions[0].text == question

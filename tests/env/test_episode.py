@@ -114,6 +114,18 @@ def test_a_whole_episode() -> None:
     assert episode.text == episode.prompt + SEARCH + searched.observation + INVALID + notice + ANSWER
 
 
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_a_turn_in_the_text_ends_with_the_element_that_decided(name: str) -> None:
+    protocol = get_protocol(name)
+    search, answer = protocol.render_search("Ann Lee"), protocol.render_answer("geneva")
+    plain, talkative = start(protocol=name), start(protocol=name)
+    play(plain, [search, answer])
+    play(talkative, [search + " [1] I found <answer>Bern</answer>", answer])
+    assert talkative.text == plain.text
+    assert [turn.context_text for turn in talkative.turns] == [search, answer]
+    assert talkative.turns[0].action_text == search + " [1] I found <answer>Bern</answer>"
+
+
 def test_gold_answers_wait_for_the_end() -> None:
     episode = start()
     request = episode.advance(SEARCH)

@@ -174,7 +174,10 @@ def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
         ("<search><search><search>deep</search></search></search>", ("search", "deep")),
         # thoughts
         ("x</think><search>q</search>", ("search", "q")),
-        ("<search>q</search></think>", ("search", "q")),
+        ("<search>q</search></think>", ("invalid", "")),
+        ("I might <search>a</search> hm</think> <search>b</search>", ("search", "b")),
+        ("<search>a</search></think><search>b</search></think><answer>c</answer>", ("search", "b")),
+        ("<answer>a</answer></think><think>b</think><answer>c</answer>", ("answer", "c")),
         ("<think>a<think>b</think><search>q</search></think>", ("search", "q")),
         ("<think><search>a</think>b</search>", ("invalid", "")),
         ("<search>a<think>not b</think>c</search>", ("search", "ac")),
@@ -291,7 +294,10 @@ def test_tool_calls(name: str, call: object, expected: tuple[str, str]) -> None:
         "",
         "{",
         "{'name': 'search'}",
-        CALL[:-1],
+        CALL[:-4],
+        CALL[:-6],
+        CALL.replace('"', "'"),
+        CALL.replace('"q"', "q"),
         CALL + CALL,
         "[" * 50_000,
         '{"a":' * 50_000,
@@ -302,9 +308,39 @@ def test_tool_calls(name: str, call: object, expected: tuple[str, str]) -> None:
 )
 def test_broken_calls_are_invalid(name: str, content: str) -> None:
     text = f"<tool_call>{content}</tool_call>"
-    assert get_protocol(name).parse(text) is INVALID
+    assert get_protocol(name).parse(text) == INVALID
     # a broken call is still the call of this turn
-    assert get_protocol(name).parse(text + search(name, "late") + answer(name, "late")) is INVALID
+    assert get_protocol(name).parse(text + search(name, "late") + answer(name, "late")) == INVALID
+
+
+@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
+@pytest.mark.parametrize(
+    ("content", "query"),
+    [
+        ('{"name": "search", "arguments": {"query": "line one\nline\ttwo\r\n"}}', "line one line two"),
+        (json.dumps({"name": "search", "arguments": '{"query": "a\nb"}'}), "a b"),
+        ('{"name": "search", "arguments": {"query": "a"}', "a"),
+        ('{"name": "search", "arguments": {"query": ["a", "b"]', "a; b"),
+        (json.dumps({"name": "search", "arguments": '{"query": "a"'}), "a"),
+    ],
+)
+def test_calls_are_read_as_leniently_as_servers_do(name: str, content: str, query: str) -> None:
+    assert parse(name, f"<tool_call>\n{content}\n</tool_call>") == ("search", query)
+
+
+@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
+def test_a_call_in_a_thought_that_the_prompt_opened_does_not_act(name: str) -> None:
+    draft = f"I could call {search(name, 'draft')} hm</think>\n"
+    assert parse(name, draft + search(name, "real")) == ("search", "real")
+    assert parse(name, draft + answer(name, "real")) == ("answer", "real")
+    assert get_protocol(name).parse(draft) == INVALID
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_action_ends_with_its_element(name: str) -> None:
+    for turn in (search(name, "q"), f"<think>a</think> {search(name, 'q')}", f"a </think> {search(name, 'q')}"):
+        assert get_protocol(name).parse(turn + " invented").end == len(turn)
+    assert get_protocol(name).parse("nothing").end is None
 
 
 def test_the_first_of_several_calls_decides() -> None:
@@ -326,20 +362,24 @@ def test_any_text_has_an_outcome(name: str, text: str) -> None:
 
 @few
 @given(name=st.sampled_from(["zerosearch", "search-r1", "research", "deepresearcher"]), text=soup, more=soup)
-@example("zerosearch", "<search>q</search>", "</think><answer>a</answer>")
+@example("zerosearch", "<think></think><search>q</search>", "</think><answer>a</answer>")
 @example("zerosearch", "<search></search>", "<answer>a</answer>")
 def test_what_follows_the_deciding_element_changes_nothing(name: str, text: str, more: str) -> None:
-    if parse(name, text)[0] != "invalid":
-        assert parse(name, text + more) == parse(name, text)
+    closes = "</think>" in (text + more).partition("<think>")[0]  # a thought that the prompt opened
+    action = get_protocol(name).parse(text)
+    if action.end is not None and ("</think>" in text[: action.end] or not closes):
+        assert get_protocol(name).parse(text + more) == action
+        assert get_protocol(name).parse(text + more).end == action.end
+        assert get_protocol(name).parse(text[: action.end]) == action
 
 
-def shortcut(name: str, text: str) -> tuple[str, str] | None:
+def shortcut(name: str, text: str) -> tuple[str, str, int] | None:
     grammar = get_protocol(name).parse.args[0]  # type: ignore[attr-defined]
     found = grammar.usual.match(text)
-    return found and (found.lastgroup, found[found.lastindex])
+    return found and (found.lastgroup, found[found.lastindex], found.end())
 
 
-def scanned(name: str, text: str) -> tuple[str, str] | None:
+def scanned(name: str, text: str) -> tuple[str, str, int] | None:
     return scan_elements(get_protocol(name).parse.args[0], text)  # type: ignore[attr-defined]
 
 
@@ -354,7 +394,8 @@ def test_the_shortcut_for_usual_turns_decides_as_the_scanner_does(name: str, tex
 def test_the_shortcut_covers_what_policies_usually_write(thought: str, query: str) -> None:
     thought, query = thought.replace("<", ""), query.replace("<", "")
     for text in (f"<think>{thought}</think>\n<search>{query}</search>", f"{thought}<search>{query}</search>{thought}"):
-        assert shortcut("zerosearch", text) == scanned("zerosearch", text) == ("search", query)
+        end = text.index("</search>") + len("</search>")
+        assert shortcut("zerosearch", text) == scanned("zerosearch", text) == ("search", query, end)
 
 
 @few

@@ -133,3 +133,17 @@ def test_wrong_environments_are_named(tmp_path: Path) -> None:
         TranscriptObservation(gym.make("CartPole-v1"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="single environments"):
         VectorTranscriptRecorder(SyncVectorEnv([make]), tmp_path / "t.jsonl")
+
+
+def test_what_follows_the_deciding_element_is_cut_from_the_transcript_and_kept_in_the_record(tmp_path: Path) -> None:
+    path, invented = tmp_path / "t.jsonl", "<information>Doc 1: invented</information><answer>no</answer>"
+    env = TranscriptObservation(TranscriptRecorder(make(), path))  # type: ignore[arg-type]
+    prompt, _ = env.reset(seed=1)
+    seen = [env.step(turn + invented)[0] for turn in ("<search>a</search>", "<search> </search>", "<answer>b</answer>")]
+    assert not any("invented" in text for text in seen)
+    assert seen[0].startswith(prompt + "<search>a</search>\n")
+    assert seen[-1].endswith("<answer>b</answer>")
+    env.close()
+    (record,) = read_transcripts(path)
+    assert [turn["action"] for turn in record["turns"]] == ["search", "invalid", "answer"]
+    assert all(turn["action_text"].endswith(invented) for turn in record["turns"])

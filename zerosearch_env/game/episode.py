@@ -25,7 +25,7 @@ from operator import index
 from typing import get_args
 
 from ..errors import ConfigError, DataError, EpisodeError, unknown_name
-from ..protocols import INVALID
+from ..protocols import INVALID, ParsedAction
 from ..protocols.tags import answer_action, query_action
 from ..randomness import split, uniform2
 from ..types import (
@@ -78,8 +78,8 @@ class Episode:
         self.prompt = question.text.join(rules.prompt_pieces)
         self.searches = 0
         self.stop_reason: StopReason | None = None
-        self._turns: list[tuple[str, Step]] = []
-        self._pending: tuple[str, SearchRequest] | None = None
+        self._turns: list[tuple[str, Step, int | None]] = []
+        self._pending: tuple[str, SearchRequest, int | None] | None = None
 
     @property
     def done(self) -> bool:
@@ -94,7 +94,7 @@ class Episode:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far, in order, without the turn of a pending search."""
-        return tuple([Turn(action_text, step) for action_text, step in self._turns])
+        return tuple([Turn(*turn) for turn in self._turns])
 
     @property
     def last_turn(self) -> bool:
@@ -103,10 +103,14 @@ class Episode:
 
     @property
     def text(self) -> str:
-        """The whole transcript: the prompt, then each turn's text and observation."""
+        """The transcript: the prompt, then each turn's text and observation.
+
+        What a turn's text has after the element that decided its action is left out: documents or actions that the
+        policy made up there never happened. `turns` has the whole texts.
+        """
         parts = [self.prompt]
-        for action_text, step in self._turns:
-            parts += (action_text, step.observation)
+        for action_text, step, end in self._turns:
+            parts += (action_text[:end], step.observation)
         return "".join(parts)
 
     def advance(self, action_text: str) -> SearchRequest | Step:
@@ -125,7 +129,7 @@ class Episode:
         if len(action_text) > self.rules.max_action_chars:
             return self._end(StopReason.TOO_LONG, action_text, "invalid")
         action = self.rules.protocol.parse(action_text)
-        return self._take(action.kind, action.content, action_text)
+        return self._take(action, action_text)
 
     def advance_action(self, kind: ActionKind, content: str, text: str | None = None) -> SearchRequest | Step:
         """Take one turn of the policy as an action instead of a text. Nothing is parsed.
@@ -162,7 +166,7 @@ class Episode:
             action, render = answer_action(content), self.rules.protocol.render_answer
         else:
             action, render = INVALID, str
-        return self._take(action.kind, action.content, render(content) if text is None else text)
+        return self._take(action, render(content) if text is None else text)
 
     def observe(self, result: SearchResult) -> Step:
         """Take the result of the pending search. A failed search ends the episode (`ENGINE_ERROR`).
@@ -172,13 +176,14 @@ class Episode:
         """
         if self._pending is None:
             raise EpisodeError("no search is pending; call advance(action_text) first.")
-        action_text, request = self._pending
+        action_text, request, end = self._pending
         self._pending = None
         if result.failure is not None:
             return self._end(
                 StopReason.ENGINE_ERROR,
                 action_text,
                 "search",
+                end=end,
                 query=request.query,
                 noisy=request.noisy,
                 error=result.failure,
@@ -199,7 +204,7 @@ class Episode:
             request.noisy,
             answer_in_documents(documents, request.answers),
         )
-        self._turns.append((action_text, step))
+        self._turns.append((action_text, step, end))
         return step
 
     def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
@@ -220,9 +225,9 @@ class Episode:
             raise EpisodeError(f"{reason!r} is not allowed here: only the policy's own turn terminates an episode.")
         if self._pending is None:
             return self._end(reason, action_text, "invalid", error=error)
-        pending_text, request = self._pending
+        pending_text, request, end = self._pending
         self._pending = None
-        return self._end(reason, pending_text, "search", query=request.query, noisy=request.noisy, error=error)
+        return self._end(reason, pending_text, "search", end=end, query=request.query, noisy=request.noisy, error=error)
 
     def _check_ready(self) -> None:
         """Raise an `EpisodeError` unless it is the policy's turn."""
@@ -231,28 +236,29 @@ class Episode:
         if self._pending is not None:
             raise EpisodeError("a search is pending; call observe(result) before the next advance.")
 
-    def _take(self, kind: ActionKind, content: str, action_text: str) -> SearchRequest | Step:
+    def _take(self, action: ParsedAction, action_text: str) -> SearchRequest | Step:
         """Apply the rules to one action of the policy."""
+        kind, end = action.kind, action.end
         if kind == "answer":
-            return self._end(StopReason.ANSWER, action_text, kind, prediction=content)
+            return self._end(StopReason.ANSWER, action_text, kind, end=end, prediction=action.content)
         rules = self.rules
         turns = len(self._turns)
-        query = content if kind == "search" else None
+        query = action.content if kind == "search" else None
         if query is not None and len(query) > rules.max_query_chars:
             query = query[: rules.max_query_chars].rstrip()
         if turns >= rules.max_turns:
-            return self._end(StopReason.MAX_TURNS, action_text, kind, query=query)
+            return self._end(StopReason.MAX_TURNS, action_text, kind, end=end, query=query)
         if query is not None:
             request = self._request(query)
-            self._pending = (action_text, request)
+            self._pending = (action_text, request, end)
             return request
         notice = rules.protocol.invalid_notice
         if notice is None:
-            return self._end(StopReason.NO_ACTION, action_text, kind)
+            return self._end(StopReason.NO_ACTION, action_text, kind, end=end)
         if turns + 1 == rules.max_turns:
             notice += rules.protocol.last_turn_notice
         step = Step(notice, "invalid", turns + 1, self.noise_level)
-        self._turns.append((action_text, step))
+        self._turns.append((action_text, step, end))
         return step
 
     def _request(self, query: str) -> SearchRequest:
@@ -282,6 +288,7 @@ class Episode:
         action_text: str,
         action: ActionKind,
         *,
+        end: int | None = None,
         prediction: str | None = None,
         query: str | None = None,
         noisy: bool | tuple[bool, ...] | None = None,
@@ -298,7 +305,7 @@ class Episode:
         turn, level = len(self._turns) + 1, self.noise_level
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)
         self.stop_reason = reason
-        self._turns.append((action_text, step))
+        self._turns.append((action_text, step, end))
         return step
 
 

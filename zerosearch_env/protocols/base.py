@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -19,6 +19,11 @@ class ParsedAction:
     kind: ActionKind
     content: str
     """The cleaned query of a search, the stripped prediction of an answer, empty for an invalid turn."""
+    end: int | None = field(default=None, compare=False)
+    """Number of characters up to the end of the element that decided; None if no single element did.
+
+    Text after it (documents that the policy made up, later actions) does not stay in the context.
+    """
 
 
 INVALID = ParsedAction("invalid", "")
@@ -48,7 +53,7 @@ class Protocol:
     context_tokens: int
     """Maximum number of tokens of a whole episode: prompt, turns and documents."""
     parse: Callable[[str], ParsedAction]
-    """Parses the policy's text of one turn."""
+    """Parses the policy's text of one turn. An action with `end` set cuts the turn there in `Episode.text`."""
     render_documents: Callable[[Sequence[Document], str], str]
     """(documents, query) -> the information block with its surrounding white space. Tags in documents are defused."""
     invalid_notice: str | None

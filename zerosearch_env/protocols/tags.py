@@ -4,11 +4,14 @@ The rules, for every protocol:
 
 - Tags must match the protocol's spelling exactly; `<Search>` or `< search >` is ordinary text. (A sampler also stops
   only at the exact string, so a tag at which it would not stop must not be an action.)
-- A thought reaches from `<think>` to the next `</think>`. Nothing inside a thought is an action. Thoughts do not nest,
-  and a `</think>` without a `<think>` is ignored. A thought that is never closed reaches to the end of the turn.
+- A thought reaches from `<think>` to the next `</think>`. Nothing inside a thought is an action. Thoughts do not nest.
+  A thought that is never closed reaches to the end of the turn.
+- If a turn's first `</think>` has no `<think>` before it, the prompt has opened the thought (chat templates of
+  DeepSeek-R1 distills, QwQ and Qwen3-Thinking do), and everything before it is thought. Later ones are ignored.
 - The first *complete* element outside thoughts decides: the earliest closing tag that has an opening tag before it,
   together with the nearest such opening tag. Text after this element never changes the action, so it does not matter
-  whether a sampler stops at the closing tag or continues.
+  whether a sampler stops at the closing tag or continues (except inside a thought that the prompt has opened). The text
+  after it does not stay in the transcript either.
 - If the deciding element is empty, the turn is invalid; later elements are ignored.
 
     <think>I might <search>a</search></think> <search>b</search> <answer>c</answer>
@@ -53,12 +56,23 @@ def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: 
     return Grammar(re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, usual, open_thought_acts)
 
 
-def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
-    """Name and raw content of the deciding element, or None if there is no complete element outside thoughts."""
+def opened_thought(grammar: Grammar, text: str) -> int:
+    """Number of characters that belong to a thought that the prompt has opened; 0 if it has opened none."""
+    end = text.find(THINK_END)
+    if end < 0 or grammar.open_thought_acts or text.find(THINK, 0, end) >= 0:
+        return 0
+    return end + len(THINK_END)
+
+
+def scan_elements(grammar: Grammar, text: str, position: int = 0) -> tuple[str, str, int] | None:
+    """The deciding element of a text from `position` on, or None if there is no complete element outside thoughts.
+
+    Returns:
+        The element's name, its raw content, and the position of its end.
+    """
     search, tags = grammar.pattern.search, grammar.tags
     opened: dict[str, int] = {}
     closable = True
-    position = 0
     while match := search(text, position):
         position = match.end()
         tag = match[0]
@@ -76,7 +90,7 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str] | None:
             opened[name] = position
         elif name in opened:
             content = text[opened[name] : match.start()]
-            return name, without_thoughts(content, keep_open=True)
+            return name, without_thoughts(content, keep_open=True), position
     return None
 
 
@@ -120,11 +134,15 @@ def parse_tags(
     text: str,
 ) -> ParsedAction:
     """Parse one turn: find the deciding element and apply the action function of that name to its content."""
-    usual = grammar.usual.match(text)
+    start = opened_thought(grammar, text)
+    usual = grammar.usual.match(text, start)
     if usual is not None:
-        return actions[usual.lastgroup or ""](usual[usual.lastindex or 0])
-    element = scan_elements(grammar, text)
-    return INVALID if element is None else actions[element[0]](element[1])
+        action, end = actions[usual.lastgroup or ""](usual[usual.lastindex or 0]), usual.end()
+    elif element := scan_elements(grammar, text, start):
+        action, end = actions[element[0]](element[1]), element[2]
+    else:
+        return INVALID
+    return ParsedAction(action.kind, action.content, end)
 
 
 _BRACE = re.compile(r"\\boxed\s{0,8}\{|\\[{}]|[{}]")

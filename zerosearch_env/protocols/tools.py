@@ -7,11 +7,13 @@ from typing import Any
 
 from .base import INVALID, ParsedAction
 from .hygiene import clean_query
-from .tags import Grammar, boxed_action, query_action, scan_elements, without_thoughts
+from .tags import Grammar, boxed_action, opened_thought, query_action, scan_elements, without_thoughts
 
 _QUERY_KEYS = ("query", "queries", "query_list", "q")
 _NESTED = 2
 """Maximum number of times a value is decoded from JSON (some servers encode arguments twice)."""
+_MISSING_BRACES = 2
+"""Maximum number of closing braces that may be missing at the end of a call: one per object."""
 
 
 def call_action(content: str) -> ParsedAction:
@@ -21,6 +23,9 @@ def call_action(content: str) -> ParsedAction:
     as a string). The query is in `query`, `queries`, `query_list` or `q`, as a string or a list of strings. One turn
     makes one search, so several queries are joined by "; "; empty ones are left out. Broken JSON, another tool, or a
     query of another type make the turn invalid.
+
+    Like the parsers of inference servers, this accepts line breaks and other control characters inside strings, and
+    closing braces that are missing at the end. Nothing else is repaired: quotes are never guessed.
     """
     call = _decode(content)
     if not isinstance(call, dict):
@@ -38,11 +43,17 @@ def _decode(value: Any) -> Any:
     for _ in range(_NESTED):
         if not isinstance(value, str):
             break
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+        value = _load(value)
     return value
+
+
+def _load(text: str) -> Any:
+    for missing in range(_MISSING_BRACES + 1):
+        try:
+            return json.loads(text + "}" * missing, strict=False)
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
 def parse_calls_or_final(grammar: Grammar, text: str) -> ParsedAction:
@@ -51,9 +62,10 @@ def parse_calls_or_final(grammar: Grammar, text: str) -> ParsedAction:
     The first complete call outside thoughts decides. Without a call, the prediction is the last `\boxed{}` outside
     thoughts. Everything up to the last `</think>` counts as thought, because the prompt may have opened it.
     """
-    element = scan_elements(grammar, text)
+    element = scan_elements(grammar, text, opened_thought(grammar, text))
     if element is not None:
-        return call_action(element[1])
+        action = call_action(element[1])
+        return ParsedAction(action.kind, action.content, element[2])
     return boxed_action(without_thoughts(text).rpartition("</think>")[2])
 
 

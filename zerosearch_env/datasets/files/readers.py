@@ -107,12 +107,16 @@ def _question(row: Row) -> str:
     raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
 
 
-_MARK = re.compile(r"(?:^|(?<=[\n.!?:>]))\s*question:", re.IGNORECASE)
-"""The word before a question in a prompt. Inside a sentence it is part of the question ("who hosts Any Question:")."""
+_LABELS = [
+    re.compile(rf"{place}question:", re.IGNORECASE | re.MULTILINE)
+    for place in (r"^[^\S\n]*+", r"[.!?:;>][^\S\n]{0,8}", r"\A(?s:.*?)\b")
+]
+"""The label before the question of a prompt: the last one at the start of a line, else the last one after a sentence or
+a tag, else the first one. Inside a sentence it is part of the question ("who hosts Any Question: The Debate?")."""
 
 
 def _prompted_question(prompt: Json, field: str) -> str:
-    """The question at the end of a prompt: the text after the last "Question:" in the last user turn."""
+    """The question at the end of a prompt: the text after the label "Question:" in the last user turn."""
     turns = plain(unpack(plain(prompt), field))
     if isinstance(turns, str):
         content: Json = turns
@@ -120,7 +124,9 @@ def _prompted_question(prompt: Json, field: str) -> str:
         content = next((turn.get("content") for turn in reversed(turns) if turn.get("role") == "user"), None)
     else:
         raise RowError("question", "a string, or a `prompt` that ends with the question", prompt)
-    return text(_MARK.split(text(content, field))[-1], field)
+    prompted = text(content, field)
+    parts = (label.split(prompted) for label in _LABELS)
+    return text(next((found[-1] for found in parts if len(found) > 1), prompted), field)
 
 
 def _golds(row: Row) -> tuple[str, ...]:
