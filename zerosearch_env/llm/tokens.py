@@ -46,13 +46,13 @@ def encode_texts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     ]
 
 
+# Any: likewise, and a chat template takes anything
 def encode_prompts(
     prompts: Sequence[str],
     tokenizer: Any,
     *,
     chat: bool = False,
     questions: Sequence[str] | None = None,
-    # Any: whatever a chat template takes
     **template_options: Any,
 ) -> list[list[int]]:
     """Token ids of prompts: `tokenizer(prompt)` or, with `chat`, one user message in the tokenizer's chat template.
@@ -110,6 +110,7 @@ _CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary
 """Per tokenizer: the number of registered protocols, and its control ids."""
 
 
+# Any: tokenizers of Transformers have no common type without importing it
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """The ids that environment text must not have: special tokens, and added tokens in brackets such as `<mask>`.
 
