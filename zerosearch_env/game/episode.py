@@ -238,7 +238,8 @@ class Episode:
 
     def _take(self, action: ParsedAction, action_text: str) -> SearchRequest | Step:
         """Apply the rules to one action of the policy."""
-        kind, end = action.kind, action.end
+        kind = action.kind
+        end = None if action.end == len(action_text) else action.end
         if kind == "answer":
             return self._end(StopReason.ANSWER, action_text, kind, end=end, prediction=action.content)
         rules = self.rules
