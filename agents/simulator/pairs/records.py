@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, plain, text
+from zerosearch_env.datasets.files.packed import unpack
 from zerosearch_env.datasets.files.rows import Row, RowError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.types import Document
@@ -149,10 +150,10 @@ def _read_trajectory(row: Row, number: int) -> Trajectory:
 
 
 def _read_transcript(row: Row, number: int) -> Trajectory:
-    question = row.get("question")
+    question = _nested(row.get("question"), "question")
     if not isinstance(question, Mapping):
         raise RowError("question", "an object with 'id' and 'text'", question)
-    scores = row.get("scores") if row.get("error") is None else None
+    scores = _nested(row.get("scores"), "scores") if row.get("error") is None else None
     if scores is not None and not isinstance(scores, Mapping):
         raise RowError("scores", "an object or null", scores)
     searches = []
@@ -170,7 +171,7 @@ def _read_transcript(row: Row, number: int) -> Trajectory:
                 any(noisy) if isinstance(noisy, list) else _flag(noisy, f"{where}.noisy"),
             )
         )
-    extra = row.get("extra")
+    extra = _nested(row.get("extra"), "extra")
     return Trajectory(
         str(question.get("id") or f"row-{number}"),
         text(question.get("text"), "question.text"),
@@ -205,10 +206,15 @@ def read_documents(value: Any, field: str) -> tuple[Document, ...]:
 
 
 def _list(value: Any, field: str) -> list[Any]:
-    value = plain(value)
+    value = _nested(value, field)
     if not isinstance(value, list):
         raise RowError(field, "a list", value)
     return value
+
+
+def _nested(value: Any, field: str) -> Any:
+    """A list or dict, which may be stored as text."""
+    return plain(unpack(plain(value), field))
 
 
 def _flag(value: Any, field: str) -> bool | None:

@@ -139,7 +139,7 @@ REPLY = "Doc 1: An oak in the yard.\nDoc 2: (Title: Trees) Doc 9 was an oak."
 
 
 @pytest.mark.parametrize("kind", ["useful", "noisy"])
-@pytest.mark.parametrize("layout", ["prompt", "instruction", "messages", "chat prompt"])
+@pytest.mark.parametrize("layout", ["prompt", "instruction", "messages", "chat prompt", "messages as text"])
 def test_simulation_tuning_files(tmp_path: Path, layout: str, kind: str) -> None:
     prompt = PROMPT.format(kind=kind, Kind=kind.capitalize())
     row = {
@@ -149,7 +149,8 @@ def test_simulation_tuning_files(tmp_path: Path, layout: str, kind: str) -> None
         "messages": {"messages": [{"role": "system", "content": "Hello."}, {"role": "user", "content": prompt},
                                   {"role": "assistant", "content": REPLY}]},
         "chat prompt": {"prompt": [{"role": "user", "content": prompt}], "completion": REPLY},
-    }[layout]  # fmt: skip
+    }[layout.removesuffix(" as text")]  # fmt: skip
+    row = {name: repr(value) for name, value in row.items()} if layout.endswith("as text") else row
     source = write(tmp_path / "in.jsonl", row)
     options = ["--no-balance", "--test-share", "0", "--noisy-with-answer", "keep"]
     main(["extract", "--input", str(source), "--output", str(tmp_path / "out.jsonl"), *options])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,11 @@ def test_real_trajectories(shared_data: Path, tmp_path: Path, monkeypatch: pytes
     assert len(rows) == 1314
     assert len(found) == 3169
     assert found.count("useful") == 860
+
+
+@pytest.mark.parametrize("write_text", [json.dumps, repr])
+def test_trajectories_whose_lists_are_text(write_text: Callable[[object], str]) -> None:
+    searches = [{"query": "a", "documents": ["oak", {"title": "T", "text": "ash"}], "noisy": True}]
+    row = {"question": "Which tree?", "answers": ["oak"], "searches": searches}
+    as_text = row | {"answers": write_text(["oak"]), "searches": write_text(searches)}
+    assert TrajectoryReader()(as_text, 1) == TrajectoryReader()(row, 1)

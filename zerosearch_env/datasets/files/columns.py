@@ -23,36 +23,29 @@ def missing(value: Json) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def find_column(row: Row, names: Iterable[str]) -> str | None:
+def find_column(row: Row, names: tuple[str, ...]) -> str | None:
     """The first column with one of these names, or None. Case, blanks and underscores are ignored if need be."""
-    folded: dict[str, str] | None = None
-    for name in names:
-        if name in row:
-            return name
-        folded = folded or _folded(tuple(row))
-        if (found := folded.get(_fold(name))) is not None:
-            return found
-    return None
+    return next(iter(_matches(tuple(row), names)), None)
 
 
-def first_of(row: Row, names: Iterable[str]) -> str | None:
+def first_of(row: Row, names: tuple[str, ...]) -> str | None:
     """The first column with one of these names (see `find_column`) whose cell is not empty, or None."""
+    return next((name for name in _matches(tuple(row), names) if not missing(row[name])), None)
+
+
+@lru_cache(maxsize=1024)
+def _matches(columns: tuple[object, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns with these names, in the order of the names; a column spelled exactly like a name comes first."""
+    texts = [column for column in columns if isinstance(column, str)]
+    matches: list[str] = []
     for name in names:
-        found = find_column(row, (name,))
-        if found is not None and not missing(row[found]):
-            return found
-    return None
+        matches += [column for column in texts if column == name]
+        matches += [column for column in texts if column != name and _fold(column) == _fold(name)]
+    return tuple(dict.fromkeys(matches))
 
 
-@lru_cache(maxsize=256)
 def _fold(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
-
-
-@lru_cache(maxsize=64)
-def _folded(columns: tuple[object, ...]) -> dict[str, str]:
-    """Folded name -> column; the first one of several."""
-    return {_fold(name): name for name in reversed(columns) if isinstance(name, str)}
 
 
 def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError:

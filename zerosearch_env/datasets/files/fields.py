@@ -22,12 +22,15 @@ _ANSWER_KEYS = ("target", "text", "ground_truth", "value", "answer")
 """Keys of a dict that holds answers."""
 _LISP_ITEM = r"""\((?:description|name|number)\s+("(?:[^"\\]|\\.)*"|[^\s()"]+)\)"""
 _LISP_LIST = re.compile(rf"\(list(?:\s+{_LISP_ITEM})+\)")
+_PLAIN = (str, int, float, bool)
 _WHOLE_FLOATS = 2.0**53
 """Below this, every whole number has its own float."""
 
 
 def plain(value: Json) -> Json:
     """Convert NumPy arrays and scalars to plain Python values, at any depth."""
+    if value is None or type(value) in _PLAIN:  # nearly all values: large files have millions of them
+        return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
