@@ -6,15 +6,18 @@ Whatever the code raises, `SystemExit` included, reaches the caller as it is; `C
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.llm.http.loop import LoopThread
 
 TakeTurn = Callable[[str, Mapping[str, Any]], Any]
@@ -34,8 +37,8 @@ class AgentHost(Protocol):
         """The source file of the agent; None if it has none."""
         ...
 
-    def start(self) -> TakeTurn:
-        """Begin an episode: make the instance that plays it.
+    def start(self) -> AbstractContextManager[TakeTurn]:
+        """Begin an episode: make the instance that plays it, until the context ends.
 
         Raises:
             ConfigError: the agent cannot be called with an observation and an info.
@@ -43,8 +46,9 @@ class AgentHost(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """End the processes of the agent, if it has any."""
+    @property
+    def close(self) -> Callable[[], object]:
+        """End the event loop or the processes of the agent, if it has any."""
         ...
 
 
@@ -84,7 +88,8 @@ class LocalAgent:
             return None
         return Path(file) if file and Path(file).is_file() else None
 
-    def start(self) -> TakeTurn:
+    @contextlib.contextmanager
+    def start(self) -> Iterator[TakeTurn]:
         """See `AgentHost.start`."""
         agent = self._agent
         if self.stateful:
@@ -97,7 +102,7 @@ class LocalAgent:
             raise ConfigError(f"agent {self._name!r} must take (observation, info): {cause}") from cause
         except ValueError:
             pass  # a builtin without a signature: a wrong one fails at the first call
-        return partial(self._call, agent)
+        yield partial(self._call, agent)
 
     def close(self) -> None:
         """End the event loop, if there is one."""
@@ -157,3 +162,14 @@ def _in_thread(call: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=work, daemon=True, name="zerosearch-agent").start()
     return future
+
+
+def describe_error(error: BaseException) -> str:
+    """One line with the error and the place in the agent's code that raised it."""
+    if isinstance(error, AgentError):
+        return str(error)  # described where the agent runs
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).parent
+    theirs = [frame for frame in frames if Path(frame.filename).parent != ours]
+    place = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -54,6 +54,9 @@ class PlayConfig(ReadingOptions):
     1, 2 and 4 seconds, and then skips, "skip" leaves the episode out. Failures are counted."""
     turn_timeout: float | None = None
     """Time limit for one turn of your own agent, in seconds; unset: no limit. A turn that exceeds it is a failure."""
+    isolate: bool = False
+    """Run each of your own agents in its own process, which the gold answers never enter. An agent in this process must
+    be trusted: it could read them from memory."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """Size and seed of the built-in world."""
 
@@ -74,7 +77,10 @@ class PlayConfig(ReadingOptions):
         workers = default_workers(self.device) if self.workers is None else self.workers
         pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
         third_party = AgentOptions(
-            concurrency=self.concurrency, on_error=self.on_agent_error, turn_timeout_s=self.turn_timeout
+            concurrency=self.concurrency,
+            on_error=self.on_agent_error,
+            turn_timeout_s=self.turn_timeout,
+            isolate=self.isolate,
         )
         players = []
         for agent in agents:

@@ -10,9 +10,9 @@ counted and recorded, and takes part in no mean.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -29,7 +29,8 @@ from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
 from ..processes.pool import replay
 from .base import OnDone
-from .calls import AgentHost, LocalAgent, TakeTurn
+from .calls import AgentHost, LocalAgent, TakeTurn, describe_error
+from .isolated import IsolatedAgent
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -53,6 +54,8 @@ class AgentOptions:
     """Pause before the first retry, in seconds; it doubles with every further one."""
     turn_timeout_s: float | None = None
     """Time limit of a turn, in seconds; None: no limit."""
+    isolate: bool = False
+    """Run the agent in its own process, which the gold answers never enter (`isolated.py`)."""
 
     def __post_init__(self) -> None:
         check_whole_number("concurrency", self.concurrency)
@@ -94,8 +97,17 @@ class CallablePlayer:
         self.options = options or AgentOptions()
         own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
         self.name: str = name or own_name
-        function = load_callable(agent, "agent") if isinstance(agent, str) else agent
-        self._agent: AgentHost = LocalAgent(function, self.name, self.options.turn_timeout_s)
+        limit = self.options.turn_timeout_s
+        self._agent: AgentHost
+        if not self.options.isolate:
+            function = load_callable(agent, "agent") if isinstance(agent, str) else agent
+            self._agent = LocalAgent(function, self.name, limit)
+        elif isinstance(agent, str):
+            self._agent = IsolatedAgent(agent, limit)
+        else:
+            raise ConfigError(
+                f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
+            )
         self._engine_lock = threading.Lock()
         self._done_lock = threading.Lock()
 
@@ -137,7 +149,25 @@ class CallablePlayer:
     def _play_one(
         self, position: int, episode: Episode, engine: SearchEngine, on_done: OnDone | None, stop: threading.Event
     ) -> None:
-        """Play one episode; after a failure as often as the options allow."""
+        """Play one episode to its end, and report it."""
+        with contextlib.ExitStack() as instance:
+            played = self._play_to_the_end(episode, engine, stop, instance)
+        if played is None:
+            return
+        with self._done_lock:
+            if played is not episode:
+                replay(episode, played.turns)
+            if on_done:
+                on_done(position)
+
+    def _play_to_the_end(
+        self, episode: Episode, engine: SearchEngine, stop: threading.Event, instance: contextlib.ExitStack
+    ) -> Episode | None:
+        """Play one episode; after a failure again, as often as the options allow.
+
+        Returns:
+            The episode, or a copy if it may have to begin again; None if it was stopped.
+        """
         options = self.options
         restarts = options.on_error == "retry" and self._agent.stateful
         current = _new_episode(episode) if restarts else episode
@@ -146,9 +176,9 @@ class CallablePlayer:
         failures = 0
         while not current.done:
             if stop.is_set():
-                return
+                return None
             try:
-                take_turn = take_turn or self._start(current)
+                take_turn = take_turn or self._start(current, instance)
                 text = self._ask(take_turn, current, step)
             except AgentError as error:
                 failures += 1
@@ -159,6 +189,7 @@ class CallablePlayer:
                     break
                 stop.wait(options.backoff_s * 2 ** (failures - 1))
                 if restarts:
+                    instance.close()
                     current, step, take_turn = _new_episode(episode), None, None
                 continue
             outcome = current.advance(text)
@@ -167,15 +198,11 @@ class CallablePlayer:
                     (result,) = run_searches(engine, [outcome])
                 outcome = current.observe(result)
             step = outcome
-        with self._done_lock:
-            if current is not episode:
-                replay(episode, current.turns)
-            if on_done:
-                on_done(position)
+        return current
 
-    def _start(self, episode: Episode) -> TakeTurn:
+    def _start(self, episode: Episode, instance: contextlib.ExitStack) -> TakeTurn:
         try:
-            return self._agent.start()
+            return instance.enter_context(self._agent.start())
         except (Exception, SystemExit) as cause:
             if isinstance(cause, ConfigError):
                 raise
@@ -219,15 +246,6 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
         # Scores and sources are left out: they would reveal which documents are noisy.
         info["documents"] = tuple(Document(title=d.title, text=d.text) for d in step.documents)
     return info
-
-
-def describe_error(error: BaseException) -> str:
-    """One line with the error and the place in the agent's code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = Path(__file__).parent
-    theirs = [frame for frame in frames if Path(frame.filename).parent != ours]
-    place = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {error}{place}"
 
 
 def _new_episode(episode: Episode) -> Episode:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +210,112 @@ def test_the_id_of_a_question_does_not_lead_to_its_row() -> None:
     assert not any("row-" in str(value) for info in infos for value in info.values())
     other_row = Episode(Question("other", "What is 1?", ("a",)), RULES)
     assert public_info(other_row, None)["question_id"] == infos[1]["question_id"]
+
+
+ISOLATED = """
+import gc, os, sys, time
+from pathlib import Path
+
+
+class Agent:
+    def __init__(self):
+        self.messages = []
+
+    def __call__(self, observation, info):
+        self.messages.append(observation)
+        if len(self.messages) == 1:
+            return f"<search>{info['question']}</search>"
+        assert info["documents"][0].title
+        return f"<answer>{len(self.messages)} {os.getpid()}</answer>"
+
+
+def bad(observation, info):
+    number = int(info["question"][8:-1])
+    if number == 1:
+        os._exit(7)
+    if number == 2:
+        raise KeyError("lost")
+    if number == 3:
+        time.sleep(60)
+    if number == 4:
+        return None
+    return f"<answer>{number}</answer>"
+
+
+def once(observation, info):
+    if not Path("died").exists():
+        Path("died").touch()
+        os._exit(7)
+    return "<answer>0</answer>"
+
+
+def thief(observation, info):
+    # Everything that this process can reach: its objects, its frames, its command line, its environment.
+    texts = [repr(sys._getframe().f_back.f_locals), str(sys.argv), str(os.environ), *map(repr, gc.get_objects())]
+    gold = "".join(map(chr, [103, 111, 108, 100, 45]))  # a literal would be found in this very function
+    return f"<answer>{sum(gold in text for text in texts)}</answer>"
+
+
+async def coroutine(observation, info):
+    return "<answer>0</answer>"
+
+
+def one_argument(observation):
+    return ""
+"""
+
+
+@pytest.fixture
+def isolated_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "isolated_agent.py").write_text(ISOLATED)
+    monkeypatch.chdir(tmp_path)
+    return "isolated_agent.py"
+
+
+@pytest.mark.slow
+def test_an_isolated_agent_has_its_own_processes_and_instances(isolated_file: str) -> None:
+    played = play(f"{isolated_file}:Agent", isolate=True, concurrency=2)
+    answers = [episode.turns[-1].step.scores.prediction.split() for episode in played]
+    assert {answer[0] for answer in answers} == {"2"}
+    assert 1 <= len({pid for _, pid in answers} - {str(os.getpid())}) <= 2
+    (played,) = play(f"{isolated_file}:coroutine", 1, isolate=True)
+    assert played.turns[-1].step.scores.em == 1.0
+    assert "isolated_agent" not in str(sorted(sys.modules))
+
+
+@pytest.mark.slow
+def test_an_isolated_agent_that_dies_or_hangs_fails_alone(isolated_file: str) -> None:
+    played = play(f"{isolated_file}:bad", isolate=True, on_error="skip", turn_timeout_s=3.0)
+    errors = [episode.turns[-1].step.error for episode in played]
+    assert errors[0] is errors[5] is None
+    messages = [r"ended \(exit status 7\)", r"KeyError: 'lost' \(isolated_agent.py:\d+\)", "within 3 s", "got NoneType"]
+    for error, message in zip(errors[1:5], messages, strict=True):
+        assert re.search(message, error)
+    (played,) = play(f"{isolated_file}:once", 1, isolate=True, on_error="retry")
+    assert played.turns[-1].step.scores.em == 1.0
+
+
+@pytest.mark.slow
+def test_gold_answers_do_not_enter_the_process_of_an_agent(isolated_file: str) -> None:
+    for isolate, found in ((True, "0"), (False, "1")):
+        episode = Episode(Question("row-0", "What?", ("gold-answer",)), RULES)
+        player = CallablePlayer(f"{isolated_file}:thief", options=AgentOptions(isolate=isolate))
+        player.play([episode], ConstantEngine())
+        player.close()
+        assert min("1", str(episode.turns[-1].step.scores.prediction)) == found
+
+
+@pytest.mark.slow
+def test_an_isolated_agent_is_checked_when_it_is_loaded(isolated_file: str) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'Agent'"):
+        CallablePlayer(f"{isolated_file}:Agnt", options=AgentOptions(isolate=True))
+    with pytest.raises(ConfigError, match=r"must take \(observation, info\)"):
+        play(f"{isolated_file}:one_argument", isolate=True)
+
+
+def test_only_an_agent_with_a_place_can_be_isolated() -> None:
+    with pytest.raises(ConfigError, match="isolate needs an agent given as module:callable"):
+        CallablePlayer(Remembers, options=AgentOptions(isolate=True))
 
 
 @pytest.mark.slow
