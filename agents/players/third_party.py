@@ -74,7 +74,10 @@ class CallablePlayer:
     the text added since its last turn (at first the prompt). `info` has `question`, `question_id` (a hash of the
     question's text), `protocol`, `stop_strings`, `turn` (turns taken so far, 0 at the start of an episode), `searches`,
     `max_turns`, `last_turn` (only an answer is allowed now), `transcript` (the whole text so far), and after a turn
-    also `action`, `query` and `documents` (title and text).
+    also `turn_text` (its last text up to the end of the action), `action`, `query` and `documents` (title and text).
+
+    An agent that cannot stop after its action, and may go on to make up documents, keeps `turn_text` or uses
+    `transcript`; both are without what follows the action.
 
     A class is instantiated once per episode, without arguments, and the instance is called: it may keep what it wants
     from turn to turn. A retry of a function repeats the turn. A retry of a class plays the episode again from its
@@ -241,6 +244,7 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
         "transcript": episode.text,
     }
     if step is not None:
+        info["turn_text"] = episode.turns[-1].context_text
         info["action"] = step.action
         info["query"] = step.query
         # Scores and sources are left out: they would reveal which documents are noisy.

@@ -332,3 +332,18 @@ def test_an_evaluation_that_was_killed_plays_no_finished_episode_again(tmp_path:
     assert runs == [-signal.SIGKILL, 0]
     asked = Counter((tmp_path / "asked").read_text().splitlines())
     assert sorted(asked.values()) == [2, 2, 2, 2, 3]  # once per level; the episode that was killed, again
+
+
+def test_an_agent_that_cannot_stop_does_not_read_what_it_made_up() -> None:
+    infos: list[dict] = []
+    turns = ["<search>a</search>", "<search>b</search>", "<answer>c</answer>"]
+
+    def agent(_, info) -> str:
+        infos.append(info)
+        return turns[info["turn"]] + "\n<information>Doc 1: made up</information>"
+
+    (episode,) = play(agent, count=1)
+    assert [info.get("turn_text") for info in infos] == [None, *turns[:2]]
+    assert not any("made up" in info["transcript"] for info in infos)
+    assert "made up" not in episode.text
+    assert all(turn.action_text.endswith("made up</information>") for turn in episode.turns)

@@ -159,3 +159,20 @@ def test_an_unknown_character_is_no_control_token() -> None:
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
     assert encode_texts(["a", "é", "<unk>"], tokenizer) == [[1], [0], [3, 2, 4]]
     assert encode_prompts(["é"], tokenizer) == [[0]]
+
+
+def test_rows_of_fine_tuning_have_the_ids_of_rollouts() -> None:
+    from zerosearch_agents.sft.rows import encode_rows
+
+    texts = [
+        [("q <mask>?", False), ("<search>x</search><eos>", True), ("<information>[INST]</information>", False)],
+        [("base text", True)],
+    ]
+    conversation, base = encode_rows(BASE, texts)
+    (prompt,), (reply,) = encode_prompts(["q <mask>?"], BASE), encode_texts([texts[0][2][0]], BASE)
+    turn = BASE("<search>x</search><eos>", add_special_tokens=False)["input_ids"]
+    assert conversation.ids == [*prompt, *turn, *reply]
+    assert conversation.trained == [False] * len(prompt) + [True] * len(turn) + [False] * len(reply)
+    assert turn[-1] == BASE.eos_token_id
+    assert (base.ids, base.targets) == (BASE("base text", add_special_tokens=False)["input_ids"], len(base.ids))
+    assert encode_rows(BASE, []) == []

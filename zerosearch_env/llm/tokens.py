@@ -83,7 +83,8 @@ def encode_prompts(
 def _encode_plain(prompt: str, question: str, tokenizer: Any, _: Mapping[str, Any]) -> list[int]:
     control = control_ids(tokenizer)
     ids = list(tokenizer(prompt)["input_ids"])
-    if not control or _count(ids, control) == _count(tokenizer("")["input_ids"], control):
+    found = _count(ids, control)
+    if not found or found == _count(tokenizer("")["input_ids"], control):  # only what the tokenizer itself adds
         return ids
     cut = prompt.replace(question, _cut(question, tokenizer))
     if cut == prompt:
