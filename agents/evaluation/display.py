@@ -182,18 +182,21 @@ def _span(counts: set[int]) -> str:
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
-    """One line per cell: F1, subEM, searches, invalid turns, realised noise, answers, failed episodes."""
+    """One line per cell: scores, searches, invalid turns, realised noise, answers, failed episodes.
+
+    The scores for any script have columns where they differ from SQuAD's; results.json always has them.
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = len(evaluation.engines) > 1
     failures = any(len(cell.finished) < len(cell.episodes) for cell in evaluation.cells)
+    unicode = any((s.em_unicode, s.f1_unicode) != (s.em, s.f1) for s in (cell.summary() for cell in evaluation.cells))
     for name in ("agent", *(("engine",) if several else ())):
         table.add_column(name, overflow="fold")
     for name in (
         "noise",
         "F1",
         "subEM",
-        "EM*",
-        "F1*",
+        *(("EM*", "F1*") if unicode else ()),
         "searches",
         "invalid",
         "noisy",
@@ -205,7 +208,7 @@ def _behaviour(evaluation: Evaluation) -> Group:
         s = cell.summary()
         played = len(cell.episodes)
         answered = s.stop_reasons.get("answer", 0) / played if played else math.nan
-        scores = (s.f1.mean, s.subem.mean, s.em_unicode.mean, s.f1_unicode.mean)
+        scores = (s.f1.mean, s.subem.mean, *((s.em_unicode.mean, s.f1_unicode.mean) if unicode else ()))
         table.add_row(
             cell.agent,
             *((cell.engine,) if several else ()),
@@ -215,7 +218,8 @@ def _behaviour(evaluation: Evaluation) -> Group:
             *map(share, (s.invalid_rate, s.realised_noise, answered)),
             *((str(s.engine_failures + s.agent_failures),) if failures else ()),
         )
-    title = "all questions together; scores (*: for any script), invalid turns, noisy draws, answered episodes in %"
+    shown = "F1, subEM, EM* and F1* (em_unicode, f1_unicode)" if unicode else "F1, subEM"
+    title = f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %"
     return _titled(title, table)
 
 

@@ -120,6 +120,7 @@ def test_parts_of_words_do_not_count(text: str) -> None:
         ("C", "Vitamin C is", True),
         ("C", "(C)", True),
         ("C", "C\u00b9", True),
+        ("\u249e", "some text", False),
         ("C", "c is", False),
         ("S", "Stoker's", False),
         ("A", "a book", False),

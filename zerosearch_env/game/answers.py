@@ -148,7 +148,7 @@ def _golds(answers: tuple[str, ...]) -> _Golds:
         if not split:
             literal.append(_literal(answer, folded))
         elif len(split) == 1 and _LETTER.fullmatch(split[0]):
-            letter = next(c for c in answer if c.isalnum())
+            letter = next((c for c in answer if c.isalnum()), split[0])
             literal.append(rf"(?<![^\W_])(?<!['\u2019]){letter}(?!['\u2019]?[^\W_{_SUPERSCRIPTS}])")
         elif any(map(_ATTACHED.search, split)):
             attached.append(_letters(WORD.findall(folded)))
