@@ -123,6 +123,15 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
         DataError, match=r"the nearest is 'quesiton', columns=\{\"question\": \"quesiton\"\} would read it"
     ):
         load_dataset([{"quesiton": "q?", "answer": "a"}])
+    row = {"data_source": "nq", "question": "q?", "reward_model": {"ground_truths": ["a"]}}
+    with pytest.raises(DataError, match="would read it") as caught:
+        load_dataset([row])
+    assert 'columns={"answers": "reward_model.ground_truths"}' in str(caught.value)
+    assert load_dataset([row], columns={"answers": "reward_model.ground_truths"}).questions[0].answers == ("a",)
+    with pytest.raises(DataError, match="'answers': expected a dict in the column 'question'"):
+        load_dataset([row], columns={"answers": "question.text"})
+    with pytest.raises(ConfigError, match=r"on_bad_row 'skp'. Did you mean 'skip'"):
+        make(dataset=path, on_bad_row="skp")
     assert parse_columns(["question=Frage", "id=a=b"]) == {"question": "Frage", "id": "a=b"}
     with pytest.raises(ConfigError, match="expected FIELD=COLUMN"):
         parse_columns(["question"])

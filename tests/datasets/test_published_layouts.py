@@ -330,5 +330,26 @@ def test_corpora_in_tables_and_with_other_column_names(tmp_path: Path, name: str
     write(tmp_path / name, renamed)
     columns = {"id": "nr", "text": "Absatz", "title": "Titel"}
     assert load_corpus(tmp_path / name, columns=columns)[2] == Document("Title 2", "Text 2", "2")
+    (tmp_path / name).rename(tmp_path / name.replace("corpus", "train-00000-of-00001"))
+    assert len(load_corpus(tmp_path, columns=columns)) == 3
+    (tmp_path / name.replace("corpus", "train-00000-of-00001")).rename(tmp_path / name)
     with pytest.raises(DataError, match=r"'text': expected a passage in a column such as .*the columns 'nr', 'Absatz'"):
         load_corpus(tmp_path / name)
+
+
+def test_other_kinds_of_json_and_files_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps({"question": {"0": "a?", "1": "b?"}, "answer": {"0": "x", "1": 2.0}}))  # pandas
+    assert [(q.text, q.answers) for q in load_dataset(path).questions] == [("a?", ("x",)), ("b?", ("2",))]
+    path.write_text(json.dumps({"question": "a?", "answer": "x"}))
+    assert len(load_dataset(path).questions) == 1
+    other = tmp_path / "q.pkl"
+    other.write_bytes(b"\x80\x05")
+    with pytest.raises(DataError, match=r"q\.pkl is not a data file: expected the ending `\.jsonl`"):
+        load_dataset(other)
+    table = tmp_path / "q.csv"
+    table.write_bytes('Question;Answer\nWo?;Jena\nWer?;Jürgen\nWas?\nWie?;"a"b\n'.encode("latin1"))
+    with pytest.raises(DataError, match=r"row 3: field 'Answer': expected valid Unicode .* a byte that is not UTF-8"):
+        load_dataset(table)
+    data = load_dataset(table, on_bad_row="skip")
+    assert ([q.answers for q in data.questions], data.skipped_rows) == ([("Jena",)], 3)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, unknown_name
 from ..types import Dataset, Question
 from .files.columns import Columns, check_columns, parse_columns
-from .files.find import find_files
 from .files.hub import hub_rows
-from .files.passages import load_corpus
+from .files.passages import corpus_files, load_corpus
 from .files.readers import COLUMNS, FORMATS, read_questions
 from .files.rows import OnBadRow, check_reading, log_skipped, read_files
 from .sources import (
@@ -70,10 +69,7 @@ def load_dataset(
             expected and what was found, and names the nearest column.
         MissingExtraError: the library for parquet, arrow or the hub is not installed.
     """
-    check_reading(on_bad_row, limit)
-    check_columns(columns, COLUMNS)
-    if format is not None and format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+    _check_options(on_bad_row, columns, limit, format)
     if isinstance(source, Dataset):
         _refuse_world(world, source.name)
         return _cut(source, limit)
@@ -113,6 +109,7 @@ def load_sources(
         DataError: as in `load_dataset`.
         MissingExtraError: as in `load_dataset`.
     """
+    _check_options(on_bad_row, columns, limit, format)
     if all(source.name != "world" for source in sources):
         _refuse_world(world, ", ".join(source.name for source in sources))
     reading: dict[str, Any] = {"on_bad_row": on_bad_row, "columns": columns, "format": format}
@@ -160,6 +157,13 @@ def _read(rows: Any, where: str, name: str, split: str, limit: int | None, readi
     return Dataset(name, split, found.questions, skipped_rows=found.skipped, metadata=metadata)
 
 
+def _check_options(on_bad_row: str, columns: Columns | None, limit: int | None, format: str | None) -> None:
+    check_reading(on_bad_row, limit)
+    check_columns(columns, COLUMNS)
+    if format is not None and format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+
+
 def _refuse_world(world: WorldConfig | None, given: str) -> None:
     if world is not None:
         raise ConfigError(f'world={world!r} describes the dataset "world", but {given!r} was given')
@@ -187,7 +191,7 @@ __all__ = [
     "NamedSource",
     "OnBadRow",
     "check_columns",
-    "find_files",
+    "corpus_files",
     "load_corpus",
     "load_dataset",
     "load_sources",

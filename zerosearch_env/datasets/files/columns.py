@@ -48,7 +48,7 @@ def _fold(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError:
+def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: str = "") -> RowError:
     """The error for a row without a column, with the nearest one that it has.
 
     Args:
@@ -56,6 +56,7 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError
         names: names that the column may have.
         field: the field, as `columns` names it.
         what: the content of the field, for example "a question".
+        within: path of the dict in the row, with a dot at the end.
     """
     columns = [str(name) for name in row]
     scores = [
@@ -64,7 +65,11 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str) -> RowError
         for name in names
     ]
     score, nearest = max(scores, default=(0.0, ""))
-    hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{nearest}"}} would read it' if score >= 0.6 else ""
+    hint = (
+        f'; the nearest is {nearest!r}, columns={{"{field}": "{within}{nearest}"}} would read it'
+        if score >= 0.6
+        else ""
+    )
     shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
     some = f"the column {names[0]!r}" if len(names) == 1 else f"a column such as {', '.join(map(repr, names[:3]))}"
     got = f"the columns {shown}{hint}" if columns else "an empty row"
@@ -117,9 +122,12 @@ def cell(row: Row, path: str, field: str) -> Json:
     if path in row:
         return row[path]
     value: Json = row
+    within = ""
     for name in path.split("."):
         value = unpack(value, path)
-        if not isinstance(value, Mapping) or name not in value:
-            raise no_column(value if isinstance(value, Mapping) else row, [path], field, f"the {field}")
-        value = value[name]
+        if not isinstance(value, Mapping):
+            raise RowError(field, f"a dict in the column {within.rstrip('.')!r}", value)
+        if name not in value:
+            raise no_column(value, [within + name], field, f"the {field}", within=within)
+        value, within = value[name], f"{within}{name}."
     return value

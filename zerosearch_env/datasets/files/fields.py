@@ -50,7 +50,9 @@ def text(value: Json, field: str) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise RowError(field, "valid Unicode (it holds half a surrogate pair)", value) from None
+            raise RowError(
+                field, "valid Unicode (it holds half a surrogate pair, or a byte that is not UTF-8)", value
+            ) from None
     return value.strip()
 
 

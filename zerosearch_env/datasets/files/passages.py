@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import DataError, sentence
@@ -35,8 +36,8 @@ def load_corpus(
     `id` is optional.
 
     Args:
-        path: the file, or a folder that contains `corpus.jsonl` (or another ending), its shards, or shards without a
-            name (`part-0.jsonl`).
+        path: the file, or a folder that contains `corpus.jsonl` (or another ending), its shards, shards without a name
+            (`part-0.jsonl`), or the same for "train".
         on_bad_row: `"raise"` a DataError, or `"skip"` bad rows; their number is logged as a warning.
         columns: `id`, `title` or `text` -> the column that holds it, for files with other names.
         limit: maximum number of passages to read; None: all.
@@ -66,7 +67,7 @@ def iter_corpus(
     """
     check_reading(on_bad_row, limit)
     check_columns(columns, _FIELDS)
-    files = find_files(Path(path).expanduser(), "corpus")
+    files = corpus_files(path)
     count, skipped, problem = 0, 0, ""
     for row in read_files(files):
         try:
@@ -84,6 +85,21 @@ def iter_corpus(
     if not count:
         raise DataError(f"{path} holds no passage: " + (problem or "it is empty"))
     log_skipped(_log, path, skipped, problem)
+
+
+def corpus_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files of a corpus: those of the split "corpus" (see `find_files`), else of "train", as the hub calls it.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    place = Path(path).expanduser()
+    try:
+        return find_files(place, "corpus")
+    except DataError:
+        with suppress(DataError):
+            return find_files(place, "train")
+        raise
 
 
 def _passage(numbered: NumberedRow, columns: Columns) -> Document:

@@ -187,7 +187,7 @@ def _rewarded_answers(row: Row) -> tuple[str, ...]:
         return _golds(row)
     reward = mapping(row, field) if field else {}
     if reward and "ground_truth" not in reward:
-        raise no_column(reward, ["ground_truth"], "answers", f"answers in {field!r},")
+        raise no_column(reward, [f"{field}.ground_truth"], "answers", "answers", within=f"{field}.")
     return answers(reward.get("ground_truth"), f"{field or 'reward_model'}.ground_truth")
 
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast, get_args
 from ...checks import check_whole_number
 from ...errors import DataError, require, unknown_name
 from ...types import Question
+from .find import ENDINGS, SUFFIXES
 
 Row = Mapping[str, Any]
 _CONTAINERS = ("data", "Data", "questions", "examples")
@@ -88,6 +89,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
             file = cast(BinaryIO, opened)
             if name.endswith((".csv", ".tsv")):
                 yield from _table(path, file, "\t" if name.endswith(".tsv") else None)
+            elif not name.endswith(SUFFIXES) and _first_sign(file) not in (b"{", b"["):
+                raise DataError(f"{path} is not a data file: expected the ending {ENDINGS}")
             elif _is_document(file, lines_likely=not name.endswith(".json")):
                 yield from _document(path, file.read())
             else:
@@ -96,10 +99,16 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         raise DataError(f"{path} is damaged or cut off: {cause}") from cause
 
 
-def _is_document(file: BinaryIO, *, lines_likely: bool) -> bool:
-    """Whether a JSON file is one value, not one value per line. Rewinds the file to its start."""
+def _first_sign(file: BinaryIO) -> bytes:
+    """The first byte that is neither white space nor part of a byte-order mark. Rewinds the file to its start."""
     sign = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     file.seek(0)
+    return sign
+
+
+def _is_document(file: BinaryIO, *, lines_likely: bool) -> bool:
+    """Whether a JSON file is one value, not one value per line. Rewinds the file to its start."""
+    sign = _first_sign(file)
     if sign != b"{":
         return sign == b"["
     # An object: the rows under a key, or the first of many lines.
@@ -112,11 +121,16 @@ def _is_document(file: BinaryIO, *, lines_likely: bool) -> bool:
 
 
 def _container(document: Any) -> list[Any] | None:
-    """The rows in a JSON object that holds them under a key, or None if it is a row."""
+    """The rows in a JSON object that holds them under a key, or column by column (pandas); None if it is a row."""
+    if not isinstance(document, dict):
+        return None
     for key in _CONTAINERS:
-        rows = document.get(key) if isinstance(document, dict) else None
+        rows = document.get(key)
         if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
             return rows
+    cells = list(document.values())
+    if len(cells) > 1 and all(isinstance(column, dict) and column.keys() == cells[0].keys() for column in cells):
+        return [{name: column[index] for name, column in document.items()} for index in cells[0]]
     return None
 
 

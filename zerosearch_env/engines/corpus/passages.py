@@ -9,7 +9,7 @@ from typing import Any
 
 from ...bounded_cache import BoundedCache
 from ...checks import check_number
-from ...datasets import Columns, OnBadRow, find_files, load_corpus
+from ...datasets import Columns, OnBadRow, corpus_files, load_corpus
 from ...errors import ConfigError
 from ...types import Dataset, Document, full_text
 from ..ranking import Ranking
@@ -132,7 +132,7 @@ def file_index(
         ConfigError: an option is invalid.
         DataError: the file is missing or broken.
     """
-    files = find_files(Path(path).expanduser().resolve(), "corpus")
+    files = corpus_files(Path(path).expanduser().resolve())
     state = tuple((stat.st_mtime_ns, stat.st_size) for stat in map(Path.stat, files))
     key = (tuple(map(str, files)), state, on_bad_row, repr(columns), k1, b)
     with _SHARED_LOCK:
