@@ -28,13 +28,15 @@ from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules, make_rules
+from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
 from .config.train import TrainConfig, load_preset
 from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions, versions
 from .players.base import Player, PolicyOptions
-from .players.make import make_player, player_hash
+from .players.identity import player_hash
+from .players.make import make_player
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
 from .processes.pool import WorkerPool, default_workers
@@ -176,6 +178,7 @@ def run_quickstart(config: QuickstartConfig, *, command: str = "zerosearch quick
         soft_wrap=True,
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(config.output))
         pool = stack.enter_context(WorkerPool(workers)) if workers > 1 else None
         if pool:
             pool.start()

@@ -15,12 +15,13 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .errors import ConfigError
+from .identity import source_hash
 
 _NAMES = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -87,6 +88,22 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
     if not callable(instance):
         raise ConfigError(f"{what} {spec!r}: an instance of the class is not callable; define __call__")
     return instance
+
+
+def code_identity(descriptions: Iterable[object]) -> dict[str, str]:
+    """The record (`identity.py`) of the code that has been loaded for descriptions; others are left out.
+
+    Args:
+        descriptions: values of options, such as `"corpus"` or `"my_reward.py:reward"`.
+    """
+    record = {}
+    for description in descriptions:
+        if isinstance(description, str) and names_code(description):
+            location = description.rpartition(":")[0]
+            file = location if location.endswith(".py") else getattr(sys.modules.get(location), "__file__", None)
+            if file is not None and Path(file).is_file():
+                record[f"the code in {Path(file).name}"] = source_hash(Path(file))
+    return record
 
 
 def _load_module(name: str, where: str) -> ModuleType:

@@ -4,7 +4,8 @@ r"""`zerosearch eval`: measure policies, your own agents and baselines at fixed 
         --noise 0 0.25 0.5 0.75 1 --engine corpus --dataset world --split test --questions 300 --output runs/eval
 
 Every agent gets the same questions and the same noise draws. To continue an interrupted evaluation, run the same
-command again with the same options and the same `--output`: it plays only the episodes that are missing or failed.
+command again with the same options and the same `--output`: it plays only the episodes that are missing or failed, and
+those whose questions, agent, or engine's corpus, index or model have changed since.
 
 Exit status: 0 if every cell is complete, 3 if episodes are missing because an agent or an engine failed, 2 after any
 other error.
@@ -22,13 +23,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from zerosearch_env.engines import engine_name, make_engine
+from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.identity import dataset_identity
+from zerosearch_env.loading import code_identity
+from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
 from ..players.base import Player
-from ..players.make import player_hash
+from ..players.identity import player_hashes
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 from .results import Cell
@@ -59,6 +64,9 @@ class EvalConfig(PlayConfig):
     """Ask that many questions for each number of hops, instead of that many in total."""
     output: Path = Path("runs/eval")
     """Folder for results.json and the transcripts. Episodes that are finished in it are not played again."""
+    agent_tag: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """What no file shows, such as the version of a model behind an endpoint: TAG for all of your own agents, or
+    NAME=TAG for one. Cells measured with another tag are measured again; may be repeated."""
     fresh: bool = False
     """Delete the results of earlier runs in the output folder."""
     noise_unit: Literal["search", "document"] = "search"
@@ -110,10 +118,24 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         engines = [(engine_name(spec), make_engine(spec, dataset=dataset)) for spec in dict.fromkeys(config.engine)]
         for _, engine in engines:
             stack.callback(engine.close)
-        if config.fresh and config.output.exists():
+        records = {
+            name: engine_identity(engine, spec)
+            for (name, engine), spec in zip(engines, dict.fromkeys(config.engine), strict=True)
+        }
+        stack.enter_context(locked(config.output))
+        if config.fresh:
             forget(config.output)
-        store = Store(config.output, _settings(config, len(items)), {p.name: player_hash(p) for p in players})
+        store = Store(
+            config.output,
+            _settings(config, len(items)),
+            player_hashes(players, config.agent_tag),
+            contents=dataset_identity(dataset, [item.question for item in items]) | code_identity([config.protocol]),
+            engines=records,
+            planned={(player.name, name, level) for player in players for name, _ in engines for level in levels},
+        )
         store.note(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
+        if store.replaced:
+            console.print(store.replaced, highlight=False, markup=False, soft_wrap=True)
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
             f"{len(items)} questions of {dataset.name}/{dataset.split}, {len(players)} agents, "

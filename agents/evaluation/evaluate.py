@@ -34,11 +34,12 @@ from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.identity import changes
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question
 
-from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, check_settings
+from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_settings
 from .results import Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from ..players.base import Player
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+CellKey = tuple[str, str, float]
+"""Agent, engine and noise level of a cell."""
 
 OnProgress = Callable[["CellProgress"], None]
 
@@ -107,35 +111,81 @@ def select_questions(
 class Store:
     """The output folder of an evaluation: `results.json`, and one transcript file per cell.
 
-    If the folder already holds results with the same settings, complete cells of unchanged agents are reused, and so
-    are the finished episodes of incomplete ones: an interrupted evaluation continues where it stopped.
+    If the folder already holds results with the same settings, complete cells are reused, and so are the finished
+    episodes of incomplete ones: an interrupted evaluation continues where it stopped. A cell is not reused if anything
+    that it was measured with has changed.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     """Settings that must agree for earlier cells to be reused; stored in the file."""
     agents: Mapping[str, str] = field(default_factory=dict)
-    """Agent name -> its `player_hash`. Cells of an agent with another hash are measured again."""
+    """Agent name -> its `player_hash`."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """What every cell is measured with: the record of the package and of the questions (`zerosearch_env.identity`)."""
+    engines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Engine name -> its record (`engine_identity`)."""
+    planned: Collection[CellKey] | None = None
+    """The cells that will be measured, if known: changed cells must be among them."""
     evaluation: Evaluation = field(init=False)
+    replaced: str = field(init=False, default="")
+    """A clause that says what has changed since cells were measured which are therefore not reused; "" if nothing."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.evaluation = Evaluation((), {**self.settings, "agents": dict(self.agents)})
+        self.evaluation = Evaluation((), {**self.settings, **self._record()})
         if (self.folder / RESULTS_FILE).exists():
-            earlier = load_evaluation(self.folder)
-            check_settings(self.folder, [], {k: earlier.settings.get(k) for k in self.settings}, self.settings)
-            known = {**earlier.settings.get("agents", {})}
-            stale = {name for name, value in self.agents.items() if known.get(name) != value}
-            reused = tuple(cell for cell in earlier.cells if cell.agent not in stale)
-            self.evaluation = Evaluation(reused, {**earlier.settings, "agents": known | dict(self.agents)})
+            self._take_over(load_evaluation(self.folder))
 
-    def finished(self, key: tuple[str, str, float]) -> Cell | None:
+    def _record(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The identity of all cells, for the file."""
+        earlier = earlier or {}
+        agents, engines = ({**earlier.get(name, {}), **getattr(self, name)} for name in ("agents", "engines"))
+        return {"agents": agents, "engines": engines, "contents": {**earlier.get("contents", {}), **self.contents}}
+
+    def _take_over(self, earlier: Evaluation) -> None:
+        """Reuse the cells of an earlier run, except those that something has changed for.
+
+        Raises:
+            ConfigError: the earlier run had other settings, or changed cells would stay without being measured again.
+        """
+        check_settings(self.folder, [], {k: earlier.settings.get(k) for k in self.settings}, self.settings)
+        reasons: dict[CellKey, list[str]] = {}
+        for cell in earlier.cells:
+            if why := self._changes(earlier.settings, cell.key):
+                reasons[cell.key] = why
+        changed = "; ".join(dict.fromkeys(reason for why in reasons.values() for reason in why))
+        if self.planned is not None and (left := [key for key in reasons if key not in self.planned]):
+            agent, engine, level = left[0]
+            raise ConfigError(
+                f"since the results in {self.folder} were measured, {changed}; {len(left)} of them would stay as they "
+                f"are (the first is {agent}, {engine}, noise {level:g}): {WAY_OUT}"
+            )
+        reused = tuple(cell for cell in earlier.cells if cell.key not in reasons)
+        self.evaluation = Evaluation(reused, {**earlier.settings, **self._record(earlier.settings)})
+        if reasons:
+            count = "1 cell is" if len(reasons) == 1 else f"{len(reasons)} cells are"
+            self.replaced = f"compared with the earlier run, {changed}: {count} measured again"
+
+    def _changes(self, earlier: Mapping[str, Any], key: CellKey) -> list[str]:
+        """What has changed since the earlier run for a cell."""
+        agent, engine, _ = key
+        found = changes(earlier.get("contents", {}), self.contents)
+        if engine in self.engines:
+            found += changes(earlier.get("engines", {}).get(engine, {}), self.engines[engine])
+        if agent in self.agents and earlier.get("agents", {}).get(agent) != self.agents[agent]:
+            found.append(f"the agent {agent} has changed")
+        return found
+
+    def finished(self, key: CellKey) -> Cell | None:
         """The complete cell with this key from an earlier run, or None."""
         return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
 
     def journal(self, key: tuple[str, str, float], indices: Collection[int]) -> Journal:
         """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
-        values = json.dumps([self.settings, self.agents.get(key[0])], sort_keys=True, default=str)
+        agent, engine, _ = key
+        made_with = [self.settings, self.agents.get(agent), self.contents, self.engines.get(engine)]
+        values = json.dumps(made_with, sort_keys=True, default=str)
         run = hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
         earlier = next((cell.seconds for cell in self.evaluation.cells if cell.key == key), 0.0)
         return Journal(self.transcript_path(key), key, run, indices, seconds=earlier)
@@ -149,12 +199,12 @@ class Store:
         """Store further information (command, versions) that need not agree when the evaluation is continued."""
         self.add((), **settings)
 
-    def transcript_path(self, key: tuple[str, str, float]) -> Path:
+    def transcript_path(self, key: CellKey) -> Path:
         """Path of a cell's transcripts."""
         return transcript_path(self.folder, key)
 
 
-def transcript_path(folder: Path, key: tuple[str, str, float]) -> Path:
+def transcript_path(folder: Path, key: CellKey) -> Path:
     """Path of a cell's transcripts in the output folder of an evaluation."""
     agent, engine, level = key
     name = "__".join((_slug(agent), _slug(engine), f"noise-{level:.4g}"))
@@ -225,7 +275,7 @@ def _play_cell(
     items: Sequence[Item],
     engine: SearchEngine,
     rules: Rules,
-    key: tuple[str, str, float],
+    key: CellKey,
     seed: int,
     on_progress: OnProgress | None,
     store: Store | None,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.identity import source_file
 from zerosearch_env.llm.http.loop import LoopThread
 
 TakeTurn = Callable[[str, Mapping[str, Any]], Any]
@@ -81,12 +82,7 @@ class LocalAgent:
     @property
     def source(self) -> Path | None:
         """The source file of the agent; None if it has none."""
-        agent = self._agent
-        try:
-            file = inspect.getsourcefile(agent if inspect.isroutine(agent) or self.stateful else type(agent))
-        except TypeError:
-            return None
-        return Path(file) if file and Path(file).is_file() else None
+        return source_file(self._agent)
 
     @contextlib.contextmanager
     def start(self) -> Iterator[TakeTurn]:

@@ -10,8 +10,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +34,6 @@ __all__ = [
     "PolicyPlayer",
     "card_rules",
     "make_player",
-    "player_hash",
 ]
 
 
@@ -88,22 +85,6 @@ def make_player(
         f"runs/quickstart/policy), a third-party module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
-
-
-def player_hash(player: Player) -> str:
-    """A hash that changes when the player does: of its code, a policy's files, a third-party agent's source."""
-    digest = hashlib.blake2b(type(player).__qualname__.encode(), digest_size=16)
-    files = [Path(inspect.getfile(type(player)))]
-    if isinstance(player, PolicyPlayer):
-        digest.update(repr(replace(player.options, path="", slots=1, device="")).encode())
-        files += sorted(f for f in Path(player.options.path).glob("*") if f.suffix in (".json", ".safetensors", ".bin"))
-    elif isinstance(player, CallablePlayer) and player.source is not None:
-        files.append(player.source)
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "blake2b").digest())
-    return digest.hexdigest()
 
 
 def _near_directory(spec: str) -> str:

@@ -24,6 +24,9 @@ REPORT_FILE = "report.html"
 NOTES_FILE = "report.json"
 """What a page says about a run that is in no other file of it."""
 
+WAY_OUT = "choose another --output, or pass --fresh to start from scratch"
+"""What to do if an output belongs to another run."""
+
 ABOUT_RUN = (EVALUATION_FOLDER, RESULTS_FILE, TRANSCRIPTS_FOLDER, REPORT_FILE, NOTES_FILE)
 """Files and folders that evaluations and reports of a run write into its directory."""
 
@@ -42,13 +45,12 @@ def check_settings(
     Raises:
         ConfigError: the files belong to a run with other settings, or to none that left a record.
     """
-    way_out = "choose another --output, or pass --fresh to start from scratch"
     if earlier is None and present:
         raise ConfigError(
-            f"{output}: found {', '.join(present)}, but no manifest of the run that wrote them; {way_out}"
+            f"{output}: found {', '.join(present)}, but no manifest of the run that wrote them; {WAY_OUT}"
         )
     if earlier is not None and (differences := settings_differences(earlier, settings)):
-        raise ConfigError(f"{output} was made with other settings ({'; '.join(differences)}); {way_out}")
+        raise ConfigError(f"{output} was made with other settings ({'; '.join(differences)}); {WAY_OUT}")
 
 
 def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,7 @@ def test_whole_episodes_in_the_environment(level: float) -> None:
 
 
 def test_a_cache_knows_it_by_its_contents(engine: SimulatedEngine) -> None:
-    assert re.fullmatch(r"tiny [0-9a-f]{16} \(float32\)", engine._backend.identity)
+    assert re.fullmatch(r"simulator-tiny [0-9a-f]{32} \(float32\)", engine._backend.identity)
 
 
 def test_the_spec_stands_alone() -> None:

@@ -9,7 +9,8 @@ from pid_player import PidOptions, PidPlayer
 from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.players.base import Player, PolicyOptions
-from zerosearch_agents.players.make import AgentOptions, CallablePlayer, make_player, player_hash
+from zerosearch_agents.players.identity import player_hash
+from zerosearch_agents.players.make import AgentOptions, CallablePlayer, make_player
 from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.players.third_party import public_info
 from zerosearch_agents.policy.policy import save_policy

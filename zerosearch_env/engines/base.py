@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..checks import check_number, check_whole_number
@@ -26,7 +26,8 @@ _Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
 class SearchEngine(Protocol):
     """Anything that answers searches. A result never depends on the other requests of its batch.
 
-    An engine may also have the parts that `EngineParts` describes: `waits`, `required_fields`, `check_top_k`, `stats`.
+    An engine may also have the parts that `EngineParts` describes: `waits`, `required_fields`, `check_top_k`,
+    `identity`, `stats`.
     """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -64,6 +65,13 @@ class EngineParts:
             ConfigError: the engine has too few passages; the message gives both numbers.
         """
 
+    def identity(self) -> Mapping[str, str]:
+        """The files and data that results depend on: name -> hash of the content (see `zerosearch_env.identity`).
+
+        An evaluation or a run that is continued compares them. By default there are none.
+        """
+        return {}
+
     def stats(self) -> SearchCounts | None:
         """The counts so far, in this process; None if the engine does not count."""
         return None
@@ -72,7 +80,7 @@ class EngineParts:
 def engine_parts(engine: SearchEngine) -> EngineParts:
     """The optional parts of an engine. For a part that the engine lacks, the default."""
     parts = EngineParts()
-    for name in ("waits", "required_fields", "check_top_k", "stats"):
+    for name in ("waits", "required_fields", "check_top_k", "identity", "stats"):
         part = getattr(engine, name, None)
         # An engine of another author may have an attribute `stats` instead of the method.
         if part is not None and callable(part) == callable(getattr(parts, name)):

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from ..errors import ConfigError, ZeroSearchError, unknown_name
-from ..loading import load_attribute, names_code
+from ..identity import source_file, source_hash
+from ..loading import code_identity, load_attribute, names_code
 from ..privacy import redact
 from ..types import Dataset, Options
-from .base import SearchEngine
+from .base import SearchEngine, engine_parts
 
 EngineFactory = Callable[..., SearchEngine]
 """`factory(argument, dataset, **options) -> SearchEngine`; `argument` is the part of a spec after the colon, or ""."""
@@ -116,6 +117,22 @@ def engine_name(spec: str | Options) -> str:
     kind, argument, options = _parts(spec)
     name = f"{kind}:{argument}" if argument else kind
     return redact(f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name)
+
+
+def engine_identity(engine: SearchEngine, spec: str | Options | SearchEngine = "") -> dict[str, str]:
+    """The record of an engine (`zerosearch_env.identity`): what its `identity` names, and its code if it is your own.
+
+    Args:
+        engine: the engine.
+        spec: the description that it was made from.
+    """
+    record = dict(engine_parts(engine).identity())
+    if type(engine).__module__.partition(".")[0] != __name__.partition(".")[0] and (file := source_file(engine)):
+        record[f"the code in {file.name}"] = source_hash(file)
+    if isinstance(spec, (str, Mapping)) and spec and loads_code(spec):
+        kind, argument, _ = _parts(spec)
+        record |= code_identity([f"{kind}:{argument}"])
+    return record
 
 
 def _parts(spec: str | Options) -> tuple[str, str, dict[str, Any]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..game.answers import contains_answer
 from ..types import Document, SearchRequest, SearchResult, full_text
-from .base import BatchedEngine, SearchEngine
+from .base import BatchedEngine, SearchEngine, engine_parts
 
 INVENTED_REQUESTS = tuple(
     SearchRequest(query, f"{query}?", (answer,), noisy=False, top_k=5, seed=seed)
@@ -70,6 +70,10 @@ class FailingEngine(BatchedEngine):
         self._left = after
         self._inner = ConstantEngine() if inner is None else inner
         self._attempts = attempts
+
+    def identity(self) -> Mapping[str, str]:
+        """That of the inner engine; see `EngineParts`."""
+        return engine_parts(self._inner).identity()
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Return results of the inner engine for the first `after` requests, then failures."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from ..identity import folder_hash
 
 Value = TypeVar("Value")
 
@@ -49,7 +52,7 @@ class Backend(Protocol):
 
     @property
     def identity(self) -> str:
-        """The model and everything else that affects its completions; part of the cache key."""
+        """The model and everything else that affects its completions; part of cache keys and of the engine's record."""
         ...
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
@@ -93,3 +96,14 @@ class AsyncBackend(Backend, Protocol):
             EngineError: the backend is closed, or was closed during the call.
         """
         ...
+
+
+def model_identity(model: str, dtype: object = None) -> str:
+    """The identity of a model in this process: the folder's name and a hash of its files, or the name on the hub.
+
+    Args:
+        model: a folder, or a name on the hub.
+        dtype: data type of the weights, if it is not the checkpoint's.
+    """
+    name = f"{Path(model).resolve().name} {folder_hash(model)}" if Path(model).is_dir() else model
+    return name if dtype is None else f"{name} ({dtype})"

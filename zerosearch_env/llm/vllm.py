@@ -13,7 +13,7 @@ from ..checks import check_options
 from ..errors import ConfigError, EngineError, require
 from ..randomness import mix
 from ..types import Options
-from .backend import Completion, Prompt
+from .backend import Completion, Prompt, model_identity
 from .chat import prompt_ids, too_long
 
 
@@ -42,9 +42,8 @@ class VLLMBackend:
 
     @property
     def identity(self) -> str:
-        """The model's name and dtype."""
-        dtype = self._options.get("dtype")
-        return self.model if dtype is None else f"{self.model} ({dtype})"
+        """The model and its dtype; see `model_identity`."""
+        return model_identity(self.model, self._options.get("dtype"))
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """Return one completion per prompt, in order.

@@ -7,23 +7,25 @@ plays only the questions that have no line yet. A line cut off by a kill is remo
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules, make_rules
+from zerosearch_env.identity import dataset_identity
+from zerosearch_env.loading import code_identity
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Dataset
 
 from ...evaluation.evaluate import Item, play_items, select_questions
 from ...players.base import Player
-from ...players.make import player_hash
+from ...players.identity import player_hash
 from ...players.options import PlayConfig
 from .files import StageOutput
 from .records import as_record, from_episode
@@ -86,7 +88,7 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
             StageOutput(
                 config.output,
                 "collect",
-                _settings(config, dataset, player),
+                _settings(config, dataset, player, engine),
                 tally=tally,
                 notes={"command": command, "skipped_rows": dataset.skipped_rows},
                 fresh=config.fresh,
@@ -140,16 +142,9 @@ def _id(item: Item) -> str:
     return f"{item.index}-{item.question.id}"
 
 
-def _settings(config: CollectConfig, dataset: Dataset, player: Player) -> dict[str, Any]:
+def _settings(config: CollectConfig, dataset: Dataset, player: Player, engine: SearchEngine) -> dict[str, Any]:
     """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
     collect_settings = {name: getattr(config, name) for name in ("engine", "split", "noise")}
-    agent = {"agent": player.name, "agent_fingerprint": player_hash(player)}
-    return {**config.play_settings(), **collect_settings, **agent, "input_sha256": questions_hash(dataset)}
-
-
-def questions_hash(dataset: Dataset) -> str:
-    """SHA-256 of the ids, texts and answers of a dataset's questions, in order."""
-    digest = hashlib.sha256()
-    for question in dataset.questions:
-        digest.update(repr((question.id, question.text, question.answers)).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    agent = {"agent": player.name, f"the agent {player.name}": player_hash(player)}
+    contents = dataset_identity(dataset) | engine_identity(engine, config.engine) | code_identity([config.protocol])
+    return {**config.play_settings(), **collect_settings, **agent, **contents}

@@ -22,6 +22,7 @@ from zerosearch_env.datasets.files.find import find_file
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, read_rows
 from zerosearch_env.errors import ConfigError, DataError, sentence
 from zerosearch_env.files import replaced_file, write_text
+from zerosearch_env.identity import package_identity
 from zerosearch_env.records.transcripts import TranscriptWriter
 
 from ...evaluation.evaluate import versions
@@ -106,7 +107,7 @@ class StageOutput:
         fresh: bool = False,
     ) -> None:
         self.path, self.stage = path, stage
-        self._settings, self._notes = dict(settings), dict(notes or {})
+        self._settings, self._notes = {**settings, **package_identity()}, dict(notes or {})
         self._tally = tally
         self.counts: Counter[str] = Counter()
         """Counts over all lines of the file, including those of earlier runs."""

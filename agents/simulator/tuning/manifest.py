@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from zerosearch_env.errors import DataError
+from zerosearch_env.identity import folder_hash, package_identity
 
 from ...config.tune import FREE, TuneConfig
 from ...runs.output import check_settings, remove_files
@@ -21,9 +22,8 @@ def settings_of(config: TuneConfig) -> dict[str, Any]:
         raise DataError(f"there is no file with pairs at {config.input}")
     settings["input"] = file_hash(config.input)
     if config.model is not None:
-        files = sorted(f for f in config.model.glob("*") if f.suffix in (".safetensors", ".json", ".bin"))
-        settings["model_files"] = {file.name: file_hash(file) for file in files}
-    return settings
+        settings["model_files"] = folder_hash(config.model)
+    return settings | package_identity()
 
 
 def prepare_output(config: TuneConfig, settings: dict[str, Any], *, command: str) -> None:

@@ -160,7 +160,9 @@ def test_what_the_engine_failed_is_played_again(folder: Path, monkeypatch: pytes
     from zerosearch_env.engines import FailingEngine
 
     with monkeypatch.context() as patch:
-        patch.setattr(collect, "make_engine", lambda spec, dataset: FailingEngine(after=3))
+        make_engine = collect.make_engine
+        failing = lambda spec, dataset: FailingEngine(after=3, inner=make_engine(spec, dataset=dataset))  # noqa: E731
+        patch.setattr(collect, "make_engine", failing)
         main(command("out.jsonl"))
     assert len(lines("out.jsonl")) == 3
     manifest = read_manifest(manifest_path(Path("out.jsonl")))

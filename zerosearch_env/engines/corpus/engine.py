@@ -7,7 +7,7 @@ the rest of the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
@@ -71,6 +71,10 @@ class CorpusEngine(BatchedEngine):
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
         """Check that the corpus is large enough; see `EngineParts`."""
         check_size(len(self._index), top_k, noise=noise)
+
+    def identity(self) -> Mapping[str, str]:
+        """The passages by content; see `EngineParts`."""
+        return self._index.identity()
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order.

@@ -11,6 +11,7 @@ from ...bounded_cache import BoundedCache
 from ...checks import check_number
 from ...datasets import Columns, OnBadRow, corpus_files, load_corpus
 from ...errors import ConfigError
+from ...identity import documents_hash, file_hashes
 from ...types import Dataset, Document, full_text
 from ..ranking import Ranking
 from .bm25 import Bm25Index, build_index
@@ -27,6 +28,7 @@ class PassageIndex:
         k1: saturation of repeated words.
         b: penalty on long passages, in [0, 1].
         cached_queries: number of queries for which the ranking is cached; 0 turns the cache off.
+        files: the files that the passages come from, if they come from files.
 
     Raises:
         ConfigError: `k1` is negative, or `b` is not in [0, 1].
@@ -39,8 +41,10 @@ class PassageIndex:
         k1: float = 1.5,
         b: float = 0.75,
         cached_queries: int = CACHED_QUERIES,
+        files: Sequence[Path] = (),
     ) -> None:
         self.passages = passages
+        self._files = tuple(files)
         self.cached_queries = cached_queries
         self._k1, self._b = check_number("k1", k1, least=0), check_number("b", b, least=0, most=1)
         self._index: Bm25Index | None = None
@@ -58,6 +62,13 @@ class PassageIndex:
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    def identity(self) -> dict[str, str]:
+        """Names and hashes of the files of the passages, or of the passages themselves."""
+        if self._files:
+            hashes = zip(self._files, file_hashes(self._files), strict=True)
+            return {f"the corpus file {file.name}": value for file, value in hashes}
+        return {"the corpus of passages": documents_hash(self.passages)}
 
     @property
     def bm25(self) -> Bm25Index:
@@ -141,7 +152,7 @@ def file_index(
             for old in [other for other in _OF_FILES if other[0] == key[0] and other[1] != state]:
                 del _OF_FILES[old]
             passages = load_corpus(path, on_bad_row=on_bad_row, columns=columns)
-            index = _OF_FILES[key] = PassageIndex(passages, k1=k1, b=b)
+            index = _OF_FILES[key] = PassageIndex(passages, k1=k1, b=b, files=files)
         return index
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
 from ...errors import ConfigError
+from ...identity import file_hash, folder_hash
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
 from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..corpus.passages import CACHED_QUERIES
@@ -25,6 +26,7 @@ from ..ranking import SCALE, Ranking
 from ..registry import forwards
 from .encoders import Encoder, Reranker
 from .index import embed_queries
+from .manifest import MANIFEST_FILE
 from .parts import Parts, RankedToTheEnd, open_parts
 
 
@@ -96,6 +98,13 @@ class DenseEngine(BatchedEngine):
         check_size(len(self._open().index), top_k, noise=noise)
         if self._reranker is not None and self._rerank_from < top_k:
             raise ConfigError(f"rerank_from={self._rerank_from} must be at least top_k={top_k}")
+
+    def identity(self) -> Mapping[str, str]:
+        """The index by its manifest, which holds the hashes of its files, and local models; see `EngineParts`."""
+        models = [part for part in (self._encoder, self._reranker) if isinstance(part, str) and Path(part).is_dir()]
+        return {f"the index {self._folder.name}": file_hash(self._folder / MANIFEST_FILE)} | {
+            f"the model {model}": folder_hash(model) for model in models
+        }
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order.

@@ -11,9 +11,11 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ...errors import EngineError
+from ...identity import package_identity
 from ...llm.backend import AsyncBackend, Backend
 from ...llm.http.client import queued_since
 from ...types import Document, SearchRequest, SearchResult
@@ -66,6 +68,10 @@ class SimulatedEngine(BatchedEngine):
         self._name = f"simulated:{backend.name}"
         self._cache = ResultCache(cache) if isinstance(cache, str) else cache
         self._counters = Counters()
+
+    def identity(self) -> Mapping[str, str]:
+        """The model, by content if it is a local folder; see `EngineParts`."""
+        return {"the simulation LLM": self._backend.identity}
 
     def stats(self) -> SimulatorStats:
         """The counts so far, in this process; an immutable snapshot."""
@@ -130,11 +136,16 @@ class SimulatedEngine(BatchedEngine):
         return plan
 
     def _key(self, request: SearchRequest, noisy: bool) -> bytes:
-        options, backend = self._options, self._backend
+        options = self._options
         how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
         more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
         what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
-        return cache_key(self._name, backend.identity, *how, *more, *what)
+        return cache_key(self._name, *self._made_with, *how, *more, *what)
+
+    @cached_property
+    def _made_with(self) -> tuple[str, ...]:
+        """The model and this package's version, for cache keys; without a cache nothing, as hashing takes time."""
+        return () if self._cache is None else (self._backend.identity, *package_identity().values())
 
     def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[Document, ...]]:
         return {} if self._cache is None else self._cache.get_many(keys, self._name)

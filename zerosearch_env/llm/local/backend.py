@@ -17,7 +17,7 @@ import numpy as np
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...randomness import uniform_rows
-from ..backend import Completion, Prompt
+from ..backend import Completion, Prompt, model_identity
 from ..chat import cut_at_stop, end_ids, prompt_ids, too_long
 from ..quiet import no_progress_bars
 
@@ -38,7 +38,6 @@ class TransformersBackend:
         device: for example `"cpu"` or `"cuda"`; None uses a GPU if there is one.
         dtype: for example `"bfloat16"`; None uses the checkpoint's dtype.
         max_batch: maximum number of prompts per batch, at least 1.
-        known_as: the model's name in cache keys; None uses `model`.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -53,13 +52,11 @@ class TransformersBackend:
         device: str | None = None,
         dtype: str | None = None,
         max_batch: int = 32,
-        known_as: str | None = None,
     ) -> None:
         if not model:
             raise ConfigError('a model is needed: "simulated:hf:FOLDER" or "simulated:hf:NAME"')
         check_whole_number("max_batch", max_batch)
         self.model = model
-        self._known_as = known_as or model
         self._device = device
         self._dtype = dtype
         self._max_batch = max_batch
@@ -69,8 +66,8 @@ class TransformersBackend:
 
     @property
     def identity(self) -> str:
-        """The model's name and dtype."""
-        return self._known_as if self._dtype is None else f"{self._known_as} ({self._dtype})"
+        """The model and its dtype; see `model_identity`."""
+        return model_identity(self.model, self._dtype)
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """Return one completion per prompt, in order.
