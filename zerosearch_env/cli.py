@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 from .commands.dispatch import Command, list_commands, run_command
 from .errors import ZeroSearchError
@@ -74,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: that of the command; after an error of this package (one line on stderr) 3 if an agent failed,
-        otherwise 2; 130 after Ctrl-C, 141 when the reader of the output has closed the pipe (as in
+        otherwise 2; 130 after Ctrl-C or SIGTERM, 141 when the reader of the output has closed the pipe (as in
         `zerosearch ... | head`).
     """
     for variable, value in _ENVIRONMENT.items():
@@ -95,13 +99,27 @@ def _leave(status: int) -> int:
     return status
 
 
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which job schedulers send, raises KeyboardInterrupt as Ctrl-C does, so that everything is saved."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _status(argv: list[str]) -> int:
     """Run one command and return its exit status; errors are printed as one line."""
     try:
         if argv and argv[0] in ("-V", "--version"):
             print(f"zerosearch-env {importlib.metadata.version('zerosearch-env')}")
             return 0
-        return run_command("command", COMMANDS, help_text, argv)
+        with _terminated_like_interrupted():
+            return run_command("command", COMMANDS, help_text, argv)
     except ZeroSearchError as error:
         if os.environ.get("ZEROSEARCH_TRACEBACK"):
             raise

@@ -100,7 +100,7 @@ class WorkerPool:
         for process in self._processes:
             process.join(1.0)  # an idle worker exits on its own and releases its libraries' resources
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
             process.close()
         self._connections, self._processes, self._engine = [], [], None
@@ -211,7 +211,9 @@ def _packed(value: Any, what: str) -> bytes:
 
 def _serve(connection: Connection) -> None:
     """The loop of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
+    # Ctrl-C, and SIGTERM from a job scheduler, also reach the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     engine: Any = None
     players: dict[Any, Any] = {}
     while True:

@@ -261,8 +261,10 @@ def _exit_with_parent() -> None:
 
 def main() -> NoReturn:
     """Run a worker other than worker 0: read its work from standard input and do it."""
-    # Ctrl-C reaches the whole foreground group; only worker 0 reacts and informs the others at the end of the step.
+    # Ctrl-C, and SIGTERM from a job scheduler, reach the whole group of processes. Only worker 0 reacts, and informs
+    # the others at the end of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank, size, port, path, work = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     sys.path[:] = path

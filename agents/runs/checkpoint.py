@@ -1,8 +1,9 @@
 """Checkpoints: everything needed to continue a run. A kill at any moment leaves a valid checkpoint on disk.
 
 A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
-`optimizer.pt` and `state.json`. The last is written last and lists the other files with their sizes. The directory is
-written under a temporary name, every file is synced, and then it is renamed: a directory with a final name is complete.
+`optimizer.pt` and `state.json`. The last is written last, with a hash of itself and the sizes and hashes of the other
+files, so that later damage is noticed. The directory is written under a temporary name, every file is synced, and then
+it is renamed: a directory with a final name is complete.
 No random state is stored, since all randomness of a run is a function of (seed, step). A critic's weights are stored
 with the policy's under the prefix `critic.`; its optimizer state is in the policy's under the key `critic`.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,14 +28,17 @@ from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import sync
+from zerosearch_env.identity import file_hashes
 
 from ..forward.fsdp import full_copy
 from ..policy.files import one_line
+from ..processes.workers import launch_rank
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STATE_FILE = "state.json"
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"step-(\d{6,})")
 _FILES = ("weights.safetensors", "optimizer.pt")
 
@@ -86,7 +91,7 @@ def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer:
     torch.save(dict(optimizer), new / _FILES[1])
     for name in _FILES:
         sync(new / name)
-    write_state(new, state, _FILES)
+    write_state(new, state, dict(zip(_FILES, file_hashes(new / name for name in _FILES), strict=True)))
 
 
 def new_checkpoint(folder: Path, step: int) -> Path:
@@ -99,14 +104,12 @@ def new_checkpoint(folder: Path, step: int) -> Path:
     return new
 
 
-def write_state(new: Path, state: RunState, files: Iterable[str]) -> None:
-    """Writes the state. `files`, relative to the directory, must be on disk already."""
-    record = {
-        "version": VERSION,
-        **asdict(state),
-        "files": {name: (new / name).stat().st_size for name in files},
-    }
-    (new / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def write_state(new: Path, state: RunState, hashes: Mapping[str, str]) -> None:
+    """Writes the state. `hashes` has the hash of each file, by its name in the directory; all are on disk already."""
+    files = {name: {"bytes": (new / name).stat().st_size, "blake2b": value} for name, value in sorted(hashes.items())}
+    record = {"version": VERSION, **asdict(state), "files": files}
+    text = json.dumps({**record, "blake2b": _record_hash(record)}, indent=2)
+    (new / STATE_FILE).write_text(text + "\n", encoding="utf-8")
     sync(new / STATE_FILE)
     sync(new)
 
@@ -152,15 +155,33 @@ def checkpoint_state(path: Path) -> RunState:
     Raises:
         CheckpointError: it is missing, half written or damaged.
     """
-    record = _read_record(path)
-    for name, size in record.pop("files").items():
-        actual = (path / name).stat().st_size if (path / name).is_file() else None
-        if actual != size:
-            raise CheckpointError(f"{path} is half written: {name} should have {size} bytes, found {actual}.")
+    state, files = _read_state(path)
+    for name, entry in files.items():
+        size = (path / name).stat().st_size if (path / name).is_file() else None
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{path} is half written: {name} should have {entry['bytes']} bytes, found {size}.")
+    return state
+
+
+def check_files(path: Path, share: slice = slice(None)) -> None:
+    """Compares the files of a checkpoint with the hashes in its state.
+
+    Args:
+        path: the checkpoint.
+        share: which of its files to check, in the order of their names; several processes can each take a share.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    _, files = _read_state(path)
+    names = sorted(files)[share]
     try:
-        return RunState(**record)
-    except TypeError as cause:
-        raise CheckpointError(f"{path / STATE_FILE} is damaged: {sentence(cause)}") from cause
+        hashes = file_hashes(path / name for name in names)
+    except OSError as cause:
+        raise CheckpointError(f"{path} cannot be read: {sentence(one_line(cause))}") from cause
+    for name, value in zip(names, hashes, strict=True):
+        if value != files[name]["blake2b"]:
+            raise CheckpointError(f"{path} is damaged: {name} has changed since it was written.")
 
 
 def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, Any]]:
@@ -170,12 +191,16 @@ def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, 
         CheckpointError: it is missing, half written or damaged.
     """
     state = checkpoint_state(path)
+    check_files(path)
     try:
         weights = load_file(path / _FILES[0])
         optimizer = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
-        return state, weights, optimizer
     except Exception as cause:  # torch, safetensors and pickle raise exceptions of various classes
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path} is of no use: {name} holds values that are not finite numbers.")
+    return state, weights, optimizer
 
 
 def load_latest(
@@ -197,6 +222,8 @@ def load_latest(
 def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState], bool]) -> tuple[Path, T] | None:
     """The newest checkpoint that `read` can read, and the result of `read`; None if the folder has no checkpoint.
 
+    Newer checkpoints that cannot be read are left out, with a warning that gives the reason.
+
     Args:
         folder: the run's `checkpoints` directory.
         read: reads a checkpoint; raises `CheckpointError` if that is not possible.
@@ -205,11 +232,14 @@ def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState]
     Raises:
         CheckpointError: there are checkpoints, but none of them is valid; the message gives the reason for each.
     """
-    problems = []
+    problems: list[str] = []
     for path in reversed(checkpoint_paths(folder)):
         try:
             if current(checkpoint_state(path)):
-                return path, read(path)
+                checkpoint = read(path)
+                if problems and launch_rank() == 0:
+                    _log.warning("%s The newest good checkpoint is used: %s.", " ".join(problems), path)
+                return path, checkpoint
         except CheckpointError as error:
             problems.append(sentence(error))
     if problems:
@@ -227,14 +257,31 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> tuple[RunState, dict[str, dict[str, Any]]]:
+    """The state in a checkpoint, and size and hash of each of its files.
+
+    Raises:
+        CheckpointError: `state.json` is missing, damaged or of another version.
+    """
     file = path / STATE_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not a checkpoint, or is half written: it has no {STATE_FILE}.") from None
-    except ValueError as cause:
+    except (ValueError, OSError) as cause:
         raise CheckpointError(f"{file} is damaged: {sentence(cause)}") from cause
-    if record.pop("version", None) != VERSION:
-        raise CheckpointError(f"{file} has a different version; this release reads version {VERSION}.")
-    return dict(record)
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{file} is damaged: expected a JSON object, got {type(record).__name__}.")
+    version = record.get("version")
+    if version != VERSION and isinstance(version, int):
+        raise CheckpointError(f"{file} has version {version}; this release reads version {VERSION}.")
+    if record.pop("blake2b", None) != _record_hash(record):
+        raise CheckpointError(f"{file} is damaged: it has changed since it was written.")
+    del record["version"]
+    files = record.pop("files")
+    return RunState(**record), files
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from .loggers import Logger
 
 if TYPE_CHECKING:
     from ..rollouts.rollout import Rollout  # imports torch, which readers of `metrics.jsonl` do not need
+
+_log = logging.getLogger(__name__)
 
 GLOSSARY: dict[str, str] = {
     "step": "Steps finished, including this one.",
@@ -161,6 +164,8 @@ class MetricsLog:
         os.truncate(path, min(keep, path.stat().st_size))
         # unbuffered: otherwise data that a full disk refused would be written again when the run ends
         self._file = path.open("ab", buffering=0)
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            self._file.write(b"\n")  # the file was cut since the checkpoint
         self._others = others
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -191,9 +196,29 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """Reads the records of a `metrics.jsonl`; an incomplete last line is ignored."""
-    records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
+    """Reads the records of a `metrics.jsonl`.
+
+    An incomplete last line is ignored. Damaged lines are left out, with a warning: a page or a resumed run can do
+    without some steps.
+    """
+    records, damaged = [], []
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n")[:-1], 1):
+        record = _metrics_record(line)
+        if record is None:
+            damaged.append(number)
+        else:
+            records.append(record)
+    if damaged:
+        lines = "1 damaged line is" if len(damaged) == 1 else f"{len(damaged)} damaged lines are"
+        _log.warning("%s: %s left out, the first is line %d", path, lines, damaged[0])
     return records
+
+
+def _metrics_record(line: bytes) -> dict[str, float] | None:
+    """The metrics in a line; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # not JSON, or not text
+        return None
+    numbers = isinstance(record, dict) and all(type(value) in (int, float) for value in record.values())
+    return record if numbers and type(record.get("step")) is int else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from zerosearch_env.engines.base import engine_identity
 from zerosearch_env.errors import CheckpointError, ConfigError, sentence
 from zerosearch_env.files import sync, write_text
+from zerosearch_env.identity import changes, dataset_identity, folder_hash
 from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
@@ -33,8 +36,12 @@ from .critic import split_weights, with_critic
 from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
 
+CONTENTS_FILE = "contents.json"
+"""What the run is made from, by content: the hashes of its questions, corpus, index, simulation LLM and policy."""
+
 RUN_FILES = (
     "config.toml",
+    CONTENTS_FILE,
     "metrics.jsonl",
     "transcripts.jsonl",
     ROLLBACKS_FILE,
@@ -88,6 +95,47 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
     write_text(saved, dump_config(config))
 
 
+def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
+    """Compares what a run is made from with its record, and writes the record. All workers must call it together.
+
+    Args:
+        output: the run directory, prepared.
+        learner: built from the run's configuration.
+        force: go on with other contents; they become the run's record.
+
+    Raises:
+        CheckpointError: something has changed since the run began, and `force` is not set.
+    """
+    problem = None
+    if learner.workers.rank == 0:
+        file, now = output / CONTENTS_FILE, _contents(learner)
+        different = changes(_read_contents(file), now) if checkpoint_paths(output / "checkpoints") else []
+        if different and not force:
+            problem = (
+                f"since the run in {output} began, {'; '.join(different)}. Force it to go on regardless (--force)."
+            )
+        else:
+            write_text(file, json.dumps(now, indent=2) + "\n")
+    problem = learner.workers.gather(problem)[0]
+    if problem is not None:
+        raise CheckpointError(problem)
+
+
+def _contents(learner: Learner) -> dict[str, str]:
+    """The record of a run."""
+    policy = {f"the policy {learner.config.policy}": folder_hash(policy_path(learner.config.policy))}
+    return {**dataset_identity(learner.dataset), **engine_identity(learner.engine), **policy}
+
+
+def _read_contents(file: Path) -> dict[str, str]:
+    """The record in a file; empty if there is none, or if it is damaged."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def remove_run(output: Path, config: TrainConfig) -> None:
     """Removes the run in a directory, its evaluations and its report, to make place for another run.
 
@@ -129,7 +177,7 @@ def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunS
     learner.config, learner.skipped = after_rollbacks(config, len(rollbacks)), 0
     if learner.async_rollouts is not None:
         learner.async_rollouts.reset()
-    newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks))
+    newest = find_newest(output / "checkpoints", lambda state: is_current(state, rollbacks), learner.workers)
     if newest is None:
         return replace(_START, initial_policy=initial)
     path, checkpoint = newest

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from zerosearch_env.errors import CheckpointError
+from zerosearch_env.identity import file_hashes
 
 from ..forward.fsdp import copy_share
+from ..processes.workers import Workers
 from ..runs.checkpoint import (
     RunState,
+    check_files,
     checkpoint_state,
     failed_checkpoint,
     finish_checkpoint,
@@ -47,28 +50,37 @@ class Checkpoint:
     """The optimizer's `state_dict()`; None if the checkpoint is sharded."""
 
 
-def find_newest(folder: Path, current: Callable[[RunState], bool]) -> tuple[Path, Checkpoint] | None:
+def find_newest(folder: Path, current: Callable[[RunState], bool], workers: Workers) -> tuple[Path, Checkpoint] | None:
     """The newest valid checkpoint, sharded or not; None if the folder has no checkpoint.
 
     Args:
         folder: the run's `checkpoints` directory.
         current: returns whether to consider a checkpoint; others are skipped.
+        workers: all workers must call this together; each checks a share of the shards.
 
     Raises:
         CheckpointError: there are checkpoints, but none of them is valid.
     """
-    return newest(folder, read_checkpoint, current)
+    return newest(folder, lambda path: read_checkpoint(path, workers), current)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, sharded or not; of a sharded one, only its state.
+def read_checkpoint(path: Path, workers: Workers = Workers()) -> Checkpoint:  # noqa: B008 - a constant
+    """Reads a checkpoint, sharded or not; of a sharded one, only its state, and its shards are checked.
 
     Raises:
         CheckpointError: it is missing, half written or damaged.
     """
-    if (path / SHARDS).is_dir():
-        return Checkpoint(checkpoint_state(path), None, None)
-    return Checkpoint(*load_checkpoint(path))
+    if not (path / SHARDS).is_dir():
+        return Checkpoint(*load_checkpoint(path))
+    problem = None
+    try:
+        check_files(path, slice(workers.rank, None, workers.size))
+    except CheckpointError as error:
+        problem = str(error)
+    for found in workers.gather(problem):
+        if found is not None:
+            raise CheckpointError(found)
+    return Checkpoint(checkpoint_state(path), None, None)
 
 
 def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep: int) -> None:
@@ -95,9 +107,11 @@ def save_shards(folder: Path, state: RunState | None, learner: Learner, *, keep:
     workers.agree(0)  # wait until the directory exists
     try:
         save(learner_tensors(learner), storage_writer=FileSystemWriter(new / SHARDS, sync_files=True))
+        files = sorted(path for path in (new / SHARDS).rglob("*") if path.is_file())[workers.rank :: workers.size]
+        share = {str(path.relative_to(new)): value for path, value in zip(files, file_hashes(files), strict=True)}
+        shares = workers.gather(share)
         if state is not None:
-            files = sorted(str(path.relative_to(new)) for path in (new / SHARDS).rglob("*") if path.is_file())
-            write_state(new, state, files)
+            write_state(new, state, {name: value for share in shares for name, value in share.items()})
     except (OSError, RuntimeError, CheckpointException) as cause:
         raise failed_checkpoint(new, cause) from cause
     if state is not None:

@@ -41,7 +41,7 @@ def sample_step(learner: Learner, step: int, noise: float) -> Collected:
         noise: probability of a noisy search.
     """
     config, algorithm = learner.config, learner.config.algorithm
-    count, prompts = len(learner.questions), config.rollout.prompts
+    count, prompts = len(learner.dataset.questions), config.rollout.prompts
     used = choose_questions(count, prompts, config.seed, step)
     groups, rounds = sample_groups(learner, _make_groups(learner, used, step, noise), step), 0
     if not algorithm.dynamic_sampling_rounds:
@@ -62,7 +62,7 @@ def _make_groups(
 ) -> list[list[Episode]]:
     config = learner.config
     return make_group_episodes(
-        [learner.questions[index] for index in chosen],
+        [learner.dataset.questions[index] for index in chosen],
         learner.rules,
         noise=noise,
         group_size=config.rollout.group_size,
@@ -124,7 +124,7 @@ def _play_async(learner: Learner, entries: Sequence[Entry], step: int, first_slo
         rollouts.add(batch, entries)
     for later in range(step + 1, last_async_step(config, step) + 1):
         if not rollouts.knows((later, 0)):
-            chosen = choose_questions(len(learner.questions), config.rollout.prompts, config.seed, later)
+            chosen = choose_questions(len(learner.dataset.questions), config.rollout.prompts, config.seed, later)
             groups = _make_groups(learner, chosen, later, noise_level(learner.schedule, later, config.steps))
             rollouts.add((later, 0), _my_entries(learner, groups, later))
     return rollouts.take(batch)

@@ -10,6 +10,7 @@ the whole mini-batch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.locks import locked
 from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Dataset
 
@@ -54,7 +56,7 @@ from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
-from .run_files import RunFiles, prepare_output
+from .run_files import RunFiles, check_contents, prepare_output
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
 
@@ -89,7 +91,7 @@ class TrainResult:
     step: int
     """Steps finished."""
     stopped: StopCause
-    """Why it ended: all steps done, the time limit, or Ctrl-C."""
+    """Why it ended: all steps done, the time limit, or Ctrl-C (also SIGTERM)."""
     seconds: float
     """Wall time of the run, resumed parts included, in seconds."""
 
@@ -149,8 +151,8 @@ def train(
 
     Under torchrun every process calls it with the same arguments; process 0 writes the files and calls the callback.
 
-    The first Ctrl-C ends the run after the current step and saves everything; the second one ends it immediately
-    (`KeyboardInterrupt`).
+    The first Ctrl-C or SIGTERM ends the run after the current step and saves everything; a second Ctrl-C ends it
+    immediately (`KeyboardInterrupt`).
 
     Args:
         config: the configuration of the run.
@@ -159,21 +161,27 @@ def train(
             picklable.
         callback: called after every step, in the calling process.
         resume: continue from the newest valid checkpoint in `config.output`.
-        force: resume even if the configuration differs from the saved one.
+        force: resume even if the configuration, the data, the policy or this package differ from those of the run.
         overwrite: if the directory holds a run, remove it and start a new one.
 
     Raises:
-        ConfigError: the configuration cannot be used, or the output directory already holds a run.
-        CheckpointError: there is nothing valid to resume, or the saved run had a different configuration.
+        ConfigError: the configuration cannot be used, or the output directory already holds a run, or another process
+            writes it.
+        CheckpointError: there is nothing valid to resume, or the saved run had a different configuration or other data.
         TrainingError: the run cannot continue, or an alarm stops it (`alarms.action`).
     """
     began = time.perf_counter()
     output = Path(config.output)
-    if launch_rank() == 0:  # the other processes wait for this when they join
-        prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
-    with interrupt_flag() as interrupted, _join_workers(config, dataset, engine) as workers:
+    with contextlib.ExitStack() as stack:
+        if launch_rank() == 0:  # the other processes wait for this when they join
+            if output.is_dir() or not resume:
+                stack.enter_context(locked(output))
+            prepare_output(output, config, resume=resume, force=force, overwrite=overwrite)
+        interrupted = stack.enter_context(interrupt_flag())
+        workers = stack.enter_context(_join_workers(config, dataset, engine, force))
         learner = build_learner(config, workers, dataset, engine)
         with closing(learner), RunFiles(output, learner, began) as files:
+            check_contents(output, learner, force=force)
             step, cause = _loop(learner, files, interrupted, callback if workers.rank == 0 else None)
             seconds = files.seconds
         if cause == "alarm":
@@ -185,12 +193,12 @@ def train(
 
 
 def _join_workers(
-    config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None
+    config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None, force: bool
 ) -> AbstractContextManager[Workers]:
     """The processes of this run: those started by torchrun, or `workers` processes started here."""
     if not under_torchrun():
         count = config.workers or sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
-        return start_workers(count, run_worker, config, dataset, engine)
+        return start_workers(count, run_worker, config, dataset, engine, force)
     if (config.workers or 1) > 1:
         raise ConfigError(
             f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and pass "
@@ -199,10 +207,13 @@ def _join_workers(
     return torchrun_workers(config.device)
 
 
-def run_worker(workers: Workers, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None) -> None:
+def run_worker(
+    workers: Workers, config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None, force: bool
+) -> None:
     """Main function of the workers started by `start_workers`: runs the same steps; worker 0 writes the files."""
     learner = build_learner(config, workers, dataset, engine)
     with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
+        check_contents(Path(config.output), learner, force=force)
         _, cause = _loop(learner, files, threading.Event(), None)
     if cause != "alarm":
         finished_policy(learner)
@@ -308,7 +319,7 @@ def build_learner(
         gradient=flat_gradient(models.policy),
         sampler=sampler,
         engine=search,
-        questions=dataset.questions,
+        dataset=dataset,
         rules=rules,
         schedule=make_schedule(config.curriculum),
         workers=workers,
@@ -341,21 +352,29 @@ def finished_policy(learner: Learner) -> Policy:
 
 @contextmanager
 def interrupt_flag() -> Iterator[threading.Event]:
-    """An event set by the first Ctrl-C; the second one interrupts as usual. Outside the main thread it is never set."""
+    """An event set by the first Ctrl-C or SIGTERM; the second one acts as usual. It needs the main thread.
+
+    In another thread the event is never set.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         flag.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
         # os.write, because the handler may run in the middle of a print
         os.write(2, b"\nstopping after this step, with everything saved (press Ctrl-C again to stop immediately)\n")
 
-    signal.signal(signal.SIGINT, handle)
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -16,7 +16,7 @@ from torch import Tensor
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.types import Question
+from zerosearch_env.types import Dataset
 
 from ..config.train import TrainConfig
 from ..forward.batch import Sample, deal, make_micro_batch, plan_micro_batches
@@ -52,7 +52,7 @@ class Learner:
     """All gradients in one flat vector; every parameter's `.grad` is a view into it."""
     sampler: TurnSampler
     engine: SearchEngine
-    questions: Sequence[Question]
+    dataset: Dataset
     rules: Rules
     schedule: Callable[[float], float]
     workers: Workers

@@ -293,7 +293,7 @@ def check_vllm(setting: Setting) -> dict[str, Any]:
     learner = build_learner(config, Workers())  # includes the start-up checks and the check of the weight transfer
     sampler: Any = learner.sampler
     assert isinstance(sampler, CheckedSampler)
-    prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:16]], learner.policy.tokenizer)
+    prompts = encode_prompts([f"{q.text}\n" for q in learner.dataset.questions[:16]], learner.policy.tokenizer)
     steps = []
     for step in range(2):
         metrics, _ = train_step(learner, step)

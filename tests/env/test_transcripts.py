@@ -119,6 +119,20 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, match: str) -> No
         list(read_transcripts(path))
 
 
+@pytest.mark.parametrize(
+    "line", [b"not json", b"[1]", bytes(30), b"\xff{}", b'{"schema": 1}', pytest.param(b"[" * 9**5, id="deep")]
+)
+def test_damaged_lines_between_transcripts_are_left_out(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.jsonl"
+    whole = transcript_record(play())
+    path.write_bytes(encode_line(whole) + line + b"\n" + encode_line(whole))
+    assert list(read_transcripts(path)) == [whole] * 2
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: 1 damaged line is left out, the first is line 2: not")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         list(read_transcripts(tmp_path / "missing.jsonl"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from zerosearch_agents.runs.checkpoint import (
     weights_hash,
 )
 from zerosearch_env.errors import CheckpointError
+from zerosearch_env.identity import file_hash
 
 STATE = RunState(step=3, metrics_bytes=10, transcripts_bytes=20, initial_policy="abc", seconds=1.5)
 
@@ -26,13 +28,13 @@ def weights(value: float) -> dict[str, torch.Tensor]:
 
 def save(folder, step, keep=2):
     optimizer = {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    return save_checkpoint(folder, replace(STATE, step=step), weights(step), optimizer, keep=keep)
+    return save_checkpoint(folder, replace(STATE, step=step), weights(float(step)), optimizer, keep=keep)
 
 
 def test_what_is_saved_comes_back(tmp_path):
     state, saved, optimizer = load_checkpoint(save(tmp_path, 3))
     assert state == STATE
-    assert weights_hash(saved) == weights_hash(weights(3))
+    assert weights_hash(saved) == weights_hash(weights(3.0))
     assert optimizer["state"][0]["step"] == 3
     assert optimizer["param_groups"] == [{"lr": 0.1, "params": [0]}]
 
@@ -51,28 +53,62 @@ def test_nothing_saved_is_not_an_error(tmp_path):
     assert load_latest(tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize(
-    "damage", ["no state", "cut state", "cut weights", "no optimizer", "other version", "scrambled"]
-)
-def test_a_half_written_checkpoint_is_passed_over_or_named(tmp_path, damage):
+def flip(file, position):
+    """Flips one bit of a file, as a failing disk does."""
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.write_bytes(data)
+
+
+def nan_weights(path):
+    """Weights that are not numbers, with the right hashes."""
+    files = {name: file_hash(path / name) for name in ("weights.safetensors", "optimizer.pt")}
+    tensors = path / "weights.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-8] + b"\xff" * 8)
+    state = module.checkpoint_state(path)
+    module.write_state(path, state, files | {tensors.name: file_hash(tensors)})
+
+
+DAMAGES = {
+    "no state": lambda path: (path / "state.json").unlink(),
+    "cut state": lambda path: os.truncate(path / "state.json", 20),
+    "zeroed state": lambda path: (path / "state.json").write_bytes(bytes(200)),
+    "a list as state": lambda path: (path / "state.json").write_text("[]"),
+    "a state without files": lambda path: rewrite(path, lambda record: record.pop("files")),
+    "another step": lambda path: rewrite(path, lambda record: record.update(step=1)),
+    "another version": lambda path: rewrite(path, lambda record: record.update(version=99)),
+    "cut weights": lambda path: os.truncate(
+        path / "weights.safetensors", (path / "weights.safetensors").stat().st_size - 4
+    ),
+    "a flipped bit in the weights": lambda path: flip(path / "weights.safetensors", -3),
+    "a flipped bit in the optimizer": lambda path: flip(path / "optimizer.pt", -200),
+    "zeroed weights": lambda path: (path / "weights.safetensors").write_bytes(
+        (path / "weights.safetensors").read_bytes()[:-16] + bytes(16)
+    ),
+    "NaN weights": nan_weights,
+    "no optimizer": lambda path: (path / "optimizer.pt").unlink(),
+    "a folder as optimizer": lambda path: ((path / "optimizer.pt").unlink(), (path / "optimizer.pt").mkdir()),
+}
+
+
+def rewrite(path, change):
+    record = json.loads((path / "state.json").read_text())
+    change(record)
+    (path / "state.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_or_named(tmp_path, damage, caplog):
     save(tmp_path, 1)
     path = save(tmp_path, 2)
-    state, tensors = path / "state.json", path / "weights.safetensors"
-    if damage == "no state":
-        state.unlink()
-    elif damage == "cut state":
-        state.write_text(state.read_text()[:20])
-    elif damage == "cut weights":
-        tensors.write_bytes(tensors.read_bytes()[:-4])
-    elif damage == "no optimizer":
-        (path / "optimizer.pt").unlink()
-    elif damage == "other version":
-        state.write_text(json.dumps(json.loads(state.read_text()) | {"version": 99}))
-    else:
-        tensors.write_bytes(b"\xff" * tensors.stat().st_size)
+    DAMAGES[damage](path)
     with pytest.raises(CheckpointError, match="step-000002"):
         load_checkpoint(path)
     assert load_latest(tmp_path)[1].step == 1
+    (line,) = caplog.messages
+    assert "step-000002" in line
+    assert line.endswith(f"The newest good checkpoint is used: {tmp_path / 'step-000001'}.")
+    assert "\n" not in line
     (tmp_path / "step-000001" / "state.json").unlink()
     with pytest.raises(CheckpointError, match="no valid checkpoint") as error:
         load_latest(tmp_path)

@@ -56,6 +56,34 @@ def test_the_log_is_cut_back_to_where_a_run_resumes(tmp_path):
     assert read_metrics(path) == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.333333}]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[1]",
+        b'{"reward": 1}',
+        b'{"step": "2"}',
+        b'{"step": 2, "reward": null}',
+        b"\xff\x00",
+        pytest.param(b"[" * 9**5, id="deep"),
+    ],
+)
+def test_damaged_lines_are_left_out(tmp_path, caplog, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n{"step": 4')
+    assert read_metrics(path) == [{"step": 1}, {"step": 3}]
+    assert caplog.messages == [f"{path}: 1 damaged line is left out, the first is line 2"]
+
+
+def test_a_log_that_was_cut_goes_on_with_a_new_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"ste')
+    log = MetricsLog(path, keep=40)
+    log.write(3, {})
+    log.close()
+    assert read_metrics(path) == [{"step": 1}, {"step": 3}]
+
+
 def test_the_glossary_in_the_documentation_is_this_one():
     page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     for name, formula in GLOSSARY.items():

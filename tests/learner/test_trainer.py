@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -138,12 +139,13 @@ def test_a_run_stops_by_time_and_goes_on(whole, tmp_path):
     assert weights_hash(weights_of(again.policy.model)) == weights_hash(weights_of(whole[1].policy.model))
 
 
-def test_ctrl_c_once_stops_after_the_step(whole, tmp_path, capfd):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_once_stops_after_the_step(whole, tmp_path, capfd, number):
     config = replace(whole[0], output=str(tmp_path / "run"))
-    before = signal.getsignal(signal.SIGINT)
-    result = run(config, callback=lambda report: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(number)
+    result = run(config, callback=lambda report: os.kill(os.getpid(), number))
     assert (result.stopped, result.step) == ("interrupt", 1)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert "stopping after this step" in capfd.readouterr().err
     assert load_latest(Path(config.output) / "checkpoints")[1].step == 1
 
@@ -168,6 +170,41 @@ def test_resuming_with_another_configuration_names_the_differences(whole, tmp_pa
         run(other, resume=True)
     assert run(other, resume=True, force=True).step == 1
     assert read_config(Path(config.output) / "config.toml") == other
+
+
+def test_resuming_with_other_questions_or_without_a_record_names_them(whole, tmp_path):
+    config = replace(whole[0], output=str(tmp_path / "run"), steps=1, max_seconds=1e-6)
+    run(config)
+    config, data = replace(config, max_seconds=None), tiny.tiny_dataset()
+    edited = replace(data, questions=[replace(data.questions[0], answers=("other",)), *data.questions[1:]])
+    with pytest.raises(CheckpointError, match=r"began, the dataset \S+ \(\w+\) has changed\. Force it"):
+        train(config, dataset=edited, resume=True)
+    assert train(config, dataset=edited, resume=True, force=True).step == 1
+    (tmp_path / "run" / "contents.json").write_text("[1")
+    with pytest.raises(CheckpointError, match="there is no record of zerosearch-env"):
+        train(config, dataset=edited, resume=True)
+
+
+def test_a_run_that_another_process_writes_is_refused(whole, tmp_path):
+    config = replace(whole[0], output=str(tmp_path / "run"), steps=1, max_seconds=1e-6)
+    run(config)
+    file = os.open(tmp_path / "run" / ".lock", os.O_RDWR)  # as another process would, since `flock` is per open file
+    fcntl.flock(file, fcntl.LOCK_EX)
+    for options in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(ConfigError, match="run is in use by process"):
+            run(config, **options)
+    os.close(file)
+    assert run(config, resume=True).stopped == "time"
+
+
+def test_damaged_metrics_do_not_lose_the_run(whole, tmp_path, caplog):
+    config = replace(whole[0], output=str(tmp_path / "run"), steps=2)
+    run(config)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_bytes(b"\x00" * 40 + b"\n" + metrics.read_bytes()[41:])
+    assert run(replace(config, steps=3), resume=True, force=True).step == 3
+    assert [record["step"] for record in read_metrics(metrics)][-1] == 3
+    assert "damaged" in caplog.text
 
 
 def test_a_directory_with_a_run_is_not_overwritten_by_accident(whole, tmp_path):
@@ -204,8 +241,10 @@ def test_the_reference_of_a_resumed_run_must_be_the_same(tmp_path):
     from zerosearch_agents.policy.policy import save_policy
 
     save_policy(changed, config.policy)
-    with pytest.raises(CheckpointError, match="not the policy that the run"):
+    with pytest.raises(CheckpointError, match=r"since the run in .* began, the policy .* has changed\. Force it"):
         run(config, resume=True)
+    with pytest.raises(CheckpointError, match="not the policy that the run"):
+        run(config, resume=True, force=True)
 
 
 def make_learner(folder, **changes):

@@ -14,6 +14,7 @@ are null until the episode ends. `extra` holds values added by the writer (train
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..game.episode import Episode
 from ..types import Document, Json, JsonObject, Turn
 
 SCHEMA_VERSION = 1
+_log = logging.getLogger(__name__)
 
 
 def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
@@ -193,7 +195,7 @@ _LINE_START = b'{"schema_version"'
 def read_transcripts(path: str | Path) -> Iterator[dict[str, Json]]:
     """Read the records of a JSONL file one by one.
 
-    Unfinished lines, left by a killed process, are skipped.
+    Unfinished lines, left by a killed process, are skipped. So are damaged lines, with a warning at the end.
 
     Args:
         path: a file written by `TranscriptWriter`.
@@ -202,29 +204,39 @@ def read_transcripts(path: str | Path) -> Iterator[dict[str, Json]]:
         The records.
 
     Raises:
-        DataError: the file is missing, a line is not a transcript, or its schema is newer than this version supports.
+        DataError: the file is missing or holds other lines only, or the schema of a line is newer than this version
+            supports.
     """
     path = Path(path)
     try:
         file = path.open("rb")
     except OSError as cause:
         raise DataError(f"cannot read transcripts from {path}: {cause.strerror or cause}.") from cause
+    records, problems = 0, []
     with file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as cause:
+            except (ValueError, RecursionError) as cause:
                 if not line.endswith(b"\n") or line.startswith(_LINE_START) or _LINE_START.startswith(line.strip()):
                     continue  # unfinished: its writer was killed
-                raise DataError(f"{path}, line {number}: not JSON ({cause}).") from cause
+                problems.append(f"line {number}: not JSON ({cause})")
+                continue
             version = record.get("schema_version") if isinstance(record, dict) else None
             if not isinstance(version, int):
-                raise DataError(f"{path}, line {number}: not a transcript, 'schema_version' is missing.")
+                problems.append(f"line {number}: not a transcript, 'schema_version' is missing")
+                continue
             if version > SCHEMA_VERSION:
                 raise DataError(
                     f"{path}, line {number}: schema version {version} is newer than the {SCHEMA_VERSION} this version "
                     "reads. Upgrade with: pip install -U zerosearch-env"
                 )
+            records += 1
             yield record
+    if problems and not records:
+        raise DataError(f"{path}, {problems[0]}.")
+    if problems:
+        lines = "1 damaged line is" if len(problems) == 1 else f"{len(problems)} damaged lines are"
+        _log.warning("%s: %s left out, the first is %s", path, lines, problems[0])

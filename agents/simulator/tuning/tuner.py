@@ -21,6 +21,7 @@ import torch
 
 from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.errors import CheckpointError, DataError
+from zerosearch_env.locks import locked
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix_array
 
@@ -47,10 +48,13 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
     """The whole run; see `train.run_train`."""
     began = time.perf_counter()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    with interrupt_flag() as interrupted, torchrun_workers(device) as workers:
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(interrupt_flag())
+        workers = stack.enter_context(torchrun_workers(device))
         device = local_device(device)
         settings = settings_of(config)
         if workers.rank == 0:
+            stack.enter_context(locked(config.output))
             prepare_output(config, settings, command=command)
         workers.agree(0)
         tuner, counts = build_tuner(config, workers, device)

@@ -109,7 +109,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
         gradient=flat_gradient(policy.model),
         sampler=SimpleNamespace(context_tokens=spec.longest),  # type: ignore[arg-type]
         engine=unused,
-        questions=(),
+        dataset=unused,
         rules=unused,
         schedule=float,
         workers=Workers(),

@@ -1,0 +1,66 @@
+"""A lock on an output folder, so that two processes never write the same run.
+
+The lock is the operating system's (`flock`) on the file `.lock` in the folder: it ends with the process that holds it,
+even by `kill -9`, so the lock of a dead process needs no clean-up. The file also says who holds it, for the message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: outputs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+
+_HELD: Counter[Path] = Counter()
+"""Folders locked by this process, with the number of blocks that hold them."""
+_HELD_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, which is created if missing. A process may enter again what it holds already.
+
+    Raises:
+        ConfigError: another process holds it; the message names it.
+    """
+    folder = folder.expanduser().resolve()
+    with contextlib.ExitStack() as stack:
+        with _HELD_LOCK:
+            if fcntl is not None and not _HELD[folder]:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.callback(os.close, _take(folder))
+            _HELD[folder] += 1
+        try:
+            yield
+        finally:
+            _HELD[folder] -= 1
+
+
+def _take(folder: Path) -> int:
+    """Open and lock the file; returns the descriptor, whose end releases the lock."""
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as cause:
+        owner = os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        os.close(file)
+        raise ConfigError(
+            f"{folder} is in use by {owner}: wait until it ends, stop it, or choose another --output"
+        ) from cause
+    except OSError:  # a file system without locks
+        return file
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return file
