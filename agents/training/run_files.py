@@ -101,7 +101,7 @@ def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
     Args:
         output: the run directory, prepared.
         learner: built from the run's configuration.
-        force: go on with other contents; they become the run's record.
+        force: continue with other contents; they become the run's record.
 
     Raises:
         CheckpointError: something has changed since the run began, and `force` is not set.
@@ -112,7 +112,7 @@ def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
         different = changes(_read_contents(file), now) if checkpoint_paths(output / "checkpoints") else []
         if different and not force:
             problem = (
-                f"since the run in {output} began, {'; '.join(different)}. Force it to go on regardless (--force)."
+                f"since the run in {output} began, {'; '.join(different)}. Force it to continue regardless (--force)."
             )
         else:
             write_text(file, json.dumps(now, indent=2) + "\n")

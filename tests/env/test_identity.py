@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_fakes import FakeBackend
 
@@ -89,6 +89,7 @@ def test_questions_differ_in_whatever_an_episode_depends_on(other: Question) -> 
 TEXTS = st.lists(st.builds(Document, st.text(max_size=3), st.text(st.characters(exclude_categories=()), max_size=3)))
 
 
+@settings(max_examples=30)
 @given(TEXTS, TEXTS)
 def test_documents_have_the_same_hash_exactly_if_they_are_the_same(
     first: list[Document], second: list[Document]

@@ -318,7 +318,7 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
     assert store().replaced == ""
     for changed, agents, why in (
         ({"contents": {"the question file q": "2"}}, [], "the question file q has changed: 2 cells are"),
-        ({"engines": {"e": {"the corpus file c": "2"}}}, ["b"], "the corpus file c has changed: 1 cell is"),
+        ({"engines": {"e": {"the corpus file c": "2"}, "f": {}}}, ["b"], "the corpus file c has changed: 1 cell is"),
         ({"agents": {"a": "1", "b": "2"}}, ["a"], "the agent b has changed: 1 cell is"),
     ):
         measured()

@@ -158,9 +158,11 @@ def assert_resumed(config, folder: Path) -> None:
 
 
 def assert_lost_shards_are_named(config, output: Path) -> Learner:
-    """A run without one of its newest shards goes on from the step before; one that is half written says so."""
+    """A run with a bit flipped in one of its newest shards goes on from the step before; half a checkpoint says so."""
     newest = output / "checkpoints" / "step-000003" / "shards"
-    (newest / "__1_0.distcp").unlink()
+    shard = bytearray((newest / "__1_0.distcp").read_bytes())
+    shard[len(shard) // 2] ^= 1
+    (newest / "__1_0.distcp").write_bytes(shard)
     learner = build_learner(config, Workers())
     assert restore_learner(learner, output, config).step == 2
     (output / "checkpoints" / "step-000002" / "shards" / ".metadata").write_bytes(b"")
