@@ -15,10 +15,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from zerosearch_env.engines.base import engine_identity
+from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import CheckpointError, ConfigError, sentence
 from zerosearch_env.files import sync, write_text
 from zerosearch_env.identity import changes, dataset_identity, folder_hash
+from zerosearch_env.loading import code_identity
 from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
@@ -122,9 +123,14 @@ def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
 
 
 def _contents(learner: Learner) -> dict[str, str]:
-    """The record of a run."""
-    policy = {f"the policy {learner.config.policy}": folder_hash(policy_path(learner.config.policy))}
-    return {**dataset_identity(learner.dataset), **engine_identity(learner.engine), **policy}
+    """The record of a run: its questions, engine and policy, and the code that its options name."""
+    config = learner.config
+    return {
+        **dataset_identity(learner.dataset),
+        **engine_identity(learner.engine, config.environment.search_engine),
+        f"the policy {config.policy}": folder_hash(policy_path(config.policy)),
+        **code_identity(flatten_config(config).values()),
+    }
 
 
 def _read_contents(file: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -301,46 +300,6 @@ def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Pa
         Store(tmp_path, {"seed": 1}, {})
 
 
-def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, engine: CorpusEngine) -> None:
-    def store(**changed) -> Store:
-        contents, engines = {"the question file q": "1"}, {"e": {"the corpus file c": "1"}, "f": {}}
-        record = {"agents": {"a": "1", "b": "1"}, "contents": contents, "engines": engines, **changed}
-        return Store(tmp_path, {"seed": 0}, planned={("a", "e", 0.0), ("b", "f", 0.0)}, **record)
-
-    def measured() -> Store:
-        (tmp_path / "results.json").unlink(missing_ok=True)
-        made = store()
-        for name, where in (("a", "e"), ("b", "f")):
-            evaluate(RandomPlayer(name=name), QUESTIONS, engine, RULES, (0.0,), engine_name=where, store=made)
-        return made
-
-    assert [cell.agent for cell in measured().evaluation.cells] == ["a", "b"]
-    assert store().replaced == ""
-    for changed, agents, why in (
-        ({"contents": {"the question file q": "2"}}, [], "the question file q has changed: 2 cells are"),
-        ({"engines": {"e": {"the corpus file c": "2"}, "f": {}}}, ["b"], "the corpus file c has changed: 1 cell is"),
-        ({"agents": {"a": "1", "b": "2"}}, ["a"], "the agent b has changed: 1 cell is"),
-    ):
-        measured()
-        again = store(**changed)
-        assert [cell.agent for cell in again.evaluation.cells] == agents
-        assert again.replaced == f"compared with the earlier run, {why} measured again"
-        for key in (("a", "e", 0.0), ("b", "f", 0.0)):
-            with again.journal(key, range(len(QUESTIONS))) as journal:
-                assert len(journal.finished) == (8 if key[0] in agents else 0)
-        again.note()
-        assert store(**changed).replaced == ""
-
-
-def test_changed_cells_that_would_stay_are_refused(tmp_path: Path, engine: CorpusEngine) -> None:
-    store = Store(tmp_path, {}, {"a": "1"}, contents={"the question file q": "1"})
-    evaluate(RandomPlayer(name="a"), QUESTIONS, engine, RULES, (0.0, 0.5), engine_name="e", store=store)
-    with pytest.raises(ConfigError, match=r"the question file q has changed; 1 of them .* a, e, noise 0.5\): choose"):
-        Store(tmp_path, {}, {"a": "1"}, contents={"the question file q": "2"}, planned={("a", "e", 0.0)})
-    assert len(load_evaluation(tmp_path).cells) == 2
-    assert len(list((tmp_path / "transcripts").iterdir())) == 2
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "not a results file"), ('{"schema_version": 99}', "expected schema version 2, got 99"), ("[]", "got None")],
@@ -498,20 +457,6 @@ def test_your_own_engine_and_its_options_are_given_on_the_command_line(
     assert "Did you mean 'reason'" in capsys.readouterr().err
 
 
-def test_sigterm_saves_what_is_done(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("killed.py").write_text(
-        "import os, signal\n\ncalls = []\n\n\ndef agent(observation, info):\n    calls.append(1)\n"
-        "    if len(calls) == 4:\n        os.kill(os.getpid(), signal.SIGTERM)\n    return '<answer>x</answer>'\n"
-    )
-    before = signal.getsignal(signal.SIGTERM)
-    assert zerosearch(["eval", "--agent", "killed.py:agent", *SMALL]) == 130
-    assert signal.getsignal(signal.SIGTERM) is before
-    captured = capsys.readouterr()
-    assert "the results so far are in out" in captured.out
-    (cell,) = load_evaluation("out").cells
-    assert len(cell.episodes) == 3
-
-
 def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = EvalConfig(agent=("baseline:random",), noise=(0.0,), questions=3, output=Path("out"))
     config = replace(config, world=replace(config.world, passages=400))
@@ -520,33 +465,6 @@ def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFi
         run_evaluation(replace(config, questions=4))
     run_evaluation(replace(config, questions=4, fresh=True))
     assert load_evaluation("out").cells[0].planned == 4
-
-
-def test_the_command_follows_the_content_of_its_files(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("same.py").write_text(
-        "def agent(o, info):\n"
-        "    return '<answer>Paris</answer>' if 'Paris' in info['transcript'] else '<search>k</search>'\n"
-    )
-
-    def run(gold: str, text: str, *more: str) -> tuple[float, str]:
-        Path("q.jsonl").write_text(json.dumps({"question": "Capital?", "answers": [gold]}) + "\n")
-        Path("c.jsonl").write_text("".join(json.dumps({"contents": f"{text} k {n}"}) + "\n" for n in range(20)))
-        data = ["--dataset", "q.jsonl", "--engine", "corpus:c.jsonl", "--noise", "0", "--output", "out"]
-        assert main(["--agent", "same.py:agent", *data, *more]) == 0
-        return load_evaluation("out").cells[0].summary().em.mean, capsys.readouterr().out
-
-    assert run("Paris", "Paris")[0] == 1.0
-    assert "from an earlier run" in run("Paris", "Paris")[1]
-    score, out = run("Lyon", "Paris")
-    assert score == 0.0
-    assert "the question file q.jsonl has changed: 1 cell is measured again" in out
-    score, out = run("Paris", "Rome")
-    assert score == 0.0
-    assert "the question file q.jsonl has changed; the corpus file c.jsonl has changed: 1 cell is" in out
-    assert "the agent same.py:agent has changed: 1 cell is" in run("Paris", "Rome", "--agent-tag", "v2")[1]
-    assert "from an earlier run" in run("Paris", "Rome", "--agent-tag", "same.py:agent=v2")[1]
-    with pytest.raises(ConfigError, match="Did you mean 'same\\.py:agent'"):
-        run("Paris", "Rome", "--agent-tag", "same.py:agnet=v2")
 
 
 def test_questions_without_answers_are_refused() -> None:
