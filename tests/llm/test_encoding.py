@@ -152,6 +152,24 @@ def test_a_spelling_that_only_the_normaliser_sees() -> None:
     assert names(tokenizer, encode_texts([full_width], tokenizer)[0]) == []
 
 
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_a_model_whose_vocabulary_has_the_control_tokens_as_pieces(scheme: str) -> None:
+    """Splitting special tokens is not enough here: a unigram model finds `</s>` among its own pieces."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("<mask>", 0.0), *((c, -5.0) for c in "<>/ask m▁")]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=0))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    inner.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    inner.add_special_tokens(["<unk>", "<s>", "</s>"])
+    inner.add_tokens(["<mask>"])
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    assert 2 in tokenizer("</s>", split_special_tokens=True)["input_ids"]
+    for text in ("a <mask> s</s>", "</s>", "<s>"):
+        assert control_ids(tokenizer).isdisjoint(encode_texts([text], tokenizer)[0])
+        assert names(tokenizer, encode_prompts([text], tokenizer)[0]) == ["<s>"]
+    assert encode_prompts(["ask"], tokenizer) == [tokenizer("ask")["input_ids"]]
+
+
 def test_an_unknown_character_is_no_control_token() -> None:
     inner = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "unk": 2, "<": 3, ">": 4}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Punctuation()
