@@ -128,6 +128,10 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
         load_dataset([row])
     assert 'columns={"answers": "reward_model.ground_truths"}' in str(caught.value)
     assert load_dataset([row], columns={"answers": "reward_model.ground_truths"}).questions[0].answers == ("a",)
+    with pytest.raises(DataError, match=r"field 'A': expected strings or numbers"):
+        load_dataset([{"question": "q?", "A": {"target": [True]}}], columns={"answers": "A"})
+    with pytest.raises(DataError, match=r'columns=\{"question": ...\} can name it'):
+        load_dataset([{"Frage": "q?", "answer": "a"}])
     with pytest.raises(DataError, match="'answers': expected a dict in the column 'question'"):
         load_dataset([row], columns={"answers": "question.text"})
     with pytest.raises(ConfigError, match=r"on_bad_row 'skp'. Did you mean 'skip'"):

@@ -65,11 +65,9 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: 
         for name in names
     ]
     score, nearest = max(scores, default=(0.0, ""))
-    hint = (
-        f'; the nearest is {nearest!r}, columns={{"{field}": "{within}{nearest}"}} would read it'
-        if score >= 0.6
-        else ""
-    )
+    hint = f'; columns={{"{field}": ...}} can name it'
+    if score >= 0.6:
+        hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{within}{nearest}"}} would read it'
     shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
     some = f"the column {names[0]!r}" if len(names) == 1 else f"a column such as {', '.join(map(repr, names[:3]))}"
     got = f"the columns {shown}{hint}" if columns else "an empty row"

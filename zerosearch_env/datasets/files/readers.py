@@ -287,7 +287,7 @@ def read_questions(
                     raise RowError("id", f"a row that is not a copy of another ({other_place})", question.id)
             earlier.append((question, place))
         except RowError as problem:
-            message = f"{place}: {problem}"
+            message = f"{place}: {_as_named(problem, columns or {})}"
             if on_bad_row == "raise":
                 raise DataError(f'{sentence(message)} on_bad_row="skip" leaves such rows out.') from None
             skipped, first_problem = skipped + 1, first_problem or message
@@ -316,6 +316,18 @@ def _renamed(row: Row, columns: Columns) -> Row:
         while (old := find_column(kept, COLUMNS[field][1])) is not None:
             del kept[old]
     return kept | given
+
+
+def _as_named(problem: RowError, columns: Columns) -> RowError:
+    """The error with the name of the caller's column in place of the one that the readers know."""
+    if problem.words:  # it is about columns, and names them
+        return problem
+    for field, column in columns.items():
+        name = COLUMNS[field][0]
+        if problem.field == name or problem.field.startswith(f"{name}."):
+            named = (column if isinstance(column, str) else ", ".join(column)) + problem.field.removeprefix(name)
+            return RowError(named, problem.expected, problem.got, words=problem.words)
+    return problem
 
 
 def _format_of(row: Row) -> str:

@@ -37,6 +37,7 @@ class RowError(Exception):
 
     def __init__(self, field: str, expected: str, got: object, *, words: bool = False) -> None:
         super().__init__(field, expected, got)
+        self.field, self.expected, self.got, self.words = field, expected, got, words
         shown = str(got) if words else repr(got)
         shown = shown if words or len(shown) <= 120 else f"{shown[:117]}..."
         where = f"field {field!r}: " if field else ""
