@@ -9,6 +9,7 @@ encoded again. Environment text is tokenised once and appended. The loss mask is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from zerosearch_env.llm.tokens import encode_prompts, encode_texts
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
 
+from ..sampling.stops import decode
 from .searches import SearchDesk, make_desk
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ class _EpisodeTokens:
         self.loss_mask: list[bool] = []
         self.logprobs: list[float] = []
         self.versions: list[int] = []
+        self.opening = ""
+        """The end of a chat prompt that has opened the first turn's thought."""
         self.last: Step | None = None
         self.append_environment(prompt_ids)
 
@@ -251,6 +255,7 @@ class RolloutPool:
         prompts = episode_prompts([episode for _, episode, _ in entering], self._tokenizer, chat=self._chat)
         for (key, episode, seed), prompt in zip(entering, prompts, strict=True):
             row = _EpisodeTokens(episode, prompt)
+            row.opening = opened_thought(prompt, self._tokenizer) if self._chat else ""
             if len(prompt) >= self._sampler.context_tokens:
                 row.last = episode.stop(StopReason.CONTEXT_LIMIT)
                 over.append((key, row.freeze()))
@@ -296,10 +301,11 @@ class RolloutPool:
             self._generating.discard(key)
             row = self._rows[key]
             row.append_sampled(sample)
+            text, row.opening = row.opening + sample.text, ""
             if sample.finish == "context":
-                outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, sample.text)
+                outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, text)
             else:
-                outcome = row.episode.advance(sample.text)
+                outcome = row.episode.advance(text)
             if isinstance(outcome, SearchRequest):
                 self._desk.submit(key, outcome)
             else:
@@ -325,6 +331,19 @@ class RolloutPool:
         for key in over:
             self._sampler.finish(key)
         return over
+
+
+_OPENED = re.compile(r"<think>\s*\Z")
+
+
+def opened_thought(prompt_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The `<think>` at the end of a prompt, with the white space after it; empty if there is none.
+
+    The chat templates of models that always think write it. It belongs to the text of the policy's first turn, or else
+    a draft action in a thought that is cut off or has not ended yet would act.
+    """
+    match = _OPENED.search(decode(tokenizer, prompt_ids[-16:]))
+    return match[0] if match else ""
 
 
 def episode_prompts(

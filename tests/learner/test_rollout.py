@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from zerosearch_agents.rollouts.rollout import rollout
 from zerosearch_agents.sampling.local import Sampler
@@ -14,7 +17,7 @@ from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import EngineError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
-from zerosearch_env.llm.tokens import encode_prompts, encode_texts
+from zerosearch_env.llm.tokens import control_ids, encode_prompts, encode_texts
 from zerosearch_env.types import Document, Question, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))
@@ -199,3 +202,35 @@ def test_prompts_go_through_the_chat_template_when_asked():
     assert encode_prompts(["ab"], tokenizer, chat=True) == encode_texts(["[user]ab[assistant]"], tokenizer)
     assert encode_prompts(["ab"], tokenizer) == encode_texts(["ab"], tokenizer)
     assert encode_texts([], tokenizer) == []
+
+
+def test_control_tokens_come_from_the_tokenizer_and_the_policy_alone():
+    tokenizer = tiny.tiny_tokenizer.__wrapped__()
+    tokenizer.add_tokens(["[INST]", "<bos>"], special_tokens=True)
+    bos, inst = tokenizer.convert_tokens_to_ids(["<bos>", "[INST]"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
+    turns = ["<think>[INST]</think><search>a</search>", "<answer>k</answer>"]
+    script = [tokenizer.encode(turn, add_special_tokens=False) for turn in turns]
+    sampled = [token for turn in script for token in turn]
+    assert inst in sampled
+    episode = Episode(replace(QUESTION, text="letter [INST] 0 <|eos|>"), RULES)
+    engine = ConstantEngine((Document("[INST]", "<bos> x <|eos|>"),))
+    (one,) = rollout([episode], engine, ScriptedSampler(tokenizer, [script]), tokenizer)
+    environment = one.token_ids[~one.loss_mask].tolist()
+    assert one.token_ids[one.loss_mask].tolist() == sampled
+    assert [token for token in environment if token in control_ids(tokenizer)] == [bos] == environment[:1]
+    assert decode(tokenizer, environment[1:]) == episode.prompt + episode.turns[0].step.observation
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_draft_in_a_thought_that_the_chat_template_opened_does_not_act(chat):
+    tokenizer = tiny.tiny_tokenizer.__wrapped__()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ '<think>\n' }}"
+    turns = ["I may <search>draft</search>", "hm</think><search>real</search>", "<answer>k</answer>"]
+    script = [tokenizer.encode(turn) for turn in turns]
+    sampled = [token for turn in script for token in turn]
+    episode = Episode(QUESTION, RULES)
+    (one,) = rollout([episode], ConstantEngine(DOCUMENTS), ScriptedSampler(tokenizer, [script]), tokenizer, chat=chat)
+    assert [turn.step.query for turn in episode.turns] == [None if chat else "draft", "real", None]
+    assert episode.turns[0].action_text == ("<think>\n" if chat else "") + turns[0]
+    assert one.token_ids[one.loss_mask].tolist() == sampled
