@@ -83,7 +83,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
         return target
     try:
         instance = target()
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise ConfigError(f"{what} {spec!r}: it could not be instantiated: {_cause(cause)}") from cause
     if not callable(instance):
         raise ConfigError(f"{what} {spec!r}: an instance of the class is not callable; define __call__")

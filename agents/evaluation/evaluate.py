@@ -322,7 +322,7 @@ def play_items(
     """Play questions to their end; `record` gets each finished episode once, even if the player fails.
 
     Raises:
-        AgentError: the player failed, or left an episode unfinished.
+        AgentError: the player failed or left an episode unfinished, or code that it plays with called `sys.exit`.
     """
     own_rules = player.rules_for(rules)
     episodes = [
@@ -337,6 +337,10 @@ def play_items(
 
     try:
         player.play(episodes, engine, on_done)
+    except SystemExit as cause:  # it would end the evaluation without a word
+        raise AgentError(
+            f"agent {player.name!r}: the code of the engine or the protocol called sys.exit({cause.code!r})"
+        ) from cause
     finally:
         for position, episode in enumerate(episodes):
             if episode.done:

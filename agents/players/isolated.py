@@ -220,5 +220,8 @@ def serve(connection: Connection, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the evaluator, which ends this process
+    # Ctrl-C and a job scheduler's SIGTERM also reach the evaluator, which ends this process. A function is set, since
+    # processes that the agent starts would inherit SIG_IGN.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     serve(Connection(int(sys.argv[1])), sys.argv[2])

@@ -22,6 +22,7 @@ from typing import Any
 import tyro
 
 from zerosearch_env.commands.dispatch import run_command
+from zerosearch_env.errors import AgentError
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Stage:
             counts = getattr(module, self.run)(options, command=shlex.join([*words, *argv]))
             if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
                 _print(name, counts)
-            return 130 if counts.get("stopped") == "interrupt" else 0
+            if counts.get("stopped") == "interrupt":
+                return 130
+            failed = counts.get("engine_failures") or counts.get("agent_failures")
+            return AgentError.exit_status if failed else 0
 
         return run
 
@@ -100,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after `zerosearch simulator`; None uses the process's arguments.
 
     Returns:
-        The exit status: 0, or 130 if a training run was interrupted and saved.
+        The exit status: 0, 3 if episodes are missing because an engine or an agent failed, or 130 if a training run was
+        interrupted and saved.
 
     Raises:
         ConfigError: unknown stage; the message suggests the nearest name.

@@ -49,6 +49,10 @@ def broken():
     raise RuntimeError("no licence")
 
 
+def exits(*anything):
+    raise SystemExit(0)
+
+
 READY = ConstantEngine()
 NUMBER = 3
 
@@ -137,6 +141,9 @@ def test_a_ready_engine_and_a_class_of_reward_are_loaded_too() -> None:
         (lambda: make_engine({"kind": "parts.py:Engine", "txt": 1}), "unknown option .* Did you mean 'text'"),
         (lambda: make_engine({"kind": "parts.py:READY", "text": 1}), "unknown option"),
         (lambda: make_engine("exits_at_once.py:Engine"), "running it failed: SystemExit: 0"),
+        (lambda: make_engine("parts.py:exits"), "making it failed: SystemExit: 0"),
+        (lambda: get_reward("parts.py:exits")("x", ["a"]), "the reward exits raised SystemExit"),
+        (lambda: get_schedule("parts.py:exits")(0.5), "the noise schedule exits raised SystemExit at progress 0.5: 0"),
         (lambda: make_engine('{"kind": "corpus"'), "is not JSON"),
         (lambda: make_engine({"kind": "retrieve", "adress": "x"}), "'argument'"),
         (lambda: make_engine({"kind": 3}), "unknown search engine 3"),

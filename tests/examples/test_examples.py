@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.players.third_party import CallablePlayer
+from zerosearch_env import make_engine, make_rules
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import registry
@@ -51,6 +56,19 @@ def test_the_agent_visibly_loses_accuracy_with_noise() -> None:
     assert em[0.0] > 0.3
     assert em[0.0] > em[0.5] + 0.1
     assert em[0.5] > em[1.0]
+
+
+def test_the_agent_of_the_readme_loses_accuracy_too() -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    (block,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "def agent(" in part)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    data = small_world("world", "test")
+    player, engine = CallablePlayer(names["agent"]), make_engine("corpus", dataset=data)
+    result = evaluate(player, data.questions[:100], engine, make_rules(), [0.0, 1.0])
+    em = [cell.summary().em.mean for cell in result.cells]
+    assert em[0] > 0.05
+    assert em[0] > em[1]
 
 
 def test_the_engine_passes_the_conformance_suite_and_plays(

@@ -457,6 +457,17 @@ def test_your_own_engine_and_its_options_are_given_on_the_command_line(
     assert "Did you mean 'reason'" in capsys.readouterr().err
 
 
+def test_an_engine_that_exits_does_not_end_the_command_silently(
+    agent_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("leaves.py").write_text(
+        "import sys\n\nfrom zerosearch_env import BatchedEngine\n\n\nclass Engine(BatchedEngine):\n"
+        "    def search(self, requests):\n        sys.exit(0)\n"
+    )
+    assert zerosearch(["eval", "--agent", "eval_cli_agent.py:agent", "--engine", "leaves.py:Engine", *SMALL]) == 3
+    assert "the code of the engine or the protocol called sys.exit(0)" in capsys.readouterr().err
+
+
 def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = EvalConfig(agent=("baseline:random",), noise=(0.0,), questions=3, output=Path("out"))
     config = replace(config, world=replace(config.world, passages=400))

@@ -192,7 +192,7 @@ def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) ->
             engine = target(**arguments)
         except ZeroSearchError:
             raise
-        except Exception as cause:
+        except (Exception, SystemExit) as cause:
             raise ConfigError(f"search engine {spec!r}: making it failed: {type(cause).__name__}: {cause}") from cause
     if not isinstance(engine, SearchEngine):
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..checks import check_number
-from ..errors import unknown_name
+from ..errors import ConfigError, unknown_name
 from ..loading import load_function, names_code
 
 Schedule = Callable[[float], float]
@@ -74,11 +74,17 @@ class CheckedSchedule:
         """The noise level at `progress` in [0, 1].
 
         Raises:
-            ConfigError: the function does not return a number in [0, 1].
+            ConfigError: the function raises, or does not return a number in [0, 1].
         """
         progress = check_progress(progress)
         name = getattr(self.function, "__qualname__", repr(self.function))
-        return check_level(self.function(progress), f"what the noise schedule {name} returned at progress {progress}")
+        try:
+            level = self.function(progress)
+        except (Exception, SystemExit) as cause:
+            raise ConfigError(
+                f"the noise schedule {name} raised {type(cause).__name__} at progress {progress}: {cause}"
+            ) from cause
+        return check_level(level, f"what the noise schedule {name} returned at progress {progress}")
 
 
 def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> Schedule:

@@ -134,7 +134,7 @@ class CheckedReward:
         name = getattr(self.function, "__qualname__", repr(self.function))
         try:
             value = self.function(prediction, answers)
-        except Exception as cause:
+        except (Exception, SystemExit) as cause:
             raise ConfigError(
                 f"the reward {name} raised {type(cause).__name__} for prediction {prediction!r:.100}: {cause}"
             ) from cause

@@ -171,7 +171,7 @@ def _ask(judge: Judge, name: str | None, trajectory: Trajectory, search: Search)
     where = f"judge {name!r}, trajectory {trajectory.id!r}, query {search.query!r:.100}"
     try:
         verdict = judge(trajectory.question, search.query, search.documents)
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise AgentError(f"{where}: {type(cause).__name__}: {cause}") from cause
     if not isinstance(verdict, bool):
         raise AgentError(f"{where}: expected True or False, got {type(verdict).__name__}: {verdict!r:.100}")

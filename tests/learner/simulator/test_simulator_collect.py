@@ -163,7 +163,7 @@ def test_what_the_engine_failed_is_played_again(folder: Path, monkeypatch: pytes
         make_engine = collect.make_engine
         failing = lambda spec, dataset: FailingEngine(after=3, inner=make_engine(spec, dataset=dataset))  # noqa: E731
         patch.setattr(collect, "make_engine", failing)
-        main(command("out.jsonl"))
+        assert main(command("out.jsonl")) == 3
     assert len(lines("out.jsonl")) == 3
     manifest = read_manifest(manifest_path(Path("out.jsonl")))
     assert manifest is not None
@@ -179,9 +179,13 @@ def test_a_failing_agent_leaves_what_is_done(folder: Path) -> None:
     try:
         with pytest.raises(AgentError, match="q4"):
             main(command("out.jsonl"))
+        assert len(lines("out.jsonl")) == 4
+        assert main([*command("out.jsonl"), "--on-agent-error", "skip"]) == 3
     finally:
         del os.environ["STOP_AT"]
-    assert len(lines("out.jsonl")) == 4
+    assert len(lines("out.jsonl")) == 9
+    assert main(command("out.jsonl")) == 0
+    assert len(lines("out.jsonl")) == 10
 
 
 def test_unknown_stage_and_help(capsys: pytest.CaptureFixture[str]) -> None:
