@@ -70,8 +70,8 @@ def encode_prompts(
     """
     if chat and not tokenizer.chat_template:
         raise ConfigError(
-            "a chat prompt needs a chat template, and the tokenizer has none: put one into chat_template.jinja in the "
-            "model's directory, or set chat = false in the policy's card (zerosearch.json)."
+            "the policy's card (zerosearch.json) has chat = true, but its tokenizer has no chat template: put one "
+            "into chat_template.jinja in the policy's directory, or set chat = false there."
         )
     encode = _encode_chat if chat else _encode_plain
     # A group of rollouts has one prompt, which is encoded once.
