@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zerosearch_env.datasets import load_corpus, load_dataset
 from zerosearch_env.errors import DataError
@@ -156,3 +159,18 @@ def test_bad_passages(tmp_path: Path, line: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"row 2: .*{message}"):
         load_corpus(path)
     assert len(load_corpus(path, on_bad_row="skip")) == 1
+
+
+@settings(max_examples=15)
+@given(st.sampled_from(["csv", "tsv", "json", "jsonl", "csv.gz"]), st.binary(max_size=60) | st.text(max_size=60))
+def test_any_bytes_are_read_or_are_an_error_of_the_file(ending: str, content: bytes | str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"q.{ending}"
+        raw = content if isinstance(content, bytes) else f"question,answer\n{content}".encode("utf-8", "replace")
+        path.write_bytes(gzip.compress(raw) if ending.endswith("gz") else raw)
+        message = str(path)
+        try:
+            assert load_dataset(path, on_bad_row="skip").questions
+        except DataError as problem:
+            message = str(problem)
+        assert str(path) in message

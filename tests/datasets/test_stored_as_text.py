@@ -117,3 +117,51 @@ MUSIQUE = {
 def test_a_row_whose_nested_fields_are_text(row: dict[str, Any], write: Any) -> None:
     as_text = {key: value if isinstance(value, str) else write(value) for key, value in row.items()}
     assert load_dataset([as_text]).questions == load_dataset([row]).questions
+
+
+NAMES = st.sampled_from(
+    [
+        *(
+            "id",
+            "question",
+            "Question",
+            "prompt",
+            "answers",
+            "Final answer",
+            "golden_answers",
+            "aliases",
+            "annotations",
+        ),
+        *(
+            "reward_model",
+            "extra_info",
+            "metadata",
+            "data_source",
+            "context",
+            "supporting_facts",
+            "paragraphs",
+            "answer1",
+        ),
+        *("question_decomposition", "answerable", "targetValue"),
+    ]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "a", '["a"]', "{'target': 1}"])
+KEYS = st.sampled_from(["text", "target", "ground_truth", "answer", "qaPairs", "aliases", "title", "role", "content"])
+CELLS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2), max_leaves=4
+)
+
+
+@settings(max_examples=20)
+@given(st.dictionaries(NAMES, CELLS, max_size=5))
+def test_any_row_is_read_or_is_a_bad_row(row: dict[str, Any]) -> None:
+    message = "dataset[0]: "
+    try:
+        question = load_dataset([row]).questions[0]
+    except DataError as problem:
+        message = str(problem)
+    else:
+        assert question.text
+        assert question.answers
+        assert all(question.answers)
+    assert message.startswith("dataset[0]: ")

@@ -131,7 +131,10 @@ def _items_of_dict(value: Row, field: str) -> list[Json]:
     if pairs is not None:
         # Every reading of an ambiguous question has its own answers; all of them answer it.
         given = value[pairs] if isinstance(value[pairs], list) else [value[pairs]]
-        items += [item for pair in given if pair for item in _items_of_dict(pair, f"{field}.{pairs}")]
+        for pair in given:
+            if not isinstance(pair, Mapping):
+                raise RowError(f"{field}.{pairs}", "dicts with 'question' and 'answer'", pair)
+            items += _items_of_dict(pair, f"{field}.{pairs}") if pair else []
     return items
 
 
