@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; None: the arguments of the process.
 
     Returns:
-        The exit status: that of the command; after an error of this package (one line on stderr) 3 if an agent failed,
-        otherwise 2; 130 after Ctrl-C or SIGTERM, 141 when the reader of the output has closed the pipe (as in
-        `zerosearch ... | head`).
+        The exit status: that of the command; after an error of this package, or of the system such as a folder that
+        cannot be written (one line on stderr), 3 if an agent failed, otherwise 2; 130 after Ctrl-C or SIGTERM, 141 when
+        the reader of the output has closed the pipe (as in `zerosearch ... | head`).
     """
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -120,13 +120,6 @@ def _status(argv: list[str]) -> int:
             return 0
         with _terminated_like_interrupted():
             return run_command("command", COMMANDS, help_text, argv)
-    except ZeroSearchError as error:
-        if os.environ.get("ZEROSEARCH_TRACEBACK"):
-            raise
-        from .privacy import redact
-
-        print(f"zerosearch: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        return error.exit_status
     except KeyboardInterrupt:
         print("\nzerosearch: interrupted", file=sys.stderr)
         return 130
@@ -134,6 +127,23 @@ def _status(argv: list[str]) -> int:
         # The interpreter flushes stdout once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (ZeroSearchError, OSError) as error:
+        if os.environ.get("ZEROSEARCH_TRACEBACK"):
+            raise
+        print(f"zerosearch: error: {_one_line(error)}", file=sys.stderr)
+        return error.exit_status if isinstance(error, ZeroSearchError) else 2
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error, without secrets and without control characters that a terminal would obey."""
+    from .privacy import redact
+    from .records.html import clean
+
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, ZeroSearchError) and error.strerror:
+        # Such as a folder that cannot be written.
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return clean(redact(" ".join(text.split())))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from .types import Json
 
 HIDDEN = "***"
 """Replaces a secret."""
@@ -16,10 +19,30 @@ def hide(text: str, secrets: Sequence[str]) -> str:
     Libraries differ in which characters they escape, so every character is matched in all its forms: for `/` these are
     `/`, `\/`, `%2f` and `\u002f`.
     """
-    for secret in secrets:
-        if secret:
-            text = re.sub("".join(map(_forms, secret)), HIDDEN, text)
-    return text
+    pattern = _pattern(tuple(secrets))
+    return text if pattern is None else pattern.sub(HIDDEN, text)
+
+
+def hide_all(value: Json, secrets: Sequence[str]) -> Json:
+    """Replace the given secrets in every string of a value read from JSON, keys included (see `hide`)."""
+    pattern = _pattern(tuple(secrets))
+    return value if pattern is None else _replaced(value, pattern)
+
+
+def _replaced(value: Json, pattern: re.Pattern[str]) -> Json:
+    if isinstance(value, str):
+        return pattern.sub(HIDDEN, value)
+    if isinstance(value, list):
+        return [_replaced(entry, pattern) for entry in value]
+    if isinstance(value, dict):
+        return {_replaced(name, pattern): _replaced(entry, pattern) for name, entry in value.items()}
+    return value
+
+
+@lru_cache(maxsize=64)
+def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
+    longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+    return re.compile("|".join("".join(map(_forms, secret)) for secret in longest_first)) if longest_first else None
 
 
 _NAME = r"(?:[\w-]*[_-])?(?:apikey|key|token|secret|password|passwd|authorization|signature)"

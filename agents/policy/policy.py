@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence, unknown_name
 from zerosearch_env.files import replaced_directory, roll_back
+from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
 from .files import check_complete, one_line, read_json
@@ -191,9 +192,11 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 
     Raises:
         CheckpointError: if the directory is missing, partial or damaged, or its weights do not fit its configuration.
+        ConfigError: there is no such device.
     """
     directory = Path(path)
     torch_dtype = _torch_dtype(dtype)
+    check_device(device)
     roll_back(directory)
     check_complete(directory)
     card = _read_card(directory)

@@ -28,6 +28,7 @@ from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.locks import locked
 from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Dataset
@@ -275,7 +276,7 @@ def build_learner(
         engine: used instead of `config.environment.search_engine`.
     """
     environment, settings = config.environment, config.rollout
-    device, sharded = local_device(config.device), wants_fsdp(config, workers)
+    device, sharded = check_device(local_device(config.device)), wants_fsdp(config, workers)
     # A model that will be sharded is loaded on the CPU; each process moves only its part to the device.
     policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
     card = replace(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import select
@@ -38,6 +39,18 @@ def corpus(tmp_path: Path) -> Path:
 def play(monkeypatch: pytest.MonkeyPatch, typed: str, *arguments: str) -> int:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     return main(["--seed", "1", *arguments])
+
+
+def test_escapes_never_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "hostile.jsonl"
+    data.write_text(json.dumps({"question": "Who \x1b[31mwrote\x1b]0;own\x07 it\u202e?", "answers": ["\x1b[2Jx"]}))
+    engine = ("--search-engine", f"corpus:{corpus}")
+    assert play(monkeypatch, "a \x1b[31m query\n:prompt\n:\x1b[31m\n=x\x1b[2J\n", "--dataset", str(data), *engine) == 0
+    shown = capsys.readouterr().out
+    assert "wrote" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))
 
 
 def test_a_whole_game_from_a_pipe(

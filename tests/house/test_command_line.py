@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import pytest
 
 from zerosearch_env import cli
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import make_rules
+from zerosearch_env.records.transcripts import transcript_record
+from zerosearch_env.types import Question
 
 
 @pytest.fixture
@@ -114,6 +119,37 @@ def test_own_errors_with_traceback(command: Callable[..., None], monkeypatch: py
     monkeypatch.setenv("ZEROSEARCH_TRACEBACK", "1")
     with pytest.raises(ConfigError, match="wrong"):
         cli.main(["probe"])
+
+
+def test_an_error_line_has_no_terminal_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["view", "\x1b[31mred\x1b]0;title\x07\u202e.jsonl"]) == 2
+    err = capsys.readouterr().err.removesuffix("\n")
+    assert "red" in err
+    assert err.isprintable()
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transcripts = tmp_path / "transcripts.jsonl"
+    episode = Episode(Question("q", "Who?", ("Ada",)), make_rules())
+    transcripts.write_text(json.dumps(transcript_record(episode)))
+    for output in (transcripts / "page.html", Path("/proc/nowhere/page.html"), tmp_path):
+        assert cli.main(["view", str(transcripts), "-o", str(output)]) == 2
+        err = capsys.readouterr().err
+        assert re.fullmatch(r"zerosearch: error: /\S+: .*\n", err), err
+
+
+@pytest.mark.parametrize(
+    "text", ['{"schema_version": 1, "cells": []}', '{\n "schema_version": 1,\n "cells": []\n}\n', "[]"]
+)
+def test_view_of_another_file_says_what_it_expects(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    results.write_text(text)
+    assert cli.main(["view", str(results)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "transcript" in err
 
 
 def test_other_errors_keep_their_traceback(command: Callable[..., None]) -> None:

@@ -23,6 +23,8 @@ from zerosearch_agents.training.run_files import learner_weights
 from zerosearch_agents.training.trainer import build_learner, train, train_step
 from zerosearch_env.errors import CheckpointError, ConfigError, TrainingError
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm.backend import Prompt
+from zerosearch_env.llm.local.backend import TransformersBackend
 
 FEW = RolloutConfig(prompts=2, group_size=3, slots=6)
 
@@ -53,6 +55,15 @@ def test_padding_never_depends_on_a_pad_token(tmp_path):
         assert load_policy(result.output / "policy").tokenizer.pad_token == loaded.pad_token
     assert len(prints) == 1
     assert start not in prints
+
+
+def test_a_device_that_this_machine_lacks_is_named_before_anything_is_loaded(tmp_path):
+    for device, reason in {"gpu": "Expected one of", "cuda:99": "GPUs found: "}.items():
+        with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used here: .*{reason}"):
+            load_policy(tmp_path / "missing", device=device)
+        backend = TransformersBackend(str(tmp_path), device=device)
+        with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used here"):
+            backend.complete([Prompt("a", seed=0, max_tokens=1)])
 
 
 def test_a_model_without_a_chat_template(tmp_path):

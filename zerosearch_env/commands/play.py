@@ -14,6 +14,7 @@ import gymnasium
 from .. import ENV_ID
 from ..datasets.options import ReadingOptions
 from ..envs.single import ZeroSearchEnv
+from ..records.html import clean
 from ..records.terminal import Line, blocks, make_console, rich_block
 from ..records.transcripts import transcript_record
 
@@ -79,7 +80,7 @@ class _Game:
     scores: list[float] = field(default_factory=list)
 
     def say(self, style: str, text: str, indent: int = 0) -> None:
-        self.console.print(rich_block([Line(style, text, indent)]))
+        self.console.print(rich_block([Line(style, clean(text), indent)]))
 
     def ask(self, prompt: str) -> str:
         """Read one line from the player. If the input is a pipe, the line is echoed to keep the output readable."""
@@ -89,7 +90,7 @@ class _Game:
         if not self.interactive:
             if not line:
                 raise EOFError
-            self.console.print(line.rstrip("\n"))
+            self.console.print(clean(line.rstrip("\n")))
         return line.strip()
 
 

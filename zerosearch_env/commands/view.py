@@ -17,6 +17,9 @@ from ..records.html import load_templates
 from ..records.transcripts import noisy_flags, read_transcripts
 from ..types import JsonObject
 
+_SHOWN = ("question", "answers", "turns", "scores", "stop_reason", "extra")
+"""Fields of a transcript that the page needs."""
+
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -68,6 +71,11 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
     records: deque[dict[str, Any]] = deque(maxlen=limit)
     total = 0
     for record in read_transcripts(transcripts):
+        if missing := [name for name in _SHOWN if name not in record]:
+            raise DataError(
+                f"{transcripts} is not a file of transcripts: a record lacks {missing[0]!r}. Expected JSONL such as "
+                "transcripts.jsonl, which `TranscriptRecorder` and `--transcripts` write."
+            )
         records.append(record)
         total += 1
     if not records:

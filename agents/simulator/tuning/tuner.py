@@ -21,6 +21,7 @@ import torch
 
 from zerosearch_env.engines.simulated.card import SimulatorCard
 from zerosearch_env.errors import CheckpointError, DataError
+from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.locks import locked
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix_array
@@ -51,7 +52,7 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(interrupt_flag())
         workers = stack.enter_context(torchrun_workers(device))
-        device = local_device(device)
+        device = check_device(local_device(device))
         settings = settings_of(config)
         if workers.rank == 0:
             stack.enter_context(locked(config.output))

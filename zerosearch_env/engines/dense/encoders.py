@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, sentence
+from ...llm.local.devices import check_device
 from ...llm.quiet import no_progress_bars
 from .steady import Fillers, steady_batches
 
@@ -237,9 +238,11 @@ def _load(kind: str, name: str, device: str | None) -> Any:
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        ConfigError: the model does not exist, or its files are damaged.
+        ConfigError: the model does not exist, its files are damaged, or there is no such device.
     """
     library = require("sentence_transformers")
+    if device is not None:
+        check_device(device)
     try:
         with no_progress_bars():
             return getattr(library, kind)(name, device=device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Sequence
 from importlib.util import find_spec
-from urllib.parse import urlsplit
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError
@@ -89,12 +88,10 @@ class RetrieveEngine(RemoteEngine):
     def _new_client(self) -> JsonClient:
         token = key_of(self._token_env or TOKEN_VARIABLE, "the bearer token", needed=self._token_env is not None)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        hidden = [token] if token else []
         return JsonClient(
             self._urls,
             self._http,
             headers=headers,
-            hidden=hidden,
             codec=self._codec,
             loop=self._loop,
             extra="retrieve",
@@ -179,11 +176,7 @@ def _base(url: str, paths: Sequence[str]) -> str:
     """An address without the dialect's path, which is appended again later.
 
     Raises:
-        ConfigError: it is not an http(s) address, or it contains a password, which would appear in messages.
+        ConfigError: it is not an http(s) address, or it may contain a password, which would appear in messages.
     """
-    base = check_url(url)
-    if "@" in urlsplit(base).netloc:
-        raise ConfigError(
-            f"an address of a retrieval server must not hold a password: put the token into {TOKEN_VARIABLE}"
-        )
+    base = check_url(url, f"the environment variable {TOKEN_VARIABLE}")
     return next((base[: -len(path)] for path in paths if base.endswith(path)), base)

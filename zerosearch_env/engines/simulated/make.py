@@ -108,11 +108,8 @@ def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
         from ...llm.vllm import VLLMBackend
 
         return VLLMBackend(what, **given)
-    from ...llm.http.keys import key_of
     from ...llm.openai import OpenAIBackend
 
     http = HttpOptions.from_mapping(given.pop("http", None))
-    variable = given.pop("api_key_env", None)
-    key = None if variable is None else key_of(variable, "the API key", needed=True)
     urls = [url for url in what.split(",") if url.strip()]
-    return OpenAIBackend(urls, api_key=key, options=http, **given)
+    return OpenAIBackend(urls, options=http, **given)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigError, EngineError
-from ...privacy import hide
+from ...privacy import hide, hide_all
 from ...randomness import mix
 from ...types import Json
 from .codecs import JSON, Codec
@@ -28,6 +28,7 @@ from .retries import backoff, is_retryable_status, parse_retry_after
 from .session import Session
 
 _EXCERPT = 200
+_SHORTEST = 6
 
 queued_since: ContextVar[float | None] = ContextVar("queued_since", default=None)
 """Start time (`time.monotonic`) of the caller of many requests. Deadlines count from it, even for requests that the
@@ -76,7 +77,8 @@ class JsonClient:
         options: the limits.
         headers: sent with every request; never shown in messages.
         seed: seed of the jitter; None takes one from the system.
-        hidden: strings to mask in messages that quote the server, because it may repeat a key.
+        hidden: secrets besides those in `headers`. A server may repeat a key: it is masked in messages, and in the data
+            if it has at least 6 characters (a shorter one stands for "no key" and may be an ordinary word).
         codec: encoding of the bodies.
         gate: awaited just before each attempt is sent, retries included. It may wait (for a rate limit; that time
             does not count against `total_s`), or raise an EngineError, which ends the request.
@@ -104,7 +106,8 @@ class JsonClient:
         if not self.urls:
             raise ConfigError("a network engine needs at least one address, such as http://127.0.0.1:8000/v1")
         self.options = HttpOptions() if options is None else options
-        self.hidden = tuple(hidden)
+        # "Bearer KEY": the scheme is no secret.
+        self.hidden = tuple(filter(None, (*hidden, *(value.split(" ")[-1] for value in (headers or {}).values()))))
         self.codec = codec
         self.gate = gate
         self._headers = dict(headers or {})
@@ -343,7 +346,8 @@ class _Call:
 
     def _parse(self, body: bytes, url: str) -> Any:
         try:
-            return self.client.codec.decode(body)
+            secrets = [secret for secret in self.client.hidden if len(secret) >= _SHORTEST]
+            return hide_all(self.client.codec.decode(body), secrets)
         except (ValueError, RecursionError) as cause:
             excerpt, why = self._excerpt(body), hide(str(cause), self.client.hidden)
             message = f"{url} answered with something that is not {self.client.codec.name} ({why}): {excerpt}"

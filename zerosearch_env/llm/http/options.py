@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 from ...checks import check_number, check_options, check_whole_number, make_options
 from ...errors import ConfigError
 from ...types import Options
+
+_CUT_OFF = re.compile(r"(:/{1,2}[^/:]*:)[^/\d][^/]*")
+"""What is not a port may be the first half of a password with a comma, which separates addresses."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Host names of this machine."""
@@ -66,11 +70,18 @@ class HttpOptions:
         return make_options(cls, "option of http", **check_options("http", given, '{"concurrency": 256}'))
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, key: str = "an environment variable") -> str:
     """Check an address and return it without trailing slashes.
 
+    Addresses appear in messages, caches and saved configurations, so they must not hold a secret.
+
+    Args:
+        url: the address.
+        key: where a key belongs instead, for the error message.
+
     Raises:
-        ConfigError: it is not an http(s) address.
+        ConfigError: it is not an http(s) address, or it has a user name, a password, a query or a fragment. The message
+            does not show these.
     """
     text = url.strip() if isinstance(url, str) else ""
     try:
@@ -78,6 +89,9 @@ def check_url(url: str) -> str:
         usable = parsed.scheme in ("http", "https") and bool(parsed.hostname) and parsed.port != 0
     except ValueError:  # a port that is not a number, or unclosed brackets
         usable = False
+    if "@" in text or "?" in text or "#" in text:
+        raise ConfigError(f"an address must not hold a password, '?' or '#': put the key into {key}")
     if not usable:
-        raise ConfigError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
+        shown = _CUT_OFF.sub(r"\1***", str(url))
+        raise ConfigError(f"expected an address such as http://127.0.0.1:8000/v1, got {shown!r}")
     return text.rstrip("/")

@@ -20,6 +20,7 @@ from ...randomness import uniform_rows
 from ..backend import Completion, Prompt, model_identity
 from ..chat import cut_at_stop, end_ids, prompt_ids, too_long
 from ..quiet import no_progress_bars
+from .devices import check_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,13 +123,13 @@ class TransformersBackend:
             torch, transformers = require("torch"), require("transformers")
             if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
                 raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
+            device = check_device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
                 with no_progress_bars():
                     model = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=self._dtype or "auto")
             except (OSError, ValueError) as cause:
                 raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
-            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
             model = model.to(device).eval()
             context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
             from .decoder import make_decoder
