@@ -106,7 +106,7 @@ class JsonClient:
         if not self.urls:
             raise ConfigError("a network engine needs at least one address, such as http://127.0.0.1:8000/v1")
         self.options = HttpOptions() if options is None else options
-        # "Bearer KEY": the scheme is no secret.
+        # Of "Bearer KEY" only the last word is a secret.
         self.hidden = tuple(filter(None, (*hidden, *(value.split(" ")[-1] for value in (headers or {}).values()))))
         self.codec = codec
         self.gate = gate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import ConfigError, require
+from ...errors import ConfigError, require, sentence
 
 
 def check_device(device: str) -> str:
@@ -22,9 +22,9 @@ def check_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as cause:
-        reason = str(cause).partition("\n")[0].rstrip(". ")
+        reason = sentence(str(cause).partition("\n")[0])
         raise ConfigError(
-            f"the device {device!r} cannot be used here: {reason}. GPUs found: {torch.cuda.device_count()}. Use 'cpu', "
-            "or a build of torch for your GPU."
+            f"the device {device!r} cannot be used here: {reason} GPUs found: {torch.cuda.device_count()}. Use "
+            "'cpu', or a build of torch for your GPU"
         ) from cause
     return device
