@@ -313,14 +313,14 @@ def parse_config(text: str, where: str = "configuration", *, typed: Collection[s
         raise ConfigError(f"{where} is not valid TOML: {sentence(cause)}") from cause
     result = _build(TrainConfig, values, where, "")
     assert isinstance(result, TrainConfig)
-    values = flatten_config(result)
-    for name, is_code in CODE_FIELDS.items():
-        value = values[name]
-        if typed is not None and value not in typed and is_code(value):
-            option = f"--{name.replace('_', '-')} {shlex.quote(value)}"
+    if typed is not None:
+        given = flatten_config(result)
+        code = {name: given[name] for name, is_code in CODE_FIELDS.items() if is_code(given[name])}
+        if code := {name: value for name, value in code.items() if value not in typed}:
+            options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in code.items()]
             raise ConfigError(
-                f"{where}: {name} names code, {value!r}, and code is only loaded if you type its name. If you trust "
-                f"it, add: {option}"
+                f"{where}: {', '.join(code)} names code, and code is only loaded if you type its name. If you trust "
+                f"it, add: {' '.join(options)}"
             )
     return result
 

@@ -227,13 +227,10 @@ def print_failures(cells: Sequence[Cell], console: Console) -> None:
     """Print the incomplete cells, if there are any: how many episodes failed, the first cause, and the way out."""
     incomplete = [cell for cell in cells if not cell.complete]
     for cell in incomplete:
-        s = cell.summary()
-        counts = {"the engine": s.engine_failures, "the agent": s.agent_failures}
-        failed = "".join(f"; {who} failed in {count}" for who, count in counts.items() if count)
         cause = next((result.error for result in cell.episodes if result.failed), None)
         console.print(
-            f"incomplete: {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {len(cell.finished)} of "
-            f"{cell.planned} episodes finished{failed}; the first cause: {redact(cause or 'unknown')}",
+            f"incomplete: {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {cell.shortfall}; "
+            f"the first cause: {redact(cause or 'unknown')}",
             markup=False,
             highlight=False,
             soft_wrap=True,

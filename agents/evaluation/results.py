@@ -164,6 +164,14 @@ class Cell:
         return len(self.finished) == self.planned
 
     @property
+    def shortfall(self) -> str:
+        """What an incomplete cell lacks: `5 of 8 episodes finished; the agent failed in 3`."""
+        reasons = self.summary().stop_reasons
+        counts = {"engine": reasons.get(StopReason.ENGINE_ERROR), "agent": reasons.get(StopReason.AGENT_ERROR)}
+        failed = "".join(f"; the {who} failed in {count}" for who, count in counts.items() if count)
+        return f"{len(self.finished)} of {self.planned} episodes finished{failed}"
+
+    @property
     def finished(self) -> tuple[EpisodeResult, ...]:
         """The episodes that count; the others failed."""
         return tuple(result for result in self.episodes if not result.failed)

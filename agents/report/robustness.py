@@ -69,6 +69,7 @@ class Robustness:
         self.compared = {"after", "rag"} <= {role.key for role in self.roles}
         """Whether `gap` has figures."""
         labels = {role.agent: role.label for role in roles}
+        self.incomplete = [(labels[cell.agent], cell) for cell in evaluation.cells if not cell.complete]
         self.other_engines = [(labels[cell.agent], cell) for cell in evaluation.cells if cell.engine != self.engine]
 
     def _cell(self, role: Role, level: float) -> Cell | None:

@@ -151,6 +151,7 @@ def test_empty_cells_and_unknown_agents_are_drawn() -> None:
     page = render_report(Report(Notes("t"), Evaluation(cells)))
     check(page)
     assert "nan" not in page.lower()
+    assert page.count("0 of 3 episodes finished. Failed episodes are in no figure.") == 12
     roles = roles_of(Evaluation(cells))
     assert [role.key for role in roles] == ["other1", "other2", "other3", "other4", "other1", "other2"]
     assert [role.dashed for role in roles] == [False] * 4 + [True] * 2
