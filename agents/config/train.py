@@ -291,6 +291,8 @@ def read_config(path: str | os.PathLike[str], *, typed: Collection[str] | None =
         text = Path(path).read_text(encoding="utf-8")
     except OSError as cause:
         raise ConfigError(f"the configuration {os.fspath(path)} cannot be read: {cause.strerror}.") from cause
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"the configuration {os.fspath(path)} is damaged: {sentence(cause)}") from cause
     return parse_config(text, os.fspath(path), typed=typed)
 
 

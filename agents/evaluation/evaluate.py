@@ -135,7 +135,11 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.evaluation = Evaluation((), {**self.settings, **self._record()})
         if (self.folder / RESULTS_FILE).exists():
-            self._take_over(load_evaluation(self.folder))
+            try:
+                earlier = load_evaluation(self.folder)
+            except DataError as cause:
+                raise DataError(f"{cause}; {WAY_OUT}") from cause
+            self._take_over(earlier)
 
     def _record(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The identity of all cells, for the file."""

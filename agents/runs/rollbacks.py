@@ -45,11 +45,13 @@ def read_rollbacks(output: Path) -> list[Rollback]:
     path = output / ROLLBACKS_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [Rollback(**json.loads(line)) for line in lines if line.endswith("\n")]
     except (ValueError, TypeError) as cause:
-        raise CheckpointError(f"{path} is damaged: {sentence(cause)}") from cause
+        raise CheckpointError(
+            f"{path} is damaged: {sentence(cause)} Delete it to continue without the rollbacks that it records."
+        ) from cause
 
 
 def record_rollback(output: Path, rollback: Rollback) -> None:

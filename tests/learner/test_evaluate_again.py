@@ -15,7 +15,7 @@ from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.players.baselines import RandomPlayer
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.rules import make_rules
 
 RULES = make_rules(max_turns=4, top_k=2)
@@ -64,6 +64,12 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
                 assert len(journal.finished) == (8 if key[0] in agents else 0)
         again.note()
         assert store(**changed).replaced == ""
+
+
+def test_damaged_results_are_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_bytes(bytes(9))
+    with pytest.raises(DataError, match=r"not a results file .*choose another --output, or pass --fresh"):
+        Store(tmp_path, {})
 
 
 def test_changed_cells_that_would_stay_are_refused(tmp_path: Path, engine: CorpusEngine) -> None:

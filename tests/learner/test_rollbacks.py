@@ -197,6 +197,7 @@ def test_the_record_forgives_a_line_cut_off_and_nothing_else(tmp_path):
     path = tmp_path / "rollbacks.jsonl"
     path.write_text(path.read_text("utf-8") + '{"alarm": "half')
     assert read_rollbacks(tmp_path) == [one]
-    path.write_text("{}\n")
-    with pytest.raises(CheckpointError, match=r"rollbacks\.jsonl is damaged"):
-        read_rollbacks(tmp_path)
+    for damaged in (b"{}\n", b"[1]\n", b"\xff{}\n", bytes(9) + b"\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"rollbacks\.jsonl is damaged: .*Delete it to continue"):
+            read_rollbacks(tmp_path)

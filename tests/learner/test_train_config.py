@@ -88,7 +88,12 @@ def test_values_are_checked_without_toml_too():
         TrainConfig(rollout=RolloutConfig(group_size=0))
 
 
-def test_unknown_presets_and_missing_files():
+def test_unknown_presets_and_missing_files(tmp_path):
+    (tmp_path / "zeros.toml").write_bytes(bytes(9))
+    (tmp_path / "other.toml").write_bytes(b"\xff\xfe[1")
+    for name, message in (("zeros", "is not valid TOML"), ("other", "is damaged: 'utf-8' codec")):
+        with pytest.raises(ConfigError, match=message):
+            load_preset(str(tmp_path / f"{name}.toml"))
     with pytest.raises(ConfigError, match="Did you mean 'quickstart'"):
         load_preset("quickstat")
     with pytest.raises(ConfigError, match="cannot be read"):
