@@ -84,6 +84,8 @@ def test_bad_rows_say_where_and_can_be_skipped(tmp_path: Path, line: bytes, mess
         ),
         ({"question": "q", "answer": "a", "paragraphs": [PARAGRAPH], "answerable": False}, "answerable", "answer"),
         ({"data_source": "nq", "question": "q"}, "reward_model.ground_truth", "at least one non-empty answer"),
+        ({"data_source": "nq", "question": "q", "reward_model": "x"}, "reward_model", "a list, a dict"),
+        ({"data_source": "nq", "question": "q", "reward_model": ["x"]}, "reward_model", "a dict with 'ground_truth'"),
         ({"data_source": "nq", "golden_answers": ["a"]}, "question", "a question in a column"),
         ({"data_source": "nq", "golden_answers": ["a"], "prompt": [{"role": "system"}]}, "prompt", "a non-empty"),
         ({"data_source": "nq", "golden_answers": ["a"], "prompt": "Question: "}, "prompt", "a non-empty"),

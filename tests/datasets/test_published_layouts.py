@@ -343,6 +343,8 @@ def test_other_kinds_of_json_and_files_that_are_none(tmp_path: Path) -> None:
     assert [(q.text, q.answers) for q in load_dataset(path).questions] == [("a?", ("x",)), ("b?", ("2",))]
     path.write_text(json.dumps({"question": "a?", "answer": "x"}))
     assert len(load_dataset(path).questions) == 1
+    nested = [{"question": {"text": f"{i}?"}, "answer": {"text": "x"}, "data": [{"k": 1}]} for i in range(2)]
+    assert [q.text for q in load_dataset(write_lines(tmp_path / "q.jsonl", nested)).questions] == ["0?", "1?"]
     other = tmp_path / "q.pkl"
     other.write_bytes(b"\x80\x05")
     with pytest.raises(DataError, match=r"q\.pkl is not a data file: expected the ending `\.jsonl`"):

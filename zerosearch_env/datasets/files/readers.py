@@ -22,7 +22,17 @@ from typing import Any
 from ...errors import DataError, sentence
 from ...types import Json, Paragraph, Question
 from .columns import Columns, cell, find_column, first_of, missing, no_column
-from .fields import answers, flagged_paragraphs, mapping, plain, supporting_titles, text, titled_sentences, written
+from .fields import (
+    answers,
+    flagged_paragraphs,
+    mapping,
+    plain,
+    supporting_titles,
+    text,
+    titled_sentences,
+    unpacked,
+    written,
+)
 from .packed import unpack
 from .rows import NumberedRow, OnBadRow, Row, RowError
 
@@ -91,10 +101,10 @@ def _question(row: Row) -> str:
     """The question in its own column, in verl's `extra_info`, or at the end of a prompt."""
     field = first_of(row, _QUESTIONS)
     if field is not None:
-        value = plain(unpack(row[field], field))
-        if isinstance(value, Mapping) and "text" in value:  # NarrativeQA
-            field, value = f"{field}.text", value["text"]
-        return text(value, field)
+        nested = plain(_unpacked(row[field]))
+        if isinstance(nested, Mapping) and "text" in nested:  # NarrativeQA
+            return text(nested["text"], f"{field}.text")
+        return text(row[field], field)
     told = mapping(row, "extra_info").get("question")
     if isinstance(told, str) and told.strip():
         return text(told, "extra_info.question")
@@ -185,7 +195,9 @@ def _rewarded_answers(row: Row) -> tuple[str, ...]:
     field = first_of(row, _REWARDS)
     if field is None and first_of(row, _ANSWERS):
         return _golds(row)
-    reward = mapping(row, field) if field else {}
+    reward = unpacked(row[field], field) if field else {}
+    if not isinstance(reward, Mapping):
+        raise RowError(field or "", "a dict with 'ground_truth'", reward)
     if reward and "ground_truth" not in reward:
         raise no_column(reward, [f"{field}.ground_truth"], "answers", "answers", within=f"{field}.")
     return answers(reward.get("ground_truth"), f"{field or 'reward_model'}.ground_truth")

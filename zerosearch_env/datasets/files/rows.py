@@ -113,10 +113,11 @@ def _is_document(file: BinaryIO, *, lines_likely: bool) -> bool:
     if sign != b"{":
         return sign == b"["
     # An object: the rows under a key, or the first of many lines.
-    line = next((line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+    lines = (line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n"))
+    line, is_single = next(lines, b""), next(lines, None) is None
     file.seek(0)
     try:
-        return _container(json.loads(line.decode("utf-8-sig"))) is not None
+        return _container(json.loads(line.decode("utf-8-sig"))) is not None and is_single
     except (ValueError, RecursionError):
         return not lines_likely and not line.rstrip().endswith(b"}")  # one object, spread over lines
 
@@ -130,8 +131,10 @@ def _container(document: Any) -> list[Any] | None:
         if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
             return rows
     cells = list(document.values())
-    if len(cells) > 1 and all(isinstance(column, dict) and column.keys() == cells[0].keys() for column in cells):
-        return [{name: column[index] for name, column in document.items()} for index in cells[0]]
+    if all(isinstance(column, dict) and column.keys() == cells[0].keys() for column in cells):
+        index = list(cells[0]) if cells else []
+        if index and all(key.isdigit() for key in index):  # the index of a data frame
+            return [{name: column[key] for name, column in document.items()} for key in index]
     return None
 
 
