@@ -18,9 +18,9 @@ from zerosearch_env.llm.tokens import control_ids, encode_prompts, encode_texts
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Document, Question
 
-SPECIAL = ["<bos>", "<eos>", "[INST]", "[/INST]", "<|user|>", "<<a>>", "☃"]
+SPECIAL = ["<bos>", "<eos>", "[INST]", "[/INST]", "<|user|>", "<<a>>", "!", "\t\t"]
 ADDED = ["<mask>", "[multimodal]", "<think>", "</think>", "<search>", "<information>", "</information>", "\n\n", "<b>"]
-CONTROL = [*SPECIAL, "<mask>", "[multimodal]"]
+CONTROL = [*SPECIAL[:-2], "<mask>", "[multimodal]"]
 NO_BOS = "{% for m in messages %}<|user|>{{ m.content | trim }}{% endfor %}<eos>\n"
 WITH_BOS = "{{ bos_token }}" + NO_BOS
 
@@ -58,7 +58,8 @@ def names(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
 
 def test_control_tokens_are_the_special_ones_and_those_in_brackets() -> None:
     assert sorted(names(BASE, list(range(len(BASE))))) == sorted(CONTROL)
-    assert set(BASE.all_special_ids) <= control_ids(BASE)
+    plain = set(BASE.convert_tokens_to_ids(["!", "\t\t"]))
+    assert set(BASE.all_special_ids) - plain <= control_ids(BASE)
     more = make_tokenizer()
     more.add_tokens(["[more]", "word"])
     assert len(control_ids(more)) == len(CONTROL) + 1
@@ -75,6 +76,7 @@ def test_a_prompt_has_the_ids_of_its_tokenizer(tokenizer: PreTrainedTokenizerFas
     ]
     assert encode_prompts(prompts, tokenizer) == [tokenizer(prompt)["input_ids"] for prompt in prompts]
     assert prompt_ids(tokenizer, prompts[0]) == tokenizer(prompts[0])["input_ids"]
+    assert encode_prompts(["a! \t\t"], tokenizer) == [tokenizer("a! \t\t")["input_ids"]]
     assert encode_prompts([], tokenizer) == []
 
 
@@ -125,8 +127,7 @@ def test_environment_text_never_has_a_control_token_and_loses_nothing(text: str)
     for tokenizer in (BASE, PLAIN):
         (ids,) = encode_texts([text], tokenizer)
         assert control_ids(tokenizer).isdisjoint(ids)
-        # A control token of one character cannot be cut and is left out, and so is the mark of a cut.
-        assert tokenizer.decode(ids).replace("\ufdd0", "") == text.replace("☃", "").replace("\ufdd0", "")
+        assert tokenizer.decode(ids).replace("\ufdd0", "") == text.replace("\ufdd0", "")  # the mark of a cut
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -115,23 +115,27 @@ _CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """The ids that environment text must not have: special tokens, and added tokens in brackets such as `<mask>`.
 
-    White space, words and HTML elements among the added tokens are ordinary text. So are the tags that the registered
-    protocols write, such as `<information>`: documents lose theirs when they are rendered (see `defuse_tags`).
+    White space, words and HTML elements among the added tokens are ordinary text, and so is a single character (some
+    tokenizers pad with `!`). So are the tags that the registered protocols write, such as `<information>`: documents
+    lose theirs when they are rendered (see `defuse_tags`).
 
     Computed once per tokenizer, so add tokens to it before its first use.
     """
     known = _CONTROL.get(tokenizer)
     if known is None or known[0] != len(PROTOCOLS):
-        own = _protocol_tags()
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        special = set(getattr(tokenizer, "all_special_ids", ()))
-        special |= {number for number, token in added.items() if token.special or _is_control(token.content)}
-        ids = frozenset(number for number in special if number not in added or added[number].content not in own)
+        own, special = _protocol_tags(), set(getattr(tokenizer, "all_special_ids", ()))
+        ids = frozenset(
+            number
+            for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+            if (token.special or number in special or _in_brackets(token.content))
+            and len(token.content.strip()) > 1
+            and token.content not in own
+        )
         known = _CONTROL[tokenizer] = (len(PROTOCOLS), ids)
     return known[1]
 
 
-def _is_control(content: str) -> bool:
+def _in_brackets(content: str) -> bool:
     return bool(_BRACKETED.fullmatch(content)) and not _HTML.fullmatch(content)
 
 
@@ -151,7 +155,7 @@ def _cut(text: str, tokenizer: Any) -> str:
     # A cut can uncover a shorter token, so this is repeated. Every round makes at least one more cut.
     while found := control.intersection(chain.from_iterable(_encode(text.split(_CUT), tokenizer))):
         names = sorted((str(tokenizer.convert_ids_to_tokens(number)) for number in found), key=len, reverse=True)
-        pattern = re.compile("|".join(re.escape(name) for name in names if len(name) > 1) or r"(?!)", re.IGNORECASE)
+        pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
         cut = pattern.sub(lambda match: f"{match[0][0]}{_CUT}{match[0][1:]}", text)
         if cut == text:
             break
@@ -159,9 +163,8 @@ def _cut(text: str, tokenizer: Any) -> str:
     unknown = getattr(tokenizer, "unk_token_id", None)  # what is left of it stands for characters, not for a control
     if not found - {unknown}:
         return text
-    # Spelt in a way that only the tokenizer sees (by its normaliser), or a single character.
-    characters = text.replace(_CUT, "")
-    return _CUT.join(c for c in characters if not control.intersection(_encode([c], tokenizer)[0]) - {unknown})
+    # Spelt in a way that only the tokenizer's normaliser understands: no character of it means anything alone.
+    return _CUT.join(text.replace(_CUT, ""))
 
 
 def _encode_cut(text: str, tokenizer: Any) -> list[int]:
