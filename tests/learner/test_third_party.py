@@ -8,13 +8,18 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from zerosearch_agents.evaluation.evaluate import Store, evaluate, transcript_path
+from zerosearch_agents.evaluation.results import Cell
 from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer, public_info
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import AgentError, ConfigError
@@ -210,6 +215,36 @@ def test_the_id_of_a_question_does_not_lead_to_its_row() -> None:
     assert not any("row-" in str(value) for info in infos for value in info.values())
     other_row = Episode(Question("other", "What is 1?", ("a",)), RULES)
     assert public_info(other_row, None)["question_id"] == infos[1]["question_id"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(share=st.floats(0, 1))
+def test_wherever_the_journal_was_cut_off_only_the_rest_is_played(share: float) -> None:
+    questions = [episode.question for episode in episodes()]
+    asked: list[str] = []
+
+    def agent(observation: str, info) -> str:
+        asked.append(info["question"])
+        return f"<answer>{info['question'][8:-1]}</answer>"
+
+    def measure(folder: Path) -> Cell:
+        asked.clear()
+        store = Store(folder, {"seed": 0}, {"agent": "x"})
+        return evaluate(CallablePlayer(agent), questions, ConstantEngine(), RULES, [0.0], store=store).cells[0]
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        whole = measure(folder)
+        path = transcript_path(folder, whole.key)
+        content = path.read_bytes()
+        rest = content[: int(share * len(content))]
+        path.write_bytes(rest)
+        (folder / "results.json").unlink()
+        assert measure(folder).episodes == whole.episodes
+        lines = content.splitlines()
+        kept = len(set(lines) & set(rest.splitlines()))
+        assert asked == [question.text for question in questions[kept:]]
+        assert path.read_bytes().splitlines() == lines
 
 
 ISOLATED = """
