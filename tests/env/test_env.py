@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import pickle
+import signal
+import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -381,16 +384,22 @@ def test_whatever_an_engine_does_wrong_fails_the_search(misbehaviour: str) -> No
     assert env.unwrapped.episode.stop_reason == "engine_error"
 
 
-@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
-def test_ctrl_c_and_an_exit_are_no_failures_of_the_engine(signal: type[BaseException]) -> None:
-    class InterruptedEngine(ConstantEngine):
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_signals_are_no_failures_of_the_engine(number: signal.Signals, error: type[BaseException]) -> None:
+    class SignalledEngine(ConstantEngine):
         def search(self, requests: Any) -> list[SearchResult]:
-            raise signal
+            signal.raise_signal(number)
+            return super().search(requests)
 
-    env = make(search_engine=InterruptedEngine())
+    env = make(search_engine=SignalledEngine())
     env.reset(seed=0)
-    with pytest.raises(signal):
-        env.step(SEARCH)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    try:
+        with pytest.raises(error):
+            env.step(SEARCH)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_close_closes_only_an_engine_of_its_own() -> None:

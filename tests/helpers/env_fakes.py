@@ -89,6 +89,7 @@ MISBEHAVIOURS: dict[str, Callable[[list[SearchResult]], Any]] = {
     "a bug": _raises(KeyError("a bug")),
     "an invalid request": _raises(ConfigError("top_k is too large")),
     "a panic of native code": _raises(type("PanicException", (BaseException,), {})("panicked")),
+    "an exit": _raises(SystemExit("out")),
     "a cancelled future": _raises(CancelledError()),
     "an exception without text": _raises(UnprintableError()),
     "a failure of the engine": _raises(EngineError("down", 2)),

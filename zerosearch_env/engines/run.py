@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import traceback
 from collections.abc import Sequence
@@ -97,8 +98,16 @@ def _check_all(name: str, results: object, count: int) -> list[Outcome]:
 
 
 def _ends_program(cause: BaseException) -> bool:
-    """Whether an exception is Ctrl-C or an exit, which only the main thread gets, and not the engine's own."""
-    return isinstance(cause, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread()
+    """Whether an exception is Ctrl-C or the exit of a signal handler, which only the main thread gets.
+
+    An engine's own `sys.exit` is a failure like any other; that of the user's handler for SIGTERM is not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if not isinstance(cause, SystemExit):
+        return isinstance(cause, KeyboardInterrupt)
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(cause.__traceback__))
 
 
 def _as_error(name: str, cause: BaseException) -> ZeroSearchError:

@@ -222,7 +222,7 @@ def read_transcripts(path: str | Path) -> Iterator[dict[str, Json]]:
             except (ValueError, RecursionError) as cause:
                 if not line.endswith(b"\n") or line.startswith(_LINE_START) or _LINE_START.startswith(line.strip()):
                     continue  # unfinished: its writer was killed
-                problems.append(f"line {number}: not JSON ({cause})")
+                problems.append(f"line {number}: not JSON ({cause}); expected one transcript per line")
                 continue
             version = record.get("schema_version") if isinstance(record, dict) else None
             if not isinstance(version, int):
