@@ -99,6 +99,33 @@ def test_every_request_under_way_is_answered_when_the_server_stops(start: Any, r
         connect(server.port)
 
 
+def test_clients_that_keep_their_connection_see_the_end_coming(start: Any, recording: Any, together: Any) -> None:
+    server = start(recording(seconds=0.002))
+    stopped = threading.Event()
+
+    def ask() -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.connect()
+        for count in range(10_000):
+            if count == 20:
+                stopped.wait(20)
+            connection.request("POST", "/retrieve", b'{"query": "q"}')
+            response = connection.getresponse()
+            assert response.read()
+            if response.getheader("Connection") == "close":
+                connection.close()
+                return response.status
+        raise AssertionError("the server did not stop")
+
+    def stop() -> int:
+        time.sleep(0.1)
+        server.server.should_exit = True
+        stopped.set()
+        return 200
+
+    assert together([ask] * 20 + [stop]) == [200] * 21
+
+
 def test_a_log_line_is_not_repeated() -> None:
     now = [0.0]
     limit = RateLimit(10.0, clock=lambda: now[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.engines import engine_parts
+from zerosearch_env.engines.run import run_searches
 from zerosearch_env.engines.simulated.stats import SimulatorStats
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import SearchRequest, SearchResult, full_text
@@ -82,7 +83,7 @@ def ask(
     for start in range(0, len(searches), batch):
         some = searches[start : start + batch]
         began = time.perf_counter()
-        results = engine.search([request for _, request in some])
+        results = run_searches(engine, [request for _, request in some])
         seconds.append(time.perf_counter() - began)
         documents.append(sum(len(result.documents) for result in results))
         for (probe, request), result in zip(some, results, strict=True):
