@@ -465,7 +465,7 @@ def test_an_engine_that_exits_does_not_end_the_command_silently(
         "    def search(self, requests):\n        sys.exit(0)\n"
     )
     assert zerosearch(["eval", "--agent", "eval_cli_agent.py:agent", "--engine", "leaves.py:Engine", *SMALL]) == 3
-    assert "the code of the engine or the protocol called sys.exit(0)" in capsys.readouterr().err
+    assert "the engine failed in 6; the first cause: Engine raised SystemExit: 0" in capsys.readouterr().out
 
 
 def test_fresh_forgets_what_was_there(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
