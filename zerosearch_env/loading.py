@@ -60,6 +60,7 @@ def load_attribute(spec: str, what: str) -> Any:
     return target
 
 
+# Any: whoever calls the object knows its type
 def load_callable(spec: str, what: str) -> Callable[..., Any]:
     """Import a function, a class or another callable, as `load_attribute` does.
 
@@ -72,6 +73,7 @@ def load_callable(spec: str, what: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return]
 
 
+# Any: whoever calls the object knows its type
 def load_function(spec: str, what: str) -> Callable[..., Any]:
     """Import a function, as `load_callable` does; of a class, an instance made without arguments.
 
