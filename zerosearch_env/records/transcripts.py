@@ -236,7 +236,7 @@ def read_transcripts(path: str | Path) -> Iterator[dict[str, Json]]:
             records += 1
             yield record
     if problems and not records:
-        raise DataError(f"{path}, {problems[0]}.")
+        raise DataError(f"{path} is not a file of transcripts: {problems[0]}.")
     if problems:
         lines = "1 damaged line is" if len(problems) == 1 else f"{len(problems)} damaged lines are"
         _log.warning("%s: %s left out, the first is %s", path, lines, problems[0])

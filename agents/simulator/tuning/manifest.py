@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from zerosearch_env.errors import DataError
+from zerosearch_env.errors import CheckpointError, DataError
 from zerosearch_env.identity import folder_hash, package_identity
 
 from ...config.tune import FREE, TuneConfig
@@ -22,6 +22,8 @@ def settings_of(config: TuneConfig) -> dict[str, Any]:
         raise DataError(f"there is no file with pairs at {config.input}")
     settings["input"] = file_hash(config.input)
     if config.model is not None:
+        if not config.model.is_dir():
+            raise CheckpointError(f"there is no folder with a model at {config.model}")
         settings["model_files"] = folder_hash(config.model)
     return settings | package_identity()
 
