@@ -286,7 +286,10 @@ def once(observation, info):
 
 def thief(observation, info):
     # Everything that this process can reach: its objects, its frames, its command line, its environment.
-    texts = [repr(sys._getframe().f_back.f_locals), str(sys.argv), str(os.environ), *map(repr, gc.get_objects())]
+    objects = gc.get_objects()
+    if "torch" in sys.modules:  # not isolated: the question is among the dataclasses, and a look at all takes a minute
+        objects = [one for one in objects if hasattr(type(one), "__dataclass_fields__")]
+    texts = [repr(sys._getframe().f_back.f_locals), str(sys.argv), str(os.environ), *map(repr, objects)]
     gold = "".join(map(chr, [103, 111, 108, 100, 45]))  # a literal would be found in this very function
     return f"<answer>{sum(gold in text for text in texts)}</answer>"
 

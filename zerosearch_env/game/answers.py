@@ -39,6 +39,8 @@ SEPARATOR = " qzxnextdocumentqzx "
 _ARTICLES = frozenset(("a", "an", "the"))
 _SKIPPED = frozenset((b"a", b"an", b"the"))
 _SUPERSCRIPTS = r"\u00b2\u00b3\u00b9\u2070\u2074-\u2079"
+_BETWEEN = 64
+"""Maximum number of articles' letters and of blanks between the words of an answer, over one between each two."""
 _LETTER = re.compile("[a-z]")
 _WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
@@ -216,12 +218,20 @@ def _states(text: str, golds: _Golds) -> bool:
 
 def _in_a_row(words: tuple[bytes, ...], reading: bytes) -> bool:
     """Whether `words` are in a row in a reading, in which only blanks separate words. Articles between are skipped."""
-    padded, gold = b" %b " % reading, b" %b " % b" ".join(words)
-    if gold in padded:
-        return True
-    if len(words) == 1 or any(word not in padded for word in words):
-        return False
-    return gold in b" %b " % b" ".join([word for word in padded.split() if word not in _SKIPPED or word in words])
+    padded = b" %b " % reading
+    first = b" %b " % words[0]
+    start = padded.find(first)
+    if len(words) == 1:
+        return start >= 0
+    reach = sum(map(len, words)) + len(words) + _BETWEEN
+    while start >= 0:
+        near = padded[start : start + reach].split()
+        if start + reach < len(padded):
+            near.pop()  # it may be the beginning of a longer word
+        if tuple([word for word in near if word not in _SKIPPED or word in words][: len(words)]) == words:
+            return True
+        start = padded.find(first, start + 1)
+    return False
 
 
 def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
