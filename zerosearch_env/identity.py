@@ -40,11 +40,20 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     key = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key in _HASHES:
         return _HASHES[key]
-    with path.open("rb") as stream:
-        value = hashlib.file_digest(stream, _new_hash).hexdigest()
+    value = read_hash(path)
     if time.time() - stat.st_mtime > _SETTLED_S:
         _HASHES[key] = value
     return value
+
+
+def read_hash(path: Path) -> str:
+    """As `file_hash`, but the file is read in any case: for a check of what is on the disk now.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, _new_hash).hexdigest()
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:

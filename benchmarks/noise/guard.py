@@ -9,6 +9,7 @@ random ones. Then the corpus engine makes noisy searches over the passages, and 
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import os
@@ -24,7 +25,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines.registry import make_engine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.answers import contains_answer
-from zerosearch_env.types import SearchRequest, full_text
+from zerosearch_env.types import Question, SearchRequest, full_text
 
 from ..measure import Case, make_parser, measure, print_timings, write_record
 
@@ -67,8 +68,12 @@ class Texts:
 
     passages: tuple[str, ...]
     snippets: tuple[str, ...]
-    answers: tuple[tuple[str, ...], ...]
-    """Gold answers, per question."""
+    questions: tuple[Question, ...]
+
+    @functools.cached_property
+    def answers(self) -> tuple[tuple[str, ...], ...]:
+        """The gold answers of the questions, each set once."""
+        return tuple(dict.fromkeys(question.answers for question in self.questions))
 
 
 def load_texts(folder: Path) -> Texts:
@@ -87,8 +92,8 @@ def load_texts(folder: Path) -> Texts:
         for s in json.loads(line)["searches"]
         for text in s["documents"]
     }
-    answers = {question.answers: None for name in QUESTIONS for question in load_dataset(str(folder / name)).questions}
-    return Texts(passages, tuple(snippets), tuple(answers))
+    questions = tuple(question for name in QUESTIONS for question in load_dataset(str(folder / name)).questions)
+    return Texts(passages, tuple(snippets), questions)
 
 
 def _lines(path: Path) -> list[str]:
@@ -143,10 +148,9 @@ def compare(texts: Sequence[str], answers: Sequence[tuple[str, ...]]) -> dict[st
     }
 
 
-def noisy_searches(folder: Path, count: int) -> dict[str, int]:
+def noisy_searches(corpus: Path, questions: Sequence[Question], count: int) -> dict[str, int]:
     """Make noisy searches over the passages, and count those that show an answer by the definition."""
-    engine = make_engine(f"corpus:{folder / PASSAGES}")
-    questions = [question for name in QUESTIONS for question in load_dataset(str(folder / name)).questions]
+    engine = make_engine(f"corpus:{corpus}")
     chosen = random.Random(1).sample(questions, count)
     requests = [SearchRequest(q.text, q.text, q.answers, True, 5, seed) for seed, q in enumerate(chosen)]
     results = engine.search(requests)
@@ -209,7 +213,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{name}: {row['pairs']:,} pairs, answer stated in {row['stated']:,}: {row['missed_percent']} % missed, "
             f"{row['false_alarm_percent']} % false alarms"
         )
-    results["noisy_searches"] = searches = noisy_searches(arguments.data, arguments.searches)
+    results["noisy_searches"] = searches = noisy_searches(
+        arguments.data / PASSAGES, texts.questions, arguments.searches
+    )
     print(f"noisy searches: {searches['with_answer']} of {searches['searches']:,} show an answer")
     timings = measure(speed_cases(texts), rounds=arguments.rounds, seconds=arguments.seconds)
     print_timings(timings, "document")

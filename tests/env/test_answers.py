@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
-import string
 import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from squad import squad
 
+from zerosearch_benchmarks.noise.guard import plain_words
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.answers import _COMMON, answer_spans, contains_answer
 from zerosearch_env.game.episode import answer_in_documents
@@ -161,11 +160,6 @@ def test_the_fast_path_has_a_byte_for_each_common_character() -> None:
             assert contains_answer(text, ["Paris"]) == contains_answer(text + "\u4e2d", ["Paris"]), repr(character)
 
 
-def squad(text: str) -> str:
-    text = "".join(mark for mark in text.lower() if mark not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
 def ordinary(answer: str) -> bool:
     """Whether no special rule holds: more than a letter, an article or marks. Superscripts do not count."""
     return sum(c.isdecimal() or c.isalpha() for c in squad(answer)) > 1
@@ -226,13 +220,6 @@ def test_spans_are_found_where_the_answer_is(text: str, answer: str) -> None:
     assert all(0 <= start < end <= len(text) for start, end in spans)
     if spans:
         assert contains_answer(text, [answer])
-
-
-def plain_words(text: str) -> list[str]:
-    """The independent definition: words of the text without markup, case and accents."""
-    text = html.unescape(re.sub(r"<[^<>]*>", " ", text))
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
-    return re.findall(r"[^\W_]+", bare)
 
 
 def test_real_documents(shared_data: Path) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from squad import squad
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.rewards import (
@@ -31,12 +30,6 @@ pieces = st.sampled_from(
 texts = st.lists(pieces, max_size=8).map("".join) | st.text(max_size=12)
 few = settings(max_examples=80)
 answer_lists = st.lists(texts, min_size=1, max_size=3)
-
-
-def squad(text: str) -> str:
-    """The published normalisation, written as plainly as it can be."""
-    text = "".join(mark for mark in text.lower() if mark not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def squad_f1(prediction: str, answer: str) -> float:

@@ -43,5 +43,5 @@ def train_until_killed(config: Path, kill: str) -> None:
         return original(*arguments, **options)
 
     setattr(module, name, counted)
-    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which nobody would remove
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which would be left over
     train(read_config(config), dataset=tiny.tiny_dataset())

@@ -1,4 +1,4 @@
-"""`python -m MODULE` in a forked process, which does not load torch anew, and a smaller model of a benchmark."""
+"""`python -m MODULE` in a forked process, which does not load torch again, and a smaller model of a benchmark."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_resuming_with_another_critic(tmp_path):
         train(other, dataset=tiny.tiny_dataset(), resume=True, force=True)
     without = replace(config, steps=2, algorithm=AlgorithmConfig())
     assert train(without, dataset=tiny.tiny_dataset(), resume=True, force=True).step == 2
-    again = replace(config, steps=3)  # the critic begins anew: the last checkpoint has none
+    again = replace(config, steps=3)  # the critic starts again: the last checkpoint has none
     assert train(again, dataset=tiny.tiny_dataset(), resume=True, force=True).step == 3
     assert read_config(Path(config.output) / "config.toml") == again
 

@@ -99,7 +99,7 @@ def test_coroutines_share_one_loop_from_cell_to_cell() -> None:
 
 
 def failing(cause):
-    """An agent that fails once for question 2, in its second turn; `cause` raises or returns what is no text."""
+    """An agent that fails once for question 2, in its second turn; `cause` raises, or returns no string."""
     calls: Counter[str] = Counter()
 
     def agent(observation: str, info):

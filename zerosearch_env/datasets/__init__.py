@@ -69,15 +69,13 @@ def load_dataset(
             expected and what was found, and names the nearest column.
         MissingExtraError: the library for parquet, arrow or the hub is not installed.
     """
-    _check_options(on_bad_row, columns, limit, format)
+    reading = _reading(on_bad_row, columns, limit, format)
     if isinstance(source, Dataset):
         _refuse_world(world, source.name)
         return _cut(source, limit)
     named = named_sources(source)
     if named is not None:
-        return load_sources(
-            named, split, on_bad_row=on_bad_row, columns=columns, limit=limit, world=world, format=format
-        )
+        return _load_named(named, split, world, limit, reading)
     _refuse_world(world, type(source).__name__)
     if isinstance(source, Mapping):
         source = one_split(source, split)
@@ -88,7 +86,6 @@ def load_dataset(
         parts = [part for part in source if isinstance(part, Dataset)]
         if len(parts) == len(source):
             return mixture(parts, [None] * len(parts), limit=limit)
-    reading: dict[str, Any] = {"on_bad_row": on_bad_row, "columns": columns, "format": format}
     return _read(rows_in_memory(source), "dataset", "questions", split, limit, reading)
 
 
@@ -109,10 +106,18 @@ def load_sources(
         DataError: as in `load_dataset`.
         MissingExtraError: as in `load_dataset`.
     """
-    _check_options(on_bad_row, columns, limit, format)
+    return _load_named(sources, split, world, limit, _reading(on_bad_row, columns, limit, format))
+
+
+def _load_named(
+    sources: Sequence[NamedSource],
+    split: str,
+    world: WorldConfig | None,
+    limit: int | None,
+    reading: Mapping[str, Any],
+) -> Dataset:
     if all(source.name != "world" for source in sources):
         _refuse_world(world, ", ".join(source.name for source in sources))
-    reading: dict[str, Any] = {"on_bad_row": on_bad_row, "columns": columns, "format": format}
     if len(sources) == 1:
         return _load_one(sources[0], sources[0].title(split), split, world, limit, reading)
     titles = distinct_titles(sources, split)
@@ -157,11 +162,13 @@ def _read(rows: Any, where: str, name: str, split: str, limit: int | None, readi
     return Dataset(name, split, found.questions, skipped_rows=found.skipped, metadata=metadata)
 
 
-def _check_options(on_bad_row: str, columns: Columns | None, limit: int | None, format: str | None) -> None:
+def _reading(on_bad_row: str, columns: Columns | None, limit: int | None, format: str | None) -> dict[str, Any]:
+    """The options of the readers, checked."""
     check_reading(on_bad_row, limit)
     check_columns(columns, COLUMNS)
     if format is not None and format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
+    return {"on_bad_row": on_bad_row, "columns": columns, "format": format}
 
 
 def _refuse_world(world: WorldConfig | None, given: str) -> None:

@@ -39,14 +39,14 @@ SEPARATOR = " qzxnextdocumentqzx "
 _ARTICLES = frozenset(("a", "an", "the"))
 _SKIPPED = frozenset((b"a", b"an", b"the"))
 _SUPERSCRIPTS = r"\u00b2\u00b3\u00b9\u2070\u2074-\u2079"
+_SUPERSCRIPT = re.compile(f"[{_SUPERSCRIPTS}]")
 _BETWEEN = 64
 """Maximum number of articles' letters and of blanks between the words of an answer, over one between each two."""
 _LETTER = re.compile("[a-z]")
 _WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
 _ATTACHED = re.compile(
-    UNSPACED.pattern[:-1]
-    + r"\u0590-\u05ff\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff]"
+    rf"[{UNSPACED}\u0590-\u05ff\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff]"
 )
 """A character of a script in which an answer is found inside longer words."""
 
@@ -62,7 +62,7 @@ _COMMON = (
 
 def _fold(text: str) -> str:
     # Superscript digits are footnote marks more often than powers: "Paris¹" states Paris.
-    return without_accents(fold(re.sub(f"[{_SUPERSCRIPTS}]", " ", text)))
+    return without_accents(fold(_SUPERSCRIPT.sub(" ", text)))
 
 
 def _ascii(text: str) -> str:

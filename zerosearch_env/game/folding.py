@@ -42,19 +42,22 @@ _PLAIN = str.maketrans(
 )
 _UNDECOMPOSED = re.compile("[øłđðħŧıæœþŋ]")
 
-WORD = re.compile(
-    # Letters, digits, and vowel signs that are part of a word (Indic, Thai, Lao, Tibetan, Burmese,
-    # Khmer scripts; voicing marks of kana). The underscore and the Indic full stops are not part of a word.
-    r"(?:[^\W_]|[\u0900-\u0963\u0966-\u0dff\u0e30-\u0e3a\u0e40-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ecd\u0f18\u0f19\u0f35\u0f37\u0f39"
-    r"\u0f71-\u0f84\u102b-\u103e\u1056-\u109d\u17b4-\u17d3\u3099\u309a])+"
+# Vowel signs that are part of a word (Indic, Thai, Lao, Tibetan, Burmese, Khmer scripts; voicing marks of kana),
+# without the Indic full stops.
+MARKS = (
+    r"\u0900-\u0963\u0966-\u0dff\u0e30-\u0e3a\u0e40-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ecd\u0f18\u0f19\u0f35\u0f37\u0f39"
+    r"\u0f71-\u0f84\u102b-\u103e\u1056-\u109d\u17b4-\u17d3\u3099\u309a"
 )
-"""One word of folded text."""
+"""Ranges of a character class: marks that are part of a word although `\\w` does not match them."""
 
-UNSPACED = re.compile(
-    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30fa\u30fc-\u312f\u31a0-\u31ff\u3400-\u9fff"
-    r"\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
+WORD = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
+"""One word of folded text: letters, digits and their marks, without the underscore."""
+
+UNSPACED = (
+    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30fa\u30fc-\u312f\u31a0-\u31ff\u3400-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
-"""A character of a script that is written without blanks: Han, kana, Thai, Lao, Tibetan, Burmese, Khmer."""
+"""Ranges of a character class: scripts written without blanks (Han, kana, Thai, Lao, Tibetan, Burmese, Khmer)."""
 
 
 def fold(text: str) -> str:

@@ -19,11 +19,11 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .folding import UNSPACED, WORD, fold
+from .folding import MARKS, UNSPACED, fold
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBER = r"(?<![\w.,])[-+]?\d+(?:[.,]\d+)*"
-_TOKEN = re.compile(rf"{_NUMBER}|{UNSPACED.pattern}|(?:(?!{UNSPACED.pattern}){WORD.pattern[3:-2]})+(?:\+\+|#)?")
+_TOKEN = re.compile(rf"{_NUMBER}|[{UNSPACED}]|(?:(?![{UNSPACED}])[^\W_]|[{MARKS}])+(?:\+\+|#)?")
 # Deleted rather than read as the end of a word: "O'Brien", "U.S."; the point of a number stays.
 _INNER = re.compile(r"(?<=[^\W\d_])[.'](?=[^\W\d_])|(?<=\b[^\W\d_])\.(?!\w)")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, unknown_name
 from ...files import replace_directory, sync
+from ...identity import read_hash
 from ...types import Document
 from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
 from .index import scaled
@@ -35,7 +36,6 @@ from .manifest import (
     MANIFEST_FILE,
     Manifest,
     building_folder,
-    digest,
     library_versions,
 )
 from .passage_store import PASSAGES_FILE, PassageStore, write_passages
@@ -133,7 +133,7 @@ def build_index(
     index = _index(faiss, vectors, options, progress)
     faiss.write_index(index, str(work / FAISS_FILE))
     numbers = probe(encoder)
-    files = {name: {"bytes": (work / name).stat().st_size, "blake2b": digest(work / name)} for name in FILES}
+    files = {name: {"bytes": (work / name).stat().st_size, "blake2b": read_hash(work / name)} for name in FILES}
     manifest = Manifest(
         FORMAT,
         options.kind,
@@ -185,7 +185,7 @@ def _plan(work: Path, encoder: Encoder, options: BuildOptions, prefixes: tuple[s
     """Everything that determines the vectors; the kind of index and the batch size do not."""
     decisive = {name: value for name, value in asdict(options).items() if name in ("normalize", "template", "shard")}
     return {
-        "passages": digest(work / PASSAGES_FILE),
+        "passages": read_hash(work / PASSAGES_FILE),
         "passage_prefix": prefixes[1],
         "encoder": encoder.name,
         "probes": probe(encoder).tolist(),

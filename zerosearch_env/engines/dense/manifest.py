@@ -10,7 +10,6 @@ The folder of an index holds these files:
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ...errors import DataError
+from ...identity import read_hash
 from ...types import JsonObject
 from .passage_store import OFFSETS_FILE, PASSAGES_FILE
 
@@ -109,12 +109,6 @@ def building_folder(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.building"
 
 
-def digest(path: Path) -> str:
-    """The blake2b digest of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Compare the content of every file with its digest in the manifest; reads all files completely.
 
@@ -122,7 +116,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         DataError: a file has changed since the index was built.
     """
     for name in FILES:
-        if digest(folder / name) != manifest.files[name]["blake2b"]:
+        if read_hash(folder / name) != manifest.files[name]["blake2b"]:
             raise DataError(f"{folder / name} has changed since the index was built. Copy or build the index again.")
 
 
