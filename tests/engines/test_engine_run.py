@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from env_fakes import MISBEHAVIOURS, BadEngine, EchoEngine
+from web_fakes import VARIABLES
 
+from zerosearch_benchmarks.speed.chat_server import Call, ServerThread
+from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.run import run_search, run_searches, search_each
 from zerosearch_env.errors import ConfigError, EngineError, QuotaError
+from zerosearch_env.llm import HttpOptions
 from zerosearch_env.types import SearchRequest, SearchResult
 
 
@@ -92,3 +97,32 @@ def test_an_engine_error_of_another_author_is_kept() -> None:
 
     (result,) = run_searches(OtherEngine(), [ask("q")])
     assert (result.failure, result.attempts) == ("code 3", 7)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "retrieve", "argument": "{}"},
+        {"kind": "simulated", "argument": "openai:{}"},
+        *({"kind": kind, "url": "{}"} for kind in ("serpapi", "serper", "brave")),
+    ],
+)
+def test_a_server_that_is_silent_fails_a_search_in_time(spec: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines have time limits of their own: an environment waits for a search that never ends."""
+    for variable in VARIABLES.values():
+        monkeypatch.setenv(variable, "a-key")
+
+    async def silent(call: Call) -> None:
+        await asyncio.sleep(30)
+
+    with ServerThread(silent) as server:
+        options = {name: value.format(server.url) for name, value in spec.items()}
+        default: Any = make_engine(options)
+        bounded: Any = make_engine(options | {"http": {"total_s": 0.1}})
+        (result,) = bounded.search([ask("q")])
+        for engine in (default, bounded):
+            engine.close()
+    assert result.failure
+    client = getattr(default, "_client", None) or default._backend.client
+    assert client.options == HttpOptions()
+    assert all(math.isfinite(getattr(HttpOptions(), name)) for name in ("connect_s", "read_s", "total_s"))

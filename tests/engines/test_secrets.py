@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
+import cloudpickle
 import gymnasium as gym
 import pytest
 from web_fakes import FAST, VARIABLES
@@ -23,9 +24,11 @@ from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, c
 from zerosearch_env.cli import main
 from zerosearch_env.commands.view import write_page
 from zerosearch_env.engines import make_engine
+from zerosearch_env.engines.simulated.engine import SimulatedEngine
 from zerosearch_env.envs.wrappers import TranscriptRecorder
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm import HttpOptions, OpenAIBackend
 from zerosearch_env.types import Question, SearchRequest
 
 SECRET = "Zq81/hush+hush=Zq81"
@@ -161,6 +164,42 @@ def errors(spec: dict[str, Any]) -> str:
     finally:
         env.close()
     return ""
+
+
+@pytest.mark.parametrize("pack", [pickle.dumps, cloudpickle.dumps])
+def test_a_key_given_in_python_is_in_no_pickle(
+    pack: Callable[[object], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+
+    async def server(call: Call) -> Reply:
+        return results(call)
+
+    with ServerThread(server) as thread:
+        backend = OpenAIBackend([thread.url], model="m", api_key=SECRET, options=HttpOptions.from_mapping(FAST))
+        engine = SimulatedEngine(backend)
+        env = gym.make("ZeroSearch-v0", dataset=[QUESTION], search_engine=engine).unwrapped
+        for owner in (backend, backend.client, engine, env):
+            with pytest.raises(ConfigError, match="export it as an environment variable"):
+                pack(owner)
+            assert SECRET not in f"{vars(owner)}", owner
+        for twin in (copy.copy(engine), copy.deepcopy(engine)):
+            (result,) = twin.search([SearchRequest("Dracula", "Who?", ("Bram Stoker",), False, 5, 1)])
+            assert result.failure is None, "the server asserts that it got the key"
+            twin.close()
+        env.close()
+
+
+def test_no_client_is_pickled_with_a_key() -> None:
+    for name in ENGINES:
+        spec = {
+            key: value.format(url="http://127.0.0.1:9") if isinstance(value, str) else value
+            for key, value in ENGINES[name].items()
+        }
+        engine: Any = make_engine(spec)
+        with pytest.raises(ConfigError, match="not pickled"):
+            pickle.dumps(engine._backend.client if name.startswith("openai") else engine._client)
+        engine.close()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_a_copy_connects_by_itself_and_the_protocols_are_kept() -> None:
         copy = pickle.loads(pickle.dumps(backend))
         backend.close()
         assert copy.complete([PROMPT])[0].text == "I am 'x'"
+        assert copy.client._seed != backend.client._seed, "copies do not retry in step"
         copy.close()
     assert isinstance(backend, AsyncBackend)
     assert isinstance(backend, Backend)

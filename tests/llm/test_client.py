@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import pickle
 import re
 import socket
@@ -353,14 +352,3 @@ def test_unusable_bounds(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         HttpOptions(**change)
     assert str(error.value) == message
-
-
-def test_a_copy_serves_too() -> None:
-    with ServerThread(Script(Reply({"ok": 1}))) as server:
-        client = JsonClient([server.url], options(), seed=1)
-        post(client)
-        copy = pickle.loads(pickle.dumps(client))
-        assert copy._seed != client._seed
-        (reply,) = post(copy)
-    assert isinstance(reply, JsonReply)
-    assert json.dumps(reply.data) == '{"ok": 1}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ def run(engine: Any, body: Callable[[Batcher], Awaitable[Any]], **options: Any) 
         try:
             return await asyncio.wait_for(body(batcher), 20), metrics
         finally:
-            assert await batcher.close(5)
+            assert await batcher.close(5) is None
 
     return asyncio.run(main())
 
@@ -156,9 +157,15 @@ def test_a_close_that_hangs_is_left_behind(recording: Any) -> None:
     engine = recording()
     engine.close = lambda: engine.closed.wait(30)
     try:
-        assert asyncio.run(Batcher(engine, Metrics()).close(0.05)) is False
+        assert asyncio.run(Batcher(engine, Metrics()).close(0.05)) == "it took longer than 0.05 s"
     finally:
         engine.closed.set()
+
+
+def test_a_close_that_fails_is_one_line(recording: Any) -> None:
+    engine = recording()
+    engine.close = lambda: sys.exit("no connection")
+    assert asyncio.run(Batcher(engine, Metrics()).close(5)) == "SystemExit: no connection"
 
 
 def test_histogram() -> None:

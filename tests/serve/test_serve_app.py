@@ -225,24 +225,24 @@ def test_one_bad_request_does_not_take_its_company_down(start: Any, recording: A
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status"),
+    ("path", "body", "status", "message"),
     [
-        ("/retrieve", b"{", 400),
-        ("/retrieve", b"", 400),
-        ("/retrieve", b"[]", 400),
-        ("/retrieve", b'{"topk": 3}', 400),
-        ("/retrieve", b'{"query": "q", "topk": 101}', 400),
-        ("/retrieve", b'{"query": "q", "topk": 1e999}', 400),
-        ("/nowhere", b"{}", 404),
-        ("/skylr/retrieve", b'{"query": "q"}', 404),
-        ("/health", b"{}", 405),
+        ("/retrieve", b"{", 400, "not valid JSON"),
+        ("/retrieve", b"", 400, "not valid JSON"),
+        ("/retrieve", b"[]", 400, "must be an object"),
+        ("/retrieve", b'{"topk": 3}', 400, "'query'"),
+        ("/retrieve", b'{"query": "q", "topk": 101}', 400, "at most 100"),
+        ("/retrieve", b'{"query": "q", "topk": 1e999}', 400, "whole number"),
+        ("/nowhere", b"{}", 404, "Expected POST to /retrieve, /queries, /batch_search, /search, or GET of /health"),
+        ("/skylr/retrieve", b'{"query": "q"}', 404, "Did you mean 'skyrl'?"),
+        ("/health", b"{}", 405, "Expected POST to /retrieve"),
     ],
 )
-def test_bad_requests(start: Any, path: str, body: bytes, status: int) -> None:
+def test_bad_requests(start: Any, path: str, body: bytes, status: int, message: str) -> None:
     server = start()
     reply = server.post(path, body)
     assert reply.status == status
-    assert reply.json["error"]
+    assert message in reply.json["error"]
     assert server.engine.calls == []
 
 

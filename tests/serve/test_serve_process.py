@@ -171,6 +171,11 @@ def test_unusable_options(options: dict[str, Any], message: str) -> None:
         make_service(ServeConfig(**({"dataset": None} | options)), engine)
 
 
+def test_an_engine_is_shown_as_in_tables() -> None:
+    service = make_service(ServeConfig(engine='{"kind": "corpus", "pool": 7}'))
+    assert service.engine == "corpus (pool=7)"
+
+
 def test_a_corpus_file_is_served(start: Any, tmp_path: Path) -> None:
     """The embedded engine, without a dataset, useful and noisy."""
     corpus = tmp_path / "corpus.jsonl"

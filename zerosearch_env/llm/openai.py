@@ -36,8 +36,8 @@ class OpenAIBackend:
             without that list gets an empty name, which SGLang and vLLM resolve to their only model. `transformers
             serve MODEL` lists its whole cache but accepts only MODEL, and names it when it rejects another name; that
             name is then used.
-        api_key: sent as a bearer token. None reads an environment variable; then copies of the backend do not contain
-            the key, but read it again.
+        api_key: sent as a bearer token; a backend with it cannot be pickled. None reads an environment variable, which
+            a copy in another process reads again.
         api_key_env: the environment variable with the key; None reads `OPENAI_API_KEY`, if set.
         extra_body: extra fields for every request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
         options: limits of the HTTP client.
@@ -59,7 +59,8 @@ class OpenAIBackend:
         options: HttpOptions | None = None,
     ) -> None:
         self._urls, self._options = tuple(urls), options
-        self._api_key, self._api_key_env = api_key, api_key_env
+        self._api_key = None if api_key is None else check_key(api_key, "api_key")
+        self._api_key_env = api_key_env
         self._connect()
         self.model = model
         self._extra = check_options("extra_body", extra_body or {}, '{"min_p": 0.1}')
@@ -68,17 +69,16 @@ class OpenAIBackend:
 
     def _connect(self) -> None:
         """Create the client, with the key."""
-        variable = self._api_key_env or "OPENAI_API_KEY"
-        if self._api_key is None:
+        key = self._api_key
+        if key is None:
+            variable = self._api_key_env or "OPENAI_API_KEY"
             key = key_of(variable, "the API key", needed=self._api_key_env is not None)
-        else:
-            key = check_key(self._api_key, "api_key")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._loop = LoopThread("zerosearch-openai")
         self.client = JsonClient(self._urls, self._options, headers=headers, loop=self._loop)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the connections, and the key if it comes from the environment."""
+        """Leave out the connections; a key from the environment is part of these."""
         return {name: value for name, value in self.__dict__.items() if name not in ("client", "_loop")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

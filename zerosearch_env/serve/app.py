@@ -21,7 +21,7 @@ from ..llm.http.codecs import JSON, Codec
 from ..privacy import redact
 from ..retrieve_api.bodies import parse
 from ..retrieve_api.codec import RequestError, codec_of, decode, shown
-from ..retrieve_api.dialects import DIALECTS, PATHS, Dialect, choose_dialect, render
+from ..retrieve_api.dialects import PATHS, Dialect, choose_dialect, get_dialect, render
 from ..types import Document, SearchRequest
 from .access import is_local, is_token
 from .batching import Batcher
@@ -134,8 +134,8 @@ def make_app(service: Service) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        if not await service.batcher.close(service.limits.close_timeout_s):
-            _log.error("the engine did not close in %g s", service.limits.close_timeout_s)
+        if problem := await service.batcher.close(service.limits.close_timeout_s):
+            _log.error("the engine did not close: %s", redact(problem))
 
     handlers = _Handlers(service)
     routes = []
@@ -226,8 +226,10 @@ class _Handlers:
 
     async def not_found(self, request: Request, error: Any) -> Response:
         """Answer a request with an unknown path or the wrong method."""
-        paths = ", ".join([*PATHS, "/health", "/stats", "/metrics"])
-        message = f"{request.method} {request.url.path}: {error.detail}. Expected POST to a search, or GET of {paths}"
+        message = (
+            f"{request.method} {request.url.path}: {error.detail}. Expected POST to {', '.join(PATHS)}, or GET of "
+            "/health, /stats, /metrics"
+        )
         response = self._failed(RequestError(message, error.status_code, "not_found"))
         response.headers.update(error.headers or {})
         return response
@@ -250,9 +252,10 @@ class _Handlers:
 
     def _prefix(self, request: Request) -> Dialect | None:
         name = request.path_params.get("dialect")
-        if name is None or name in DIALECTS:
-            return None if name is None else DIALECTS[name]
-        raise RequestError(f"unknown dialect {name!r}; expected one of {', '.join(DIALECTS)}", 404, "not_found")
+        try:
+            return None if name is None else get_dialect(name)
+        except ConfigError as error:
+            raise RequestError(str(error), 404, "not_found") from None
 
     async def _body(self, request: Request) -> bytes:
         from starlette.requests import ClientDisconnect

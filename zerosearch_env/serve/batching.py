@@ -119,40 +119,32 @@ class Batcher:
             return None
         return self._failed[1]
 
-    async def close(self, timeout_s: float) -> bool:
+    async def close(self, timeout_s: float) -> str | None:
         """Close the engine and end its threads.
 
         Args:
             timeout_s: maximum time for the engine's `close`, in seconds.
 
         Returns:
-            False if it did not return in time.
-
-        Raises:
-            Exception: whatever the engine's `close` raised.
+            Why the engine could not be closed; None if it is closed.
         """
         for _ in range(self._threads):
             self._jobs.put(None)
         loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-        error: list[Exception] = []
+        closed: asyncio.Future[str | None] = loop.create_future()
 
         def run() -> None:
+            problem = None
             try:
                 self._engine.close()
-            except Exception as cause:
-                error.append(cause)
-            _tell(loop, done.set)
+            except BaseException as cause:  # native code may raise BaseException
+                problem = f"{type(cause).__name__}: {cause}"
+            _tell(loop, closed.set_result, problem)
 
         # Not in one of the engine's threads, which may hang.
         threading.Thread(target=run, name="engine-close", daemon=True).start()
-        try:
-            await asyncio.wait_for(done.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        if error:
-            raise error[0]
-        return True
+        await asyncio.wait([closed], timeout=timeout_s)
+        return closed.result() if closed.done() else f"it took longer than {timeout_s:g} s"
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._waiting:

@@ -18,7 +18,7 @@ from typing import Any
 from ..checks import check_number, check_whole_number
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
-from ..engines import make_engine
+from ..engines import engine_name, make_engine
 from ..engines.base import SearchEngine, engine_parts
 from ..errors import ConfigError, require
 from ..game.noise import get_schedule
@@ -171,7 +171,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         max_waiting=config.max_waiting,
     )
     limits = Limits(max_body_bytes=config.max_body_bytes, request_timeout_s=config.request_timeout_s)
-    name = config.engine if engine is None else type(engine).__name__
+    name = engine_name(config.engine) if engine is None else type(engine).__name__
     return Service(
         batcher,
         defaults,

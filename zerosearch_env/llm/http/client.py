@@ -21,6 +21,7 @@ from ...privacy import hide, hide_all
 from ...randomness import mix
 from ...types import Json
 from .codecs import JSON, Codec
+from .keys import Key
 from .loop import LoopThread
 from .options import HttpOptions, check_url
 from .replicas import Replica
@@ -107,20 +108,16 @@ class JsonClient:
             raise ConfigError("a network engine needs at least one address, such as http://127.0.0.1:8000/v1")
         self.options = HttpOptions() if options is None else options
         # Of "Bearer KEY" only the last word is a secret.
-        self.hidden = tuple(filter(None, (*hidden, *(value.split(" ")[-1] for value in (headers or {}).values()))))
+        known = (*hidden, *(value.split(" ")[-1] for value in (headers or {}).values()))
+        self.hidden = tuple(Key(secret) for secret in known if secret)
         self.codec = codec
         self.gate = gate
-        self._headers = dict(headers or {})
+        self._headers = {name: Key(value) for name, value in (headers or {}).items()}
         self._seed = secrets.randbits(64) if seed is None else seed
         self._requests = 0
         self._session: Session | None = None
         self._loop = loop
         self._extra = extra
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without connections. A copy has different jitter: its seed is mixed with a new one."""
-        fresh = {"_session": None, "_requests": 0, "_seed": mix(self._seed, secrets.randbits(64))}
-        return self.__dict__ | fresh
 
     def breaker_states(self) -> dict[str, str]:
         """Breaker state by address: `"closed"`, `"open"` or `"half-open"`; all closed before the first request."""

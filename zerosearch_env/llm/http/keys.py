@@ -1,14 +1,42 @@
-"""API keys of servers: read from the environment and never shown."""
+"""API keys of servers: read from the environment, never shown and never pickled."""
 
 from __future__ import annotations
 
 import os
 import re
+from typing import Any, NoReturn, Self
 
 from ...errors import ConfigError
+from ...privacy import HIDDEN
 
 
-def key_of(variable: str, what: str, *, needed: bool) -> str:
+class Key(str):
+    """A string with a key: its `repr` hides it, copies share it, and a pickle that would hold it is refused."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(HIDDEN)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: a pickle may be a file.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "an API key that was given in Python is not pickled: export it as an environment variable and leave "
+            "`api_key` out, then every process reads it there"
+        )
+
+
+def key_of(variable: str, what: str, *, needed: bool) -> Key:
     """Read a key from an environment variable; returns "" if it is not set and not needed.
 
     Args:
@@ -28,7 +56,7 @@ def key_of(variable: str, what: str, *, needed: bool) -> str:
     return check_key(key, f"the environment variable {variable}")
 
 
-def check_key(key: str, what: str) -> str:
+def check_key(key: str, what: str) -> Key:
     """Return the key if it can be sent in an HTTP header.
 
     Raises:
@@ -36,4 +64,4 @@ def check_key(key: str, what: str) -> str:
     """
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"{what} holds characters that no key has; is it the right value?")
-    return key
+    return Key(key)
