@@ -20,6 +20,8 @@ LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f 
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Compiled modules are kept: else every process of a test compiles the packages again.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,10 +119,16 @@ Start = Callable[..., RunningServer]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """`start(engine, **options of ServeConfig)` runs a server in a thread until the test ends."""
     pytest.importorskip("starlette", reason="starlette is not installed (extra serve)")
-    pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra serve)")
+    uvicorn = pytest.importorskip("uvicorn.server", reason="uvicorn is not installed (extra serve)")
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+    # It looks every 0.1 s whether to stop, and then pauses for as long.
+    monkeypatch.setattr(uvicorn, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
     running: list[RunningServer] = []
 
     def run(
