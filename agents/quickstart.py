@@ -35,7 +35,7 @@ from zerosearch_env.types import Dataset
 from .config.train import TrainConfig, load_preset
 from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions, versions
 from .players.base import Player, PolicyOptions
-from .players.identity import player_hash
+from .players.identity import player_identities
 from .players.make import make_player
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
@@ -120,7 +120,7 @@ class Bench:
 
         levels = self.levels if engine is None else (0.0,)
         known = self.store.evaluation.settings["agents"]
-        self.store.note(agents={**known, **{player.name: player_hash(player) for player in players}})
+        self.store.note(agents={**known, **player_identities(players, ())})
         display = EvaluationDisplay(self.console, len(self.items) * len(players) * len(levels))
         with display:
             for player in players:

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,8 @@ from pathlib import Path
 
 from .types import Dataset, Document, Question
 
-PACKAGE = "zerosearch-env"
-"""The name of this package in records; its value is its version."""
-_DIGEST_BYTES = 16
+_PACKAGE = "zerosearch-env"
+_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 _SETTLED_S = 2.0
 """A file that was written less than this ago is not remembered: another write may leave the same time stamp."""
 
@@ -53,7 +53,19 @@ def read_hash(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, _new_hash).hexdigest()
+        return hashlib.file_digest(stream, new_hash).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """The BLAKE2b hash of a text, in hexadecimal."""
+    digest = new_hash()
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def new_hash() -> hashlib.blake2b:
+    """A new hash object of the kind that all records use, for content that comes in parts."""
+    return hashlib.blake2b(digest_size=16)
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:
@@ -138,14 +150,23 @@ def dataset_identity(dataset: Dataset, questions: Iterable[Question] | None = No
 
 def package_identity() -> dict[str, str]:
     """The record of this package: its version."""
+    return {f"the version of {_PACKAGE}": package_version()}
+
+
+@functools.cache
+def package_version() -> str:
+    """The version of this package."""
     try:
-        return {PACKAGE: importlib.metadata.version(PACKAGE)}
+        return importlib.metadata.version(_PACKAGE)
     except importlib.metadata.PackageNotFoundError:  # the folder was put on the path without an installation
-        return {PACKAGE: "not installed"}
+        return "not installed"
 
 
 def changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs between two records, one clause each; names that only `earlier` has are ignored."""
+    """What differs between two records, one clause each; names that only `earlier` has are ignored.
+
+    Values without a hash in them, such as a version or a tag, are shown.
+    """
     clauses = []
     for name, value in now.items():
         before = earlier.get(name)
@@ -153,10 +174,10 @@ def changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             continue
         if before is None:
             clauses.append(f"there is no record of {name}")
-        elif name == PACKAGE:
-            clauses.append(f"the version of {PACKAGE} has changed from {before} to {value}")
-        else:
+        elif _HASH.search(f"{before} {value}"):
             clauses.append(f"{name} has changed")
+        else:
+            clauses.append(f"{name} has changed from {before!r} to {value!r}")
     return clauses
 
 
@@ -202,11 +223,7 @@ def _imports(source: Path, module: tuple[str, ...]) -> Iterator[tuple[str, ...]]
 
 def _hash_of(rows: Iterable[tuple[object, ...]]) -> str:
     """A hash of tuples of plain values: `repr` is unambiguous and, for strings, fast."""
-    digest = _new_hash()
+    digest = new_hash()
     for row in rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _new_hash() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)

@@ -8,7 +8,6 @@ a file refuses those for which `names_code` is true.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -21,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from .errors import ConfigError
-from .identity import source_hash
+from .identity import read_hash, source_hash, text_hash
 
 _NAMES = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -132,8 +131,7 @@ def _load_file(location: str, where: str) -> ModuleType:
         siblings = [f.name for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise ConfigError(f"{where}: there is no file {location!r}.{_suggest(file.name, siblings)}")
     # One module per content: two descriptions share it, and a file that has changed is loaded again.
-    content = hashlib.blake2b(str(file.resolve()).encode() + file.read_bytes(), digest_size=8).hexdigest()
-    name = f"_zerosearch_{file.stem}_{content}"
+    name = f"_zerosearch_{file.stem}_{text_hash(f'{file.resolve()} {read_hash(file)}')}"
     if name in sys.modules:
         return sys.modules[name]
     module_spec = importlib.util.spec_from_file_location(name, file)

@@ -25,7 +25,7 @@ from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines.registry import loads_code
 from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
-from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.game.noise import check_schedule
 from zerosearch_env.loading import names_code
 from zerosearch_env.privacy import redact
 
@@ -428,7 +428,7 @@ def _check(config: TrainConfig) -> None:
             f"algorithm.minibatches ({config.algorithm.minibatches}) must not exceed rollout.prompts "
             f"({config.rollout.prompts}): a group is never split between updates."
         )
-    if not names_code(config.curriculum.schedule):
-        get_schedule(config.curriculum.schedule)
+    curriculum = config.curriculum
+    check_schedule(curriculum.schedule, start=curriculum.start, end=curriculum.end, base=curriculum.base)
     check_algorithm(config.algorithm, config.rollout.group_size)
     check_staleness(config.rollout.sampler, config.rollout.max_staleness)

@@ -33,7 +33,7 @@ from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
 from ..players.base import Player
-from ..players.identity import player_hashes
+from ..players.identity import player_identities
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 from .results import Cell
@@ -128,7 +128,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         store = Store(
             config.output,
             _settings(config, len(items)),
-            player_hashes(players, config.agent_tag),
+            player_identities(players, config.agent_tag),
             contents=dataset_identity(dataset, [item.question for item in items]) | code_identity([config.protocol]),
             engines=records,
             planned={(player.name, name, level) for player in players for name, _ in engines for level in levels},

@@ -18,7 +18,6 @@ continued, after a failure or a kill, plays only the episodes that have no trans
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -34,7 +33,7 @@ from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import changes
+from zerosearch_env.identity import changes, text_hash
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question
@@ -119,8 +118,8 @@ class Store:
     folder: Path
     settings: Mapping[str, Any]
     """Settings that must agree for earlier cells to be reused; stored in the file."""
-    agents: Mapping[str, str] = field(default_factory=dict)
-    """Agent name -> its `player_hash`."""
+    agents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Agent name -> its record (`player_identity`)."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """What every cell is measured with: the record of the package and of the questions (`zerosearch_env.identity`)."""
     engines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -174,12 +173,11 @@ class Store:
     def _changes(self, earlier: Mapping[str, Any], key: CellKey) -> list[str]:
         """What has changed since the earlier run for a cell."""
         agent, engine, _ = key
-        found = changes(earlier.get("contents", {}), self.contents)
-        if engine in self.engines:
-            found += changes(earlier.get("engines", {}).get(engine, {}), self.engines[engine])
-        if agent in self.agents and earlier.get("agents", {}).get(agent) != self.agents[agent]:
-            found.append(f"the agent {agent} has changed")
-        return found
+        clauses = changes(earlier.get("contents", {}), self.contents)
+        for kind, name, now in (("engines", engine, self.engines), ("agents", agent, self.agents)):
+            record = earlier.get(kind, {}).get(name)
+            clauses += changes(record if isinstance(record, dict) else {}, now.get(name, {}))
+        return clauses
 
     def finished(self, key: CellKey) -> Cell | None:
         """The complete cell with this key from an earlier run, or None."""
@@ -189,8 +187,7 @@ class Store:
         """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
         agent, engine, _ = key
         made_with = [self.settings, self.agents.get(agent), self.contents, self.engines.get(engine)]
-        values = json.dumps(made_with, sort_keys=True, default=str)
-        run = hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
+        run = text_hash(json.dumps(made_with, sort_keys=True, default=str))
         earlier = next((cell.seconds for cell in self.evaluation.cells if cell.key == key), 0.0)
         return Journal(self.transcript_path(key), key, run, indices, seconds=earlier)
 

@@ -1,39 +1,39 @@
-"""The identity of players: hashes that change when a player does, by which its earlier results are recognised."""
+"""The identity of players: records (`zerosearch_env.identity`) by which their earlier results are recognised."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from zerosearch_env.errors import unknown_name
-from zerosearch_env.identity import file_hash, folder_hash, source_hash
+from zerosearch_env.identity import file_hash, folder_hash, source_file, source_hash, text_hash
 
 from .base import Player
 from .policy import PolicyPlayer
 from .third_party import CallablePlayer
 
 
-def player_hash(player: Player, tag: str = "") -> str:
-    """A hash that changes when the player does: of its code, a policy's files and options, a third-party agent's code.
+def player_identity(player: Player, tag: str = "") -> dict[str, str]:
+    """The record of a player: its code, its tag, and a policy's files and options.
 
     Args:
         player: the player.
         tag: what no file shows, such as the version of a model behind an endpoint.
     """
-    parts = [type(player).__qualname__, file_hash(inspect.getfile(type(player))), tag]
+    third_party = isinstance(player, CallablePlayer)
+    file = player.source if isinstance(player, CallablePlayer) else source_file(player)
+    code = "" if file is None else source_hash(file) if third_party else file_hash(file)
+    parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
     if isinstance(player, PolicyPlayer):
         options = player.options
-        parts += [repr(replace(options, path="", slots=1, device="")), folder_hash(Path(options.path))]
-    elif isinstance(player, CallablePlayer):
-        parts.append("" if player.source is None else source_hash(player.source))
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="")))
+        parts["files"] = folder_hash(Path(options.path))
+    return {f"the {part} of the agent {player.name}": value for part, value in parts.items()}
 
 
-def player_hashes(players: Sequence[Player], tags: Sequence[str]) -> dict[str, str]:
-    """Name and hash of each player.
+def player_identities(players: Sequence[Player], tags: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Name and record of each player.
 
     Args:
         players: the players; their names differ.
@@ -42,19 +42,15 @@ def player_hashes(players: Sequence[Player], tags: Sequence[str]) -> dict[str, s
     Raises:
         ConfigError: a tag is for a player that is not there.
     """
-    by_name = {player.name: "" for player in players}
-    general = ""
+    names = [player.name for player in players]
+    tag_of: dict[str, str] = {}
     for entry in tags:
         name, _, tag = entry.rpartition("=")
-        if not name:
-            general = tag
-        elif name in by_name:
-            by_name[name] = tag
-        else:
-            raise unknown_name("agent in --agent-tag", name, by_name)
-    return {
-        player.name: player_hash(
-            player, by_name[player.name] or (general if isinstance(player, CallablePlayer) else "")
-        )
-        for player in players
-    }
+        if name and name not in names:
+            raise unknown_name("agent in --agent-tag", name, names)
+        tag_of[name] = tag  # without a name: of all third-party agents
+    records = {}
+    for player in players:
+        general = tag_of.get("", "") if isinstance(player, CallablePlayer) else ""
+        records[player.name] = player_identity(player, tag_of.get(player.name, general))
+    return records

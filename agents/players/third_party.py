@@ -11,7 +11,6 @@ counted and recorded, and takes part in no mean.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -24,6 +23,7 @@ from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
@@ -234,7 +234,7 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
     info: dict[str, Any] = {
         "question": episode.question.text,
         # The dataset's own id would lead to the row, and so to the answer.
-        "question_id": hashlib.blake2b(episode.question.text.encode("utf-8", "replace"), digest_size=8).hexdigest(),
+        "question_id": text_hash(episode.question.text),
         "protocol": episode.rules.protocol.name,
         "stop_strings": episode.rules.protocol.stop_strings,
         "turn": len(episode.turns),

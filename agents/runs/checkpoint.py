@@ -10,7 +10,6 @@ with the policy's under the prefix `critic.`; its optimizer state is in the poli
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import sync
-from zerosearch_env.identity import file_hashes
+from zerosearch_env.identity import file_hashes, new_hash, text_hash
 
 from ..forward.fsdp import full_copy
 from ..policy.files import one_line
@@ -249,7 +248,7 @@ def newest(folder: Path, read: Callable[[Path], T], current: Callable[[RunState]
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """A hash of the bits of all weights; the same in every process that holds all or parts of them."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = new_hash()
     for name in sorted(weights):
         value = full_copy(weights[name].detach()).cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -283,5 +282,4 @@ def _read_state(path: Path) -> tuple[RunState, dict[str, dict[str, Any]]]:
 
 
 def _record_hash(record: Mapping[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return text_hash(json.dumps(record, sort_keys=True))

@@ -56,6 +56,12 @@ def test_keys_differ_wherever_their_parts_do() -> None:
     assert len({cache_key(*part) for part in parts}) == len(parts)
 
 
+def test_keys_differ_between_versions_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = cache_key("a")
+    monkeypatch.setattr("zerosearch_env.engines.cache.package_version", lambda: "9")
+    assert cache_key("a") != key
+
+
 def engine(path: Path, **options: object) -> tuple[SimulatedEngine, FakeBackend]:
     backend = FakeBackend()
     made = SimulatedEngine(backend, cache=str(path), options=SimulationOptions(**options))  # type: ignore[arg-type]

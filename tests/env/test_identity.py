@@ -28,8 +28,11 @@ from zerosearch_env.identity import (
     questions_hash,
     source_file,
     source_hash,
+    text_hash,
 )
-from zerosearch_env.llm.backend import model_identity
+from zerosearch_env.llm.backend import hub_commit, model_identity
+from zerosearch_env.llm.local.backend import TransformersBackend
+from zerosearch_env.llm.vllm import VLLMBackend
 from zerosearch_env.loading import code_identity
 from zerosearch_env.types import Document, Paragraph, Question
 
@@ -70,6 +73,27 @@ def test_a_folder_is_known_by_its_files_without_notes(tmp_path: Path) -> None:
     assert model_identity("owner/model") == "owner/model"
 
 
+def test_a_model_on_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--owner--cached"
+    for branch, commit in (("main", "a" * 40), ("dev", "b" * 40)):
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / branch).write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+    hub_commit.cache_clear()
+    try:
+        assert model_identity("owner/cached") == f"owner/cached {'a' * 40}"
+        assert model_identity("owner/cached", "float32", "dev") == f"owner/cached {'b' * 40} (float32)"
+        assert TransformersBackend("owner/cached").identity == model_identity("owner/cached")
+        assert VLLMBackend("owner/cached", engine_options={"revision": "dev"}).identity == f"owner/cached {'b' * 40}"
+        assert model_identity("owner/other", revision="v1") == "owner/other v1"
+    finally:
+        hub_commit.cache_clear()
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -98,11 +122,12 @@ def test_documents_have_the_same_hash_exactly_if_they_are_the_same(
 
 
 def test_changes_are_named() -> None:
-    now = {"zerosearch-env": "0.2.0", "the question file q.jsonl": "a", "the corpus file c.jsonl": "b"}
+    one, two = text_hash("1"), text_hash("2")
+    now = {"the version of zerosearch-env": "0.2.0", "the question file q.jsonl": one, "the corpus file c.jsonl": one}
     assert changes(now, now) == []
     assert changes({**now, "the index old": "x"}, now) == []
-    assert changes({"zerosearch-env": "0.1.0", "the question file q.jsonl": "x"}, now) == [
-        "the version of zerosearch-env has changed from 0.1.0 to 0.2.0",
+    assert changes({"the version of zerosearch-env": "0.1.0", "the question file q.jsonl": two}, now) == [
+        "the version of zerosearch-env has changed from '0.1.0' to '0.2.0'",
         "the question file q.jsonl has changed",
         "there is no record of the corpus file c.jsonl",
     ]

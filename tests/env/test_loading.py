@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import gymnasium as gym
 import pytest
 
 from zerosearch_env import make_engine
-from zerosearch_env.engines import engine_name, loads_code
+from zerosearch_env.engines import engine_name, engine_parts, loads_code
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import get_schedule
 from zerosearch_env.game.rewards import get_reward
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.loading import load_attribute, load_function, names_code
 from zerosearch_env.protocols import get_protocol
+from zerosearch_env.types import SearchRequest
 
 PARTS = """
 from dataclasses import replace
@@ -122,10 +125,25 @@ def test_options_are_given_to_a_loaded_engine(spec: object) -> None:
 
 
 def test_a_ready_engine_and_a_class_of_reward_are_loaded_too() -> None:
-    assert make_engine("parts.py:READY") is make_engine("parts.py:READY")
     assert get_reward("parts.py:Reward")(None, ["a"]) == 0.5
     assert get_schedule("parts.py:schedule")(0.5) == 0.25
     assert load_function("parts.py:reward", "reward") is load_attribute("parts.py:reward", "reward")
+
+
+def test_an_engine_that_a_module_has_made_stays_open() -> None:
+    requests = [SearchRequest("q", "q?", ("a",), noisy=False, top_k=2, seed=0)]
+    engines = [make_engine("parts.py:READY") for _ in range(2)]
+    results = engines[0].search(requests)
+    engines[0].close()
+    copy = pickle.loads(pickle.dumps(engines[1]))
+    assert engines[1].search(requests) == copy.search(requests) == results
+    assert asyncio.run(engines[1].asearch(requests[0])) == results[0]
+    assert engine_parts(engines[1]).waits is False
+    for _ in range(2):  # two environments, one after the other
+        env = gym.make("ZeroSearch-v0", search_engine="parts.py:READY", world={"passages": 400})
+        env.reset(seed=0)
+        assert not env.step("<search>x</search>")[3]
+        env.close()
 
 
 @pytest.mark.parametrize(

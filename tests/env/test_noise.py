@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.noise import check_level, check_progress, get_schedule
+from zerosearch_env.game.noise import check_level, check_progress, choose_noise, get_schedule
 
 few = settings(max_examples=60)
 unit = st.floats(0.0, 1.0)
@@ -112,6 +112,20 @@ def test_every_kind_of_number_is_a_level(good: float) -> None:
 def test_bases_that_cannot_be(base: object) -> None:
     with pytest.raises(ConfigError, match=r"noise_base must be .*4\.0"):
         get_schedule("exp", base=base)  # type: ignore[arg-type]
+
+
+def test_values_that_a_schedule_of_your_own_would_ignore_are_refused() -> None:
+    for own in (lambda x: x, "file.py:schedule"):
+        for shape in ({"start": 0.1}, {"end": 0.4}, {"base": 2.0}):
+            with pytest.raises(ConfigError, match=r"no effect on your own schedule.*leave them at 0\.0, 0\.5 and 4\.0"):
+                get_schedule(own, **shape)
+    assert choose_noise(None, None) == 0.0
+    assert choose_noise(None, 1) == 1.0
+    assert choose_noise("constant", None, end=0.25)(0.0) == 0.25  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="both given"):
+        choose_noise("exp", 0.5)
+    with pytest.raises(ConfigError, match="none was given"):
+        choose_noise(None, 0.5, end=0.25)
 
 
 def test_unknown_names_name_the_nearest() -> None:

@@ -28,6 +28,7 @@ from zerosearch_env.types import Question
 
 RULES = make_rules(max_turns=4, top_k=2)
 DATA = tiny_dataset()
+TWICE = {"twice": {"its code": "1"}}
 QUESTIONS = [replace(q, metadata={"hops": 1 + i % 2}) for i, q in enumerate(DATA.questions)]
 
 
@@ -206,11 +207,11 @@ def test_noise_levels_are_checked_before_anything_is_played(engine: CorpusEngine
 
 
 def test_results_and_transcripts_are_written_and_read_back(tmp_path: Path, engine: CorpusEngine) -> None:
-    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    store = Store(tmp_path, {"seed": 0}, TWICE)
     result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), store=store)
     loaded = load_evaluation(tmp_path)
     assert loaded.cells == result.cells == store.evaluation.cells
-    assert loaded.settings["agents"] == {"twice": "x"}
+    assert loaded.settings["agents"] == TWICE
     raw = json.loads((tmp_path / "results.json").read_text())
     assert raw["schema_version"] == 2
     assert set(raw["cells"][0]["summary"]) == {"all", "1-hop", "2-hop"}
@@ -231,7 +232,7 @@ def test_an_interrupted_cell_is_continued_where_it_stopped(tmp_path: Path, engin
         asked.append(info["question"])
         return search_twice(observation, info)
 
-    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    store = Store(tmp_path, {"seed": 0}, TWICE)
     with pytest.raises(KeyboardInterrupt):
         evaluate(CallablePlayer(stops, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), store=store)
     (partial,) = load_evaluation(tmp_path).cells
@@ -242,7 +243,7 @@ def test_an_interrupted_cell_is_continued_where_it_stopped(tmp_path: Path, engin
 
     lines = path.read_bytes()
     path.write_bytes(lines[: lines.rindex(b"\n", 0, -1) + 40])  # a kill cut the third line off
-    store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+    store = Store(tmp_path, {"seed": 0}, TWICE)
     evaluate(CallablePlayer(counts, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
     assert list(dict.fromkeys(asked)) == [f"letter {i}" for i in range(2, 8)]
     (cell,) = store.evaluation.cells
@@ -251,7 +252,7 @@ def test_an_interrupted_cell_is_continued_where_it_stopped(tmp_path: Path, engin
     whole = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0,)).cells[0]
     assert cell.episodes == whole.episodes
 
-    store = Store(tmp_path, {"seed": 0}, {"twice": "changed"})
+    store = Store(tmp_path, {"seed": 0}, {"twice": {"its code": "2"}})
     asked.clear()
     evaluate(CallablePlayer(counts, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
     assert len(set(asked)) == 8
@@ -266,7 +267,7 @@ def test_only_failed_episodes_are_played_again(tmp_path: Path) -> None:
             asked.append(info["question"])
             return search_twice(observation, info)
 
-        store = Store(tmp_path, {"seed": 0}, {"twice": "x"})
+        store = Store(tmp_path, {"seed": 0}, TWICE)
         evaluate(CallablePlayer(agent, name="twice"), QUESTIONS, engine, RULES, (0.0,), store=store)
         assert store.evaluation.cells[0].complete == (not engine.failing)
         return list(dict.fromkeys(asked))
@@ -292,7 +293,7 @@ def test_complete_cells_are_taken_over_unless_the_agent_has_changed(tmp_path: Pa
 
     for known, played in (("v1", 8), ("v1", 0), ("v2", 8)):
         calls.clear()
-        store = Store(tmp_path, {"seed": 0}, {"agent": known})
+        store = Store(tmp_path, {"seed": 0}, {"agent": {"its code": known}})
         evaluate(CallablePlayer(agent), QUESTIONS, engine, RULES, (0.0,), store=store)
         assert len(calls) == played
         assert len(store.evaluation.cells) == 1

@@ -17,10 +17,13 @@ from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.identity import text_hash
 
 RULES = make_rules(max_turns=4, top_k=2)
 DATA = tiny_dataset()
 QUESTIONS = DATA.questions
+ONE, TWO = text_hash("1"), text_hash("2")
+AGENTS = {"a": {}, "b": {"its tag": "v1"}}
 
 
 @pytest.fixture
@@ -37,8 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, engine: CorpusEngine) -> None:
     def store(**changed) -> Store:
-        contents, engines = {"the question file q": "1"}, {"e": {"the corpus file c": "1"}, "f": {}}
-        record = {"agents": {"a": "1", "b": "1"}, "contents": contents, "engines": engines, **changed}
+        contents, engines = {"the question file q": ONE}, {"e": {"the corpus file c": ONE}, "f": {}}
+        record = {"agents": AGENTS, "contents": contents, "engines": engines, **changed}
         return Store(tmp_path, {"seed": 0}, planned={("a", "e", 0.0), ("b", "f", 0.0)}, **record)
 
     def measured() -> Store:
@@ -51,9 +54,10 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
     assert [cell.agent for cell in measured().evaluation.cells] == ["a", "b"]
     assert store().replaced == ""
     for changed, agents, why in (
-        ({"contents": {"the question file q": "2"}}, [], "the question file q has changed: 2 cells are"),
-        ({"engines": {"e": {"the corpus file c": "2"}, "f": {}}}, ["b"], "the corpus file c has changed: 1 cell is"),
-        ({"agents": {"a": "1", "b": "2"}}, ["a"], "the agent b has changed: 1 cell is"),
+        ({"contents": {"the question file q": TWO}}, [], "the question file q has changed: 2 cells are"),
+        ({"engines": {"e": {"the corpus file c": TWO}, "f": {}}}, ["b"], "the corpus file c has changed: 1 cell is"),
+        ({"agents": {**AGENTS, "b": {"its tag": "v2"}}}, ["a"], "its tag has changed from 'v1' to 'v2': 1 cell is"),
+        ({"engines": {"e": {"the model": "x"}, "f": {}}}, ["b"], "there is no record of the model: 1 cell is"),
     ):
         measured()
         again = store(**changed)
@@ -73,10 +77,10 @@ def test_damaged_results_are_named_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_changed_cells_that_would_stay_are_refused(tmp_path: Path, engine: CorpusEngine) -> None:
-    store = Store(tmp_path, {}, {"a": "1"}, contents={"the question file q": "1"})
+    store = Store(tmp_path, {}, contents={"the question file q": ONE})
     evaluate(RandomPlayer(name="a"), QUESTIONS, engine, RULES, (0.0, 0.5), engine_name="e", store=store)
     with pytest.raises(ConfigError, match=r"the question file q has changed; 1 of them .* a, e, noise 0.5\): choose"):
-        Store(tmp_path, {}, {"a": "1"}, contents={"the question file q": "2"}, planned={("a", "e", 0.0)})
+        Store(tmp_path, {}, contents={"the question file q": TWO}, planned={("a", "e", 0.0)})
     assert len(load_evaluation(tmp_path).cells) == 2
     assert len(list((tmp_path / "transcripts").iterdir())) == 2
 
@@ -102,8 +106,12 @@ def test_the_command_follows_the_content_of_its_files(folder: Path, capsys: pyte
     score, out = run("Paris", "Rome")
     assert score == 0.0
     assert "the question file q.jsonl has changed; the corpus file c.jsonl has changed: 1 cell is" in out
-    assert "the agent same.py:agent has changed: 1 cell is" in run("Paris", "Rome", "--agent-tag", "v2")[1]
+    again = run("Paris", "Rome", "--agent-tag", "v2")[1]
+    assert "the tag of the agent same.py:agent has changed from '' to 'v2': 1 cell is measured again" in again
     assert "from an earlier run" in run("Paris", "Rome", "--agent-tag", "same.py:agent=v2")[1]
+    Path("same.py").write_text(Path("same.py").read_text() + "# edited\n")
+    again = run("Paris", "Rome", "--agent-tag", "v2")[1]
+    assert "the code of the agent same.py:agent has changed: 1 cell is measured again" in again
     with pytest.raises(ConfigError, match="Did you mean 'same\\.py:agent'"):
         run("Paris", "Rome", "--agent-tag", "same.py:agnet=v2")
 

@@ -9,7 +9,7 @@ from pid_player import PidOptions, PidPlayer
 from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.players.base import Player, PolicyOptions
-from zerosearch_agents.players.identity import player_hash
+from zerosearch_agents.players.identity import player_identity
 from zerosearch_agents.players.make import AgentOptions, CallablePlayer, make_player
 from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.players.third_party import public_info
@@ -192,14 +192,14 @@ def test_a_wrong_directory_names_the_nearest_right_one(tmp_path: Path, monkeypat
 
 
 def test_the_fingerprint_follows_the_source(module: str, policy_folder: Path) -> None:
-    first = player_hash(make_player("my_own_agent.py:answer", policy=OPTIONS))
-    assert first == player_hash(make_player("my_own_agent.py:answer", policy=OPTIONS))
+    first = player_identity(make_player("my_own_agent.py:answer", policy=OPTIONS))
+    assert first == player_identity(make_player("my_own_agent.py:answer", policy=OPTIONS))
     with Path("my_own_agent.py").open("a") as file:
         file.write("# changed\n")
-    assert first != player_hash(make_player("my_own_agent.py:answer", policy=OPTIONS))
-    policy = player_hash(PolicyPlayer(policy_folder))
-    assert policy == player_hash(PolicyPlayer(PolicyOptions(str(policy_folder), slots=3)))
-    assert policy != player_hash(PolicyPlayer(PolicyOptions(str(policy_folder), temperature=0.5)))
+    assert first != player_identity(make_player("my_own_agent.py:answer", policy=OPTIONS))
+    policy = player_identity(PolicyPlayer(policy_folder))
+    assert policy == player_identity(PolicyPlayer(PolicyOptions(str(policy_folder), slots=3)))
+    assert policy != player_identity(PolicyPlayer(PolicyOptions(str(policy_folder), temperature=0.5)))
 
 
 # policies

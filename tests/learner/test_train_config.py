@@ -156,3 +156,9 @@ def test_a_file_does_not_decide_which_code_is_run(table: str, value: str, tmp_pa
 def test_a_schedule_is_checked_with_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"unknown noise schedule 'epx'\. Did you mean 'exp'"):
         TrainConfig(curriculum=CurriculumConfig(schedule="epx"))
+    assert TrainConfig(curriculum=CurriculumConfig(schedule="own.py:f")).curriculum.end == 0.5
+    for shape in ({"start": 0.1}, {"end": 0.75}, {"base": 2.0}):
+        with pytest.raises(ConfigError, match="no effect on your own schedule"):
+            TrainConfig(curriculum=CurriculumConfig(schedule="own.py:f", **shape))
+    with pytest.raises(ConfigError, match="base must be"):
+        TrainConfig(curriculum=CurriculumConfig(base=-1.0))

@@ -151,7 +151,8 @@ def test_other_addresses_need_a_token_or_get_a_warning(
     ("options", "message"),
     [
         ({"dialect": "skylr"}, "Did you mean 'skyrl'"),
-        ({"noise_level": 0.5, "noise_schedule": "exp"}, "not both"),
+        ({"noise_level": 0.5, "noise_schedule": "exp"}, "both given"),
+        ({"noise_end": 0.25}, "none was given"),
         ({"noise_level": 1.5}, "noise level"),
         ({"noise_schedule": "exponential"}, "noise schedule"),
         ({"engine": "corpsu"}, "Did you mean 'corpus'"),

@@ -8,7 +8,6 @@ permission is opened read-only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import CacheError, sentence
+from ..identity import package_version, text_hash
 from ..types import Document, Json
 
 _log = logging.getLogger(__name__)
@@ -33,9 +33,12 @@ _SCHEMA = (
 
 
 def cache_key(*parts: Json) -> bytes:
-    """A 20-byte key for JSON values; strings may contain lone surrogates."""
-    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(text.encode("ascii"), digest_size=20).digest()
+    """A key for JSON values, which may contain lone surrogates, and this package's version.
+
+    The version takes part because the code of this package has made the documents: it parsed a server's answer, or
+    wrote a model's prompt and checked what came back. The answers themselves are not stored.
+    """
+    return bytes.fromhex(text_hash(json.dumps([package_version(), *parts], separators=(",", ":"))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from ..errors import ConfigError, ZeroSearchError, unknown_name
 from ..identity import source_file, source_hash
 from ..loading import code_identity, load_attribute, names_code
 from ..privacy import redact
-from ..types import Dataset, Options
+from ..types import Dataset, Options, SearchRequest, SearchResult
 from .base import SearchEngine, engine_parts
 
 EngineFactory = Callable[..., SearchEngine]
@@ -74,7 +74,8 @@ def make_engine(spec: str | Options | SearchEngine, *, dataset: Dataset | None =
               contain the argument: `{"kind": "retrieve:http://127.0.0.1:8000", "cache": "searches.sqlite"}`,
             - `"module:attribute"` or `"file.py:attribute"`, also as the `kind` of a mapping: an engine, or a class or
               function that returns one. It is called with the options, and with `dataset` if it has a parameter of
-              that name. Loading it runs its code, so never pass a description that comes from a file here,
+              that name. Loading it runs its code, so never pass a description that comes from a file here. An engine
+              that the module itself has made belongs to the module: it stays open, and others may use it,
             - a ready-made engine, which is returned unchanged.
         dataset: an embedded engine searches the passages of this dataset.
 
@@ -161,6 +162,27 @@ def _parts(spec: str | Options) -> tuple[str, str, dict[str, Any]]:
     return kind, argument, options
 
 
+class _Borrowed:
+    """An engine that a user's module has made. It outlives every environment and command that uses it."""
+
+    def __init__(self, engine: SearchEngine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_engine":  # in a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self._engine, name)
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return self._engine.search(requests)
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        return await self._engine.asearch(request)
+
+    def close(self) -> None:
+        """Does nothing: the module that has made the engine may close it."""
+
+
 def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) -> SearchEngine:
     """The engine that `module:attribute` names, or that it returns."""
     try:
@@ -172,7 +194,7 @@ def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) ->
             raise
         raise ConfigError(f"unknown search engine {kind!r}. Did you mean {near[0]!r}? ({cause})") from cause
     if isinstance(target, SearchEngine) and not inspect.isclass(target):
-        engine: Any = target
+        engine: Any = _Borrowed(target)
         known: list[str] = []
     elif not callable(target):
         raise ConfigError(f"search engine {spec!r}: expected an engine, a class or a function, got {target!r:.200}")

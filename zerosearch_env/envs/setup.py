@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,8 @@ from ..datasets import COLUMNS, NamedSource, OnBadRow, check_columns, load_datas
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
-from ..game.noise import CheckedSchedule, check_level, get_schedule
+from ..game.noise import CheckedSchedule, Schedule, check_level, choose_noise
 from ..game.rules import Rules, make_rules
-from ..loading import names_code
 from ..types import Dataset, Options
 from .curriculum import Curriculum
 from .options import EnvOptions
@@ -36,10 +35,8 @@ class Setup:
     engine: SearchEngine
     owns_engine: bool
     """True if the environment created the engine from a description and must close it."""
-    schedule: Callable[[float], float] | None
-    """Progress in [0, 1] -> noise level; None: the noise level is fixed."""
-    level: float
-    """The fixed noise level; ignored if there is a schedule."""
+    noise: Schedule | float
+    """The fixed noise level, or a schedule: progress in [0, 1] -> noise level."""
     options: EnvOptions
     """The arguments as they were given."""
 
@@ -55,7 +52,7 @@ class Setup:
 
     def noise_at(self, progress: float) -> float:
         """The noise level at the given progress."""
-        return self.level if self.schedule is None else check_level(self.schedule(progress))
+        return check_level(self.noise(progress)) if callable(self.noise) else self.noise
 
 
 class SetupViews:
@@ -113,7 +110,13 @@ def make_setup(options: EnvOptions) -> Setup:
     if options.on_engine_error not in ON_ENGINE_ERROR:
         raise unknown_name("on_engine_error", options.on_engine_error, ON_ENGINE_ERROR)
     check_whole_number("curriculum_episodes", options.curriculum_episodes)
-    schedule = _make_schedule(options)
+    noise = choose_noise(
+        options.noise_schedule,
+        options.noise_level,
+        start=options.noise_start,
+        end=options.noise_end,
+        base=options.noise_base,
+    )
     rules = make_rules(
         protocol=options.protocol,
         prompt_template=options.prompt_template,
@@ -122,45 +125,23 @@ def make_setup(options: EnvOptions) -> Setup:
         reward=options.reward,
         noise_unit=options.noise_unit,
     )
-    level = 0.0 if options.noise_level is None else check_level(options.noise_level)
     data = make_dataset(options)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
-        _check_corpus(engine, data, rules.top_k, _can_be_noisy(schedule, level))
+        _check_corpus(engine, data, rules.top_k, _can_be_noisy(noise))
     except ConfigError:
         if owns_engine:
             engine.close()
         raise
-    return Setup(data, rules, engine, owns_engine, schedule, level, options)
+    return Setup(data, rules, engine, owns_engine, noise, options)
 
 
-def _make_schedule(options: EnvOptions) -> Callable[[float], float] | None:
-    schedule, level = options.noise_schedule, options.noise_level
-    shape = (options.noise_start, options.noise_end, options.noise_base)
-    if schedule is not None and level is not None:
-        raise ConfigError(
-            f"noise_schedule={schedule!r} and noise_level={level!r} were both given, but a schedule sets the level. "
-            "Give one of them."
-        )
-    shaped = shape != (EnvOptions.noise_start, EnvOptions.noise_end, EnvOptions.noise_base)
-    if schedule is None:
-        if shaped:
-            raise ConfigError(
-                "noise_start, noise_end and noise_base belong to a noise_schedule, and none was given. "
-                'Add noise_schedule="exp", or use noise_level for a fixed level.'
-            )
-        return None
-    if shaped and (callable(schedule) or names_code(schedule)):
-        raise ConfigError("noise_start, noise_end and noise_base have no effect if noise_schedule is a callable.")
-    return get_schedule(schedule, start=shape[0], end=shape[1], base=shape[2])
-
-
-def _can_be_noisy(schedule: Callable[[float], float] | None, level: float) -> bool:
-    if schedule is None:
-        return level > 0.0
+def _can_be_noisy(noise: Schedule | float) -> bool:
     # Named schedules stay between their two ends. A user's function is not called before the first episode.
-    return isinstance(schedule, CheckedSchedule) or schedule(0.0) > 0.0 or schedule(1.0) > 0.0
+    if callable(noise):
+        return isinstance(noise, CheckedSchedule) or noise(0.0) > 0.0 or noise(1.0) > 0.0
+    return noise > 0.0
 
 
 def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: bool) -> None:

@@ -10,6 +10,7 @@ from ..checks import check_number
 from ..errors import ConfigError, unknown_name
 from ..loading import load_function, names_code
 
+SCHEDULES = ("exp", "linear", "constant")
 Schedule = Callable[[float], float]
 """Progress in [0, 1] -> noise level in [0, 1]."""
 
@@ -52,6 +53,12 @@ class NamedSchedule:
     start: float = 0.0
     end: float = 0.5
     base: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            object.__setattr__(self, name, check_level(getattr(self, name), f"noise_{name}"))
+        hint = "The paper uses 4.0; 1.0 gives a linear schedule."
+        object.__setattr__(self, "base", check_number("noise_base", self.base, above=0, hint=hint))
 
     def __call__(self, progress: float) -> float:
         """The noise level at `progress` in [0, 1]."""
@@ -101,15 +108,63 @@ def get_schedule(schedule: str | Schedule, *, start: float = 0.0, end: float = 0
         A picklable callable from progress in [0, 1] to a level in [0, 1].
 
     Raises:
-        ConfigError: the name is unknown or cannot be loaded, or a value is out of range.
+        ConfigError: see `check_schedule`; or the function cannot be loaded.
     """
+    check_schedule(schedule, start=start, end=end, base=base)
     if names_code(schedule):
         schedule = load_function(str(schedule), "noise schedule")
     if callable(schedule):
         return schedule if isinstance(schedule, NamedSchedule | CheckedSchedule) else CheckedSchedule(schedule)
-    first, last = check_level(start, "noise_start"), check_level(end, "noise_end")
-    root = check_number("noise_base", base, above=0, hint="The paper uses 4.0; 1.0 gives a linear schedule.")
-    shapes = {"exp": (first, last, root), "linear": (first, last, 1.0), "constant": (last, last, 1.0)}
-    if not isinstance(schedule, str) or schedule not in shapes:
-        raise unknown_name("noise schedule", schedule, shapes)
-    return NamedSchedule(*shapes[schedule])
+    return {
+        "exp": NamedSchedule(start, end, base),
+        "linear": NamedSchedule(start, end, 1.0),
+        "constant": NamedSchedule(end, end, 1.0),
+    }[schedule]
+
+
+def check_schedule(schedule: object, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> None:
+    """Check the arguments of `get_schedule` without loading code.
+
+    Raises:
+        ConfigError: the name is unknown, a value is out of range, or your own function is given together with values
+            that it would ignore.
+    """
+    shape, default = NamedSchedule(start, end, base), NamedSchedule()
+    if names_code(schedule) or callable(schedule):
+        if shape != default:
+            raise ConfigError(
+                f"start, end and base of the noise have no effect on your own schedule, which returns the level: got "
+                f"{start}, {end} and {base}; leave them at {default.start}, {default.end} and {default.base}"
+            )
+    elif not isinstance(schedule, str) or schedule not in SCHEDULES:
+        raise unknown_name("noise schedule", schedule, SCHEDULES)
+
+
+def choose_noise(
+    schedule: str | Schedule | None, level: float | None, *, start: float = 0.0, end: float = 0.5, base: float = 4.0
+) -> Schedule | float:
+    """The schedule or the fixed noise level that a user asks for; 0.0 without either.
+
+    Args:
+        schedule: see `get_schedule`.
+        level: a fixed noise level.
+        start: see `get_schedule`.
+        end: see `get_schedule`.
+        base: see `get_schedule`.
+
+    Raises:
+        ConfigError: both were given, or values that would have no effect; or see `get_schedule`.
+    """
+    if schedule is not None and level is not None:
+        raise ConfigError(
+            f"noise_schedule={schedule!r} and noise_level={level!r} were both given, but a schedule sets the level. "
+            "Give one of them."
+        )
+    if schedule is not None:
+        return get_schedule(schedule, start=start, end=end, base=base)
+    if NamedSchedule(start, end, base) != NamedSchedule():
+        raise ConfigError(
+            "noise_start, noise_end and noise_base belong to a noise_schedule, and none was given. "
+            'Add noise_schedule="exp", or use noise_level for a fixed level.'
+        )
+    return 0.0 if level is None else check_level(level)

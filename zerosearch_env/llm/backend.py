@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,35 @@ class AsyncBackend(Backend, Protocol):
         ...
 
 
-def model_identity(model: str, dtype: object = None) -> str:
-    """The identity of a model in this process: the folder's name and a hash of its files, or the name on the hub.
+def model_identity(model: str, dtype: object = None, revision: str | None = None) -> str:
+    """The identity of a model in this process: a folder's name and a hash of its files, or name and commit on the hub.
 
     Args:
         model: a folder, or a name on the hub.
         dtype: data type of the weights, if it is not the checkpoint's.
+        revision: branch, tag or commit on the hub; None: the main branch.
     """
-    name = f"{Path(model).resolve().name} {folder_hash(model)}" if Path(model).is_dir() else model
+    if Path(model).is_dir():
+        name = f"{Path(model).resolve().name} {folder_hash(model)}"
+    else:
+        name = " ".join(filter(None, (model, hub_commit(model, revision) or revision)))
     return name if dtype is None else f"{name} ({dtype})"
+
+
+@functools.cache
+def hub_commit(model: str, revision: str | None = None) -> str | None:
+    """The commit of a model on the hub that this process loads: the newest one, or offline the one in the local cache.
+
+    The first answer holds for the whole process. Load the model at this commit, so that no later one is loaded.
+
+    Returns:
+        None for a folder, and for a model that can be reached neither on the hub nor in the cache.
+    """
+    if Path(model).is_dir():
+        return None
+    try:
+        import huggingface_hub
+
+        return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision)).parent.name
+    except (ImportError, OSError, ValueError):  # loading the model reports it
+        return None

@@ -13,7 +13,7 @@ from ..checks import check_options
 from ..errors import ConfigError, EngineError, require
 from ..randomness import mix
 from ..types import Options
-from .backend import Completion, Prompt, model_identity
+from .backend import Completion, Prompt, hub_commit, model_identity
 from .chat import prompt_ids, too_long
 
 
@@ -43,7 +43,7 @@ class VLLMBackend:
     @property
     def identity(self) -> str:
         """The model and its dtype; see `model_identity`."""
-        return model_identity(self.model, self._options.get("dtype"))
+        return model_identity(self.model, self._options.get("dtype"), self._options.get("revision"))
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """Return one completion per prompt, in order.
@@ -102,6 +102,9 @@ class VLLMBackend:
         vllm = require("vllm")
         if self._llm is None:
             options = {"enable_prefix_caching": True, "generation_config": "vllm", **self._options}
+            # vLLM would look for another tokenizer at the same commit.
+            if "tokenizer" not in options and (commit := hub_commit(self.model, options.get("revision"))):
+                options["revision"] = commit
             try:
                 self._llm = vllm.LLM(self.model, **options)
             except (OSError, ValueError, TypeError) as cause:

@@ -21,7 +21,7 @@ from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
 from ..engines.base import SearchEngine, engine_parts
 from ..errors import ConfigError, require
-from ..game.noise import get_schedule
+from ..game.noise import choose_noise
 from ..retrieve_api.dialects import get_dialect
 from ..types import Dataset
 from .access import address_of, is_loopback, open_socket
@@ -141,8 +141,6 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     for name in ("request_timeout_s", "grace_s"):
         check_number(name, getattr(config, name), above=0, most=math.inf)
     check_number("max_wait_ms", config.max_wait_ms, least=0)
-    if config.noise_level is not None and config.noise_schedule is not None:
-        raise ConfigError("give either noise_level or noise_schedule, not both")
     token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
     if token is not None and not token.strip():
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
@@ -151,10 +149,12 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     defaults = RequestDefaults(
         top_k=config.top_k,
         max_top_k=max(config.max_top_k, config.top_k),
-        noise=(config.noise_level or 0.0)
-        if config.noise_schedule is None
-        else get_schedule(
-            config.noise_schedule, start=config.noise_start, end=config.noise_end, base=config.noise_base
+        noise=choose_noise(
+            config.noise_schedule,
+            config.noise_level,
+            start=config.noise_start,
+            end=config.noise_end,
+            base=config.noise_base,
         ),
         curriculum_searches=config.curriculum_searches,
         seed=config.seed,

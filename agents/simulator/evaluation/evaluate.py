@@ -12,7 +12,6 @@ report, and the tables as Markdown next to it.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.datasets.world.make import WorldConfig
-from zerosearch_env.engines import make_engine
+from zerosearch_env.engines import engine_name, make_engine
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.progress import ProgressBar
@@ -50,10 +49,8 @@ class SimulatorEvalConfig:
     """Measure a simulated search engine."""
 
     engine: str
-    """The engine, in the form of the environment's `search_engine` option. A model from `train` gets the prompt that
-    it was tuned with."""
-    options: str = "{}"
-    """Further options of the engine, as a JSON object: {"temperature": 0.5}."""
+    """The engine, as in `zerosearch eval`, with options as JSON: '{"kind": "simulated:hf:DIR", "temperature": 0.5}'. A
+    model from `train` gets the prompt that it was tuned with."""
     input: Path | None = None
     """Pairs from `extract`, to use their held-out searches; unset: searches of the built-in world."""
     split: str = "test"
@@ -106,8 +103,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     dataset, probes = _searches(config)
     top_k = config.top_k or max((len(probe.documents) for probe in probes), default=0) or 5
     with contextlib.ExitStack() as stack:
-        kind, _, argument = config.engine.partition(":")
-        engine = make_engine({"kind": kind, "argument": argument, **_options(config.options)}, dataset=dataset)
+        engine = make_engine(config.engine, dataset=dataset)
         stack.callback(engine.close)
         reference = None
         if config.reference is not None or config.input is None:
@@ -131,7 +127,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     report = {
         "schema_version": SCHEMA_VERSION,
         "stage": "evaluate",
-        "engine": config.engine,
+        "engine": engine_name(config.engine),
         "settings": asdict(config),
         "input": None if config.input is None else input_record(config.input),
         "command": command,
@@ -149,21 +145,6 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     print_report(report)
     failed = sum(level["failed"] for level in levels)
     return {"searches": len(probes), "levels": len(levels), "failed": failed, "report": str(config.output)}
-
-
-def _options(text: str) -> dict[str, Any]:
-    """Read the engine's options.
-
-    Raises:
-        ConfigError: they are not a JSON object.
-    """
-    try:
-        options = json.loads(text)
-    except ValueError as cause:
-        raise ConfigError(f'--options must be a JSON object such as {{"temperature": 0.5}}: {cause}') from cause
-    if not isinstance(options, dict):
-        raise ConfigError(f"--options must be a JSON object, got {text!r}")
-    return options
 
 
 def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]:

@@ -25,7 +25,7 @@ from zerosearch_env.types import Dataset
 
 from ...evaluation.evaluate import Item, play_items, select_questions
 from ...players.base import Player
-from ...players.identity import player_hash
+from ...players.identity import player_identity
 from ...players.options import PlayConfig
 from .files import StageOutput
 from .records import as_record, from_episode
@@ -145,6 +145,6 @@ def _id(item: Item) -> str:
 def _settings(config: CollectConfig, dataset: Dataset, player: Player, engine: SearchEngine) -> dict[str, Any]:
     """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
     collect_settings = {name: getattr(config, name) for name in ("engine", "split", "noise")}
-    agent = {"agent": player.name, f"the agent {player.name}": player_hash(player)}
+    agent = {"agent": player.name, **player_identity(player)}
     contents = dataset_identity(dataset) | engine_identity(engine, config.engine) | code_identity([config.protocol])
     return {**config.play_settings(), **collect_settings, **agent, **contents}

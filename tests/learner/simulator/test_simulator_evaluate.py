@@ -101,7 +101,7 @@ def test_the_figures_of_each_level(pairs_file: Path) -> None:
 
 
 def test_a_stubborn_leak_is_redacted(pairs_file: Path) -> None:
-    report = evaluate(pairs_file, "writer:stubborn", options='{"resamples": 1}')
+    report = evaluate(pairs_file, '{"kind": "writer:stubborn", "resamples": 1}')
     full, attacks = report["levels"][-1], report["attacks"]
     assert full["noisy_with_answer_before"]["mean"] == 1.0
     assert full["noisy_with_answer"]["mean"] == 0.0
@@ -190,9 +190,7 @@ def test_options_that_cannot_be(options: dict[str, object], message: str) -> Non
 
 
 def test_what_cannot_be_evaluated(pairs_file: Path) -> None:
-    with pytest.raises(ConfigError, match="JSON object"):
-        evaluate(pairs_file, "writer", options="temperature=0")
-    with pytest.raises(ConfigError, match="JSON object"):
-        evaluate(pairs_file, "writer", options="[1]")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        evaluate(pairs_file, '{"kind": "writer", temperature: 0}')
     with pytest.raises(DataError, match="no pair with split 'dev'"):
         evaluate(pairs_file, "writer", split="dev")

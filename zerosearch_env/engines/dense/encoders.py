@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, sentence
+from ...llm.backend import hub_commit
 from ...llm.local.devices import check_device
 from ...llm.quiet import no_progress_bars
 from .steady import Fillers, steady_batches
@@ -245,7 +246,7 @@ def _load(kind: str, name: str, device: str | None) -> Any:
         check_device(device)
     try:
         with no_progress_bars():
-            return getattr(library, kind)(name, device=device)
+            return getattr(library, kind)(name, device=device, revision=hub_commit(name))
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         reason = str(cause).partition("\n")[0]
         raise ConfigError(

@@ -17,7 +17,8 @@ import numpy as np
 from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
 from ...errors import ConfigError
-from ...identity import file_hash, folder_hash
+from ...identity import file_hash
+from ...llm.backend import model_identity
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
 from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..corpus.passages import CACHED_QUERIES
@@ -100,10 +101,10 @@ class DenseEngine(BatchedEngine):
             raise ConfigError(f"rerank_from={self._rerank_from} must be at least top_k={top_k}")
 
     def identity(self) -> Mapping[str, str]:
-        """The index by its manifest, which holds the hashes of its files, and local models; see `EngineParts`."""
-        models = [part for part in (self._encoder, self._reranker) if isinstance(part, str) and Path(part).is_dir()]
+        """The index by its manifest, which holds the hashes of its files, and models by name; see `EngineParts`."""
+        models = [part for part in (self._encoder, self._reranker) if isinstance(part, str)]
         return {f"the index {self._folder.name}": file_hash(self._folder / MANIFEST_FILE)} | {
-            f"the model {model}": folder_hash(model) for model in models
+            f"the model {model}": model_identity(model) for model in models
         }
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:

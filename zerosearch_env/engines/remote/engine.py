@@ -18,9 +18,9 @@ from ...checks import check_whole_number
 from ...errors import EngineError, QuotaError
 from ...llm.http.client import JsonClient
 from ...llm.http.loop import LoopThread
-from ...types import Document, Json, SearchRequest, SearchResult
+from ...types import Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask
-from ..cache import ResultCache, cache_key
+from ..cache import ResultCache
 from ..simulated.prompts import quotable_query
 from ..stats import SearchCounts
 from .pages import Page, Selection, find
@@ -251,8 +251,3 @@ def bounded(document: Document, max_chars: int) -> Document:
     if len(title) <= _TITLE_CHARS and len(text) <= max_chars:
         return document
     return replace(document, title=title[:_TITLE_CHARS].rstrip(), text=text[:max_chars].rstrip())
-
-
-def page_key(name: str, *parts: Json) -> bytes:
-    """The cache key of a page."""
-    return cache_key(name, "page-1", *parts)

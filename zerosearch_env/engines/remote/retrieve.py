@@ -17,8 +17,8 @@ from ...retrieve_api.bodies import context_of
 from ...retrieve_api.dialects import get_dialect
 from ...retrieve_api.results import parse_results
 from ...types import Document, SearchRequest, full_text
-from ..cache import ResultCache
-from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded, page_key
+from ..cache import ResultCache, cache_key
+from .engine import PageRequest, RemoteEngine, RemoteOptions, bounded
 from .pages import Page, Selection, depth_of
 
 TOKEN_VARIABLE = "ZEROSEARCH_RETRIEVE_TOKEN"
@@ -111,7 +111,7 @@ class RetrieveEngine(RemoteEngine):
         where = (sorted(self._urls), self._path, self._dialect.name)
         # The size is what is sent. The number distinguishes a list from an "end of ranking" entry of the same size.
         what = (request.query, self._size(page_request), page_request.number, self._options.max_document_chars)
-        return page_key(self._name, *where, *what, *context)
+        return cache_key(self._name, *where, *what, *context)
 
     async def _fetch(self, page_requests: Sequence[PageRequest]) -> list[Page | EngineError]:
         by_size: dict[int, list[int]] = {}

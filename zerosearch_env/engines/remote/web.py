@@ -18,8 +18,8 @@ from ...llm.http.keys import key_of
 from ...llm.http.options import LOOPBACK, HttpOptions, check_url
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
-from ..cache import ResultCache
-from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded, page_key
+from ..cache import ResultCache, cache_key
+from .engine import PageRequest, RemoteEngine, RemoteOptions, RemoteStats, bounded
 from .pages import Page
 from .providers import EXTRAS, PROVIDERS, AnswerError, QuotaAnswer, WebQuery, used_up, wrong_key
 from .token_bucket import Meter, TokenBucket
@@ -135,7 +135,7 @@ class WebSearchEngine(RemoteEngine):
     def _key(self, page_request: PageRequest) -> bytes:
         query = self._query(page_request)
         more = (query.text, query.page, query.size, query.country, query.language, self._extras)
-        return page_key(self._name, self._url, *more, self._options.max_document_chars)
+        return cache_key(self._name, self._url, *more, self._options.max_document_chars)
 
     def _query(self, page_request: PageRequest) -> WebQuery:
         service = PROVIDERS[self._provider]

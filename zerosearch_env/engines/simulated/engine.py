@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 from ...errors import EngineError
-from ...identity import package_identity
 from ...llm.backend import AsyncBackend, Backend
 from ...llm.http.client import queued_since
 from ...types import Document, SearchRequest, SearchResult
@@ -140,12 +139,12 @@ class SimulatedEngine(BatchedEngine):
         how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
         more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
         what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
-        return cache_key(self._name, *self._made_with, *how, *more, *what)
+        return cache_key(self._name, self._model, *how, *more, *what)
 
     @cached_property
-    def _made_with(self) -> tuple[str, ...]:
-        """The model and this package's version, for cache keys; without a cache nothing, as hashing takes time."""
-        return () if self._cache is None else (self._backend.identity, *package_identity().values())
+    def _model(self) -> str:
+        """The model's identity for cache keys; without a cache "", as hashing takes time."""
+        return "" if self._cache is None else self._backend.identity
 
     def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[Document, ...]]:
         return {} if self._cache is None else self._cache.get_many(keys, self._name)

@@ -17,7 +17,7 @@ import numpy as np
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...randomness import uniform_rows
-from ..backend import Completion, Prompt, model_identity
+from ..backend import Completion, Prompt, hub_commit, model_identity
 from ..chat import cut_at_stop, end_ids, prompt_ids, too_long
 from ..quiet import no_progress_bars
 from .devices import check_device
@@ -125,9 +125,12 @@ class TransformersBackend:
                 raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
             device = check_device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
             try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
+                revision = hub_commit(self.model) or "main"
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, revision=revision)
                 with no_progress_bars():
-                    model = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=self._dtype or "auto")
+                    model = transformers.AutoModelForCausalLM.from_pretrained(
+                        self.model, revision=revision, dtype=self._dtype or "auto"
+                    )
             except (OSError, ValueError) as cause:
                 raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
             model = model.to(device).eval()
