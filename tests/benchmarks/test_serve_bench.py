@@ -15,7 +15,7 @@ def test_the_benchmark_loads_prints_and_writes(tmp_path: Path, capsys: pytest.Ca
     for library in ("starlette", "uvicorn"):
         pytest.importorskip(library, reason=f"{library} is not installed (extra serve)")
     output = tmp_path / "record.json"
-    options = ["--clients", "20", "--requests", "200", "--call-ms", "50", "--rounds", "1"]
+    options = ["--clients", "20", "--requests", "100", "--call-ms", "50", "--rounds", "1"]
     assert bench.main([*options, "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     assert {load["errors"] for load in record["medians"].values()} == {0}

@@ -68,7 +68,7 @@ def test_services_that_misbehave(
     caplog.set_level(logging.DEBUG)
     script = Script(reply)
     with ServerThread(script) as thread:
-        http = FAST | {"read_s": 0.1 if reply is stall else 2.0, "max_body_bytes": 300_000}
+        http = FAST | {"read_s": 0.05 if reply is stall else 2.0, "max_body_bytes": 300_000}
         client = engine(thread, provider, http=http, price_per_1000=1000.0)
         (result,) = client.search([ask()])
         client.close()
@@ -173,7 +173,7 @@ def test_a_service_that_is_left_alone_costs_nothing() -> None:
     """While the circuit breaker is open no request is counted: none is sent."""
     script = Script(Reply({}, 500))
     with ServerThread(script) as thread:
-        http = {"attempts": 4, "backoff_s": 0.001, "total_s": 0.3, "breaker_failures": 2, "breaker_cooldown_s": 60}
+        http = {"attempts": 4, "backoff_s": 0.001, "total_s": 0.1, "breaker_failures": 2, "breaker_cooldown_s": 60}
         client = engine(thread, http=http, max_requests=100)
         for number in range(3):
             assert client.search([ask(f"query {number}")])[0].failure is not None

@@ -323,10 +323,10 @@ def test_an_isolated_agent_has_its_own_processes_and_instances(isolated_file: st
 
 @pytest.mark.slow
 def test_an_isolated_agent_that_dies_or_hangs_fails_alone(isolated_file: str) -> None:
-    played = play(f"{isolated_file}:bad", isolate=True, on_error="skip", turn_timeout_s=3.0)
+    played = play(f"{isolated_file}:bad", isolate=True, on_error="skip", turn_timeout_s=1.0)
     errors = [episode.turns[-1].step.error for episode in played]
     assert errors[0] is errors[5] is None
-    messages = [r"ended \(exit status 7\)", r"KeyError: 'lost' \(isolated_agent.py:\d+\)", "within 3 s", "got NoneType"]
+    messages = [r"ended \(exit status 7\)", r"KeyError: 'lost' \(isolated_agent.py:\d+\)", "within 1 s", "got NoneType"]
     for error, message in zip(errors[1:5], messages, strict=True):
         assert re.search(message, error)
     (played,) = play(f"{isolated_file}:once", 1, isolate=True, on_error="retry")

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from zerosearch_agents.rollouts.rollout import rollout
 from zerosearch_agents.runs.output import config_differences
 from zerosearch_agents.sampling.engine import EngineSampler, TurnLimits, TurnReply
 from zerosearch_agents.sampling.protocol import TurnSampler
+from zerosearch_agents.sampling.vllm import server as vllm_server
 from zerosearch_agents.sampling.vllm import sync as vllm_sync
 from zerosearch_agents.sampling.vllm.server import VLLMServers, parse_completion
 from zerosearch_agents.sampling.vllm.sync import FolderSync
@@ -34,6 +36,12 @@ from zerosearch_env.types import Question
 
 STOPS = ("</search>", "</answer>")
 LIMITS = TurnLimits(STOPS, (), 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """What a server refuses is sent again at once."""
+    monkeypatch.setattr(vllm_server, "HttpOptions", partial(vllm_server.HttpOptions, backoff_s=0.01))
 
 
 def make(servers, policy, folder, limits=LIMITS, context_tokens=60, turn_tokens=8):

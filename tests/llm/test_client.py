@@ -178,11 +178,11 @@ def test_a_queue_behind_a_dead_server_ends_with_it() -> None:
 
 def test_a_queue_behind_a_busy_server_waits_for_longer_than_one_request_may_take() -> None:
     async def slow(call: Call) -> Reply:
-        await asyncio.sleep(0.04)
+        await asyncio.sleep(0.02)
         return Reply({})
 
     with ServerThread(slow) as server:
-        replies = ask_many(JsonClient([server.url], options(concurrency=1, total_s=0.5)), 25)
+        replies = ask_many(JsonClient([server.url], options(concurrency=1, total_s=0.25)), 25)
     assert all(isinstance(reply, JsonReply) for reply in replies)
 
 
