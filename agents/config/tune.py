@@ -34,7 +34,8 @@ class TuneConfig:
     """Fine-tune a language model as a search engine, on the pairs of an extract file."""
 
     input: Path
-    """Pairs written by `zerosearch simulator extract`: "train" is for training, "test" is held out."""
+    """Pairs written by `zerosearch simulator extract`: "train" is for training, "test" is held out. A file, or a folder
+    with its shards."""
     model: Path | None = None
     """Local directory of the model to start from."""
     init: Literal["tiny"] | None = None

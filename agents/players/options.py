@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from zerosearch_env.datasets.options import ReadingOptions, includes_world
+from zerosearch_env.datasets.options import ReadingOptions
+from zerosearch_env.datasets.sources import includes_world
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.types import Dataset
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
-from zerosearch_env.datasets import load_corpus, load_dataset
-from zerosearch_env.errors import DataError
+from zerosearch_env.datasets import load_corpus, load_dataset, parse_columns
+from zerosearch_env.engines import ConstantEngine
+from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.types import Document
 
 Row = Mapping[str, Any]
@@ -128,6 +130,29 @@ WEB_QUESTIONS = three(
         "utterance": f"who is the brother {i}?",
     }
 )
+WEB_QSP = {
+    "Version": "1.0",
+    "FreebaseVersion": "2015-08-09",
+    "Questions": three(
+        lambda i: {
+            "QuestionId": f"WebQTest-{i}",
+            "RawQuestion": f"when did it start {i}?",
+            "ProcessedQuestion": f"when did it start {i}",
+            "Parses": [
+                {
+                    "ParseId": f"WebQTest-{i}.P0",
+                    "TopicEntityName": "It",
+                    "Answers": [
+                        {"AnswerType": "Entity", "AnswerArgument": "m.01428y", "EntityName": f"Spring {i}"},
+                        {"AnswerType": "Value", "AnswerArgument": "1995", "EntityName": None},
+                    ],
+                },
+                {"ParseId": f"WebQTest-{i}.P1", "Answers": []},
+            ],
+        }
+    ),
+}
+BOOL_Q = three(lambda i: {"question": f"is it so {i}", "title": "It", "answer": i == 1, "passage": "It is."})
 TRIVIA_QA = {
     "Data": three(
         lambda i: {
@@ -201,6 +226,8 @@ VERL = three(
         ("ambig.json", write_document, AMBIG, "When did it start 1?", ("1910", "early", "1999", "2001"), "-1"),
         ("ambig.parquet", write_parquet, AMBIG_HUB, "When did it start 1?", ("1910", "early", "1999", "2001"), "-1"),
         ("webq.json", write_document, WEB_QUESTIONS, "who is the brother 1?", ('Jazmyn "J" 1', "Jaxon"), "webq-2"),
+        ("boolq.jsonl", write_lines, BOOL_Q, "is it so 1", ("yes",), "boolq-2"),
+        ("boolq.parquet", write_parquet, BOOL_Q, "is it so 1", ("yes",), "boolq-2"),
         ("verl.parquet", write_parquet, VERL, "who hosts Any Question: 1?", ("X 1",), "searchR1_nq-1"),
     ],
 )
@@ -219,7 +246,7 @@ def test_a_published_layout(
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_the_originals_of_triviaqa_and_squad(tmp_path: Path, indent: int | None) -> None:
+def test_the_originals_of_triviaqa_squad_and_webqsp(tmp_path: Path, indent: int | None) -> None:
     path = tmp_path / "web-dev.json"
     path.write_text(json.dumps(TRIVIA_QA, indent=indent))
     trivia = load_dataset(path).questions
@@ -229,6 +256,50 @@ def test_the_originals_of_triviaqa_and_squad(tmp_path: Path, indent: int | None)
     squad = load_dataset(path).questions
     assert [(q.id, q.answers) for q in squad] == [(f"56{i}", (f"Denver {i}", "Denver")) for i in range(3)]
     assert (squad[0].metadata or {})["context"] == "Denver won."
+    path.write_text(json.dumps(WEB_QSP, indent=indent))
+    webqsp = load_dataset(path).questions
+    assert [(q.id, q.answers) for q in webqsp] == [(f"WebQTest-{i}", (f"Spring {i}", "1995")) for i in range(3)]
+    assert webqsp[1].text == "when did it start 1?"
+
+
+@pytest.mark.parametrize("value", [True, "[true]", {"value": True}, [True]])
+def test_booleans_are_answered_with_yes_and_no(value: object) -> None:
+    assert load_dataset([{"question": "is it so", "answer": value}]).questions[0].answers == ("yes",)
+    assert load_dataset([{"question": "is it so", "answer": False}]).questions[0].answers == ("no",)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.csv.gz", "q.tsv.gz"])
+def test_tables_without_a_header(tmp_path: Path, name: str) -> None:
+    cells = [[f"Is {i} a, or b?", f'["a{i}"]', f"b{i}", ""] for i in range(3)]
+    path = tmp_path / name
+    with gzip.open(path, "wt", newline="") if name.endswith(".gz") else path.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t" if ".tsv" in name else ",").writerows(cells)
+    with pytest.raises(DataError, match=r"row 2: field 'question': .*number it \(from 0\) in a table without a header"):
+        load_dataset(path)
+    data = load_dataset(path, columns={"question": 0, "answers": 1})
+    assert [(q.id, q.text, q.answers) for q in data.questions] == [
+        (f"q-{i + 1}", f"Is {i} a, or b?", (f"a{i}",)) for i in range(3)
+    ]
+    several = load_dataset(path, columns={**parse_columns(["question=0"]), "answers": [2, 3]})
+    assert [q.answers for q in several.questions] == [("b0",), ("b1",), ("b2",)]
+    with pytest.raises(DataError, match=r"row 1: field 'answers': .* in the column '4', got the columns '0', '1', '2'"):
+        load_dataset(path, columns={"question": 0, "answers": 4})
+    with pytest.raises(ConfigError, match="names, or numbers in a table without a header"):
+        load_dataset(path, columns={"question": 0, "answers": "Answer"})
+    assert load_corpus(path, columns={"id": 2, "text": [0, 2]})[1] == Document("", "Is 1 a, or b?\nb1", "b1")
+    env = gym.make(
+        "ZeroSearch-v0", dataset=str(path), columns={"question": 0, "answers": 1}, search_engine=ConstantEngine()
+    )
+    assert env.reset(seed=0)[1]["question"].startswith("Is ")
+
+
+def test_columns_numbered_by_pandas_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(",0,1\n0,Who?,Ada\n1,Where?,Jena\n")
+    data = load_dataset(path, columns={"question": 0, "answers": 1})
+    assert [(q.text, q.answers) for q in data.questions] == [("Who?", ("Ada",)), ("Where?", ("Jena",))]
+    rows = [{0: "Who?", 1: "Ada"}, {0: "Where?", 1: "Jena"}]
+    assert load_dataset(rows, columns={"question": 0, "answers": 1}).questions[1].answers == ("Jena",)
 
 
 def test_verl_rows_with_the_question_in_the_prompt_only() -> None:

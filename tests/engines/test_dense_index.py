@@ -300,7 +300,7 @@ def test_wrong_options_are_found_before_the_encoder_is_loaded(
     assert "already holds an index" in capsys.readouterr().err
     (built.parent / "empty.jsonl").touch()
     assert cli.main([*command, "--output", "o", "--corpus", str(built.parent / "empty.jsonl")]) == 2
-    assert "holds no passage" in capsys.readouterr().err
+    assert "has no passages" in capsys.readouterr().err
 
 
 def test_a_missing_library_names_the_extra(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_a_command_of_commands_lists_them(
         ("view", "PATH"),
         ("report", "PATH"),
         ("plan", "STR"),
-        ("simulator label", "--input PATH"),
+        ("simulator label", "--input [PATH"),
         ("simulator evaluate", "--engine STR"),
     ],
 )

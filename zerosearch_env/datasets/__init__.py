@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, unknown_name
 from ..types import Dataset, Question
-from .files.columns import Columns, check_columns, parse_columns
+from .files.columns import Column, Columns, check_columns, has_header, parse_columns
 from .files.hub import hub_rows
 from .files.passages import corpus_files, load_corpus
 from .files.readers import COLUMNS, FORMATS, read_questions
-from .files.rows import OnBadRow, check_reading, log_skipped, read_files
+from .files.rows import OnBadRow, RowReader, read_files
 from .sources import (
     DatasetSource,
     NamedSource,
     distinct_titles,
+    includes_world,
     mixture,
     named_sources,
     one_split,
@@ -26,8 +27,6 @@ from .sources import (
 
 if TYPE_CHECKING:
     from .world.make import WorldConfig
-
-_log = logging.getLogger(__name__)
 
 
 def load_dataset(
@@ -55,7 +54,8 @@ def load_dataset(
         on_bad_row: `"raise"` a DataError, or `"skip"` bad rows and count them in `Dataset.skipped_rows`. Their number
             and the first problem are logged as a warning.
         columns: field (`id`, `question`, `answers`, `aliases`, `data_source`) -> the column that holds it, for rows
-            with other names. A dot leads into a nested dict; a list of columns gives one answer each.
+            with other names. A dot leads into a nested dict; a list of columns gives one answer each. In CSV and TSV
+            without a header, columns have numbers, from 0.
         limit: maximum number of questions to load; None: all.
         world: size and seed of the world.
         format: one of `FORMATS`; None: detected from the fields of the first row.
@@ -69,111 +69,48 @@ def load_dataset(
             expected and what was found, and names the nearest column.
         MissingExtraError: the library for parquet, arrow or the hub is not installed.
     """
-    reading = _reading(on_bad_row, columns, limit, format)
-    if isinstance(source, Dataset):
-        _refuse_world(world, source.name)
-        return _cut(source, limit)
-    named = named_sources(source)
-    if named is not None:
-        return _load_named(named, split, world, limit, reading)
-    _refuse_world(world, type(source).__name__)
-    if isinstance(source, Mapping):
-        source = one_split(source, split)
-    if isinstance(source, Sequence) and source:
-        questions = [row for row in source if isinstance(row, Question)]
-        if len(questions) == len(source):
-            return _cut(Dataset("questions", split, tuple(questions)), limit)
-        parts = [part for part in source if isinstance(part, Dataset)]
-        if len(parts) == len(source):
-            return mixture(parts, [None] * len(parts), limit=limit)
-    return _read(rows_in_memory(source), "dataset", "questions", split, limit, reading)
-
-
-def load_sources(
-    sources: Sequence[NamedSource],
-    split: str,
-    *,
-    on_bad_row: OnBadRow = "raise",
-    columns: Columns | None = None,
-    limit: int | None = None,
-    world: WorldConfig | None = None,
-    format: str | None = None,
-) -> Dataset:
-    """Load a dataset that is given by its name, or a mixture of several. The arguments are those of `load_dataset`.
-
-    Raises:
-        ConfigError: as in `load_dataset`.
-        DataError: as in `load_dataset`.
-        MissingExtraError: as in `load_dataset`.
-    """
-    return _load_named(sources, split, world, limit, _reading(on_bad_row, columns, limit, format))
-
-
-def _load_named(
-    sources: Sequence[NamedSource],
-    split: str,
-    world: WorldConfig | None,
-    limit: int | None,
-    reading: Mapping[str, Any],
-) -> Dataset:
-    if all(source.name != "world" for source in sources):
-        _refuse_world(world, ", ".join(source.name for source in sources))
-    if len(sources) == 1:
-        return _load_one(sources[0], sources[0].title(split), split, world, limit, reading)
-    titles = distinct_titles(sources, split)
-    datasets = [
-        _load_one(source, title, split, world, None, reading if source.name != "world" else {})
-        for source, title in zip(sources, titles, strict=True)
-    ]
-    return mixture(datasets, [source.weight for source in sources], limit=limit)
-
-
-def _load_one(
-    source: NamedSource,
-    title: str,
-    split: str,
-    world: WorldConfig | None,
-    limit: int | None,
-    reading: Mapping[str, Any],
-) -> Dataset:
-    name = source.name
-    if name == "world":
-        for option in ("format", "columns"):
-            if reading.get(option) is not None:
-                raise ConfigError(
-                    f'{option}={reading[option]!r} describes a file, but the dataset "world" is not a file'
-                )
-        from .world.make import WorldConfig, make_world
-
-        return _cut(make_world(world or WorldConfig(), split), limit)
-    if not name:
-        raise unknown_name("dataset", name, ["world"])
-    if source.is_file:
-        return _read(read_files(source.files(split)), name, title, split, limit, reading)
-    if "/" not in name and ":" not in name:
-        _reject_misspelling(name)
-    return _read(hub_rows(name, split), f"{name} ({split})", title, split, limit, reading)
-
-
-def _read(rows: Any, where: str, name: str, split: str, limit: int | None, reading: Mapping[str, Any]) -> Dataset:
-    found = read_questions(rows, where=where, name=name, split=split, limit=limit, **reading)
-    log_skipped(_log, where, found.skipped, found.first_problem)
-    metadata = {"format": found.format, "source": where}
-    return Dataset(name, split, found.questions, skipped_rows=found.skipped, metadata=metadata)
-
-
-def _reading(on_bad_row: str, columns: Columns | None, limit: int | None, format: str | None) -> dict[str, Any]:
-    """The options of the readers, checked."""
-    check_reading(on_bad_row, limit)
+    RowReader(on_bad_row, limit)  # checks both
     check_columns(columns, COLUMNS)
     if format is not None and format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    return {"on_bad_row": on_bad_row, "columns": columns, "format": format}
-
-
-def _refuse_world(world: WorldConfig | None, given: str) -> None:
-    if world is not None:
+    read = partial(read_questions, split=split, on_bad_row=on_bad_row, columns=columns, format=format)
+    named = named_sources(source)
+    if world is not None and not includes_world(source):
+        given = ", ".join(part.name for part in named) if named else type(source).__name__
         raise ConfigError(f'world={world!r} describes the dataset "world", but {given!r} was given')
+    if isinstance(source, Dataset):
+        return _cut(source, limit)
+    if named is None:
+        if isinstance(source, Mapping):
+            source = one_split(source, split)
+        if isinstance(source, Sequence) and source:
+            questions = [row for row in source if isinstance(row, Question)]
+            if len(questions) == len(source):
+                return _cut(Dataset("questions", split, tuple(questions)), limit)
+            parts = [part for part in source if isinstance(part, Dataset)]
+            if len(parts) == len(source):
+                return mixture(parts, [None] * len(parts), limit=limit)
+        return read(rows_in_memory(source), where="dataset", name="questions", limit=limit)
+    if len(named) == 1 and named[0].name == "world":
+        for option, value in (("format", format), ("columns", columns)):
+            if value is not None:
+                raise ConfigError(f'{option}={value!r} describes a file, but the dataset "world" is not a file')
+
+    def load(part: NamedSource, title: str, limit: int | None) -> Dataset:
+        if part.name == "world":
+            from .world.make import WorldConfig, make_world
+
+            return _cut(make_world(world or WorldConfig(), split), limit)
+        if part.is_file:
+            rows = read_files(part.files(split), header=has_header(columns))
+            return read(rows, where=part.name, name=title, limit=limit)
+        return read(hub_rows(part.name, split), where=f"{part.name} ({split})", name=title, limit=limit)
+
+    titles = distinct_titles(named, split)
+    if len(named) == 1:
+        return load(named[0], titles[0], limit)
+    datasets = [load(part, title, None) for part, title in zip(named, titles, strict=True)]
+    return mixture(datasets, [part.weight for part in named], limit=limit)
 
 
 def _cut(dataset: Dataset, limit: int | None) -> Dataset:
@@ -182,16 +119,10 @@ def _cut(dataset: Dataset, limit: int | None) -> Dataset:
     return replace(dataset, questions=dataset.questions[:limit])
 
 
-def _reject_misspelling(name: str) -> None:
-    import difflib
-
-    if difflib.get_close_matches(name.lower(), ["world"], cutoff=0.6):
-        raise unknown_name("dataset", name, ["world"])
-
-
 __all__ = [
     "COLUMNS",
     "FORMATS",
+    "Column",
     "Columns",
     "Dataset",
     "DatasetSource",
@@ -201,7 +132,6 @@ __all__ = [
     "corpus_files",
     "load_corpus",
     "load_dataset",
-    "load_sources",
     "named_sources",
     "parse_columns",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..types import Dataset
-from . import load_dataset, named_sources, parse_columns
+from . import load_dataset, parse_columns
 from .files.columns import Columns
 from .files.rows import OnBadRow
+from .sources import includes_world
 from .world.make import WorldConfig
 
 
@@ -18,7 +19,8 @@ class ReadingOptions:
     on_bad_row: OnBadRow = "raise"
     """What a row that cannot be read does: "raise" an error, or "skip" the row; the number of these is shown."""
     columns: tuple[str, ...] = ()
-    """FIELD=COLUMN pairs for files with other names, for example question=Frage answers=Antwort (docs/data.md)."""
+    """FIELD=COLUMN pairs for files with other names, for example question=Frage answers=Antwort; numbers from 0 for a
+    table without a header (docs/data.md)."""
 
     @property
     def column_names(self) -> Columns | None:
@@ -44,8 +46,3 @@ class ReadingOptions:
             limit=limit,
             world=world if includes_world(dataset) else None,
         )
-
-
-def includes_world(dataset: str) -> bool:
-    """Whether the built-in world is the dataset, or one of several that a name lists."""
-    return any(source.name == "world" for source in named_sources(dataset) or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from .files.readers import with_distinct_ids
 from .files.rows import NumberedRow, RowError
 
 DatasetSource: TypeAlias = (
-    str | os.PathLike[str] | Dataset | Mapping[str, Any] | Iterable[Question] | Iterable[JsonObject] | Iterable[str]
+    str
+    | os.PathLike[str]
+    | Dataset
+    | Mapping[str, Any]
+    | Iterable[Question]
+    | Iterable[JsonObject]
+    | Iterable[str]
+    | Iterable["NamedSource"]
 )
 """Whatever `load_dataset` accepts; pandas, polars, pyarrow and `datasets` objects count as iterables of rows."""
 
@@ -37,6 +45,13 @@ class NamedSource:
     def is_file(self) -> bool:
         """Whether it is a file or folder, not the world or a name on the hub."""
         return self.name != "world" and looks_like_file(self.name)
+
+    @property
+    def is_misspelt(self) -> bool:
+        """Whether it is almost "world", and neither a file nor a name on the hub."""
+        is_hub_name = "/" in self.name or ":" in self.name
+        near = difflib.get_close_matches(self.name.lower(), ["world"], cutoff=0.6)
+        return bool(near) and self.name != "world" and not is_hub_name and not self.is_file
 
     def files(self, split: str) -> list[Path]:
         """The files with its questions; empty for the world and the hub.
@@ -63,26 +78,30 @@ def named_sources(source: object) -> tuple[NamedSource, ...] | None:
     """The names in a description of a dataset; None if it is not given by name.
 
     Args:
-        source: a name or path, `"A,B"` or `"A=2,B=1"` (with weights), a list of names, or a mapping from names to
-            weights.
+        source: a name or path, `"A,B"` or `"A=2,B=1"` (with weights), a list of names, a mapping from names to weights,
+            or what this function has returned.
 
     Raises:
-        ConfigError: a weight is not a positive number, or only some of the names have one.
+        ConfigError: a name is empty, a weight is not a positive number, or only some of the names have one.
     """
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        if not isinstance(name, str) or "," not in name or Path(name).expanduser().exists():
-            return (NamedSource(str(name)),)
-        sources = tuple(_weighted(part.strip()) for part in name.split(",") if part.strip())
+        name = str(os.fspath(source))
+        is_one = "," not in name or Path(name).expanduser().exists()
+        parts = [part.strip() for part in name.split(",") if part.strip()]
+        sources = (NamedSource(name),) if is_one else tuple(map(_weighted, parts))
     elif isinstance(source, Mapping):
         if not source or not all(is_number(weight) for weight in source.values()):
             return None
         sources = tuple(NamedSource(str(name), float(weight)) for name, weight in source.items())
-    elif isinstance(source, Sequence) and source and all(isinstance(name, (str, os.PathLike)) for name in source):
-        sources = tuple(NamedSource(os.fspath(name)) for name in source)
+    elif (
+        isinstance(source, Sequence) and source and all(isinstance(n, (str, os.PathLike, NamedSource)) for n in source)
+    ):
+        sources = tuple(n if isinstance(n, NamedSource) else NamedSource(os.fspath(n)) for n in source)
     else:
         return None
     for part in sources:
+        if not part.name or part.is_misspelt:
+            raise unknown_name("dataset", part.name, ["world"])
         if part.weight is not None:
             check_number(f"the weight of {part.name!r}", part.weight, above=0)
     if len({part.weight is None for part in sources}) > 1:
@@ -90,6 +109,11 @@ def named_sources(source: object) -> tuple[NamedSource, ...] | None:
     if len({part.name for part in sources}) < len(sources):
         raise ConfigError(f"a dataset was given twice: {source!r}")
     return sources
+
+
+def includes_world(source: object) -> bool:
+    """Whether the built-in world is the dataset, or one of several that are named."""
+    return any(part.name == "world" for part in named_sources(source) or ())
 
 
 def _weighted(part: str) -> NamedSource:

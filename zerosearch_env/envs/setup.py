@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_options, check_whole_number, make_options
-from ..datasets import COLUMNS, NamedSource, OnBadRow, check_columns, load_dataset, load_sources, named_sources
+from ..datasets import COLUMNS, Column, NamedSource, OnBadRow, check_columns, load_dataset, named_sources
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_parts, make_engine
 from ..errors import ConfigError, DataError, unknown_name
@@ -182,8 +182,8 @@ def _read_world(world: Options | None) -> WorldConfig | None:
     return make_options(WorldConfig, "option of world", **check_options("world", world, '{"seed": 1}'))
 
 
-def _hashable(column: str | Sequence[str]) -> str | tuple[str, ...]:
-    return column if isinstance(column, str) else tuple(column)
+def _hashable(column: Column | Sequence[Column]) -> Column | tuple[Column, ...]:
+    return column if isinstance(column, (str, int)) else tuple(column)
 
 
 def _stamp(sources: Sequence[NamedSource], split: str) -> int:
@@ -197,8 +197,8 @@ def _load_cached(
     split: str,
     world: WorldConfig | None,
     on_bad_row: OnBadRow,
-    columns: tuple[tuple[str, str | tuple[str, ...]], ...],
+    columns: tuple[tuple[str, Column | tuple[Column, ...]], ...],
     stamp: int,
 ) -> Dataset:
     """One dataset object per description, so sub-environments in one process share it and its search index."""
-    return load_sources(sources, split, world=world, on_bad_row=on_bad_row, columns=dict(columns) or None)
+    return load_dataset(sources, split, world=world, on_bad_row=on_bad_row, columns=dict(columns) or None)

@@ -30,7 +30,7 @@ from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult,
 
 from ...evaluation.evaluate import NOISE_LEVELS, versions
 from ...evaluation.statistics import EMPTY, wilson
-from ..pairs.files import SCHEMA_VERSION, input_record, write_json
+from ..pairs.files import SCHEMA_VERSION, input_files, input_record, write_json
 from ..pairs.pair import read_pairs
 from .attacks import ATTACKS, holds_encoded
 from .measure import Answer, Answers, ask, level_report, plain, share
@@ -52,7 +52,8 @@ class SimulatorEvalConfig:
     """The engine, as in `zerosearch eval`, with options as JSON: '{"kind": "simulated:hf:DIR", "temperature": 0.5}'. A
     model from `train` gets the prompt that it was tuned with."""
     input: Path | None = None
-    """Pairs from `extract`, to use their held-out searches; unset: searches of the built-in world."""
+    """Pairs from `extract`, to use their held-out searches: a file, or a folder with its shards; unset: searches of the
+    built-in world."""
     split: str = "test"
     """Split of the pairs or of the world."""
     reference: str | None = None
@@ -100,6 +101,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
     """
     from .table import as_markdown, print_report
 
+    source = None if config.input is None else input_record(input_files([config.input], config.output))
     dataset, probes = _searches(config)
     top_k = config.top_k or max((len(probe.documents) for probe in probes), default=0) or 5
     with contextlib.ExitStack() as stack:
@@ -129,7 +131,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         "stage": "evaluate",
         "engine": engine_name(config.engine),
         "settings": asdict(config),
-        "input": None if config.input is None else input_record(config.input),
+        "input": source,
         "command": command,
         "versions": versions(),
         "questions": len({probe.question for probe in probes}),

@@ -12,18 +12,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from zerosearch_env.checks import check_whole_number
-from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
+from zerosearch_env.datasets.files.rows import NumberedRow, OnBadRow, RowError, RowReader, read_files
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.errors import ConfigError, DataError, unknown_name
 from zerosearch_env.files import replaced_file
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
 
-from .files import RowReader, check_output, input_record, manifest_path, write_manifest
+from .files import input_files, input_record, manifest_path, write_manifest
 from .foreign import foreign_pair, looks_foreign
 from .pair import Pair, as_record, by_label, holds_answer, pair_key, question_key
 from .records import TrajectoryReader
@@ -35,8 +36,9 @@ Keep = Literal["drop", "keep"]
 class ExtractConfig:
     """Make training pairs for a simulation LLM out of labelled trajectories."""
 
-    input: Path
-    """Output of `label`, or a SimulationTuning-style file (prompt/response, instruction/input/output, messages)."""
+    input: tuple[Path, ...]
+    """Files, or folders of shards: output of `label`, or SimulationTuning-style files (prompt/response,
+    instruction/input/output, messages)."""
     output: Path = Path("runs/simulator/pairs.jsonl")
     """The JSONL file. An existing file is replaced. Its manifest is written next to it."""
     prompt: str = "tuned"
@@ -71,7 +73,7 @@ class ExtractConfig:
 
 
 def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
-    """Write the pairs of a file atomically.
+    """Write the pairs of some files atomically.
 
     Returns:
         The counts of each step.
@@ -79,13 +81,14 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
     Raises:
         DataError: a row is bad, a trajectory has no labels, or no pair is left.
     """
-    check_output(config.output, config.input)
-    reader = RowReader(config.input, config.on_bad_row)
-    read = [pair for pairs in reader.read(_Converter(STYLES[config.prompt].id)) for pair in pairs]
-    pairs, counts = extract(read, config)
-    counts = {"rows": reader.rows, "skipped_rows": reader.skipped, **counts}
+    files = input_files(config.input, config.output)
+    reader, where = RowReader(config.on_bad_row), ", ".join(map(str, config.input))
+    convert = _PairReader(STYLES[config.prompt].id)
+    rows = list(reader.read(read_files(files), convert, where=where, what="trajectories or pairs"))
+    pairs, counts = extract(chain.from_iterable(rows), config)
+    counts = {"rows": len(rows) + reader.skipped, "skipped_rows": reader.skipped, **counts}
     if not pairs:
-        raise DataError(f"no pair is left of {reader.path}: {json.dumps(counts)}")
+        raise DataError(f"no pair is left of {where}: {json.dumps(counts)}")
     digest = hashlib.sha256()
     with replaced_file(config.output) as stream:
         for pair in pairs:
@@ -97,7 +100,7 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
         "extract",
         complete=True,
         settings=asdict(config),
-        input=input_record(reader.path),
+        input=input_record(files),
         output_sha256=digest.hexdigest(),
         command=command,
         lines=len(pairs),
@@ -106,17 +109,18 @@ def run_extract(config: ExtractConfig, *, command: str = "") -> dict[str, int]:
     return counts
 
 
-class _Converter:
+class _PairReader:
     """Converts a row to its pairs."""
 
     def __init__(self, prompt_id: str) -> None:
         self._prompt_id = prompt_id
         self._trajectories = TrajectoryReader()
 
-    def __call__(self, row: Row, number: int) -> list[Pair]:
+    def __call__(self, numbered: NumberedRow) -> list[Pair]:
+        row = numbered.content
         if looks_foreign(row) and "searches" not in row and "turns" not in row:
             return [foreign_pair(row, self._prompt_id)]
-        walk = self._trajectories(row, number)
+        walk = self._trajectories(numbered)
         pairs = []
         for k, search in enumerate(walk.searches):
             if search.label is None:

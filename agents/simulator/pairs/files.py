@@ -1,7 +1,7 @@
-"""Files of the tuning pipeline: JSON lines that survive a kill, a manifest for each file, precise errors for bad rows.
+"""Files of the tuning pipeline: JSON lines that survive a kill, and a manifest for each file.
 
     FILE.jsonl             one JSON object per line, each written as a whole
-    FILE.manifest.json     schema version, stage, options, input and its hash, counts
+    FILE.manifest.json     schema version, stage, options, input files and their hash, counts
 
 The manifest is written before the first line (with `complete` false) and again at the end. A stage that is run again
 with the same options continues after the existing lines; with other options it refuses.
@@ -12,15 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from zerosearch_env.datasets.files.find import find_file
-from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, read_rows
-from zerosearch_env.errors import ConfigError, DataError, sentence
+from zerosearch_env.datasets.files.find import find_files
+from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.files import replaced_file, write_text
 from zerosearch_env.identity import package_identity
 from zerosearch_env.records.transcripts import TranscriptWriter
@@ -31,18 +30,14 @@ from ...runs.output import check_settings
 SCHEMA_VERSION = 1
 """Schema version of all files of the pipeline."""
 
-Value = TypeVar("Value")
 
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def input_record(path: Path) -> dict[str, Any]:
-    """The entry for an input file in a manifest: its path and hash."""
-    return {"path": str(path), "sha256": file_hash(path)}
+def input_record(files: Sequence[Path]) -> dict[str, Any]:
+    """The entry for input files in a manifest: their paths, and the SHA-256 of all their bytes, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return {"paths": list(map(str, files)), "sha256": digest.hexdigest()}
 
 
 def manifest_path(output: Path) -> Path:
@@ -188,57 +183,18 @@ def repair_lines(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in records.values()]
 
 
-class RowReader:
-    """Reads the rows of a file with a conversion function; raises at bad rows or counts them.
-
-    Args:
-        path: `.jsonl`, `.json` or `.parquet`; the first two may be gzipped.
-        on_bad_row: `"raise"` a DataError with file, row and field, or `"skip"` and count.
-    """
-
-    def __init__(self, path: Path, on_bad_row: OnBadRow = "raise") -> None:
-        self.path = find_file(path.expanduser(), "train")
-        self.on_bad_row = on_bad_row
-        self.rows = 0
-        """Rows read so far, including bad ones."""
-        self.skipped = 0
-        self.first_problem = ""
-
-    def read(self, convert: Callable[[Row, int], Value]) -> Iterator[Value]:
-        """Yield `convert(row, number)` for each row; `convert` raises `RowError` for a bad one.
-
-        Raises:
-            DataError: a row is bad and `on_bad_row="raise"`, or no row is usable.
-        """
-        good = 0
-        for number, row in read_rows(self.path):
-            self.rows += 1
-            try:
-                if isinstance(row, RowError):
-                    raise row
-                value = convert(row, number)
-            except RowError as problem:
-                message = f"{self.path}, row {number}: {problem}"
-                if self.on_bad_row == "raise":
-                    raise DataError(f"{sentence(message)} --on-bad-row skip leaves such rows out.") from None
-                self.skipped += 1
-                self.first_problem = self.first_problem or message
-                continue
-            good += 1
-            yield value
-        if not good:
-            raise DataError(
-                f"{self.path} holds no usable row: all {self.skipped} were skipped. First: {self.first_problem}"
-                if self.skipped
-                else f"{self.path} is empty"
-            )
-
-
-def check_output(output: Path, source: Path) -> None:
-    """Refuse to write a file over its own input.
+def input_files(paths: Sequence[Path], output: Path) -> list[Path]:
+    """The files that a stage reads, in order: those given, and the shards in the folders given.
 
     Raises:
-        ConfigError: both are the same file.
+        ConfigError: there is none, one is given twice, or one is the output.
+        DataError: a file is missing, or a folder holds other files than the shards of one.
     """
-    if output.exists() and source.exists() and output.samefile(source):
+    files = [file for path in paths for file in find_files(path.expanduser(), "train")]
+    if not files:
+        raise ConfigError("no input: give at least one file or folder with --input")
+    if len(set(files)) < len(files):
+        raise ConfigError(f"a file was given twice: {', '.join(map(str, files))}")
+    if output.exists() and any(output.samefile(file) for file in files):
         raise ConfigError(f"input and output are both {output}; choose another --output")
+    return files

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from zerosearch_env.datasets.files.rows import OnBadRow
+from zerosearch_env.datasets.files.rows import OnBadRow, RowReader, read_files
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.rewards import exact_match, sub_exact_match
@@ -27,7 +27,7 @@ from zerosearch_env.loading import load_function
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document, full_text
 
-from .files import RowReader, StageOutput, check_output, input_record
+from .files import StageOutput, input_files, input_record
 from .records import Search, Trajectory, TrajectoryReader, as_record
 
 Judge = Callable[[str, str, Sequence[Document]], bool]
@@ -38,10 +38,10 @@ CONTAINS_ANSWER = "contains-answer"
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Label every document set of a trajectory file as useful or noisy."""
+    """Label every document set of some trajectories as useful or noisy."""
 
-    input: Path
-    """Trajectories from `collect`, released trajectories, or recorded transcripts (JSONL, optionally gzipped)."""
+    input: tuple[Path, ...]
+    """Files, or folders of shards: trajectories from `collect`, released ones, or recorded transcripts."""
     output: Path = Path("runs/simulator/labelled.jsonl")
     """The JSONL file. Its manifest is written next to it."""
     by: Literal["trajectory", "judge", "noise"] = "trajectory"
@@ -59,7 +59,7 @@ class LabelConfig:
 
 
 def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
-    """Label the trajectories of a file; continues where an earlier run with the same options stopped.
+    """Label the trajectories of some files; continues where an earlier run with the same options stopped.
 
     Returns:
         Number of trajectories, useful and noisy sets in the file; and of items left out in this session, by reason.
@@ -75,17 +75,17 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
         )
     if config.concurrency < 1:
         raise ConfigError(f"concurrency: expected at least 1, got {config.concurrency}")
-    check_output(config.output, config.input)
-    reader = RowReader(config.input, config.on_bad_row)
+    files = input_files(config.input, config.output)
     labeller = make_labeller(config)
     settings = {k: v for k, v in asdict(config).items() if k in ("by", "judge", "right", "on_bad_row")}
-    source = input_record(reader.path)
+    source = input_record(files)
     settings["input_sha256"] = source["sha256"]
+    reader, where = RowReader(config.on_bad_row), ", ".join(map(str, config.input))
+    trajectories = list(reader.read(read_files(files), TrajectoryReader(), where=where, what="trajectories"))
     session: Counter[str] = Counter()
     finished = False
     notes = {"input": source, "command": command}
     with StageOutput(config.output, "label", settings, tally=tally, notes=notes, fresh=config.fresh) as output:
-        trajectories = list(reader.read(TrajectoryReader()))
         waiting = [trajectory for trajectory in trajectories if trajectory.id not in output.ids]
         session.update(taken_over=len(trajectories) - len(waiting), skipped_rows=reader.skipped)
         try:

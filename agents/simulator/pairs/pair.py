@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, text
-from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError
+from zerosearch_env.datasets.files.find import find_files
+from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, RowReader, read_files
 from zerosearch_env.engines.simulated.prompts import STYLES, style_name
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, SearchRequest, full_text
 
-from .files import RowReader
 from .records import document_records, read_documents
 
 Split = Literal["train", "test"]
@@ -109,7 +109,7 @@ def as_record(pair: Pair) -> dict[str, Any]:
     }
 
 
-def read_pair(row: Row, number: int) -> Pair:
+def read_pair(row: Row) -> Pair:
     """The pair in a row.
 
     Raises:
@@ -137,14 +137,15 @@ def read_pairs(path: Path, *, split: Split | None = None, on_bad_row: OnBadRow =
     """The pairs of an extract file.
 
     Args:
-        path: the file.
+        path: the file, or a folder with its shards.
         split: return only this part; None returns both.
         on_bad_row: `"raise"`, or `"skip"`.
 
     Raises:
         DataError: a row is bad, or there is no pair.
     """
-    pairs = list(RowReader(path, on_bad_row).read(read_pair))
+    rows = read_files(find_files(path.expanduser(), "train"))
+    pairs = RowReader(on_bad_row).read(rows, lambda row: read_pair(row.content), where=path, what="pairs")
     return [pair for pair in pairs if split is None or pair.split == split]
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from zerosearch_env.datasets.files.fields import answers, plain, text
 from zerosearch_env.datasets.files.packed import unpack
-from zerosearch_env.datasets.files.rows import Row, RowError
+from zerosearch_env.datasets.files.rows import NumberedRow, Row, RowError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.types import Document
 
@@ -103,12 +103,13 @@ class TrajectoryReader:
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def __call__(self, row: Row, number: int) -> Trajectory:
+    def __call__(self, numbered: NumberedRow) -> Trajectory:
         """The trajectory in a row.
 
         Raises:
             RowError: a field is invalid; the message names it.
         """
+        row, number = numbered.content, numbered.number
         if "turns" in row and "searches" not in row:
             trajectory = _read_transcript(row, number)
         elif "searches" in row:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from zerosearch_env.errors import CheckpointError, DataError
+from zerosearch_env.errors import CheckpointError
 from zerosearch_env.identity import folder_hash, package_identity
 
 from ...config.tune import FREE, TuneConfig
 from ...runs.output import check_settings, remove_files
-from ..pairs.files import file_hash, read_manifest, write_manifest
+from ..pairs.files import input_files, input_record, read_manifest, write_manifest
 
 RUN_FILES = ("manifest.json", "metrics.jsonl", "checkpoints", "model")
 
 
 def settings_of(config: TuneConfig) -> dict[str, Any]:
-    """The settings that must agree for a run to be resumed: options, and hashes of the inputs."""
+    """The settings that must agree for a run to be resumed: options, and hashes of the inputs.
+
+    Raises:
+        DataError: there is no file with pairs.
+        CheckpointError: there is no model.
+    """
     settings = {key: value for key, value in asdict(config).items() if key not in FREE}
-    if not config.input.is_file():
-        raise DataError(f"there is no file with pairs at {config.input}")
-    settings["input"] = file_hash(config.input)
+    settings["input"] = input_record(input_files([config.input], config.output))["sha256"]
     if config.model is not None:
         if not config.model.is_dir():
             raise CheckpointError(f"there is no folder with a model at {config.model}")
@@ -47,7 +50,7 @@ def write_run_manifest(
     config: TuneConfig, settings: dict[str, Any], *, command: str, counts: dict[str, Any], complete: bool
 ) -> None:
     """Write the run's manifest."""
-    source = {"path": config.input, "sha256": settings["input"]}
+    source = {"paths": [config.input], "sha256": settings["input"]}
     manifest = config.output / "manifest.json"
     write_manifest(
         manifest, "train", complete=complete, settings=settings, input=source, command=command, counts=counts

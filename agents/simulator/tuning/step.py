@@ -31,6 +31,8 @@ class Tuner:
     adapted: Any
     """peft's wrapper around the model, or None."""
     tokenizer: Any
+    prompt_id: str
+    """Id of the prompt that all pairs have."""
     optimizer: torch.optim.Optimizer
     train: Sequence[Row]
     held_out: Mapping[str, Sequence[Row]]

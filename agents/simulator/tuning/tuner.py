@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,8 @@ def tune(config: TuneConfig, *, command: str = "") -> dict[str, Any]:
         with contextlib.closing(log) if log is not None else contextlib.nullcontext():
             stopped, figures = _loop(tuner, state, log, interrupted, began)
         if workers.rank == 0 and stopped == "finished":
-            _save(tuner, counts["max_documents"], settings)
+            base = str(config.model or f"{config.init}, from scratch")
+            _save(tuner, SimulatorCard(tuner.prompt_id, counts["max_documents"], base, settings["input"]))
         result = {**counts, **figures, "stopped": stopped}
         if workers.rank == 0:
             write_run_manifest(config, settings, command=command, counts=result, complete=stopped == "finished")
@@ -169,6 +169,7 @@ def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tune
         model=model,
         adapted=adapted,
         tokenizer=tokenizer,
+        prompt_id=ids[0],
         optimizer=adamw(model, config.peak, config.weight_decay),
         train=rows,
         held_out=test_rows,
@@ -211,7 +212,7 @@ def _encode(pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> list[Row]
         return [row for pair in pairs if (row := encode(pair, tokenizer, max_tokens)) is not None]
 
 
-def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:
+def _save(tuner: Tuner, card: SimulatorCard) -> None:
     model = tuner.model
     model.zero_grad(set_to_none=True)
     if tuner.config.gradient_checkpointing:
@@ -219,7 +220,4 @@ def _save(tuner: Tuner, max_documents: int, settings: dict[str, Any]) -> Path:
     if tuner.adapted is not None:
         model = tuner.adapted.merge_and_unload()
     model.set_attn_implementation("sdpa")
-    base = str(tuner.config.model or f"{tuner.config.init}, from scratch")
-    prompt_id = read_pairs(tuner.config.input, on_bad_row=tuner.config.on_bad_row)[0].prompt_id
-    card = SimulatorCard(prompt_id, max_documents, base, settings["input"])
-    return save_simulator(model, tuner.tokenizer, card, tuner.config.output / "model", dtype=tuner.config.dtype)
+    save_simulator(model, tuner.tokenizer, card, tuner.config.output / "model", dtype=tuner.config.dtype)

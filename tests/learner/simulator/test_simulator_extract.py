@@ -23,7 +23,7 @@ def pair(query: str, *texts: str, noisy: bool = False, question: str = "Which tr
 
 
 def config(**options: object) -> ExtractConfig:
-    return ExtractConfig(Path("in.jsonl"), **{"test_share": 0.0, "balance": False, **options})
+    return ExtractConfig((Path("in.jsonl"),), **{"test_share": 0.0, "balance": False, **options})
 
 
 def test_the_prompt_is_the_one_that_the_engine_sends() -> None:
@@ -119,7 +119,22 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no pair is left"):
         main(["extract", "--input", str(source), "--output", "out.jsonl"])
     with pytest.raises(ConfigError, match="Did you mean 'tuned'"):
-        ExtractConfig(source, prompt="tune")
+        ExtractConfig((source,), prompt="tune")
+
+
+def test_several_files_give_one_set_of_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", labelled("useful"), labelled("noisy", "trees"))
+    write(tmp_path / "b.jsonl", labelled("useful"), labelled("noisy", "yard"), {"bad": 1})
+    command = ["extract", "--input", "a.jsonl", "b.jsonl", "--output", "out.jsonl", "--no-balance"]
+    with pytest.raises(DataError, match=r"b.jsonl, row 3: expected a trajectory"):
+        main(command)
+    assert main([*command, "--on-bad-row", "skip"]) == 0
+    assert [p.query for p in read_pairs(Path("out.jsonl"))] == ["tree", "trees", "yard"]
+    manifest = read_manifest(manifest_path(Path("out.jsonl")))
+    assert manifest is not None
+    assert (manifest["counts"]["rows"], manifest["counts"]["skipped_rows"]) == (5, 1)
+    assert manifest["input"]["paths"] == ["a.jsonl", "b.jsonl"]
 
 
 def test_bad_pairs_are_named(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.pairs.files import RowReader, manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
 from zerosearch_agents.simulator.pairs.label import by_judge, by_noise, by_trajectory
 from zerosearch_agents.simulator.pairs.records import Search, Trajectory, TrajectoryReader
+from zerosearch_env.datasets.files.rows import NumberedRow, RowReader, read_files
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, DataError
@@ -128,7 +129,8 @@ def test_transcripts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             if answer:
                 episode.advance(f"<answer>{answer}</answer>")
             writer.write(transcript_record(episode))
-    read = list(RowReader(tmp_path / "transcripts.jsonl").read(TrajectoryReader()))
+    rows = read_files([tmp_path / "transcripts.jsonl"])
+    read = list(RowReader().read(rows, TrajectoryReader(), where="here", what="trajectories"))
     assert [t.id for t in read] == ["q", "q@2", "q@3"]
     assert [t.em for t in read] == [True, False, None]
     assert [t.searches[0].noisy for t in read] == [False, True, False]
@@ -168,6 +170,29 @@ def test_a_file_that_is_cut_in_the_middle_of_a_line(released: Path) -> None:
     assert len(run(released, "--on-bad-row", "skip")) == 1
 
 
+def test_several_files_and_folders_of_shards(released: Path) -> None:
+    lines = released.read_text().splitlines(keepends=True)
+    Path("shards").mkdir()
+    for number, line in enumerate(lines):
+        Path(f"shards/part-{number}.jsonl").write_text(line)
+    Path("more.json").write_text(f"[{lines[0]}]")
+    command = ["label", "--input", "shards", "more.json", "--output", "out.jsonl"]
+    assert main(command) == 0
+    assert [json.loads(line)["id"] for line in Path("out.jsonl").read_text().splitlines()] == ["a", "b", "a@3"]
+    manifest = read_manifest(manifest_path(Path("out.jsonl")))
+    assert manifest is not None
+    assert [Path(path).name for path in manifest["input"]["paths"]] == ["part-0.jsonl", "part-1.jsonl", "more.json"]
+    with pytest.raises(ConfigError, match=r"other settings \(input_sha256"):
+        run(released)
+    with pytest.raises(ConfigError, match="given twice"):
+        main([*command, "--input", str(released), str(released)])
+    with pytest.raises(ConfigError, match="no input"):
+        main(["label", "--input", "--output", "out.jsonl"])
+    Path("shards/part-0.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"shards/part-0.jsonl, row 1: expected a trajectory .* leaves such rows out"):
+        main([*command, "--fresh"])
+
+
 def test_options_that_do_not_go_together(released: Path) -> None:
     with pytest.raises(ConfigError, match="--by judge needs it"):
         run(released, "--by", "judge")
@@ -191,4 +216,5 @@ def test_trajectories_whose_lists_are_text(write_text: Callable[[object], str]) 
     searches = [{"query": "a", "documents": ["oak", {"title": "T", "text": "ash"}], "noisy": True}]
     row = {"question": "Which tree?", "answers": ["oak"], "searches": searches}
     as_text = row | {"answers": write_text(["oak"]), "searches": write_text(searches)}
-    assert TrajectoryReader()(as_text, 1) == TrajectoryReader()(row, 1)
+    read, expected = (TrajectoryReader()(NumberedRow("row 1", 1, content)) for content in (as_text, row))
+    assert read == expected

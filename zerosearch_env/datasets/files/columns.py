@@ -7,13 +7,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from ...checks import is_whole_number
 from ...errors import ConfigError, unknown_name
 from ...types import Json
 from .packed import unpack
 from .rows import Row, RowError
 
-Columns = Mapping[str, str | Sequence[str]]
-"""Field -> the column that holds it, for example `{"question": "Frage"}`; a dot leads into a nested dict."""
+Column = str | int
+"""A column by name; by number, from 0, in a CSV or TSV file without a header."""
+Columns = Mapping[str, Column | Sequence[Column]]
+"""Field -> its column, or a list of columns, for example `{"question": "Frage"}`; a dot leads into a nested
+dict."""
+Fields = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Field that a caller may map to a column -> the name that every reader knows, and all names that it replaces."""
 
 
 def missing(value: Json) -> bool:
@@ -65,7 +71,7 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: 
         for name in names
     ]
     score, nearest = max(scores, default=(0.0, ""))
-    hint = f'; columns={{"{field}": ...}} can name it'
+    hint = f'; columns={{"{field}": ...}} can name it, or number it (from 0) in a table without a header'
     if score >= 0.6:
         hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{within}{nearest}"}} would read it'
     shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
@@ -87,31 +93,72 @@ def check_columns(columns: Columns | None, fields: Iterable[str]) -> None:
     for field, column in columns.items():
         if field not in fields:
             raise unknown_name("field in columns", field, fields)
-        names = [column] if isinstance(column, str) else column
-        if (
-            not names
-            or not isinstance(names, (list, tuple))
-            or not all(name and isinstance(name, str) for name in names)
-        ):
+        names = _listed(column)
+        if not names or not all((name and isinstance(name, str)) or is_whole_number(name) for name in names):
             raise ConfigError(f"columns[{field!r}] must be the name of a column or a list of names, got {column!r}")
+    if len({isinstance(name, str) for column in columns.values() for name in _listed(column)}) > 1:
+        raise ConfigError(f"columns must have names, or numbers in a table without a header; got both: {columns!r}")
 
 
-def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+def has_header(columns: Columns | None) -> bool:
+    """Whether a table has a header, as far as the columns tell: they have numbers only if it has none."""
+    return not any(is_whole_number(name) for column in (columns or {}).values() for name in _listed(column))
+
+
+def _listed(column: Column | Sequence[Column]) -> Sequence[Column]:
+    return column if isinstance(column, (list, tuple)) else [column]  # type: ignore[list-item]  # no other sequence
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, Column]:
     """The mapping in `FIELD=COLUMN` pairs, the form that commands take.
 
     Raises:
         ConfigError: a pair has no "=".
     """
-    columns = {}
+    columns: dict[str, Column] = {}
     for pair in pairs:
         field, equals, column = pair.partition("=")
         if not equals:
             raise ConfigError(f"columns: expected FIELD=COLUMN, for example question=Frage, got {pair!r}")
-        columns[field] = column
+        columns[field] = int(column) if column.isdecimal() else column
     return columns
 
 
-def cell(row: Row, path: str, field: str) -> Json:
+def renamed(row: Row, columns: Columns, fields: Fields) -> Row:
+    """The row with the caller's columns under the names that the readers know, in place of any others of that kind.
+
+    Several columns become a list of their cells, without the empty ones.
+
+    Raises:
+        RowError: there is no such column.
+    """
+    given: dict[str, Json] = {}
+    for field, column in columns.items():
+        cells = [_cell(row, name, field) for name in _listed(column)]
+        given[fields[field][0]] = (
+            [c for c in cells if not missing(c)] if isinstance(column, (list, tuple)) else cells[0]
+        )
+    replaced = {name for column in columns.values() for name in _listed(column)}
+    kept = {name: value for name, value in row.items() if name not in replaced}
+    for field in columns:
+        while (old := find_column(kept, fields[field][1])) is not None:
+            del kept[old]
+    return kept | given
+
+
+def as_named(problem: RowError, columns: Columns, fields: Fields) -> RowError:
+    """The error with the name of the caller's column in place of the one that the readers know."""
+    if problem.words:  # it is about columns, and names them
+        return problem
+    for field, column in columns.items():
+        name = fields[field][0]
+        if problem.field == name or problem.field.startswith(f"{name}."):
+            named = ", ".join(map(str, _listed(column))) + problem.field.removeprefix(name)
+            return RowError(named, problem.expected, problem.got, words=problem.words)
+    return problem
+
+
+def _cell(row: Row, path: Column, field: str) -> Json:
     """The cell in a column that a caller named; a dot leads into a nested dict.
 
     Raises:
@@ -120,7 +167,7 @@ def cell(row: Row, path: str, field: str) -> Json:
     if path in row:
         return row[path]
     value: Json = row
-    within = ""
+    path, within = str(path), ""
     for name in path.split("."):
         value = unpack(value, path)
         if not isinstance(value, Mapping):

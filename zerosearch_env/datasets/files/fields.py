@@ -18,7 +18,7 @@ from .rows import Row, RowError
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 """Separates several gold answers in one string (DeepResearcher's data)."""
-_ANSWER_KEYS = ("target", "text", "ground_truth", "value", "answer")
+_ANSWER_KEYS = ("target", "text", "ground_truth", "value", "answer", "answers", "entity_name", "answer_argument")
 """Keys of a dict that holds answers."""
 _LISP_ITEM = r"""\((?:description|name|number)\s+("(?:[^"\\]|\\.)*"|[^\s()"]+)\)"""
 _LISP_LIST = re.compile(rf"\(list(?:\s+{_LISP_ITEM})+\)")
@@ -84,14 +84,17 @@ def mapping(row: Row, field: str) -> Row:
 def answers(value: Json, field: str) -> tuple[str, ...]:
     """Gold answers from a string, a number, a list of these, or a dict in a known form; duplicates and blanks dropped.
 
+    True and False are the answers "yes" and "no".
+
     Raises:
         RowError: there is no answer, or an answer is neither a string nor a finite number.
     """
     texts: dict[str, None] = {}
     for item in _answer_items(plain(value), field):
-        is_number = isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
-        if not is_number and not isinstance(item, str):
-            raise RowError(field, "strings or numbers as answers", item)
+        if isinstance(item, bool):
+            item = "yes" if item else "no"
+        if not isinstance(item, str) and not (isinstance(item, (int, float)) and math.isfinite(item)):
+            raise RowError(field, "strings, numbers, true or false as answers", item)
         if answer := written(item):
             texts.setdefault(text(answer, field))
     if not texts:
@@ -119,7 +122,7 @@ def _items_of_entry(entry: Json, field: str) -> list[Json]:
 
 
 def _items_of_dict(value: Row, field: str) -> list[Json]:
-    """The answers in a dict: `{"target": [...]}`, TriviaQA's `Value` and `Aliases`, AmbigQA's `qaPairs`, ..."""
+    """The answers in a dict: TriviaQA's `Value` and `Aliases`, AmbigQA's `qaPairs`, WebQSP's `Answers`, ..."""
     key = first_of(value, _ANSWER_KEYS)
     others = find_column(value, ("aliases",))
     pairs = find_column(value, ("qaPairs",))

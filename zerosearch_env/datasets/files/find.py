@@ -33,18 +33,6 @@ def looks_like_file(name: str) -> bool:
     return path.exists() or name.startswith((".", "/", "~")) or _suffix(path) != ""
 
 
-def find_file(path: Path, split: str) -> Path:
-    """The single file of `find_files`.
-
-    Raises:
-        DataError: there is no such file, or it is divided into shards.
-    """
-    files = find_files(path, split)
-    if len(files) > 1:
-        raise DataError(f"{path} holds {len(files)} shards of the split {split!r}; a single file is needed here")
-    return files[0]
-
-
 def find_files(path: Path, split: str) -> list[Path]:
     """The path itself if it is a file; in a folder, the files of a split (see the module docstring), in order.
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from ...errors import DataError, sentence
-from ...types import Document
-from .columns import Columns, cell, check_columns, first_of, no_column
+from ...errors import DataError
+from ...types import Document, Json
+from .columns import Columns, Fields, as_named, check_columns, first_of, has_header, no_column, renamed
 from .fields import plain, text, written
 from .find import find_files
-from .rows import NumberedRow, OnBadRow, Row, RowError, check_reading, log_skipped, read_files
-
-_log = logging.getLogger(__name__)
+from .rows import NumberedRow, OnBadRow, RowError, RowReader, read_files
 
 _IDS = ("id", "docid", "passage_id", "pid")
+_TITLES = ("title",)
 _TEXTS = ("text", "contents", "passage", "body")
-_FIELDS = ("id", "title", "text")
+_FIELDS: Fields = {"id": ("id", _IDS), "title": ("title", _TITLES), "text": ("text", _TEXTS)}
 
 
 def load_corpus(
@@ -39,7 +38,8 @@ def load_corpus(
         path: the file, or a folder that contains `corpus.jsonl` (or another ending), its shards, shards without a name
             (`part-0.jsonl`), or the same for "train".
         on_bad_row: `"raise"` a DataError, or `"skip"` bad rows; their number is logged as a warning.
-        columns: `id`, `title` or `text` -> the column that holds it, for files with other names.
+        columns: `id`, `title` or `text` -> the column that holds it, for files with other names. The texts of a list of
+            columns are joined, one per line.
         limit: maximum number of passages to read; None: all.
 
     Returns:
@@ -62,29 +62,13 @@ def iter_corpus(
     """Read the passages of a corpus file one by one, for files larger than memory. Otherwise like `load_corpus`.
 
     Raises:
-        ConfigError: as in `load_corpus`; raised when the first passage is requested.
-        DataError: as in `load_corpus`; raised when the iteration reaches the problem.
+        ConfigError: as in `load_corpus`.
+        DataError: as in `load_corpus`; for a bad row, when the iteration reaches it.
     """
-    check_reading(on_bad_row, limit)
     check_columns(columns, _FIELDS)
-    files = corpus_files(path)
-    count, skipped, problem = 0, 0, ""
-    for row in read_files(files):
-        try:
-            passage = _passage(row, columns or {})
-        except RowError as error:
-            problem = problem or f"{row.place}: {error}"
-            if on_bad_row == "raise":
-                raise DataError(f'{sentence(problem)} on_bad_row="skip" leaves such rows out.') from None
-            skipped += 1
-            continue
-        yield passage
-        count += 1
-        if count == limit:
-            break
-    if not count:
-        raise DataError(f"{path} holds no passage: " + (problem or "it is empty"))
-    log_skipped(_log, path, skipped, problem)
+    rows = read_files(corpus_files(path), header=has_header(columns))
+    convert = partial(_passage, columns=columns or {})
+    return RowReader(on_bad_row, limit).read(rows, convert, where=path, what="passages")
 
 
 def corpus_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -103,29 +87,27 @@ def corpus_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _passage(numbered: NumberedRow, columns: Columns) -> Document:
-    row = numbered.content
-    if isinstance(row, RowError):
-        raise row
-    assert isinstance(row, Mapping)
-    if columns:
-        row = {**row, **{field: _joined(row, column, field) for field, column in columns.items()}}
-    key = first_of(row, _IDS)
-    source = str(numbered.number) if key is None else written(plain(row[key]))
-    field = first_of(row, _TEXTS)
-    if field is None:
-        raise no_column(row, _TEXTS, "text", "a passage")
-    body = text(row[field], field)
-    title = first_of(row, ("title",))
-    if title is not None and isinstance(row[title], str):
-        return Document(row[title].strip(), body, source)
-    return Document(*split_contents(body), source) if field.lower() == "contents" else Document("", body, source)
+    try:
+        row = renamed(numbered.content, columns, _FIELDS) if columns else numbered.content
+        key = first_of(row, _IDS)
+        source = str(numbered.number) if key is None else written(plain(row[key]))
+        field = first_of(row, _TEXTS)
+        if field is None:
+            raise no_column(row, _TEXTS, "text", "a passage")
+        body = _text(row[field], field)
+        title = row.get(first_of(row, _TITLES))
+        if isinstance(title, list):
+            title = " ".join(map(written, title))
+        if isinstance(title, str):
+            return Document(title.strip(), body, source)
+        return Document(*split_contents(body), source) if field.lower() == "contents" else Document("", body, source)
+    except RowError as problem:
+        raise as_named(problem, columns, _FIELDS) from None
 
 
-def _joined(row: Row, column: str | Sequence[str], field: str) -> object:
-    """The cell of a named column; the texts of several columns, one after the other."""
-    if isinstance(column, str):
-        return cell(row, column, field)
-    return "\n".join(text(cell(row, name, field), name) for name in column)
+def _text(value: Json, field: str) -> str:
+    """A text, or the texts of several columns, one after the other."""
+    return text("\n".join(text(part, field) for part in value) if isinstance(value, list) else value, field)
 
 
 def split_contents(contents: str) -> tuple[str, str]:

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ...errors import DataError, sentence
-from ...types import Json, Paragraph, Question
-from .columns import Columns, cell, find_column, first_of, missing, no_column
+from ...types import Dataset, Json, Paragraph, Question
+from .columns import Columns, Fields, as_named, find_column, first_of, missing, no_column, renamed
 from .fields import (
     answers,
     flagged_paragraphs,
@@ -34,28 +33,28 @@ from .fields import (
     written,
 )
 from .packed import unpack
-from .rows import NumberedRow, OnBadRow, Row, RowError
+from .rows import NumberedRow, OnBadRow, Row, RowError, RowReader
 
 Reader = Callable[[Row], Question]
 
 _IDS = ("id", "question_id", "idx", "qid", "task_id", "example_id")
-_QUESTIONS = ("question", "problem", "query", "utterance")
+_QUESTIONS = ("question", "problem", "query", "utterance", "raw_question")
 _ANSWERS = (
     *("answers", "answer", "golden_answers", "gold_answers", "target", "possible_answers", "final_answer"),
-    *("target_value", "annotations"),
+    *("target_value", "annotations", "parses"),
 )
 _ALIASES = ("answer_aliases", "aliases")
 _SOURCES = ("data_source", "dataset")
 _REWARDS = ("reward_model", "reward_spec")
 
-COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+COLUMNS: Fields = {
     "id": ("id", _IDS),
     "question": ("question", _QUESTIONS),
     "answers": ("golden_answers", _ANSWERS),
     "aliases": ("answer_aliases", _ALIASES),
     "data_source": ("data_source", _SOURCES),
 }
-"""Field that a caller may map to a column -> the name that every reader knows, and all names that it replaces."""
+"""The fields of a question that a caller may map to columns."""
 
 
 def detect_format(row: Row) -> str | None:
@@ -236,17 +235,6 @@ FORMATS: Mapping[str, Reader] = {
 """Format name -> reader function."""
 
 
-@dataclass(frozen=True)
-class ReadQuestions:
-    """The questions of a dataset, and what reading them has found."""
-
-    questions: list[Question]
-    format: str
-    skipped: int = 0
-    first_problem: str = ""
-    """The error of the first skipped row, with its place."""
-
-
 def read_questions(
     rows: Iterable[NumberedRow],
     *,
@@ -257,7 +245,7 @@ def read_questions(
     on_bad_row: OnBadRow = "raise",
     columns: Columns | None = None,
     limit: int | None = None,
-) -> ReadQuestions:
+) -> Dataset:
     """Read rows until `limit` questions are found.
 
     Args:
@@ -271,75 +259,48 @@ def read_questions(
         limit: maximum number of questions to read; None: all.
 
     Raises:
+        ConfigError: `on_bad_row` or `limit` is invalid.
         DataError: a row is bad, the format is unknown, or there are no questions. The message names the file, the row,
             the field, and the nearest column.
     """
-    questions: list[Question] = []
-    seen: dict[tuple[str, str], list[tuple[Question, str]]] = {}
-    skipped, first_problem = 0, ""
-    for place, number, content in rows:
+    reader, convert = RowReader(on_bad_row, limit), _QuestionReader(name, split, format, columns or {})
+    questions = list(reader.read(rows, convert, where=where, what="questions"))
+    metadata = {"format": convert.format or "", "source": where}
+    return Dataset(name, split, with_distinct_ids(questions), skipped_rows=reader.skipped, metadata=metadata)
+
+
+class _QuestionReader:
+    """Converts the rows of a dataset to questions; remembers the format, and all questions to refuse copies of them."""
+
+    def __init__(self, name: str, split: str, format: str | None, columns: Columns) -> None:
+        self.format = format
+        self._name, self._split, self._columns = name, split, columns
+        self._places: dict[tuple[object, ...], str] = {}
+
+    def __call__(self, row: NumberedRow) -> Question:
         try:
-            if isinstance(content, RowError):
-                raise content
-            if isinstance(content, Question):
-                question = content
-            else:
-                row = _renamed(content, columns) if columns else content
-                format = format or _format_of(row)
-                question = FORMATS[format](row)
-            question = replace(
-                question,
-                id=question.id or f"{name}-{number}",
-                dataset=question.dataset or name,
-                split=question.split or split,
-            )
-            earlier = seen.setdefault((question.dataset, question.id), [])
-            for other, other_place in earlier:
-                if (other.text, other.answers) == (question.text, question.answers):
-                    raise RowError("id", f"a row that is not a copy of another ({other_place})", question.id)
-            earlier.append((question, place))
+            return self._distinct(row, row.content if isinstance(row.content, Question) else self._read(row.content))
         except RowError as problem:
-            message = f"{place}: {_as_named(problem, columns or {})}"
-            if on_bad_row == "raise":
-                raise DataError(f'{sentence(message)} on_bad_row="skip" leaves such rows out.') from None
-            skipped, first_problem = skipped + 1, first_problem or message
-            continue
-        questions.append(question)
-        if len(questions) == limit:
-            break
-    if not questions:
-        raise DataError(
-            f"{where} has no usable row: all {skipped} were skipped. The first problem: {first_problem}"
-            if skipped
-            else f"{where} is empty: it has no questions"
+            raise as_named(problem, self._columns, COLUMNS) from None
+
+    def _read(self, row: Row) -> Question:
+        row = renamed(row, self._columns, COLUMNS) if self._columns else row
+        self.format = self.format or _format_of(row)
+        return FORMATS[self.format](row)
+
+    def _distinct(self, row: NumberedRow, question: Question) -> Question:
+        """The question with a value for every field, if it is not a copy of an earlier one."""
+        question = replace(
+            question,
+            id=question.id or f"{self._name}-{row.number}",
+            dataset=question.dataset or self._name,
+            split=question.split or self._split,
         )
-    return ReadQuestions(with_distinct_ids(questions), format or "", skipped, first_problem)
-
-
-def _renamed(row: Row, columns: Columns) -> Row:
-    """The row with the caller's columns under the names that the readers know, in place of any others of that kind."""
-    given = {}
-    for field, column in columns.items():
-        cells = [cell(row, name, field) for name in ([column] if isinstance(column, str) else column)]
-        given[COLUMNS[field][0]] = cells[0] if isinstance(column, str) else [c for c in cells if not missing(c)]
-    replaced = {name for column in columns.values() for name in ([column] if isinstance(column, str) else column)}
-    kept = {name: value for name, value in row.items() if name not in replaced}
-    for field in columns:
-        while (old := find_column(kept, COLUMNS[field][1])) is not None:
-            del kept[old]
-    return kept | given
-
-
-def _as_named(problem: RowError, columns: Columns) -> RowError:
-    """The error with the name of the caller's column in place of the one that the readers know."""
-    if problem.words:  # it is about columns, and names them
-        return problem
-    for field, column in columns.items():
-        name = COLUMNS[field][0]
-        if problem.field == name or problem.field.startswith(f"{name}."):
-            named = (column if isinstance(column, str) else ", ".join(column)) + problem.field.removeprefix(name)
-            return RowError(named, problem.expected, problem.got, words=problem.words)
-    return problem
+        key = (question.dataset, question.id, question.text, question.answers)
+        place = self._places.setdefault(key, row.place)
+        if place is not row.place:
+            raise RowError("id", f"a row that is not a copy of another ({place})", question.id)
+        return question
 
 
 def _format_of(row: Row) -> str:

@@ -1,6 +1,7 @@
 """Read the rows of a data file: JSON, CSV, TSV (all also gzipped), parquet or arrow.
 
-A row that cannot be read is yielded as a `RowError`, so the caller decides whether to stop.
+A row that cannot be read is yielded as a `RowError`. `RowReader` converts rows, and decides whether to stop at such a
+row or to leave it out.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast, get_args
 
 from ...checks import check_whole_number
-from ...errors import DataError, require, unknown_name
-from ...types import Question
+from ...errors import DataError, require, sentence, unknown_name
 from .find import ENDINGS, SUFFIXES
 
-Row = Mapping[str, Any]
-_CONTAINERS = ("data", "Data", "questions", "examples")
-"""Keys under which a JSON file that is one object holds its rows."""
+Row = Mapping[Any, Any]
+"""Cells by column: by name or, in a table without a header, by number."""
+OnBadRow = Literal["raise", "skip"]
+Value = TypeVar("Value")
+_log = logging.getLogger(__name__)
+_CONTAINERS = ("data", "questions", "examples")
+"""Keys, in any case, under which a JSON file that is one object holds its rows."""
 
 
 class RowError(Exception):
@@ -48,17 +52,87 @@ class RowError(Exception):
 
 
 class NumberedRow(NamedTuple):
-    """A row, or the error that reading it gave, and where it is."""
+    """A row and where it is."""
 
     place: str
     """For messages, for example "train.jsonl, row 3"."""
     number: int
     """Unique in its dataset; part of the id of a row without an id."""
-    content: Row | Question | RowError
+    # Any: each kind of dataset has its own
+    content: Any
+    """A `Row`, a `Question` (only in memory), or the `RowError` that reading the row gave."""
 
 
-def read_files(files: list[Path]) -> Iterator[NumberedRow]:
-    """The rows of a file or of all its shards, numbered through.
+class RowReader:
+    """Converts rows one by one. A bad row raises, or is left out and counted.
+
+    Args:
+        on_bad_row: `"raise"` a DataError with file, row and field, or `"skip"` the row.
+        limit: maximum number of rows to convert; None: all.
+
+    Raises:
+        ConfigError: `on_bad_row` is unknown, or `limit` is below 1.
+    """
+
+    def __init__(self, on_bad_row: OnBadRow = "raise", limit: int | None = None) -> None:
+        if on_bad_row not in get_args(OnBadRow):
+            raise unknown_name("on_bad_row", on_bad_row, get_args(OnBadRow))
+        if limit is not None:
+            check_whole_number("limit", limit, hint="None means no limit.")
+        self.on_bad_row, self.limit = on_bad_row, limit
+        self.skipped = 0
+        """Number of rows left out so far."""
+
+    def read(
+        self, rows: Iterable[NumberedRow], convert: Callable[[NumberedRow], Value], *, where: object, what: str
+    ) -> Iterator[Value]:
+        """Yield `convert(row)` for each row. A warning in the log tells how many were left out, and the first problem.
+
+        Args:
+            rows: the rows of one dataset.
+            convert: called with rows that could be read; raises `RowError` for a bad one.
+            where: the dataset, for messages.
+            what: what the dataset should hold, in the plural.
+
+        Raises:
+            DataError: a row is bad and `on_bad_row` is "raise", or no row is usable.
+        """
+        converted, first_problem = 0, ""
+        for row in rows:
+            try:
+                if isinstance(row.content, RowError):
+                    raise row.content
+                value = convert(row)
+            except RowError as problem:
+                message = f"{row.place}: {problem}"
+                if self.on_bad_row == "raise":
+                    raise DataError(
+                        f'{sentence(message)} on_bad_row="skip" (in a command: --on-bad-row skip) leaves such rows out.'
+                    ) from None
+                self.skipped += 1
+                first_problem = first_problem or message
+                continue
+            yield value
+            converted += 1
+            if converted == self.limit:
+                break
+        if not converted and first_problem:
+            raise DataError(
+                f"{where} has no usable row: all {self.skipped} were skipped. The first problem: {first_problem}"
+            )
+        if not converted:
+            raise DataError(f"{where} is empty: it has no {what}")
+        if first_problem:
+            left_out = "1 row was" if self.skipped == 1 else f"{self.skipped} rows were"
+            _log.warning("%s: %s left out. The first problem: %s", where, left_out, first_problem)
+
+
+def read_files(files: Iterable[Path], *, header: bool = True) -> Iterator[NumberedRow]:
+    """The rows of a file or of several, such as all its shards, numbered through.
+
+    Args:
+        files: the files, in order.
+        header: as in `read_rows`.
 
     Raises:
         DataError: as in `read_rows`.
@@ -66,16 +140,20 @@ def read_files(files: list[Path]) -> Iterator[NumberedRow]:
     """
     before, number = 0, 0
     for file in files:
-        for number, content in read_rows(file):
+        for number, content in read_rows(file, header=header):
             yield NumberedRow(f"{file}, row {number}", before + number, content)
         before += number
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
+def read_rows(path: Path, *, header: bool = True) -> Iterator[tuple[int, Row | RowError]]:
     """The rows of a file with their numbers, from 1: the line number in JSON lines, CSV and TSV, else the row number.
 
-    A JSON file may also be one object with the rows under "data" (SQuAD, TriviaQA); SQuAD's paragraphs become one row
-    per question.
+    A JSON file may also be one object with the rows under "data" (SQuAD, TriviaQA) or "questions" (WebQSP); SQuAD's
+    paragraphs become one row per question.
+
+    Args:
+        path: the file.
+        header: whether the first line of CSV and TSV names the columns; if not, their names are the numbers from 0.
 
     Raises:
         DataError: the whole file is broken: damaged gzip, parquet or arrow data, or invalid JSON.
@@ -89,7 +167,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as opened:
             file = cast(BinaryIO, opened)
             if name.endswith((".csv", ".tsv")):
-                yield from _table(path, file, "\t" if name.endswith(".tsv") else None)
+                yield from _table(path, file, "\t" if name.endswith(".tsv") else None, header)
             elif not name.endswith(SUFFIXES) and _first_sign(file) not in (b"{", b"["):
                 raise DataError(f"{path} is not a data file: expected the ending {ENDINGS}")
             elif _is_document(file, lines_likely=not name.endswith(".json")):
@@ -126,9 +204,8 @@ def _container(document: Any) -> list[Any] | None:
     """The rows in a JSON object that holds them under a key, or column by column (pandas); None if it is a row."""
     if not isinstance(document, dict):
         return None
-    for key in _CONTAINERS:
-        rows = document.get(key)
-        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+    for key, rows in document.items():
+        if key.lower() in _CONTAINERS and isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
             return rows
     cells = list(document.values())
     if all(isinstance(column, dict) and column.keys() == cells[0].keys() for column in cells):
@@ -193,22 +270,28 @@ def _object(row: Any) -> Row | RowError:
     return row if isinstance(row, dict) else RowError("", "a JSON object", row)
 
 
-def _table(path: Path, file: BinaryIO, delimiter: str | None) -> Iterator[tuple[int, Row | RowError]]:
-    """The rows of a CSV or TSV file whose first line names the columns; an empty cell is None."""
+def _table(path: Path, file: BinaryIO, delimiter: str | None, header: bool) -> Iterator[tuple[int, Row | RowError]]:
+    """The rows of a CSV or TSV file; an empty cell is None."""
     # Bytes that are not UTF-8 become lone surrogates, which make only the rows that hold them bad rows.
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         head = lines.readline()
         lines.seek(0)
-        rows = csv.reader(lines, delimiter=delimiter or max(",;\t", key=head.count), strict=True)
+        form: Any = {"delimiter": delimiter or max(",;\t", key=head.count), "strict": True}
+        rows = csv.reader(lines, **form)
         try:
-            columns = [name.strip() for name in next(rows, [])]
+            columns: Sequence[str | int] = [name.strip() for name in next(rows, [])]
         except csv.Error as cause:
-            raise DataError(f"{path}: the line with the names of the columns cannot be read: {cause}") from cause
+            raise DataError(f"{path}: its first line cannot be read: {cause}") from cause
+        # A header of numbers is what pandas writes for columns without names.
+        if not header and not all(name == "" or str(name).isdecimal() for name in columns):
+            columns = range(len(columns))
+            lines.seek(0)
+            rows = csv.reader(lines, **form)
         yield from _cells(rows, columns)
 
 
-def _cells(rows: Any, columns: list[str]) -> Iterator[tuple[int, Row | RowError]]:
-    """The rows of a `csv.reader` behind its first line."""
+def _cells(rows: Any, columns: Sequence[str | int]) -> Iterator[tuple[int, Row | RowError]]:
+    """The remaining rows of a `csv.reader`."""
     while True:
         number = rows.line_num + 1
         try:
@@ -219,7 +302,7 @@ def _cells(rows: Any, columns: list[str]) -> Iterator[tuple[int, Row | RowError]
             yield number, RowError("", f"cells in the form of RFC 4180 ({problem})", "something else", words=True)
             continue
         if cells and len(cells) != len(columns):
-            yield number, RowError("", f"{len(columns)} cells ({', '.join(columns)})", cells)
+            yield number, RowError("", f"{len(columns)} cells ({', '.join(map(str, columns))})", cells)
         elif cells:
             yield number, {name: value if value else None for name, value in zip(columns, cells, strict=True)}
 
@@ -257,25 +340,3 @@ def _batches(path: Path, batches: Any) -> Iterator[tuple[int, Row | RowError]]:
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (arrow.ArrowInvalid, OSError) as cause:
         raise DataError(f"{path} is damaged or cut off: {cause}") from cause
-
-
-OnBadRow = Literal["raise", "skip"]
-
-
-def check_reading(on_bad_row: str, limit: int | None) -> None:
-    """Check the arguments that all readers share.
-
-    Raises:
-        ConfigError: `on_bad_row` is unknown, or `limit` is below 1.
-    """
-    if on_bad_row not in get_args(OnBadRow):
-        raise unknown_name("on_bad_row", on_bad_row, get_args(OnBadRow))
-    if limit is not None:
-        check_whole_number("limit", limit, hint="None means no limit.")
-
-
-def log_skipped(log: logging.Logger, where: object, skipped: int, first_problem: str) -> None:
-    """Log a warning about the rows that `on_bad_row="skip"` left out, if any."""
-    if skipped:
-        rows = "1 row was" if skipped == 1 else f"{skipped} rows were"
-        log.warning("%s: %s left out. The first problem: %s", where, rows, first_problem)
