@@ -24,7 +24,7 @@ from pathlib import Path
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines.registry import make_engine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.answers import contains_answer
+from zerosearch_env.game.answers import SEPARATOR, contains_answer
 from zerosearch_env.types import Question, SearchRequest, full_text
 
 from ..measure import Case, make_parser, measure, print_timings, write_record
@@ -34,6 +34,8 @@ PASSAGES = "wikipedia_passages.jsonl"
 SNIPPETS = "real_search_trajectories.jsonl"
 WORDS = 100
 """Words per document in the measurement of speed."""
+DOCUMENTS = 5
+"""Documents per search result."""
 SHOWN = 20
 """Number of disagreements of each kind that the record quotes."""
 
@@ -162,7 +164,10 @@ def noisy_searches(corpus: Path, questions: Sequence[Question], count: int) -> d
 
 
 def speed_cases(texts: Texts, *, count: int = 2000) -> list[Case]:
-    """Documents of 100 words of the passages: where no word of the answer occurs, and the slowest kinds."""
+    """Documents of 100 words of the passages: alone and five at a time, as the environment reads a search result.
+
+    The answer does not occur in them; the slowest kind holds one of its words.
+    """
     words = " ".join(texts.passages).split(" ")
     documents = [" ".join(words[i : i + WORDS]) for i in range(0, len(words) - WORDS, WORDS)][:count]
     rng = random.Random(2)
@@ -175,19 +180,24 @@ def speed_cases(texts: Texts, *, count: int = 2000) -> list[Case]:
     ]
     rng.shuffle(near)
     accented = [(text, answers) for text, answers in near if not text.isascii()][:count]
+    together = [
+        (SEPARATOR.join(document for document, _ in absent[i : i + DOCUMENTS]), absent[i][1])
+        for i in range(0, len(absent), DOCUMENTS)
+    ]
     work = {
         "answer absent": absent,
         "absent, other characters than ASCII": [pair for pair in absent if not pair[0].isascii()],
         "a word of the answer present, other characters than ASCII": accented,
     }
-    return [Case(name, _run(chosen)) for name, chosen in work.items() if chosen]
+    cases = [Case(name, _run(chosen)) for name, chosen in work.items() if chosen]
+    return [*cases, Case("answer absent, five documents joined", _run(together, documents=DOCUMENTS))]
 
 
-def _run(work: Sequence[tuple[str, tuple[str, ...]]]) -> Callable[[], int]:
+def _run(work: Sequence[tuple[str, tuple[str, ...]]], *, documents: int = 1) -> Callable[[], int]:
     def run() -> int:
         for text, answers in work:
             contains_answer(text, answers)
-        return len(work)
+        return documents * len(work)
 
     return run
 

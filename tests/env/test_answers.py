@@ -13,8 +13,9 @@ from squad import squad
 
 from zerosearch_benchmarks.noise.guard import plain_words
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.answers import _COMMON, answer_spans, contains_answer
+from zerosearch_env.game.answers import answer_spans, contains_answer
 from zerosearch_env.game.episode import answer_in_documents
+from zerosearch_env.game.folding import fold, without_accents
 from zerosearch_env.types import Document
 
 DASH, MINUS, CURLY = "\u2013", "\u2212", "\u2019"
@@ -153,11 +154,17 @@ def test_no_answer_spans_two_documents() -> None:
     assert answer_in_documents(parts, ["York city", "x"])
 
 
-def test_the_fast_path_has_a_byte_for_each_common_character() -> None:
-    assert len(set(_COMMON)) == len(_COMMON) == 128
-    for character in _COMMON:  # the same decision as for a rare character, which the error handler folds
+def test_a_character_decides_the_same_with_a_byte_of_its_own_and_folded_by_the_handler() -> None:
+    for character in map(chr, [*range(1, 0x250), *range(0x2000, 0x2070), *range(0xFB00, 0xFB07)]):
+        if character.isalpha() and not without_accents(fold(character)).isascii():
+            continue  # "µParis": the fast path reads letters of other scripts as blanks
         for text in (f"Par{character}is", f"{character}Paris", f"x{character}"):
-            assert contains_answer(text, ["Paris"]) == contains_answer(text + "\u4e2d", ["Paris"]), repr(character)
+            assert contains_answer(text, ["Paris"]) == bool(answer_spans(text, ["Paris"])), repr(character)
+
+
+def test_an_answer_that_would_be_an_article_without_its_marks() -> None:
+    assert contains_answer("the band T.H.E. played", ["T.H.E."])
+    assert not contains_answer("the band played", ["T.H.E."])
 
 
 def ordinary(answer: str) -> bool:

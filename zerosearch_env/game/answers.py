@@ -26,7 +26,7 @@ import codecs
 import html
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -50,15 +50,6 @@ _ATTACHED = re.compile(
 )
 """A character of a script in which an answer is found inside longer words."""
 
-# The fast path: gold answers in ASCII letters (after folding), which are nearly all answers of English data sets. A
-# text becomes one byte per character. The 128 bytes above ASCII stand for the most common other characters, so that
-# encoding and folding both run in C. All other characters reach the error handler, in runs.
-_COMMON = (
-    "ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåçèéêëìíîïñòóôõöøùúûüýÿāăąćčďēėęěğīįķļłńņňōőřśşšţťūůűųźżžĆČĐđĞİ\u0131ŁŚŞŠŻŽșț"
-    "\u2013\u2014\u2010\u2011\u2212\u2018\u2019\u201c\u201d\u201e\u2026\u00b7\u2022\u00ab\u00bb\u2032\u2033\u02bb\u02bc"
-    "\u00a0²³°£"
-)
-
 
 def _fold(text: str) -> str:
     # Superscript digits are footnote marks more often than powers: "Paris¹" states Paris.
@@ -70,43 +61,66 @@ def _ascii(text: str) -> str:
     return "".join(c if c.isascii() else " " for c in _fold(text))
 
 
-_short_ascii = lru_cache(maxsize=16384)(_ascii)
+# The fast path: gold answers in ASCII letters (after folding), which are nearly all answers of English data sets. A
+# text becomes one byte per character (Latin-1), and a table folds the bytes: both run in C. Runs of other characters
+# reach the error handler, which remembers what short ones fold to.
+class _Runs(dict[str, bytes]):
+    def __missing__(self, run: str) -> bytes:
+        folded = _ascii(run).encode()
+        if len(run) <= 8 and len(self) < 16384:
+            self[run] = folded
+        return folded
 
 
-def _encode_others(error: UnicodeError) -> tuple[str, int]:
+_RUNS = _Runs()
+
+
+def _encode_run(error: UnicodeError) -> tuple[bytes, int]:
     assert isinstance(error, UnicodeEncodeError)
-    run = error.object[error.start : error.end]
-    return (_short_ascii(run) if len(run) <= 8 else _ascii(run)), error.end
+    end = error.end
+    return _RUNS[error.object[error.start : end]], end
 
 
 _HANDLER = "zerosearch-fold"
-codecs.register_error(_HANDLER, _encode_others)
-_ALPHABET = "".join(map(chr, range(128))) + _COMMON
-_ENCODING = codecs.charmap_build(_ALPHABET.ljust(256, "\ufffe"))
+codecs.register_error(_HANDLER, _encode_run)
+_EXPANDED = [(bytes((code,)), folded.encode()) for code in range(128, 256) if len(folded := _ascii(chr(code))) != 1]
+"""Characters of Latin-1 that fold to several characters or to none: \u00df, \u00e6, the soft hyphen."""
+_RARE = b"\1"
+"""In a reading: a character of `_EXPANDED`, or one that begins markup. One look tells that a text holds neither."""
 
 
 def _tables() -> tuple[bytes, bytes, bytes]:
     """The two readings: a table each, and the bytes that the second one deletes."""
-    split, joined, deleted = bytearray(b" " * 256), bytearray(b" " * 256), bytearray(string.punctuation.encode())
-    for code, character in enumerate(_ALPHABET):
-        folded = _ascii(character)
-        if len(folded) == 1 and folded.isalnum():
+    split, joined, deleted = bytearray(b" " * 256), bytearray(b" " * 256), bytearray()
+    for code in range(256):
+        folded = _ascii(chr(code))
+        if len(folded) != 1 or folded in "<&":
+            joined[code] = ord(_RARE)
+        elif folded.isalnum():
             split[code] = joined[code] = ord(folded)
-        elif folded.strip() and folded in string.punctuation:
+        elif folded in string.punctuation:
             deleted.append(code)
-    return bytes(split), bytes(joined), bytes(set(deleted))
+    return bytes(split), bytes(joined), bytes(deleted)
 
 
 _SPLIT, _JOINED, _DELETED = _tables()
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode() if text.isascii() else codecs.charmap_encode(text, _HANDLER, _ENCODING)[0]
+def _second_reading(text: str) -> tuple[bytes, bytes, bool]:
+    """A text as bytes, from which `_SPLIT` makes the first reading; its second reading; whether it may hold markup."""
+    # Half of the characters outside Latin-1 in English Wikipedia are en dashes: replacing them first halves the time.
+    raw = text.encode() if text.isascii() else text.replace("\u2013", "-").encode("latin-1", _HANDLER)
+    joined = raw.translate(_JOINED, _DELETED)
+    if _RARE not in joined:
+        return raw, joined, False
+    for character, folded in _EXPANDED:
+        raw = raw.replace(character, folded)
+    return raw, raw.translate(_JOINED, _DELETED + b"<&"), b"<" in raw or b"&" in raw
 
 
 @dataclass(frozen=True, slots=True)
 class _Gold:
-    """A gold answer as words (UTF-8); they are looked for in the two readings of a text."""
+    """A gold answer as words (UTF-8, a blank on both sides); they are looked for in the two readings of a text."""
 
     split: tuple[bytes, ...]
     joined: tuple[bytes, ...]
@@ -118,11 +132,15 @@ class _Gold:
 class _Golds:
     latin: tuple[_Gold, ...]
     """Answers in ASCII letters and digits, for the fast path."""
+    probes: tuple[bytes, ...]
+    """Their probes: a text without them states none of these answers."""
     others: tuple[_Gold, ...]
     attached: tuple[str, ...]
     """Answers that may be inside words: their letters, without marks and blanks."""
     literal: re.Pattern[str] | None
     """Single letters, articles and marks."""
+    special: bool
+    """Whether there are others than `latin`."""
 
 
 def _words(folded: str) -> tuple[str, ...]:
@@ -155,19 +173,40 @@ def _golds(answers: tuple[str, ...]) -> _Golds:
         elif any(map(_ATTACHED.search, split)):
             attached.append(_letters(WORD.findall(folded)))
         else:
-            joined = _words(folded.translate(_WITHOUT_MARKS))
-            gold = _Gold(_utf8(split), _utf8(joined), max(split, key=len).encode())
+            # "T.H.E." would be read as an article.
+            joined = _words(folded.translate(_WITHOUT_MARKS)) or split
+            gold = _Gold(_padded(split), _padded(joined), max(split, key=len).encode())
             (latin if "".join(split).isascii() else others).append(gold)
     pattern = re.compile("|".join(literal)) if literal else None
-    return _Golds(tuple(latin), tuple(others), tuple(attached), pattern)
+    return _Golds(
+        tuple(latin),
+        _shortest(gold.probe for gold in latin),
+        tuple(others),
+        tuple(attached),
+        pattern,
+        bool(others or attached or literal),
+    )
+
+
+def _shortest(probes: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The probes that hold no other probe."""
+    shortest: list[bytes] = []
+    for probe in sorted(set(probes), key=len):
+        if not any(shorter in probe for shorter in shortest):
+            shortest.append(probe)
+    return tuple(shortest)
 
 
 def _letters(words: Sequence[str]) -> str:
     return "".join(word for word in words if word not in _ARTICLES)
 
 
-def _utf8(words: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple(word.encode("utf-8", "surrogatepass") for word in words)
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _padded(words: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(_utf8(f" {word} ") for word in words)
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
@@ -180,12 +219,13 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     Raises:
         ConfigError: `answers` is a single string.
     """
+    return _states(text, _golds(answers if type(answers) is tuple else _checked(answers)), markup=True)
+
+
+def _checked(answers: Sequence[str]) -> tuple[str, ...]:
     if isinstance(answers, str):
         raise ConfigError(f"gold answers must be a sequence of strings, got one string {answers!r}. Put it in a tuple.")
-    golds = _golds(tuple(answers))
-    if _states(text, golds):
-        return True
-    return ("<" in text or "&" in text) and (plain := without_markup(text)) != text and _states(plain, golds)
+    return tuple(answers)
 
 
 def without_markup(text: str) -> str:
@@ -193,24 +233,32 @@ def without_markup(text: str) -> str:
     return html.unescape(_MARKUP.sub("", text))
 
 
-def _states(text: str, golds: _Golds) -> bool:
-    if golds.latin:
-        raw = _bytes(text)
-        joined = raw.translate(_JOINED, _DELETED)
-        for gold in golds.latin:
-            if gold.probe in joined and (
-                _in_a_row(gold.joined, joined) or _in_a_row(gold.split, raw.translate(_SPLIT))
-            ):
+def _states(text: str, golds: _Golds, *, markup: bool) -> bool:
+    raw, joined, may_hold_markup = _second_reading(text)
+    for probe in golds.probes:
+        if probe in joined:
+            second, first = b" %b " % joined, b" %b " % raw.translate(_SPLIT)
+            if any(_in_a_row(gold.joined, second) or _in_a_row(gold.split, first) for gold in golds.latin):
                 return True
+            break
+    if golds.special and _states_special(text, golds):
+        return True
+    if may_hold_markup and markup:
+        plain = without_markup(text)
+        return plain != text and _states(plain, golds, markup=False)
+    return False
+
+
+def _states_special(text: str, golds: _Golds) -> bool:
     if (golds.others or golds.attached) and not text.isascii():
         folded = _fold(text)
-        split = WORD.findall(folded)
+        words = WORD.findall(folded)
         if golds.others:
-            first = b" ".join(_utf8(split))
-            second = b" ".join(_utf8(WORD.findall(folded.translate(_WITHOUT_MARKS))))
+            first = _utf8(f" {' '.join(words)} ")
+            second = _utf8(f" {' '.join(WORD.findall(folded.translate(_WITHOUT_MARKS)))} ")
             if any(_in_a_row(gold.split, first) or _in_a_row(gold.joined, second) for gold in golds.others):
                 return True
-        letters = _letters(split)
+        letters = _letters(words)
         if any(answer in letters for answer in golds.attached):
             return True
     return golds.literal is not None and golds.literal.search(text) is not None
@@ -218,19 +266,21 @@ def _states(text: str, golds: _Golds) -> bool:
 
 def _in_a_row(words: tuple[bytes, ...], reading: bytes) -> bool:
     """Whether `words` are in a row in a reading, in which only blanks separate words. Articles between are skipped."""
-    padded = b" %b " % reading
-    first = b" %b " % words[0]
-    start = padded.find(first)
+    for word in words:
+        if word not in reading:
+            return False
     if len(words) == 1:
-        return start >= 0
-    reach = sum(map(len, words)) + len(words) + _BETWEEN
+        return True
+    reach = sum(map(len, words)) + _BETWEEN
+    bare = [word.strip() for word in words]
+    start = reading.find(words[0])
     while start >= 0:
-        near = padded[start : start + reach].split()
-        if start + reach < len(padded):
+        near = reading[start : start + reach].split()
+        if start + reach < len(reading):
             near.pop()  # it may be the beginning of a longer word
-        if tuple([word for word in near if word not in _SKIPPED or word in words][: len(words)]) == words:
+        if [word for word in near if word not in _SKIPPED or word in bare][: len(bare)] == bare:
             return True
-        start = padded.find(first, start + 1)
+        start = reading.find(words[0], start + 1)
     return False
 
 
@@ -264,7 +314,7 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _pattern(words: tuple[bytes, ...]) -> str:
-    return " " + " +(?:(?:a|an|the) +)*".join(word.decode("utf-8", "surrogatepass") for word in words) + "(?= )"
+    return " " + " +(?:(?:a|an|the) +)*".join(word.decode("utf-8", "surrogatepass").strip() for word in words) + "(?= )"
 
 
 class _Reading:
