@@ -120,7 +120,7 @@ class Bench:
 
         levels = self.levels if engine is None else (0.0,)
         known = self.store.evaluation.settings["agents"]
-        self.store.note(agents={**known, **player_identities(players, ())})
+        self.store.add(agents={**known, **player_identities(players, ())})
         display = EvaluationDisplay(self.console, len(self.items) * len(players) * len(levels))
         with display:
             for player in players:

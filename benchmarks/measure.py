@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from zerosearch_env.identity import installed_versions
 
 T = TypeVar("T")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -144,7 +145,7 @@ def machine(libraries: Sequence[str]) -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "libraries": {name: version for name in libraries if (version := _version(name)) is not None},
+        "libraries": installed_versions(libraries),
     }
 
 
@@ -155,13 +156,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def default_output(name: str) -> Path:

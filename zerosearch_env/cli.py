@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import signal
 import sys
@@ -116,7 +115,9 @@ def _status(argv: list[str]) -> int:
     """Run one command and return its exit status; errors are printed as one line."""
     try:
         if argv and argv[0] in ("-V", "--version"):
-            print(f"zerosearch-env {importlib.metadata.version('zerosearch-env')}")
+            from .identity import package_version
+
+            print(f"zerosearch-env {package_version()}")
             return 0
         with _terminated_like_interrupted():
             return run_command("command", COMMANDS, help_text, argv)

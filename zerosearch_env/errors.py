@@ -75,10 +75,16 @@ class MissingExtraError(ZeroSearchError, ImportError):
 def unknown_name(what: str, got: object, valid: Iterable[str]) -> ConfigError:
     """A `ConfigError` for a name that is not in `valid`; the message suggests the most similar valid name."""
     names = sorted(valid)
-    folded = {name.casefold(): name for name in names}
+    return ConfigError(
+        f"unknown {what} {got!r}.{suggestion(got, names)} Expected one of: {', '.join(map(repr, names))}."
+    )
+
+
+def suggestion(got: object, valid: Iterable[str]) -> str:
+    """A sentence for the end of a message, ` Did you mean 'name'?`, with the most similar name; "" if none is."""
+    folded = {name.casefold(): name for name in sorted(valid)}
     near = difflib.get_close_matches(str(got).casefold(), folded, n=1, cutoff=0.5)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    return ConfigError(f"unknown {what} {got!r}.{hint} Expected one of: {', '.join(map(repr, names))}.")
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def sentence(message: object) -> str:

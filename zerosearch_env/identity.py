@@ -8,6 +8,7 @@ edited, or that another model has been copied to the same folder.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -156,10 +157,16 @@ def package_identity() -> dict[str, str]:
 @functools.cache
 def package_version() -> str:
     """The version of this package."""
-    try:
-        return importlib.metadata.version(_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:  # the folder was put on the path without an installation
-        return "not installed"
+    return installed_versions([_PACKAGE]).get(_PACKAGE, "not installed")  # the folder may be on the path without it
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that are installed, by name."""
+    versions = {}
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

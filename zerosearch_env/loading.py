@@ -7,7 +7,6 @@ a file refuses those for which `names_code` is true.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, suggestion
 from .identity import read_hash, source_hash, text_hash
 
 _NAMES = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -54,7 +53,7 @@ def load_attribute(spec: str, what: str) -> Any:
     for name in path.split("."):
         if not hasattr(target, name):
             candidates = [n for n in vars(target) if not n.startswith("_") and callable(getattr(target, n))]
-            raise ConfigError(f"{where}: {location!r} has no {name!r}.{_suggest(name, candidates)}")
+            raise ConfigError(f"{where}: {location!r} has no {name!r}.{suggestion(name, candidates)}")
         target = getattr(target, name)
     return target
 
@@ -117,7 +116,7 @@ def _load_module(name: str, where: str) -> ModuleType:
         if cause.name and (name == cause.name or name.startswith(f"{cause.name}.")):
             candidates = [module.name for module in pkgutil.iter_modules()] + ["zerosearch_agents", "zerosearch_env"]
             raise ConfigError(
-                f"{where}: there is no module {cause.name!r}.{_suggest(cause.name, candidates)} "
+                f"{where}: there is no module {cause.name!r}.{suggestion(cause.name, candidates)} "
                 "Modules are looked for in the current directory and among the installed packages."
             ) from cause
         raise ConfigError(f"{where}: importing it failed: {cause}") from cause
@@ -129,7 +128,7 @@ def _load_file(location: str, where: str) -> ModuleType:
     file = Path(location)
     if not file.is_file():
         siblings = [f.name for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise ConfigError(f"{where}: there is no file {location!r}.{_suggest(file.name, siblings)}")
+        raise ConfigError(f"{where}: there is no file {location!r}.{suggestion(file.name, siblings)}")
     # One module per content: two descriptions share it, and a file that has changed is loaded again.
     name = f"_zerosearch_{file.stem}_{text_hash(f'{file.resolve()} {read_hash(file)}')}"
     if name in sys.modules:
@@ -152,8 +151,3 @@ def _load_file(location: str, where: str) -> ModuleType:
 
 def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _suggest(name: str, candidates: list[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""

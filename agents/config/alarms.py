@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from zerosearch_env.checks import check_number, check_whole_number
@@ -75,7 +75,7 @@ class Bound:
 
     field: str
     """Name of the field: a metric and "_above" or "_below"."""
-    always: bool = False
+    always: bool
     """True: checked from the first step. False: from the first step that satisfies it."""
 
     @property
@@ -88,20 +88,10 @@ class Bound:
         return value < limit if self.field.endswith("_below") else value > limit
 
 
-BOUNDS = (
-    Bound("invalid_rate_above"),
-    Bound("mismatch_kl_above", always=True),
-    Bound("skipped_updates_above", always=True),
-    Bound("entropy_below"),
-    Bound("entropy_above"),
-    Bound("update_kl_above"),
-    Bound("clip_fraction_above"),
-    Bound("group_reward_std_below"),
-    Bound("groups_without_signal_above"),
-    Bound("context_limit_above"),
-    Bound("answered_below"),
-    Bound("turn_tokens_above"),
-    Bound("turn_tokens_below"),
-    Bound("episode_tokens_above"),
+_ALWAYS = ("mismatch_kl_above", "skipped_updates_above")
+BOUNDS = tuple(
+    Bound(entry.name, always=entry.name in _ALWAYS)
+    for entry in fields(AlarmConfig)
+    if entry.name.endswith(("_above", "_below"))
 )
 """All bounds except the one on the reward, which is relative to the run's own history."""

@@ -14,6 +14,7 @@ other error.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import sys
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from zerosearch_env.engines import engine_name, make_engine
+from zerosearch_env.engines import SearchEngine, engine_name, make_engine
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
@@ -107,7 +108,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     if not config.agent:
         raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
     levels = tuple(check_level(level) for level in config.noise)
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     rules = make_rules(
         protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k, noise_unit=config.noise_unit
     )
@@ -115,13 +116,11 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
         players = _players(config, stack)
-        engines = [(engine_name(spec), make_engine(spec, dataset=dataset)) for spec in dict.fromkeys(config.engine)]
-        for _, engine in engines:
-            stack.callback(engine.close)
-        records = {
-            name: engine_identity(engine, spec)
-            for (name, engine), spec in zip(engines, dict.fromkeys(config.engine), strict=True)
-        }
+        specs = {engine_name(spec): spec for spec in config.engine}
+        engines: dict[str, SearchEngine] = {}
+        for name, spec in specs.items():
+            engines[name] = make_engine(spec, dataset=dataset)
+            stack.callback(engines[name].close)
         stack.enter_context(locked(config.output))
         if config.fresh:
             forget(config.output)
@@ -130,22 +129,21 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             _settings(config, len(items)),
             player_identities(players, config.agent_tag),
             contents=dataset_identity(dataset, [item.question for item in items]) | code_identity([config.protocol]),
-            engines=records,
-            planned={(player.name, name, level) for player in players for name, _ in engines for level in levels},
+            engines={name: engine_identity(engine, specs[name]) for name, engine in engines.items()},
+            planned=itertools.product([player.name for player in players], engines, levels),
         )
-        store.note(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
+        store.add(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
         if store.replaced:
-            console.print(store.replaced, highlight=False, markup=False, soft_wrap=True)
+            console.print(store.replaced, markup=False)
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
             f"{len(items)} questions of {dataset.name}/{dataset.split}, {len(players)} agents, "
-            f"{len(levels)} noise levels, {len(engines)} engines",
-            highlight=False,
+            f"{len(levels)} noise levels, {len(engines)} engines"
         )
         cells: list[Cell] = []
         try:
             with display:
-                for name, engine in engines:
+                for name, engine in engines.items():
                     for player in players:
                         result = evaluate(
                             player,
@@ -161,15 +159,11 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
                         )
                         cells += result.cells
         except (AgentError, KeyboardInterrupt):
-            console.print(
-                f"stopped; the results so far are in {config.output}, and the same command plays the rest",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print(f"stopped; the results so far are in {config.output}, and the same command plays the rest")
             raise
     print_evaluation(store.evaluation, console)
-    console.print(f"results:     {config.output / 'results.json'}", highlight=False, soft_wrap=True)
-    console.print(f"transcripts: {config.output / 'transcripts'}", highlight=False, soft_wrap=True)
+    console.print(f"results:     {config.output / 'results.json'}")
+    console.print(f"transcripts: {config.output / 'transcripts'}")
     print_failures(cells, console)
     return tuple(cells)
 

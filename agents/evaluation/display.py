@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -21,19 +21,12 @@ if TYPE_CHECKING:
     from .evaluate import CellProgress
 
 
-def percent(interval: Interval) -> str:
-    """`81.3 [76.5, 85.3]`: a share with its 95 % interval, in percent."""
-    if math.isnan(interval.mean):
-        return "-"
-    return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-def figure(interval: Interval, *, narrow: bool, sign: str = "") -> str:
-    """A share with its interval in percent, on one or two lines.
+def percent(interval: Interval, *, narrow: bool = False, sign: str = "") -> str:
+    """A share with its 95 % interval in percent: `81.3 [76.5, 85.3]`.
 
     Args:
         interval: the share, or a difference of two.
-        narrow: `81.3` over `77 to 85` instead of `81.3 [76.5, 85.3]`.
+        narrow: write two lines, `81.3` over `77 to 85`.
         sign: `"+"` writes a plus sign before positive figures.
     """
     if math.isnan(interval.mean):
@@ -49,44 +42,6 @@ def share(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def titles(group: str | None) -> str:
-    """Name of a group of questions in headings."""
-    return f"{group} questions" if group else "all questions"
-
-
-def em_rows(
-    evaluation: Evaluation, group: str | None, engine: str, metric: str = "em", data_source: str | None = None
-) -> list[list[str]]:
-    """One row per agent: its name, then the metric at every noise level."""
-    rows = []
-    for agent in evaluation.agents:
-        cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
-        if any(cells):
-            figures = [percent(getattr(c.summary(group, data_source), metric)) if c else "" for c in cells]
-            rows.append([agent + ("" if all(c is None or c.complete for c in cells) else " (incomplete)"), *figures])
-    return rows
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is aligned left, the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Every EM table of an evaluation as Markdown, one per engine and group of questions or data set."""
-    parts = []
-    levels = [f"noise {level:g}" for level in evaluation.noise_levels]
-    for engine in evaluation.engines:
-        for group in evaluation.groups or (None,):
-            rows = em_rows(evaluation, group, engine)
-            parts.append(markdown_table([f"EM %, {titles(group)}, {engine}", *levels], rows))
-        for name in evaluation.data_sources:
-            rows = em_rows(evaluation, None, engine, data_source=name)
-            parts.append(markdown_table([f"EM %, data source {name}, {engine}", *levels], rows))
-    return "\n".join(parts)
-
-
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print EM at every noise level for every group of questions, then the table of the agents' behaviour."""
     for engine in evaluation.engines:
@@ -94,8 +49,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(em_table(evaluation, group, engine, width=console.width))
         if evaluation.data_sources:
             console.print(_data_sources(evaluation, engine, console.width))
-        if differences := _differences(evaluation, engine, console.width):
-            console.print(differences)
+        if len(evaluation.agents) > 1:
+            console.print(_differences(evaluation, engine, console.width))
     console.print(_behaviour(evaluation))
 
 
@@ -110,49 +65,58 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     """
     cells = [c for c in evaluation.cells if c.engine == engine and (group is None or group in c.groups)]
     levels = sorted({cell.noise_level for cell in cells})
-    where = f", {engine}" if len(evaluation.engines) > 1 else ""
-    counts = _span({cell.summary(group).em.n for cell in cells})
-    agents = dict.fromkeys(cell.agent for cell in cells)
-    narrow = _narrow(agents, levels, width)
-    table = _level_table(levels)
-    for agent in agents:
-        agent_cells = [evaluation.find(agent, level, engine) for level in levels]
-        mark = "" if all(cell is None or cell.complete for cell in agent_cells) else "\n(incomplete)"
-        table.add_row(
-            agent + mark, *("" if c is None else figure(c.summary(group).em, narrow=narrow) for c in agent_cells)
-        )
-    return _titled(f"EM in %, {titles(group)}{where} (95 % interval; {counts})", table)
+    rows: _Rows = []
+    for agent in dict.fromkeys(cell.agent for cell in cells):
+        found = [evaluation.find(agent, level, engine) for level in levels]
+        mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
+        rows.append(([agent + mark], [None if cell is None else cell.summary(group).em for cell in found]))
+    counts = {cell.summary(group).em.n for cell in cells}
+    low, high = min(counts, default=0), max(counts, default=0)
+    questions = f"{high} questions" if low == high else f"{low} to {high} questions"
+    title = f"EM in %, {group or 'all'} questions{_which(evaluation, engine)} (95 % interval; {questions})"
+    return _level_table(title, ["agent"], rows, levels, width)
 
 
 def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
     """EM of every agent at every noise level, for each data set."""
-    levels = evaluation.noise_levels
-    narrow = _narrow(
-        [f"{agent} {name}" for agent in evaluation.agents for name in evaluation.data_sources], levels, width
-    )
-    table = _level_table(levels, "data source", "agent")
+    rows: _Rows = []
     for name in evaluation.data_sources:
         for agent in evaluation.agents:
-            cells = [evaluation.find(agent, level, engine) for level in levels]
-            means = [None if cell is None else cell.summary(data_source=name).em for cell in cells]
-            table.add_row(name, agent, *("" if mean is None else figure(mean, narrow=narrow) for mean in means))
-        table.add_section()
-    where = f", {engine}" if len(evaluation.engines) > 1 else ""
-    return _titled(f"EM in %, by data source{where} (95 % interval)", table)
+            found = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
+            rows.append(([name, agent], [None if c is None else c.summary(data_source=name).em for c in found]))
+    title = f"EM in %, by data source{_which(evaluation, engine)} (95 % interval)"
+    return _level_table(title, ["data source", "agent"], rows, evaluation.noise_levels, width)
 
 
-def _differences(evaluation: Evaluation, engine: str, width: int) -> Group | None:
+def _differences(evaluation: Evaluation, engine: str, width: int) -> Group:
     """The first agent's EM minus each other agent's, on the same questions."""
-    if len(evaluation.agents) < 2:
-        return None
     first, *others = evaluation.agents
     levels = evaluation.noise_levels
-    narrow = _narrow(others, levels, width)
-    table = _level_table(levels)
-    for other in others:
-        gaps = (evaluation.difference(first, other, level, engine=engine) for level in levels)
-        table.add_row(other, *(figure(gap, narrow=narrow, sign="+") for gap in gaps))
-    return _titled(f"EM of {first} minus EM of ..., in points, paired, {engine}", table)
+    rows: _Rows = [
+        ([other], [evaluation.difference(first, other, level, engine=engine) for level in levels]) for other in others
+    ]
+    title = f"EM of {first} minus EM of ..., in points, paired, {engine}"
+    return _level_table(title, ["agent"], rows, levels, width, sign="+")
+
+
+_Rows = list[tuple[list[str], list[Interval | None]]]
+"""Labels of a row, and its figure at each noise level, if there is one."""
+
+
+def _level_table(
+    title: str, names: list[str], rows: _Rows, levels: Sequence[float], width: int, *, sign: str = ""
+) -> Group:
+    """A table with columns of labels, then one column per noise level; figures that do not fit take two lines."""
+    labels = max((len(" ".join(labels).partition("\n")[0]) for labels, _ in rows), default=0)
+    narrow = labels + 3 + len(levels) * (len("+10.0 [+10.0, +10.0]") + 2) > width
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for level in levels:
+        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
+    for row, intervals in rows:
+        table.add_row(*row, *("" if i is None else percent(i, narrow=narrow, sign=sign) for i in intervals))
+    return _titled(title, table)
 
 
 def _titled(title: str, table: Table) -> Group:
@@ -160,25 +124,9 @@ def _titled(title: str, table: Table) -> Group:
     return Group(Text(title, style="italic"), table)
 
 
-def _level_table(levels: Sequence[float], *names: str) -> Table:
-    """An empty table with columns of names (None given: the agent's), then one column per noise level."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in names or ("agent",):
-        table.add_column(name, overflow="fold")
-    for level in levels:
-        table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
-    return table
-
-
-def _narrow(agents: Iterable[str], levels: Sequence[float], width: int) -> bool:
-    """Whether the figures must be split over two lines to fit."""
-    return max(map(len, agents), default=0) + 3 + len(levels) * (len("+10.0 [+10.0, +10.0]") + 2) > width
-
-
-def _span(counts: set[int]) -> str:
-    """The number of questions that the figures of a table are computed from."""
-    low, high = min(counts, default=0), max(counts, default=0)
-    return f"{high} questions" if low == high else f"{low} to {high} questions"
+def _which(evaluation: Evaluation, engine: str) -> str:
+    """A clause that names the engine, if there are several."""
+    return f", {engine}" if len(evaluation.engines) > 1 else ""
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
@@ -186,41 +134,39 @@ def _behaviour(evaluation: Evaluation) -> Group:
 
     The scores for any script have columns where they differ from SQuAD's; results.json always has them.
     """
+    cells, rows = evaluation.cells, [cell.summary() for cell in evaluation.cells]
+    columns = {
+        "agent": [cell.agent for cell in cells],
+        "engine": [cell.engine for cell in cells],
+        "noise": [f"{cell.noise_level:g}" for cell in cells],
+        "F1": [share(row.f1.mean) for row in rows],
+        "subEM": [share(row.subem.mean) for row in rows],
+        "EM*": [share(row.em_unicode.mean) for row in rows],
+        "F1*": [share(row.f1_unicode.mean) for row in rows],
+        "searches": ["-" if math.isnan(row.searches.mean) else f"{row.searches.mean:.2f}" for row in rows],
+        "invalid": [share(row.invalid_rate) for row in rows],
+        "noisy": [share(row.realised_noise) for row in rows],
+        "answered": [
+            share(row.stop_reasons.get("answer", 0) / (len(cell.episodes) or math.nan))
+            for cell, row in zip(cells, rows, strict=True)
+        ],
+        "failed": [str(row.engine_failures + row.agent_failures) for row in rows],
+    }
+    shown = "F1, subEM, EM* and F1* (em_unicode, f1_unicode)"
+    if len(evaluation.engines) == 1:
+        del columns["engine"]
+    if all((row.em_unicode, row.f1_unicode) == (row.em, row.f1) for row in rows):
+        del columns["EM*"], columns["F1*"]
+        shown = "F1, subEM"
+    if set(columns["failed"]) <= {"0"}:
+        del columns["failed"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    several = len(evaluation.engines) > 1
-    failures = any(len(cell.finished) < len(cell.episodes) for cell in evaluation.cells)
-    unicode = any((s.em_unicode, s.f1_unicode) != (s.em, s.f1) for s in (cell.summary() for cell in evaluation.cells))
-    for name in ("agent", *(("engine",) if several else ())):
-        table.add_column(name, overflow="fold")
-    for name in (
-        "noise",
-        "F1",
-        "subEM",
-        *(("EM*", "F1*") if unicode else ()),
-        "searches",
-        "invalid",
-        "noisy",
-        "answered",
-        *(("failed",) if failures else ()),
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    for cell in evaluation.cells:
-        s = cell.summary()
-        played = len(cell.episodes)
-        answered = s.stop_reasons.get("answer", 0) / played if played else math.nan
-        scores = (s.f1.mean, s.subem.mean, *((s.em_unicode.mean, s.f1_unicode.mean) if unicode else ()))
-        table.add_row(
-            cell.agent,
-            *((cell.engine,) if several else ()),
-            f"{cell.noise_level:g}",
-            *map(share, scores),
-            "-" if math.isnan(s.searches.mean) else f"{s.searches.mean:.2f}",
-            *map(share, (s.invalid_rate, s.realised_noise, answered)),
-            *((str(s.engine_failures + s.agent_failures),) if failures else ()),
-        )
-    shown = "F1, subEM, EM* and F1* (em_unicode, f1_unicode)" if unicode else "F1, subEM"
-    title = f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %"
-    return _titled(title, table)
+    for name in columns:
+        label = name in ("agent", "engine")
+        table.add_column(name, justify="left" if label else "right", overflow="fold", no_wrap=not label)
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*line)
+    return _titled(f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %", table)
 
 
 def print_failures(cells: Sequence[Cell], console: Console) -> None:

@@ -17,13 +17,11 @@ continued, after a failure or a kill, plays only the episodes that have no trans
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import platform
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +31,7 @@ from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import changes, text_hash
+from zerosearch_env.identity import changes, installed_versions, text_hash
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import Question
@@ -124,7 +122,7 @@ class Store:
     """What every cell is measured with: the record of the package and of the questions (`zerosearch_env.identity`)."""
     engines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Engine name -> its record (`engine_identity`)."""
-    planned: Collection[CellKey] | None = None
+    planned: Iterable[CellKey] | None = None
     """The cells that will be measured, if known: changed cells must be among them."""
     evaluation: Evaluation = field(init=False)
     replaced: str = field(init=False, default="")
@@ -158,7 +156,8 @@ class Store:
             if why := self._changes(earlier.settings, cell.key):
                 reasons[cell.key] = why
         changed = "; ".join(dict.fromkeys(reason for why in reasons.values() for reason in why))
-        if self.planned is not None and (left := [key for key in reasons if key not in self.planned]):
+        planned = reasons if self.planned is None else set(self.planned)
+        if left := [key for key in reasons if key not in planned]:
             agent, engine, level = left[0]
             raise ConfigError(
                 f"since the results in {self.folder} were measured, {changed}; {len(left)} of them would stay as they "
@@ -183,26 +182,23 @@ class Store:
         """The complete cell with this key from an earlier run, or None."""
         return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
 
-    def journal(self, key: tuple[str, str, float], indices: Collection[int]) -> Journal:
+    def journal(self, key: CellKey, indices: Collection[int]) -> Journal:
         """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
         agent, engine, _ = key
         made_with = [self.settings, self.agents.get(agent), self.contents, self.engines.get(engine)]
         run = text_hash(json.dumps(made_with, sort_keys=True, default=str))
         earlier = next((cell.seconds for cell in self.evaluation.cells if cell.key == key), 0.0)
-        return Journal(self.transcript_path(key), key, run, indices, seconds=earlier)
+        return Journal(transcript_path(self.folder, key), key, run, indices, seconds=earlier)
 
-    def add(self, cells: Sequence[Cell], **settings: Any) -> None:
-        """Add cells and write the file."""
-        self.evaluation = self.evaluation.merged(cells, **settings)
+    def add(self, *cells: Cell, **notes: Any) -> None:
+        """Add cells and write the file.
+
+        Args:
+            cells: the cells; one with the same key is replaced.
+            notes: further information (command, versions) that need not agree when the evaluation is continued.
+        """
+        self.evaluation = self.evaluation.merged(cells, **notes)
         save_evaluation(self.evaluation, self.folder)
-
-    def note(self, **settings: Any) -> None:
-        """Store further information (command, versions) that need not agree when the evaluation is continued."""
-        self.add((), **settings)
-
-    def transcript_path(self, key: CellKey) -> Path:
-        """Path of a cell's transcripts."""
-        return transcript_path(self.folder, key)
 
 
 def transcript_path(folder: Path, key: CellKey) -> Path:
@@ -265,7 +261,7 @@ def evaluate(
             cell = _play_cell(agent, items, engine, rules, key, seed, on_progress, store)
         cells.append(cell)
         if store:
-            store.add([cell])
+            store.add(cell)
         if on_cell:
             on_cell(cell, taken_over)
     return Evaluation(tuple(cells), store.settings if store else {"seed": seed})
@@ -307,7 +303,7 @@ def _play_cell(
             play_items(agent, waiting, engine, rules, key[2], seed, record)
         finally:
             if store and len(done) < len(items):
-                store.add([cell()])
+                store.add(cell())
     return cell()
 
 
@@ -366,13 +362,7 @@ class Journal:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        key: tuple[str, str, float],
-        run: str,
-        indices: Collection[int],
-        *,
-        seconds: float = 0.0,
+        self, path: Path | None, key: CellKey, run: str, indices: Collection[int], *, seconds: float = 0.0
     ) -> None:
         self.finished: dict[int, EpisodeResult] = {}
         self.seconds = seconds
@@ -427,11 +417,8 @@ def forget(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that influence the results."""
-    installed = {"python": platform.python_version()}
-    for name in ("zerosearch-env", "torch", "transformers", "numpy", "bm25s"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
-    return installed
+    libraries = ("zerosearch-env", "torch", "transformers", "numpy", "bm25s")
+    return {"python": platform.python_version(), **installed_versions(libraries)}
 
 
 def _slug(name: str) -> str:

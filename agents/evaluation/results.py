@@ -130,10 +130,10 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
+        rates = {"invalid_rate": self.invalid_rate, "realised_noise": self.realised_noise}
         return {
-            **{name: getattr(self, name).as_dict() for name in (*METRICS, "searches")},
-            "invalid_rate": _none_if_nan(self.invalid_rate),
-            "realised_noise": _none_if_nan(self.realised_noise),
+            **{name: getattr(self, name).as_dict() for name in KINDS},
+            **{name: None if math.isnan(rate) else rate for name, rate in rates.items()},
             "stop_reasons": dict(self.stop_reasons),
             "engine_failures": self.engine_failures,
             "agent_failures": self.agent_failures,
@@ -209,17 +209,8 @@ class Cell:
         valid = [r for r in chosen if not r.failed]
         reasons = Counter(r.stop_reason for r in chosen)
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
-
-        def mean(name: str) -> Interval:
-            return mean_interval([getattr(r, name) for r in valid], KINDS[name])
-
         return Summary(
-            em=mean("em"),
-            f1=mean("f1"),
-            subem=mean("subem"),
-            em_unicode=mean("em_unicode"),
-            f1_unicode=mean("f1_unicode"),
-            searches=mean("searches"),
+            **{name: mean_interval([getattr(r, name) for r in valid], kind) for name, kind in KINDS.items()},
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
             realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
             stop_reasons=dict(sorted(reasons.items())),
@@ -227,13 +218,12 @@ class Cell:
             agent_failures=reasons[StopReason.AGENT_ERROR],
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: the summary for human readers, the episodes for later comparisons."""
-        return self._as_dict
-
     @cached_property
-    def _as_dict(self) -> dict[str, Any]:
-        """Cached, because the results file is rewritten after every cell."""
+    def record(self) -> dict[str, Any]:
+        """Plain JSON values: the summary for human readers, the episodes for later comparisons.
+
+        Cached, because the results file is rewritten after every cell.
+        """
         groups = [group for group in self.groups if group]
         return {
             "agent": self.agent,
@@ -248,8 +238,8 @@ class Cell:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
-        """The inverse of `as_dict`; summaries are recomputed from the episodes."""
+    def from_record(cls, values: Mapping[str, Any]) -> Cell:
+        """The inverse of `record`; summaries are recomputed from the episodes."""
         # `data_source` is missing in older files. Any other missing column is an error.
         rows = tuple(
             EpisodeResult(**{k: row[k] for k in _COLUMNS if k in row or k != "data_source"})
@@ -346,7 +336,7 @@ class Evaluation:
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": dict(self.settings),
-            "cells": [cell.as_dict() for cell in self.cells],
+            "cells": [cell.record for cell in self.cells],
         }
 
 
@@ -375,10 +365,6 @@ def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
     if version != SCHEMA_VERSION:
         raise DataError(f"{file}: expected schema version {SCHEMA_VERSION}, got {version!r}")
     try:
-        return Evaluation(tuple(Cell.from_dict(cell) for cell in values["cells"]), values["settings"])
+        return Evaluation(tuple(Cell.from_record(cell) for cell in values["cells"]), values["settings"])
     except (KeyError, TypeError, ValueError) as cause:
         raise DataError(f"{file}: a cell is incomplete ({cause!r})") from cause
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value

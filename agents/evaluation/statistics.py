@@ -47,21 +47,6 @@ class Interval:
         figures = {"mean": self.mean, "low": self.low, "high": self.high}
         return {name: None if math.isnan(value) else value for name, value in figures.items()} | {"n": self.n}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, float | int | None]) -> Interval:
-        """The inverse of `as_dict`."""
-
-        def number(name: str) -> float:
-            value = values[name]
-            return math.nan if value is None else float(value)
-
-        return cls(number("mean"), number("low"), number("high"), int(values["n"] or 0))
-
-    @property
-    def excludes_zero(self) -> bool:
-        """True when the whole interval lies on one side of 0 (used for differences)."""
-        return self.low > 0 or self.high < 0
-
 
 EMPTY = Interval(math.nan, math.nan, math.nan, 0)
 
@@ -85,11 +70,16 @@ def wilson(successes: float, n: int, confidence: float = DEFAULT_CONFIDENCE) -> 
     if n == 0:
         return EMPTY
     p = successes / n
+    return Interval(p, *_wilson_bounds(p, p * (1 - p), n, z), n)
+
+
+def _wilson_bounds(mean: float, variance: float, n: int, z: float) -> tuple[float, float]:
+    """Wilson's bounds for n figures in [0, 1] with any variance."""
     scale = 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At p = 0 and p = 1 rounding can put the bound a few ulps on the wrong side of the mean.
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
+    centre = (mean + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(variance / n + z * z / (4 * n * n))
+    # At the ends of the range rounding can put a bound a few ulps on the wrong side of the mean.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
 def bootstrap_mean(
@@ -158,12 +148,9 @@ def graded_mean(
     if not np.all((array >= lowest) & (array <= 1)):
         raise ValueError(f"expected values in [{lowest:g}, 1], got {array.min():g} to {array.max():g}")
     mean = float(array.mean())
-    m, variance = (mean - lowest) / width, float(array.var()) / width**2
-    scale = 1 + z * z / n
-    centre = (m + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(variance / n + z * z / (4 * n * n))
-    low, high = (lowest + width * bound for bound in (centre - half, centre + half))
-    return Interval(mean, max(lowest, min(mean, low)), min(1.0, max(mean, high)), n)
+    bounds = _wilson_bounds((mean - lowest) / width, float(array.var()) / width**2, n, z)
+    low, high = (lowest + width * bound for bound in bounds)
+    return Interval(mean, min(mean, low), max(mean, high), n)
 
 
 def tango(first_only: int, second_only: int, n: int, confidence: float = DEFAULT_CONFIDENCE) -> Interval:

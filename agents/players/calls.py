@@ -12,10 +12,9 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.identity import source_file
@@ -25,36 +24,8 @@ TakeTurn = Callable[[str, Mapping[str, Any]], Any]
 """(observation, info) -> the text of a turn, if the agent is right; its type is checked by the caller."""
 
 
-class AgentHost(Protocol):
-    """Where an agent's code runs: in this process (`LocalAgent`) or in its own (`IsolatedAgent`)."""
-
-    @property
-    def stateful(self) -> bool:
-        """Whether every episode has its own instance. An instance that failed in a turn is not asked again."""
-        ...
-
-    @property
-    def source(self) -> Path | None:
-        """The source file of the agent; None if it has none."""
-        ...
-
-    def start(self) -> AbstractContextManager[TakeTurn]:
-        """Begin an episode: make the instance that plays it, until the context ends.
-
-        Raises:
-            ConfigError: the agent cannot be called with an observation and an info.
-            BaseException: whatever the agent's constructor raises.
-        """
-        ...
-
-    @property
-    def close(self) -> Callable[[], object]:
-        """End the event loop or the processes of the agent, if it has any."""
-        ...
-
-
 class LocalAgent:
-    """An agent in this process.
+    """An agent in this process; `IsolatedAgent` has the same interface.
 
     A class gets one instance per episode; a function or an object plays all of them. Coroutines run in one event loop,
     in a thread that lives as long as this object, so an async client may be shared by all episodes.
@@ -66,6 +37,10 @@ class LocalAgent:
         agent: the function, the object or the class.
         name: its name in error messages.
         turn_timeout_s: limit of each call, in seconds; None: no limit.
+
+    Attributes:
+        stateful: whether every episode has its own instance. An instance that failed in a turn is not asked again.
+        source: the source file of the agent; None if it has none.
     """
 
     def __init__(self, agent: Callable[..., Any], name: str, turn_timeout_s: float | None = None) -> None:
@@ -74,19 +49,20 @@ class LocalAgent:
         self._timeout_s = turn_timeout_s
         self._loop = LoopThread("zerosearch-agent")
         self.stateful = inspect.isclass(agent)
+        self.source = source_file(agent)
         # An async client made in a constructor expects a running loop.
         self._made_in_loop = inspect.isclass(agent) and inspect.iscoroutinefunction(
             inspect.getattr_static(agent, "__call__")
         )
 
-    @property
-    def source(self) -> Path | None:
-        """The source file of the agent; None if it has none."""
-        return source_file(self._agent)
-
     @contextlib.contextmanager
     def start(self) -> Iterator[TakeTurn]:
-        """See `AgentHost.start`."""
+        """Begin an episode: make the instance that plays it, until the context ends.
+
+        Raises:
+            ConfigError: the agent cannot be called with an observation and an info.
+            BaseException: whatever the agent's constructor raises.
+        """
         agent = self._agent
         if self.stateful:
             agent = self._await(_make(agent)) if self._made_in_loop else self._call(agent)

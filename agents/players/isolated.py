@@ -68,7 +68,7 @@ class IsolatedAgent:
 
     @contextlib.contextmanager
     def start(self) -> Iterator[TakeTurn]:
-        """See `AgentHost.start`."""
+        """Begin an episode; see `LocalAgent.start`."""
         process: _Process | None = None
 
         def started() -> _Process:

@@ -17,24 +17,13 @@ from typing import TYPE_CHECKING
 from zerosearch_env.errors import ConfigError, unknown_name
 
 from ..policy.files import policy_path
-from .base import OnDone, Player, PolicyOptions
+from .base import Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
-from .policy import PolicyPlayer, card_rules
+from .policy import PolicyPlayer
 from .third_party import AgentOptions, CallablePlayer
 
 if TYPE_CHECKING:
     from ..processes.pool import WorkerPool
-
-__all__ = [
-    "AgentOptions",
-    "CallablePlayer",
-    "OnDone",
-    "Player",
-    "PolicyOptions",
-    "PolicyPlayer",
-    "card_rules",
-    "make_player",
-]
 
 
 def make_player(

@@ -29,7 +29,7 @@ from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
 from ..processes.pool import replay
 from .base import OnDone
-from .calls import AgentHost, LocalAgent, TakeTurn, describe_error
+from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class CallablePlayer:
         own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
         self.name: str = name or own_name
         limit = self.options.turn_timeout_s
-        self._agent: AgentHost
+        self._agent: LocalAgent | IsolatedAgent
         if not self.options.isolate:
             function = load_callable(agent, "agent") if isinstance(agent, str) else agent
             self._agent = LocalAgent(function, self.name, limit)

@@ -87,6 +87,11 @@ GLOSSARY: dict[str, str] = {
 """Every metric with its formula, as in `docs/metrics.md`. A metric that is undefined at a step is left out."""
 
 
+_SCORES = ("em", "f1", "subem", "em_unicode", "f1_unicode")
+_ENDS = {"answered": "answer", "out_of_turns": "max_turns", "context_limit": "context_limit"}
+"""Metric -> the stop reason of which it is the share."""
+
+
 def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     """The metrics of a step computed from its episodes; episodes with a failed search engine count only as failures."""
     everything = [rollout for group in groups for rollout in group]
@@ -105,17 +110,11 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         "group_reward_std": _mean([float(np.std(rewards_g)) for rewards_g in by_group if rewards_g]),
-        "em": _mean([rollout.scores.em for rollout in valid]),
-        "f1": _mean([rollout.scores.f1 for rollout in valid]),
-        "subem": _mean([rollout.scores.subem for rollout in valid]),
-        "em_unicode": _mean([rollout.scores.em_unicode for rollout in valid]),
-        "f1_unicode": _mean([rollout.scores.f1_unicode for rollout in valid]),
+        **{name: _mean([getattr(rollout.scores, name) for rollout in valid]) for name in _SCORES},
         "searches": searches / len(valid),
         "turns": turns / len(valid),
         "invalid_rate": sum(rollout.invalid_turns for rollout in valid) / max(turns, 1),
-        "answered": _mean([rollout.stop_reason == "answer" for rollout in valid]),
-        "out_of_turns": _mean([rollout.stop_reason == "max_turns" for rollout in valid]),
-        "context_limit": _mean([rollout.stop_reason == "context_limit" for rollout in valid]),
+        **{name: _mean([rollout.stop_reason == reason for rollout in valid]) for name, reason in _ENDS.items()},
         "groups_without_signal": _mean([len(set(rewards_g)) < 2 for rewards_g in by_group]),
         "episode_tokens": _mean([len(rollout.token_ids) for rollout in valid]),
         "sampled_tokens": _mean([rollout.sampled_tokens for rollout in valid]),

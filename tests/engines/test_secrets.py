@@ -19,7 +19,7 @@ from web_fakes import FAST, VARIABLES
 
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import save_evaluation
-from zerosearch_agents.players.make import CallablePlayer
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat
 from zerosearch_env.cli import main
 from zerosearch_env.commands.view import write_page

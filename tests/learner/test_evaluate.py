@@ -11,11 +11,11 @@ from rich.console import Console
 from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
-from zerosearch_agents.evaluation.display import evaluation_markdown, print_evaluation
+from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions, transcript_path
 from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, save_evaluation
 from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
-from zerosearch_agents.players.make import CallablePlayer
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.report.page import Notes, Report, render_report
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine, register_engine
@@ -82,13 +82,12 @@ def test_several_data_sets_get_a_table_each_next_to_the_pooled_one(
         ["bamboogle", "some", "0.0"],
         ["nq", "some", "50.0"],
     ]
-    assert "data source nq" in evaluation_markdown(result)
     page = render_report(Report(Notes("results"), result))
     assert "data source nq" in page
     assert "data source bamboogle" in page
     pooled = evaluate(CallablePlayer(right_on_some, name="some"), questions[:6], engine, RULES, (0.0,))
     assert pooled.data_sources == ()  # one data set: the pooled table says it all
-    assert "data source" not in evaluation_markdown(pooled) + render_report(Report(Notes("results"), pooled))
+    assert "data source" not in render_report(Report(Notes("results"), pooled))
 
 
 def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: CorpusEngine) -> None:
@@ -333,12 +332,14 @@ def test_differences_are_paired_on_the_questions_that_both_finished(engine: Corp
     assert math.isnan(both.difference("a", "nobody", 0.0).mean)
 
 
-def test_markdown_has_a_table_for_each_group(engine: CorpusEngine) -> None:
+def test_there_is_a_table_for_each_group(engine: CorpusEngine, capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 0.5), engine_name="e")
-    text = evaluation_markdown(result)
-    assert "| EM %, 1-hop questions, e | noise 0 | noise 0.5 |" in text
-    assert "| twice | 100.0 [51.0, 100.0] |" in text
-    assert evaluation_markdown(Evaluation()) == ""
+    for width, figures in ((120, "100.0 [51.0, 100.0]"), (40, "51 to 100")):
+        print_evaluation(result, Console(width=width))
+        out = capsys.readouterr().out
+        assert "EM in %, 1-hop questions (95 % interval; 4 questions)" in " ".join(out.split())
+        assert figures in out
+    print_evaluation(Evaluation(), Console(width=120))
 
 
 # the command

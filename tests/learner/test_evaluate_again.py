@@ -66,7 +66,7 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
         for key in (("a", "e", 0.0), ("b", "f", 0.0)):
             with again.journal(key, range(len(QUESTIONS))) as journal:
                 assert len(journal.finished) == (8 if key[0] in agents else 0)
-        again.note()
+        again.add()
         assert store(**changed).replaced == ""
 
 

@@ -115,7 +115,7 @@ def test_equal_outcomes_leave_room_for_a_difference(n: int, kind: Kind) -> None:
     gap = paired_difference([1.0] * n, [1.0] * n, kind)
     half = 1.959964**2 / (n + 1.959964**2)
     assert (gap.mean, gap.low, gap.high, gap.n) == (0.0, pytest.approx(-half), pytest.approx(half), n)
-    assert not gap.excludes_zero
+    assert gap.low < 0 < gap.high
 
 
 def test_tango_agrees_with_published_figures() -> None:
@@ -177,7 +177,7 @@ def test_paired_difference_is_tighter_than_the_separate_intervals() -> None:
     first, second = (hard < 0.6).astype(float), (hard < 0.5).astype(float)
     gap = paired_difference(first, second, "binary")
     assert gap.mean == pytest.approx(first.mean() - second.mean())
-    assert gap.excludes_zero
+    assert gap.low > 0 or gap.high < 0
     separate = wilson(first.sum(), 300), wilson(second.sum(), 300)
     assert gap.high - gap.low < sum(i.high - i.low for i in separate) / 2
 
@@ -187,11 +187,6 @@ def test_paired_differences_need_the_same_questions() -> None:
         paired_difference([1.0], [1.0, 0.0], "binary")
 
 
-@pytest.mark.parametrize("interval", [wilson(3, 7), bootstrap_mean([0.2, 0.4, 0.9])])
-def test_intervals_survive_json(interval: Interval) -> None:
-    assert Interval.from_dict(interval.as_dict()) == interval
-
-
-def test_the_empty_interval_survives_json() -> None:
+def test_intervals_are_plain_json() -> None:
+    assert Interval(0.5, 0.25, 1.0, 4).as_dict() == {"mean": 0.5, "low": 0.25, "high": 1.0, "n": 4}
     assert EMPTY.as_dict() == {"mean": None, "low": None, "high": None, "n": 0}
-    assert math.isnan(Interval.from_dict(EMPTY.as_dict()).low)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from ..errors import ConfigError, ZeroSearchError, unknown_name
+from ..errors import ConfigError, ZeroSearchError, suggestion, unknown_name
 from ..identity import source_file, source_hash
 from ..loading import code_identity, load_attribute, names_code
 from ..privacy import redact
@@ -189,10 +188,9 @@ def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) ->
         target = load_attribute(spec, "search engine")
     except ConfigError as cause:
         kind = spec.partition(":")[0]
-        near = difflib.get_close_matches(kind, _FACTORIES, n=1, cutoff=0.5)
-        if not near:
-            raise
-        raise ConfigError(f"unknown search engine {kind!r}. Did you mean {near[0]!r}? ({cause})") from cause
+        if hint := suggestion(kind, _FACTORIES):
+            raise ConfigError(f"unknown search engine {kind!r}.{hint} ({cause})") from cause
+        raise
     if isinstance(target, SearchEngine) and not inspect.isclass(target):
         engine: Any = _Borrowed(target)
         known: list[str] = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-
-from ...evaluation.display import markdown_table
 
 Figure = Mapping[str, Any]
 """A figure with its interval, in the form of `Interval.as_dict`."""
@@ -81,7 +79,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         f"{report['searches']} searches of {report['questions']} questions, {report['top_k']} documents each.\n"
     )
     for rows in tables(report):
-        parts.append(f"\n## {rows.title}\n\n{markdown_table(rows.header, rows.rows)}")
+        parts.append(f"\n## {rows.title}\n\n{_markdown(rows.header, rows.rows)}")
     parts.append("\n## Some documents\n")
     for example in report["examples"]:
         kind = "noisy" if example["noisy"] else "useful"
@@ -126,6 +124,12 @@ def _attacks(attacks: Mapping[str, Any]) -> Rows:
         figures = [_figure(family[key], 100) for key in ("before", "after", "encoded")]
         rows.append([name, *figures, str(family["searches"]), str(family["failed"])])
     return Rows(f"{attacks['queries']} attacks on {attacks['questions']} questions", header, rows)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is aligned left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _figure(value: Figure | None, scale: float, digits: int = 1) -> str:

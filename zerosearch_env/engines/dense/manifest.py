@@ -10,14 +10,13 @@ The folder of an index holds these files:
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ...errors import DataError
-from ...identity import read_hash
+from ...identity import installed_versions, read_hash
 from ...types import JsonObject
 from .passage_store import OFFSETS_FILE, PASSAGES_FILE
 
@@ -122,10 +121,6 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the installed libraries that an index depends on."""
-    found = {}
-    for name in ("zerosearch-env", "faiss-cpu", "faiss-gpu", "sentence-transformers", "transformers", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(
+        ["zerosearch-env", "faiss-cpu", "faiss-gpu", "sentence-transformers", "transformers", "torch", "numpy"]
+    )
