@@ -47,6 +47,11 @@ class Interval:
         figures = {"mean": self.mean, "low": self.low, "high": self.high}
         return {name: None if math.isnan(value) else value for name, value in figures.items()} | {"n": self.n}
 
+    @property
+    def excludes_zero(self) -> bool:
+        """True when the whole interval lies on one side of 0 (used for differences)."""
+        return self.low > 0 or self.high < 0
+
 
 EMPTY = Interval(math.nan, math.nan, math.nan, 0)
 
