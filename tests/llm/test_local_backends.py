@@ -206,7 +206,7 @@ def test_vllm_gets_ids_seeds_and_prefix_caching() -> None:
     backend.complete(asked[:1])
     assert FakeLLM.made == [{"enable_prefix_caching": True, "generation_config": "vllm", "max_model_len": 64}]
     copy = pickle.loads(pickle.dumps(backend))
-    llm = backend._llm
+    llm = backend._loaded._llm
     backend.close()
     backend.close()
     assert llm.shut == 1

@@ -8,30 +8,28 @@ different batch can change a token only if the draw is within a rounding error o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require
 from ...randomness import uniform_rows
-from ..backend import Completion, Prompt, hub_commit, model_identity
-from ..chat import cut_at_stop, end_ids, prompt_ids, too_long
+from ..backend import Completion, Prompt, hub_commit
+from ..chat import cut_at_stop, end_ids
+from ..in_process import InProcessBackend
 from ..quiet import no_progress_bars
 from .devices import check_device
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .decoder import Decoder
-
 _STOP_CHECK_EVERY = 8
 _MASK = (1 << 64) - 1
 
 
-class TransformersBackend:
+class TransformersBackend(InProcessBackend):
     """Completes prompts with a local model, which is loaded at the first prompt.
 
     Args:
@@ -54,101 +52,55 @@ class TransformersBackend:
         dtype: str | None = None,
         max_batch: int = 32,
     ) -> None:
-        if not model:
-            raise ConfigError('a model is needed: "simulated:hf:FOLDER" or "simulated:hf:NAME"')
-        check_whole_number("max_batch", max_batch)
-        self.model = model
+        super().__init__(model, dtype)
         self._device = device
-        self._dtype = dtype
-        self._max_batch = max_batch
-        self._loaded: _Loaded | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    @property
-    def identity(self) -> str:
-        """The model and its dtype; see `model_identity`."""
-        return model_identity(self.model, self._dtype)
-
-    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Return one completion per prompt, in order.
-
-        Raises:
-            EngineError: the backend is closed, or the model failed.
-            ConfigError: the model cannot be loaded.
-        """
-        with self._lock:
-            if self._closed:
-                raise EngineError("the backend is closed; build a new one", attempts=0)
-            if not prompts:
-                return []
-            model = self._load()
-            ids = [prompt_ids(model.tokenizer, prompt.text) for prompt in prompts]
-            results: list[Completion | None] = []
-            for prompt, tokens in zip(prompts, ids, strict=True):
-                problem = (
-                    too_long(len(tokens), prompt.max_tokens, model.context) if tokens else "the prompt has no token"
-                )
-                results.append(None if problem is None else Completion(failure=problem))
-            # Sorted by length, so that a batch needs little padding.
-            waiting = sorted((i for i, done in enumerate(results) if done is None), key=lambda i: len(ids[i]))
-            for start in range(0, len(waiting), self._max_batch):
-                rows = waiting[start : start + self._max_batch]
-                try:
-                    completions = _generate(model, [prompts[i] for i in rows], [ids[i] for i in rows])
-                except RuntimeError as cause:  # out of memory, or a device failure
-                    raise EngineError(f"the model {self.model!r} failed: {cause}") from cause
-                for i, completion in zip(rows, completions, strict=True):
-                    results[i] = completion
-        return [completion for completion in results if completion is not None]
-
-    def close(self) -> None:
-        """Release the model. Closing twice is allowed."""
-        with self._lock:
-            self._closed = True
-            self._loaded = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the settings; a copy loads its own model."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Recreate the lock; the model is loaded at the first prompt."""
-        self.__dict__ |= state
-        self._loaded = None
-        self._lock = threading.Lock()
+        self._max_batch = check_whole_number("max_batch", max_batch)
 
     def _load(self) -> _Loaded:
-        if self._loaded is None:
-            torch, transformers = require("torch"), require("transformers")
-            if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
-                raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
-            device = check_device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch, transformers = require("torch"), require("transformers")
+        if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
+            raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
+        device = check_device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            revision = hub_commit(self.model) or "main"
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, revision=revision)
+            with no_progress_bars():
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    self.model, revision=revision, dtype=self._dtype or "auto"
+                )
+        except (OSError, ValueError) as cause:
+            raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
+        return _Loaded(self.model, model.to(device).eval(), tokenizer, self._max_batch)
+
+
+class _Loaded:
+    # Any: models and tokenizers of Transformers have no common type without importing it
+    def __init__(self, name: str, model: Any, tokenizer: Any, max_batch: int) -> None:
+        from .decoder import make_decoder
+
+        self._name, self._max_batch = name, max_batch
+        self.tokenizer = tokenizer
+        self.context_tokens: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        # A second copy of a large model's weights might not fit on the GPU.
+        copy_weights = model.device.type == "cpu"
+        self.decoder = make_decoder(model, max_batch, self.context_tokens, copy_weights=copy_weights)
+        self.end_ids = end_ids(model, tokenizer, self.decoder.vocab_size)
+
+    def complete(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> list[Completion]:
+        completions: dict[int, Completion] = {}
+        # Sorted by length, so that a batch needs little padding.
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for start in range(0, len(order), self._max_batch):
+            rows = order[start : start + self._max_batch]
             try:
-                revision = hub_commit(self.model) or "main"
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, revision=revision)
-                with no_progress_bars():
-                    model = transformers.AutoModelForCausalLM.from_pretrained(
-                        self.model, revision=revision, dtype=self._dtype or "auto"
-                    )
-            except (OSError, ValueError) as cause:
-                raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
-            model = model.to(device).eval()
-            context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-            from .decoder import make_decoder
+                made = _generate(self, [prompts[i] for i in rows], [ids[i] for i in rows])
+            except RuntimeError as cause:  # out of memory, or a device failure
+                raise EngineError(f"the model {self._name!r} failed: {cause}") from cause
+            completions |= zip(rows, made, strict=True)
+        return [completions[i] for i in range(len(ids))]
 
-            # A second copy of a large model's weights might not fit on the GPU.
-            decoder = make_decoder(model, self._max_batch, context, copy_weights=model.device.type == "cpu")
-            self._loaded = _Loaded(decoder, tokenizer, end_ids(model, tokenizer, decoder.vocab_size), context)
-        return self._loaded
-
-
-class _Loaded(NamedTuple):
-    decoder: Decoder
-    tokenizer: Any
-    end_ids: set[int]
-    context: int
-    """Maximum tokens of a prompt and its completion."""
+    def close(self) -> None:
+        """Nothing to do: the memory is freed with this object."""
 
 
 class _Generation:
