@@ -7,7 +7,8 @@ import base64
 import pytest
 
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.serve.access import address_of, is_local, is_loopback, is_token, open_socket
+from zerosearch_env.llm.http.options import is_loopback
+from zerosearch_env.serve.access import address_of, is_local, is_token, open_socket
 
 TOKEN = "schlüssel"
 

@@ -27,15 +27,13 @@ _reported: set[tuple[str, str, int]] = set()
 """Engine, exception and line of the tracebacks that were logged: each is logged once."""
 
 
-class _Searches(Protocol):
+class _Engine(Protocol):
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]: ...
 
-
-class _SearchesOne(Protocol):
     async def asearch(self, request: SearchRequest) -> SearchResult: ...
 
 
-def run_searches(engine: _Searches, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+def run_searches(engine: _Engine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """Call the engine once for all requests; whatever it does wrong becomes a failed result (see `search_each`).
 
     Without requests the engine is not called.
@@ -43,7 +41,7 @@ def run_searches(engine: _Searches, requests: Sequence[SearchRequest]) -> list[S
     return [_as_result(engine, outcome) for outcome in search_each(engine, requests)]
 
 
-async def run_search(engine: _SearchesOne, request: SearchRequest) -> SearchResult:
+async def run_search(engine: _Engine, request: SearchRequest) -> SearchResult:
     """Await one search; whatever the engine does wrong becomes a failed result."""
     name = type(engine).__name__
     try:
@@ -57,7 +55,7 @@ async def run_search(engine: _SearchesOne, request: SearchRequest) -> SearchResu
         return _as_result(engine, _as_error(name, cause))
 
 
-def search_each(engine: _Searches, requests: Sequence[SearchRequest]) -> list[Outcome]:
+def search_each(engine: _Engine, requests: Sequence[SearchRequest]) -> list[Outcome]:
     """Search a batch such that a request on which the engine raises does not fail the others.
 
     An `EngineError` applies to all requests: the engine as a whole failed. After any other exception the two halves of
@@ -79,7 +77,7 @@ def search_each(engine: _Searches, requests: Sequence[SearchRequest]) -> list[Ou
     return [*search_each(engine, requests[:half]), *search_each(engine, requests[half:])]
 
 
-def _try(engine: _Searches, requests: Sequence[SearchRequest]) -> tuple[object, BaseException | None]:
+def _try(engine: _Engine, requests: Sequence[SearchRequest]) -> tuple[object, BaseException | None]:
     """What the engine returned, or the exception that it raised."""
     try:
         return engine.search(requests), None

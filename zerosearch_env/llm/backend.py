@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ..identity import folder_hash
-
-Value = TypeVar("Value")
+from .http.loop import LoopThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +77,13 @@ class AsyncBackend(Backend, Protocol):
         """Maximum number of concurrent prompts, at least 1."""
         ...
 
+    @property
+    def loop(self) -> LoopThread:
+        """The event loop that `acomplete` is awaited in: `loop.run` and `loop.arun` take a coroutine there."""
+        ...
+
     async def acomplete(self, prompt: Prompt) -> Completion:
-        """Complete one prompt. Await it in the backend's loop, that is, inside `run` or `arun`."""
-        ...
-
-    def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """Run a coroutine in the backend's loop and return its result; blocks the calling thread.
-
-        Raises:
-            EngineError: the backend is closed, or was closed during the call.
-        """
-        ...
-
-    async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """Like `run`, for a caller in another event loop, without blocking it. Cancelling the caller cancels the work.
-
-        Raises:
-            EngineError: the backend is closed, or was closed during the call.
-        """
+        """Complete one prompt."""
         ...
 
 

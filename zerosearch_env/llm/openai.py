@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from ..checks import check_options
 from ..errors import EngineError
@@ -17,8 +17,6 @@ from .http.deduplicate import Deduplicator
 from .http.keys import check_key, key_of
 from .http.loop import LoopThread
 from .http.options import HttpOptions
-
-Value = TypeVar("Value")
 
 _PINNED = re.compile(r"pinned to '([^']+)'")
 
@@ -74,12 +72,12 @@ class OpenAIBackend:
             variable = self._api_key_env or "OPENAI_API_KEY"
             key = key_of(variable, "the API key", needed=self._api_key_env is not None)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._loop = LoopThread("zerosearch-openai")
-        self.client = JsonClient(self._urls, self._options, headers=headers, loop=self._loop)
+        self.loop = LoopThread("zerosearch-openai")
+        self.client = JsonClient(self._urls, self._options, headers=headers, loop=self.loop)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the connections; a key from the environment is part of these."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("client", "_loop")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("client", "loop")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Connect again."""
@@ -103,10 +101,10 @@ class OpenAIBackend:
         Raises:
             EngineError: the backend is closed.
         """
-        return self.run(self._complete_all(prompts)) if prompts else []
+        return self.loop.run(self._complete_all(prompts)) if prompts else []
 
     async def acomplete(self, prompt: Prompt) -> Completion:
-        """Complete one prompt. Await it inside `run` or `arun`."""
+        """Complete one prompt. Await it in `loop`."""
         try:
             model = self.model or await self._served_model()
         except EngineError as error:
@@ -135,25 +133,9 @@ class OpenAIBackend:
             return Completion(attempts=reply.attempts, failure=f"{reply.url}/chat/completions: {error}")
         return Completion(text, truncated=finish == "length", attempts=reply.attempts)
 
-    def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """Run a coroutine in the backend's loop and return its result; blocks the calling thread.
-
-        Raises:
-            EngineError: the backend is closed, or was closed during the call.
-        """
-        return self._loop.run(coroutine)
-
-    async def arun(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
-        """Like `run`, for a caller in another event loop.
-
-        Raises:
-            EngineError: the backend is closed, or was closed during the call.
-        """
-        return await self._loop.arun(coroutine)
-
     def close(self) -> None:
         """Cancel pending requests and close the connections. Closing twice is allowed."""
-        self._loop.close()
+        self.loop.close()
 
     async def _complete_all(self, prompts: Sequence[Prompt]) -> list[Completion]:
         return list(await asyncio.gather(*(self.acomplete(prompt) for prompt in prompts)))

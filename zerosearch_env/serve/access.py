@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, sentence
+from ..llm.http.options import is_loopback
 
 BACKLOG = 2048
 """Maximum number of connections waiting to be accepted."""
@@ -44,14 +44,6 @@ def address_of(listener: socket.socket) -> str:
     """Return the address that clients use."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listening host can be reached only from this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def is_local(host_header: str) -> bool:

@@ -22,9 +22,10 @@ from ..engines import engine_name, make_engine
 from ..engines.base import SearchEngine, engine_parts
 from ..errors import ConfigError, require
 from ..game.noise import choose_noise
+from ..llm.http.options import is_loopback
 from ..retrieve_api.dialects import get_dialect
 from ..types import Dataset
-from .access import address_of, is_loopback, open_socket
+from .access import address_of, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
 from .metrics import Metrics

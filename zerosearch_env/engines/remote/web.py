@@ -15,7 +15,7 @@ from ...errors import ConfigError, EngineError, QuotaError, unknown_name
 from ...llm.http.client import JsonClient, StatusError
 from ...llm.http.deduplicate import Deduplicator
 from ...llm.http.keys import key_of
-from ...llm.http.options import LOOPBACK, HttpOptions, check_url
+from ...llm.http.options import HttpOptions, check_url, is_loopback
 from ...privacy import hide
 from ...types import Document, SearchRequest, SearchResult
 from ..cache import ResultCache, cache_key
@@ -234,6 +234,6 @@ def _safe(url: str) -> str:
     """
     base = check_url(url)
     parts = urlsplit(base)
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise ConfigError(f"the key would be sent in the clear to {base}: give an https address")
     return base

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from ...errors import EngineError
 from ...llm.backend import AsyncBackend, Backend
@@ -95,7 +94,7 @@ class SimulatedEngine(BatchedEngine):
             made = [job for job in jobs.values() if not self._take(job, hits)]
             if isinstance(self._backend, AsyncBackend):
                 if made:
-                    self._backend.run(self._gather(self._backend, made))
+                    self._backend.loop.run(self._gather(self._backend, made))
             else:
                 self._in_step(made)
         finally:
@@ -108,7 +107,7 @@ class SimulatedEngine(BatchedEngine):
         if not isinstance(self._backend, AsyncBackend):
             return await super().asearch(request)
         self._check_open()
-        return await self._backend.arun(self._answer(self._backend, request))
+        return await self._backend.loop.arun(self._answer(self._backend, request))
 
     def close(self) -> None:
         """Cancel pending requests, and release the model or the connections. Calling it twice is fine."""
@@ -116,15 +115,6 @@ class SimulatedEngine(BatchedEngine):
         self._backend.close()
         if self._cache is not None:
             self._cache.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the counters as well: a copy counts separately."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_counters"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy starts its counts at zero."""
-        super().__setstate__(state)
-        self._counters = Counters()
 
     def _plan(self, request: SearchRequest, jobs: dict[bytes, _Job]) -> list[_Job]:
         """The sets that a request needs, useful before noisy; `jobs` collects the distinct sets of the whole batch."""

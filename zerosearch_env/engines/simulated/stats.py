@@ -52,6 +52,10 @@ class Counters:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
+    def __reduce__(self) -> tuple[type[Counters], tuple[()]]:
+        """A copy starts at zero."""
+        return type(self), ()
+
     def add(self, **counts: int) -> None:
         """Add to the named counters."""
         with self._lock:

@@ -119,12 +119,6 @@ class JsonClient:
         self._loop = loop
         self._extra = extra
 
-    def breaker_states(self) -> dict[str, str]:
-        """Breaker state by address: `"closed"`, `"open"` or `"half-open"`; all closed before the first request."""
-        if self._session is None:
-            return dict.fromkeys(self.urls, "closed")
-        return {replica.url: replica.state for replica in self._session.replicas.replicas}
-
     async def request(
         self,
         method: str,
@@ -132,7 +126,6 @@ class JsonClient:
         *,
         body: Json = None,
         params: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
         final: Collection[int] = (),
         hopeless: Callable[[int, bytes], bool] | None = None,
         prefer: str = "",
@@ -144,7 +137,6 @@ class JsonClient:
             path: appended to a replica's address, for example `"/chat/completions"`.
             body: the request body, encoded by the codec; None sends no body.
             params: query-string parameters; never shown in messages, because they may contain keys.
-            headers: extra headers for this request only.
             final: retryable statuses that are not retried for this request.
             hopeless: function (status, body) -> whether no later attempt can succeed, for errors that the status alone
                 does not decide: an exhausted quota returns 429, like a rate limit.
@@ -158,9 +150,8 @@ class JsonClient:
         self._requests += 1
         seed = mix(self._seed, self._requests)
         content = None if body is None else self.codec.encode(body)
-        sent = {**(headers or {}), **({"Content-Type": self.codec.content_type} if content is not None else {})}
         since = queued_since.get() or time.monotonic()
-        call = _Call(self, session, method, path, content, params, sent, final, hopeless, prefer, seed, since)
+        call = _Call(self, session, method, path, content, params, final, hopeless, prefer, seed, since)
         async with session.slots:
             return await call.run()
 
@@ -187,7 +178,6 @@ class _Call:
     path: str
     content: bytes | None
     params: Mapping[str, str] | None
-    headers: Mapping[str, str]
     final: Collection[int]
     hopeless: Callable[[int, bytes], bool] | None
     prefer: str
@@ -301,7 +291,7 @@ class _Call:
                 url,
                 data=self.content,
                 params=self.params,
-                headers=self.headers,
+                headers=None if self.content is None else {"Content-Type": self.client.codec.content_type},
                 allow_redirects=False,
             ) as response:
                 status, retry_after = response.status, response.headers.get("Retry-After")

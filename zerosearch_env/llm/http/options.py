@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from ...checks import check_number, check_options, check_whole_number, make_options
@@ -13,9 +15,6 @@ from ...types import Options
 
 _CUT_OFF = re.compile(r"(:/{1,2}[^/:]*:)[^/\d][^/]*")
 """What is not a port may be the first half of a password with a comma, which separates addresses."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Host names of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,15 @@ class HttpOptions:
         if given is None:
             return cls()
         return make_options(cls, "option of http", **check_options("http", given, '{"concurrency": 256}'))
+
+
+@lru_cache(maxsize=64)
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can be reached only from this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_url(url: str, key: str = "an environment variable") -> str:

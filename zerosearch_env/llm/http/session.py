@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ...errors import require
 from .loop import LoopThread
-from .options import LOOPBACK, HttpOptions
+from .options import HttpOptions, is_loopback
 from .replicas import Replica, ReplicaSet
 
 _KEEPALIVE_S = 30.0
@@ -48,7 +48,7 @@ class Session:
     # Any: aiohttp is not imported before the first request
     def client(self, url: str) -> Any:
         """Return the HTTP client for an address. Proxies from the environment are not used for this machine."""
-        outside = urlsplit(url).hostname not in LOOPBACK
+        outside = not is_loopback(urlsplit(url).hostname or "")
         if outside not in self._clients:
             self._clients[outside] = self._open(outside)
         return self._clients[outside]

@@ -65,8 +65,8 @@ class _SlotLayer(CacheLayerMixin):
         )
         self.is_initialized = True
 
-    def reserve(self, rows: int, width: int) -> None:
-        """Make room for `width` tokens in each of the first `rows` slots, and for the padding."""
+    def reserve(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """Make room for `width` tokens in each of the first `rows` slots, and for the padding; return both tensors."""
         assert self.keys is not None
         assert self.values is not None
         missing = max(0, rows - self.keys.shape[0]), max(0, width + 1 - self.keys.shape[2])
@@ -74,6 +74,7 @@ class _SlotLayer(CacheLayerMixin):
             columns = missing[1] + _SPARE_COLUMNS + width // 2 if missing[1] else 0
             more = (0, 0, 0, columns, 0, 0, 0, missing[0])
             self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
+        return self.keys, self.values
 
     def free(self) -> None:
         """Return the memory."""
@@ -85,12 +86,10 @@ class _SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._window
-        self.reserve(window.rows, window.width)
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys[window.slots[:, None], :, window.columns] = key_states.transpose(1, 2)
-        self.values[window.slots[:, None], :, window.columns] = value_states.transpose(1, 2)
-        return self.keys[window.slots, :, : window.width], self.values[window.slots, :, : window.width]
+        keys, values = self.reserve(window.rows, window.width)
+        keys[window.slots[:, None], :, window.columns] = key_states.transpose(1, 2)
+        values[window.slots[:, None], :, window.columns] = value_states.transpose(1, 2)
+        return keys[window.slots, :, : window.width], values[window.slots, :, : window.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the states that `update` returns."""
@@ -144,7 +143,8 @@ class CachedDecoder(_ModelDecoder):
         self._kinds = set(getattr(config, "layer_types", None) or ())
         self._sliding = getattr(config, "sliding_window", None)
         self._window = _Window()
-        self._cache = Cache(layers=[_SlotLayer(self._window, context_tokens) for _ in range(config.num_hidden_layers)])
+        self._layers = [_SlotLayer(self._window, context_tokens) for _ in range(config.num_hidden_layers)]
+        self._cache = Cache(layers=[*self._layers])
         self._used: set[int] = set()
         # Without this argument a model computes logits for whole prompts: with a large vocabulary, most of the memory.
         self._selects_logits = "logits_to_keep" in signature(model.forward).parameters
@@ -153,20 +153,15 @@ class CachedDecoder(_ModelDecoder):
         """See `Decoder.release`. After the last row the memory is returned: the next rows may be fewer, or shorter."""
         self._used.discard(slot)
         if not self._used:
-            for layer in self._cache.layers:
-                assert isinstance(layer, _SlotLayer)
+            for layer in self._layers:
                 layer.free()
 
     @torch.inference_mode()
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
         """See `Decoder.copy`."""
         self._used.update(slots)
-        for layer in self._cache.layers:
-            assert isinstance(layer, _SlotLayer)
-            layer.reserve(max(slots) + 1, length)
-            assert layer.keys is not None
-            assert layer.values is not None
-            for states in (layer.keys, layer.values):
+        for layer in self._layers:
+            for states in layer.reserve(max(slots) + 1, length):
                 states[list(slots), :, :length] = states[source, :, :length]
 
     @torch.inference_mode()
