@@ -54,7 +54,7 @@ class Command:
             if extra is None or library in _OURS or isinstance(cause, ZeroSearchError):
                 raise
             raise MissingExtraError(
-                f"`zerosearch {name}` needs {library!r}, which is not installed. "
+                f"the command {name!r} needs {library!r}, which is not installed. "
                 f'Install it with: pip install "zerosearch-env[{extra}]"'
             ) from cause
 

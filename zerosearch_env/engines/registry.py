@@ -191,25 +191,20 @@ def _load_engine(spec: str, dataset: Dataset | None, options: dict[str, Any]) ->
         if hint := suggestion(kind, _FACTORIES):
             raise ConfigError(f"unknown search engine {kind!r}.{hint} ({cause})") from cause
         raise
-    if isinstance(target, SearchEngine) and not inspect.isclass(target):
-        engine: Any = _Borrowed(target)
-        known: list[str] = []
-    elif not callable(target):
+    ready = isinstance(target, SearchEngine) and not inspect.isclass(target)
+    if not ready and not callable(target):
         raise ConfigError(f"search engine {spec!r}: expected an engine, a class or a function, got {target!r:.200}")
-    else:
-        parameters = inspect.signature(target).parameters
-        given = {"argument": "", "dataset": dataset}
-        known = [name for name in parameters if name not in given]
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            known += options
-        engine = None
+    parameters = {} if ready else inspect.signature(target).parameters
+    offered = {"argument": "", "dataset": dataset}
+    known = [name for name in parameters if name not in offered]
     for option in options:
-        if option not in known:
+        if option not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             raise unknown_name(f"option of the search engine {spec!r}", option, known)
-    if engine is None:
-        arguments = {name: value for name, value in given.items() if name in parameters} | options
+    engine = _Borrowed(target) if ready else target
+    if not ready:
+        given = {name: value for name, value in offered.items() if name in parameters}
         try:
-            engine = target(**arguments)
+            engine = target(**given, **options)
         except ZeroSearchError:
             raise
         except (Exception, SystemExit) as cause:

@@ -53,30 +53,26 @@ def find(request: SearchRequest, *, noise_depth: int, max_pages: int) -> Generat
         max_pages: maximum number of pages to request.
     """
     mask, needed = request.noise_mask, depth_of(request, noise_depth)
+    noise = any(mask)
     ranking: list[Document] = []
     seen: set[tuple[str, str]] = set()
     noisy: list[Document] = []
-    number, ended = 0, False
-    while True:
-        if any(mask) and (ended or len(ranking) >= needed):
-            noisy = draw_noisy(request, ranking, noise_depth)
-        enough = len(ranking) >= needed and (not any(mask) or len(noisy) == request.top_k)
-        if enough or ended:
-            break
-        if number == max_pages:
-            if any(mask):
-                noisy = draw_noisy(request, ranking, noise_depth)
-            break
+    ended = False
+    for number in range(max_pages):
         page = yield number
-        number += 1
         ended = page.last or not page.documents
         for document in page.documents:
             if (key := (document.title, document.text)) not in seen:
                 seen.add(key)
                 ranking.append(document)
+        last = ended or number + 1 == max_pages
+        if last or len(ranking) >= needed:
+            noisy = draw_noisy(request, ranking, noise_depth) if noise else []
+            if last or not noise or len(noisy) == request.top_k:
+                break
     if not ranking:
         return Selection()
-    if any(mask) and len(noisy) < request.top_k:
+    if noise and len(noisy) < request.top_k:
         why = "there are no further results" if ended else f"max_pages={max_pages} is reached"
         return Selection(
             failure=f"only {len(noisy)} of {request.top_k} noisy documents: {len(ranking)} results, of which the best "

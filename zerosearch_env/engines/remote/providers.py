@@ -127,6 +127,10 @@ def wrong_key(status: int, message: str) -> bool:
     return status in (401, 403) or (status == 422 and bool(_WRONG_KEY.search(message)))
 
 
+def _refusal(message: str) -> AnswerError:
+    return QuotaAnswer(message) if _USED_UP.search(message) else AnswerError(message)
+
+
 def _serpapi_fields(query: WebQuery) -> dict[str, Any]:
     fields = {"engine": "google", "q": query.text, "num": query.size, "output": "json"}
     more = {"start": query.page * query.size or None, "gl": query.country, "hl": query.language}
@@ -155,10 +159,8 @@ def _read_serpapi(data: Mapping[str, Any]) -> WebPage:
     error = data.get("error")
     results = _ranking(data, "organic_results", ("snippet",), ("link",))
     if isinstance(error, str) and not results:
-        if _USED_UP.search(error):
-            raise QuotaAnswer(error)
-        if "any results" not in error.lower() and "no results" not in error.lower():
-            raise AnswerError(error)
+        if _USED_UP.search(error) or ("any results" not in error.lower() and "no results" not in error.lower()):
+            raise _refusal(error)
     elif not results and status != "Success" and not isinstance(data.get("organic_results"), list):
         raise AnswerError(f"neither organic_results nor an error; its fields are {_names(data)}")
     extras = {
@@ -175,7 +177,7 @@ def _read_serper(data: Mapping[str, Any]) -> WebPage:
     if "organic" not in data and "searchParameters" not in data:
         message = data.get("message")
         message = message if isinstance(message, str) else f"no organic results; its fields are {_names(data)}"
-        raise QuotaAnswer(message) if _USED_UP.search(message) else AnswerError(message)
+        raise _refusal(message)
     results = _ranking(data, "organic", ("snippet",), ("link",))
     graph = ("descriptionLink", "website")
     extras = {
@@ -192,7 +194,7 @@ def _read_brave(data: Mapping[str, Any]) -> WebPage:
         error = errors[0]
     if isinstance(error, Mapping):
         message = f"{error.get('code')}: {error.get('detail')}"
-        raise QuotaAnswer(message) if _USED_UP.search(message) else AnswerError(message)
+        raise _refusal(message)
     if "web" not in data and not isinstance(query, Mapping):
         raise AnswerError(f"neither web results nor an error; its fields are {_names(data)}")
     results = _ranking(_part(data, "web"), "results", ("description",), ("url",))
