@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def pytest_collection_finish() -> None:
     """Collect garbage again."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Start the server of processes before the first test, if a test needs it."""
+    if "forks" in sys.modules:
+        sys.modules["forks"].start_server()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -61,12 +61,15 @@ def config_of(folder: Path, algorithm: str, **changes):
 
 # One process of torchrun: a whole run, then one that is killed in its second step, and what a restart says to that.
 PROGRAM = """
-import multiprocessing, os, signal, sys, time
+import multiprocessing, os, select, signal, sys
 from zerosearch_agents.training import trainer
 from zerosearch_env.cli import COMMANDS, main
 
 multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked itself
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+arrived, writer = os.pipe()  # has something to read once a signal has come
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
 
 def train_step(learner, step, real=trainer.train_step):
     if step == 1 and learner.workers.rank == 1:
@@ -81,7 +84,7 @@ if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
 try:
     main(["train", *killed])
 except RuntimeError:  # of two processes that fail at once torchrun may name either: the killed one is to be the first
-    time.sleep(5)
+    select.select([arrived], [], [], 5)  # torchrun has noticed the first when it ends the second
     raise
 """
 
