@@ -9,7 +9,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,23 +63,22 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
             yield number, re.sub(r"`[^`]*`", "", line)
 
 
-def _found(path: Path, texts: Iterator[tuple[int, str]]) -> list[str]:
-    return [
+def _assert_plain(paths: Iterable[Path], texts: Callable[[Path], Iterator[tuple[int, str]]]) -> None:
+    found = [
         f"{path.relative_to(ROOT)}:{line}: {match.group()!r}; write: {right}"
-        for line, text in texts
+        for path in paths
+        for line, text in texts(path)
         for pattern, right in PATTERN.items()
         for match in pattern.finditer(text)
     ]
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_code_speaks_plain_english(path: Path) -> None:
-    if path.name not in DATA:
-        found = _found(path, _texts(path))
-        assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_pages_speak_plain_english(path: Path) -> None:
-    found = _found(path, _prose(path))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+def test_code_speaks_plain_english() -> None:
+    _assert_plain((path for path in SOURCES if path.name not in DATA), _texts)
+
+
+def test_pages_speak_plain_english() -> None:
+    assert PAGES
+    _assert_plain(PAGES, _prose)
