@@ -10,6 +10,7 @@ from zerosearch_benchmarks.speed import dense
 pytest.importorskip("faiss", reason="faiss is not installed (extra dense)")
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "record.json"
     options = ["--no-real", "--large", "400", "--queries", "70", "--rounds", "1", "--seconds", "0"]

@@ -8,6 +8,7 @@ import pytest
 from zerosearch_benchmarks.speed import simulated
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "record.json"
     options = ["--concurrency", "4", "--latency", "0.01", "--entries", "20", "--rounds", "1", "--seconds", "0.01"]

@@ -55,6 +55,7 @@ def test_a_setting_decides_the_configuration(small):
     assert faults == set(stability.BEHAVIOURS)
 
 
+@pytest.mark.slow
 def test_documents_are_let_into_the_loss(played):
     _, rollouts = played
     for one in rollouts:

@@ -43,6 +43,7 @@ def world() -> Dataset:
     return make_world(SMALL, "train")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_identical_data_in_every_process(world: Dataset) -> None:
     other = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == digest(world)

@@ -203,6 +203,7 @@ def test_world_answers_are_found_by_their_questions(world: Dataset) -> None:
     assert found / len(single) > 0.9
 
 
+@pytest.mark.slow
 def test_engines_of_one_dataset_share_an_index_that_goes_with_it() -> None:
     data = Dataset("d", "train", (), passages=PASSAGES)
     first, second = (make_engine("corpus", dataset=data) for _ in range(2))

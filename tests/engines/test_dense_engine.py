@@ -238,6 +238,7 @@ def test_an_engine_without_an_index(tmp_path: Path) -> None:
         make_engine(f"dense:{tmp_path / 'nothing'}")
 
 
+@pytest.mark.slow
 def test_engines_of_one_description_share_what_is_loaded(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

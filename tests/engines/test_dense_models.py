@@ -112,6 +112,7 @@ def test_a_query_has_one_vector_to_the_last_bit(encoder: SentenceEncoder) -> Non
     assert np.abs(together - plain).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_one_row_a_batch_gives_the_same_vectors(model: str, encoder: SentenceEncoder) -> None:
     from zerosearch_env.engines.dense.encoders import SentenceEncoder
 

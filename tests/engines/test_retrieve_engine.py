@@ -61,6 +61,7 @@ def test_every_dialect_is_asked_and_read(dialect: str) -> None:
         assert results[0].documents[1].source == "https://x/1"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_promises_of_an_engine() -> None:
     for dialect in ("search-r1", "skyrl"):
         with ServerThread(Server(dialect)) as thread:

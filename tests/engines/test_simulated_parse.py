@@ -132,6 +132,7 @@ def test_any_text_is_parsed(text: str, count: int) -> None:
 WORDS = st.lists(st.text("abcdefg", min_size=1, max_size=6), min_size=3, max_size=12).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(WORDS, min_size=1, max_size=7, unique_by=str.casefold), st.sampled_from(STYLES))
 def test_what_is_written_is_read(texts: list[str], style: str) -> None:
     parsed = parse_documents("\n".join(style.format(n=n, t=t) for n, t in enumerate(texts, 1)), len(texts))
@@ -180,6 +181,7 @@ def test_queries_are_cleaned(query: str, clean: str) -> None:
     assert quotable_query(query, 50) == clean
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(1, 40))
 def test_clean_queries_hold_nothing_that_acts(query: str, limit: int) -> None:
     clean = quotable_query(query, limit)

@@ -136,6 +136,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_another_question_and_ctrl_c_ends_with_130(questions: Path, corpus: Path) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(

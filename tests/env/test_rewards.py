@@ -51,6 +51,7 @@ def test_normalisation_is_squads(text: str) -> None:
     assert normalize_answer(text) == squad(text)
 
 
+@pytest.mark.slow
 @few
 @given(texts, answer_lists)
 @example("The", ["The"])

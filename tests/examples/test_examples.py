@@ -44,6 +44,7 @@ def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= LONGEST.get(path.name, 60)
 
 
+@pytest.mark.slow
 def test_the_environment_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     example = load("play_environment")
     assert example.one_episode(noise_level=0.0) in (0.0, 1.0)
@@ -51,6 +52,7 @@ def test_the_environment_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert "<information>" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_agent_visibly_loses_accuracy_with_noise() -> None:
     em = load("my_agent").main(questions=120)
     assert em[0.0] > 0.3

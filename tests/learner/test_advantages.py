@@ -147,6 +147,7 @@ def test_random_batches_against_a_slow_loop(name, seed):
     np.testing.assert_allclose(ADVANTAGES[name](rewards, groups), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 4)), min_size=1, max_size=30), st.randoms())
 def test_advantages_sum_to_zero_in_groups_and_do_not_depend_on_order(pairs, random):
     rewards, groups = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])

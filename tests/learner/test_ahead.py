@@ -100,6 +100,7 @@ def test_the_last_step_ahead_is_the_last_one_that_nothing_forbids(steps, stalene
         assert last_async_step(config, step) == allowed[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40)
 @given(st.data())

@@ -248,6 +248,7 @@ def test_ctrl_c_once_stops_after_the_step(tmp_path):
         assert train(config, dataset=tiny.tiny_dataset(), resume=True).step == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_while_the_servers_are_silent(tmp_path, monkeypatch):
     with GatedVLLM(tiny.tiny_policy()) as server:
         config = config_for(tmp_path, server)

@@ -93,6 +93,7 @@ def test_the_option_sets_the_fields_and_single_options_win():
         parse_command(["--algorithm", "drgrpo"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_each_trains(name, tmp_path):
     rollout = RolloutConfig(prompts=3, group_size=3, slots=9, turn_tokens=4)

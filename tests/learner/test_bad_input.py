@@ -97,6 +97,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
     assert weights_hash(learner_weights(learner)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path, monkeypatch, value):
     config = tiny.tiny_train_config(tmp_path, steps=9, rollout=FEW, algorithm=AlgorithmConfig(kl_coefficient=0.01))
@@ -151,6 +152,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     assert weights_hash(prints[0]) == weights_hash(prints[1])
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_of_metrics(tmp_path, monkeypatch):
     config = tiny.tiny_train_config(tmp_path, rollout=FEW)
     original = run_files.MetricsLog.write

@@ -80,6 +80,7 @@ class Counting(RagPlayer):
         return sampler
 
 
+@pytest.mark.slow
 def test_what_was_sampled_at_one_noise_level_is_not_sampled_again_at_the_next(options: PolicyOptions) -> None:
     def texts(episodes: list[Episode]) -> list[str]:
         return [episode.text for episode in episodes]

@@ -75,6 +75,7 @@ def test_no_two_episodes_of_a_step_share_their_seeds(tmp_path):
     assert len(set(seeds)) == len(seeds)
 
 
+@pytest.mark.slow
 def test_a_step_without_any_signal_goes_on_and_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(collect_module, "has_signal", lambda group, mask_overlong: False)
     learner = make_learner(tmp_path, algorithm=ROUNDS)

@@ -179,6 +179,7 @@ def step_gradients(learner):
     return gradients
 
 
+@pytest.mark.slow
 @TRUNKS
 def test_micro_batches_and_slots_change_no_gradient(tmp_path, trunk):
     results = [

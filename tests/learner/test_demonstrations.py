@@ -70,6 +70,7 @@ def queries(text: str) -> list[str]:
     return re.findall(r"<search> (.*?)</search>", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.6])
 def test_episodes_are_well_formed(
     library: Library, engine: CorpusEngine, questions: list[Question], noise: float

@@ -92,6 +92,7 @@ def test_tensorboard_events_are_written(tmp_path):
     assert b"reward" in events.read_bytes()
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_holds_a_credential(tmp_path, wandb):
     config = tiny.tiny_train_config(
         tmp_path,

@@ -227,6 +227,7 @@ def test_figures_for_papers(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert {"Exact match, 1-hop questions", "% of questions", "after training", "100"} <= set(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "head"), [("pdf", b"%PDF"), ("png", b"\x89PNG")])
 def test_two_figures_of_the_same_chart_are_equal(tmp_path: Path, suffix: str, head: bytes) -> None:
     chart = Chart("t", "%", [Series("s", "after", [Point(0, 0.5, 0.4, 0.6)])], share_axis("x"), share_axis("%"))

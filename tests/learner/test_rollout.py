@@ -65,6 +65,7 @@ ACTIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data(), st.integers(1, 3))
 def test_trained_ids_are_the_sampled_ids_and_the_mask_is_exactly_on_them(data, at_once):

@@ -82,6 +82,7 @@ def together(model, tokenizer, workload) -> dict[object, list[TurnSample]]:
     return play(make(model, tokenizer), *workload)
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_alone_together_and_through_few_slots(model, tokenizer, workload, together) -> None:
     prompts, texts = workload
     few = play(make(model, tokenizer, slots=3), prompts, texts)

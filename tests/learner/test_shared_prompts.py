@@ -75,6 +75,7 @@ def play(sampler, prompts, refresh=False):
     return found
 
 
+@pytest.mark.slow
 def test_members_of_a_group_share_their_prompt(kind):
     rng = np.random.default_rng(0)
     long, other = (rng.integers(10, 290, 90).tolist() for _ in range(2))

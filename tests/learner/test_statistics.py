@@ -103,6 +103,7 @@ def test_every_interval_has_a_width_and_holds_its_mean(pairs: list[tuple[float, 
             assert gap.high <= 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=50))
 def test_the_graded_interval_of_binary_scores_is_wilsons(scores: list[float]) -> None:
     graded, binary = mean_interval(scores, "graded"), mean_interval(scores, "binary")

@@ -181,7 +181,7 @@ def test_resuming_with_other_questions_or_without_a_record_names_them(whole, tmp
         train(config, dataset=edited, resume=True)
     assert train(config, dataset=edited, resume=True, force=True).step == 1
     (tmp_path / "run" / "contents.json").write_text("[1")
-    with pytest.raises(CheckpointError, match="there is no record of zerosearch-env"):
+    with pytest.raises(CheckpointError, match="there is no record of the version of zerosearch-env"):
         train(config, dataset=edited, resume=True)
 
 

@@ -376,6 +376,7 @@ def test_rollouts_carry_the_versions_of_their_turns(tmp_path):
             assert len(one.weight_versions) <= one.turns  # a turn that the context ends may hold no token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"stale_head": True, "extension": False}, {"raw": True}])
 def test_an_engine_that_computes_something_else_is_refused_at_the_start(tmp_path, fault):
     policy = tiny.tiny_policy()

@@ -208,6 +208,7 @@ def test_a_cancelled_caller_cancels_its_coroutine() -> None:
     loop.close()
 
 
+@pytest.mark.slow
 def test_an_engine_that_nobody_closes_lets_the_process_end() -> None:
     code = (
         "from zerosearch_env.llm import *\n"
@@ -237,6 +238,7 @@ def test_a_server_that_is_bound_to_a_model_tells_its_name(listed: list[dict[str,
         named.close()
 
 
+@pytest.mark.slow
 def test_a_forked_process_gets_a_loop_of_its_own() -> None:
     code = (
         "import os\nfrom zerosearch_env.llm import LoopThread\n"

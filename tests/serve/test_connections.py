@@ -51,6 +51,7 @@ def test_a_second_head_that_never_ends_is_timed_out_and_an_idle_connection_is_no
     connection.close()
 
 
+@pytest.mark.slow
 def test_unfinished_heads_do_not_keep_others_out(start: Any) -> None:
     server = start(limits={"max_connections": 8})
     with ExitStack() as stack:

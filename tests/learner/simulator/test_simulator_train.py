@@ -291,7 +291,7 @@ def test_another_run_is_not_overwritten(pairs_file: Path) -> None:
 
 
 def test_pairs_that_cannot_be(pairs_file: Path, pairs: list[Pair], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere.jsonl does not exist"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl does not exist"):
         run_train(config(tmp_path / "nowhere.jsonl"))
     with pytest.raises(DataError, match="more than 50 tokens"):
         run_train(config(pairs_file, max_tokens=50))
