@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.engines import engine_parts
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.engines.simulated.stats import SimulatorStats
-from zerosearch_env.game.answers import contains_answer
-from zerosearch_env.types import SearchRequest, SearchResult, full_text
+from zerosearch_env.types import SearchRequest, SearchResult
 
 from ...evaluation.statistics import Interval, wilson
+from ..pairs.records import holds_answer
 from .probes import Probe
 from .style import distinctness, length, ratio
 
@@ -39,12 +39,12 @@ class Answer:
 
     def holds(self, answers: Sequence[str]) -> bool:
         """Whether a document contains one of the answers."""
-        return any(contains_answer(full_text(document), answers) for document in self.result.documents)
+        return holds_answer(self.result.documents, answers)
 
     @property
     def leaks(self) -> bool:
-        """Whether a document contains an answer to the question, including disguised answers."""
-        return any(contains_answer(full_text(document), self.request.answers) for document in self.result.documents)
+        """Whether a document contains an answer to the question."""
+        return self.holds(self.request.answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from zerosearch_env.records.transcripts import encode_line
 
 from .files import input_files, input_record, manifest_path, write_manifest
 from .foreign import foreign_pair, looks_foreign
-from .pair import Pair, as_record, by_label, holds_answer, pair_key, question_key
-from .records import TrajectoryReader
+from .pair import Pair, as_record, pair_key, question_key
+from .records import LABELS, TrajectoryReader, holds_answer
 
 Keep = Literal["drop", "keep"]
 
@@ -138,22 +138,23 @@ def extract(pairs: Iterable[Pair], config: ExtractConfig) -> tuple[list[Pair], d
         config: the options; its files are not accessed.
     """
     counts: Counter[str] = Counter()
-    checked = list(_deduplicated(_checked(pairs, config, counts), counts))
-    labels: dict[tuple[object, ...], set[bool]] = {}
+    checked = list(_checked(pairs, config, counts))
+    distinct: dict[tuple[object, ...], Pair] = {}
     for pair in checked:
-        labels.setdefault(pair_key(pair, label=False), set()).add(pair.noisy)
-    clear = []
-    for pair in checked:
-        both = len(labels[pair_key(pair, label=False)]) > 1
-        counts["contradictory"] += both
-        if not (both and config.contradictory == "drop"):
-            clear.append(pair)
+        distinct.setdefault(pair_key(pair), pair)
+    counts["duplicates"] = len(checked) - len(distinct)
+    labels = Counter(pair_key(pair, label=False) for pair in distinct.values())
+    clear = [pair for pair in distinct.values() if labels[pair_key(pair, label=False)] == 1]
+    counts["contradictory"] = len(distinct) - len(clear)
+    if config.contradictory == "keep":
+        clear = list(distinct.values())
     split = [replace(pair, split=split_of(pair.question, config.test_share, config.seed)) for pair in clear]
     chosen = _balanced(split, config.seed, counts) if config.balance else split
     for part in ("train", "test"):
-        for label, members in by_label([pair for pair in chosen if pair.split == part]).items():
-            counts[f"{part}_{label}"] = len(members)
-        counts[f"{part}_questions"] = len({question_key(pair.question) for pair in chosen if pair.split == part})
+        members = [pair for pair in chosen if pair.split == part]
+        for label in LABELS:
+            counts[f"{part}_{label}"] = sum(pair.noisy is (label == "noisy") for pair in members)
+        counts[f"{part}_questions"] = len({question_key(pair.question) for pair in members})
     return chosen, dict(counts)
 
 
@@ -172,7 +173,7 @@ def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str])
         if config.max_documents is not None and len(pair.documents) > config.max_documents:
             counts["cut"] += 1
             pair = replace(pair, documents=pair.documents[: config.max_documents])
-        answered = holds_answer(pair)
+        answered = holds_answer(pair.documents, pair.answers)
         if pair.noisy and answered:
             counts["noisy_with_answer"] += 1
             if config.noisy_with_answer == "drop":
@@ -181,17 +182,6 @@ def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str])
             counts["useful_without_answer"] += 1
             if config.useful_without_answer == "drop":
                 continue
-        yield pair
-
-
-def _deduplicated(pairs: Iterable[Pair], counts: Counter[str]) -> Iterator[Pair]:
-    seen: set[tuple[object, ...]] = set()
-    for pair in pairs:
-        key = pair_key(pair)
-        if key in seen:
-            counts["duplicates"] += 1
-            continue
-        seen.add(key)
         yield pair
 
 

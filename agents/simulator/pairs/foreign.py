@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zerosearch_env.datasets.files.columns import first_of
-from zerosearch_env.datasets.files.fields import answers, plain, text
+from zerosearch_env.datasets.files.fields import answers, text
 from zerosearch_env.datasets.files.packed import unpack
 from zerosearch_env.datasets.files.rows import Row, RowError
 from zerosearch_env.types import Document
@@ -64,7 +64,7 @@ def foreign_pair(row: Row, prompt_id: str) -> Pair:
 def _texts(row: Row) -> tuple[str, str, str]:
     """Prompt, response, and the name of the prompt's field."""
     if row.get("messages") is not None:
-        turns = plain(unpack(plain(row["messages"]), "messages"))
+        turns = unpack(row["messages"], "messages")
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise RowError("messages", "a list of {role, content}", turns)
         prompts = [turn for turn in turns if turn.get("role") != "assistant"]
@@ -85,7 +85,7 @@ def _texts(row: Row) -> tuple[str, str, str]:
 
 def _prompt_text(value: Any, field: str) -> str:
     """A prompt given as a string or as chat turns."""
-    value = plain(unpack(plain(value), field))
+    value = unpack(value, field)
     if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
         return "\n".join(text(turn.get("content"), f"{field}.content") for turn in value)
     return text(value, field)

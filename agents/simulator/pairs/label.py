@@ -21,14 +21,13 @@ from typing import Any, Literal
 
 from zerosearch_env.datasets.files.rows import OnBadRow, RowReader, read_files
 from zerosearch_env.errors import AgentError, ConfigError
-from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.rewards import exact_match, sub_exact_match
 from zerosearch_env.loading import load_function
 from zerosearch_env.progress import ProgressBar
-from zerosearch_env.types import Document, full_text
+from zerosearch_env.types import Document
 
 from .files import StageOutput, input_files, input_record
-from .records import Search, Trajectory, TrajectoryReader, as_record
+from .records import Search, Trajectory, TrajectoryReader, as_record, holds_answer
 
 Judge = Callable[[str, str, Sequence[Document]], bool]
 """(question, query, documents) -> whether the documents suffice to answer the query."""
@@ -117,8 +116,8 @@ def make_labeller(config: LabelConfig) -> Callable[[Trajectory], Labelled]:
     if config.by == "noise":
         return by_noise
     if config.judge == CONTAINS_ANSWER:
-        return lambda trajectory: by_judge(trajectory, _holds_answer)
-    judge = load_judge(str(config.judge))
+        return lambda trajectory: by_judge(trajectory, lambda walk, s: holds_answer(s.documents, walk.answers))
+    judge: Judge = load_function(str(config.judge), "judge")
     return lambda trajectory: by_judge(trajectory, lambda walk, search: _ask(judge, config.judge, walk, search))
 
 
@@ -154,17 +153,8 @@ def by_judge(trajectory: Trajectory, judge: Callable[[Trajectory, Search], bool]
     return _with(trajectory, labelled), {}
 
 
-def load_judge(spec: str) -> Judge:
-    """Load a judge from `module:callable`; a class is instantiated once, without arguments."""
-    return load_function(spec, "judge")
-
-
 def _with(trajectory: Trajectory, searches: list[Search]) -> Trajectory | None:
     return replace(trajectory, searches=tuple(searches)) if searches else None
-
-
-def _holds_answer(trajectory: Trajectory, search: Search) -> bool:
-    return any(contains_answer(full_text(document), trajectory.answers) for document in search.documents)
 
 
 def _ask(judge: Judge, name: str | None, trajectory: Trajectory, search: Search) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,6 @@ from zerosearch_env.datasets.files.find import find_files
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, RowReader, read_files
 from zerosearch_env.engines.simulated.prompts import STYLES, style_name
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
-from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, SearchRequest, full_text
 
 from .records import document_records, read_documents
@@ -74,11 +73,6 @@ def target_text(documents: Iterable[Document]) -> str:
 def _one_line(text: str) -> str:
     """The text on one line, without control characters, which could split a document."""
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
-
-
-def holds_answer(pair: Pair) -> bool:
-    """Whether a document of the pair contains a gold answer."""
-    return any(contains_answer(full_text(document), pair.answers) for document in pair.documents)
 
 
 def pair_key(pair: Pair, *, label: bool = True) -> tuple[object, ...]:
@@ -147,11 +141,3 @@ def read_pairs(path: Path, *, split: Split | None = None, on_bad_row: OnBadRow =
     rows = read_files(find_files(path.expanduser(), "train"))
     pairs = RowReader(on_bad_row).read(rows, lambda row: read_pair(row.content), where=path, what="pairs")
     return [pair for pair in pairs if split is None or pair.split == split]
-
-
-def by_label(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """The pairs grouped under "useful" and "noisy"."""
-    return {
-        "useful": [pair for pair in pairs if not pair.noisy],
-        "noisy": [pair for pair in pairs if pair.noisy],
-    }

@@ -12,15 +12,16 @@ plain strings, and the transcripts recorded by environments, training and evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from zerosearch_env.datasets.files.fields import answers, plain, text
-from zerosearch_env.datasets.files.packed import unpack
+from zerosearch_env.datasets.files.fields import answers, text
+from zerosearch_env.datasets.files.packed import plain, unpack
 from zerosearch_env.datasets.files.rows import NumberedRow, Row, RowError
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.types import Document
+from zerosearch_env.types import Document, full_text
 
 Label = Literal["useful", "noisy"]
 LABELS: tuple[Label, ...] = ("useful", "noisy")
@@ -92,6 +93,11 @@ def as_record(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
+def holds_answer(documents: Sequence[Document], answers: Sequence[str]) -> bool:
+    """Whether a document contains one of the answers."""
+    return any(contains_answer(full_text(document), answers) for document in documents)
+
+
 def document_records(documents: Sequence[Document]) -> list[dict[str, str]]:
     """Title and text of each document as JSON values."""
     return [{"title": document.title, "text": document.text} for document in documents]
@@ -109,23 +115,20 @@ class TrajectoryReader:
         Raises:
             RowError: a field is invalid; the message names it.
         """
-        row, number = numbered.content, numbered.number
-        if "turns" in row and "searches" not in row:
-            trajectory = _read_transcript(row, number)
-        elif "searches" in row:
-            trajectory = _read_trajectory(row, number)
+        row = numbered.content
+        if "searches" in row:
+            trajectory = _read_trajectory(row, numbered.number)
+        elif "turns" in row:
+            trajectory = _read_transcript(row, numbered.number)
         else:
             raise RowError("", "a trajectory ('searches') or a transcript ('turns')", sorted(map(str, row)))
-        if trajectory.id not in self._seen:
-            self._seen.add(trajectory.id)
-            return trajectory
-        again = f"{trajectory.id}@{number}"
-        self._seen.add(again)
-        return replace(trajectory, id=again)
+        if trajectory.id in self._seen:
+            trajectory = replace(trajectory, id=f"{trajectory.id}@{numbered.number}")
+        self._seen.add(trajectory.id)
+        return trajectory
 
 
 def _read_trajectory(row: Row, number: int) -> Trajectory:
-    label_of = _one_of("label", LABELS)
     searches = []
     for k, entry in enumerate(_list(row.get("searches"), "searches")):
         where = f"searches[{k}]"
@@ -136,7 +139,7 @@ def _read_trajectory(row: Row, number: int) -> Trajectory:
                 text(entry.get("query"), f"{where}.query"),
                 read_documents(entry.get("documents"), f"{where}.documents"),
                 _flag(entry.get("noisy"), f"{where}.noisy"),
-                label_of(entry.get("label"), where),
+                _label(entry.get("label"), f"{where}.label"),
             )
         )
     return Trajectory(
@@ -151,10 +154,10 @@ def _read_trajectory(row: Row, number: int) -> Trajectory:
 
 
 def _read_transcript(row: Row, number: int) -> Trajectory:
-    question = _nested(row.get("question"), "question")
+    question = unpack(row.get("question"), "question")
     if not isinstance(question, Mapping):
         raise RowError("question", "an object with 'id' and 'text'", question)
-    scores = _nested(row.get("scores"), "scores") if row.get("error") is None else None
+    scores = unpack(row.get("scores"), "scores") if row.get("error") is None else None
     if scores is not None and not isinstance(scores, Mapping):
         raise RowError("scores", "an object or null", scores)
     searches = []
@@ -172,7 +175,7 @@ def _read_transcript(row: Row, number: int) -> Trajectory:
                 any(noisy) if isinstance(noisy, list) else _flag(noisy, f"{where}.noisy"),
             )
         )
-    extra = _nested(row.get("extra"), "extra")
+    extra = unpack(row.get("extra"), "extra")
     return Trajectory(
         str(question.get("id") or f"row-{number}"),
         text(question.get("text"), "question.text"),
@@ -207,15 +210,10 @@ def read_documents(value: Any, field: str) -> tuple[Document, ...]:
 
 
 def _list(value: Any, field: str) -> list[Any]:
-    value = _nested(value, field)
+    value = unpack(value, field)
     if not isinstance(value, list):
         raise RowError(field, "a list", value)
     return value
-
-
-def _nested(value: Any, field: str) -> Any:
-    """A list or dict, which may be stored as text."""
-    return plain(unpack(plain(value), field))
 
 
 def _flag(value: Any, field: str) -> bool | None:
@@ -234,13 +232,7 @@ def _prediction(value: Any, field: str = "prediction") -> str | None:
     return value
 
 
-def _one_of(field: str, valid: Sequence[Label]) -> Callable[[Any, str], Label | None]:
-    def check(value: Any, where: str) -> Label | None:
-        if value is None:
-            return None
-        for name in valid:
-            if value == name:
-                return name
-        raise RowError(f"{where}.{field}", f"one of {', '.join(valid)}, or null", value)
-
-    return check
+def _label(value: Any, field: str) -> Label | None:
+    if value is None or value in LABELS:
+        return cast("Label | None", value)
+    raise RowError(field, f"one of {', '.join(LABELS)}, or null", value)

@@ -38,6 +38,7 @@ from ...policy.files import check_replaceable
 from ...sft.fit import FitOptions, fit, one_thread
 from ...sft.rows import Row, Segment, encode_rows
 from ...tiny.tokenizer import EOS
+from ..pairs.pair import target_text
 from .world import COUNTS, Search, SearchWriter
 
 if TYPE_CHECKING:
@@ -123,12 +124,7 @@ class PairWriter:
 def pair_text(search: Search, documents: tuple[Document, ...]) -> list[Segment]:
     """The engine's prompt (not trained on) and the documents that answer it (trained on)."""
     prompt = prompt_of(search.request, search.request.noisy is True, _OPTIONS)
-    return [(prompt, False), (documents_text(documents) + EOS, True)]
-
-
-def documents_text(documents: tuple[Document, ...]) -> str:
-    """The completion: one document per line."""
-    return "\n".join(f"Doc {n}: (Title: {d.title}) {d.text}" for n, d in enumerate(documents, 1))
+    return [(prompt, False), (target_text(documents) + EOS, True)]
 
 
 def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any]:

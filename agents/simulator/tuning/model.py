@@ -16,7 +16,7 @@ from zerosearch_env.errors import require
 from zerosearch_env.files import replaced_directory
 
 from ...config.tune import TinyShape
-from ...policy.policy import load_policy, quiet_transformers
+from ...policy.policy import quiet_transformers
 from ..pairs.pair import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
@@ -38,16 +38,6 @@ def new_tiny(shape: TinyShape, pairs: Sequence[Pair], *, seed: int) -> tuple[Pre
     tokenizer = build_tokenizer(texts, shape.vocab_size, tags=())
     model = new_tiny_model(shape, tokenizer, context_tokens=shape.context_tokens, seed=seed)
     return model, tokenizer
-
-
-def load_base(path: Path, *, dtype: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a local model and its tokenizer.
-
-    Raises:
-        CheckpointError: the directory is missing, incomplete or damaged.
-    """
-    loaded = load_policy(path, dtype=dtype, device=device)
-    return loaded.model, loaded.tokenizer
 
 
 def save_simulator(

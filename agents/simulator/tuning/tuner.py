@@ -29,7 +29,7 @@ from ...config.tune import TuneConfig
 from ...forward.activations import checkpoint_activations
 from ...forward.attention import use_block_attention
 from ...policy.lora import add_lora
-from ...policy.policy import quiet_transformers
+from ...policy.policy import load_policy, quiet_transformers
 from ...processes.workers import Workers, local_device, torchrun_workers
 from ...runs.checkpoint import RunState, load_latest, save_checkpoint, weights_hash
 from ...runs.metrics import MetricsLog
@@ -40,7 +40,7 @@ from ...training.trainer import interrupt_flag
 from ..pairs.pair import Pair, read_pairs
 from .encode import encode
 from .manifest import prepare_output, settings_of, write_run_manifest
-from .model import load_base, new_tiny, save_simulator
+from .model import new_tiny, save_simulator
 from .step import Tuner, held_out_loss, tune_step
 
 
@@ -144,7 +144,8 @@ def build_tuner(config: TuneConfig, workers: Workers, device: str) -> tuple[Tune
     else:
         # Only frozen weights may be bfloat16: updates of 1e-6 to trained ones would be lost in rounding.
         frozen = config.dtype if config.lora.rank else "float32"
-        model, tokenizer = load_base(config.model, dtype=frozen, device=device)
+        base = load_policy(config.model, dtype=frozen, device=device)
+        model, tokenizer = base.model, base.tokenizer
     packed = config.packing == "on" or (config.packing == "auto" and device != "cpu")
     if not packed and device == "cpu":
         use_block_attention(model)

@@ -169,7 +169,7 @@ def _cell(row: Row, path: Column, field: str) -> Json:
     value: Json = row
     path, within = str(path), ""
     for name in path.split("."):
-        value = unpack(value, path)
+        value = unpack(value, path) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             raise RowError(field, f"a dict in the column {within.rstrip('.')!r}", value)
         if name not in value:

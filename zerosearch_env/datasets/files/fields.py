@@ -22,20 +22,8 @@ _ANSWER_KEYS = ("target", "text", "ground_truth", "value", "answer", "answers", 
 """Keys of a dict that holds answers."""
 _LISP_ITEM = r"""\((?:description|name|number)\s+("(?:[^"\\]|\\.)*"|[^\s()"]+)\)"""
 _LISP_LIST = re.compile(rf"\(list(?:\s+{_LISP_ITEM})+\)")
-_PLAIN = (str, int, float, bool)
 _WHOLE_FLOATS = 2.0**53
 """Below this, every whole number has its own float."""
-
-
-def plain(value: Json) -> Json:
-    """Convert NumPy arrays and scalars to plain Python values, at any depth."""
-    if value is None or type(value) in _PLAIN:  # nearly all values: large files have millions of them
-        return value
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def text(value: Json, field: str) -> str:
@@ -69,7 +57,7 @@ def unpacked(value: Json, field: str) -> Json:
     Raises:
         RowError: the value is a text that holds neither.
     """
-    value = plain(unpack(plain(value), field))
+    value = unpack(value, field)
     if isinstance(value, str):
         raise RowError(field, "a list, a dict, or either as JSON or Python text", value)
     return value
@@ -77,7 +65,7 @@ def unpacked(value: Json, field: str) -> Json:
 
 def mapping(row: Row, field: str) -> Row:
     """The dict in an optional field; empty if the field is empty or holds something else."""
-    value = plain(unpack(plain(row.get(field)), field))
+    value = unpack(row.get(field), field)
     return value if isinstance(value, dict) else {}
 
 
@@ -90,7 +78,7 @@ def answers(value: Json, field: str) -> tuple[str, ...]:
         RowError: there is no answer, or an answer is neither a string nor a finite number.
     """
     texts: dict[str, None] = {}
-    for item in _answer_items(plain(value), field):
+    for item in _answer_items(value, field):
         if isinstance(item, bool):
             item = "yes" if item else "no"
         if not isinstance(item, str) and not (isinstance(item, (int, float)) and math.isfinite(item)):
@@ -103,22 +91,22 @@ def answers(value: Json, field: str) -> tuple[str, ...]:
 
 
 def _answer_items(value: Json, field: str) -> list[Json]:
-    value = plain(unpack(value, field))
+    value = unpack(value, field)
     if isinstance(value, str):
         return _lisp_items(value) or value.split(ANSWER_SEPARATOR)
     if isinstance(value, Mapping):
         return _items_of_dict(value, field)
     if isinstance(value, list):
-        return [item for entry in value for item in (_items_of_entry(entry, field))]
+        return [item for entry in value for item in _items_of_entry(entry, field)]
     return [] if missing(value) else [value]
 
 
 def _items_of_entry(entry: Json, field: str) -> list[Json]:
     """The answers in an entry of a list: a dict or packed list holds several, anything else is one."""
-    unpacked_entry = unpack(entry, field)
-    if isinstance(unpacked_entry, Mapping) or unpacked_entry is not entry:
-        return _answer_items(unpacked_entry, field)
-    return [entry]
+    if isinstance(entry, str):
+        entry = unpack(entry, field)
+        return [entry] if isinstance(entry, str) else _answer_items(entry, field)
+    return _answer_items(entry, field) if isinstance(entry, Mapping) else [entry]
 
 
 def _items_of_dict(value: Row, field: str) -> list[Json]:

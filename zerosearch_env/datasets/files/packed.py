@@ -12,23 +12,36 @@ import json
 import re
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ...types import Json
 from .rows import RowError
 
+_PLAIN = (str, int, float, bool)
 _PAIRS = {"[": "]", "{": "}", "(": ")"}
 _LITERALS = (tokenize.STRING, tokenize.NUMBER)
 _SPACING = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 _DAMAGED = re.compile(r"""[\[{]\s*["'\[{]""")
 
 
+def plain(value: Json) -> Json:
+    """Convert NumPy arrays and scalars to plain Python values, at any depth."""
+    if value is None or type(value) in _PLAIN:  # nearly all values: large files have millions of them
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def unpack(value: Json, field: str) -> Json:
-    """A list or dict that may be stored as text; any other value, and text that is no such thing, is returned as it is.
+    """A list or dict that may be stored as text, in plain Python values; text that is neither is returned as it is.
 
     Raises:
         RowError: the text begins like a list or dict but cannot be read. It may have been cut off.
     """
+    value = plain(value)
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -39,7 +52,7 @@ def unpack(value: Json, field: str) -> Json:
         if unpacked is None:
             unpacked = _from_python(text)
         if isinstance(unpacked, (list, dict, tuple)):
-            return unpacked
+            return plain(unpacked)
     if _DAMAGED.match(text):
         raise RowError(field, "a whole list or dict, as JSON or as Python prints it", value)
     return value

@@ -11,8 +11,9 @@ from pathlib import Path
 from ...errors import DataError
 from ...types import Document, Json
 from .columns import Columns, Fields, as_named, check_columns, first_of, has_header, no_column, renamed
-from .fields import plain, text, written
+from .fields import text, written
 from .find import find_files
+from .packed import plain
 from .rows import NumberedRow, OnBadRow, RowError, RowReader, read_files
 
 _IDS = ("id", "docid", "passage_id", "pid")

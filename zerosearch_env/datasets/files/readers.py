@@ -25,14 +25,13 @@ from .fields import (
     answers,
     flagged_paragraphs,
     mapping,
-    plain,
     supporting_titles,
     text,
     titled_sentences,
     unpacked,
     written,
 )
-from .packed import unpack
+from .packed import plain, unpack
 from .rows import NumberedRow, OnBadRow, Row, RowError, RowReader
 
 Reader = Callable[[Row], Question]
@@ -59,7 +58,7 @@ COLUMNS: Fields = {
 
 def detect_format(row: Row) -> str | None:
     """The name of the format of a row, or None if it is unknown."""
-    if isinstance(plain(_unpacked(row.get("paragraphs"))), list):
+    if isinstance(_unpacked(row.get("paragraphs")), list):
         return "musique"
     if not missing(row.get("context")) and not missing(row.get("supporting_facts")):
         return "hotpotqa" if missing(row.get("evidences")) else "2wikimultihopqa"
@@ -100,7 +99,7 @@ def _question(row: Row) -> str:
     """The question in its own column, in verl's `extra_info`, or at the end of a prompt."""
     field = first_of(row, _QUESTIONS)
     if field is not None:
-        nested = plain(_unpacked(row[field]))
+        nested = _unpacked(row[field])
         if isinstance(nested, Mapping) and "text" in nested:  # NarrativeQA
             return text(nested["text"], f"{field}.text")
         return text(row[field], field)
@@ -126,7 +125,7 @@ a tag, else the first one. Inside a sentence it is part of the question ("who ho
 
 def _prompted_question(prompt: Json, field: str) -> str:
     """The question at the end of a prompt: the text after the label "Question:" in the last user turn."""
-    turns = plain(unpack(plain(prompt), field))
+    turns = unpack(prompt, field)
     if isinstance(turns, str):
         content: Json = turns
     elif isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
@@ -142,7 +141,7 @@ def _golds(row: Row) -> tuple[str, ...]:
     field = first_of(row, _ANSWERS)
     golds = _numbered_answers(row) if field is None else answers(row[field], field)
     more = first_of(row, _ALIASES)
-    if more is None or plain(_unpacked(row[more])) in ([], ""):
+    if more is None or _unpacked(row[more]) in ([], ""):
         return golds
     return tuple(dict.fromkeys((*golds, *answers(row[more], more))))
 
@@ -166,13 +165,8 @@ def read_plain(row: Row) -> Question:
     return _build(row, _golds(row), metadata=metadata)
 
 
-def read_flashrag(row: Row) -> Question:
-    """`id`, `question`, `golden_answers`, and optionally `metadata`."""
-    return _build(row, answers(row.get("golden_answers"), "golden_answers"), metadata=mapping(row, "metadata"))
-
-
 def read_search_r1(row: Row) -> Question:
-    """`question` or the end of `prompt`; `golden_answers` or `reward_model.ground_truth`; other fields are optional."""
+    """`question` or the end of `prompt`; `golden_answers` (FlashRAG too) or `reward_model.ground_truth`."""
     extra = mapping(row, "extra_info")
     source, index = row.get("data_source"), extra.get("index")
     numbered = first_of(row, _IDS) is None and not missing(index)
@@ -188,7 +182,7 @@ def read_search_r1(row: Row) -> Question:
 
 def _rewarded_answers(row: Row) -> tuple[str, ...]:
     """`golden_answers`, else the ground truth of the reward, else answers under another name."""
-    given = plain(_unpacked(plain(row.get("golden_answers"))))
+    given = _unpacked(row.get("golden_answers"))
     if not missing(given) and given not in ([], ""):
         return answers(given, "golden_answers")
     field = first_of(row, _REWARDS)
@@ -217,7 +211,7 @@ def read_musique(row: Row) -> Question:
     answerable = plain(row.get("answerable"))
     if answerable is False or str(answerable).strip().lower() == "false":
         raise RowError("answerable", "a question that its paragraphs answer", answerable)
-    steps = plain(_unpacked(row.get("question_decomposition")))
+    steps = _unpacked(row.get("question_decomposition"))
     metadata = {"hops": len(steps)} if isinstance(steps, list) and steps else None
     return _build(
         row, _golds(row), paragraphs=flagged_paragraphs(row.get("paragraphs"), "paragraphs"), metadata=metadata
@@ -226,7 +220,7 @@ def read_musique(row: Row) -> Question:
 
 FORMATS: Mapping[str, Reader] = {
     "search-r1": read_search_r1,
-    "flashrag": read_flashrag,
+    "flashrag": read_search_r1,
     "hotpotqa": read_hotpotqa,
     "2wikimultihopqa": read_hotpotqa,
     "musique": read_musique,
