@@ -9,7 +9,6 @@ simulation LLM shipped with the package.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import shlex
 import sys
@@ -24,32 +23,38 @@ import tyro
 from zerosearch_env.commands.dispatch import run_command
 from zerosearch_env.errors import AgentError
 
+from ..config.tune import TuneConfig
+from .evaluation.evaluate import SimulatorEvalConfig, run_evaluate
+from .pairs.collect import CollectConfig, run_collect
+from .pairs.extract import ExtractConfig, run_extract
+from .pairs.label import LabelConfig, run_label
+from .tiny.make import TinySimulatorConfig, run_tiny
+from .tuning.train import run_train
+
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of the pipeline, or the extra command `tiny`."""
 
-    module: str
-    """Module of this package that defines the next two names."""
-    config: str
-    """Name of the class of its options."""
-    run: str
-    """Name of its function: `run(config, command=...)` runs the stage and returns counts to print."""
-    summary: str
+    options: type
+    """The dataclass of its options; the first paragraph of its docstring is the summary."""
+    # Any: an instance of `options`
+    run: Callable[..., Mapping[str, Any]]
+    """`run(options, command=...)` runs the stage and returns counts to print."""
 
-    def import_module(self) -> Any:
-        """The stage's module."""
-        return importlib.import_module(f".{self.module}", __package__)
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the options' docstring."""
+        return (self.options.__doc__ or "").partition("\n\n")[0]
 
     def load(self, name: str) -> Callable[[list[str]], int]:
         """The function that runs the stage called `name` with its arguments, and prints its counts."""
 
         def run(argv: list[str]) -> int:
-            module, words = self.import_module(), ["zerosearch", "simulator", name]
-            options = tyro.cli(
-                getattr(module, self.config), args=argv, prog=" ".join(words), description=module.__doc__
-            )
-            counts = getattr(module, self.run)(options, command=shlex.join([*words, *argv]))
+            words = ["zerosearch", "simulator", name]
+            description = sys.modules[self.run.__module__].__doc__
+            options: Any = tyro.cli(self.options, args=argv, prog=" ".join(words), description=description)
+            counts = self.run(options, command=shlex.join([*words, *argv]))
             if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
                 _print(name, counts)
             if counts.get("stopped") == "interrupt":
@@ -60,27 +65,13 @@ class Stage:
         return run
 
 
-STAGES: dict[str, Stage] = {
-    "collect": Stage(
-        "pairs.collect",
-        "CollectConfig",
-        "run_collect",
-        "Let an agent search, and keep every query with its documents.",
-    ),
-    "label": Stage("pairs.label", "LabelConfig", "run_label", "Label each document set as useful or noisy."),
-    "extract": Stage(
-        "pairs.extract", "ExtractConfig", "run_extract", "Make balanced training pairs, split by question."
-    ),
-    "train": Stage("tuning.train", "TuneConfig", "run_train", "Tune a language model on the pairs."),
-    "evaluate": Stage(
-        "evaluation.evaluate",
-        "SimulatorEvalConfig",
-        "run_evaluate",
-        "Measure a simulated engine: noise, leaks, style, attacks.",
-    ),
-    "tiny": Stage(
-        "tiny.make", "TinySimulatorConfig", "run_tiny", "Make `simulated:tiny` from scratch, from the synthetic world."
-    ),
+STAGES = {
+    "collect": Stage(CollectConfig, run_collect),
+    "label": Stage(LabelConfig, run_label),
+    "extract": Stage(ExtractConfig, run_extract),
+    "train": Stage(TuneConfig, run_train),
+    "evaluate": Stage(SimulatorEvalConfig, run_evaluate),
+    "tiny": Stage(TinySimulatorConfig, run_tiny),
 }
 
 
@@ -88,8 +79,7 @@ def help_text() -> str:
     """The output of `zerosearch simulator --help`: every stage with the names of its options."""
     lines = ["usage: zerosearch simulator STAGE [options]", "", *(__doc__ or "").splitlines()[2:4]]
     for name, stage in STAGES.items():
-        config = getattr(stage.import_module(), stage.config)
-        options = " ".join(_options(config))
+        options = " ".join(_options(stage.options))
         lines += ["", f"  {name:<9}{stage.summary}"]
         lines += textwrap.wrap(
             options, 100, initial_indent=" " * 11, subsequent_indent=" " * 11, break_on_hyphens=False

@@ -46,7 +46,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class SimulatorEvalConfig:
-    """Measure a simulated search engine."""
+    """Measure a simulated search engine: noise, leaks, style, attacks."""
 
     engine: str
     """The engine, as in `zerosearch eval`, with options as JSON: '{"kind": "simulated:hf:DIR", "temperature": 0.5}'. A

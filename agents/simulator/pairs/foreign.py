@@ -8,7 +8,7 @@ take precedence. Missing information is a `RowError`, and never guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zerosearch_env.datasets.files.columns import first_of
@@ -22,7 +22,7 @@ from .pair import Pair
 _RESPONSES = ("response", "output", "completion", "chosen")
 _PROMPTS = ("prompt", "instruction")
 
-_QUERY = re.compile(r"^\W*query\s*[:=]\s*(?P<value>.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_QUERY = (re.compile(r"^\W*query\s*[:=]\s*(?P<value>.+?)\s*$", re.IGNORECASE | re.MULTILINE),)
 _QUESTION = (
     re.compile(
         r"answer(?:ing)?\s+the\s+question\s*:?\s*(?P<question>.+?)\s+whose\s+(?:gold\s+|golden\s+|correct\s+)?"
@@ -35,7 +35,7 @@ _QUESTION = (
         re.IGNORECASE | re.MULTILINE | re.DOTALL,
     ),
 )
-_KIND = re.compile(r"\b(useful|noisy)\s+(?:\w+\s+)?(?:output|documents?|information)\b", re.IGNORECASE)
+_KIND = (re.compile(r"\b(?P<kind>useful|noisy)\s+(?:\w+\s+)?(?:output|documents?|information)\b", re.IGNORECASE),)
 _HEADER = re.compile(r"(?<!\w)doc(?:ument)?\s*\[?(?P<number>\d{1,3})\]?\s*[:.)]?\s*", re.IGNORECASE)
 _TITLE = re.compile(r"\(\s*title\s*:\s*(?P<title>[^()]*)\)\s*:?\s*", re.IGNORECASE)
 
@@ -57,7 +57,10 @@ def foreign_pair(row: Row, prompt_id: str) -> Pair:
     """
     prompt, response, where = _texts(row)
     question, golds = _question(row, prompt, where)
-    query = text(row["query"], "query") if row.get("query") is not None else _last(_QUERY, prompt, where, "query")
+    if row.get("query") is not None:
+        query = text(row["query"], "query")
+    else:
+        query = _last(_QUERY, prompt, where, "a line 'Query: ...'")["value"]
     return Pair(prompt_id, question, golds, query.strip("\"'"), _noisy(row, prompt, where), _documents(response))
 
 
@@ -95,28 +98,23 @@ def _question(row: Row, prompt: str, where: str) -> tuple[str, tuple[str, ...]]:
     gold = first_of(row, ("answers", "answer", "golden_answers"))
     if row.get("question") is not None and gold is not None:
         return text(row["question"], "question"), answers(row[gold], gold)
-    for pattern in _QUESTION:
-        matches = list(pattern.finditer(prompt))
-        if matches:
-            # Worked examples may come before the task; the last match is the task.
-            return text(matches[-1]["question"], where), answers(matches[-1]["answer"], where)
-    raise RowError(where, "the question and its answer ('... the question: X whose answer is Y')", prompt[-200:])
+    task = _last(_QUESTION, prompt, where, "the question and its answer ('... the question: X whose answer is Y')")
+    return text(task["question"], where), answers(task["answer"], where)
 
 
 def _noisy(row: Row, prompt: str, where: str) -> bool:
     if isinstance(row.get("noisy"), bool):
         return bool(row["noisy"])
-    kinds = _KIND.findall(prompt)
-    if not kinds:
-        raise RowError(where, "the kind: 'useful documents' or 'noisy documents'", prompt[-200:])
-    return str(kinds[-1]).lower() == "noisy"
+    kind = _last(_KIND, prompt, where, "the kind: 'useful documents' or 'noisy documents'")["kind"]
+    return str(kind).lower() == "noisy"
 
 
-def _last(pattern: re.Pattern[str], prompt: str, where: str, what: str) -> str:
-    matches = list(pattern.finditer(prompt))
-    if not matches:
-        raise RowError(where, f"a line '{what.capitalize()}: ...'", prompt[-200:])
-    return str(matches[-1]["value"])
+def _last(patterns: Sequence[re.Pattern[str]], prompt: str, where: str, expected: str) -> re.Match[str]:
+    """The last match of the first pattern that matches: worked examples may come before the task."""
+    for pattern in patterns:
+        if matches := list(pattern.finditer(prompt)):
+            return matches[-1]
+    raise RowError(where, expected, prompt[-200:])
 
 
 def _documents(response: str) -> tuple[Document, ...]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zerosearch_env.datasets.files.columns import required
 from zerosearch_env.datasets.files.fields import answers, text
 from zerosearch_env.datasets.files.find import find_files
 from zerosearch_env.datasets.files.rows import OnBadRow, Row, RowError, RowReader, read_files
@@ -92,15 +93,7 @@ def _folded(text: str) -> str:
 
 def as_record(pair: Pair) -> dict[str, Any]:
     """The pair as JSON values."""
-    return {
-        "prompt_id": pair.prompt_id,
-        "question": pair.question,
-        "answers": list(pair.answers),
-        "query": pair.query,
-        "noisy": pair.noisy,
-        "documents": document_records(pair.documents),
-        "split": pair.split,
-    }
+    return asdict(pair) | {"documents": document_records(pair.documents)}
 
 
 def read_pair(row: Row) -> Pair:
@@ -109,20 +102,18 @@ def read_pair(row: Row) -> Pair:
     Raises:
         RowError: a field is missing or invalid.
     """
-    if not isinstance(row.get("noisy"), bool):
-        raise RowError("noisy", "true or false", row.get("noisy"))
-    if row.get("split") not in ("train", "test"):
-        raise RowError("split", "'train' or 'test'", row.get("split"))
     known = sorted(style.id for style in STYLES.values())
-    if row.get("prompt_id") not in known:
-        raise RowError("prompt_id", f"one of {', '.join(known)}", row.get("prompt_id"))
+    choices = {"noisy": (True, False), "split": ("train", "test"), "prompt_id": known}
+    for name, valid in choices.items():
+        if required(row, name) not in valid:
+            raise RowError(name, f"one of {', '.join(map(str, valid))}", row[name])
     return Pair(
         str(row["prompt_id"]),
-        text(row.get("question"), "question"),
-        answers(row.get("answers"), "answers"),
-        text(row.get("query"), "query"),
-        row["noisy"],
-        read_documents(row.get("documents"), "documents"),
+        text(required(row, "question"), "question"),
+        answers(required(row, "answers"), "answers"),
+        text(required(row, "query"), "query"),
+        bool(row["noisy"]),
+        read_documents(required(row, "documents"), "documents"),
         row["split"],
     )
 

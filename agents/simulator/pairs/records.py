@@ -13,9 +13,10 @@ plain strings, and the transcripts recorded by environments, training and evalua
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
+from zerosearch_env.datasets.files.columns import no_column, required
 from zerosearch_env.datasets.files.fields import answers, text
 from zerosearch_env.datasets.files.packed import plain, unpack
 from zerosearch_env.datasets.files.rows import NumberedRow, Row, RowError
@@ -74,23 +75,8 @@ def from_episode(episode: Episode, *, id: str, agent: str) -> Trajectory:
 
 def as_record(trajectory: Trajectory) -> dict[str, Any]:
     """The trajectory as JSON values, without the schema version."""
-    return {
-        "id": trajectory.id,
-        "agent": trajectory.agent,
-        "question": trajectory.question,
-        "answers": list(trajectory.answers),
-        "prediction": trajectory.prediction,
-        "em": trajectory.em,
-        "searches": [
-            {
-                "query": search.query,
-                "documents": document_records(search.documents),
-                "noisy": search.noisy,
-                "label": search.label,
-            }
-            for search in trajectory.searches
-        ],
-    }
+    searches = [asdict(search) | {"documents": document_records(search.documents)} for search in trajectory.searches]
+    return asdict(trajectory) | {"searches": searches}
 
 
 def holds_answer(documents: Sequence[Document], answers: Sequence[str]) -> bool:
@@ -121,7 +107,7 @@ class TrajectoryReader:
         elif "turns" in row:
             trajectory = _read_transcript(row, numbered.number)
         else:
-            raise RowError("", "a trajectory ('searches') or a transcript ('turns')", sorted(map(str, row)))
+            raise no_column(row, ["searches", "turns"], "searches", "a trajectory or a transcript", mappable=False)
         if trajectory.id in self._seen:
             trajectory = replace(trajectory, id=f"{trajectory.id}@{numbered.number}")
         self._seen.add(trajectory.id)
@@ -130,22 +116,22 @@ class TrajectoryReader:
 
 def _read_trajectory(row: Row, number: int) -> Trajectory:
     searches = []
-    for k, entry in enumerate(_list(row.get("searches"), "searches")):
+    for k, entry in enumerate(_list(row["searches"], "searches")):
         where = f"searches[{k}]"
         if not isinstance(entry, Mapping):
             raise RowError(where, "an object with 'query' and 'documents'", entry)
         searches.append(
             Search(
-                text(entry.get("query"), f"{where}.query"),
-                read_documents(entry.get("documents"), f"{where}.documents"),
+                text(required(entry, "query", f"{where}.query"), f"{where}.query"),
+                read_documents(required(entry, "documents", f"{where}.documents"), f"{where}.documents"),
                 _flag(entry.get("noisy"), f"{where}.noisy"),
                 _label(entry.get("label"), f"{where}.label"),
             )
         )
     return Trajectory(
         str(row.get("id") if row.get("id") is not None else f"row-{number}"),
-        text(row.get("question"), "question"),
-        answers(row.get("answers"), "answers"),
+        text(required(row, "question"), "question"),
+        answers(required(row, "answers"), "answers"),
         _prediction(row.get("prediction")),
         _flag(row.get("em"), "em"),
         tuple(searches),
@@ -154,14 +140,14 @@ def _read_trajectory(row: Row, number: int) -> Trajectory:
 
 
 def _read_transcript(row: Row, number: int) -> Trajectory:
-    question = unpack(row.get("question"), "question")
+    question = unpack(required(row, "question"), "question")
     if not isinstance(question, Mapping):
         raise RowError("question", "an object with 'id' and 'text'", question)
     scores = unpack(row.get("scores"), "scores") if row.get("error") is None else None
     if scores is not None and not isinstance(scores, Mapping):
         raise RowError("scores", "an object or null", scores)
     searches = []
-    for k, turn in enumerate(_list(row.get("turns"), "turns")):
+    for k, turn in enumerate(_list(row["turns"], "turns")):
         where = f"turns[{k}]"
         if not isinstance(turn, Mapping):
             raise RowError(where, "an object", turn)
@@ -178,8 +164,8 @@ def _read_transcript(row: Row, number: int) -> Trajectory:
     extra = unpack(row.get("extra"), "extra")
     return Trajectory(
         str(question.get("id") or f"row-{number}"),
-        text(question.get("text"), "question.text"),
-        answers(row.get("answers"), "answers"),
+        text(required(question, "text", "question.text"), "question.text"),
+        answers(required(row, "answers"), "answers"),
         None if scores is None else _prediction(scores.get("prediction"), "scores.prediction"),
         None if scores is None else _flag(scores.get("em"), "scores.em"),
         tuple(searches),

@@ -56,7 +56,7 @@ _OPTIONS = SimulationOptions(prompt="tiny")
 
 @dataclass(frozen=True)
 class TinySimulatorConfig(ScratchConfig):
-    """Options of `zerosearch simulator tiny`; the defaults reproduce the shipped model."""
+    """Make `simulated:tiny` from scratch, from the synthetic world; the defaults reproduce the shipped model."""
 
     output: str = "runs/simulator-tiny"
     """Directory of the result. An existing policy or simulator in it is replaced."""

@@ -127,7 +127,7 @@ def test_several_files_give_one_set_of_pairs(tmp_path: Path, monkeypatch: pytest
     write(tmp_path / "a.jsonl", labelled("useful"), labelled("noisy", "trees"))
     write(tmp_path / "b.jsonl", labelled("useful"), labelled("noisy", "yard"), {"bad": 1})
     command = ["extract", "--input", "a.jsonl", "b.jsonl", "--output", "out.jsonl", "--no-balance"]
-    with pytest.raises(DataError, match=r"b.jsonl, row 3: expected a trajectory"):
+    with pytest.raises(DataError, match=r"b.jsonl, row 3: field 'searches': expected a trajectory"):
         main(command)
     assert main([*command, "--on-bad-row", "skip"]) == 0
     assert [p.query for p in read_pairs(Path("out.jsonl"))] == ["tree", "trees", "yard"]
@@ -143,6 +143,12 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 2: field 'prompt_id': expected one of few-shot-1, tiny-1, tuned-1"):
         read_pairs(path)
     assert len(read_pairs(path, on_bad_row="skip")) == 1
+    del good["split"]
+    write(path, {**good, "splits": "train"})
+    with pytest.raises(
+        DataError, match=r"field 'split': expected the split in the column 'split'.* nearest is 'splits'"
+    ):
+        read_pairs(path)
 
 
 PROMPT = (

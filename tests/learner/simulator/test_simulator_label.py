@@ -142,6 +142,7 @@ def test_transcripts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"searches": [{"qery": "a"}]}, r"'searches\[0\].query': expected the query in .*; the nearest is 'qery'\. "),
         ({"question": ""}, "row 2: field 'question': expected a non-empty string"),
         ({"answers": []}, "field 'answers'"),
         ({"em": "yes"}, "field 'em': expected true, false or null, got 'yes'"),
@@ -189,7 +190,7 @@ def test_several_files_and_folders_of_shards(released: Path) -> None:
     with pytest.raises(ConfigError, match="no input"):
         main(["label", "--input", "--output", "out.jsonl"])
     Path("shards/part-0.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"shards/part-0.jsonl, row 1: expected a trajectory .* leaves such rows out"):
+    with pytest.raises(DataError, match=r"shards/part-0.jsonl, row 1: .*expected a trajectory .* leaves such rows out"):
         main([*command, "--fresh"])
 
 

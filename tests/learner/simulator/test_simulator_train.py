@@ -83,8 +83,7 @@ def test_a_run_learns_and_its_model_serves_and_is_evaluated(
     report_file = pairs_file.parent / "report.json"
     run_evaluate(
         SimulatorEvalConfig(
-            f"simulated:hf:{model}",
-            options=json.dumps(options),
+            json.dumps({"kind": f"simulated:hf:{model}", **options}),
             input=pairs_file,
             output=report_file,
             top_k=1,

@@ -54,7 +54,9 @@ def _fold(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: str = "") -> RowError:
+def no_column(
+    row: Row, names: Sequence[str], field: str, what: str, *, within: str = "", mappable: bool = True
+) -> RowError:
     """The error for a row without a column, with the nearest one that it has.
 
     Args:
@@ -63,6 +65,7 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: 
         field: the field, as `columns` names it.
         what: the content of the field, for example "a question".
         within: path of the dict in the row, with a dot at the end.
+        mappable: whether `columns` can name another column.
     """
     columns = [str(name) for name in row]
     scores = [
@@ -71,13 +74,32 @@ def no_column(row: Row, names: Sequence[str], field: str, what: str, *, within: 
         for name in names
     ]
     score, nearest = max(scores, default=(0.0, ""))
-    hint = f'; columns={{"{field}": ...}} can name it, or number it (from 0) in a table without a header'
+    hint = ""
     if score >= 0.6:
-        hint = f'; the nearest is {nearest!r}, columns={{"{field}": "{within}{nearest}"}} would read it'
+        would = f', columns={{"{field}": "{within}{nearest}"}} would read it' if mappable else ""
+        hint = f"; the nearest is {nearest!r}{would}"
+    elif mappable:
+        hint = f'; columns={{"{field}": ...}} can name it, or number it (from 0) in a table without a header'
     shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
     some = f"the column {names[0]!r}" if len(names) == 1 else f"a column such as {', '.join(map(repr, names[:3]))}"
     got = f"the columns {shown}{hint}" if columns else "an empty row"
     return RowError(field, f"{what} in {some}", got, words=True)
+
+
+def required(row: Row, name: str, field: str | None = None) -> Json:
+    """The value of a field that has only one name.
+
+    Args:
+        row: the row, or a dict in it.
+        name: the name of the field.
+        field: the field in messages, if the dict is part of a row.
+
+    Raises:
+        RowError: there is no such field; the message names the nearest one.
+    """
+    if name not in row:
+        raise no_column(row, [name], field or name, f"the {name}", mappable=False)
+    return row[name]
 
 
 def check_columns(columns: Columns | None, fields: Iterable[str]) -> None:

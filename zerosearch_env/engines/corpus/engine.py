@@ -141,16 +141,13 @@ class CorpusEngine(BatchedEngine):
 
     def _from_paragraphs(self, search: ParagraphSearch, request: SearchRequest) -> tuple[Document, ...]:
         mask = request.noise_mask
-        best = search.useful(request) if not all(mask) else ()
-        shown = tuple(position for position, noise in zip(best, mask, strict=False) if not noise)
-        distractors = search.noisy(request, shown, mask.count(True)) if any(mask) else ()
-        noisy = search.documents(request, distractors)
-        if len(noisy) < mask.count(True) and len(self._index):
-            noisy += self._around(request, mask.count(True) - len(noisy))
+        useful, noisy = search.search(request)
+        if (few := sum(mask) - len(noisy)) and len(self._index):
+            noisy += self._around(request, few)
         if any(mask):
             check_drawn(noisy, request)
-        useful, rest = iter(search.documents(request, shown)), iter(noisy)
-        slots = [next(rest if noise else useful, None) for noise in mask]
+        kinds = iter(useful), iter(noisy)
+        slots = [next(kinds[noise], None) for noise in mask]
         return tuple(document for document in slots if document is not None)
 
     def _around(self, request: SearchRequest, count: int) -> tuple[Document, ...]:

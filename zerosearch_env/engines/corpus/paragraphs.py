@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from ...bounded_cache import BoundedCache
 from ...game.answers import contains_answer
 from ...types import Document, Paragraph, SearchRequest, full_text
@@ -19,41 +21,24 @@ class ParagraphSearch:
     def __init__(self) -> None:
         self._indexes: BoundedCache[tuple[Paragraph, ...], Bm25Index] = BoundedCache(CACHED_QUESTIONS)
 
-    def useful(self, request: SearchRequest) -> tuple[int, ...]:
-        """Positions of up to `top_k` paragraphs: first the supporting ones, then the distractors, each by score."""
-        paragraphs = request.paragraphs or ()
-        scores = self._scores(request)
-        order = sorted(range(len(paragraphs)), key=lambda i: (not paragraphs[i].supporting, -scores[i], i))
-        return tuple(order[: request.top_k])
+    def search(self, request: SearchRequest) -> tuple[list[Document], list[Document]]:
+        """The useful and the noisy documents for the slots of a request, each best first; there may be too few.
 
-    def noisy(self, request: SearchRequest, shown: tuple[int, ...], count: int) -> tuple[int, ...]:
-        """Positions of up to `count` distractors without a gold answer, drawn by the seed, best score first.
-
-        Args:
-            request: the search.
-            shown: positions that are already in the result.
-            count: number of distractors wanted.
+        Useful are the supporting paragraphs, then the best distractors. Noisy are distractors without a gold answer,
+        other than the useful ones, drawn by the seed. `source` is the paragraph's number in the question.
         """
-        paragraphs = request.paragraphs or ()
-        drawn: list[int] = []
-        for i in seeded_orders([request.seed], len(paragraphs))[0]:
-            if len(drawn) == count:
-                break
-            if (
-                not paragraphs[i].supporting
-                and i not in shown
-                and not contains_answer(full_text(paragraphs[i]), request.answers)
-            ):
-                drawn.append(i)
-        scores = self._scores(request)
-        return tuple(sorted(drawn, key=lambda i: (-scores[i], i)))
+        paragraphs, mask, scores = request.paragraphs or (), request.noise_mask, self._scores(request)
+        best = sorted(range(len(paragraphs)), key=lambda i: (not paragraphs[i].supporting, -scores[i], i))
+        useful = [i for i, noise in zip(best, mask, strict=False) if not noise]
+        order = seeded_orders([request.seed], len(paragraphs))[0] if any(mask) else ()
+        distractors = (i for i in order if not paragraphs[i].supporting and i not in useful)
+        clean = (i for i in distractors if not contains_answer(full_text(paragraphs[i]), request.answers))
+        noisy = sorted(islice(clean, sum(mask)), key=lambda i: (-scores[i], i))
 
-    def documents(self, request: SearchRequest, positions: tuple[int, ...]) -> list[Document]:
-        """The documents for positions; `source` is the paragraph's number in the question, `score` its BM25 score."""
-        paragraphs, scores = request.paragraphs or (), self._scores(request)
-        return [
-            Document(paragraphs[i].title, paragraphs[i].text, f"paragraph-{i}", scores[i] / SCALE) for i in positions
-        ]
+        def document(i: int) -> Document:
+            return Document(paragraphs[i].title, paragraphs[i].text, f"paragraph-{i}", scores[i] / SCALE)
+
+        return list(map(document, useful)), list(map(document, noisy))
 
     def _scores(self, request: SearchRequest) -> list[int]:
         paragraphs = request.paragraphs or ()
