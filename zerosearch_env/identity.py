@@ -132,7 +132,14 @@ def source_hash(file: Path) -> str:
         root = root.parent
     name = file.relative_to(root).with_suffix("").parts
     name = name[:-1] if file.name == "__init__.py" else name
-    sources = _own_sources(file, root, name, name[0] if root != file.parent else "")
+    package = name[0] if root != file.parent else ""
+    sources: set[Path] = set()
+    waiting = [name]
+    while waiting:
+        for source, module in _files_of(waiting.pop(), root, package):
+            if source not in sources:
+                sources.add(source)
+                waiting += _imports(source, module)
     return _hash_of((str(source.relative_to(root)), file_hash(source)) for source in sorted(sources))
 
 
@@ -188,26 +195,18 @@ def changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return clauses
 
 
-def _own_sources(file: Path, root: Path, name: tuple[str, ...], package: str) -> set[Path]:
-    """A source file and those that it imports from `root`, directly or not; with `package` only those of this one."""
-    sources: set[Path] = set()
-    waiting = [(file, name), *_files_of(name, root, package)]
-    while waiting:
-        source, module = waiting.pop()
-        if source not in sources:
-            sources.add(source)
-            for imported in _imports(source, module):
-                waiting += _files_of(imported, root, package)
-    return sources
-
-
 def _files_of(name: tuple[str, ...], root: Path, package: str) -> list[tuple[Path, tuple[str, ...]]]:
-    """The source files in `root` of a module and of the packages that it is in, each with its name."""
+    """The source files in `root` of a module and of the packages that it is in, each with its name.
+
+    With `package` only those of this one.
+    """
+    if package and name[0] != package:
+        return []
     files = []
     for length in range(1, len(name) + 1):
         place = root.joinpath(*name[:length])
         for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-            if file.is_file() and (not package or name[0] == package):
+            if file.is_file():
                 files.append((file, name[:length]))
     return files
 

@@ -343,6 +343,11 @@ def flatten_config(config: TrainConfig) -> dict[str, Any]:
     return dict(_leaves(dataclasses.asdict(config), ""))
 
 
+def shown_config(config: TrainConfig) -> dict[str, Any]:
+    """As `flatten_config`, without credentials."""
+    return {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}
+
+
 def _leaves(values: Mapping[str, Any], prefix: str) -> typing.Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):

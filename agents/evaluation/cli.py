@@ -108,7 +108,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     if not config.agent:
         raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
     levels = tuple(check_level(level) for level in config.noise)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     rules = make_rules(
         protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k, noise_unit=config.noise_unit
     )
@@ -134,7 +134,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         )
         store.add(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
         if store.replaced:
-            console.print(store.replaced, markup=False)
+            console.print(store.replaced)
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
             f"{len(items)} questions of {dataset.name}/{dataset.split}, {len(players)} agents, "

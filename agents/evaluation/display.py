@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group
@@ -14,11 +13,8 @@ from rich.text import Text
 from zerosearch_env.privacy import redact
 from zerosearch_env.progress import ProgressBar
 
-from .results import Cell, Evaluation
+from .results import Cell, CellKey, Evaluation
 from .statistics import Interval
-
-if TYPE_CHECKING:
-    from .evaluate import CellProgress
 
 
 def percent(interval: Interval, *, narrow: bool = False, sign: str = "") -> str:
@@ -174,15 +170,9 @@ def print_failures(cells: Sequence[Cell], console: Console) -> None:
     incomplete = [cell for cell in cells if not cell.complete]
     for cell in incomplete:
         cause = next((result.error for result in cell.episodes if result.failed), None)
-        console.print(
-            f"incomplete: {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {cell.shortfall}; "
-            f"the first cause: {redact(cause or 'unknown')}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"incomplete: {cell.key}: {cell.shortfall}; the first cause: {redact(cause or 'unknown')}")
     if incomplete:
-        console.print("the same command again plays only the episodes that failed", highlight=False, soft_wrap=True)
+        console.print("the same command again plays only the episodes that failed")
 
 
 class EvaluationDisplay(ProgressBar):
@@ -197,10 +187,9 @@ class EvaluationDisplay(ProgressBar):
         super().__init__("episodes", episodes, every_s=None, transient=True, console=console)
         self._finished = 0
 
-    def on_progress(self, cell: CellProgress) -> None:
-        """Show the progress of a cell."""
-        name = f"{cell.agent}, {cell.engine}, noise {cell.noise_level:g}"
-        self.update(self._finished + cell.done, f"{name}: EM {100 * cell.em:.0f} %")
+    def on_progress(self, cell: CellKey, done: int, em: float) -> None:
+        """Show the progress of a cell: episodes done, and their mean EM."""
+        self.update(self._finished + done, f"{cell}: EM {100 * em:.0f} %")
 
     def on_cell(self, cell: Cell, taken_over: bool) -> None:
         """Print the line of a finished cell, including cells reused from an earlier run."""
@@ -216,4 +205,4 @@ class EvaluationDisplay(ProgressBar):
             f"{s.agent_failures} agent failures" if s.agent_failures else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
-        self.print(f"  {cell.agent}, {cell.engine}, noise {cell.noise_level:g}: {', '.join(p for p in parts if p)}")
+        self.print(f"  {cell.key}: {', '.join(filter(None, parts))}")

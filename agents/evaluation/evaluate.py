@@ -37,7 +37,7 @@ from zerosearch_env.records.transcripts import TranscriptWriter, transcript_reco
 from zerosearch_env.types import Question
 
 from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_settings
-from .results import Cell, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
+from .results import Cell, CellKey, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -46,10 +46,8 @@ if TYPE_CHECKING:
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-CellKey = tuple[str, str, float]
-"""Agent, engine and noise level of a cell."""
-
-OnProgress = Callable[["CellProgress"], None]
+OnProgress = Callable[[CellKey, int, float], None]
+"""Called after each finished episode of a cell with the number of those that are done and their mean EM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +56,6 @@ class Item:
 
     index: int
     question: Question
-
-
-@dataclass(frozen=True, slots=True)
-class CellProgress:
-    """Progress of a cell, reported after each finished episode."""
-
-    agent: str
-    engine: str
-    noise_level: float
-    done: int
-    planned: int
-    em: float
-    """Mean EM over the episodes finished so far, without engine failures; 0.0 before the first."""
 
 
 def select_questions(
@@ -122,7 +107,7 @@ class Store:
     """What every cell is measured with: the record of the package and of the questions (`zerosearch_env.identity`)."""
     engines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Engine name -> its record (`engine_identity`)."""
-    planned: Iterable[CellKey] | None = None
+    planned: Iterable[tuple[str, str, float]] | None = None
     """The cells that will be measured, if known: changed cells must be among them."""
     evaluation: Evaluation = field(init=False)
     replaced: str = field(init=False, default="")
@@ -158,10 +143,9 @@ class Store:
         changed = "; ".join(dict.fromkeys(reason for why in reasons.values() for reason in why))
         planned = reasons if self.planned is None else set(self.planned)
         if left := [key for key in reasons if key not in planned]:
-            agent, engine, level = left[0]
             raise ConfigError(
                 f"since the results in {self.folder} were measured, {changed}; {len(left)} of them would stay as they "
-                f"are (the first is {agent}, {engine}, noise {level:g}): {WAY_OUT}"
+                f"are (the first is {left[0]}): {WAY_OUT}"
             )
         reused = tuple(cell for cell in earlier.cells if cell.key not in reasons)
         self.evaluation = Evaluation(reused, {**earlier.settings, **self._record(earlier.settings)})
@@ -178,17 +162,14 @@ class Store:
             clauses += changes(record if isinstance(record, dict) else {}, now.get(name, {}))
         return clauses
 
-    def finished(self, key: CellKey) -> Cell | None:
-        """The complete cell with this key from an earlier run, or None."""
-        return next((cell for cell in self.evaluation.cells if cell.key == key and cell.complete), None)
-
     def journal(self, key: CellKey, indices: Collection[int]) -> Journal:
         """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
-        agent, engine, _ = key
+        agent, engine, level = key
         made_with = [self.settings, self.agents.get(agent), self.contents, self.engines.get(engine)]
         run = text_hash(json.dumps(made_with, sort_keys=True, default=str))
-        earlier = next((cell.seconds for cell in self.evaluation.cells if cell.key == key), 0.0)
-        return Journal(transcript_path(self.folder, key), key, run, indices, seconds=earlier)
+        earlier = self.evaluation.find(agent, level, engine)
+        seconds = 0.0 if earlier is None else earlier.seconds
+        return Journal(transcript_path(self.folder, key), key, run, indices, seconds=seconds)
 
     def add(self, *cells: Cell, **notes: Any) -> None:
         """Add cells and write the file.
@@ -251,14 +232,15 @@ def evaluate(
         raise DataError("no question to evaluate on")
     cells: list[Cell] = []
     for level in levels:
-        key = (agent.name, engine_name, level)
-        cell = store.finished(key) if store else None
-        taken_over = cell is not None
-        if cell is None and cells and not agent.searches:
-            # An agent that never searches draws no noise, so its episodes are the same at every level.
-            cell = replace(cells[0], noise_level=level, seconds=0.0)
-        if cell is None:
-            cell = _play_cell(agent, items, engine, rules, key, seed, on_progress, store)
+        key = CellKey(agent.name, engine_name, level)
+        cell = store.evaluation.find(agent.name, level, engine_name) if store else None
+        taken_over = cell is not None and cell.complete
+        if cell is None or not cell.complete:
+            if cells and not agent.searches:
+                # An agent that never searches draws no noise, so its episodes are the same at every level.
+                cell = replace(cells[0], noise_level=level, seconds=0.0)
+            else:
+                cell = _play_cell(agent, items, engine, rules, key, seed, on_progress, store)
         cells.append(cell)
         if store:
             store.add(cell)
@@ -295,12 +277,11 @@ def _play_cell(
             if not result.failed:
                 right, valid = right + result.em, valid + 1
             if on_progress:
-                em = right / valid if valid else 0.0
-                on_progress(CellProgress(*key, done=len(done), planned=len(items), em=em))
+                on_progress(key, len(done), right / valid if valid else 0.0)
 
         waiting = [item for item in items if item.index not in done]
         try:
-            play_items(agent, waiting, engine, rules, key[2], seed, record)
+            play_items(agent, waiting, engine, rules, key.noise_level, seed, record)
         finally:
             if store and len(done) < len(items):
                 store.add(cell())

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerosearch_env.errors import DataError
 from zerosearch_env.files import write_text
@@ -140,6 +140,17 @@ class Summary:
         }
 
 
+class CellKey(NamedTuple):
+    """The place of a cell in its evaluation."""
+
+    agent: str
+    engine: str
+    noise_level: float
+
+    def __str__(self) -> str:
+        return f"{self.agent}, {self.engine}, noise {self.noise_level:g}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One agent on one engine at one noise level."""
@@ -154,9 +165,9 @@ class Cell:
     """Wall time of playing the cell."""
 
     @property
-    def key(self) -> tuple[str, str, float]:
-        """Identifies the cell within its evaluation: (agent, engine, noise level)."""
-        return (self.agent, self.engine, self.noise_level)
+    def key(self) -> CellKey:
+        """Identifies the cell within its evaluation."""
+        return CellKey(self.agent, self.engine, self.noise_level)
 
     @property
     def complete(self) -> bool:

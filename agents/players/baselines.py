@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from zerosearch_env.bounded_cache import BoundedCache
@@ -37,22 +37,11 @@ from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest, Step
 
-from .base import OnDone, PolicyOptions
+from .base import OnDone
 from .policy import PolicyPlayer
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
-
-    from ..processes.pool import WorkerPool
-
-BASELINES: dict[str, str] = {
-    "direct": "the model answers without searching",
-    "rag": "one search with the question as query, then the model answers",
-    "rag-own": "one search with the model's own query, then it answers",
-    "random": "well-formed random actions",
-    "oracle": "sees the gold answer: what perfect reading and searching again could reach",
-}
-"""Every baseline with a short description."""
 
 _REMEMBERED = 4096
 """Sampled turns that a player caches: at least three for each of a thousand questions."""
@@ -66,13 +55,9 @@ class DirectPlayer(PolicyPlayer):
 
     searches = False
 
-    def __init__(
-        self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
-    ) -> None:
-        super().__init__(options, name=name, pool=pool)
-        self._sampled: BoundedCache[tuple[Sequence[str], tuple[int, ...], int], tuple[str, list[int]]] = BoundedCache(
-            _REMEMBERED
-        )
+    @cached_property
+    def _sampled(self) -> BoundedCache[tuple[Sequence[str], tuple[int, ...], int], tuple[str, list[int]]]:
+        return BoundedCache(_REMEMBERED)
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
@@ -131,9 +116,7 @@ class DirectPlayer(PolicyPlayer):
         keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
         turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
         missing = [number for number in range(len(rows)) if number not in turns]
-        if not missing:
-            return [turns[number] for number in range(len(rows))]
-        sampler = self.make_sampler(len(missing), stop_strings)
+        sampler = self.make_sampler(max(1, len(missing)), stop_strings)
         for number in missing:
             sampler.start(number, rows[number], seeds[number])
         while len(turns) < len(rows):
@@ -190,6 +173,9 @@ BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {
 }
 """The baselines that sample from a policy, by name."""
 
+BASELINES = (*BUILT_ON_POLICY, "random", "oracle")
+"""The name of every baseline."""
+
 
 def answer_tags(protocol: Protocol) -> tuple[str, str]:
     """The strings before and after an answer in a protocol, for example `("<answer>", "</answer>")`.
@@ -226,9 +212,10 @@ class _ScriptedPlayer:
     """Plays without a model: all episodes turn by turn, by the evaluation's own rules."""
 
     searches = True
+    name: str
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, *, name: str | None = None) -> None:
+        self.name = name or self.name
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, unchanged."""
@@ -257,8 +244,10 @@ class RandomPlayer(_ScriptedPlayer):
         name: name in results.
     """
 
-    def __init__(self, *, seed: int = 0, name: str = "baseline:random") -> None:
-        super().__init__(name)
+    name = "baseline:random"
+
+    def __init__(self, *, seed: int = 0, name: str | None = None) -> None:
+        super().__init__(name=name)
         self._seed = seed
 
     def _act(self, episode: Episode, step: Step | None) -> str:
@@ -289,8 +278,7 @@ class OraclePlayer(_ScriptedPlayer):
         name: name in results.
     """
 
-    def __init__(self, *, name: str = "baseline:oracle") -> None:
-        super().__init__(name)
+    name = "baseline:oracle"
 
     def _act(self, episode: Episode, step: Step | None) -> str:
         question, protocol = episode.question, episode.rules.protocol

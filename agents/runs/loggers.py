@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zerosearch_env.errors import MissingExtraError, require
-from zerosearch_env.privacy import redact
 
-from ..config.train import TrainConfig, flatten_config
+from ..config.train import TrainConfig, shown_config
 
 WANDB_ID_FILE = "wandb-id.txt"
 
@@ -120,8 +119,3 @@ def make_loggers(output: Path, config: TrainConfig, step: int) -> list[Logger]:
     if config.files.wandb:
         loggers.append(WandbLog(output, config))
     return loggers
-
-
-def shown_config(config: TrainConfig) -> dict[str, Any]:
-    """All values of a configuration by dotted name, without credentials."""
-    return {name: redact(value) if isinstance(value, str) else value for name, value in flatten_config(config).items()}

@@ -9,9 +9,8 @@ from typing import Any
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.files import remove
-from zerosearch_env.privacy import redact
 
-from ..config.train import FREE_FIELDS, TrainConfig, flatten_config
+from ..config.train import FREE_FIELDS, TrainConfig, shown_config
 from ..config.vllm import parse_sampler
 
 EVALUATION_FOLDER = "evaluation"
@@ -68,9 +67,8 @@ def config_differences(saved: TrainConfig, new: TrainConfig) -> list[str]:
 
 
 def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
-    values = flatten_config(config) | {"rollout.sampler": parse_sampler(config.rollout.sampler).kind}
-    fixed = {name: value for name, value in values.items() if name not in FREE_FIELDS}
-    return {name: redact(value) if isinstance(value, str) else value for name, value in fixed.items()}
+    values = shown_config(config) | {"rollout.sampler": parse_sampler(config.rollout.sampler).kind}
+    return {name: value for name, value in values.items() if name not in FREE_FIELDS}
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:

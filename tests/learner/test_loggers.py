@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from zerosearch_agents.config.train import EnvironmentConfig, OutputConfig, dump_config, parse_config
+from zerosearch_agents.config.train import EnvironmentConfig, OutputConfig, dump_config, parse_config, shown_config
 from zerosearch_agents.report.page import write_report
 from zerosearch_agents.runs import loggers
-from zerosearch_agents.runs.loggers import make_loggers, shown_config
+from zerosearch_agents.runs.loggers import make_loggers
 from zerosearch_agents.runs.metrics import MetricsLog, read_metrics
 from zerosearch_agents.training.trainer import train
 from zerosearch_env.cli import main
