@@ -93,9 +93,12 @@ def judge(judge_folder: Path) -> CrossEncoderReranker:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, encoder: SentenceEncoder) -> Path:
-    """The index of a small world."""
+    """The index of 80 passages of a small world, with those about the subjects of its questions."""
     folder = tmp_path_factory.mktemp("world") / "index"
-    build_index(load_dataset("world", world=SMALL_WORLD).passages or (), folder, encoder)
+    data = load_dataset("world", world=SMALL_WORLD)
+    subjects = {question.metadata["subject"] for question in data.questions if question.metadata}
+    passages = sorted(data.passages or (), key=lambda passage: passage.title not in subjects)
+    build_index(passages[:80], folder, encoder)
     return folder
 
 

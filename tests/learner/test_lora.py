@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_checkpoint
 from zerosearch_agents.training.trainer import train
 from zerosearch_env.errors import ConfigError
 
-pytest.importorskip("peft", reason="peft is not installed (extra lora)")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed (extra lora)")
 LORA = LoraShape(rank=4, alpha=8.0)
 IDS = torch.arange(3, 30)[None]
 
