@@ -25,6 +25,8 @@ LOCK_FILE = ".lock"
 
 _HELD: Counter[Path] = Counter()
 """Folders locked by this process, with the number of blocks that hold them."""
+_FILES: dict[Path, int] = {}
+"""The descriptor of the lock file of each of these folders."""
 _HELD_LOCK = threading.Lock()
 
 
@@ -36,21 +38,25 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: another process holds it; the message names it.
     """
     folder = folder.expanduser().resolve()
-    with contextlib.ExitStack() as stack:
+    with _HELD_LOCK:
+        if not _HELD[folder]:
+            folder.mkdir(parents=True, exist_ok=True)
+            _FILES[folder] = _take(folder)
+        _HELD[folder] += 1
+    try:
+        yield
+    finally:
         with _HELD_LOCK:
-            if fcntl is not None and not _HELD[folder]:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.callback(os.close, _take(folder))
-            _HELD[folder] += 1
-        try:
-            yield
-        finally:
             _HELD[folder] -= 1
+            if not _HELD[folder]:
+                os.close(_FILES.pop(folder))
 
 
 def _take(folder: Path) -> int:
     """Open and lock the file; returns the descriptor, whose end releases the lock."""
     file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    if fcntl is None:
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as cause:

@@ -333,9 +333,7 @@ def dump_config(config: TrainConfig) -> str:
     Raises:
         MissingExtraError: the library that writes TOML is not installed.
     """
-    return require("tomli_w").dumps(  # type: ignore[no-any-return]
-        _without_none(dataclasses.asdict(config))
-    )
+    return str(require("tomli_w").dumps(dataclasses.asdict(config, dict_factory=_table)))
 
 
 def flatten_config(config: TrainConfig) -> dict[str, Any]:
@@ -356,17 +354,10 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> typing.Iterator[tuple[str
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, Mapping) else _plain(value)
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def _plain(value: Any) -> Any:
-    """A value in TOML form: tuples become lists, credentials are removed from strings."""
-    return list(value) if isinstance(value, tuple) else redact(value) if isinstance(value, str) else value
+def _table(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a dataclass as a TOML table."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in entries if value is not None}
+    return {name: redact(value) if isinstance(value, str) else value for name, value in plain.items()}
 
 
 def _build(kind: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:

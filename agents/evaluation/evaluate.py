@@ -125,9 +125,8 @@ class Store:
 
     def _record(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The identity of all cells, for the file."""
-        earlier = earlier or {}
-        agents, engines = ({**earlier.get(name, {}), **getattr(self, name)} for name in ("agents", "engines"))
-        return {"agents": agents, "engines": engines, "contents": {**earlier.get("contents", {}), **self.contents}}
+        records = {"agents": self.agents, "engines": self.engines, "contents": self.contents}
+        return {name: {**(earlier or {}).get(name, {}), **now} for name, now in records.items()}
 
     def _take_over(self, earlier: Evaluation) -> None:
         """Reuse the cells of an earlier run, except those that something has changed for.

@@ -251,18 +251,10 @@ class Cell:
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Cell:
         """The inverse of `record`; summaries are recomputed from the episodes."""
-        # `data_source` is missing in older files. Any other missing column is an error.
-        rows = tuple(
-            EpisodeResult(**{k: row[k] for k in _COLUMNS if k in row or k != "data_source"})
-            for row in values["episodes"]
-        )
+        names = ("agent", "engine", "noise_level", "planned", "seconds")
         return cls(
-            agent=values["agent"],
-            engine=values["engine"],
-            noise_level=float(values["noise_level"]),
-            planned=int(values["planned"]),
-            episodes=rows,
-            seconds=float(values["seconds"]),
+            **{name: values[name] for name in names},
+            episodes=tuple(EpisodeResult(**row) for row in values["episodes"]),
         )
 
 

@@ -1,4 +1,4 @@
-"""Confidence intervals for means and paired differences: pure functions of per-question scores.
+"""95 % confidence intervals for means and paired differences: pure functions of per-question scores.
 
 The kind of a metric chooses the interval, never its values:
 
@@ -25,8 +25,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DEFAULT_CONFIDENCE = 0.95
-DEFAULT_RESAMPLES = 2000
+_Z = NormalDist().inv_cdf(0.975)
+"""z in the formulas: the two-sided normal quantile of 95 %."""
 
 Kind = Literal["binary", "graded", "count"]
 """What the values of a metric are: 0 or 1, any figure in [0, 1], or a count."""
@@ -56,7 +56,7 @@ class Interval:
 EMPTY = Interval(math.nan, math.nan, math.nan, 0)
 
 
-def wilson(successes: float, n: int, confidence: float = DEFAULT_CONFIDENCE) -> Interval:
+def wilson(successes: float, n: int) -> Interval:
     """Wilson's score interval of a proportion.
 
     centre = (p + z^2 / 2n) / (1 + z^2 / n),  half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2)
@@ -64,25 +64,23 @@ def wilson(successes: float, n: int, confidence: float = DEFAULT_CONFIDENCE) -> 
     Args:
         successes: number of successes, 0 <= successes <= n.
         n: number of trials; 0 gives an interval of NaN.
-        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
-        ValueError: `successes` lies outside [0, n], or `confidence` outside (0, 1).
+        ValueError: `successes` lies outside [0, n].
     """
-    z = _z(confidence)
     if not 0 <= successes <= max(n, 0):
         raise ValueError(f"expected 0 <= successes <= n, got successes={successes}, n={n}")
     if n == 0:
         return EMPTY
     p = successes / n
-    return Interval(p, *_wilson_bounds(p, p * (1 - p), n, z), n)
+    return Interval(p, *_wilson_bounds(p, p * (1 - p), n), n)
 
 
-def _wilson_bounds(mean: float, variance: float, n: int, z: float) -> tuple[float, float]:
+def _wilson_bounds(mean: float, variance: float, n: int) -> tuple[float, float]:
     """Wilson's bounds for n figures in [0, 1] with any variance."""
-    scale = 1 + z * z / n
-    centre = (mean + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(variance / n + z * z / (4 * n * n))
+    scale = 1 + _Z**2 / n
+    centre = (mean + _Z**2 / (2 * n)) / scale
+    half = _Z / scale * math.sqrt(variance / n + _Z**2 / (4 * n * n))
     # At the ends of the range rounding can put a bound a few ulps on the wrong side of the mean.
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
@@ -90,8 +88,7 @@ def _wilson_bounds(mean: float, variance: float, n: int, z: float) -> tuple[floa
 def bootstrap_mean(
     values: Sequence[float] | NDArray[np.float64],
     *,
-    confidence: float = DEFAULT_CONFIDENCE,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
     """The mean of `values` with a percentile-bootstrap interval over resampled questions.
@@ -101,17 +98,15 @@ def bootstrap_mean(
 
     Args:
         values: one count, or difference of counts, per question, shape `(n,)`.
-        confidence: probability mass of the interval, in (0, 1).
         resamples: number of bootstrap samples.
         seed: random seed of the resampling; the same seed gives the same interval.
     """
-    z = _z(confidence)
     array = np.asarray(values, dtype=np.float64)
     n = array.size
     if n == 0:
         return EMPTY
     if np.all(array == array[0]):
-        value, half = float(array[0]), z * z / (n + z * z)
+        value, half = float(array[0]), _Z**2 / (n + _Z**2)
         return Interval(value, value - half, value + half, n)
     rng = np.random.default_rng(seed)
     # Drawing n of n values with replacement is a multinomial draw over the distinct values. Scores have few of them.
@@ -121,14 +116,11 @@ def bootstrap_mean(
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         means[start : start + rows] = rng.multinomial(n, counts / n, size=rows) @ distinct / n
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(array.mean()), float(low), float(high), n)
 
 
-def graded_mean(
-    values: Sequence[float] | NDArray[np.float64], *, confidence: float = DEFAULT_CONFIDENCE, lowest: float = 0.0
-) -> Interval:
+def graded_mean(values: Sequence[float] | NDArray[np.float64], *, lowest: float = 0.0) -> Interval:
     """The mean of figures between `lowest` and 1, with Wilson's formula for any variance.
 
     With the mean m and the variance s^2 (divisor n) of the figures scaled to [0, 1]:
@@ -139,13 +131,11 @@ def graded_mean(
 
     Args:
         values: one figure per question, shape `(n,)`.
-        confidence: probability mass of the interval, in (0, 1).
         lowest: the smallest possible figure: 0 for scores, -1 for differences of scores.
 
     Raises:
-        ValueError: a value lies outside [`lowest`, 1], or `confidence` outside (0, 1).
+        ValueError: a value lies outside [`lowest`, 1].
     """
-    z = _z(confidence)
     array = np.asarray(values, dtype=np.float64)
     n, width = array.size, 1 - lowest
     if n == 0:
@@ -153,12 +143,12 @@ def graded_mean(
     if not np.all((array >= lowest) & (array <= 1)):
         raise ValueError(f"expected values in [{lowest:g}, 1], got {array.min():g} to {array.max():g}")
     mean = float(array.mean())
-    bounds = _wilson_bounds((mean - lowest) / width, float(array.var()) / width**2, n, z)
+    bounds = _wilson_bounds((mean - lowest) / width, float(array.var()) / width**2, n)
     low, high = (lowest + width * bound for bound in bounds)
     return Interval(mean, min(mean, low), max(mean, high), n)
 
 
-def tango(first_only: int, second_only: int, n: int, confidence: float = DEFAULT_CONFIDENCE) -> Interval:
+def tango(first_only: int, second_only: int, n: int) -> Interval:
     """Tango's score interval of the difference between two proportions that were measured on the same questions.
 
     With b = `first_only` and c = `second_only`, the interval holds every difference d with
@@ -172,22 +162,20 @@ def tango(first_only: int, second_only: int, n: int, confidence: float = DEFAULT
         first_only: number of questions that only the first agent got right.
         second_only: number of questions that only the second agent got right.
         n: number of questions; 0 gives an interval of NaN.
-        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
-        ValueError: the counts are negative or exceed `n`, or `confidence` lies outside (0, 1).
+        ValueError: the counts are negative or exceed `n`.
     """
-    z = _z(confidence)
     if min(first_only, second_only) < 0 or first_only + second_only > max(n, 0):
         raise ValueError(f"expected counts that add up to at most n, got {first_only}, {second_only} and n={n}")
     if n == 0:
         return EMPTY
     # Exchanging the agents turns the lower bound into the upper one with the other sign.
-    high, low = _tango_high(first_only, second_only, n, z), -_tango_high(second_only, first_only, n, z)
+    high, low = _tango_high(first_only, second_only, n), -_tango_high(second_only, first_only, n)
     return Interval((first_only - second_only) / n, low, high, n)
 
 
-def _tango_high(b: int, c: int, n: int, z: float) -> float:
+def _tango_high(b: int, c: int, n: int) -> float:
     """The upper bound, by bisection between the observed difference and 1."""
     inside, outside = (b - c) / n, 1.0
     if inside == outside:
@@ -196,32 +184,29 @@ def _tango_high(b: int, c: int, n: int, z: float) -> float:
         d = (inside + outside) / 2
         linear = (2 * n - b + c) * d - b - c
         q = (math.sqrt(max(0.0, linear * linear + 8 * n * c * d * (1 - d))) - linear) / (4 * n)
-        if (b - c - n * d) ** 2 <= z * z * n * (2 * q + d * (1 - d)):
+        if (b - c - n * d) ** 2 <= _Z**2 * n * (2 * q + d * (1 - d)):
             inside = d
         else:
             outside = d
     return inside
 
 
-def mean_interval(
-    values: Sequence[float] | NDArray[np.float64], kind: Kind, *, confidence: float = DEFAULT_CONFIDENCE
-) -> Interval:
+def mean_interval(values: Sequence[float] | NDArray[np.float64], kind: Kind) -> Interval:
     """The mean of a metric with the interval of its kind; see the module docstring.
 
     Args:
         values: one figure per question, shape `(n,)`.
         kind: what the values are.
-        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
         ValueError: a value does not fit the kind.
     """
     array = np.asarray(values, dtype=np.float64)
     if kind == "binary":
-        return wilson(float(_check_binary(array).sum()), array.size, confidence)
+        return wilson(float(_check_binary(array).sum()), array.size)
     if kind == "graded":
-        return graded_mean(array, confidence=confidence)
-    interval = bootstrap_mean(array, confidence=confidence)
+        return graded_mean(array)
+    interval = bootstrap_mean(array)
     return replace(interval, low=max(0.0, interval.low)) if array.size else interval
 
 
@@ -229,8 +214,6 @@ def paired_difference(
     first: Sequence[float] | NDArray[np.float64],
     second: Sequence[float] | NDArray[np.float64],
     kind: Kind,
-    *,
-    confidence: float = DEFAULT_CONFIDENCE,
 ) -> Interval:
     """The mean of `first - second` on the same questions, with the interval of the metric's kind.
 
@@ -238,7 +221,6 @@ def paired_difference(
         first: one figure per question, shape `(n,)`.
         second: the other agent's figures on the same questions in the same order, shape `(n,)`.
         kind: what the values are.
-        confidence: probability mass of the interval, in (0, 1).
 
     Raises:
         ValueError: the shapes differ, or a value does not fit the kind.
@@ -249,20 +231,13 @@ def paired_difference(
     if kind == "binary":
         _check_binary(a)
         _check_binary(b)
-        return tango(int((a > b).sum()), int((a < b).sum()), a.size, confidence)
+        return tango(int((a > b).sum()), int((a < b).sum()), a.size)
     if kind == "graded":
-        return graded_mean(a - b, confidence=confidence, lowest=-1.0)
-    return bootstrap_mean(a - b, confidence=confidence)
+        return graded_mean(a - b, lowest=-1.0)
+    return bootstrap_mean(a - b)
 
 
 def _check_binary(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.all((values == 0) | (values == 1)):
         raise ValueError(f"expected values that are 0 or 1, got {values.min():g} to {values.max():g}")
     return values
-
-
-def _z(confidence: float) -> float:
-    """The two-sided normal quantile of `confidence`."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-    return NormalDist().inv_cdf(0.5 + confidence / 2)

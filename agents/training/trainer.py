@@ -320,6 +320,7 @@ def build_learner(
         gradient=flat_gradient(models.policy),
         sampler=sampler,
         engine=search,
+        owns_engine=engine is None,
         dataset=dataset,
         rules=rules,
         schedule=make_schedule(config.curriculum),

@@ -66,16 +66,19 @@ class Learner:
     """The unsharded copy of a sharded policy's model, used by the sampler; None if the policy is not sharded."""
     async_rollouts: AsyncRollouts | None = None
     """Plays episodes of later steps in advance, with the sampler; None if every step is on-policy."""
+    owns_engine: bool = False
+    """Whether the engine was made from the configuration and is closed with the learner."""
     skipped: int = 0
     """Number of consecutive updates that were skipped."""
 
     def close(self) -> None:
-        """Abandons running episodes and releases the sampler's resources."""
-        try:
+        """Abandons running episodes and releases the resources of the sampler and of the learner's own engine."""
+        with contextlib.ExitStack() as stack:
+            if self.owns_engine:
+                stack.callback(self.engine.close)
+            stack.callback(self.sampler.close)
             if self.async_rollouts is not None:
-                self.async_rollouts.close()
-        finally:
-            self.sampler.close()
+                stack.callback(self.async_rollouts.close)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from zerosearch_agents.training import step_rollouts as collect_module
 from zerosearch_agents.training.curriculum import choose_more_questions
 from zerosearch_agents.training.step_rollouts import sample_step
 from zerosearch_agents.training.trainer import build_learner, train_step
+from zerosearch_env.engines import ConstantEngine
+from zerosearch_env.errors import EngineError
 
 ROUNDS = AlgorithmConfig(dynamic_sampling_rounds=3)
 
@@ -124,3 +127,11 @@ def test_workers_draw_what_one_draws(tmp_path):
     with start_workers(2, collected, tmp_path) as workers:
         together = collected(workers, tmp_path)
     assert together == collected(Workers(), tmp_path)
+
+
+def test_a_learner_closes_the_engine_that_it_has_made(tmp_path):
+    for given in (None, ConstantEngine()):
+        learner = build_learner(tiny.tiny_train_config(tmp_path), Workers(), tiny.tiny_dataset(), given)
+        learner.close()
+        with pytest.raises(EngineError, match="closed") if given is None else nullcontext():
+            learner.engine.search([])

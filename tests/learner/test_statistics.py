@@ -49,8 +49,6 @@ def test_wilson_without_trials_is_empty_and_wrong_counts_are_refused() -> None:
     assert math.isnan(wilson(0, 0).mean)
     with pytest.raises(ValueError, match="successes=5, n=4"):
         wilson(5, 4)
-    with pytest.raises(ValueError, match="confidence"):
-        wilson(1, 4, confidence=1.0)
 
 
 def test_bootstrap_is_close_to_the_normal_interval_and_repeatable() -> None:
