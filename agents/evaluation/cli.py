@@ -33,7 +33,6 @@ from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
-from ..players.base import Player
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
@@ -115,7 +114,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
-        players = _players(config, stack)
+        players = config.make_players(config.agent, stack)
         specs = {engine_name(spec): spec for spec in config.engine}
         engines: dict[str, SearchEngine] = {}
         for name, spec in specs.items():
@@ -166,15 +165,6 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     console.print(f"transcripts: {config.output / 'transcripts'}")
     print_failures(cells, console)
     return tuple(cells)
-
-
-def _players(config: EvalConfig, stack: contextlib.ExitStack) -> list[Player]:
-    """The agents; policies among them share a pool of worker processes."""
-    players = config.make_players(config.agent, stack)
-    names = [player.name for player in players]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"two agents are called {min(twice)!r}; rename one of them with --agent LABEL=...")
-    return players
 
 
 def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:

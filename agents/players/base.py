@@ -16,16 +16,16 @@ OnDone = Callable[[int], None]
 
 @runtime_checkable
 class Player(Protocol):
-    """Anything that can play episodes."""
+    """Anything that can play episodes; a class that derives from it has the defaults."""
 
     name: str
     """Name of the player in results."""
-    searches: bool
+    searches: bool = True
     """False if it never searches. Noise then has no effect, and one noise level represents all of them."""
 
     def rules_for(self, rules: Rules) -> Rules:
         """The rules it plays by: the evaluation's rules, with the player's own protocol if it was trained with one."""
-        ...
+        return rules
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode until it is done.

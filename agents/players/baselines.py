@@ -37,7 +37,7 @@ from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest, Step
 
-from .base import OnDone
+from .base import OnDone, Player
 from .policy import PolicyPlayer
 
 if TYPE_CHECKING:
@@ -208,18 +208,13 @@ def thought_before_action(text: str, protocol: Protocol) -> str:
 _MARK = "MARK"
 
 
-class _ScriptedPlayer:
+class _ScriptedPlayer(Player):
     """Plays without a model: all episodes turn by turn, by the evaluation's own rules."""
 
-    searches = True
     name: str
 
     def __init__(self, *, name: str | None = None) -> None:
         self.name = name or self.name
-
-    def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, unchanged."""
-        return rules
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.sources import includes_world
 from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset
 
 from ..policy.files import policy_path
@@ -66,7 +67,11 @@ class PlayConfig(ReadingOptions):
         return self.load(self.dataset, split, world=self.world)
 
     def make_players(self, agents: Sequence[str], stack: contextlib.ExitStack) -> list[Player]:
-        """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`."""
+        """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`.
+
+        Raises:
+            ConfigError: see `make_player`; or two players have the same name.
+        """
         policy = PolicyOptions(
             path=str(policy_path(self.policy)),
             temperature=self.temperature,
@@ -83,11 +88,13 @@ class PlayConfig(ReadingOptions):
             turn_timeout_s=self.turn_timeout,
             isolate=self.isolate,
         )
-        players = []
+        players: list[Player] = []
         for agent in agents:
             player = make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed)
             if isinstance(player, CallablePlayer):
                 stack.callback(player.close)
+            if player.name in [other.name for other in players]:
+                raise ConfigError(f"two agents are called {player.name!r}; rename one of them with --agent LABEL=...")
             players.append(player)
         return players
 

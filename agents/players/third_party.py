@@ -22,13 +22,12 @@ from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document, SearchRequest, Step, StopReason
 
 from ..processes.pool import replay
-from .base import OnDone
+from .base import OnDone, Player
 from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
 
@@ -67,7 +66,7 @@ class AgentOptions:
             check_number("turn_timeout_s", self.turn_timeout_s, above=0)
 
 
-class CallablePlayer:
+class CallablePlayer(Player):
     """Plays with a third-party function, one episode after the other (or several in threads).
 
     The function is called once per turn with `(observation, info)` and returns the text of its turn. `observation` is
@@ -91,8 +90,6 @@ class CallablePlayer:
     Raises:
         ConfigError: the spec does not lead to a callable.
     """
-
-    searches = True
 
     def __init__(
         self, agent: str | Callable[..., Any], *, name: str | None = None, options: AgentOptions | None = None
@@ -118,10 +115,6 @@ class CallablePlayer:
     def source(self) -> Path | None:
         """The source file of the agent; None if it has none."""
         return self._agent.source
-
-    def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, unchanged."""
-        return rules
 
     def close(self) -> None:
         """End the agent's event loop or processes, if it has any."""

@@ -78,19 +78,14 @@ def save_checkpoint(
     """
     new = new_checkpoint(folder, state.step)
     try:
-        _write(new, state, weights, optimizer)
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
+        torch.save(dict(optimizer), new / _FILES[1])
+        for name in _FILES:
+            sync(new / name)
+        write_state(new, state, dict(zip(_FILES, file_hashes(new / name for name in _FILES), strict=True)))
     except (OSError, RuntimeError, SafetensorError) as cause:
         raise failed_checkpoint(new, cause) from cause
     return finish_checkpoint(new, keep=keep)
-
-
-def _write(new: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-    """Writes all files of a checkpoint, synced to disk, under its temporary name."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
-    torch.save(dict(optimizer), new / _FILES[1])
-    for name in _FILES:
-        sync(new / name)
-    write_state(new, state, dict(zip(_FILES, file_hashes(new / name for name in _FILES), strict=True)))
 
 
 def new_checkpoint(folder: Path, step: int) -> Path:
