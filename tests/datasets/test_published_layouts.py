@@ -293,6 +293,24 @@ def test_tables_without_a_header(tmp_path: Path, name: str) -> None:
     assert env.reset(seed=0)[1]["question"].startswith("Is ")
 
 
+def test_tab_separated_files_that_quote_nothing(tmp_path: Path) -> None:
+    texts = ['"A" and B', 'A 5" disk', 'say "x"', '"whole"', '"C" and "D"', "plain"]
+    path = tmp_path / "collection.tsv"
+    path.write_text("".join(f"{i}\t{text}\n" for i, text in enumerate(texts)))
+    columns = {"id": 0, "text": 1}
+    assert [d.text for d in load_corpus(path, columns=columns)] == [*texts[:3], "whole", *texts[4:]]
+    rows = [[str(i), text, f'{text}\n"x" y\t{text}'] for i, text in enumerate(texts)]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(rows)
+    assert [d.text for d in load_corpus(path, columns={"id": 0, "text": [1, 2]})] == [f"{r[1]}\n{r[2]}" for r in rows]
+
+
+def test_numbers_for_a_table_that_has_a_header_are_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "q.csv", BAMBOOGLE)
+    with pytest.raises(DataError, match=r"q\.csv has a header: give the names of its columns"):
+        load_dataset(path, columns={"question": 0, "answers": 1})
+
+
 def test_columns_numbered_by_pandas_are_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "q.csv"
     path.write_text(",0,1\n0,Who?,Ada\n1,Where?,Jena\n")

@@ -86,6 +86,10 @@ class SimulatorEvalConfig:
             check_whole_number("top_k", self.top_k)
         if not self.levels:
             raise ConfigError("levels must name at least one noise level")
+        if self.output.suffix == ".md":
+            raise ConfigError(
+                f"output is the JSON report, and the tables go to a .md file next to it; got {self.output}"
+            )
 
 
 def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str, Any]:
@@ -153,7 +157,7 @@ def _searches(config: SimulatorEvalConfig) -> tuple[Dataset | None, list[Probe]]
     if config.input is None:
         dataset = load_dataset("world", config.split, world=config.world)
         return dataset, choose(world_probes(dataset.questions), config.searches, config.seed)
-    pairs = [pair for pair in read_pairs(config.input, on_bad_row=config.on_bad_row) if pair.split == config.split]
+    pairs = read_pairs(config.input, split=config.split, on_bad_row=config.on_bad_row)
     if not pairs:
         raise DataError(f"{config.input} has no pair with split {config.split!r}")
     return None, choose(pair_probes(pairs), config.searches, config.seed)

@@ -34,13 +34,12 @@ _LEVEL_ROWS = (
     ("noisy sets with their hop's answer %", "noisy_with_hop_answer", 100),
     ("documents / s", "documents_per_second", 1),
     ("words a document", "words", 1),
-)
-_COUNT_ROWS = ("failed", "completions", "resamples", "redactions", "unusable", "cache_hits")
-_DISTINCT_ROWS = (
     ("different documents %", "documents", 100),
     ("different word pairs in a set %", "word_pairs", 100),
     ("shared words of two documents of a set %", "overlap", 100),
 )
+"""Name, key in the report of a level or in its part "distinct", and scale."""
+_COUNT_ROWS = ("failed", "completions", "resamples", "redactions", "unusable", "cache_hits")
 _STYLE_ROWS = (
     ("words, JS in bits", "words", 3),
     ("word pairs, JS in bits", "word_pairs", 3),
@@ -94,11 +93,7 @@ def _levels(report: Mapping[str, Any]) -> Rows:
     header = ("figure [95 %]", *(f"noise {level['noise_level']:g}" for level in levels))
     rows = []
     for name, key, scale in _LEVEL_ROWS:
-        figures = [_figure(level.get(key), scale) for level in levels]
-        if any(figure != "-" for figure in figures):
-            rows.append([name, *figures])
-    for name, key, scale in _DISTINCT_ROWS:
-        figures = [_figure(level["distinct"][key], scale) for level in levels]
+        figures = [_figure((level | level["distinct"]).get(key), scale) for level in levels]
         if any(figure != "-" for figure in figures):
             rows.append([name, *figures])
     for key in _COUNT_ROWS:

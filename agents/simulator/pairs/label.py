@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets.files.rows import OnBadRow, RowReader, read_files
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.rewards import exact_match, sub_exact_match
-from zerosearch_env.loading import load_function
+from zerosearch_env.loading import code_identity, load_function
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document
 
@@ -56,6 +57,13 @@ class LabelConfig:
     fresh: bool = False
     """Delete the output of an earlier run first."""
 
+    def __post_init__(self) -> None:
+        if (self.by == "judge") != (self.judge is not None):
+            raise ConfigError(
+                "--judge belongs to --by judge, and --by judge needs it (contains-answer, or module:callable)"
+            )
+        check_whole_number("concurrency", self.concurrency)
+
 
 def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
     """Label the trajectories of some files; continues where an earlier run with the same options stopped.
@@ -68,17 +76,10 @@ def run_label(config: LabelConfig, *, command: str = "") -> dict[str, int]:
         DataError: a row is bad.
         AgentError: the judge raised or did not return a bool; everything labelled before is on disk.
     """
-    if (config.by == "judge") != (config.judge is not None):
-        raise ConfigError(
-            "--judge belongs to --by judge, and --by judge needs it (contains-answer, or module:callable)"
-        )
-    if config.concurrency < 1:
-        raise ConfigError(f"concurrency: expected at least 1, got {config.concurrency}")
     files = input_files(config.input, config.output)
-    labeller = make_labeller(config)
-    settings = {k: v for k, v in asdict(config).items() if k in ("by", "judge", "right", "on_bad_row")}
-    source = input_record(files)
-    settings["input_sha256"] = source["sha256"]
+    labeller, source = make_labeller(config), input_record(files)
+    settings = {name: getattr(config, name) for name in ("by", "judge", "right", "on_bad_row")}
+    settings |= {"input_sha256": source["sha256"], **code_identity([config.judge])}
     reader, where = RowReader(config.on_bad_row), ", ".join(map(str, config.input))
     trajectories = list(reader.read(read_files(files), TrajectoryReader(), where=where, what="trajectories"))
     session: Counter[str] = Counter()

@@ -118,7 +118,7 @@ def read_pair(row: Row) -> Pair:
     )
 
 
-def read_pairs(path: Path, *, split: Split | None = None, on_bad_row: OnBadRow = "raise") -> list[Pair]:
+def read_pairs(path: Path, *, split: str | None = None, on_bad_row: OnBadRow = "raise") -> list[Pair]:
     """The pairs of an extract file.
 
     Args:

@@ -178,6 +178,7 @@ def test_failures(pairs_file: Path) -> None:
     ("options", "message"),
     [
         ({"levels": ()}, "at least one noise level"),
+        ({"output": Path("report.md")}, "output is the JSON report"),
         ({"levels": (1.5,)}, r"1\.5"),
         ({"searches": 0}, "searches must be a whole number of at least 1"),
         ({"top_k": 0}, "top_k must be a whole number of at least 1"),

@@ -10,7 +10,7 @@ import pytest
 
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
-from zerosearch_agents.simulator.pairs.label import by_judge, by_noise, by_trajectory
+from zerosearch_agents.simulator.pairs.label import LabelConfig, by_judge, by_noise, by_trajectory
 from zerosearch_agents.simulator.pairs.records import Search, Trajectory, TrajectoryReader
 from zerosearch_env.datasets.files.rows import NumberedRow, RowReader, read_files
 from zerosearch_env.engines import ConstantEngine
@@ -105,17 +105,21 @@ def test_a_judge_of_ones_own(released: Path, concurrency: str) -> None:
     assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful", "noisy"]] * 2
 
 
-def test_a_judge_that_fails_costs_only_what_it_failed(released: Path) -> None:
+def test_a_judge_that_fails_costs_only_what_it_failed(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("judges.py").write_text(
-        "calls = []\ndef judge(question, query, documents):\n    calls.append(query)\n"
+        "import os\ncalls = []\ndef judge(question, query, documents):\n    calls.append(query)\n"
+        "    if 'SURE' in os.environ:\n        return False\n"
         "    return 'perhaps' if len(calls) == 3 else True\n"
     )
     with pytest.raises(AgentError, match=r"trajectory 'b'.*expected True or False, got str: 'perhaps'"):
         run(released, "--by", "judge", "--judge", "judges.py:judge")
     assert len(Path("out.jsonl").read_text().splitlines()) == 1
-    Path("judges.py").write_text("def judge(question, query, documents):\n    return False\n")
+    monkeypatch.setenv("SURE", "1")
     rows = run(released, "--by", "judge", "--judge", "judges.py:judge")
     assert [[s["label"] for s in row["searches"]] for row in rows] == [["useful"] * 2, ["noisy"] * 2]
+    Path("judges.py").write_text("def judge(question, query, documents):\n    return False\n")
+    with pytest.raises(ConfigError, match=r"other settings \(the code in judges\.py: .*--fresh"):
+        run(released, "--by", "judge", "--judge", "judges.py:judge")
 
 
 def test_transcripts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +200,9 @@ def test_several_files_and_folders_of_shards(released: Path) -> None:
 
 def test_options_that_do_not_go_together(released: Path) -> None:
     with pytest.raises(ConfigError, match="--by judge needs it"):
-        run(released, "--by", "judge")
+        LabelConfig((released,), by="judge")
+    with pytest.raises(ConfigError, match="concurrency must be a whole number of at least 1"):
+        LabelConfig((released,), concurrency=0)
     with pytest.raises(ConfigError, match=r"there is no file .nobody\.py"):
         run(released, "--by", "judge", "--judge", "nobody.py:judge")
     with pytest.raises(ConfigError, match="input and output"):

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ Row = Mapping[Any, Any]
 OnBadRow = Literal["raise", "skip"]
 Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
+_HEADINGS = {"id", "question", "answer", "answers", "title", "text"}
+"""Names of columns that no cell of a table without a header is."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _CONTAINERS = ("data", "questions", "examples")
 """Keys, in any case, under which a JSON file that is one object holds its rows."""
 
@@ -138,8 +142,9 @@ def read_files(files: Iterable[Path], *, header: bool = True) -> Iterator[Number
         DataError: as in `read_rows`.
         MissingExtraError: as in `read_rows`.
     """
-    before, number = 0, 0
+    before = 0
     for file in files:
+        number = 0
         for number, content in read_rows(file, header=header):
             yield NumberedRow(f"{file}, row {number}", before + number, content)
         before += number
@@ -276,18 +281,46 @@ def _table(path: Path, file: BinaryIO, delimiter: str | None, header: bool) -> I
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         head = lines.readline()
         lines.seek(0)
-        form: Any = {"delimiter": delimiter or max(",;\t", key=head.count), "strict": True}
-        rows = csv.reader(lines, **form)
+        separator = delimiter or max(",;\t", key=head.count)
+
+        def read() -> Any:
+            return csv.reader(_requoted(lines) if separator == "\t" else lines, delimiter=separator, strict=True)
+
+        rows = read()
         try:
             columns: Sequence[str | int] = [name.strip() for name in next(rows, [])]
         except csv.Error as cause:
             raise DataError(f"{path}: its first line cannot be read: {cause}") from cause
+        names = {str(name).lower() for name in columns}
         # A header of numbers is what pandas writes for columns without names.
-        if not header and not all(name == "" or str(name).isdecimal() for name in columns):
+        if not header and not all(name == "" or name.isdecimal() for name in names):
+            if not names.isdisjoint(_HEADINGS):
+                raise DataError(f"{path} has a header: give the names of its columns ({', '.join(names)}), not numbers")
             columns = range(len(columns))
             lines.seek(0)
-            rows = csv.reader(lines, **form)
+            rows = read()
         yield from _cells(rows, columns)
+
+
+def _requoted(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a TSV file; cells such as `"A" and B`, from a writer that quotes nothing, are quoted as in CSV."""
+    is_open = False  # a quoted cell goes on in the next line
+    for line in lines:
+        if '"' in line:
+            cells, is_odd = line.rstrip("\r\n").split("\t"), line.count('"') % 2 == 1
+            if is_open:
+                is_open = not is_odd
+            elif is_odd and any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
+                is_open = True
+            else:
+                line = "\t".join(map(_quoted, cells)) + "\n"
+        yield line
+
+
+def _quoted(cell: str) -> str:
+    if not cell.startswith('"') or cell.count('"') % 2 or _QUOTED.fullmatch(cell):
+        return cell
+    return '"' + cell.replace('"', '""') + '"'
 
 
 def _cells(rows: Any, columns: Sequence[str | int]) -> Iterator[tuple[int, Row | RowError]]:
