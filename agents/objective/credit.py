@@ -115,7 +115,7 @@ def _penalties(algorithm: AlgorithmConfig, sample: Sample) -> NDArray[np.float64
 
 
 def credit_metrics(algorithm: AlgorithmConfig, groups: Sequence[Sequence[Sample]]) -> dict[str, float]:
-    """The metrics of a step computed from its advantages (formulas: `metrics.GLOSSARY`)."""
+    """The metrics of a step computed from its advantages (formulas: `docs/metrics.md`)."""
     flat = [sample for group in groups for sample in group]
     metrics: dict[str, float] = {}
     if algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0:

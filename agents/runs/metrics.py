@@ -1,4 +1,7 @@
-"""The metrics of a step: their formulas, their computation, and `metrics.jsonl`."""
+"""The metrics of a step computed from its episodes, and `metrics.jsonl`.
+
+`docs/metrics.md` defines every metric with its formula; a metric that is undefined at a step is left out.
+"""
 
 from __future__ import annotations
 
@@ -18,74 +21,6 @@ if TYPE_CHECKING:
     from ..rollouts.rollout import Rollout  # imports torch, which readers of `metrics.jsonl` do not need
 
 _log = logging.getLogger(__name__)
-
-GLOSSARY: dict[str, str] = {
-    "step": "Steps finished, including this one.",
-    "reward": "Mean reward over episodes.",
-    "reward_std": "Standard deviation of the reward over episodes.",
-    "group_reward_std": "Mean over groups of the standard deviation of the reward within the group.",
-    "em": "Mean exact match over episodes.",
-    "f1": "Mean token F1 over episodes.",
-    "subem": "Mean sub-string exact match over episodes.",
-    "em_unicode": "Mean exact match for any script over episodes.",
-    "f1_unicode": "Mean F1 for any script over episodes.",
-    "searches": "Searches per episode: sum of searches / episodes.",
-    "turns": "Turns per episode, including the answering one.",
-    "invalid_rate": "Turns without a valid action / turns.",
-    "answered": "Episodes that ended with an answer / episodes.",
-    "out_of_turns": "Episodes that ended after their last turn without an answer / episodes.",
-    "context_limit": "Episodes that exceeded the token budget / episodes.",
-    "engine_failures": "Episodes that ended because the search engine failed; excluded from all means and from the "
-    "loss.",
-    "noise_level": "Probability of a noisy search at this step.",
-    "noisy": "Noisy searches / searches.",
-    "answer_in_documents": "Searches that returned a document with a gold answer / searches.",
-    "search_again": "Noisy searches followed by another search in the episode / noisy searches.",
-    "staleness": "Age of the weights that sampled a turn, in steps with an update: mean over the sampled turns of "
-    "trained rollouts; with max_staleness.",
-    "staleness_max": "Maximum over the same turns; with max_staleness.",
-    "groups_without_signal": "Groups in which all rewards are equal / groups.",
-    "sampling_rounds": "Additional sampling rounds of the step; with dynamic_sampling_rounds.",
-    "kept_groups": "Number of groups used for training, out of all groups played; with dynamic_sampling_rounds.",
-    "episode_tokens": "Tokens per episode: prompt, sampled and environment tokens.",
-    "sampled_tokens": "Tokens per episode that the policy sampled.",
-    "turn_tokens": "Tokens that the policy sampled / turns.",
-    "loss": "Mean over updates of: policy loss + kl_coefficient * KL - entropy_coefficient * entropy + value loss, "
-    "each term only if configured.",
-    "policy_loss": "Mean over updates of the clipped policy-gradient loss.",
-    "clip_fraction": "Trained tokens that the clip affects (clip: their gradient is zero; cispo: their weight is "
-    "reduced) / trained tokens.",
-    "entropy": "Mean entropy, in nats, of the distributions from which trained tokens were sampled.",
-    "mismatch_kl": "Mean of exp(d) - d - 1, d = log p (learner, before any update) - log p (sampler): over all trained "
-    "tokens with recompute_logprobs, otherwise over those of the first update.",
-    "update_kl": "Mean of exp(d) - d - 1, d = log p (learner, at the step's last update) - log p (sampler).",
-    "importance_weight": "Mean over trained tokens of min(exp(d), importance_cap), d summed over the rollout if "
-    "importance_sampling is sequence; with recompute_logprobs.",
-    "kl": "Mean over trained tokens of the KL estimate to the reference policy; with kl_coefficient > 0.",
-    "kl_k1": "Mean over trained tokens of log p - log p (reference); with kl_coefficient > 0.",
-    "kl_penalty": "Mean over trained rollouts of kl_coefficient * sum of the KL estimates, subtracted from the reward; "
-    "with kl_in reward.",
-    "value": "Mean over trained tokens of the critic's value before any update; with a critic.",
-    "explained_variance": "1 - variance of (return - value) / variance of the return, over trained tokens; "
-    "with a critic.",
-    "value_loss": "Mean over updates of the critic's loss; with a critic.",
-    "value_clip_fraction": "Trained tokens with a clipped value / trained tokens; with a critic.",
-    "critic_gradient_norm": "Mean over updates of the L2 norm of the gradient of the critic's own parameters.",
-    "gradient_norm": "Mean over updates of the gradient's L2 norm before clipping.",
-    "updates": "Optimizer updates made.",
-    "skipped_updates": "Updates skipped because the gradient was not finite.",
-    "trained_rollouts": "Rollouts used in the loss, summed over updates: those with a gradient from advantages, KL, "
-    "entropy or value loss.",
-    "learning_rate": "Learning rate of the step.",
-    "alarms": "Bounds of `[alarms]` that have been violated for `patience` steps; unless alarms.action is off.",
-    "rollbacks": "Rollbacks of the run so far; if there have been any.",
-    "tokens_per_second": "Tokens of all episodes / seconds of the step.",
-    "rollout_seconds": "Wall time of sampling and searching.",
-    "update_seconds": "Wall time of the updates.",
-    "seconds": "Wall time of the step.",
-}
-"""Every metric with its formula, as in `docs/metrics.md`. A metric that is undefined at a step is left out."""
-
 
 _SCORES = ("em", "f1", "subem", "em_unicode", "f1_unicode")
 _ENDS = {"answered": "answer", "out_of_turns": "max_turns", "context_limit": "context_limit"}

@@ -74,7 +74,7 @@ class StepReport:
     steps: int
     """Steps of the whole run."""
     metrics: dict[str, float]
-    """The step's metrics (`metrics.GLOSSARY`)."""
+    """The step's metrics (`docs/metrics.md`)."""
     seconds: float
     """Wall time of the run so far, resumed parts included, in seconds."""
     alarms: tuple[str, ...] = ()

@@ -267,7 +267,7 @@ def _has_other_losses(learner: Learner) -> bool:
 
 
 def update_metrics(learner: Learner, stats: Sequence[UpdateStats], rate: float) -> dict[str, float]:
-    """The metrics of a step computed from its updates (formulas: `metrics.GLOSSARY`)."""
+    """The metrics of a step computed from its updates (formulas: `docs/metrics.md`)."""
     algorithm = learner.config.algorithm
     metrics = {
         "learning_rate": rate,

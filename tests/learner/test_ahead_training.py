@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from metrics_page import DOCUMENTED
 
 from zerosearch_agents.config.alarms import BOUNDS, AlarmConfig
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, OutputConfig, RolloutConfig, ScaleConfig
 from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import load_latest, weights_hash
-from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics, staleness_metrics
+from zerosearch_agents.runs.metrics import read_metrics, staleness_metrics
 from zerosearch_agents.runs.rollbacks import read_rollbacks
 from zerosearch_agents.training import run_files
 from zerosearch_agents.training.trainer import build_learner, train, train_step
@@ -126,7 +127,7 @@ def test_turns_are_as_old_as_the_distance_to_the_last_checkpoint_allows(whole):
         assert min(of_step) >= 0
     assert sum(max(of_step) > 0 for of_step in found) >= 3
     rows = learning(config.output)
-    assert set(rows[1]) <= set(GLOSSARY)
+    assert set(rows[1]) <= set(DOCUMENTED)
     assert [row["staleness_max"] for row in rows[::EVERY]] == [0, 0, 0]
     assert max(row["staleness"] for row in rows) > 0
     # what is older was sampled by other weights: the learner's log-probabilities are not the sampler's any more

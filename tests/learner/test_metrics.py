@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from metrics_page import DOCUMENTED
 from test_batch import SCORES, make_rollout
 
-from zerosearch_agents.runs.metrics import GLOSSARY, MetricsLog, read_metrics, rollout_metrics
+from zerosearch_agents.runs.metrics import MetricsLog, read_metrics, rollout_metrics
 from zerosearch_env.types import StopReason
 
 
@@ -36,7 +36,7 @@ def test_metrics_of_rollouts_by_hand():
         "sampled_tokens": base.sampled_tokens,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
-    assert set(metrics) <= set(GLOSSARY)
+    assert set(metrics) <= set(DOCUMENTED)
     assert rollout_metrics([[failed]]) == {"engine_failures": 1}
 
 
@@ -82,9 +82,3 @@ def test_a_log_that_was_cut_goes_on_with_a_new_line(tmp_path):
     log.write(3, {})
     log.close()
     assert read_metrics(path) == [{"step": 1}, {"step": 3}]
-
-
-def test_the_glossary_in_the_documentation_is_this_one():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
-    for name, formula in GLOSSARY.items():
-        assert f"| `{name}` | {formula} |" in page

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from killed_runs import KILLS, train_until_killed
+from metrics_page import DOCUMENTED
 from two_processes import FORKS
 
 from zerosearch_agents.config.train import (
@@ -27,7 +28,7 @@ from zerosearch_agents.objective.credit import assign_credit, make_samples
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.processes.workers import Workers, start_workers
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_latest, weights_hash
-from zerosearch_agents.runs.metrics import GLOSSARY, read_metrics
+from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import update as learner_module
 from zerosearch_agents.training.optimizer import learning_rate
 from zerosearch_agents.training.run_files import learner_weights
@@ -68,7 +69,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert read_config(output / "config.toml") == config
     metrics = read_metrics(output / "metrics.jsonl")
     assert [record["step"] for record in metrics] == [1, 2, 3]
-    assert set().union(*metrics) <= set(GLOSSARY)
+    assert set().union(*metrics) <= set(DOCUMENTED)
     assert [path.name for path in checkpoint_paths(output / "checkpoints")] == ["step-000002", "step-000003"]
     records = list(read_transcripts(output / "transcripts.jsonl"))
     assert [record["extra"]["step"] for record in records] == [1, 1, 1, 2, 2, 2]
