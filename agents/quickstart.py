@@ -22,8 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from zerosearch_env.command_line import read_options
 from zerosearch_env.engines import CorpusEngine, SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import check_level
@@ -141,7 +140,7 @@ class Bench:
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and run; returns 0, or 130 if training was interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    config = tyro.cli(QuickstartConfig, args=argv, prog="zerosearch quickstart", description=__doc__)
+    config = read_options(QuickstartConfig, argv, "zerosearch quickstart", description=__doc__)
     return run_quickstart(config, command=redact(shlex.join(["zerosearch", "quickstart", *argv])))
 
 

@@ -53,7 +53,8 @@ def load_attribute(spec: str, what: str) -> Any:
     for name in path.split("."):
         if not hasattr(target, name):
             candidates = [n for n in vars(target) if not n.startswith("_") and callable(getattr(target, n))]
-            raise ConfigError(f"{where}: {location!r} has no {name!r}.{suggestion(name, candidates)}")
+            offered = f" It has {', '.join(candidates[:10])}." if candidates else " It defines nothing to call."
+            raise ConfigError(f"{where}: {location!r} has no {name!r}.{suggestion(name, candidates) or offered}")
         target = getattr(target, name)
     return target
 

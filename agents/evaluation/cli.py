@@ -23,7 +23,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from zerosearch_env.command_line import read_options
 from zerosearch_env.engines import SearchEngine, engine_name, make_engine
+from zerosearch_env.engines.base import check_corpus
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 3 if a cell is incomplete.
     """
     argv = sys.argv[1:] if argv is None else argv
-    config = tyro.cli(EvalConfig, args=argv, prog="zerosearch eval", description=__doc__)
+    config = read_options(EvalConfig, argv, "zerosearch eval", description=__doc__)
     cells = run_evaluation(config, command=redact(shlex.join(["zerosearch", "eval", *argv])))
     return 0 if all(cell.complete for cell in cells) else INCOMPLETE
 
@@ -106,6 +108,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
 
     if not config.agent:
         raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
+    if not config.noise:
+        raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
     levels = tuple(check_level(level) for level in config.noise)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     rules = make_rules(
@@ -120,6 +124,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         for name, spec in specs.items():
             engines[name] = make_engine(spec, dataset=dataset)
             stack.callback(engines[name].close)
+            check_corpus(engines[name], [item.question for item in items], config.top_k, noise=max(levels) > 0)
         stack.enter_context(locked(config.output))
         if config.fresh:
             forget(config.output)
@@ -136,8 +141,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             console.print(store.replaced)
         display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
         console.print(
-            f"{len(items)} questions of {dataset.name}/{dataset.split}, {len(players)} agents, "
-            f"{len(levels)} noise levels, {len(engines)} engines"
+            f"{_count(len(items), 'question')} of {dataset.name}/{dataset.split}, {_count(len(players), 'agent')}, "
+            f"{_count(len(levels), 'noise level')}, {_count(len(engines), 'engine')}"
         )
         cells: list[Cell] = []
         try:
@@ -165,6 +170,10 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     console.print(f"transcripts: {config.output / 'transcripts'}")
     print_failures(cells, console)
     return tuple(cells)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:

@@ -65,23 +65,24 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     for agent in dict.fromkeys(cell.agent for cell in cells):
         found = [evaluation.find(agent, level, engine) for level in levels]
         mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
-        rows.append(([agent + mark], [None if cell is None else cell.summary(group).em for cell in found]))
+        rows.append((agent + mark, [None if cell is None else cell.summary(group).em for cell in found]))
     counts = {cell.summary(group).em.n for cell in cells}
     low, high = min(counts, default=0), max(counts, default=0)
     questions = f"{high} questions" if low == high else f"{low} to {high} questions"
     title = f"EM in %, {group or 'all'} questions{_which(evaluation, engine)} (95 % interval; {questions})"
-    return _level_table(title, ["agent"], rows, levels, width)
+    return _level_table(title, rows, levels, width)
 
 
 def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
     """EM of every agent at every noise level, for each data set."""
     rows: _Rows = []
     for name in evaluation.data_sources:
+        rows.append((name, []))
         for agent in evaluation.agents:
             found = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
-            rows.append(([name, agent], [None if c is None else c.summary(data_source=name).em for c in found]))
+            rows.append((f"  {agent}", [None if c is None else c.summary(data_source=name).em for c in found]))
     title = f"EM in %, by data source{_which(evaluation, engine)} (95 % interval)"
-    return _level_table(title, ["data source", "agent"], rows, evaluation.noise_levels, width)
+    return _level_table(title, rows, evaluation.noise_levels, width)
 
 
 def _differences(evaluation: Evaluation, engine: str, width: int) -> Group:
@@ -89,29 +90,31 @@ def _differences(evaluation: Evaluation, engine: str, width: int) -> Group:
     first, *others = evaluation.agents
     levels = evaluation.noise_levels
     rows: _Rows = [
-        ([other], [evaluation.difference(first, other, level, engine=engine) for level in levels]) for other in others
+        (other, [evaluation.difference(first, other, level, engine=engine) for level in levels]) for other in others
     ]
-    title = f"EM of {first} minus EM of ..., in points, paired, {engine}"
-    return _level_table(title, ["agent"], rows, levels, width, sign="+")
+    title = f"EM of {first} minus EM of ..., in points, paired{_which(evaluation, engine)}"
+    return _level_table(title, rows, levels, width, sign="+")
 
 
-_Rows = list[tuple[list[str], list[Interval | None]]]
-"""Labels of a row, and its figure at each noise level, if there is one."""
+_Rows = list[tuple[str, list[Interval | None]]]
+"""Label of a row, and its figure at each noise level, if there is one. A row without figures is a heading."""
 
 
-def _level_table(
-    title: str, names: list[str], rows: _Rows, levels: Sequence[float], width: int, *, sign: str = ""
-) -> Group:
-    """A table with columns of labels, then one column per noise level; figures that do not fit take two lines."""
-    labels = max((len(" ".join(labels).partition("\n")[0]) for labels, _ in rows), default=0)
+def _level_table(title: str, rows: _Rows, levels: Sequence[float], width: int, *, sign: str = "") -> Group:
+    """A table with a column of labels, then one column per noise level; figures that do not fit take two lines."""
+    labels = max((len(label.partition("\n")[0]) for label, _ in rows), default=0)
     narrow = labels + 3 + len(levels) * (len("+10.0 [+10.0, +10.0]") + 2) > width
     table = Table(box=box.SIMPLE_HEAD)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table.add_column("agent", overflow="fold")
     for level in levels:
         table.add_column(f"noise {level:g}", justify="right", no_wrap=True)
-    for row, intervals in rows:
-        table.add_row(*row, *("" if i is None else percent(i, narrow=narrow, sign=sign) for i in intervals))
+    for label, intervals in rows:
+        if not intervals:
+            table.add_section()
+        table.add_row(
+            Text(label, style="" if intervals else "bold"),
+            *("" if i is None else percent(i, narrow=narrow, sign=sign) for i in intervals),
+        )
     return _titled(title, table)
 
 
@@ -126,15 +129,13 @@ def _which(evaluation: Evaluation, engine: str) -> str:
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
-    """One line per cell: scores, searches, invalid turns, realised noise, answers, failed episodes.
+    """One line per cell, under its agent: scores, searches, invalid turns, realised noise, answers, failed episodes.
 
     The scores for any script have columns where they differ from SQuAD's; results.json always has them.
     """
     cells, rows = evaluation.cells, [cell.summary() for cell in evaluation.cells]
     columns = {
-        "agent": [cell.agent for cell in cells],
-        "engine": [cell.engine for cell in cells],
-        "noise": [f"{cell.noise_level:g}" for cell in cells],
+        "agent": [f"  noise {cell.noise_level:g}" for cell in cells],
         "F1": [share(row.f1.mean) for row in rows],
         "subEM": [share(row.subem.mean) for row in rows],
         "EM*": [share(row.em_unicode.mean) for row in rows],
@@ -149,8 +150,6 @@ def _behaviour(evaluation: Evaluation) -> Group:
         "failed": [str(row.engine_failures + row.agent_failures) for row in rows],
     }
     shown = "F1, subEM, EM* and F1* (em_unicode, f1_unicode)"
-    if len(evaluation.engines) == 1:
-        del columns["engine"]
     if all((row.em_unicode, row.f1_unicode) == (row.em, row.f1) for row in rows):
         del columns["EM*"], columns["F1*"]
         shown = "F1, subEM"
@@ -158,9 +157,15 @@ def _behaviour(evaluation: Evaluation) -> Group:
         del columns["failed"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        label = name in ("agent", "engine")
+        label = name == "agent"
         table.add_column(name, justify="left" if label else "right", overflow="fold", no_wrap=not label)
-    for line in zip(*columns.values(), strict=True):
+    shown_heading = None
+    for cell, line in zip(cells, zip(*columns.values(), strict=True), strict=True):
+        heading = f"{cell.agent}{_which(evaluation, cell.engine)}"
+        if heading != shown_heading:
+            table.add_section()
+            table.add_row(Text(heading, style="bold"))
+            shown_heading = heading
         table.add_row(*line)
     return _titled(f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %", table)
 

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import ConfigError
 
 from ..config.train import TrainConfig, load_preset, preset_names
@@ -57,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         The exit status, 0.
     """
     names = f"Presets: {', '.join(preset_names())}. Models: {', '.join(MODELS)}."
-    command = tyro.cli(
+    command = read_options(
         PlanCommand,
-        prog="zerosearch plan",
-        args=sys.argv[1:] if argv is None else argv,
+        argv,
+        "zerosearch plan",
         description=f"{PlanCommand.__doc__}\n\n{names}",
     )
     config = load_preset(command.preset)

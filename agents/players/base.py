@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.base import SearchEngine
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 
@@ -54,3 +57,16 @@ class PolicyOptions:
     """Device of the model: "cpu" or "cuda"."""
     dtype: str = "float32"
     """Data type of the weights: "float32", "bfloat16" or "float16"."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        check_number("temperature", self.temperature, least=0)
+        check_whole_number("slots", self.slots)
+        if self.turn_tokens is not None:
+            check_whole_number("turn_tokens", self.turn_tokens)
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device: expected 'cpu' or 'cuda', got {self.device!r}")

@@ -27,7 +27,7 @@ def player_identity(player: Player, tag: str = "") -> dict[str, str]:
     parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
     if isinstance(player, PolicyPlayer):
         options = player.options
-        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="")))
+        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu")))
         parts["files"] = folder_hash(Path(options.path))
     return {f"the {part} of the agent {player.name}": value for part, value in parts.items()}
 

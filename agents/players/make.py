@@ -69,9 +69,11 @@ def make_player(
         return CallablePlayer(spec, name=name, options=third_party)
     if spec in BASELINES:
         raise ConfigError(f"agent {spec!r}: no such directory. Did you mean 'baseline:{spec}'?")
+    if spec.endswith(".py"):
+        raise ConfigError(f"agent {spec!r} is a file: name its function or class too, for example {spec}:agent")
     raise ConfigError(
         f"agent {spec!r} is not a directory{_near_directory(spec)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), a third-party module:callable, or one of: "
+        f"runs/quickstart/policy), your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 

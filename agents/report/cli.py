@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import DataError
 
 from .page import read_report, write_report
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: the folder is missing or holds nothing to show, or matplotlib is missing.
     """
-    config = tyro.cli(ReportConfig, args=argv, prog="zerosearch report")
+    config = read_options(ReportConfig, argv, "zerosearch report")
     charts = read_report(config.folder).charts()
     if not charts:
         raise DataError(f"{config.folder} holds neither metrics.jsonl nor results.json: there is nothing to report")

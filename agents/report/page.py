@@ -73,8 +73,9 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     results = next((path for path in (folder / EVALUATION_FOLDER, folder) if (path / RESULTS_FILE).exists()), None)
     evaluation = Evaluation() if results is None else load_evaluation(results)
     config, notes = folder / "config.toml", folder / NOTES_FILE
+    heading = f"{'Evaluation' if results == folder else 'Run'} {folder.resolve().name}"
     return Report(
-        notes=Notes(**json.loads(notes.read_text("utf-8"))) if notes.exists() else Notes(f"Run {folder.name}"),
+        notes=Notes(**json.loads(notes.read_text("utf-8"))) if notes.exists() else Notes(heading),
         evaluation=evaluation,
         metrics=_read_metrics(folder / "metrics.jsonl"),
         rollbacks=_read_rollbacks(folder),

@@ -68,6 +68,8 @@ class Robustness:
         self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
         self.compared = {"after", "rag"} <= {role.key for role in self.roles}
         """Whether `gap` has figures."""
+        self.ceiling = any(_hops(group) is not None for group in self.groups)
+        """Whether the charts of exact match show the line of a perfect reader."""
         labels = {role.agent: role.label for role in roles}
         self.incomplete = [(labels[cell.agent], cell) for cell in evaluation.cells if not cell.complete]
         self.other_engines = [(labels[cell.agent], cell) for cell in evaluation.cells if cell.engine != self.engine]
@@ -92,7 +94,7 @@ class Robustness:
         em_charts, search_charts = [], []
         for group in self.groups:
             lines = [self._line(role, group, lambda summary: summary.em) for role in self.roles]
-            lines = [_ceiling(group), *sorted(lines, key=lambda line: line.key == "after")]
+            lines = [*_ceiling(group), *sorted(lines, key=lambda line: line.key == "after")]
             em_charts.append(Chart(of_group("Exact match", group), "% of questions", lines, noise, share_axis("%")))
             lines = [self._line(role, group, lambda summary: summary.searches) for role in self.roles if role.searches]
             highs = [point.high for line in lines for point in line.points] or [1.0]
@@ -109,11 +111,17 @@ class Robustness:
         return Series(role.label, role.key, points, dashed=role.dashed, markers=role.key != "oracle")
 
 
-def _ceiling(group: str | None) -> Series:
+def _hops(group: str | None) -> int | None:
     digits = (group or "").removesuffix("-hop")
-    hops = int(digits) if digits.isdigit() else 1
+    return int(digits) if digits.isdigit() else None
+
+
+def _ceiling(group: str | None) -> list[Series]:
+    """The line of a perfect reader that searches once per hop, if the number of hops is known."""
+    if (hops := _hops(group)) is None:
+        return []
     points = [Point(i / 40, (1 - i / 40) ** hops) for i in range(41)]
-    return Series("perfect reading, no search repeated", "ceiling", points, dashed=True, markers=False)
+    return [Series("perfect reading, no search repeated", "ceiling", points, dashed=True, markers=False)]
 
 
 def of_group(what: str, group: str | None) -> str:

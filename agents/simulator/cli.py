@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
+from zerosearch_env.command_line import read_options
 from zerosearch_env.commands.dispatch import run_command
 from zerosearch_env.errors import AgentError
 
@@ -53,7 +52,7 @@ class Stage:
         def run(argv: list[str]) -> int:
             words = ["zerosearch", "simulator", name]
             description = sys.modules[self.run.__module__].__doc__
-            options: Any = tyro.cli(self.options, args=argv, prog=" ".join(words), description=description)
+            options: Any = read_options(self.options, argv, " ".join(words), description=description)
             counts = self.run(options, command=shlex.join([*words, *argv]))
             if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
                 _print(name, counts)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerosearch_env.checks import check_number
+from zerosearch_env.command_line import read_options
 from zerosearch_env.datasets.world.make import WorldConfig, make_questions
 from zerosearch_env.datasets.world.text import BY_NAME
 from zerosearch_env.engines.corpus.engine import CorpusEngine
@@ -298,7 +299,5 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status, 0. Errors and Ctrl-C are handled by the caller (`zerosearch_env.cli`).
     """
-    import tyro
-
-    pretrain(tyro.cli(PretrainConfig, args=argv, prog="zerosearch pretrain", description=_HELP))
+    pretrain(read_options(PretrainConfig, argv, "zerosearch pretrain", description=_HELP))
     return 0

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import ConfigError
 
 from ..config.algorithms import ALGORITHMS
@@ -68,10 +69,10 @@ def parse_command(argv: Sequence[str]) -> TrainCommand:
     if start.algorithm is not None:
         config = with_algorithm(config, start.algorithm)
     names = f"Presets: {', '.join(preset_names())}. Algorithms: {', '.join(ALGORITHMS)}."
-    return tyro.cli(
+    return read_options(
         TrainCommand,
-        prog="zerosearch train",
-        args=list(argv),
+        argv,
+        "zerosearch train",
         default=TrainCommand(config=config),
         description=f"{TrainCommand.__doc__}\n\n{names}",
     )

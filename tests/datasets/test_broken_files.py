@@ -131,12 +131,15 @@ def test_broken_containers(tmp_path: Path, name: str, content: bytes, message: s
         load_dataset(path)
 
 
-def test_missing_files_suggest_what_is_there(tmp_path: Path) -> None:
+def test_missing_files_suggest_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "questions.jsonl").write_bytes(GOOD)
     with pytest.raises(DataError, match=r"question\.jsonl does not exist. Did you mean 'questions.jsonl'"):
         load_dataset(tmp_path / "question.jsonl")
     with pytest.raises(DataError, match=r"zzz\.parquet does not exist\.$"):
         load_dataset(tmp_path / "zzz.parquet")
+    monkeypatch.chdir(tmp_path)  # the hub is not asked for a name that resembles a file
+    with pytest.raises(DataError, match=r"^questions\.jsnol does not exist\. Did you mean 'questions\.jsonl'\?$"):
+        load_dataset("questions.jsnol")
     with pytest.raises(DataError, match="there is no folder"):
         load_dataset(tmp_path / "nowhere" / "q.jsonl")
     with pytest.raises(DataError, match=r"no file for the split 'test'.*it has: questions.jsonl"):

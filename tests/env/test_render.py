@@ -204,10 +204,28 @@ def test_view_keeps_the_last_ones(tmp_path: Path, capsys: pytest.CaptureFixture[
     source, output = tmp_path / "t.jsonl", tmp_path / "page.html"
     write(source, 5)
     assert view.main([str(source), "--output", str(output), "--limit", "2"]) == 0
-    assert "the last ones; the file has 5" in capsys.readouterr().out
+    assert "wrote 2 transcripts (the last ones of 5, see --limit)" in capsys.readouterr().out
     page = output.read_text("utf-8")
     assert "number 4" in page
     assert "number 2" not in page
+
+
+def test_view_of_a_folder_shows_the_last_ones_of_each_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "transcripts").mkdir()
+    write(tmp_path / "transcripts" / "a.jsonl", 3)
+    write(tmp_path / "transcripts" / "b.jsonl", 4)
+    write(tmp_path / "metrics.jsonl", 1)
+    output = tmp_path / "page.html"
+    assert view.main([str(tmp_path), "--output", str(output), "--limit", "4"]) == 0
+    assert "wrote 4 transcripts (the last ones of 7, see --limit)" in capsys.readouterr().out
+    page = output.read_text("utf-8")
+    assert f"<h1>{tmp_path.name}</h1>" in page
+    assert [page.count(f"<span>step {i}</span>") for i in range(4)] == [0, 1, 2, 1]
+    with pytest.raises(ConfigError, match="limit"):
+        view.write_page(tmp_path, output, limit=1)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match=r"other holds no transcripts; expected one of transcripts\.jsonl"):
+        view.write_page(tmp_path / "other", output)
 
 
 def test_view_names_what_is_wrong(tmp_path: Path) -> None:

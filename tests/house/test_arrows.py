@@ -23,7 +23,7 @@ ALLOWED = {
 # A module at the root of a package counts as a room.
 ROOMS = {
     "zerosearch_env": [
-        "types errors randomness privacy checks bounded_cache files identity locks progress loading",
+        "types errors randomness privacy checks bounded_cache files identity locks progress loading command_line",
         "protocols",
         "game",
         "datasets",

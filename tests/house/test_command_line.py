@@ -9,11 +9,14 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from zerosearch_env import cli
+from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
@@ -206,3 +209,34 @@ def test_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     cli.main(["--version"])
     assert cli.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert cli.os.environ["TOKENIZERS_PARALLELISM"] == "true"
+
+
+@dataclass(frozen=True)
+class _Shared:
+    shared: int = 1
+    """An option of several commands."""
+
+
+@dataclass(frozen=True)
+class _Options(_Shared):
+    name: str = "n"
+    """The first line of a text whose second line
+    is indented in the source: 'a', "b"
+    (c)."""
+    mode: Literal["one", "two"] = "one"
+    """What the command does."""
+
+
+def test_options_are_read_and_their_help_lists_a_commands_own_ones_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--name", "x", "--shared", "3"]
+    assert read_options(_Options, argv, "zerosearch x") == _Options(shared=3, name="x")
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as ended:
+        read_options(_Options, ["--help"], "zerosearch x", description="What it is for.")
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "What it is for." in shown
+    assert "whose second line is indented in the source: 'a', \"b\" (c). (default: n)" in shown
+    assert shown.index("--name") < shown.index("--mode {one,two}") < shown.index("--shared")

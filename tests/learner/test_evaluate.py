@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -78,16 +79,33 @@ def test_several_data_sets_get_a_table_each_next_to_the_pooled_one(
     assert means == {"bamboogle": (0.0, 2), "nq": (0.5, 6)}
     print_evaluation(result, Console(width=120))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:3] for line in lines if "some" in line][1:3] == [
-        ["bamboogle", "some", "0.0"],
-        ["nq", "some", "50.0"],
-    ]
+    words = [line.split()[:2] for line in lines]
+    start = words.index(["bamboogle"])
+    assert words[start + 1] == ["some", "0.0"]
+    assert words[words.index(["nq"], start) + 1] == ["some", "50.0"]
     page = render_report(Report(Notes("results"), result))
     assert "data source nq" in page
     assert "data source bamboogle" in page
     pooled = evaluate(CallablePlayer(right_on_some, name="some"), questions[:6], engine, RULES, (0.0,))
     assert pooled.data_sources == ()  # one data set: the pooled table says it all
     assert "data source" not in render_report(Report(Notes("results"), pooled))
+
+
+def test_names_are_whole_in_a_terminal_of_80_columns(engine: CorpusEngine) -> None:
+    played = evaluate(RandomPlayer(), QUESTIONS[:2], engine, RULES, (0.0, 0.25, 0.5, 0.75, 1.0)).cells
+    cells = [
+        replace(cell, agent=name, engine=engine_name)
+        for name in ("baseline:random", "my_agent.py:agent")
+        for engine_name in ("corpus:passages.jsonl", "simulated:tiny")
+        for cell in played
+    ]
+    output = io.StringIO()
+    print_evaluation(Evaluation(tuple(cells)), Console(width=80, file=output))
+    lines = output.getvalue().splitlines()
+    behaviour = [line.split() for line in lines[next(i for i, line in enumerate(lines) if "subEM" in line) :]]
+    assert ["my_agent.py:agent,"] in [words[:1] for words in behaviour]
+    assert ["baseline:random,"] in [words[:1] for words in behaviour]
+    assert max(map(len, lines)) <= 80
 
 
 def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: CorpusEngine) -> None:
@@ -388,6 +406,12 @@ def test_the_command_measures_and_says_where_things_are(agent_file: Path, capsys
         (["--agent", "baseline:random", "--protocol", "zerosaerch"], "Did you mean 'zerosearch'"),
         (["--agent", "baseline:random", "--engine", "corpsu"], "Did you mean 'corpus'"),
         (["--agent", "eval_cli_agent:agnet"], "Did you mean 'agent'"),
+        (["--agent", "eval_cli_agent.py:agent", "--noise"], "no noise level given"),
+        (["--agent", "eval_cli_agent.py:agent", "--slots", "0"], "slots must be a whole number of at least 1, got 0"),
+        (["--agent", "eval_cli_agent.py:agent", "--temperature", "-1"], "temperature must be"),
+        (["--agent", "eval_cli_agent.py:agent", "--turn-tokens", "0"], "turn_tokens must be"),
+        (["--agent", "eval_cli_agent.py:agent", "--device", "cdua"], "expected 'cpu' or 'cuda', got 'cdua'"),
+        (["--agent", "eval_cli_agent.py:agent", "--top-k", "300"], "needs at least 600 (300 useful ones"),
     ],
 )
 def test_mistakes_end_in_one_line(

@@ -170,6 +170,8 @@ def test_module_callable_is_found(module: str, spec: str, engine: CorpusEngine) 
         ("my_own_agent:anwser", "has no 'anwser'. Did you mean 'answer'"),
         ("my_own_agent.py:anwser", "has no 'anwser'. Did you mean 'answer'"),
         ("my_own_agnt.py:answer", "no file 'my_own_agnt.py'. Did you mean 'my_own_agent.py'"),
+        ("my_own_agent:zzz", "has no 'zzz'. It has "),
+        ("my_own_agent.py", "is a file: name its function or class too, for example my_own_agent.py:agent"),
         ("my_own_agent:VALUE", "expected a callable, got int"),
         ("my_own_agent:", "expected module:name or file.py:name"),
         ("broken_agent:answer", "importing it failed: No module named 'no_such_library'"),

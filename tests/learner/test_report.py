@@ -29,9 +29,10 @@ from zerosearch_agents.report.page import Notes, Report, load_page_templates, re
 from zerosearch_agents.report.robustness import ROLES, roles_of
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
-from zerosearch_env.engines import make_engine
+from zerosearch_env.engines import FailingEngine, make_engine
 from zerosearch_env.errors import ConfigError, DataError, MissingExtraError
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.types import Question
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
 
@@ -140,6 +141,16 @@ def test_a_run_with_nothing_but_metrics_has_a_report(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert check(page).tags.count("figure") == 1
     assert f"Run {tmp_path.name}" in page
+
+
+def test_an_evaluation_without_hops_has_no_line_of_a_perfect_reader(tmp_path: Path, run: Path) -> None:
+    assert "perfect reading" in write_report(run).read_text("utf-8")
+    store = Store(tmp_path, {"seed": 0})
+    questions = [Question("q", "Who?", ("Ada",), "mine", "test")]
+    evaluate(RandomPlayer(), questions, FailingEngine("closed"), make_rules(), (0.0, 0.5), engine_name="e", store=store)
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "perfect reading" not in page
+    assert f"<h1>Evaluation {tmp_path.name}</h1>" in page
 
 
 def test_an_empty_run_has_a_page(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Commands that consist of commands: their list in the help, and the choice by the first argument.
-
-Options are read with `tyro`: it prints what is wrong or missing, and how to get the help, and exits with status 2.
-"""
+"""Commands that consist of commands: their list in the help, and the choice by the first argument."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..command_line import read_options
 from ..errors import EXTRAS, MissingExtraError, ZeroSearchError, unknown_name
 
 Main = Callable[[list[str]], int]
@@ -78,9 +76,7 @@ class Subcommand:
 
     def load(self, name: str) -> Main:
         """The function that reads the options of the command called `name` and runs it."""
-        import tyro
-
-        return lambda argv: self.run(tyro.cli(self.options, args=argv, prog=f"{self.parent} {name}"))
+        return lambda argv: self.run(read_options(self.options, argv, f"{self.parent} {name}"))
 
 
 def group_help(command: str, kind: str, commands: Mapping[str, AnyCommand]) -> str:

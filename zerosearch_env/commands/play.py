@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from .. import ENV_ID
+from ..command_line import read_options
 from ..datasets.options import ReadingOptions
 from ..envs.single import ZeroSearchEnv
 from ..records.html import clean
@@ -106,9 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: an option is invalid.
     """
-    import tyro
-
-    config = tyro.cli(PlayConfig, args=argv, prog="zerosearch play")
+    config = read_options(PlayConfig, argv, "zerosearch play")
     env = make_env(config)
     base = env.unwrapped
     assert isinstance(base, ZeroSearchEnv)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..checks import check_whole_number
+from ..command_line import read_options
 from ..errors import DataError
 from ..records.html import load_templates
 from ..records.transcripts import noisy_flags, read_transcripts
@@ -19,6 +20,10 @@ from ..types import JsonObject
 
 _SHOWN = ("question", "answers", "turns", "scores", "stop_reason", "extra")
 """Fields of a transcript that the page needs."""
+_PLACES = ("transcripts.jsonl", "transcripts/*.jsonl", "evaluation/transcripts/*.jsonl")
+"""Where commands write transcripts in their output folder."""
+_INTERNAL = ("run",)
+"""Entries of `extra` that say nothing to a reader: the hash of an evaluation's conditions."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,11 @@ class ViewConfig:
     """Turn recorded transcripts into one HTML file with filters. The page needs no network."""
 
     transcripts: Annotated[Path, tyro.conf.Positional]
-    """The JSONL file with the transcripts."""
+    """A JSONL file with transcripts, or the output folder of `zerosearch train`, `quickstart` or `eval`."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("transcripts.html")
     """The HTML file to write."""
     limit: int = 1000
-    """Maximum number of transcripts on the page; the last ones are kept."""
+    """Maximum number of transcripts on the page; the last ones of each file are kept, in equal shares."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: the file cannot be read, or contains no transcript.
     """
-    config = tyro.cli(ViewConfig, args=argv, prog="zerosearch view")
+    config = read_options(ViewConfig, argv, "zerosearch view")
     count, total = write_page(config.transcripts, config.output, limit=config.limit)
-    left = "" if count == total else f" (the last ones; the file has {total}, see --limit)"
+    left = "" if count == total else f" (the last ones of {total}, see --limit)"
     print(f"wrote {count} transcripts{left} to {config.output}")
     return 0
 
@@ -56,34 +61,48 @@ def write_page(transcripts: str | Path, output: str | Path, *, limit: int = 1000
     """Write an HTML page with the transcripts of a file.
 
     Args:
-        transcripts: JSONL file written by `TranscriptWriter`.
+        transcripts: JSONL file written by `TranscriptWriter`, or the output folder of a command that wrote some.
         output: HTML file; missing folders are created.
-        limit: maximum number of transcripts on the page; the last ones are kept.
+        limit: maximum number of transcripts on the page; the last ones of each file are kept, in equal shares.
 
     Returns:
-        Number of transcripts on the page, and number of transcripts in the file.
+        Number of transcripts on the page, and number of transcripts in the files.
 
     Raises:
-        ConfigError: the limit is below 1.
-        DataError: the file cannot be read, or contains no transcript.
+        ConfigError: the limit is below the number of files.
+        DataError: a file cannot be read, or there is no transcript.
     """
-    check_whole_number("limit", limit)
-    records: deque[dict[str, Any]] = deque(maxlen=limit)
+    files = _files(Path(transcripts))
+    check_whole_number("limit", limit, least=len(files))
+    records: list[dict[str, Any]] = []
     total = 0
-    for record in read_transcripts(transcripts):
-        if missing := [name for name in _SHOWN if name not in record]:
-            raise DataError(
-                f"{transcripts} is not a file of transcripts: a record lacks {missing[0]!r}. Expected JSONL such as "
-                "transcripts.jsonl, which `TranscriptRecorder` and `--transcripts` write."
-            )
-        records.append(record)
-        total += 1
+    for file in files:
+        last: deque[dict[str, Any]] = deque(maxlen=limit // len(files))
+        for record in read_transcripts(file):
+            if missing := [name for name in _SHOWN if name not in record]:
+                raise DataError(
+                    f"{file} is not a file of transcripts: a record lacks {missing[0]!r}. Expected JSONL such as "
+                    "transcripts.jsonl, which `TranscriptRecorder` and `--transcripts` write."
+                )
+            last.append(record)
+            total += 1
+        records += last
     if not records:
         raise DataError(f"{transcripts} contains no finished transcript.")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render_page(records, title=Path(transcripts).name, total=total), encoding="utf-8")
+    output.write_text(render_page(records, title=Path(transcripts).resolve().name, total=total), encoding="utf-8")
     return len(records), total
+
+
+def _files(path: Path) -> list[Path]:
+    """The path itself, or the files of transcripts in a folder that a command wrote."""
+    if not path.is_dir():
+        return [path]
+    files = [file for pattern in _PLACES for file in sorted(path.glob(pattern))]
+    if not files:
+        raise DataError(f"{path} holds no transcripts; expected one of {', '.join(_PLACES)} in it")
+    return files
 
 
 def render_page(records: Iterable[JsonObject], *, title: str, total: int | None = None) -> str:
@@ -100,7 +119,7 @@ def render_page(records: Iterable[JsonObject], *, title: str, total: int | None 
     records = list(records)
     facts = _facts(records)
     if total not in (None, len(records)):
-        facts[-1] += f", the last {len(records)} of {total}"
+        facts[0] = f"the last {len(records)} of {total} transcripts"
     page = load_templates().get_template("view.html")
     return page.render(title=title, facts=facts, items=map(_item, records))
 
@@ -118,10 +137,12 @@ def _facts(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _item(record: Mapping[str, Any]) -> dict[str, Any]:
-    scores, extra = record["scores"], record["extra"].items()
+    scores = record["scores"]
+    extra = [(name, value) for name, value in record["extra"].items() if name not in _INTERNAL]
+    extra = [(name, value) for name, value in extra if isinstance(value, (str, int, float))]
     return {
         "record": record,
         "verdict": "open" if scores is None else "correct" if scores["em"] == 1.0 else "wrong",
         "noisy": any(any(noisy_flags(turn)) for turn in record["turns"]),
-        "note": " · ".join(f"{name} {value}" for name, value in extra if isinstance(value, (str, int, float))),
+        "note": " · ".join(f"{name} {value}" for name, value in extra),
     }

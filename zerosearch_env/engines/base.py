@@ -10,12 +10,12 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
-from ..types import Document, SearchRequest, SearchResult
+from ..types import Document, Question, SearchRequest, SearchResult
 from .run import Outcome, search_each
 from .stats import SearchCounts
 
@@ -86,6 +86,22 @@ def engine_parts(engine: SearchEngine) -> EngineParts:
         if part is not None and callable(part) == callable(getattr(parts, name)):
             setattr(parts, name, part)
     return parts
+
+
+def check_corpus(engine: SearchEngine, questions: Iterable[Question], top_k: int, *, noise: bool) -> None:
+    """Check now, instead of at the first search, that an engine's corpus has enough passages.
+
+    Args:
+        engine: the engine.
+        questions: the questions that will be asked. Those with their own paragraphs need no corpus.
+        top_k: documents per search.
+        noise: whether searches can be noisy.
+
+    Raises:
+        ConfigError: the corpus is too small; the message gives both numbers.
+    """
+    if any(not question.paragraphs for question in questions):
+        engine_parts(engine).check_top_k(top_k, noise=noise)
 
 
 class BatchedEngine(EngineParts, ABC):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..checks import check_options, check_whole_number, make_options
 from ..datasets import COLUMNS, Column, NamedSource, OnBadRow, check_columns, load_dataset, named_sources
 from ..datasets.world.make import WorldConfig
-from ..engines import engine_parts, make_engine
+from ..engines import make_engine
+from ..engines.base import check_corpus
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, Schedule, check_level, choose_noise
 from ..game.rules import Rules, make_rules
@@ -129,7 +130,7 @@ def make_setup(options: EnvOptions) -> Setup:
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
-        _check_corpus(engine, data, rules.top_k, _can_be_noisy(noise))
+        check_corpus(engine, data.questions, rules.top_k, noise=_can_be_noisy(noise))
     except ConfigError:
         if owns_engine:
             engine.close()
@@ -142,13 +143,6 @@ def _can_be_noisy(noise: Schedule | float) -> bool:
     if callable(noise):
         return isinstance(noise, CheckedSchedule) or noise(0.0) > 0.0 or noise(1.0) > 0.0
     return noise > 0.0
-
-
-def _check_corpus(engine: SearchEngine, dataset: Dataset, top_k: int, noise: bool) -> None:
-    """Raise now, instead of at the first search, if an engine's corpus has too few passages for `top_k`."""
-    # For a question with its own paragraphs, the engine may search those instead of the corpus.
-    if any(not question.paragraphs for question in dataset.questions):
-        engine_parts(engine).check_top_k(top_k, noise=noise)
 
 
 def make_dataset(options: EnvOptions) -> Dataset:

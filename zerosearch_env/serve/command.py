@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ..checks import check_number, check_whole_number
+from ..command_line import read_options
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
@@ -107,9 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: an option is invalid, or a library is missing.
     """
-    import tyro
-
-    config = tyro.cli(ServeConfig, args=argv, prog="zerosearch serve")
+    config = read_options(ServeConfig, argv, "zerosearch serve")
     require("uvicorn")
     listener = open_socket(config.host, config.port)
     with listener:

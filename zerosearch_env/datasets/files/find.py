@@ -28,9 +28,12 @@ _NO_NAME = re.compile(r"(?:data|part|shard|chunk)?[-_.]?0(?:-of-0)?")
 
 
 def looks_like_file(name: str) -> bool:
-    """Whether a name refers to a file or folder, not to a dataset on the hub."""
+    """Whether a name refers to a file or folder, even a misspelt one, not to a dataset on the hub."""
     path = Path(name).expanduser()
-    return path.exists() or name.startswith((".", "/", "~")) or _suffix(path) != ""
+    if path.exists() or name.startswith((".", "/", "~")) or _suffix(path):
+        return True
+    # `questions.cvs`, where there is a file `questions.csv`
+    return bool(path.suffix and path.parent.is_dir() and _similar(path, cutoff=0.8))
 
 
 def find_files(path: Path, split: str) -> list[Path]:
@@ -46,10 +49,14 @@ def find_files(path: Path, split: str) -> list[Path]:
         return _in_folder(path, split)
     if not path.parent.is_dir():
         raise DataError(f"{path} does not exist: there is no folder {path.parent}")
-    names = [p.name for p in path.parent.iterdir()]
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    near = _similar(path, cutoff=0.6)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     raise DataError(f"{path} does not exist.{hint}")
+
+
+def _similar(path: Path, *, cutoff: float) -> list[str]:
+    """Names in the folder of a path that resemble its own, the nearest first."""
+    return difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=3, cutoff=cutoff)
 
 
 def _suffix(path: Path) -> str:

@@ -1,0 +1,76 @@
+"""Reads the options of a command into a dataclass, with `tyro`."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from tyro.constructors import StructConstructorSpec, StructTypeInfo
+
+Options = TypeVar("Options")
+
+
+def read_options(
+    options: type[Options],
+    argv: Sequence[str] | None,
+    command: str,
+    *,
+    description: str | None = None,
+    default: Options | None = None,
+) -> Options:
+    """Read the options of a command; after `--help` or an error, print text and exit.
+
+    The help shows the options that a dataclass adds before those that it shares with other commands.
+
+    Args:
+        options: the dataclass of the options; the docstrings of its fields are their help.
+        argv: the arguments after the command's name; None: the arguments of the process.
+        command: the command as it is typed, for example `"zerosearch view"`.
+        description: text above the options; None: the docstring of `options`.
+        default: the values of options that are not given; None: those of the dataclass.
+
+    Raises:
+        SystemExit: the help was asked for, or an option is wrong or missing.
+    """
+    import tyro
+    from tyro.constructors import MISSING_NONPROP, ConstructorRegistry
+
+    registry = ConstructorRegistry()
+    registry.struct_rule(_options_rule)
+    start = MISSING_NONPROP if default is None else default
+    return tyro.cli(options, args=argv, prog=command, description=description, default=start, registry=registry)
+
+
+def _options_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """How tyro reads a dataclass: its own fields come before inherited ones, and their help has no line breaks."""
+    from tyro.constructors import MISSING_NONPROP, StructConstructorSpec, StructFieldSpec
+
+    if not is_dataclass(info.type):
+        return None
+    types, texts = typing.get_type_hints(info.type, include_extras=True), _help_texts(info.type)
+    inherited = {name for base in info.type.__bases__ for name in getattr(base, "__dataclass_fields__", ())}
+    specs = []
+    for field in sorted(fields(info.type), key=lambda field: field.name in inherited):
+        if is_dataclass(info.default):
+            default = getattr(info.default, field.name)
+        elif field.default_factory is not MISSING:
+            default = field.default_factory()
+        else:
+            default = MISSING_NONPROP if field.default is MISSING else field.default
+        specs.append(StructFieldSpec(field.name, types[field.name], default, texts.get(field.name)))
+    return StructConstructorSpec(info.type, tuple(specs))
+
+
+def _help_texts(options: type) -> dict[str, str]:
+    """The docstrings of a dataclass's fields, each in one line: tyro keeps the breaks before indented lines."""
+    import docstring_parser
+
+    return {
+        parameter.arg_name: " ".join(parameter.description.split())
+        for base in reversed(options.__mro__[:-1])
+        for parameter in docstring_parser.parse_from_object(base).params
+        if parameter.description
+    }
