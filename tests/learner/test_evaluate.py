@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import replace
@@ -89,23 +88,6 @@ def test_several_data_sets_get_a_table_each_next_to_the_pooled_one(
     pooled = evaluate(CallablePlayer(right_on_some, name="some"), questions[:6], engine, RULES, (0.0,))
     assert pooled.data_sources == ()  # one data set: the pooled table says it all
     assert "data source" not in render_report(Report(Notes("results"), pooled))
-
-
-def test_names_are_whole_in_a_terminal_of_80_columns(engine: CorpusEngine) -> None:
-    played = evaluate(RandomPlayer(), QUESTIONS[:2], engine, RULES, (0.0, 0.25, 0.5, 0.75, 1.0)).cells
-    cells = [
-        replace(cell, agent=name, engine=engine_name)
-        for name in ("baseline:random", "my_agent.py:agent")
-        for engine_name in ("corpus:passages.jsonl", "simulated:tiny")
-        for cell in played
-    ]
-    output = io.StringIO()
-    print_evaluation(Evaluation(tuple(cells)), Console(width=80, file=output))
-    lines = output.getvalue().splitlines()
-    behaviour = [line.split() for line in lines[next(i for i, line in enumerate(lines) if "subEM" in line) :]]
-    assert ["my_agent.py:agent,"] in [words[:1] for words in behaviour]
-    assert ["baseline:random,"] in [words[:1] for words in behaviour]
-    assert max(map(len, lines)) <= 80
 
 
 def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: CorpusEngine) -> None:
