@@ -19,13 +19,8 @@ DATA = tiny_dataset()
 
 
 def test_names_are_whole_in_a_terminal_of_80_columns() -> None:
-    played = evaluate(
-        RandomPlayer(),
-        DATA.questions[:2],
-        CorpusEngine(DATA.passages),
-        make_rules(max_turns=4, top_k=2),
-        (0.0, 0.25, 0.5, 0.75, 1.0),
-    ).cells
+    engine, rules, levels = CorpusEngine(DATA.passages), make_rules(max_turns=4, top_k=2), (0.0, 0.25, 0.5, 0.75, 1.0)
+    played = evaluate(RandomPlayer(), DATA.questions[:2], engine, rules, levels).cells
     cells = [
         replace(cell, agent=name, engine=engine_name)
         for name in ("baseline:random", "my_agent.py:agent")
