@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_env.engines.guard import redact
+from zerosearch_env.engines.guard import remove_answers
 from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.engines.simulated.prompts import clean_text, quotable_query
 from zerosearch_env.game.answers import contains_answer
@@ -148,7 +148,7 @@ ANSWERS = st.lists(
 
 @given(st.lists(st.one_of(ANSWERS.map(lambda a: a[0]), st.text(max_size=8)), max_size=12), ANSWERS, st.text(max_size=8))
 def test_redacted_documents_never_leak(parts: list[str], answers: tuple[str, ...], title: str) -> None:
-    clean = redact(Document(title, " ".join(parts)), answers)
+    clean = remove_answers(Document(title, " ".join(parts)), answers)
     assert clean is None or not contains_answer(full_text(clean), answers)
 
 
@@ -158,7 +158,7 @@ def test_redacted_documents_never_leak(parts: list[str], answers: tuple[str, ...
 def test_disguised_answers_are_found(text: str) -> None:
     document = Document("", f"It is {text} of course.")
     assert contains_answer(full_text(document), ("Paris",))
-    assert redact(document, ("Paris",)) == Document("", "It is ... of course.")
+    assert remove_answers(document, ("Paris",)) == Document("", "It is ... of course.")
 
 
 @pytest.mark.parametrize(

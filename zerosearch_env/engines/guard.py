@@ -14,15 +14,15 @@ REDACTED = "..."
 """Replaces a removed answer. Search engines shorten snippets the same way, so it does not reveal the removal."""
 
 
-def redact(document: Document, answers: Sequence[str]) -> Document | None:
+def remove_answers(document: Document, answers: Sequence[str]) -> Document | None:
     """Remove the gold answers from a document.
 
     Returns:
-        The redacted document; None if no text would be left, or if an answer could not be removed.
+        The document without them; None if no text would be left, or if an answer could not be removed.
     """
     title, text = document.title, document.text
     for _ in range(2 + len(answers)):
-        clean = replace(document, title=_redact(title, answers), text=_redact(text, answers))
+        clean = replace(document, title=_without_answers(title, answers), text=_without_answers(text, answers))
         if not contains_answer(full_text(clean), answers):
             return clean if WORD.search(clean.text) else None
         # An answer may start in the title and end in the text, or be hidden in markup.
@@ -30,7 +30,7 @@ def redact(document: Document, answers: Sequence[str]) -> Document | None:
     return None
 
 
-def _redact(text: str, answers: Sequence[str]) -> str:
+def _without_answers(text: str, answers: Sequence[str]) -> str:
     text = unicodedata.normalize("NFC", text)
     # Removing an answer can bring words together that spell another one.
     while spans := answer_spans(text, answers):

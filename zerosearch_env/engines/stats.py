@@ -1,8 +1,11 @@
-"""Counters shared by the engines that call a server or a model."""
+"""Counters of the engines that call a server or a model, and immutable snapshots of them."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +33,27 @@ class SearchCounts:
         """Fraction of cache look-ups that were hits; 0 without a cache."""
         lookups = self.cache_hits + self.cache_misses
         return self.cache_hits / lookups if lookups else 0.0
+
+
+Stats = TypeVar("Stats", bound=SearchCounts)
+
+
+class Counters:
+    """Thread-safe counters with the names of the fields of a `SearchCounts`. A copy starts at zero."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def __reduce__(self) -> tuple[type[Counters], tuple[()]]:
+        return type(self), ()
+
+    def add(self, **counts: int) -> None:
+        """Add to the named counters."""
+        with self._lock:
+            self._counts.update(counts)
+
+    def snapshot(self, kind: type[Stats], **more: int) -> Stats:
+        """The current counts; `more` gives the values of counters kept elsewhere."""
+        with self._lock:
+            return kind(**self._counts, **more)

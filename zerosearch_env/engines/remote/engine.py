@@ -6,10 +6,8 @@ documents are chosen from them (`pages.py`). A failed search is reported in its 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,8 +17,9 @@ from ...errors import EngineError, QuotaError
 from ...llm.http.client import JsonClient
 from ...llm.http.loop import LoopThread
 from ...types import Document, SearchRequest, SearchResult
-from ..base import BatchedEngine, check_mask
+from ..base import check_mask
 from ..cache import ResultCache
+from ..cached import CachedEngine
 from ..simulated.prompts import quotable_query
 from ..stats import SearchCounts
 from .pages import Page, Selection, find
@@ -86,7 +85,7 @@ class _PagedSearch:
     attempts: int = 0
 
 
-class RemoteEngine(BatchedEngine):
+class RemoteEngine(CachedEngine):
     """Base class of the engines that ask a server.
 
     Args:
@@ -98,7 +97,7 @@ class RemoteEngine(BatchedEngine):
         CacheError: the cache cannot be opened.
     """
 
-    _LIVE: tuple[str, ...] = ("_loop", "_counts", "_client")
+    _LIVE: tuple[str, ...] = ("_loop", "_client")
     """Attributes that are not copied; a copy creates them in `_connect`."""
     waits = True
 
@@ -106,10 +105,8 @@ class RemoteEngine(BatchedEngine):
     _client: JsonClient
 
     def __init__(self, name: str, options: RemoteOptions, cache: ResultCache | str | None) -> None:
-        super().__init__()
-        self._name = name
+        super().__init__(name, cache)
         self._options = options
-        self._cache = ResultCache(cache) if isinstance(cache, str) else cache
 
     @abstractmethod
     def _new_client(self) -> JsonClient:
@@ -130,15 +127,11 @@ class RemoteEngine(BatchedEngine):
     def _connect(self) -> None:
         """Create the attributes that belong to this process."""
         self._loop = LoopThread(f"zerosearch-{self._name}")
-        self._counts: Counter[str] = Counter()
         self._client = self._new_client()
 
     def stats(self) -> RemoteStats:
         """The counts so far, in this process; an immutable snapshot."""
-        counts = dict(self._counts)
-        if self._cache is not None:
-            counts["cache_errors"] = self._cache.errors
-        return RemoteStats(**counts)
+        return self._snapshot(RemoteStats)
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
@@ -153,13 +146,11 @@ class RemoteEngine(BatchedEngine):
 
     def close(self) -> None:
         """Cancel pending requests, and close the connections and the cache. Calling it twice is fine."""
-        super().close()
         self._loop.close()
-        if self._cache is not None:
-            self._cache.close()
+        super().close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out keys, connections and counts."""
+        """Leave out keys and connections."""
         return {name: value for name, value in super().__getstate__().items() if name not in self._LIVE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -194,11 +185,8 @@ class RemoteEngine(BatchedEngine):
         return _PagedSearch(cleaned, self._steps(cleaned), None if cleaned.query else Selection())
 
     async def _pages(self, page_requests: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
-        pages: dict[bytes, Page | EngineError] = {}
-        if self._cache is not None:
-            hits = await asyncio.to_thread(self._cache.get_many, list(page_requests), self._name)
-            pages = {key: Page(documents) for key, documents in hits.items()}
-            self._counts.update(cache_hits=len(pages), cache_misses=len(page_requests) - len(pages))
+        hits = await self._off_loop(self._look_up, list(page_requests))
+        pages: dict[bytes, Page | EngineError] = {key: Page(documents) for key, documents in hits.items()}
         missing = {key: page_request for key, page_request in page_requests.items() if key not in pages}
         if missing:
             fetched = dict(zip(missing, await self._fetch(list(missing.values())), strict=True))
@@ -217,16 +205,20 @@ class RemoteEngine(BatchedEngine):
                 entries[key] = page.documents
                 if page.last:  # Cache the end of the ranking as an empty page after the last one.
                     entries[self._key(replace(page_requests[key], number=page_requests[key].number + 1))] = ()
-        await asyncio.to_thread(self._cache.put_many, self._name, entries)
+        await self._off_loop(self._store, entries)
 
     def _result(self, search: _PagedSearch, elapsed: float) -> SearchResult:
         selection = (
             Selection(failure=str(search.error)) if search.error is not None else search.selection or Selection()
         )
-        attempts, count = max(1, search.attempts), len(selection.documents)
-        self._counts.update(searches=1, failed_searches=selection.failure is not None, documents=count)
-        self._counts["empty_searches"] += selection.failure is None and not count
-        self._counts["noisy_documents"] += sum(search.request.noise_mask[:count])
+        attempts, count, failed = max(1, search.attempts), len(selection.documents), selection.failure is not None
+        self._counters.add(
+            searches=1,
+            failed_searches=failed,
+            empty_searches=not failed and not count,
+            documents=count,
+            noisy_documents=sum(search.request.noise_mask[:count]),
+        )
         return SearchResult(selection.documents, self._name, elapsed, attempts, selection.failure)
 
 

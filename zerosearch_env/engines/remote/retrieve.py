@@ -136,7 +136,7 @@ class RetrieveEngine(RemoteEngine):
         try:
             reply = await self._client.request("POST", self._path, body=body)
         except EngineError as error:
-            self._counts["requests"] += error.attempts
+            self._counters.add(requests=error.attempts)
             cause = error.__cause__
             if len(page_requests) > 1 and isinstance(cause, StatusError) and cause.status in _SPLIT:
                 middle = len(page_requests) // 2
@@ -145,13 +145,13 @@ class RetrieveEngine(RemoteEngine):
                 )
                 return [*first, *second]
             return [error] * len(page_requests)
-        self._counts["requests"] += reply.attempts
+        self._counters.add(requests=reply.attempts)
         try:
             results = parse_results(reply.data, len(page_requests), numbered=self._dialect.name == "r1-searcher")
         except ValueError as cause:
             unreadable = EngineError(f"{reply.url}{self._path}: {cause}", attempts=reply.attempts)
             return [unreadable] * len(page_requests)
-        self._counts["pages"] += len(results)
+        self._counters.add(pages=len(results))
         where = f"{reply.url}{self._path}"
         return [self._page(ranking, size, where, reply.attempts) for ranking in results]
 

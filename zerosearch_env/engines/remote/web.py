@@ -172,7 +172,7 @@ class WebSearchEngine(RemoteEngine):
             # Hide the key before the text is cut: the cut could leave half of the key.
             message = " ".join(hide(f"{self._provider} answered: {cause}", [self._key_text]).split())[:500]
             return kind(message, attempts=reply.attempts)
-        self._counts["pages"] += 1
+        self._counters.add(pages=1)
         head = [d for name in self._extras if name != "related_questions" for d in page.extras[name]]
         tail = page.extras["related_questions"] if "related_questions" in self._extras else ()
         # Some services repeat the boxes on every page; use those of the first page only.

@@ -16,11 +16,12 @@ from functools import cached_property
 from ...errors import EngineError
 from ...llm.backend import AsyncBackend, Backend
 from ...llm.http.client import queued_since
-from ...types import Document, SearchRequest, SearchResult
-from ..base import BatchedEngine, check_mask
+from ...types import SearchRequest, SearchResult
+from ..base import check_mask
 from ..cache import ResultCache, cache_key
+from ..cached import CachedEngine
 from .sets import DocumentSet, SimulationOptions, make_set
-from .stats import Counters, SimulatorStats
+from .stats import SimulatorStats, counts_of
 
 
 @dataclass
@@ -33,7 +34,7 @@ class _Job:
     result: DocumentSet | None = field(default=None)
 
 
-class SimulatedEngine(BatchedEngine):
+class SimulatedEngine(CachedEngine):
     """Asks a language model for the documents of each search.
 
     - The documents depend on the request alone, including its seed, and never on the rest of the batch.
@@ -59,13 +60,10 @@ class SimulatedEngine(BatchedEngine):
         options: SimulationOptions | None = None,
         cache: ResultCache | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(f"simulated:{backend.name}", cache)
         self._backend = backend
         self.waits = isinstance(backend, AsyncBackend)
         self._options = SimulationOptions() if options is None else options
-        self._name = f"simulated:{backend.name}"
-        self._cache = ResultCache(cache) if isinstance(cache, str) else cache
-        self._counters = Counters()
 
     def identity(self) -> Mapping[str, str]:
         """The model, by content if it is a local folder; see `EngineParts`."""
@@ -73,9 +71,7 @@ class SimulatedEngine(BatchedEngine):
 
     def stats(self) -> SimulatorStats:
         """The counts so far, in this process; an immutable snapshot."""
-        if self._cache is None:
-            return self._counters.snapshot()
-        return self._counters.snapshot(cache_errors=self._cache.errors)
+        return self._snapshot(SimulatorStats)
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
@@ -90,8 +86,7 @@ class SimulatedEngine(BatchedEngine):
         plans = [self._plan(request, jobs) for request in requests]
         made: list[_Job] = []
         try:
-            hits = self._look_up(list(jobs))
-            made = [job for job in jobs.values() if not self._take(job, hits)]
+            made = self._missing(jobs)
             if isinstance(self._backend, AsyncBackend):
                 if made:
                     self._backend.loop.run(self._gather(self._backend, made))
@@ -111,10 +106,8 @@ class SimulatedEngine(BatchedEngine):
 
     def close(self) -> None:
         """Cancel pending requests, and release the model or the connections. Calling it twice is fine."""
+        self._backend.close()  # first: what an interrupted batch has made is stored
         super().close()
-        self._backend.close()
-        if self._cache is not None:
-            self._cache.close()
 
     def _plan(self, request: SearchRequest, jobs: dict[bytes, _Job]) -> list[_Job]:
         """The sets that a request needs, useful before noisy; `jobs` collects the distinct sets of the whole batch."""
@@ -136,27 +129,21 @@ class SimulatedEngine(BatchedEngine):
         """The model's identity for cache keys; without a cache "", as hashing takes time."""
         return "" if self._cache is None else self._backend.identity
 
-    def _look_up(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[Document, ...]]:
-        return {} if self._cache is None else self._cache.get_many(keys, self._name)
-
-    def _take(self, job: _Job, hits: Mapping[bytes, tuple[Document, ...]]) -> bool:
-        """Fill a job from the cache; returns whether a cached set was found."""
-        documents = hits.get(job.key)
-        hit = documents is not None and len(documents) == job.request.top_k
-        if hit and documents is not None:
-            job.result = DocumentSet(documents, job.noisy)
-        if self._cache is not None:
-            self._counters.add(**{"cache_hits" if hit else "cache_misses": 1})
-        return hit
+    def _missing(self, jobs: Mapping[bytes, _Job]) -> list[_Job]:
+        """Fill jobs from the cache, and return the others."""
+        for key, documents in self._look_up(list(jobs)).items():
+            if len(documents) == jobs[key].request.top_k:
+                jobs[key].result = DocumentSet(documents, jobs[key].noisy)
+            else:  # the row is damaged
+                self._counters.add(cache_hits=-1, cache_misses=1)
+        return [job for job in jobs.values() if job.result is None]
 
     def _keep(self, jobs: Sequence[_Job]) -> None:
-        """Count and cache the finished sets; also called when the batch was interrupted."""
+        """Count and store the finished sets; also called when the batch was interrupted."""
         made = {job.key: job.result for job in jobs if job.result is not None}
         for result in made.values():
-            self._counters.add_set(result)
-        if self._cache is not None:
-            good = {key: result.documents for key, result in made.items() if result.failure is None}
-            self._cache.put_many(self._name, good)
+            self._counters.add(**counts_of(result))
+        self._store({key: result.documents for key, result in made.items() if result.failure is None})
 
     def _in_step(self, jobs: Sequence[_Job]) -> None:
         """Make all sets in lockstep: send one prompt per unfinished set as a batch, and repeat until all are done."""
@@ -199,15 +186,10 @@ class SimulatedEngine(BatchedEngine):
         began = time.perf_counter()
         jobs: dict[bytes, _Job] = {}
         plan = self._plan(request, jobs)
-        hits: Mapping[bytes, tuple[Document, ...]] = {}
-        if self._cache is not None:
-            hits = await asyncio.to_thread(self._look_up, list(jobs))
-        made = [job for job in jobs.values() if not self._take(job, hits)]
+        made = await self._off_loop(self._missing, jobs)
         await self._gather(backend, made)
-        if self._cache is None:
-            self._keep(made)
-        elif made:
-            await asyncio.to_thread(self._keep, made)
+        if made:
+            await self._off_loop(self._keep, made)
         return self._result(request, plan, time.perf_counter() - began)
 
     def _result(self, request: SearchRequest, plan: Sequence[_Job], elapsed: float) -> SearchResult:

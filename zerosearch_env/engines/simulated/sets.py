@@ -16,7 +16,7 @@ from ...game.rewards import normalize_answer
 from ...llm.backend import Completion, Prompt
 from ...randomness import mix
 from ...types import Document, SearchRequest, full_text
-from ..guard import redact
+from ..guard import remove_answers
 from .parse import parse_documents
 from .prompts import STOP, STYLES, PromptStyle, clean_text, quotable_query
 
@@ -191,7 +191,8 @@ def _clean_slots(samples: list[tuple[Document, ...]], request: SearchRequest) ->
 
 
 def _redacted(progress: DocumentSet, documents: tuple[Document, ...], request: SearchRequest) -> DocumentSet:
-    clean = [redact(d, request.answers) if contains_answer(full_text(d), request.answers) else d for d in documents]
+    answers = request.answers
+    clean = [remove_answers(d, answers) if contains_answer(full_text(d), answers) else d for d in documents]
     redacted = tuple(document for document in clean if document is not None)
     if len(redacted) < len(documents):
         return replace(progress, failure="a noisy document consists of a gold answer, in every sample")

@@ -1,10 +1,8 @@
-"""Statistics of a simulated engine: the counters, and an immutable snapshot of them."""
+"""Statistics of a simulated engine."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..stats import SearchCounts
 from .sets import DocumentSet
@@ -45,33 +43,12 @@ class SimulatorStats(SearchCounts):
         return self.misses / self.useful_sets if self.useful_sets else 0.0
 
 
-class Counters:
-    """Thread-safe counters with the names of `SimulatorStats`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def __reduce__(self) -> tuple[type[Counters], tuple[()]]:
-        """A copy starts at zero."""
-        return type(self), ()
-
-    def add(self, **counts: int) -> None:
-        """Add to the named counters."""
-        with self._lock:
-            self._counts.update(counts)
-
-    def add_set(self, made: DocumentSet) -> None:
-        """Count one generated set, which may have failed."""
-        counts = {"completions": made.completions, "unusable": made.unusable}
-        counts["resamples"] = max(made.completions - 1, 0)
-        if made.failure is None:
-            counts |= {"noisy_sets": 1, "leaks": int(made.leaked)} if made.noisy else {"useful_sets": 1}
-            counts |= {"misses": int(made.missed), "accepted_misses": int(made.accepted_miss)}
-            counts["redactions"] = made.redactions
-        self.add(**counts)
-
-    def snapshot(self, **more: int) -> SimulatorStats:
-        """The current counts; `more` gives the values of counters kept elsewhere."""
-        with self._lock:
-            return SimulatorStats(**{field.name: self._counts[field.name] for field in fields(SimulatorStats)} | more)
+def counts_of(made: DocumentSet) -> dict[str, int]:
+    """What one generated set, which may have failed, adds to the counters."""
+    counts = {"completions": made.completions, "unusable": made.unusable}
+    counts["resamples"] = max(made.completions - 1, 0)
+    if made.failure is None:
+        counts |= {"noisy_sets": 1, "leaks": int(made.leaked)} if made.noisy else {"useful_sets": 1}
+        counts |= {"misses": int(made.missed), "accepted_misses": int(made.accepted_miss)}
+        counts["redactions"] = made.redactions
+    return counts
