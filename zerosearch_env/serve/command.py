@@ -25,7 +25,6 @@ from ..errors import ConfigError, require
 from ..game.noise import choose_noise
 from ..llm.http.options import is_loopback
 from ..retrieve_api.dialects import get_dialect
-from ..types import Dataset
 from .access import address_of, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
 from .batching import Batcher
@@ -144,7 +143,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
     if token is not None and not token.strip():
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
-    dataset = _dataset(config)
+    dataset = None if config.dataset is None else config.load(config.dataset, config.split, world=config.world)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
     defaults = RequestDefaults(
         top_k=config.top_k,
@@ -223,12 +222,6 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         timeout_graceful_shutdown=grace_s,
     )
     return Server(config, service.limits)
-
-
-def _dataset(config: ServeConfig) -> Dataset | None:
-    if config.dataset is None:
-        return None
-    return config.load(config.dataset, config.split, world=config.world)
 
 
 @contextmanager

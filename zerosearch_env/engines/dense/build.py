@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
@@ -273,12 +273,8 @@ def _index(faiss: Any, vectors: NDArray[np.float32], options: BuildOptions, prog
         index.set_direct_map_type(faiss.DirectMap.Array)
     else:
         index = faiss.IndexFlatIP(dimension)
-    for start, stop in _spans(count):
+    for start in range(0, count, _ADDED_AT_ONCE):
+        stop = min(start + _ADDED_AT_ONCE, count)
         index.add(np.ascontiguousarray(vectors[start:stop]))
         progress("indexing", stop, count)
     return index
-
-
-def _spans(count: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, _ADDED_AT_ONCE):
-        yield start, min(start + _ADDED_AT_ONCE, count)

@@ -146,7 +146,10 @@ class JsonClient:
         Raises:
             EngineError: no attempt succeeded; the message gives the last cause.
         """
-        session = self._in_this_loop()
+        session = self._session
+        if session is None or session.loop is not asyncio.get_running_loop():
+            headers = {"Accept": self.codec.content_type, **self._headers}
+            session = self._session = Session(self.urls, self.options, headers, self._loop, self._extra)
         self._requests += 1
         seed = mix(self._seed, self._requests)
         content = None if body is None else self.codec.encode(body)
@@ -160,12 +163,6 @@ class JsonClient:
         session, self._session = self._session, None
         if session is not None:
             await session.aclose()
-
-    def _in_this_loop(self) -> Session:
-        if self._session is None or self._session.loop is not asyncio.get_running_loop():
-            headers = {"Accept": self.codec.content_type, **self._headers}
-            self._session = Session(self.urls, self.options, headers, self._loop, self._extra)
-        return self._session
 
 
 @dataclass(repr=False)  # its fields may contain keys
