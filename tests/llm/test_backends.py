@@ -238,6 +238,21 @@ def test_a_server_that_is_bound_to_a_model_tells_its_name(listed: list[dict[str,
         named.close()
 
 
+def test_a_server_that_pins_another_model_each_time_is_asked_twice() -> None:
+    calls: list[Call] = []
+
+    async def handler(call: Call) -> Reply:
+        calls.append(call)
+        return Reply({"detail": f"Server is pinned to 'model {len(calls)}'"}, status=400)
+
+    with ServerThread(handler) as server:
+        backend = OpenAIBackend([server.url], options=FAST)
+        (done,) = backend.complete([PROMPT])
+        backend.close()
+    assert "pinned to 'model 3'" in (done.failure or "")
+    assert [call.path.rpartition("/")[2] for call in calls] == ["models", "completions", "completions"]
+
+
 @pytest.mark.slow
 def test_a_forked_process_gets_a_loop_of_its_own() -> None:
     code = (

@@ -107,8 +107,18 @@ class OpenAIBackend:
         """Complete one prompt. Await it in `loop`."""
         try:
             model = self.model or await self._served_model()
+            try:
+                return await self._ask(prompt, model)
+            except EngineError as error:
+                pinned = "" if self.model else _pinned_model(error)
+                if pinned in ("", model):
+                    raise
+                self._served = pinned
+                return await self._ask(prompt, pinned)
         except EngineError as error:
             return Completion(attempts=error.attempts, failure=str(error))
+
+    async def _ask(self, prompt: Prompt, model: str) -> Completion:
         body = {
             "model": model,
             "messages": [{"role": "user", "content": prompt.text}],
@@ -120,15 +130,9 @@ class OpenAIBackend:
             **({"stop": list(prompt.stop)} if prompt.stop else {}),
             **self._extra,
         }
+        reply = await self.client.request("POST", "/chat/completions", body=body)
         try:
-            reply = await self.client.request("POST", "/chat/completions", body=body)
             text, finish = _content(reply.data)
-        except EngineError as error:
-            pinned = "" if self.model else _pinned_model(error)
-            if pinned and pinned != model:
-                self._served = pinned
-                return await self.acomplete(prompt)
-            return Completion(attempts=error.attempts, failure=str(error))
         except ValueError as error:
             return Completion(attempts=reply.attempts, failure=f"{reply.url}/chat/completions: {error}")
         return Completion(text, truncated=finish == "length", attempts=reply.attempts)

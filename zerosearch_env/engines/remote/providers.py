@@ -63,22 +63,22 @@ class Provider:
     name: str
     url: str
     method: Literal["GET", "POST"]
-    path: str
     key_variable: str
     """Environment variable with the key."""
     key_header: str
     """Header for the key; if empty, the key is sent as the parameter `api_key`."""
-    page_size: int
-    """Default of the option `page_size`: results per page."""
-    max_page_size: int
-    max_pages: int
-    """Maximum number of pages that the service provides."""
-    rate: float
-    """Default of the option `rate`: requests per second."""
     fields: Callable[[WebQuery], dict[str, Json]]
     """Builds the URL parameters, or the body of a POST."""
     read: Callable[[JsonObject], WebPage]
     """Reads an answer with status 200. Raises AnswerError."""
+    path: str = "/search"
+    rate: float = 5.0
+    """Default of the option `rate`: requests per second."""
+    page_size: int = 10
+    """Default of the option `page_size`: results per page."""
+    max_page_size: int = 100
+    max_pages: int = 10
+    """Maximum number of pages that the service provides."""
     max_words: int | None = None
     """Maximum number of words in a query."""
     max_chars: int | None = None
@@ -267,13 +267,8 @@ PROVIDERS: dict[str, Provider] = {
             name="serpapi",
             url="https://serpapi.com",
             method="GET",
-            path="/search",
             key_variable="SERPAPI_API_KEY",
             key_header="",
-            page_size=10,
-            max_page_size=100,
-            max_pages=10,
-            rate=5.0,
             fields=_serpapi_fields,
             read=_read_serpapi,
         ),
@@ -281,13 +276,8 @@ PROVIDERS: dict[str, Provider] = {
             name="serper",
             url="https://google.serper.dev",
             method="POST",
-            path="/search",
             key_variable="SERPER_API_KEY",
             key_header="X-API-KEY",
-            page_size=10,
-            max_page_size=100,
-            max_pages=10,
-            rate=5.0,
             fields=_serper_fields,
             read=_read_serper,
         ),
@@ -300,7 +290,6 @@ PROVIDERS: dict[str, Provider] = {
             key_header="X-Subscription-Token",
             page_size=20,
             max_page_size=20,
-            max_pages=10,
             rate=1.0,
             fields=_brave_fields,
             read=_read_brave,

@@ -25,13 +25,13 @@ class Key(str):
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled: a pickle may be a file.
+        """Refuse to be pickled.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            "an API key that was given in Python is not pickled: export it as an environment variable and leave "
+            "an API key is not pickled, because a pickle may be a file: export it as an environment variable and leave "
             "`api_key` out, then every process reads it there"
         )
 
