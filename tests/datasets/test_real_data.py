@@ -39,6 +39,7 @@ def test_real_answers(shared_data: Path) -> None:
     assert first.answers == ("14 December 1972 UTC", "December 1972")
 
 
+@pytest.mark.slow
 def test_real_passages_answer_sensible_queries(shared_data: Path) -> None:
     path = shared_data / "wikipedia_passages.jsonl"
     corpus = load_corpus(path)

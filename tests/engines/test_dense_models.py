@@ -155,6 +155,7 @@ def test_titles_find_their_passages_on_real_data(shared_data: Path, tmp_path: Pa
     assert np.mean([passage.source in {d.source for d in result.documents} for passage, result in pairs]) > 0.97
 
 
+@pytest.mark.slow
 def test_a_pair_has_one_score_to_the_last_bit(judge: CrossEncoderReranker) -> None:
     pairs = [(query, passage.text * (i % 4)) for query in QUERIES for i, passage in enumerate(PASSAGES[:10])]
     together = judge.score(pairs)
@@ -179,6 +180,7 @@ def test_a_cross_encoder_reranks(tmp_path: Path, judge: CrossEncoderReranker, ju
     check_engine(engine, [request])
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(world: Path, judge_folder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -195,6 +197,7 @@ def test_another_model_is_refused(world: Path, judge_folder: Path, tmp_path: Pat
         DenseEngine(world, encoder=str(other), device="cpu")
 
 
+@pytest.mark.slow
 def test_models_that_are_not_there(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no SentenceTransformer could be loaded from"):
         DenseEngine(world, encoder=str(tmp_path), device="cpu")

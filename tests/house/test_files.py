@@ -33,7 +33,7 @@ def test_no_file_is_long_without_a_reason() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert not [str(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    assert not [str(path) for path in SOURCES if not path.read_text("utf-8").startswith(('"""', 'r"""'))]
 
 
 def test_no_message_ends_in_two_full_stops() -> None:

@@ -155,6 +155,7 @@ def test_losses_and_gradients_are_trls(trl, case, seed):
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.slow
 def test_truncated_importance_sampling_is_trls(trl, level):
     data = tensors(2)
     gap = (data.old - data.sampler) * data.mask
@@ -168,6 +169,7 @@ def test_truncated_importance_sampling_is_trls(trl, level):
     torch.testing.assert_close(own, gradient)
 
 
+@pytest.mark.slow
 def test_the_entropy_bonus_is_trls(trl):
     """TRL's bonus is a token mean whatever the loss; ours follows the aggregation, so token mean is compared."""
     data = tensors(3)
@@ -176,6 +178,7 @@ def test_the_entropy_bonus_is_trls(trl):
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.slow
 def test_rloo_has_trls_gradient_on_policy(trl):
     """TRL clips the ratio of the whole answer; on what the policy has just sampled that is -A * log pi(answer)."""
     data = tensors(4)
