@@ -101,6 +101,16 @@ def test_the_end_of_the_input_ends_politely(
     assert "noisy" not in shown
 
 
+def test_plain_words_answer_in_the_last_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], questions: Path, corpus: Path
+) -> None:
+    arguments = ("--dataset", str(questions), "--search-engine", f"corpus:{corpus}", "--max-turns", "1")
+    assert play(monkeypatch, "town 3\n paris \ntown 4\n=Lyon\ntown 5\n<answer>Paris</answer>\n", *arguments) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[-1] for line in shown.splitlines() if "  answer: " in line] == ["paris", "Lyon", "Paris"]
+    assert "3 questions finished, EM 0.67. Goodbye." in shown
+
+
 def test_a_wrong_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'zerosearch'"):
         play(monkeypatch, "", "--protocol", "zerosearc")

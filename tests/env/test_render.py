@@ -220,7 +220,7 @@ def test_view_of_a_folder_shows_the_last_ones_of_each_file(tmp_path: Path, capsy
     assert "wrote 4 transcripts (the last ones of 7, see --limit)" in capsys.readouterr().out
     page = output.read_text("utf-8")
     assert f"<h1>{tmp_path.name}</h1>" in page
-    assert [page.count(f"<span>step {i}</span>") for i in range(4)] == [0, 1, 2, 1]
+    assert [page.count(f"<span>step {i} · noise level ") for i in range(4)] == [0, 1, 2, 1]
     with pytest.raises(ConfigError, match="limit"):
         view.write_page(tmp_path, output, limit=1)
     (tmp_path / "other").mkdir()

@@ -26,7 +26,7 @@ _DEFAULT_NOISE = 0.25
 
 _HELP = [
     "some words        search for them",
-    "=Ada Lovelace     answer",
+    "=Ada Lovelace     answer (in the last turn the = may be left out)",
     "<...>             send a raw turn of the protocol, unchanged",
     ":prompt           show the prompt that a policy sees",
     ":skip             go to the next question",
@@ -208,7 +208,7 @@ def _play_episode(game: _Game) -> bool:
             continue
         if not line:
             continue
-        action = to_action(game.base, line)
+        action = to_action(game.base, line if not episode.last_turn or line[0] in "=<" else f"={line}")
         if action is None:
             game.say("note", "An answer needs text after the '='.")
             continue

@@ -18,7 +18,7 @@ from ..records.html import load_templates
 from ..records.transcripts import noisy_flags, read_transcripts
 from ..types import JsonObject
 
-_SHOWN = ("question", "answers", "turns", "scores", "stop_reason", "extra")
+_SHOWN = ("question", "answers", "noise_level", "turns", "scores", "stop_reason", "extra")
 """Fields of a transcript that the page needs."""
 _PLACES = ("transcripts.jsonl", "transcripts/*.jsonl", "evaluation/transcripts/*.jsonl")
 """Where commands write transcripts in their output folder."""
@@ -144,5 +144,5 @@ def _item(record: Mapping[str, Any]) -> dict[str, Any]:
         "record": record,
         "verdict": "open" if scores is None else "correct" if scores["em"] == 1.0 else "wrong",
         "noisy": any(any(noisy_flags(turn)) for turn in record["turns"]),
-        "note": " · ".join(f"{name} {value}" for name, value in extra),
+        "note": " · ".join([*(f"{name} {value}" for name, value in extra), f"noise level {record['noise_level']:g}"]),
     }
