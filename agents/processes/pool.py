@@ -7,6 +7,7 @@ computed in one place, and any difference in the replay is an error.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -240,10 +241,10 @@ def _serve(connection: Connection) -> None:
             connection.send_bytes(pickle.dumps(("done", None)))
         except BrokenPipeError:
             return  # the parent closed the pipe and needs no more results
-        except ZeroSearchError as error:
-            connection.send_bytes(pickle.dumps(("error", error)))
-        except Exception:
-            connection.send_bytes(pickle.dumps(("error", traceback.format_exc())))
+        except Exception as error:
+            problem = error if isinstance(error, ZeroSearchError) else traceback.format_exc()
+            with contextlib.suppress(BrokenPipeError):  # another worker had failed first
+                connection.send_bytes(pickle.dumps(("error", problem)))
 
 
 def _stamp(path: str) -> int:
