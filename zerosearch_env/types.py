@@ -7,7 +7,7 @@ several times as much. This file imports nothing from the rest of the package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -167,13 +167,21 @@ class Step:
     documents: tuple[Document, ...] = ()
     noisy: bool | tuple[bool, ...] | None = None
     """The noise flags of this turn's search; None if the turn was not a search."""
-    answer_in_documents: bool | None = None
-    """Whether this turn's documents contain a gold answer; None if the turn was not a search."""
+    find_answer: Callable[[], bool] | None = field(default=None, compare=False, repr=False)
+    """Looks for a gold answer in the documents; None if the turn was not a search. See `answer_in_documents`."""
     stop_reason: StopReason | None = None
     scores: Scores | None = None
     """Set exactly when `stop_reason` is set."""
     error: str | None = None
     """The error message, if the episode ended because the engine or the agent's code failed."""
+
+    @property
+    def answer_in_documents(self) -> bool | None:
+        """Whether this turn's documents contain a gold answer; None if the turn was not a search.
+
+        Computed at each access, because it takes as long as the rest of the turn and few callers need it.
+        """
+        return None if self.find_answer is None else self.find_answer()
 
     @property
     def done(self) -> bool:

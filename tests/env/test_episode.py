@@ -92,8 +92,8 @@ def test_a_whole_episode() -> None:
         query="Ann Lee birthplace",
         documents=(USEFUL,),
         noisy=False,
-        answer_in_documents=True,
     )
+    assert searched.answer_in_documents is True
     notice = get_protocol("zerosearch").invalid_notice
     assert notice is not None
     assert invalid == Step(observation=notice, action="invalid", turn=2, noise_level=0.0)

@@ -3,19 +3,24 @@
 The keys of a step's info are attribute names of `Step` and `Scores`, so both forms are read from the same records. A
 value has the same type at every turn, because Gymnasium's vector environments choose the dtype of an array by the first
 value they see. Therefore `noisy` and `answer_in_documents` are False, not None, if the turn was not a search.
+
+`answer_in_documents` is computed when it is first read: it takes as long as the rest of a step, and few callers need
+it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import partial, wraps
 from operator import attrgetter, itemgetter
 from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..game.rules import Rules
@@ -50,8 +55,62 @@ _DTYPES: Mapping[str, Any] = {
 """Keys with arrays of numbers or booleans; `noisy` is one of them only if noise is drawn per search. Every other key
 has an object array, with None for sub-environments without a value."""
 
+_LATE = "answer_in_documents"
+"""The key with a value that is computed when it is read."""
+_UNKNOWN = object()
+"""The value of this key until then."""
+
+
+class LateInfo(dict[str, Any]):
+    """An info in which `answer_in_documents` is computed (`compute`) when it is first read.
+
+    Everything that may read the value computes it, also `dict(info)`, `{**info}`, comparing, copying and pickling. What
+    only looks at the keys does not: `in`, `len`, `keys()`.
+    """
+
+    __slots__ = ("_compute",)
+
+    # Any: a bool for one environment, an array for several
+    def __init__(self, values: Infos, compute: Callable[[], Any] | None = None) -> None:
+        super().__init__(values)
+        if compute is not None:
+            self[_LATE] = _UNKNOWN
+            self._compute = compute
+
+    def complete(self) -> None:
+        """Compute the value, if that has not been done."""
+        if dict.get(self, _LATE) is _UNKNOWN:
+            self[_LATE] = self._compute()
+
+    def __getitem__(self, key: str) -> Any:
+        if key == _LATE:
+            self.complete()
+        return super().__getitem__(key)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return LateInfo, (dict(self),)
+
+
+def _complete_first(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def complete_and_call(self: LateInfo, *args: Any) -> Any:
+        for info in (self, *args):
+            if isinstance(info, LateInfo):
+                info.complete()
+        return method(self, *args)
+
+    return complete_and_call
+
+
+# CPython copies a dict without asking its methods (`dict(info)`, `{**info}`), unless `__iter__` is not dict's own.
+for _name in ("__iter__", "__reversed__", "__eq__", "__ne__", "__or__", "__ror__", "__repr__"):
+    setattr(LateInfo, _name, _complete_first(getattr(dict, _name)))
+for _name in ("copy", "get", "items", "pop", "popitem", "setdefault", "values"):
+    setattr(LateInfo, _name, _complete_first(getattr(dict, _name)))
+
+
 _RESET_GETTERS = [(key, itemgetter(key)) for key in RESET_KEYS]
-_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS if key not in ("noisy", "answer_in_documents")]
+_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS if key not in ("noisy", _LATE)]
 _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 
@@ -74,7 +133,7 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         "documents": step.documents,
         "noisy": unset if step.noisy is None else step.noisy,
         "noise_level": step.noise_level,
-        "answer_in_documents": step.answer_in_documents is True,
+        _LATE: False,
         "turn": step.turn,
         "stop_reason": step.stop_reason,
     }
@@ -90,7 +149,7 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         info["searches"] = scores.searches
         if step.error is not None:
             info["error"] = step.error
-    return info
+    return info if step.find_answer is None else LateInfo(info, step.find_answer)
 
 
 def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step], unset: NoDraw = False) -> Infos:
@@ -111,15 +170,23 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
     if steps:
         indices, rows = list(steps), list(steps.values())
         noisy = ("noisy", lambda step: unset if step.noisy is None else step.noisy)
-        found = ("answer_in_documents", lambda step: step.answer_in_documents is True)
-        _write(infos, count, indices, rows, [*_STEP_GETTERS, noisy, found])
+        _write(infos, count, indices, rows, [*_STEP_GETTERS, noisy, (_LATE, lambda step: False)])
         ended = [(index, step) for index, step in zip(indices, rows, strict=True) if step.scores is not None]
         if ended:
             _write(infos, count, [index for index, _ in ended], [step.scores for _, step in ended], _SCORE_GETTERS)
             failed = {index: step for index, step in ended if step.error is not None}
             if failed:
                 _write(infos, count, list(failed), list(failed.values()), [("error", attrgetter("error"))])
+        if any(step.find_answer is not None for step in rows):
+            return LateInfo(infos, partial(_found, count, indices, rows))
     return infos
+
+
+def _found(count: int, indices: Sequence[int], rows: Sequence[Step]) -> NDArray[np.bool_]:
+    """The array `answer_in_documents`."""
+    column = np.zeros(count, np.bool_)
+    column[indices] = [step.answer_in_documents is True for step in rows]
+    return column
 
 
 # Any: the info of other environments and wrappers may hold anything

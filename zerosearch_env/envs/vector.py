@@ -327,12 +327,14 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         final: Infos = {}
         if ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = self._restart(sorted(ended), steps, starts)
+        infos = batch_infos(count, starts, steps, self._unset)
+        infos.update(final)
         return (
             tuple(observations),
             rewards,
             terminations,
             truncations,
-            {**batch_infos(count, starts, steps, self._unset), **final},
+            infos,
         )
 
     def _ends(self, step: Step) -> bool:

@@ -21,6 +21,7 @@ searches return, and with the same seed a higher noise level gives a superset of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from operator import index
 from typing import get_args
 
@@ -38,7 +39,6 @@ from ..types import (
     Step,
     StopReason,
     Turn,
-    full_text,
 )
 from .answers import SEPARATOR, contains_answer
 from .noise import check_level
@@ -202,7 +202,7 @@ class Episode:
             request.query,
             documents,
             request.noisy,
-            answer_in_documents(documents, request.answers),
+            partial(answer_in_documents, documents, request.answers),
         )
         self._turns.append((action_text, step, end))
         return step
@@ -312,4 +312,7 @@ class Episode:
 
 def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
     """Whether a document's title or text states a gold answer; see `answers.contains_answer`."""
-    return contains_answer(SEPARATOR.join([full_text(document) for document in documents]), answers)
+    parts: list[str] = []
+    for document in documents:
+        parts += (document.title, " ", document.text, SEPARATOR)
+    return contains_answer("".join(parts), answers)
