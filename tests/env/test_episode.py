@@ -491,6 +491,7 @@ PIECES += ['{"name": "search", "arguments": {"query": "Ann"}}']
 
 
 @settings(max_examples=40)
+@example(name="deepresearcher", texts=["<tool_call></tool_call><think>"], longest=65_536)
 @given(
     name=st.sampled_from(sorted(PROTOCOLS)),
     texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), max_size=6),
@@ -502,13 +503,14 @@ def test_a_parsed_text_and_its_action_play_the_same_episode(name: str, texts: li
         if by_text.done:
             break
         action = get_protocol(name).parse(text)
-        outcomes = by_text.advance(text), by_action.advance_action(action.kind, action.content, text)
+        acting = text if len(text) > longest else text[: action.end]  # an action has nothing after it
+        outcomes = by_text.advance(text), by_action.advance_action(action.kind, action.content, acting)
         assert outcomes[0] == outcomes[1]
         assert by_text.pending is by_action.pending is isinstance(outcomes[0], SearchRequest)
         if by_text.pending:
             for episode in (by_text, by_action):
                 episode.observe(SearchResult((USEFUL, BESIDE)))
-    assert by_text.turns == by_action.turns
+    assert [turn.step for turn in by_text.turns] == [turn.step for turn in by_action.turns]
     assert by_text.text == by_action.text
 
 

@@ -82,7 +82,7 @@ def test_every_way_of_reading_sees_the_value(read: Callable[[Any], dict[str, Any
 def test_it_compares_and_prints_like_a_dict() -> None:
     info = searched()
     assert info == searched() == dict(searched())
-    assert not info != searched()
+    assert (info != searched()) is False
     assert "'answer_in_documents': True" in repr(info)
     info = searched()
     info["answer_in_documents"] = "mine"

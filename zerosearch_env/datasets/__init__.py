@@ -76,7 +76,8 @@ def load_dataset(
     read = partial(read_questions, split=split, on_bad_row=on_bad_row, columns=columns, format=format)
     named = named_sources(source)
     if world is not None and not includes_world(source):
-        given = ", ".join(part.name for part in named) if named else type(source).__name__
+        one = source.name if isinstance(source, Dataset) else type(source).__name__
+        given = ", ".join(part.name for part in named) if named else one
         raise ConfigError(f'world={world!r} describes the dataset "world", but {given!r} was given')
     if isinstance(source, Dataset):
         return _cut(source, limit)
