@@ -1,6 +1,7 @@
 """The processes that the package starts are forked from one that has loaded torch, except where a test objects.
 
-Tests that do so are slow, whatever they take themselves: the first of them loads torch.
+Tests that do so are slow, whatever they take themselves: where the server cannot be a fork (`forks.start_server`), the
+first of them waits until it has loaded torch.
 """
 
 from __future__ import annotations
