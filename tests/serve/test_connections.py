@@ -51,6 +51,34 @@ def test_a_second_head_that_never_ends_is_timed_out_and_an_idle_connection_is_no
     connection.close()
 
 
+@pytest.mark.parametrize("before", [b"", HEAD + b"Content-Length: 14\r\n\r\n" + b'{"query": "a"}'])
+@pytest.mark.parametrize("line", [b"x" * 1000, b"X: abcdefghij\r\n" * 100])
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(start: Any, before: bytes, line: bytes) -> None:
+    server = start()
+    with connect(server.port) as endless:
+        endless.sendall(before + HEAD)
+        sent = 0
+        try:
+            while sent < 2**26:
+                endless.sendall(line)
+                sent += len(line)
+        except ConnectionError:
+            pass
+    assert sent < 2**24, "the rest is in the buffers of the system"
+    assert server.post("/retrieve", {"query": "b"}).status == 200
+
+
+def test_a_body_is_no_head(start: Any) -> None:
+    server = start()
+    query = "word " * 30_000
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for _ in range(2):
+        connection.request("POST", "/retrieve", json.dumps({"query": query}).encode())
+        reply = connection.getresponse()
+        assert (reply.status, len(reply.read()) > 0) == (200, True)
+    connection.close()
+
+
 @pytest.mark.slow
 def test_unfinished_heads_do_not_keep_others_out(start: Any) -> None:
     server = start(limits={"max_connections": 8})

@@ -291,7 +291,7 @@ class _Handlers:
             response.headers["WWW-Authenticate"] = "Bearer"
         if status == 503:
             response.headers["Retry-After"] = "1"
-        if status in (401, 408, 413, 421):
+        if status in (401, 404, 405, 408, 413, 421):
             # Do not wait for the rest of the body.
             response.headers["Connection"] = "close"
         return response

@@ -1,4 +1,4 @@
-"""Connections: a limit on their number, a time limit for request heads, and a shutdown that resets no request.
+"""Connections: a limit on their number, limits on request heads, and a shutdown that resets no request.
 
 Connections are accepted here and not by asyncio, which accepts as many as there are file handles. When the limit is
 reached, a new connection takes the place of the one that has waited longest for a request:
@@ -32,6 +32,8 @@ _FRESH_S = 0.25
 """How long a new connection keeps its place while its request is on its way, in seconds."""
 _LINGER_S = 1.0
 """How long a stopping server keeps a connection open that waits for a request, in seconds."""
+_MAX_HEAD_BYTES = 64 * 1024
+"""A request head that goes on after so many bytes is refused: uvicorn's parser would keep all of it in memory."""
 _LOG_PERIOD_S = 10.0
 _LOGGERS = (__name__, "uvicorn.error", "asyncio")
 
@@ -44,7 +46,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().__init__(*args, **more)
         self._head_timeout_s, self._on_change = head_timeout_s, on_change
         self._timer: asyncio.TimerHandle | None = None
-        self._received = self._stopping = False
+        self._head_bytes = 0
+        self._stopping = False
         self.served = False
         """Whether it has received a complete request head."""
         self.waiting_since: float | None = None
@@ -58,15 +61,22 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request; a complete head ends the time limit, the first byte of the next one starts it."""
-        self._received = True
+        cycle = self.cycle  # one object per request
+        in_body = self._answering() and cycle.more_body
         super().data_received(data)
-        if not self._answering():
+        if self.cycle is not cycle:
+            self._head_bytes = 0
+        elif not in_body:
+            self._head_bytes += len(data)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse("431 Request Header Fields Too Large", "%d bytes", _MAX_HEAD_BYTES)
+        elif not self._answering():
             self._start_timer()
-            return
-        self.served, self.waiting_since, self._received = True, None, False
-        self._stop_timer()
-        if self._stopping:
-            self.cycle.keep_alive = False
+        else:
+            self.served, self.waiting_since = True, None
+            self._stop_timer()
+            if self._stopping:
+                self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -107,9 +117,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _too_slow(self) -> None:
         self._timer = None
-        if self._received:
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        _log.warning("closed a connection without a complete request head in %g s", self._head_timeout_s)
+        self._refuse("408 Request Timeout", "%g s", self._head_timeout_s)
+
+    def _refuse(self, status: str, unit: str, limit: float) -> None:
+        if self._head_bytes and not self._answering():
+            self.transport.write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+        _log.warning(f"closed a connection without a complete request head in {unit}", limit)
         self.transport.close()
 
 
