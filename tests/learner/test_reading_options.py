@@ -15,8 +15,9 @@ from zerosearch_agents.evaluation.cli import main as evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_env.commands.index import BuildConfig, _passages
 from zerosearch_env.commands.play import PlayConfig, make_env
+from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.envs.single import ZeroSearchEnv
-from zerosearch_env.serve.command import ServeConfig, _dataset
+from zerosearch_env.serve.command import ServeConfig, make_service
 
 COLUMNS = ("question=Frage", "answers=Antwort")
 
@@ -62,9 +63,8 @@ def test_play_serve_and_index_read_them(folder: Path) -> None:
     ).unwrapped
     assert isinstance(env, ZeroSearchEnv)
     assert env.dataset.skipped_rows == 1
-    served = _dataset(ServeConfig(dataset="nq.jsonl", on_bad_row="skip", columns=COLUMNS))
-    assert served is not None
-    assert len(served.questions) == 4
+    served = make_service(ServeConfig(dataset="nq.jsonl", on_bad_row="skip", columns=COLUMNS), ConstantEngine())
+    assert len(served.defaults._questions._by_id) == 4
     build = BuildConfig(
         encoder="-", output=folder / "i", corpus=folder / "corpus.jsonl", on_bad_row="skip", columns=("text=body_text",)
     )
