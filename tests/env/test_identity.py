@@ -161,6 +161,14 @@ def test_engines_name_what_they_read(tmp_path: Path) -> None:
     assert engine_identity(Own([])) == {"the code in test_identity.py": source_hash(Path(__file__))}
 
 
+def test_a_record_of_an_engine_holds_no_key() -> None:
+    class Telling(ConstantEngine):
+        def identity(self) -> dict[str, str]:
+            return {"the model": "large api_key=abcdefgh12345678"}
+
+    assert engine_identity(Telling())["the model"] == "large api_key=***"
+
+
 def test_engines_that_your_code_makes_are_known_by_the_code(tmp_path: Path) -> None:
     file = tmp_path / "made.py"
     file.write_text("from zerosearch_env.engines import ConstantEngine\nengine = ConstantEngine()\n")

@@ -126,7 +126,7 @@ def engine_identity(engine: SearchEngine, spec: str | Options | SearchEngine = "
         engine: the engine.
         spec: the description that it was made from.
     """
-    record = dict(engine_parts(engine).identity())
+    record = {name: redact(value) for name, value in engine_parts(engine).identity().items()}
     if type(engine).__module__.partition(".")[0] != __name__.partition(".")[0] and (file := source_file(engine)):
         record[f"the code in {file.name}"] = source_hash(file)
     if isinstance(spec, (str, Mapping)) and spec and loads_code(spec):
