@@ -22,6 +22,7 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import engine_name, make_engine
+from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.progress import ProgressBar
@@ -119,7 +120,7 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
         bar = stack.enter_context(ProgressBar("searches", total))
         # A first search loads the model, so that the measured times do not include it.
-        engine.search([probes[0].request(probes[0].query, False, top_k, ~config.seed)])
+        run_searches(engine, [probes[0].request(probes[0].query, False, top_k, ~config.seed)])
         levels, answers_at = [], {}
         for level in config.levels:
             searches = at_level(probes, level, top_k=top_k, seed=config.seed)
@@ -234,7 +235,7 @@ def style_report(
             new = [request for request in requests if request not in known]
             for start in range(0, len(new), config.batch):
                 some = new[start : start + config.batch]
-                known.update(zip(some, reference.search(some), strict=True))
+                known.update(zip(some, run_searches(reference, some), strict=True))
             results = [(request.question, known[request]) for request in requests]
             real = [(question, result.documents) for question, result in results if result.failure is None]
             failed = len(results) - len(real)

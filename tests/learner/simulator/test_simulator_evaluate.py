@@ -190,6 +190,18 @@ def test_options_that_cannot_be(options: dict[str, object], message: str) -> Non
         SimulatorEvalConfig("corpus", **options)
 
 
+def test_a_reference_or_an_engine_that_raises_is_an_engine_error(pairs_file: Path) -> None:
+    class Raising(ConstantEngine):
+        def search(self, requests: object) -> list:
+            raise ValueError("no index")
+
+    register_engine("raising", lambda argument, dataset: Raising())
+    with pytest.raises(EngineError, match=r"reference 'raising' failed every time: .*no index"):
+        evaluate(pairs_file, "constant", reference="raising", attack_questions=0)
+    with pytest.raises(EngineError, match=r"searches failed; the first: .*no index"):
+        evaluate(pairs_file, "raising", attack_questions=0)
+
+
 def test_what_cannot_be_evaluated(pairs_file: Path) -> None:
     with pytest.raises(ConfigError, match="is not JSON"):
         evaluate(pairs_file, '{"kind": "writer", temperature: 0}')

@@ -56,8 +56,12 @@ COLUMNS: Fields = {
 """The fields of a question that a caller may map to columns."""
 
 
-def detect_format(row: Row) -> str | None:
-    """The name of the format of a row, or None if it is unknown."""
+def detect_format(row: Row) -> str:
+    """The name of the format of a row.
+
+    Raises:
+        RowError: it is unknown, because the row has no question; the message names the nearest column.
+    """
     if isinstance(_unpacked(row.get("paragraphs")), list):
         return "musique"
     if not missing(row.get("context")) and not missing(row.get("supporting_facts")):
@@ -68,7 +72,7 @@ def detect_format(row: Row) -> str | None:
         return "flashrag"
     if find_column(row, (*_QUESTIONS, "prompt")):
         return "plain"
-    return None
+    raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
 
 
 def _unpacked(value: Json) -> Json:
@@ -279,7 +283,7 @@ class _QuestionReader:
 
     def _read(self, row: Row) -> Question:
         row = renamed(row, self._columns, COLUMNS) if self._columns else row
-        self.format = self.format or _format_of(row)
+        self.format = self.format or detect_format(row)
         return FORMATS[self.format](row)
 
     def _distinct(self, row: NumberedRow, question: Question) -> Question:
@@ -295,13 +299,6 @@ class _QuestionReader:
         if place is not row.place:
             raise RowError("id", f"a row that is not a copy of another ({place})", question.id)
         return question
-
-
-def _format_of(row: Row) -> str:
-    format = detect_format(row)
-    if format is None:
-        raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
-    return format
 
 
 def with_distinct_ids(questions: list[Question]) -> list[Question]:
