@@ -117,8 +117,9 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
         load_dataset(path, columns={"qestion": "Frage"})
     with pytest.raises(ConfigError, match="columns must be a mapping"):
         make(dataset=path, columns=["question"])
-    with pytest.raises(ConfigError, match="must be the name of a column"):
-        load_dataset(path, columns={"question": 3.0})  # type: ignore[dict-item]
+    for column in (3.0, -1, True, "", []):
+        with pytest.raises(ConfigError, match="must be the name of a column, its number from 0"):
+            load_dataset(path, columns={"question": column})  # type: ignore[dict-item]
     with pytest.raises(
         DataError, match=r"the nearest is 'quesiton', columns=\{\"question\": \"quesiton\"\} would read it"
     ):
