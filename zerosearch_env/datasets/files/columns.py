@@ -120,7 +120,7 @@ def check_columns(columns: Columns | None, fields: Iterable[str]) -> None:
             name >= 0 if is_whole_number(name) else name and isinstance(name, str) for name in names
         ):
             raise ConfigError(
-                f"columns[{field!r}] must be the name of a column, its number from 0, or a list of these, got {column!r}"
+                f"columns[{field!r}] must be the name of a column, its number from 0, or a list, got {column!r}"
             )
     if len({isinstance(name, str) for column in columns.values() for name in _listed(column)}) > 1:
         raise ConfigError(f"columns must have names, or numbers in a table without a header; got both: {columns!r}")
