@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,8 +32,6 @@ class PlanCommand:
     """Name of a public model, or a directory with a config.json; unset: the preset's policy."""
     gpus: tuple[int, ...] = (1, 4, 8, 16)
     """Numbers of GPUs to plan for, one process per GPU; 16 means two nodes of eight."""
-    gpu_memory: float = 80.0
-    """Memory of one GPU, in GB (10^9 bytes)."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Data type of matrix products and activations; unset: the preset's value."""
     checkpointing: bool | None = None
@@ -66,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     config = load_preset(command.preset)
     model = find_architecture(command.model or config.policy)
-    plans = {gpus: make_plan(model, config, _hardware(command), _load(command, config, gpus)) for gpus in command.gpus}
+    plans = {gpus: make_plan(model, config, command.hardware, _load(command, config, gpus)) for gpus in command.gpus}
     console = Console()
     console.print(plan_table(command, model, plans))
     for line in _notes(command, config):
@@ -109,17 +107,13 @@ def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, RunPl
     table.add_section()
     table.add_row("total", *(f"{sum(plan.memory_bytes.values()) / 1e9:.1f}" for plan in plans.values()))
     verdict = [("yes" if plan.fits else "no") for plan in plans.values()]
-    table.add_row(f"fits {command.gpu_memory:g} GB less {command.hardware.reserve_gb:g}", *verdict)
+    table.add_row(f"fits {command.hardware.memory_gb:g} GB less {command.hardware.reserve_gb:g}", *verdict)
     table.add_section()
     for part in next(iter(plans.values())).seconds:
         table.add_row(f"seconds of {part}", *(f"{plan.seconds[part]:.1f}" for plan in plans.values()))
     table.add_row("seconds per step", *(f"{sum(plan.seconds.values()):.1f}" for plan in plans.values()))
     table.add_row("tokens per second", *(f"{plan.tokens_per_second:,.0f}" for plan in plans.values()))
     return table
-
-
-def _hardware(command: PlanCommand) -> Hardware:
-    return replace(command.hardware, memory_gb=command.gpu_memory)
 
 
 def _load(command: PlanCommand, config: TrainConfig, gpus: int) -> Load:

@@ -144,7 +144,7 @@ class Hardware:
     """Figures of a GPU, and the share of them that a run reaches. The defaults describe an H100 SXM."""
 
     memory_gb: float = 80.0
-    """Memory of one GPU, in 10^9 bytes."""
+    """Memory of one GPU, in GB (10^9 bytes)."""
     tflops: float = 989.0
     """Peak of dense matrix products in bfloat16, in 10^12 operations per second."""
     tflops_fp32: float = 67.0

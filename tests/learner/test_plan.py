@@ -154,7 +154,7 @@ def test_whether_it_fits_follows_the_memory():
 
 
 def test_the_command_prints_the_table(capsys):
-    assert main(["qwen2.5-7b-zerosearch", "--gpus", "8", "16", "--gpu-memory", "141"]) == 0
+    assert main(["qwen2.5-7b-zerosearch", "--gpus", "8", "16", "--memory-gb", "141"]) == 0
     out = capsys.readouterr().out
     for part in ("7,615,616,512", "fits 141 GB", "optimizer (AdamW)", "tokens per second", "with activation"):
         assert part in out
