@@ -44,22 +44,10 @@ class Pair:
     split: Split = "train"
 
 
-def request_of(pair: Pair, *, top_k: int | None = None, noisy: bool | None = None, seed: int = 0) -> SearchRequest:
-    """The search that a pair belongs to.
-
-    Args:
-        pair: the pair.
-        top_k: number of documents; None uses the pair's number.
-        noisy: whether it is a noisy search; None uses the pair's kind.
-        seed: seed of the search.
-    """
-    kind = pair.noisy if noisy is None else noisy
-    return SearchRequest(pair.query, pair.question, pair.answers, kind, top_k or len(pair.documents), seed)
-
-
 def prompt_text(pair: Pair) -> str:
     """The prompt of a pair, exactly as the simulated engine sends it for such a search."""
-    return prompt_of(request_of(pair), pair.noisy, SimulationOptions(prompt=style_name(pair.prompt_id)))
+    request = SearchRequest(pair.query, pair.question, pair.answers, pair.noisy, len(pair.documents), seed=0)
+    return prompt_of(request, pair.noisy, SimulationOptions(prompt=style_name(pair.prompt_id)))
 
 
 def target_text(documents: Iterable[Document]) -> str:
