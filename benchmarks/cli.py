@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from zerosearch_env.commands.dispatch import Command, group_help, run_command
 
 _MODULES = {
-    "env-overhead": ("speed.env_overhead", "CPU time of the environment per step, compared with gem-llm."),
+    "env-real-text": (
+        "speed.env_real_text",
+        "CPU time of the environment per step with real text, compared with gem-llm and skyrl-gym.",
+    ),
     "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, compared with plain bm25s."),
     "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),
     "dense": (

@@ -24,8 +24,8 @@ from pathlib import Path
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.engines.registry import make_engine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.answers import SEPARATOR, contains_answer
-from zerosearch_env.types import Question, SearchRequest, full_text
+from zerosearch_env.game.answers import contains_answer, documents_contain_answer
+from zerosearch_env.types import Document, Question, SearchRequest, full_text
 
 from ..measure import Case, make_parser, measure, print_timings, write_record
 
@@ -181,7 +181,7 @@ def speed_cases(texts: Texts, *, count: int = 2000) -> list[Case]:
     rng.shuffle(near)
     accented = [(text, answers) for text, answers in near if not text.isascii()][:count]
     together = [
-        (SEPARATOR.join(document for document, _ in absent[i : i + DOCUMENTS]), absent[i][1])
+        ([Document("", text) for text, _ in absent[i : i + DOCUMENTS]], absent[i][1])
         for i in range(0, len(absent), DOCUMENTS)
     ]
     work = {
@@ -190,14 +190,23 @@ def speed_cases(texts: Texts, *, count: int = 2000) -> list[Case]:
         "a word of the answer present, other characters than ASCII": accented,
     }
     cases = [Case(name, _run(chosen)) for name, chosen in work.items() if chosen]
-    return [*cases, Case("answer absent, five documents joined", _run(together, documents=DOCUMENTS))]
+    return [*cases, Case("answer absent, five documents together", _run_together(together))]
 
 
-def _run(work: Sequence[tuple[str, tuple[str, ...]]], *, documents: int = 1) -> Callable[[], int]:
+def _run_together(work: Sequence[tuple[Sequence[Document], tuple[str, ...]]]) -> Callable[[], int]:
+    def run() -> int:
+        for documents, answers in work:
+            documents_contain_answer(documents, answers)
+        return DOCUMENTS * len(work)
+
+    return run
+
+
+def _run(work: Sequence[tuple[str, tuple[str, ...]]]) -> Callable[[], int]:
     def run() -> int:
         for text, answers in work:
             contains_answer(text, answers)
-        return documents * len(work)
+        return len(work)
 
     return run
 

@@ -86,7 +86,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in cli.BENCHMARKS)
-    with pytest.raises(ConfigError, match="Did you mean 'env-overhead'"):
+    with pytest.raises(ConfigError, match="Did you mean 'env-real-text'"):
         cli.main(["env-overhed"])
 
 

@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError, DataError, EpisodeError, ZeroSearchError
-from zerosearch_env.game.episode import Episode, answer_in_documents
+from zerosearch_env.game.answers import documents_contain_answer
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.protocols import PROTOCOLS, get_protocol
 from zerosearch_env.randomness import split, uniform
@@ -568,12 +569,12 @@ def test_an_episode_can_be_copied_in_the_middle(again: Callable[[Episode], Episo
 
 
 def test_answers_are_found_in_titles_and_texts_and_not_across_documents() -> None:
-    assert answer_in_documents([BESIDE, USEFUL], ["geneva"])
-    assert answer_in_documents([Document("Geneva", "x")], ["geneva"])
-    assert not answer_in_documents([BESIDE], ["geneva"])
-    assert not answer_in_documents([], ["geneva"])
-    assert not answer_in_documents([Document("New", "York"), Document("City", "")], ["York City"])
-    assert answer_in_documents([Document("x", "the New\x01York")], ["New York"])
+    assert documents_contain_answer([BESIDE, USEFUL], ["geneva"])
+    assert documents_contain_answer([Document("Geneva", "x")], ["geneva"])
+    assert not documents_contain_answer([BESIDE], ["geneva"])
+    assert not documents_contain_answer([], ["geneva"])
+    assert not documents_contain_answer([Document("New", "York"), Document("City", "")], ["York City"])
+    assert documents_contain_answer([Document("x", "the New\x01York")], ["New York"])
 
 
 def test_what_is_remembered_of_documents_depends_on_all_that_matters() -> None:

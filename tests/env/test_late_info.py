@@ -25,13 +25,13 @@ FOUND = ConstantEngine((Document("France", "Its capital is Paris."),))
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry per look for answers."""
     seen: list[int] = []
-    look = game.contains_answer
+    look = game.documents_contain_answer
 
     def counted(*arguments: Any) -> bool:
         seen.append(1)
         return look(*arguments)
 
-    monkeypatch.setattr(game, "contains_answer", counted)
+    monkeypatch.setattr(game, "documents_contain_answer", counted)
     return seen
 
 

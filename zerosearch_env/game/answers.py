@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import ConfigError
+from ..types import Document, Paragraph, full_text
 from .folding import UNSPACED, WORD, fold, without_accents
 
-SEPARATOR = " qzxnextdocumentqzx "
+_SEPARATOR = b"qzxnextdocumentqzx"
 """Separates documents that are examined together: a word that no answer contains."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -106,16 +107,9 @@ def _tables() -> tuple[bytes, bytes, bytes]:
 _SPLIT, _JOINED, _DELETED = _tables()
 
 
-def _second_reading(text: str) -> tuple[bytes, bytes, bool]:
-    """A text as bytes, from which `_SPLIT` makes the first reading; its second reading; whether it may hold markup."""
+def _encode(text: str) -> bytes:
     # Half of the characters outside Latin-1 in English Wikipedia are en dashes: replacing them first halves the time.
-    raw = text.encode() if text.isascii() else text.replace("\u2013", "-").encode("latin-1", _HANDLER)
-    joined = raw.translate(_JOINED, _DELETED)
-    if _RARE not in joined:
-        return raw, joined, False
-    for character, folded in _EXPANDED:
-        raw = raw.replace(character, folded)
-    return raw, raw.translate(_JOINED, _DELETED + b"<&"), b"<" in raw or b"&" in raw
+    return text.encode() if text.isascii() else text.replace("\u2013", "-").encode("latin-1", _HANDLER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +207,33 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether `text` states one of the gold answers; the module's docstring has the rules.
 
     Args:
-        text: title and text of a document, or of several documents separated by `SEPARATOR`.
+        text: title and text of a document, or any other text.
         answers: the gold answers.
 
     Raises:
         ConfigError: `answers` is a single string.
     """
-    return _states(text, _golds(answers if type(answers) is tuple else _checked(answers)), markup=True)
+    golds = _golds(answers if type(answers) is tuple else _checked(answers))
+    stated = _states(_encode(text), golds)
+    return _states_otherwise(text, golds) if stated is None else stated
+
+
+def documents_contain_answer(documents: Sequence[Document | Paragraph], answers: Sequence[str]) -> bool:
+    """Whether one of the documents states a gold answer in its title or text, or from the one into the other.
+
+    The same as `contains_answer` of each document's full text, at a lower cost for documents of a search together.
+
+    Raises:
+        ConfigError: `answers` is a single string.
+    """
+    golds = _golds(answers if type(answers) is tuple else _checked(answers))
+    parts: list[bytes] = []
+    for document in documents:
+        parts += (_encode(document.title), _encode(document.text), _SEPARATOR)
+    stated = _states(b" ".join(parts), golds)
+    if stated is not None:
+        return stated
+    return any(_states_otherwise(full_text(document), golds) for document in documents)
 
 
 def _checked(answers: Sequence[str]) -> tuple[str, ...]:
@@ -233,20 +247,30 @@ def without_markup(text: str) -> str:
     return html.unescape(_MARKUP.sub("", text))
 
 
-def _states(text: str, golds: _Golds, *, markup: bool) -> bool:
-    raw, joined, may_hold_markup = _second_reading(text)
+def _states(raw: bytes, golds: _Golds) -> bool | None:
+    """Whether an encoded text states an answer; None if that also depends on `_states_otherwise`."""
+    joined = raw.translate(_JOINED, _DELETED)
+    markup = False
+    if _RARE in joined:
+        for character, folded in _EXPANDED:
+            raw = raw.replace(character, folded)
+        joined = raw.translate(_JOINED, _DELETED + b"<&")
+        markup = b"<" in raw or b"&" in raw
     for probe in golds.probes:
         if probe in joined:
             second, first = b" %b " % joined, b" %b " % raw.translate(_SPLIT)
             if any(_in_a_row(gold.joined, second) or _in_a_row(gold.split, first) for gold in golds.latin):
                 return True
             break
+    return None if markup or golds.special else False
+
+
+def _states_otherwise(text: str, golds: _Golds) -> bool:
+    """Whether a text states an answer by the special rules, or without its markup."""
     if golds.special and _states_special(text, golds):
         return True
-    if may_hold_markup and markup:
-        plain = without_markup(text)
-        return plain != text and _states(plain, golds, markup=False)
-    return False
+    plain = without_markup(text) if "<" in text or "&" in text else text
+    return plain != text and bool(_states(_encode(plain), golds) or (golds.special and _states_special(plain, golds)))
 
 
 def _states_special(text: str, golds: _Golds) -> bool:

@@ -20,7 +20,6 @@ searches return, and with the same seed a higher noise level gives a superset of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from operator import index
 from typing import get_args
@@ -31,7 +30,6 @@ from ..protocols.tags import answer_action, query_action
 from ..randomness import split, uniform2
 from ..types import (
     ActionKind,
-    Document,
     Question,
     Scores,
     SearchRequest,
@@ -40,7 +38,7 @@ from ..types import (
     StopReason,
     Turn,
 )
-from .answers import SEPARATOR, contains_answer
+from .answers import documents_contain_answer
 from .noise import check_level
 from .rewards import exact_match, score
 from .rules import Rules
@@ -202,7 +200,7 @@ class Episode:
             request.query,
             documents,
             request.noisy,
-            partial(answer_in_documents, documents, request.answers),
+            partial(documents_contain_answer, documents, request.answers),
         )
         self._turns.append((action_text, step, end))
         return step
@@ -308,11 +306,3 @@ class Episode:
         self.stop_reason = reason
         self._turns.append((action_text, step, end))
         return step
-
-
-def answer_in_documents(documents: Sequence[Document], answers: Sequence[str]) -> bool:
-    """Whether a document's title or text states a gold answer; see `answers.contains_answer`."""
-    parts: list[str] = []
-    for document in documents:
-        parts += (document.title, " ", document.text, SEPARATOR)
-    return contains_answer("".join(parts), answers)

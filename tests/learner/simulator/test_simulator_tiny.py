@@ -22,7 +22,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.errors import CheckpointError, ConfigError
-from zerosearch_env.game.answers import SEPARATOR, contains_answer
+from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import SearchRequest, full_text
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,7 @@ def test_the_folder_appears_together_with_its_card(tmp_path: Path, monkeypatch: 
 def test_useful_documents_state_what_the_search_is_to_find(writer: SearchWriter) -> None:
     forms = set()
     for search, documents in writer.draw(300, np.random.default_rng(0)):
-        text = SEPARATOR.join(map(full_text, documents))
+        text = " | ".join(map(full_text, documents))
         assert len(documents) == search.request.top_k == len({d.source for d in documents})
         if search.request.noisy:
             assert not contains_answer(text, search.request.answers)
