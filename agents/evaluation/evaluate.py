@@ -18,6 +18,7 @@ continued, after a failure or a kill, plays only the episodes that have no trans
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import re
 import time
@@ -32,9 +33,10 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import changes, installed_versions, text_hash
+from zerosearch_env.privacy import redact
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
-from zerosearch_env.types import Question
+from zerosearch_env.types import Question, StopReason
 
 from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_settings
 from .results import Cell, CellKey, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
     from ..players.base import Player
+
+_log = logging.getLogger(__name__)
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -269,12 +273,18 @@ def _play_cell(
             return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
 
         right, valid = sum(result.em for result in done.values()), len(done)
+        warned = False
 
         def record(item: Item, episode: Episode) -> None:
-            nonlocal right, valid
+            nonlocal right, valid, warned
             result = done[item.index] = journal.write(episode, item.index)
             if not result.failed:
                 right, valid = right + result.em, valid + 1
+            elif not warned and result.stop_reason == StopReason.ENGINE_ERROR:
+                # A dead server costs every episode its retries: say so now, not hours later at the end of the cell.
+                warned = True
+                cause = redact(str(result.error))
+                _log.warning("%s: a search failed, and the other episodes are played: %s", key, cause)
             if on_progress:
                 on_progress(key, len(done), right / valid if valid else 0.0)
 

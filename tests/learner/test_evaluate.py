@@ -443,11 +443,16 @@ def test_an_exit_is_counted_and_the_next_agent_is_measured(
     assert zerosearch(command) == 0
 
 
-def test_a_dead_engine_ends_with_a_status_and_its_cause(agent_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_engine_ends_with_a_status_and_its_cause(
+    agent_file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     register_engine("dead-in-tests", lambda argument, dataset: FailingEngine("HTTP 503: no backend"))
     assert zerosearch(["eval", "--agent", "eval_cli_agent.py:agent", "--engine", "dead-in-tests", *SMALL]) == 3
     out = capsys.readouterr().out
     assert out.count("0 of 6 episodes finished; the engine failed in 6; the first cause: HTTP 503: no backend") == 2
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "a search failed, and the other episodes are played: HTTP 503: no backend"
+    ] * 2  # one line for each cell, as soon as it happens
 
 
 def test_your_own_engine_and_its_options_are_given_on_the_command_line(
