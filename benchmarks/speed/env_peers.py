@@ -6,13 +6,11 @@ import itertools
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import MagicMock
 
 from ..measure import Case
-
-if TYPE_CHECKING:
-    from .env_real_text import Workload
+from .real_text import Workload
 
 ENVIRONMENTS = 256
 

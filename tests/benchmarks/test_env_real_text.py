@@ -10,6 +10,7 @@ import pytest
 
 from zerosearch_benchmarks.measure import Timing
 from zerosearch_benchmarks.speed import env_real_text as bench
+from zerosearch_benchmarks.speed import real_text
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import SearchRequest
 
@@ -19,13 +20,13 @@ QUESTIONS = [{"id": f"q{i}", "question": f"Who built mill {i}?", "answers": [f"Z
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     passages = [{"contents": f'"Mill {i}"\n' + "The mill – old – stands by the river. " * 15} for i in range(40)]
-    for name, rows in (bench.PASSAGES, passages), (bench.QUESTIONS, QUESTIONS):
+    for name, rows in (real_text.PASSAGES, passages), (real_text.QUESTIONS, QUESTIONS):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return tmp_path
 
 
 def test_searches_return_five_new_documents_of_100_words(data: Path) -> None:
-    workload = bench.load_workload(data)
+    workload = real_text.load_workload(data)
     engine = bench.NewDocuments(workload)
     request = SearchRequest("q", "q", ("a",), False, 5, 1)
     first, second = engine.search([request, request])
@@ -37,7 +38,7 @@ def test_searches_return_five_new_documents_of_100_words(data: Path) -> None:
 
 @pytest.mark.parametrize("read", [False, True])
 def test_cases_count_their_steps_and_end_right(data: Path, read: bool) -> None:
-    workload = bench.load_workload(data)
+    workload = real_text.load_workload(data)
     assert bench.single_environment(workload, read=read)() == 4
     assert bench.vector_environment(workload, read=read, count=3)() == 12
 
@@ -63,4 +64,4 @@ def test_record(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 def test_missing_texts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no .*wikipedia_passages.jsonl\. Give the folder"):
-        bench.load_workload(tmp_path)
+        real_text.load_workload(tmp_path)
