@@ -60,7 +60,7 @@ _TERMINATING = (StopReason.ANSWER, StopReason.NO_ACTION)
 _FAILURES = (StopReason.ENGINE_ERROR, StopReason.AGENT_ERROR)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Document:
     """A passage from a corpus, from a question's own paragraphs, or from a search engine."""
 
@@ -70,6 +70,18 @@ class Document:
     """Where it comes from: a passage id, a URL, or the simulator's name."""
     score: float | None = None
     """The engine's relevance score; None if the engine gives none."""
+
+    # Engines make five documents per search. The constructor of a frozen dataclass would take twice as long.
+    def __init__(self, title: str, text: str, source: str = "", score: float | None = None) -> None:
+        _set_title(self, title)
+        _set_text(self, text)
+        _set_source(self, source)
+        _set_score(self, score)
+
+
+_set_title, _set_text, _set_source, _set_score = (
+    vars(Document)[name].__set__ for name in ("title", "text", "source", "score")
+)
 
 
 @dataclass(frozen=True, slots=True)
