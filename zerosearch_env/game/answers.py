@@ -34,7 +34,7 @@ from ..errors import ConfigError
 from ..types import Document, Paragraph, full_text
 from .folding import UNSPACED, WORD, fold, without_accents
 
-_SEPARATOR = b"qzxnextdocumentqzx"
+_SEPARATOR = "qzxnextdocumentqzx"
 """Separates documents that are examined together: a word that no answer contains."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -227,9 +227,11 @@ def documents_contain_answer(documents: Sequence[Document | Paragraph], answers:
         ConfigError: `answers` is a single string.
     """
     golds = _golds(answers if type(answers) is tuple else _checked(answers))
-    parts: list[bytes] = []
-    for document in documents:
-        parts += (_encode(document.title), _encode(document.text), _SEPARATOR)
+    parts = [
+        text.encode() if text.isascii() else _encode(text)
+        for document in documents
+        for text in (document.title, document.text, _SEPARATOR)
+    ]
     stated = _states(b" ".join(parts), golds)
     if stated is not None:
         return stated
