@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
 
 
 class ProgressBar:
@@ -34,6 +35,9 @@ class ProgressBar:
         transient: bool = False,
         console: Console | None = None,
     ) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self.console = console or Console(stderr=True)
         self._what, self._total, self._done, self._every_s = what, total, done, every_s
         self._shown = time.monotonic()

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}
-"""Maximum bytes of one chunk of float32 logits; about three such buffers exist at a time."""
+from .chunks import CHUNK_BYTES
 
 TokenLoss = Callable[[Tensor, Tensor, slice], Tensor]
 """Maps a chunk's log-probabilities, its entropies and its slice of all tokens to the sum of its tokens' losses."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import ConfigError
@@ -17,6 +15,9 @@ from zerosearch_env.errors import ConfigError
 from ..config.train import TrainConfig, load_preset, preset_names
 from ..policy.files import policy_path, read_json
 from .estimate import MODELS, Architecture, Hardware, Load, RunPlan, context_tokens, make_plan, read_architecture
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load_preset(command.preset)
     model = find_architecture(command.model or config.policy)
     plans = {gpus: make_plan(model, config, command.hardware, _load(command, config, gpus)) for gpus in command.gpus}
+    from rich.console import Console
+
     console = Console()
     console.print(plan_table(command, model, plans))
     for line in _notes(command, config):
@@ -96,6 +99,8 @@ def find_architecture(name: str) -> Architecture:
 
 def plan_table(command: PlanCommand, model: Architecture, plans: dict[int, RunPlan]) -> Table:
     """The plan as a table: one row per part, one column per number of GPUs."""
+    from rich.table import Table
+
     table = Table(title=f"{command.preset}: {model.parameters:,} parameters ({model.kind})", title_justify="left")
     table.add_column("GB on each GPU, with GPUs:")
     for gpus in plans:

@@ -18,7 +18,7 @@ from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError, require
 
 from ..config.train import TrainConfig
-from ..forward.head import CHUNK_BYTES
+from ..forward.chunks import CHUNK_BYTES
 
 FP32, BF16 = 4, 2
 

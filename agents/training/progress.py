@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import IO
-
-from rich.console import Console
+from typing import IO, TYPE_CHECKING
 
 from zerosearch_env.progress import ProgressBar
 
-from .trainer import StepReport
+if TYPE_CHECKING:
+    from .trainer import StepReport
 
 
 def describe(report: StepReport) -> str:
@@ -49,6 +48,8 @@ class TrainProgress(ProgressBar):
     """
 
     def __init__(self, steps: int, *, max_seconds: float | None = None, stream: IO[str] | None = None) -> None:
+        from rich.console import Console
+
         super().__init__("step", steps, every_s=0.0, remaining=False, console=Console(file=stream or sys.stderr))
         self._max_seconds = max_seconds
         self._began = self._last = time.monotonic()

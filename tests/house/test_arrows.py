@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -224,3 +225,43 @@ def test_plain_import_loads_nothing_heavy(statement: str) -> None:
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
     assert "zerosearch_env" in loaded or "zerosearch_agents" in loaded
     assert not loaded & HEAVY
+
+
+_WALK_COMMANDS = """
+import contextlib, io, json, re, sys
+from zerosearch_env import cli
+
+heavy, helps, loaded = set(sys.argv[1].split()), {}, {}
+
+
+def run(words):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit):
+        cli.main(words)
+    for module in heavy & set(sys.modules):
+        loaded.setdefault(module, " ".join(words))
+    return printed.getvalue()
+
+
+def walk(words):
+    text = helps[" ".join(words)] = run([*words, "--help"])
+    if re.match("usage: [a-z ]+ [A-Z]+ ", text):
+        for name in re.findall(r"^  ([a-z-]+)  ", text, re.MULTILINE):
+            walk([*words, name])
+
+
+run(["--version"])
+run(["trian"])
+walk([])
+print(json.dumps([sorted(helps), loaded]))
+"""
+
+
+@pytest.mark.slow
+def test_no_help_loads_a_heavy_library() -> None:
+    """Walks all commands as a user finds them: each help that lists commands leads to their helps."""
+    heavy = " ".join(HEAVY - {"tyro", "sqlite3"})  # tyro writes the help; sqlite3 loads in 5 ms
+    done = subprocess.run([sys.executable, "-c", _WALK_COMMANDS, heavy], capture_output=True, text=True, check=True)
+    helps, loaded = json.loads(done.stdout)
+    assert {"", "train", "simulator collect", "index build", "bench serve"} <= set(helps)
+    assert loaded == {}

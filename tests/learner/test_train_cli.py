@@ -106,8 +106,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
 def test_a_bar_in_a_terminal(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(
-        progress_module,
-        "Console",
+        "rich.console.Console",
         lambda file: Console(file=stream, force_terminal=True, width=150, legacy_windows=False),
     )
     with TrainProgress(4, max_seconds=0.0) as show:

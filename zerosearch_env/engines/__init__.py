@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
-from .corpus.engine import CorpusEngine, corpus_engine
-from .dense.engine import DenseEngine, dense_engine
 from .registry import EngineFactory, engine_name, loads_code, make_engine, register_engine
 from .testing import ConstantEngine, FailingEngine, check_engine
 
-register_engine("corpus", corpus_engine)
-register_engine("dense", dense_engine)
-# These are imported when one is built.
+if TYPE_CHECKING:
+    from .corpus.engine import CorpusEngine
+    from .dense.engine import DenseEngine
+
+# The module of a kind is imported when an engine of that kind is built.
+register_engine("corpus", f"{__name__}.corpus.engine:corpus_engine")
+register_engine("dense", f"{__name__}.dense.engine:dense_engine")
 register_engine("simulated", f"{__name__}.simulated.make:simulated_engine")
 for _kind in ("retrieve", "serpapi", "serper", "brave"):
     register_engine(_kind, f"{__name__}.remote.make:{_kind}_engine")
@@ -34,3 +38,16 @@ __all__ = [
     "make_engine",
     "register_engine",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of an engine when its class is first used."""
+    if name == "CorpusEngine":
+        from .corpus.engine import CorpusEngine
+
+        return CorpusEngine
+    if name == "DenseEngine":
+        from .dense.engine import DenseEngine
+
+        return DenseEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

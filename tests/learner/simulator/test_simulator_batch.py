@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_tokenizer
 
 from zerosearch_agents.forward.batch import pack
-from zerosearch_agents.forward.head import CHUNK_BYTES
+from zerosearch_agents.forward.chunks import CHUNK_BYTES
 from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_agents.sft import loss as loss_module
 from zerosearch_agents.sft.loss import check_loss, loss_sum
