@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from zerosearch_env.checks import check_number, check_whole_number
+from zerosearch_env.engines.batching import ConcurrentSearches
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
-from zerosearch_env.types import Document, SearchRequest, Step, StopReason
+from zerosearch_env.types import Document, SearchRequest, SearchResult, Step, StopReason
 
 from ..processes.pool import replay
 from .base import OnDone, Player
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 OnAgentError = Literal["stop", "retry", "skip"]
+RunSearch = Callable[[SearchRequest], SearchResult]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class AgentOptions:
     """How a third-party agent is played."""
 
     concurrency: int = 1
-    """Episodes played at the same time, each in its own thread. The engine is still called from one thread at a time.
-    Values above 1 need a function that is thread-safe, or a class."""
+    """Episodes played at the same time, each in its own thread. Their searches run at the same time if the engine waits
+    for other machines, else in batches. Values above 1 need a function that is thread-safe, or a class."""
     on_error: OnAgentError = "stop"
     """What follows a failure of the agent: "stop" ends the evaluation, "skip" ends the episode as failed, "retry" asks
     again, at most `retries` times per episode, and then skips."""
@@ -108,7 +110,6 @@ class CallablePlayer(Player):
             raise ConfigError(
                 f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
             )
-        self._engine_lock = threading.Lock()
         self._done_lock = threading.Lock()
 
     @property
@@ -128,12 +129,20 @@ class CallablePlayer(Player):
             ConfigError: the agent cannot be called with an observation and an info.
         """
         stop = threading.Event()
+        positions = iter(range(len(episodes)))  # shared by the threads: each takes the next episode when it is free
+
+        def work(run: RunSearch) -> None:
+            for position in positions:
+                if stop.is_set():
+                    return
+                self._play_one(position, episodes[position], run, on_done, stop)
+
         if self.options.concurrency == 1:
-            for position, episode in enumerate(episodes):
-                self._play_one(position, episode, engine, on_done, stop)
+            work(lambda request: run_searches(engine, [request])[0])
             return
-        with ThreadPoolExecutor(self.options.concurrency) as pool:
-            futures = [pool.submit(self._play_one, i, e, engine, on_done, stop) for i, e in enumerate(episodes)]
+        searches = ConcurrentSearches(engine)
+        with contextlib.closing(searches), ThreadPoolExecutor(self.options.concurrency) as pool:
+            futures = [pool.submit(work, searches.run) for _ in range(self.options.concurrency)]
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -143,11 +152,11 @@ class CallablePlayer(Player):
             future.result()
 
     def _play_one(
-        self, position: int, episode: Episode, engine: SearchEngine, on_done: OnDone | None, stop: threading.Event
+        self, position: int, episode: Episode, run: RunSearch, on_done: OnDone | None, stop: threading.Event
     ) -> None:
         """Play one episode to its end, and report it."""
         with contextlib.ExitStack() as instance:
-            played = self._play_to_the_end(episode, engine, stop, instance)
+            played = self._play_to_the_end(episode, run, stop, instance)
         if played is None:
             return
         with self._done_lock:
@@ -157,7 +166,7 @@ class CallablePlayer(Player):
                 on_done(position)
 
     def _play_to_the_end(
-        self, episode: Episode, engine: SearchEngine, stop: threading.Event, instance: contextlib.ExitStack
+        self, episode: Episode, run: RunSearch, stop: threading.Event, instance: contextlib.ExitStack
     ) -> Episode | None:
         """Play one episode; after a failure again, as often as the options allow.
 
@@ -190,9 +199,7 @@ class CallablePlayer(Player):
                 continue
             outcome = current.advance(text)
             if isinstance(outcome, SearchRequest):
-                with self._engine_lock:
-                    (result,) = run_searches(engine, [outcome])
-                outcome = current.observe(result)
+                outcome = current.observe(run(outcome))
             step = outcome
         return current
 

@@ -6,20 +6,15 @@ and the defaults of the optional parts.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ..checks import check_number, check_whole_number
 from ..errors import ConfigError, EngineError
 from ..types import Document, Question, SearchRequest, SearchResult
-from .run import Outcome, search_each
+from .batching import Batcher
 from .stats import SearchCounts
-
-_Waiting = list[tuple[SearchRequest, "asyncio.Future[SearchResult]"]]
 
 
 @runtime_checkable
@@ -47,9 +42,10 @@ class EngineParts:
     """The optional parts of an engine, with their defaults. `engine_parts` reads them from any engine."""
 
     waits: bool = False
-    """Whether a search waits for another process or machine. If True, rollouts continue in the meantime. If False, the
-    engine computes in this process and each search is answered before the rollouts continue, so that the composition
-    of a batch never depends on timing."""
+    """Whether a search waits for another process or machine. If True, rollouts continue in the meantime, and agents
+    search at the same time, so `search` and `asearch` must be thread-safe. If False, the engine computes in this
+    process and each search is answered before the rollouts continue, so that the composition of a batch of theirs never
+    depends on timing."""
     required_fields: Collection[str] = ()
     """Fields of `SearchRequest` without which the engine cannot answer, any of `"question"` and `"answers"`:
     `zerosearch serve` refuses requests that lack them."""
@@ -107,20 +103,18 @@ def check_corpus(engine: SearchEngine, questions: Iterable[Question], top_k: int
 class BatchedEngine(EngineParts, ABC):
     """Base class of engines: a subclass implements `search`; `asearch` and `close` are provided here.
 
-    Callers that await `asearch` within a few milliseconds of each other share one `search` call. It runs in a worker
-    thread, so the event loop stays free.
+    Concurrent callers of `asearch` share `search` calls, which run in another thread, so event loops stay free (see
+    `batching.py`). There is one call at a time, or up to 16 if the engine `waits` for another machine.
 
     Args:
-        max_wait_s: how long the first caller of a batch waits for others, in seconds. With 0 the batch holds the
-            requests that arrive in the same iteration of the event loop.
-        max_batch: a batch with this many requests is sent immediately.
+        max_wait_s: how long a search waits for those that the last batch makes probable, in seconds; 0: never. A
+            caller that is alone never waits.
+        max_batch: maximum number of requests per call.
     """
 
     def __init__(self, *, max_wait_s: float = 0.002, max_batch: int = 1024) -> None:
-        self._max_wait_s = check_number("max_wait_s", max_wait_s, least=0)
-        self._max_batch = check_whole_number("max_batch", max_batch)
-        self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
-        self._lock = threading.Lock()
+        self._batching = (max_wait_s, max_batch)
+        self._batcher = self._new_batcher()
         self._closed = False
 
     @abstractmethod
@@ -132,7 +126,7 @@ class BatchedEngine(EngineParts, ABC):
         """
 
     async def asearch(self, request: SearchRequest) -> SearchResult:
-        """Answer one request, batched with those of other callers in the same event loop.
+        """Answer one request, batched with those of other callers.
 
         Whatever `search` does wrong fails the callers concerned (see `run.search_each`).
 
@@ -141,61 +135,30 @@ class BatchedEngine(EngineParts, ABC):
             ConfigError: the engine rejected the request.
         """
         self._check_open()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[SearchResult] = loop.create_future()
-        with self._lock:
-            for ended in [other for other in self._waiting if other.is_closed()]:
-                del self._waiting[ended]
-            waiting = self._waiting.setdefault(loop, [])
-            waiting.append((request, future))
-            size = len(waiting)
-        if size >= self._max_batch:
-            self._send(loop, waiting)
-        elif size == 1:
-            loop.call_later(self._max_wait_s, self._send, loop, waiting)
-        return await future
+        (result,) = await self._batcher.asearch([request])
+        return result
 
     def close(self) -> None:
         """Release the engine's resources. Calling it twice is fine; searching afterwards raises EngineError."""
         self._closed = True
+        self._batcher.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the lock and the pending callers, so that an engine can be sent to worker processes."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_waiting")}
+        """Leave out the pending callers and their threads, so that an engine can be sent to worker processes."""
+        return {name: value for name, value in self.__dict__.items() if name != "_batcher"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Recreate the lock; pending callers are not copied."""
+        """Restore the state; pending callers are not copied."""
         self.__dict__ |= state
-        self._waiting = {}
-        self._lock = threading.Lock()
+        self._batcher = self._new_batcher()
+
+    def _new_batcher(self) -> Batcher:
+        max_wait_s, max_batch = self._batching
+        return Batcher(self, max_wait_s=max_wait_s, max_batch=max_batch)
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError(f"{type(self).__name__} is closed; build a new one to search again", attempts=0)
-
-    def _send(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
-        """Search for all callers in `waiting`, unless they were already sent as a full batch."""
-        with self._lock:
-            if self._waiting.get(loop) is not waiting:
-                return
-            del self._waiting[loop]
-        live = [(request, future) for request, future in waiting if not future.done()]
-        if live:
-            task = loop.run_in_executor(None, search_each, self, [request for request, _ in live])
-            task.add_done_callback(lambda done: _deliver(done, [future for _, future in live]))
-
-
-def _deliver(done: asyncio.Future[list[Outcome]], futures: Sequence[asyncio.Future[SearchResult]]) -> None:
-    """Give each caller its result, or its error."""
-    error = EngineError("the search was cancelled") if done.cancelled() else done.exception()
-    outcomes = done.result() if error is None else [error] * len(futures)
-    for outcome, future in zip(outcomes, futures, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, SearchResult):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
 
 
 def check_size(passages: int, top_k: int, *, noise: bool) -> None:

@@ -27,35 +27,41 @@ _reported: set[tuple[str, str, int]] = set()
 """Engine, exception and line of the tracebacks that were logged: each is logged once."""
 
 
-class _Engine(Protocol):
-    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]: ...
+class Engine(Protocol):
+    """What is needed of an engine to search with it."""
 
-    async def asearch(self, request: SearchRequest) -> SearchResult: ...
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """See `SearchEngine.search`."""
+        ...
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """See `SearchEngine.asearch`."""
+        ...
 
 
-def run_searches(engine: _Engine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+def run_searches(engine: Engine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """Call the engine once for all requests; whatever it does wrong becomes a failed result (see `search_each`).
 
     Without requests the engine is not called.
     """
-    return [_as_result(engine, outcome) for outcome in search_each(engine, requests)]
+    return [as_result(engine, outcome) for outcome in search_each(engine, requests)]
 
 
-async def run_search(engine: _Engine, request: SearchRequest) -> SearchResult:
+async def run_search(engine: Engine, request: SearchRequest) -> SearchResult:
     """Await one search; whatever the engine does wrong becomes a failed result."""
     name = type(engine).__name__
     try:
-        return _as_result(engine, _checked(name, await engine.asearch(request)))
+        return as_result(engine, _checked(name, await engine.asearch(request)))
     except BaseException as cause:  # native code may raise BaseException
         task = asyncio.current_task()
         if _ends_program(cause) or (
             isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling()
         ):
             raise
-        return _as_result(engine, _as_error(name, cause))
+        return as_result(engine, _as_error(name, cause))
 
 
-def search_each(engine: _Engine, requests: Sequence[SearchRequest]) -> list[Outcome]:
+def search_each(engine: Engine, requests: Sequence[SearchRequest]) -> list[Outcome]:
     """Search a batch such that a request on which the engine raises does not fail the others.
 
     An `EngineError` applies to all requests: the engine as a whole failed. After any other exception the two halves of
@@ -77,7 +83,7 @@ def search_each(engine: _Engine, requests: Sequence[SearchRequest]) -> list[Outc
     return [*search_each(engine, requests[:half]), *search_each(engine, requests[half:])]
 
 
-def _try(engine: _Engine, requests: Sequence[SearchRequest]) -> tuple[object, BaseException | None]:
+def _try(engine: Engine, requests: Sequence[SearchRequest]) -> tuple[object, BaseException | None]:
     """What the engine returned, or the exception that it raised."""
     try:
         return engine.search(requests), None
@@ -135,7 +141,8 @@ def _report(name: str, cause: BaseException) -> None:
         _log.error("%s raised:\n%s", name, redact("".join(traceback.format_exception(cause))))
 
 
-def _as_result(engine: object, outcome: Outcome) -> SearchResult:
+def as_result(engine: object, outcome: Outcome) -> SearchResult:
+    """The result; for an error, a failed result that names the engine's class."""
     if isinstance(outcome, SearchResult):
         return outcome
     attempts = outcome.attempts if isinstance(outcome, EngineError) else 1

@@ -24,9 +24,9 @@ from ..retrieve_api.codec import RequestError, codec_of, decode, shown
 from ..retrieve_api.dialects import PATHS, Dialect, choose_dialect, get_dialect, render
 from ..types import Document, SearchRequest
 from .access import is_local, is_token
-from .batching import Batcher
 from .metrics import Metrics
 from .questions import HEADER
+from .search_queue import SearchQueue
 from .searches import RequestDefaults
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Limits:
 class Service:
     """Everything the application needs to answer requests."""
 
-    batcher: Batcher
+    queue: SearchQueue
     defaults: RequestDefaults
     metrics: Metrics
     limits: Limits = Limits()
@@ -91,7 +91,7 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
-                results = await self.batcher.search(requests)
+                results = await self.queue.search(requests)
         except TimeoutError:
             seconds = self.limits.request_timeout_s
             raise RequestError(f"the search engine gave no result in {seconds:g} s", 504, "timeout") from None
@@ -106,14 +106,14 @@ class Service:
     @property
     def stuck_s(self) -> float:
         """Seconds for which the engine has not returned, once that is longer than a request may wait; else 0."""
-        return self.batcher.stuck_s(self.limits.request_timeout_s)
+        return self.queue.stuck_s(self.limits.request_timeout_s)
 
     @property
     def problem(self) -> str | None:
         """Why searches fail at present; None if they do not."""
         if seconds := self.stuck_s:
             return f"the search engine has not returned for {seconds:.0f} s"
-        return self.batcher.failure(_RECENT_S)
+        return self.queue.failure(_RECENT_S)
 
 
 def make_app(service: Service) -> Starlette:
@@ -134,7 +134,7 @@ def make_app(service: Service) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        if problem := await service.batcher.close(service.limits.close_timeout_s):
+        if problem := await service.queue.close(service.limits.close_timeout_s):
             _log.error("the engine did not close: %s", redact(problem))
 
     handlers = _Handlers(service)

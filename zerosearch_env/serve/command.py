@@ -27,8 +27,8 @@ from ..llm.http.options import is_loopback
 from ..retrieve_api.dialects import get_dialect
 from .access import address_of, open_socket
 from .app import CUT_OFF, Limits, Service, make_app
-from .batching import Batcher
 from .metrics import Metrics
+from .search_queue import SearchQueue
 from .searches import RequestDefaults
 
 TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
@@ -80,7 +80,7 @@ class ServeConfig(ReadingOptions):
     max_batch: int = 256
     """Maximum number of searches per engine call."""
     max_wait_ms: float = 3.0
-    """How long a search waits for others to join its batch while the engine is free, in milliseconds."""
+    """How long a search waits for the other clients of the last batch, in milliseconds. A lone client never waits."""
     max_calls: int = 1
     """Maximum number of concurrent engine calls. More than 1 helps an engine that waits for another machine."""
     max_waiting: int = 20_000
@@ -161,7 +161,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         required=engine_parts(built).required_fields,
     )
     metrics = Metrics()
-    batcher = Batcher(
+    queue = SearchQueue(
         built,
         metrics,
         max_batch=config.max_batch,
@@ -172,7 +172,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     limits = Limits(max_body_bytes=config.max_body_bytes, request_timeout_s=config.request_timeout_s)
     name = engine_name(config.engine) if engine is None else type(engine).__name__
     return Service(
-        batcher,
+        queue,
         defaults,
         metrics,
         limits,

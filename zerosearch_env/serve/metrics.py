@@ -1,7 +1,8 @@
 """The server's counters. `prometheus_client` writes them as text.
 
-All updates come from the event loop's thread, so no locks are needed. Counting costs about a microsecond per request,
-because the library only reads the counters, at each GET of `/metrics`; its counters would cost five times as much.
+Each counter is updated from one thread at a time, so no locks are needed. Counting costs about a microsecond per
+request, because the library only reads the counters, at each GET of `/metrics`; its counters would cost five times as
+much.
 """
 
 from __future__ import annotations

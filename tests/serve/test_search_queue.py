@@ -1,4 +1,4 @@
-"""Searches of many callers share engine calls; one bad request does not take the others down. No server."""
+"""The queue of a server: one bad request does not take the others down, and too many are refused. No server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from zerosearch_env.engines.run import search_each
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.retrieve_api.codec import RequestError
-from zerosearch_env.serve.batching import Batcher
 from zerosearch_env.serve.metrics import Histogram, Metrics
+from zerosearch_env.serve.search_queue import SearchQueue
 from zerosearch_env.types import SearchRequest, SearchResult
 
 
@@ -21,14 +21,14 @@ def ask(query: str) -> SearchRequest:
     return SearchRequest(query, "", (), noisy=False, top_k=1, seed=0)
 
 
-def run(engine: Any, body: Callable[[Batcher], Awaitable[Any]], **options: Any) -> tuple[Any, Metrics]:
+def run(engine: Any, body: Callable[[SearchQueue], Awaitable[Any]], **options: Any) -> tuple[Any, Metrics]:
     async def main() -> tuple[Any, Metrics]:
         metrics = Metrics()
-        batcher = Batcher(engine, metrics, **options)
+        queue = SearchQueue(engine, metrics, **options)
         try:
-            return await asyncio.wait_for(body(batcher), 20), metrics
+            return await asyncio.wait_for(body(queue), 20), metrics
         finally:
-            assert await batcher.close(5) is None
+            assert await queue.close(5) is None
 
     return asyncio.run(main())
 
@@ -36,8 +36,8 @@ def run(engine: Any, body: Callable[[Batcher], Awaitable[Any]], **options: Any) 
 def test_concurrent_callers_share_calls(recording: Any) -> None:
     engine = recording(seconds=0.02)
 
-    async def body(batcher: Batcher) -> list[list[SearchResult]]:
-        return await asyncio.gather(*(batcher.search([ask(f"q{n}"), ask(f"r{n}")]) for n in range(50)))
+    async def body(queue: SearchQueue) -> list[list[SearchResult]]:
+        return await asyncio.gather(*(queue.search([ask(f"q{n}"), ask(f"r{n}")]) for n in range(50)))
 
     results, metrics = run(engine, body)
     for number, (first, second) in enumerate(results):
@@ -48,40 +48,11 @@ def test_concurrent_callers_share_calls(recording: Any) -> None:
     assert engine.closed.is_set()
 
 
-def test_company_gathers_while_the_engine_is_busy(recording: Any) -> None:
-    engine = recording(seconds=0.05)
-
-    async def body(batcher: Batcher) -> None:
-        async def late(number: int) -> None:
-            await asyncio.sleep(0.002 * number)
-            await batcher.search([ask(f"q{number}")])
-
-        await asyncio.gather(*(late(number) for number in range(20)))
-
-    run(engine, body, max_wait_s=0.0)
-    assert sum(map(len, engine.calls)) == 20
-    assert len(engine.calls) <= 4
-
-
 def test_max_batch_and_one_call_at_a_time(recording: Any) -> None:
     engine = recording(seconds=0.002)
-    _, metrics = run(engine, lambda batcher: batcher.search([ask(f"q{n}") for n in range(25)]), max_batch=10)
+    _, metrics = run(engine, lambda queue: queue.search([ask(f"q{n}") for n in range(25)]), max_batch=10)
     assert sorted(len(call) for call in engine.calls) == [5, 10, 10]
     assert metrics.waiting() == 0
-
-
-def test_several_calls_at_a_time(recording: Any) -> None:
-    engine = recording()
-    engine.released.clear()
-
-    async def body(batcher: Batcher) -> None:
-        tasks = [asyncio.create_task(batcher.search([ask(f"q{n}")])) for n in range(3)]
-        while len(engine.calls) < 3:
-            await asyncio.sleep(0.005)
-        engine.released.set()
-        await asyncio.gather(*tasks)
-
-    run(engine, body, max_batch=1, max_calls=3)
 
 
 def test_a_bad_request_stands_alone(recording: Any) -> None:
@@ -110,17 +81,17 @@ def test_too_many_waiting(recording: Any) -> None:
     engine = recording()
     engine.released.clear()
 
-    async def body(batcher: Batcher) -> None:
-        busy = asyncio.create_task(batcher.search([ask("a")]))
+    async def body(queue: SearchQueue) -> None:
+        busy = asyncio.create_task(queue.search([ask("a")]))
         while not engine.calls:
             await asyncio.sleep(0.005)
-        waiting = [asyncio.create_task(batcher.search([ask("b")])) for _ in range(3)]
+        waiting = [asyncio.create_task(queue.search([ask("b")])) for _ in range(3)]
         await asyncio.sleep(0.02)
         with pytest.raises(RequestError, match="overloaded: 3 searches wait") as refused:
-            await batcher.search([ask("c")])
+            await queue.search([ask("c")])
         assert refused.value.status == 503
         with pytest.raises(RequestError, match="a request may hold at most 3 queries, got 4") as refused:
-            await batcher.search([ask("d")] * 4)
+            await queue.search([ask("d")] * 4)
         assert refused.value.status == 413
         engine.released.set()
         await asyncio.gather(busy, *waiting)
@@ -128,36 +99,17 @@ def test_too_many_waiting(recording: Any) -> None:
     run(engine, body, max_waiting=3)
 
 
-def test_who_has_left_is_not_searched_for(recording: Any) -> None:
-    engine = recording()
-    engine.released.clear()
-
-    async def body(batcher: Batcher) -> None:
-        busy = asyncio.create_task(batcher.search([ask("a")]))
-        while not engine.calls:
-            await asyncio.sleep(0.005)
-        gone, stays = (asyncio.create_task(batcher.search([ask(query)])) for query in ("gone", "stays"))
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        await asyncio.sleep(0)
-        engine.released.set()
-        await asyncio.gather(busy, stays)
-
-    run(engine, body)
-    assert [[request.query for request in call] for call in engine.calls] == [["a"], ["stays"]]
-
-
 @pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_calls": 0}, {"max_waiting": 0}, {"max_wait_s": -1.0}])
 def test_unusable_options(recording: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
-        Batcher(recording(), Metrics(), **options)
+        SearchQueue(recording(), Metrics(), **options)
 
 
 def test_a_close_that_hangs_is_left_behind(recording: Any) -> None:
     engine = recording()
     engine.close = lambda: engine.closed.wait(30)
     try:
-        assert asyncio.run(Batcher(engine, Metrics()).close(0.05)) == "it took longer than 0.05 s"
+        assert asyncio.run(SearchQueue(engine, Metrics()).close(0.05)) == "it took longer than 0.05 s"
     finally:
         engine.closed.set()
 
@@ -165,7 +117,7 @@ def test_a_close_that_hangs_is_left_behind(recording: Any) -> None:
 def test_a_close_that_fails_is_one_line(recording: Any) -> None:
     engine = recording()
     engine.close = lambda: sys.exit("no connection")
-    assert asyncio.run(Batcher(engine, Metrics()).close(5)) == "SystemExit: no connection"
+    assert asyncio.run(SearchQueue(engine, Metrics()).close(5)) == "SystemExit: no connection"
 
 
 def test_histogram() -> None:

@@ -1,0 +1,258 @@
+"""Dynamic batching: searches of many callers share engine calls, whatever threads and event loops they come from.
+
+An engine that is free starts at once. While it is busy, arriving searches queue up, and go out as one batch when the
+call ends. If nothing has queued up although the last batch held several callers, they are probably preparing their
+next searches: the first one then waits for the others, at most `max_wait_s`. A caller that is alone never waits.
+
+    searches   a   b c      d e f g           b    c    d
+    engine     [ a ][ b c        ][ d e f g ]            [ b c d ...
+                                            |--- at most max_wait_s
+
+An engine that computes in this process gets one call at a time. One that waits for another machine (`waits`) gets
+several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from ..checks import check_number, check_whole_number
+from ..errors import ZeroSearchError
+from ..llm.http.loop import LoopThread
+from ..types import SearchRequest, SearchResult
+from .run import Engine, Outcome, as_result, run_search, search_each
+
+OnCall = Callable[[int, float, Sequence[Outcome]], object]
+"""Called after each engine call with the number of searches, the seconds that it took, and its outcomes."""
+
+_Caller = Future[SearchResult] | asyncio.Future[SearchResult]
+_Entry = tuple[SearchRequest, _Caller, bool]
+"""A request, the future of its result, and whether it is the first one of its caller."""
+
+_CALLS_THAT_WAIT = 16
+"""Default number of concurrent calls of an engine that waits for another machine."""
+_IDLE_S = 2.0
+"""A thread without work ends after this time, in seconds."""
+
+
+class Batcher:
+    """Batches the searches of many callers; see the module docstring.
+
+    The engine runs in daemon threads, which start at the first search and end when there is no work. So event loops
+    stay free, and an engine that hangs does not keep the process alive. A forked process starts without callers.
+
+    Args:
+        engine: the search engine.
+        max_batch: maximum number of searches per call.
+        max_wait_s: how long the first search waits for the others of the last batch, in seconds; 0: never.
+        max_calls: maximum number of concurrent calls. More than 1 needs a thread-safe engine. None: 16 if the engine
+            waits for another machine, else 1.
+        on_call: called after each engine call, never twice at the same time.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_batch: int = 1024,
+        max_wait_s: float = 0.002,
+        max_calls: int | None = None,
+        on_call: OnCall | None = None,
+    ) -> None:
+        self._engine = engine
+        self._max_batch = check_whole_number("max_batch", max_batch)
+        self._max_wait_s = check_number("max_wait_s", max_wait_s, least=0)
+        self._max_calls = None if max_calls is None else check_whole_number("max_calls", max_calls)
+        self._on_call = on_call
+        self._closed = False
+        self._reset()
+
+    def submit(self, request: SearchRequest) -> Future[SearchResult]:
+        """Submit a search from any thread. The future's result, or its error, is that of `asearch`."""
+        future: Future[SearchResult] = Future()
+        self._add([(request, future, True)])
+        self._start()
+        return future
+
+    async def asearch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer the searches of one caller.
+
+        Raises:
+            EngineError: the engine failed.
+            ZeroSearchError: the engine rejected one of the requests.
+        """
+        if not requests:
+            return []
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[SearchResult]] = [loop.create_future() for _ in requests]
+        firsts = (True, *[False] * (len(requests) - 1))
+        self._add(list(zip(requests, futures, firsts, strict=True)))
+        loop.call_soon(self._start)  # callers in the same iteration of the event loop share a call
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes  # type: ignore[return-value]
+
+    @property
+    def waiting(self) -> int:
+        """Number of searches that wait for a call."""
+        return len(self._waiting)
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the latest of the running calls began (`time.monotonic`); None if another call could start."""
+        running = list(self._running)
+        return max(running) if len(running) >= self._limit else None
+
+    def close(self) -> None:
+        """End the threads as soon as no search waits. The engine is not closed."""
+        with self._lock:
+            self._closed = True
+            self._arrived.notify_all()
+
+    @property
+    def _limit(self) -> int:
+        if self._max_calls is not None:
+            return self._max_calls
+        return _CALLS_THAT_WAIT if getattr(self._engine, "waits", False) else 1
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)  # an idle thread is needed
+        self._joined = threading.Condition(self._lock)  # another caller for the batch that is gathered
+        self._waiting: deque[_Entry] = deque()
+        self._callers = 0  # of the searches that wait
+        self._last_callers = 0  # of the last batch
+        self._gathering = False
+        self._threads = self._idle = 0
+        self._running: list[float] = []  # when each running call began
+
+    def _add(self, entries: Sequence[_Entry]) -> None:
+        if self._process != os.getpid():
+            self._reset()
+        with self._lock:
+            self._waiting.extend(entries)
+            self._callers += 1
+
+    def _start(self) -> None:
+        """Make sure that a thread takes the searches that wait, unless all are busy."""
+        with self._lock:
+            self._start_locked()
+
+    def _start_locked(self) -> None:
+        if not self._waiting:
+            return
+        if self._gathering:
+            self._joined.notify()
+        elif self._idle:
+            self._arrived.notify()
+        elif self._threads < self._limit:
+            self._threads += 1
+            threading.Thread(target=self._work, name="zerosearch-engine", daemon=True).start()
+
+    def _work(self) -> None:
+        """Make calls until there is no work for a while."""
+        while True:
+            with self._lock:
+                while not self._waiting:
+                    if not self._wait_for_work():
+                        self._threads -= 1
+                        return
+                batch = self._take()
+                began = time.monotonic()
+                self._running.append(began)
+                self._start_locked()  # for the rest, if the batch is full
+            outcomes = search_each(self._engine, [request for request, _, _ in batch])
+            with self._lock:
+                self._running.remove(began)
+                if self._on_call is not None and batch:
+                    self._on_call(len(batch), time.monotonic() - began, outcomes)
+            _deliver(batch, outcomes)
+            del batch, outcomes  # an idle thread keeps no documents
+
+    def _wait_for_work(self) -> bool:
+        """Wait for a search and, if there may be more, for company; False if none came."""
+        self._idle += 1
+        self._arrived.wait_for(lambda: self._waiting or self._closed, _IDLE_S)
+        self._idle -= 1
+        if not self._waiting:
+            return False
+        if self._last_callers > 1 and not self._gathering:
+            self._gathering = True
+            self._joined.wait_for(
+                lambda: self._callers >= self._last_callers or len(self._waiting) >= self._max_batch, self._max_wait_s
+            )
+            self._gathering = False
+        return True
+
+    def _take(self) -> list[_Entry]:
+        """The next batch, without the searches that no one waits for any more."""
+        batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+        self._last_callers = sum(first for _, _, first in batch)
+        self._callers -= self._last_callers
+        return [entry for entry in batch if not entry[1].done()]
+
+
+class ConcurrentSearches:
+    """Runs the searches of many threads: concurrently if the engine waits for other machines, else in batches.
+
+    Args:
+        engine: the search engine. If it waits, its `asearch` is called for each search, all in one event loop.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = LoopThread("zerosearch-searches")
+        self._batcher = None if getattr(engine, "waits", False) else Batcher(engine)
+
+    def run(self, request: SearchRequest) -> SearchResult:
+        """Search, and wait for the result; whatever the engine does wrong becomes a failed result."""
+        if self._batcher is None:
+            return self._loop.run(run_search(self._engine, request))
+        try:
+            return self._batcher.submit(request).result()
+        except ZeroSearchError as error:
+            return as_result(self._engine, error)
+
+    def close(self) -> None:
+        """End the threads. The engine is not closed."""
+        self._loop.close()
+        if self._batcher is not None:
+            self._batcher.close()
+
+
+def _deliver(batch: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
+    """Give each caller its result or its error, with one call into each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[_Caller, Outcome]]] = {}
+    for (_, future, _), outcome in zip(batch, outcomes, strict=True):
+        loop = None if isinstance(future, Future) else future.get_loop()
+        by_loop.setdefault(loop, []).append((future, outcome))
+    for loop, pairs in by_loop.items():
+        if loop is None:
+            _settle(pairs)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: no one is left to notify
+                loop.call_soon_threadsafe(functools.partial(_settle, pairs))
+
+
+def _settle(pairs: Sequence[tuple[_Caller, Outcome]]) -> None:
+    for future, outcome in pairs:
+        if future.done():
+            continue
+        if isinstance(outcome, ZeroSearchError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
