@@ -94,7 +94,7 @@ class Paragraph:
     """True if the paragraph is needed to answer the question, False if it is a distractor."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Question:
     """One question with all accepted answers. The first answer is the canonical one."""
 
@@ -106,6 +106,25 @@ class Question:
     paragraphs: tuple[Paragraph, ...] | None = None
     metadata: JsonObject | None = None
 
+    # Files hold up to millions of questions; see `Document`.
+    def __init__(
+        self,
+        id: str,
+        text: str,
+        answers: tuple[str, ...],
+        dataset: str = "",
+        split: str = "",
+        paragraphs: tuple[Paragraph, ...] | None = None,
+        metadata: JsonObject | None = None,
+    ) -> None:
+        _question_id(self, id)
+        _question_text(self, text)
+        _question_answers(self, answers)
+        _question_dataset(self, dataset)
+        _question_split(self, split)
+        _question_paragraphs(self, paragraphs)
+        _question_metadata(self, metadata)
+
     @property
     def steps(self) -> tuple[str, ...]:
         """Answers of the intermediate steps, in order, without the final one; empty if the dataset does not have them.
@@ -114,6 +133,17 @@ class Question:
         """
         chain = self.metadata.get("chain") if self.metadata else None
         return tuple(map(str, chain[:-1])) if isinstance(chain, (tuple, list)) else ()
+
+
+(
+    _question_id,
+    _question_text,
+    _question_answers,
+    _question_dataset,
+    _question_split,
+    _question_paragraphs,
+    _question_metadata,
+) = (vars(Question)[name].__set__ for name in Question.__dataclass_fields__)
 
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top

@@ -10,8 +10,11 @@ on every machine.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +80,21 @@ class WorldFacts:
     objects: Mapping[str, NDArray[np.int64]]
     """relation name -> index of the object in `names[relation.object]` (or the year itself), shape (subjects,)."""
 
-    def object_name(self, relation: Relation, subject: int) -> str:
-        """The object of a fact, as a string."""
-        index = int(self.objects[relation.name][subject])
-        return str(index) if relation.object == "year" else self.names[relation.object][index]
+    @cached_property
+    def object_indexes(self) -> Mapping[str, list[int]]:
+        """`objects` as lists, which are faster to read one by one."""
+        return {name: indexes.tolist() for name, indexes in self.objects.items()}
+
+    @cached_property
+    def object_names(self) -> Mapping[str, list[str]]:
+        """relation name -> the object of each subject, as a string."""
+        return {
+            relation.name: list(map(str, indexes))
+            if relation.object == "year"
+            else [self.names[relation.object][index] for index in indexes]
+            for relation in RELATIONS
+            for indexes in [self.object_indexes[relation.name]]
+        }
 
 
 def make_facts(config: WorldConfig, split: str) -> WorldFacts:
@@ -152,7 +166,7 @@ def make_passages(facts: WorldFacts, seed: int) -> Iterator[Document]:
         subjects = facts.names[kind]
         pronoun = PRONOUNS[kind]
         for p, plan in enumerate(plans):
-            columns = [_column(facts, BY_NAME[name]) for name in plan]
+            columns = [facts.object_names[name] for name in plan]
             openers = BY_NAME[plan[0]].openers
             followers = [BY_NAME[name].followers for name in plan[1:]]
             draws = _draw(mix(seed, k, p), len(subjects)).tolist()
@@ -182,7 +196,7 @@ def passage_facts(facts: WorldFacts) -> list[tuple[tuple[Relation, str, str], ..
         subjects = facts.names[kind]
         for plan in plans:
             relations = [BY_NAME[name] for name in plan]
-            columns = [_column(facts, relation) for relation in relations]
+            columns = [facts.object_names[relation.name] for relation in relations]
             for subject, *objects in zip(subjects, *columns, strict=True):
                 stated.append(tuple((r, subject, o) for r, o in zip(relations, objects, strict=True)))
     return stated
@@ -205,28 +219,32 @@ def make_questions(facts: WorldFacts, config: WorldConfig, split: str, seed: int
     number = 0
     for hops, count in counts.items():
         paths = PATHS[hops]
-        ends = np.cumsum([len(facts.names[path[0].subject]) for path in paths])
+        ends = list(accumulate(len(facts.names[path[0].subject]) for path in paths))
         if count > 0.9 * ends[-1]:
             raise ConfigError(
                 f"WorldConfig.questions: {config.passages} passages give at most {int(0.9 * ends[-1])} questions of "
                 f"{hops} hop(s), got {count}. Ask for fewer, or for more passages."
             )
-        codes = np.argsort(_draw(mix(seed, 50 + hops), int(ends[-1])), kind="stable")
-        picked = np.searchsorted(ends, codes, side="right")
+        codes = np.argsort(_draw(mix(seed, 50 + hops), ends[-1]), kind="stable")
         made = 0
-        for code, p in zip(codes.tolist(), picked.tolist(), strict=True):
-            subject = code - (int(ends[p - 1]) if p else 0)
-            question = make_question(facts, paths[p], subject, code)
+        for code in map(int, codes):
+            p = bisect_right(ends, code)
+            subject = code - (ends[p - 1] if p else 0)
+            question = make_question(
+                facts, paths[p], subject, code, id=f"world-{config.seed}-{split}-{number}", split=split
+            )
             if question.answers[0] == question.metadata["subject"]:  # type: ignore[index]  # the spouse of one's spouse
                 continue
-            yield replace(question, id=f"world-{config.seed}-{split}-{number}", split=split)
+            yield question
             number += 1
             made += 1
             if made == count:
                 break
 
 
-def make_question(facts: WorldFacts, path: tuple[Relation, ...], subject: int, draw: int) -> Question:
+def make_question(
+    facts: WorldFacts, path: tuple[Relation, ...], subject: int, draw: int, *, id: str, split: str
+) -> Question:
     """Create the question that follows `path` from a subject; `draw` selects the wording.
 
     `metadata` contains `hops`, `relations` (the names along the path), `subject`, and `chain` (the object of every hop;
@@ -235,17 +253,18 @@ def make_question(facts: WorldFacts, path: tuple[Relation, ...], subject: int, d
     name = facts.names[path[0].subject][subject]
     phrase, chain, at = name, [], subject
     for relation in path:
-        chain.append(facts.object_name(relation, at))
-        at = int(facts.objects[relation.name][at])
+        chain.append(facts.object_names[relation.name][at])
+        at = facts.object_indexes[relation.name][at]
     for relation in path[:-1]:
         phrase = relation.phrase % {"s": phrase}
     questions = path[-1].questions
     answer, kind = chain[-1], path[-1].object
     return Question(
-        id="",
+        id=id,
         text=questions[draw % len(questions)] % {"s": phrase},
         answers=(answer, *aliases(kind, answer)),
         dataset="world",
+        split=split,
         metadata={
             "hops": len(path),
             "relations": tuple(relation.name for relation in path),
@@ -253,14 +272,6 @@ def make_question(facts: WorldFacts, path: tuple[Relation, ...], subject: int, d
             "chain": tuple(chain),
         },
     )
-
-
-def _column(facts: WorldFacts, relation: Relation) -> list[str]:
-    objects = facts.objects[relation.name].tolist()
-    if relation.object == "year":
-        return [str(year) for year in objects]
-    names = facts.names[relation.object]
-    return [names[i] for i in objects]
 
 
 def _draw(seed: int, count: int) -> NDArray[np.int64]:

@@ -134,9 +134,11 @@ def draw_names(kind: str, count: int, split: str, seed: int) -> list[str]:
     if long:  # too many names to sort them all: draw codes and drop repeated ones
         codes = draws % np.uint64(capacity)
         codes = codes[np.sort(np.unique(codes, return_index=True)[1])]
-    else:
-        codes = np.argsort(draws, kind="stable").astype(np.uint64)
-    codes = codes[is_test_code(kind, codes, long) == (split == "test")][:count]
+        codes = codes[is_test_code(kind, codes, long) == (split == "test")][:count]
+    else:  # the codes with the smallest draws; only these are sorted
+        codes = counters[is_test_code(kind, counters) == (split == "test")]
+        codes = codes[draws[codes] <= np.partition(draws[codes], count - 1)[count - 1]]
+        codes = codes[np.argsort(draws[codes], kind="stable")][:count]
     words = grammar.long_lists if long else grammar.lists
     columns: list[list[str]] = []
     rest = codes.astype(np.int64)
