@@ -130,7 +130,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     always_trained = {"rollout": FEW, "algorithm": AlgorithmConfig(kl_coefficient=0.01)}
     whole = run(tiny.tiny_train_config(tmp_path / "whole", **always_trained))
     config = tiny.tiny_train_config(tmp_path, **always_trained)
-    original, saves = checkpoint._write, []
+    original, saves = checkpoint.save_file, []
 
     def full(*arguments):
         saves.append(arguments)
@@ -140,7 +140,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
             return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write", full)
+        patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(
             CheckpointError, match=r"step-000002 could not be written: .*step-000001 is untouched; make"
         ):
