@@ -35,7 +35,7 @@ _MODULES = {
     ),
     "serve": ("speed.serve", "Requests per second of the retrieval server with 200 clients, compared with one."),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
-    "import-time": ("speed.import_time", "Time of `import zerosearch_env`."),
+    "start": ("speed.start", "Time of `import zerosearch_env`, of the first search, and of each `--help`."),
 }
 BENCHMARKS = {name: Command(f"{__package__}.{module}", summary) for name, (module, summary) in _MODULES.items()}
 
