@@ -27,9 +27,16 @@ _ACCENTS = re.compile(r"[\u0300-\u036f]+")
 def words(text: str) -> list[str]:
     """Split a text into tokens, in order and with repetitions; an empty list if it has no letters or digits."""
     if text.isascii():
-        text = text.lower()
-        return _ASCII_WORDS(_POSSESSIVE.sub("", text) if "'s" in text else text)
+        return _ascii_words(text.lower())
     # Decomposing, then folding case maps "ß" to "ss" and full-width letters to plain ones. Only the accents of Latin,
     # Greek and Cyrillic are dropped: in other scripts a combining mark is part of the word.
     text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).casefold()
+    # Most English texts are now ASCII apart from dashes and apostrophes, and the ASCII pattern is several times faster.
+    plain = text.replace("\u2013", "-").replace("\u2014", "-").replace("\u2019", "'")
+    if plain.isascii():
+        return _ascii_words(plain)
     return _WORDS(unicodedata.normalize("NFC", _POSSESSIVE.sub("", text)))
+
+
+def _ascii_words(text: str) -> list[str]:
+    return _ASCII_WORDS(_POSSESSIVE.sub("", text) if "'s" in text else text)
