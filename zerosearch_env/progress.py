@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +19,7 @@ class ProgressBar:
 
     Args:
         what: name of the items, in one word.
-        total: number of items.
+        total: number of items; None: unknown.
         done: number of items finished by an earlier run.
         every_s: minimum seconds between two lines if the output is not a terminal; None writes no lines.
         remaining: whether to show the estimated remaining time.
@@ -27,7 +30,7 @@ class ProgressBar:
     def __init__(
         self,
         what: str,
-        total: int,
+        total: int | None,
         *,
         done: int = 0,
         every_s: float | None = 15.0,
@@ -40,9 +43,10 @@ class ProgressBar:
 
         self.console = console or Console(stderr=True)
         self._what, self._total, self._done, self._every_s = what, total, done, every_s
-        self._shown = time.monotonic()
+        self._first, self._remaining = done, remaining
+        self._began = self._shown = time.monotonic()
         columns: list[ProgressColumn] = [
-            TextColumn("{task.description} {task.completed}/{task.total}"),
+            TextColumn("{task.description} {task.completed}" + ("" if total is None else "/{task.total}")),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[figures]}", markup=False),
         ]
@@ -62,9 +66,19 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, figures=figures)
         if self.console.is_terminal or self._every_s is None:
             return
-        if time.monotonic() - self._shown >= self._every_s or done >= self._total:
+        if time.monotonic() - self._shown >= self._every_s or (self._total is not None and done >= self._total):
             self._shown = time.monotonic()
-            self.print(f"{self._what} {done}/{self._total}  {figures}".rstrip())
+            self.print("  ".join(filter(None, [f"{self._what} {self._count()}", figures, self._time_left()])))
+
+    def _count(self) -> str:
+        return f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
+
+    def _time_left(self) -> str:
+        """The estimated remaining time for a line, such as `0:04:10 left`; "" if there is none to show."""
+        if not self._remaining or self._total is None or not self._first < self._done < self._total:
+            return ""
+        seconds = (time.monotonic() - self._began) / (self._done - self._first) * (self._total - self._done)
+        return f"{timedelta(seconds=round(seconds))} left"
 
     def print(self, line: str) -> None:
         """Print a line above the bar, whatever the width of the console."""
@@ -76,3 +90,22 @@ class ProgressBar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
+
+
+@contextlib.contextmanager
+def stage_bars(console: Console | None = None) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show work that has several stages: yields a function to call as `progress(stage, done, total)`.
+
+    Args:
+        console: where to write; None uses standard error.
+    """
+    bars: dict[str, ProgressBar] = {}
+    with contextlib.ExitStack() as stack:
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            if stage not in bars:
+                stack.close()  # the bar of the stage before
+                bars[stage] = stack.enter_context(ProgressBar(stage, total, done=done, console=console))
+            bars[stage].update(done)
+
+        yield progress

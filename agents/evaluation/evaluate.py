@@ -407,7 +407,7 @@ def forget(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that influence the results."""
-    libraries = ("zerosearch-env", "torch", "transformers", "numpy", "bm25s")
+    libraries = ("zerosearch-env", "torch", "transformers", "numpy")
     return {"python": platform.python_version(), **installed_versions(libraries)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..measure import make_parser, write_record
 
-LIBRARIES = ("torch", "transformers", "numpy", "bm25s")
+LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def run_seed(seed: int, folder: Path, options: list[str]) -> dict[str, Any]:

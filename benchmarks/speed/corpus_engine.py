@@ -21,6 +21,7 @@ from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.engines.corpus.passages import PassageIndex
 from zerosearch_env.engines.corpus.tokens import words
 from zerosearch_env.engines.ranking import SCALE
+from zerosearch_env.errors import require
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, SearchRequest, full_text
 
@@ -68,7 +69,7 @@ def bench_corpus(
     Raises:
         RuntimeError: bm25s and the corpus engine do not find the same scores.
     """
-    import bm25s
+    bm25s = require("bm25s")
 
     library = bm25s.BM25()
     library.index([words(full_text(document)) for document in documents], show_progress=False)

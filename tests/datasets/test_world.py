@@ -15,7 +15,7 @@ import pytest
 from zerosearch_env.datasets.world.make import PATHS, WorldConfig, make_facts, make_passages, make_world, passage_facts
 from zerosearch_env.datasets.world.names import GRAMMARS, aliases, draw_names
 from zerosearch_env.datasets.world.text import RELATIONS
-from zerosearch_env.engines.corpus.bm25 import build_index
+from zerosearch_env.engines.corpus.build import build_index
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import Dataset, Question
 

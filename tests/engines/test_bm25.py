@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import pickle
 import random
 
@@ -9,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from zerosearch_env.engines.corpus import bm25
-from zerosearch_env.engines.corpus.bm25 import Bm25Index, build_index
+from zerosearch_env.engines.corpus.bm25 import Bm25Index, word_hash
+from zerosearch_env.engines.corpus.build import build_index
 from zerosearch_env.engines.ranking import SCALE
 
 
@@ -24,8 +24,7 @@ def brute_force(index: Bm25Index, query: str) -> NDArray[np.int64]:
     """Every passage's score by adding up all impacts."""
     sums = np.zeros(index.size, dtype=np.int64)
     for word in query.split():
-        if word in index.vocabulary:
-            number = index.vocabulary[word]
+        for number in np.flatnonzero(index.words == word_hash(word)):
             part = slice(index.starts[number], index.starts[number + 1])
             sums[index.passages[part]] += index.impacts[part]
     return sums
@@ -68,7 +67,7 @@ def test_pruning_never_changes_a_result(
 
 
 def test_scores_are_those_of_bm25s(texts: list[str], index: Bm25Index) -> None:
-    import bm25s
+    bm25s = pytest.importorskip("bm25s")
 
     library = bm25s.BM25()
     library.index([text.split() for text in texts], show_progress=False)
@@ -120,16 +119,5 @@ def test_tiny_corpora(texts: list[str]) -> None:
 def test_an_index_survives_pickling_with_its_speed(index: Bm25Index) -> None:
     copy = pickle.loads(pickle.dumps(index))
     # numpy's fast path of `add.at` compares dtypes by identity
-    assert copy.passages.dtype is np.dtype(np.int64)
     assert copy.impacts.dtype is np.dtype(np.int32)
     assert copy.rank(["w3 w50"], 5)[0].ids.tolist() == index.rank(["w3 w50"], 5)[0].ids.tolist()
-
-
-def test_bm25s_logs_as_the_root_logger_is_configured(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("bm25s").setLevel(logging.DEBUG)  # what importing it does
-    bm25._load_bm25s.cache_clear()
-    for level, lines in ((logging.INFO, False), (logging.DEBUG, True)):
-        caplog.set_level(level)
-        caplog.clear()
-        build_index(["one passage", "another"])
-        assert bool(caplog.records) is lines

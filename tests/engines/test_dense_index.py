@@ -20,8 +20,9 @@ from zerosearch_env.engines.dense import build as dense_build
 from zerosearch_env.engines.dense import encoders
 from zerosearch_env.engines.dense.build import BuildOptions, build_index, passage_text
 from zerosearch_env.engines.dense.index import DenseIndex
-from zerosearch_env.engines.dense.manifest import building_folder, read_manifest, verify_files
-from zerosearch_env.engines.dense.passage_store import PassageStore, write_passages
+from zerosearch_env.engines.dense.manifest import DenseManifest
+from zerosearch_env.engines.indexes.folder import building_folder, read_manifest, verify_files
+from zerosearch_env.engines.indexes.passage_store import PassageStore, write_passages
 from zerosearch_env.errors import ConfigError, DataError, EngineError, MissingExtraError
 from zerosearch_env.types import Document
 
@@ -53,7 +54,7 @@ def names(folder: Path) -> set[str]:
 def test_a_finished_index_is_whole_and_says_what_it_is(built: Path) -> None:
     assert names(built) == {"index.json", "index.faiss", "passages.jsonl", "offsets.npy"}
     assert names(built.parent) == {"index"}
-    manifest = read_manifest(built)
+    manifest = read_manifest(built, DenseManifest)
     verify_files(built, manifest)
     assert (manifest.format, manifest.kind, manifest.passages, manifest.dimension) == (1, "flat", 120, 64)
     assert (manifest.metric, manifest.encoder, manifest.template) == ("cosine", "hash", "{title}\n{text}")
@@ -75,7 +76,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(
     seen: list[tuple[str, int, int]] = []
     second = HashEncoder()
     build_index(PASSAGES, output, second, options, progress=lambda *report: seen.append(report))
-    assert seen[0] == ("embedding", 60, 120)
+    assert seen[:2] == [("reading", 120, 120), ("embedding", 60, 120)]
     assert [done for stage, done, _ in seen if stage == "embedding"] == [60, 70, 80, 90, 100, 110, 120]
     embedded = [text for text in second.seen if text.endswith(".") and "born" in text]
     assert len(embedded) == 60
@@ -99,7 +100,7 @@ def test_embeddings_that_are_done_serve_another_kind(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             build_index(PASSAGES, output, HashEncoder())
     build_index(PASSAGES, output, Interrupted(at=0), BuildOptions(kind="ivf"))
-    assert read_manifest(output).kind == "ivf"
+    assert read_manifest(output, DenseManifest).kind == "ivf"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_an_index_is_replaced_only_on_demand_and_only_by_a_whole_one(built: Path
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="is not a dense index: choose another output folder"):
+    with pytest.raises(ConfigError, match="exists and is not an index: choose another output folder"):
         build_index(PASSAGES, tmp_path, HashEncoder(), overwrite=True)
 
 
@@ -227,7 +228,7 @@ def test_a_damaged_passage_is_named_when_it_is_read_and_found_by_its_digest(buil
     with pytest.raises(DataError, match=r"passages.jsonl, row \d+ is damaged"):
         DenseEngine(built, encoder=HashEncoder()).search([ask("Ada")])
     with pytest.raises(DataError, match="has changed since the index was built"):
-        verify_files(built, read_manifest(built))
+        verify_files(built, read_manifest(built, DenseManifest))
 
 
 def test_passages_come_back_as_they_were(tmp_path: Path) -> None:
@@ -252,18 +253,18 @@ def test_the_command_builds_shows_and_verifies(
     corpus, output = tmp_path / "corpus.jsonl", tmp_path / "index"
     rows = [{"id": d.source, "contents": f'"{d.title}"\n{d.text}'} for d in PASSAGES]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["index", "build", "--encoder", "some/encoder", "--output", str(output)]
+    command = ["index", "build", "dense", "--encoder", "some/encoder", "--output", str(output)]
     options = ["--kind", "hnsw", "--batch-size", "8", "--query-prefix", "q: ", "--no-normalize"]
     assert cli.main([*command, "--corpus", str(corpus), *options]) == 0
     out = capsys.readouterr().out
     assert "120/120" in out
     assert f"dense:{output}" in out.replace("\n", "")
-    manifest = read_manifest(output)
+    manifest = read_manifest(output, DenseManifest)
     assert (manifest.kind, manifest.query_prefix, manifest.metric) == ("hnsw", "q: ", "inner_product")
     assert cli.main(["index", "info", str(output), "--verify"]) == 0
     assert "some/encoder" in capsys.readouterr().out
     assert cli.main([*command, "--world", "200", "--overwrite"]) == 0
-    assert read_manifest(output).passages == 200
+    assert read_manifest(output, DenseManifest).passages == 200
     scramble(output / "passages.jsonl")
     assert cli.main(["index", "info", str(output), "--verify"]) == 2
     assert "has changed" in capsys.readouterr().err
@@ -273,7 +274,10 @@ def test_the_command_stopped_by_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(encoders, "SentenceEncoder", lambda name, *, device: Interrupted(at=0))
-    assert cli.main(["index", "build", "--encoder", "e", "--output", str(tmp_path / "i"), "--world", "200"]) == 130
+    assert (
+        cli.main(["index", "build", "dense", "--encoder", "e", "--output", str(tmp_path / "i"), "--world", "200"])
+        == 130
+    )
     assert "run the same command again to continue" in capsys.readouterr().out
 
 
@@ -281,9 +285,10 @@ def test_the_command_stopped_by_ctrl_c_says_how_to_go_on(
     ("arguments", "message"),
     [
         (["bild"], "Did you mean 'build'"),
-        (["build", "--encoder", "e", "--output", "o"], "--corpus FILE or --world NUMBER"),
-        (["build", "--encoder", "e", "--output", "o", "--world", "3", "--corpus", "c"], "exactly one source"),
-        (["info", "nowhere"], "is not a dense index"),
+        (["build", "dense", "--encoder", "e", "--output", "o"], "--corpus FILE or --world NUMBER"),
+        (["build", "bm25", "--output", "o", "--world", "3", "--corpus", "c"], "exactly one source"),
+        (["info", "nowhere"], "is not an index"),
+        (["build", "dens"], "Did you mean 'dense'"),
     ],
 )
 def test_the_command_used_wrongly(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +300,7 @@ def test_wrong_options_are_found_before_the_encoder_is_loaded(
     built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(encoders, "SentenceEncoder", lambda name, *, device: pytest.fail("the encoder was loaded"))
-    command = ["index", "build", "--encoder", "e"]
+    command = ["index", "build", "dense", "--encoder", "e"]
     assert cli.main([*command, "--output", str(built), "--world", "200"]) == 2
     assert "already holds an index" in capsys.readouterr().err
     (built.parent / "empty.jsonl").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +43,12 @@ def test_another_process_is_refused_until_the_owner_is_dead(tmp_path: Path, owne
     os.kill(owner.pid or 0, signal.SIGKILL)
     owner.join()
     with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_waiting_ends_when_the_owner_is_dead(tmp_path: Path, owner: multiprocessing.Process) -> None:
+    threading.Timer(0.05, os.kill, (owner.pid, signal.SIGKILL)).start()
+    with locked(tmp_path / "run", wait=True):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 

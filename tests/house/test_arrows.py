@@ -59,7 +59,19 @@ MOST_MODULES = 14
 """Modules of one folder, `__init__.py` not counted."""
 HEAVY = {
     *("torch", "transformers", "tokenizers", "safetensors", "vllm", "openai", "stable_baselines3"),
-    *("rich", "tyro", "bm25s", "datasets", "pyarrow", "pandas", "matplotlib", "jinja2", "tensorboard", "scipy"),
+    *(
+        "rich",
+        "tyro",
+        "platformdirs",
+        "bm25s",
+        "datasets",
+        "pyarrow",
+        "pandas",
+        "matplotlib",
+        "jinja2",
+        "tensorboard",
+        "scipy",
+    ),
     *("starlette", "uvicorn", "msgpack", "prometheus_client"),
     *("faiss", "sentence_transformers"),
     *("aiohttp", "sqlite3"),

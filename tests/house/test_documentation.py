@@ -69,6 +69,10 @@ def test_commands_exist(page: Path) -> None:
             assert match["name"] in COMMANDS, f"{page.name}: zerosearch {match['name']}"
 
 
+GROUPS = ("bench", "cache", "index", "simulator")
+"""Commands that consist of commands; `index build` does so too."""
+
+
 def _flags() -> list[object]:
     """(command, flags that a page gives it) for every command line in README and docs/."""
     used: dict[str, set[str]] = {}
@@ -77,7 +81,8 @@ def _flags() -> list[object]:
             if match := COMMAND.match(line):
                 words = line.split()
                 start = words.index(match["name"])
-                name = " ".join(words[start : start + 1 + (match["name"] in ("bench", "cache", "index", "simulator"))])
+                depth = 2 + (words[start + 1 : start + 2] == ["build"]) if match["name"] in GROUPS else 1
+                name = " ".join(words[start : start + depth])
                 used.setdefault(name, set()).update(re.findall(r" (--[a-z][\w.-]*)", line))
     return [pytest.param(name, flags - {"--help"}, id=name) for name, flags in used.items() if flags - {"--help"}]
 

@@ -343,6 +343,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"1\.0|0\.2|0\.3": "versions of the package",
         r"93 % \(one hop\) and 74 %": "another machine's run, seen once; its record was not kept",
     },
+    "engines.md": {r"10 MB|20 GB": "constants of the code"},
     "environment.md": {r"0\.5": "a default"},
     "metrics.md": {r"below 1e-6": "a bound asserted in test_trainer.py", r"above 1e-3": "advice"},
     "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},

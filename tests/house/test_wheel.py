@@ -74,8 +74,8 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
         for line in text.splitlines()
         if line.startswith("Requires-Dist: ") and "extra ==" not in line
     }
-    assert {"gymnasium", "numpy", "bm25s"} <= base
-    assert not base & {"torch", "transformers", "openai", "vllm", "stable-baselines3", "datasets"}
+    assert {"gymnasium", "numpy", "platformdirs"} <= base
+    assert not base & {"bm25s", "torch", "transformers", "openai", "vllm", "stable-baselines3", "datasets"}
     entry = configparser.ConfigParser()
     entry.read_string(wheel.read(metadata.replace("METADATA", "entry_points.txt")).decode())
     assert dict(entry["console_scripts"]) == {"zerosearch": "zerosearch_env.cli:main"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ..command_line import read_options
@@ -77,6 +78,25 @@ class Subcommand:
     def load(self, name: str) -> Main:
         """The function that reads the options of the command called `name` and runs it."""
         return lambda argv: self.run(read_options(self.options, argv, f"{self.parent} {name}"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """A command of another command that consists of commands itself, such as `zerosearch index build`."""
+
+    command: str
+    """The command as it is typed."""
+    summary: str
+    """One sentence for the help."""
+    kind: str
+    """What an error calls one of its commands."""
+    commands: Mapping[str, AnyCommand]
+    """Its commands by name."""
+
+    def load(self, name: str) -> Main:
+        """The function that runs one of the commands with its arguments."""
+        help_text = partial(group_help, self.command, "KIND", self.commands)
+        return partial(run_command, self.kind, self.commands, help_text)
 
 
 def group_help(command: str, kind: str, commands: Mapping[str, AnyCommand]) -> str:

@@ -1,8 +1,8 @@
-"""Exact BM25 on a bm25s index, skipping posting lists that cannot change the result.
+"""Exact BM25, skipping posting lists that cannot change the result.
 
-bm25s (Lu, 2024, arXiv:2407.03618) computes the impact of each word in each passage at indexing time. The score of a
-passage is the sum of the impacts of the query's words. Queries are answered with a variant of MaxScore (Turtle and
-Flood, 1995):
+The impact of each word in each passage is computed when the index is built (`build.py`), as in bm25s (Lu, 2024,
+arXiv:2407.03618). The score of a passage is the sum of the impacts of the query's words. Queries are answered with a
+variant of MaxScore (Turtle and Flood, 1995):
 
     query words, largest possible impact first (in practice: rarest first)
 
@@ -23,16 +23,18 @@ in any batch, at any depth and on any machine. Ties are broken by the passage's 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ranking import SCALE, Ranking
+from ...errors import DataError, sentence
+from ..ranking import Ranking
 from .tokens import words
 
 MAX_QUERY_WORDS = 256
@@ -52,28 +54,38 @@ _PROBE = 4096
 
 @dataclass(frozen=True, eq=False, repr=False)  # its fields are millions of characters long
 class Bm25Index:
-    """Posting lists in the order of the vocabulary, in the layout of bm25s (compressed sparse columns).
+    """Posting lists, word after word (compressed sparse columns), in memory or mapped from the files of a folder.
 
-    The postings of word `w` are `passages[starts[w]:starts[w + 1]]`, with their `impacts` at the same places.
+    The postings of the word at place `w` are `passages[starts[w]:starts[w + 1]]`, with their `impacts` at the same
+    places. A word is known by a hash of 64 bits, so that words of any length are found by one binary search in an array
+    that need not be read into memory. Two of ten million words have the same hash with a probability of 3 in a million.
     """
 
-    vocabulary: dict[str, int]
     size: int
     """Number of passages."""
-    starts: list[int]
-    """Start of each word's postings, length words + 1."""
-    strongest: list[int]
-    """Largest impact of each word, length words."""
-    passages: NDArray[np.int64]
+    words: NDArray[np.uint64]
+    """The hash of each word (`word_hash`) in ascending order, shape (words,)."""
+    starts: NDArray[np.int64]
+    """Start of each word's postings, shape (words + 1,)."""
+    strongest: NDArray[np.int32]
+    """Largest impact of each word, shape (words,)."""
+    passages: NDArray[np.int32]
     """Passage of each posting, in ascending order per word, shape (postings,)."""
     impacts: NDArray[np.int32]
     """Impact of each posting in units of 1 / SCALE, at least 1, shape (postings,)."""
+    folder: Path | None = None
+    """The folder of the files that the arrays are mapped from; None: they are in memory."""
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a mapped index as its folder; a copy maps the same files."""
+        if self.folder is not None:
+            return open_postings, (self.folder, self.size)
+        return type(self)._copy, tuple(getattr(self, field.name) for field in fields(self))
+
+    @classmethod
+    def _copy(cls, size: int, *arrays: NDArray[Any]) -> Bm25Index:
         # The fast path of numpy's `add.at` needs the dtype objects of this process; unpickled arrays have others.
-        for name, dtype in (("passages", np.int64), ("impacts", np.int32)):
-            state[name] = np.asarray(state[name]).view(dtype)
-        self.__dict__.update(state)
+        return cls(size, *(array.view(dtype) for array, dtype in zip(arrays, ARRAYS.values(), strict=False)))
 
     def rank(self, queries: Sequence[str], depth: int) -> list[Ranking]:
         """The `depth` best passages for each query; fewer if fewer passages share a word with it.
@@ -88,21 +100,21 @@ class Bm25Index:
     def _rank(self, query: str, depth: int, sums: NDArray[np.int32]) -> Ranking:
         """Rank for one query; `sums` has one counter per passage, all zero before and after the call."""
         terms = self._terms(query)
-        rest = sum(bound for bound, _, _ in terms)  # Upper bound on what the remaining words can add to a score.
-        walked: list[NDArray[np.int64]] = []
-        probe: NDArray[np.int64] | None = None  # Distinct passages; their depth-th best sum is a lower bound.
+        rest = sum(term.bound for term in terms)  # Upper bound on what the remaining words can add to a score.
+        walked: list[NDArray[np.intp]] = []
+        probe: NDArray[np.intp] | None = None  # Distinct passages; their depth-th best sum is a lower bound.
         # 1. Walk the posting lists of the strongest words, until a new passage can no longer enter the result.
         postings = threshold = 0
-        for bound, word, weight in terms:
-            length = self.starts[word + 1] - self.starts[word]
+        for term in terms:
+            length = term.stop - term.start
             if length > _LONG and postings >= depth:
                 probe = _distinct(walked, depth) if probe is None else probe
                 threshold = _kth_best(sums, probe, depth)
                 if rest * _MARGIN < threshold:
                     break
-            walked.append(self._walk(word, weight, sums))
+            walked.append(self._walk(term, sums))
             postings += length
-            rest -= bound
+            rest -= term.bound
         else:
             threshold = _kth_best(sums, _distinct(walked, depth) if probe is None else probe, depth)
         # 2. Collect the candidates: passages that the remaining words can still lift to the threshold.
@@ -114,13 +126,13 @@ class Bm25Index:
         else:
             found = np.flatnonzero(sums >= least)
         # 3. Add the remaining words for the candidates only, dropping those that fall too far behind.
-        for bound, word, weight in terms[len(walked) :]:
-            if len(found) * _WALK_PER_LOOKUP > self.starts[word + 1] - self.starts[word]:
+        for term in terms[len(walked) :]:
+            if len(found) * _WALK_PER_LOOKUP > term.stop - term.start:
                 sparse = False
-                self._walk(word, weight, sums)
+                self._walk(term, sums)
             else:
-                self._look_up(word, weight, found, sums)
-            rest -= bound
+                self._look_up(term, found, sums)
+            rest -= term.bound
             threshold = max(threshold, _kth_best(sums, found, depth))
             found = found[sums[found] >= threshold - rest]
         # 4. Sort the candidates and reset the counters.
@@ -133,36 +145,53 @@ class Bm25Index:
             sums.fill(0)
         return Ranking(found[best], scores[best])
 
-    def _terms(self, query: str) -> list[tuple[int, int, int]]:
-        """The known words of a query as (largest possible contribution, word, occurrences), largest first."""
-        lookup = self.vocabulary.get
+    def _terms(self, query: str) -> list[_Term]:
+        """The known words of a query, that with the largest possible contribution first."""
         counts: dict[int, int] = {}
         for text in words(query)[:MAX_QUERY_WORDS]:
-            word = lookup(text)
-            if word is not None:
-                counts[word] = counts.get(word, 0) + 1
-        return sorted(((self.strongest[word] * count, word, count) for word, count in counts.items()), reverse=True)
+            word = word_hash(text)
+            counts[word] = counts.get(word, 0) + 1
+        if not counts or not len(self.words):
+            return []
+        hashes = np.fromiter(counts, np.uint64, len(counts))
+        places = np.minimum(np.searchsorted(self.words, hashes), len(self.words) - 1)
+        known = self.words[places] == hashes
+        places, weights = places[known], np.fromiter(counts.values(), np.int64, len(counts))[known]
+        columns = (self.strongest[places] * weights, self.starts[places], self.starts[places + 1], weights)
+        return sorted(map(_Term, *(column.tolist() for column in columns)), reverse=True)
 
-    def _walk(self, word: int, weight: int, sums: NDArray[np.int32]) -> NDArray[np.int64]:
+    def _walk(self, term: _Term, sums: NDArray[np.int32]) -> NDArray[np.intp]:
         """Add a word's impacts to the sums of all its passages, and return these passages."""
-        start, stop = self.starts[word], self.starts[word + 1]
-        passages, impacts = self.passages[start:stop], self.impacts[start:stop]
-        np.add.at(sums, passages, impacts if weight == 1 else impacts * weight)
+        # `add.at` is fastest with indices of the machine's own size.
+        passages = self.passages[term.start : term.stop].astype(np.intp)
+        impacts = self.impacts[term.start : term.stop]
+        np.add.at(sums, passages, impacts if term.weight == 1 else impacts * term.weight)
         return passages
 
-    def _look_up(self, word: int, weight: int, found: NDArray[np.int64], sums: NDArray[np.int32]) -> None:
+    def _look_up(self, term: _Term, found: NDArray[np.intp], sums: NDArray[np.int32]) -> None:
         """Add a word's impacts to the sums of those passages in `found` (distinct) that contain the word."""
-        start, stop = self.starts[word], self.starts[word + 1]
-        passages = self.passages[start:stop]
-        place = np.minimum(np.searchsorted(passages, found), stop - start - 1)
-        hit = passages[place] == found
-        sums[found[hit]] += self.impacts[place[hit] + start] * weight
+        passages = self.passages[term.start : term.stop]
+        wanted = found.astype(np.int32)  # of the same type as the postings, which would all be converted otherwise
+        place = np.minimum(np.searchsorted(passages, wanted), len(passages) - 1)
+        hit = passages[place] == wanted
+        sums[found[hit]] += self.impacts[place[hit] + term.start] * term.weight
 
 
-_NOBODY = np.zeros(0, dtype=np.int64)
+class _Term(NamedTuple):
+    """A word of a query and its postings."""
+
+    bound: int
+    """The most that it can add to a score."""
+    start: int
+    stop: int
+    weight: int
+    """Occurrences in the query."""
 
 
-def _distinct(lists: Sequence[NDArray[np.int64]], least: int) -> NDArray[np.int64]:
+_NOBODY = np.zeros(0, dtype=np.intp)
+
+
+def _distinct(lists: Sequence[NDArray[np.intp]], least: int) -> NDArray[np.intp]:
     """Some distinct passages of the lists; at least `least` of them if the lists together have that many."""
     probe = _NOBODY
     for passages in lists:
@@ -172,49 +201,50 @@ def _distinct(lists: Sequence[NDArray[np.int64]], least: int) -> NDArray[np.int6
     return probe
 
 
-def _kth_best(sums: NDArray[np.int32], passages: NDArray[np.int64], rank: int) -> int:
+def _kth_best(sums: NDArray[np.int32], passages: NDArray[np.intp], rank: int) -> int:
     """The `rank`-th largest sum among distinct passages; 0 if there are fewer than `rank` passages."""
     count = len(passages)
     return int(np.partition(sums[passages], count - rank)[count - rank]) if count >= rank else 0
 
 
-@cache
-def _load_bm25s() -> ModuleType:
-    """The library, whose logger then follows the user's configuration.
-
-    bm25s sets its logger to DEBUG when it is imported, so its messages appear wherever the root logger has a handler.
-    """
-    import bm25s
-
-    logger = logging.getLogger("bm25s")
-    if logger.level == logging.DEBUG:
-        logger.setLevel(logging.NOTSET)
-    return bm25s  # type: ignore[no-any-return]
+ARRAYS: dict[str, Any] = {
+    "words": np.uint64,
+    "starts": np.int64,
+    "strongest": np.int32,
+    "passages": np.int32,
+    "impacts": np.int32,
+}
+"""The arrays of an index in the order of its fields, with their types. Each is a file `NAME.npy` in a folder."""
+POSTING_FILES = tuple(f"{name}.npy" for name in ARRAYS)
 
 
-def build_index(texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> Bm25Index:
-    """Index texts with bm25s, in its "lucene" variant, which has no negative impacts.
+@lru_cache(maxsize=1 << 16)
+def word_hash(word: str) -> int:
+    """The hash of a word: 64 bits, the same on every machine."""
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def open_postings(folder: Path, size: int) -> Bm25Index:
+    """Map the posting lists in a folder.
 
     Args:
-        texts: one string per passage.
-        k1: saturation of repeated words.
-        b: penalty on long passages, in [0, 1].
+        folder: the folder with the files.
+        size: number of passages.
+
+    Raises:
+        DataError: a file is missing or damaged.
     """
-    bm25s = _load_bm25s()
-    vocabulary: dict[str, int] = {}
-    number = vocabulary.setdefault
-    ids = [[number(word, len(vocabulary)) for word in words(text)] for text in texts]
-    if not vocabulary:
-        return Bm25Index({}, len(texts), [0], [], _NOBODY, _NOBODY.astype(np.int32))
-    library = bm25s.BM25(k1=k1, b=b, method="lucene")
-    library.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-    starts = np.asarray(library.scores["indptr"], dtype=np.int64)
-    passages = np.asarray(library.scores["indices"], dtype=np.int64)
-    # An impact rounded to 0 would make a match look like a miss.
-    impacts = np.maximum(np.rint(library.scores["data"].astype(np.float64) * SCALE), 1).astype(np.int32)
-    order = np.repeat(np.arange(len(vocabulary)) * len(texts), np.diff(starts)) + passages
-    if (order[1:] < order[:-1]).any():  # Some releases of bm25s do not sort the passages of a word.
-        order = np.argsort(order)
-        passages, impacts = passages[order], impacts[order]
-    strongest = np.maximum.reduceat(impacts, starts[:-1])
-    return Bm25Index(vocabulary, len(texts), starts.tolist(), strongest.tolist(), passages, impacts)
+    try:
+        mapped = [np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in POSTING_FILES]
+        # Plain arrays on the mapped memory: slices of numpy's own class for it cost microseconds each.
+        index = Bm25Index(size, folder=folder, **dict(zip(ARRAYS, map(np.asarray, mapped), strict=True)))
+        right = [array.dtype == dtype and array.ndim == 1 for array, dtype in zip(mapped, ARRAYS.values(), strict=True)]
+        right.append(len(index.words) == len(index.strongest) == len(index.starts) - 1)
+        right.append(len(index.passages) == len(index.impacts) == int(index.starts[-1]))
+    except (OSError, ValueError, EOFError, IndexError) as cause:
+        raise DataError(
+            f"the posting lists in {folder} cannot be read: {sentence(cause)} Build the index again."
+        ) from cause
+    if not all(right):
+        raise DataError(f"the posting lists in {folder} do not match; one is damaged. Build the index again.")
+    return index

@@ -17,6 +17,7 @@ from ...types import Dataset, Document, SearchRequest, SearchResult
 from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..noise import check_drawn, mix_slots, sample_negatives, seeded_orders, unrelated
 from ..ranking import SCALE, Ranking
+from .build import K1, B
 from .paragraphs import ParagraphSearch
 from .passages import PassageIndex, dataset_index, file_index
 
@@ -52,8 +53,8 @@ class CorpusEngine(BatchedEngine):
         *,
         pool: int = 40,
         paragraphs: bool = True,
-        k1: float = 1.5,
-        b: float = 0.75,
+        k1: float = K1,
+        b: float = B,
     ) -> None:
         super().__init__()
         self._index = passages if isinstance(passages, PassageIndex) else PassageIndex(passages, k1=k1, b=b)
@@ -178,22 +179,22 @@ def corpus_engine(
     columns: Columns | None = None,
     pool: int = 40,
     paragraphs: bool | None = None,
-    k1: float = 1.5,
-    b: float = 0.75,
+    k1: float | None = None,
+    b: float | None = None,
 ) -> CorpusEngine:
     """Build the engine for `"corpus"` or `"corpus:FILE"`. Engines over the same dataset or file share an index.
 
     Args:
-        argument: a corpus file, or "" for the dataset's passages. If the dataset has no passages, the paragraphs of
-            its questions are used.
+        argument: a corpus file, an index folder, or "" for the dataset's passages. If the dataset has no passages, the
+            paragraphs of its questions are used.
         dataset: the dataset of the environment.
-        path: a corpus file; a named alternative to `argument`.
+        path: a corpus file or index folder; a named alternative to `argument`.
         on_bad_row: `"raise"` an error for a bad row of the file, or `"skip"` such rows and log their number.
         columns: `id`, `title` or `text` -> the column of the file that holds it.
         pool: as in `CorpusEngine`.
         paragraphs: as in `CorpusEngine`; by default True without a file, False with a file.
-        k1: as in `CorpusEngine`.
-        b: as in `CorpusEngine`.
+        k1: as in `CorpusEngine`; None: that of the index folder, or the default.
+        b: as in `CorpusEngine`; None: that of the index folder, or the default.
 
     Raises:
         ConfigError: there is nothing to search, or an option is invalid.
@@ -207,7 +208,7 @@ def corpus_engine(
     elif (on_bad_row, columns) != ("raise", None):
         raise ConfigError('on_bad_row and columns describe a corpus file, and none was given: use "corpus:FILE"')
     elif dataset is not None:
-        index = dataset_index(dataset, k1=k1, b=b)
+        index = dataset_index(dataset, k1=K1 if k1 is None else k1, b=B if b is None else b)
     else:
         raise ConfigError('the engine "corpus" needs a dataset with passages, or a file: "corpus:FILE"')
     return CorpusEngine(index, pool=pool, paragraphs=not file if paragraphs is None else paragraphs)

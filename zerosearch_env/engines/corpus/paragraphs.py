@@ -9,7 +9,8 @@ from ...game.answers import contains_answer
 from ...types import Document, Paragraph, SearchRequest, full_text
 from ..noise import seeded_orders
 from ..ranking import SCALE
-from .bm25 import Bm25Index, build_index
+from .bm25 import Bm25Index
+from .build import build_index
 
 CACHED_QUESTIONS = 512
 """Number of questions for which the index of the paragraphs is kept: an episode searches the same one several times."""

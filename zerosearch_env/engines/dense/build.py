@@ -9,10 +9,9 @@ continues where it stopped; at most one shard is embedded again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
@@ -23,27 +22,22 @@ from numpy.typing import NDArray
 
 from ...checks import check_whole_number
 from ...errors import ConfigError, EngineError, require, unknown_name
-from ...files import replace_directory, sync
 from ...identity import read_hash
 from ...types import Document
-from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
-from .index import scaled
-from .manifest import (
-    FAISS_FILE,
-    FILES,
-    FORMAT,
-    KINDS,
-    MANIFEST_FILE,
-    Manifest,
+from ..indexes.folder import (
+    OnProgress,
     building_folder,
+    check_output,
+    claim,
+    describe_files,
+    finish,
     library_versions,
 )
-from .passage_store import PASSAGES_FILE, PassageStore, write_passages
+from ..indexes.passage_store import PASSAGES_FILE, PassageStore, write_passages
+from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
+from .index import scaled
+from .manifest import FAISS_FILE, KINDS, DenseManifest
 
-OnProgress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`: `"embedding"` or `"indexing"`, passages done, total passages."""
-
-_PLAN_FILE = "plan.json"
 _VECTORS_FILE = "vectors.f32"
 _BLOCK = 256
 """Passages between two progress reports."""
@@ -92,7 +86,7 @@ def build_index(
     overwrite: bool = False,
     restart: bool = False,
     progress: OnProgress = lambda stage, done, total: None,
-) -> Manifest:
+) -> DenseManifest:
     """Embed passages and write an index.
 
     If an earlier build with the same passages, encoder and options was interrupted, it is continued.
@@ -119,7 +113,7 @@ def build_index(
     check_output(output, overwrite)
     work = building_folder(output)
     work.mkdir(parents=True, exist_ok=True)
-    count = write_passages(work, passages)
+    count = write_passages(work, passages, progress)
     if not count:
         shutil.rmtree(work)
         raise ConfigError("there are no passages to index")
@@ -128,33 +122,30 @@ def build_index(
         encoder.passage_prompt if options.passage_prefix is None else options.passage_prefix,
     )
     dimension = encoder.encode_queries(PROBES[:1]).shape[1]
-    _claim(work, _plan(work, encoder, options, prefixes), restart)
+    if not claim(work, _plan(work, encoder, options, prefixes), restart=restart, same={"encoder": _same_encoder}):
+        (work / _VECTORS_FILE).unlink(missing_ok=True)
     vectors = _embed(work, count, dimension, encoder, options, prefixes[1], progress)
     index = _index(faiss, vectors, options, progress)
     faiss.write_index(index, str(work / FAISS_FILE))
     numbers = probe(encoder)
-    files = {name: {"bytes": (work / name).stat().st_size, "blake2b": read_hash(work / name)} for name in FILES}
-    manifest = Manifest(
-        FORMAT,
-        options.kind,
-        count,
-        dimension,
-        "cosine" if options.normalize else "inner_product",
-        encoder.name,
-        fingerprint(numbers),
-        numbers.tolist(),
-        options.template,
-        *prefixes,
-        library_versions(),
-        files,
+    manifest = DenseManifest(
+        format=DenseManifest.FORMAT,
+        kind=options.kind,
+        passages=count,
+        libraries=library_versions("faiss-cpu", "faiss-gpu", "sentence-transformers", "transformers", "torch"),
+        files=describe_files(work, DenseManifest),
+        dimension=dimension,
+        metric="cosine" if options.normalize else "inner_product",
+        encoder=encoder.name,
+        encoder_fingerprint=fingerprint(numbers),
+        probes=numbers.tolist(),
+        template=options.template,
+        query_prefix=prefixes[0],
+        passage_prefix=prefixes[1],
     )
     del vectors
-    manifest.write(work)
-    for name in (_VECTORS_FILE, _PLAN_FILE):
-        (work / name).unlink()
-    for name in (*FILES, MANIFEST_FILE):
-        sync(work / name)
-    replace_directory(work, output)
+    (work / _VECTORS_FILE).unlink()
+    finish(work, output, manifest)
     return manifest
 
 
@@ -167,53 +158,21 @@ def passage_text(passage: Document, template: str, prefix: str) -> str:
     return prefix + head.replace("{title}", passage.title) + passage.text + tail.replace("{title}", passage.title)
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Check that an index may be written to a folder.
-
-    Raises:
-        ConfigError: the folder holds other files, or it holds an index and `overwrite` is False.
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not (output / MANIFEST_FILE).is_file():
-        raise ConfigError(f"{output} exists and is not a dense index: choose another output folder")
-    if not overwrite:
-        raise ConfigError(f"{output} already holds an index: choose another folder, or replace it with --overwrite")
-
-
 def _plan(work: Path, encoder: Encoder, options: BuildOptions, prefixes: tuple[str, str]) -> dict[str, Any]:
     """Everything that determines the vectors; the kind of index and the batch size do not."""
     decisive = {name: value for name, value in asdict(options).items() if name in ("normalize", "template", "shard")}
     return {
         "passages": read_hash(work / PASSAGES_FILE),
         "passage_prefix": prefixes[1],
-        "encoder": encoder.name,
-        "probes": probe(encoder).tolist(),
+        "encoder": {"name": encoder.name, "probes": probe(encoder).tolist()},
         **decisive,
     }
 
 
-def _claim(work: Path, plan: dict[str, Any], restart: bool) -> None:
-    """Claim the build folder for a plan: a new folder, or the one left by an interrupted build with the same plan."""
-    path = work / _PLAN_FILE
-    try:
-        before = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    except ValueError:  # The build was killed while it wrote the plan, before it embedded anything.
-        before = None
-    if before is not None:
-        old, new = np.asarray(before.pop("probes", ())), np.asarray(plan["probes"])
-        different = [name for name in before if before[name] != plan.get(name)]
-        if not same_probe(old, new) and "encoder" not in different:
-            different.append("encoder")
-        if different and not restart:
-            raise ConfigError(
-                f"an unfinished build in {work} was started with other values of: {', '.join(different)}. Repeat its "
-                "command to continue it, or discard it with --restart."
-            )
-        if not different:
-            return
-    (work / _VECTORS_FILE).unlink(missing_ok=True)
-    path.write_text(json.dumps(plan), "utf-8")
+def _same_encoder(before: Any, now: Any) -> bool:
+    if not isinstance(before, dict) or before.get("name") != now["name"]:
+        return False
+    return same_probe(np.asarray(before["probes"]), np.asarray(now["probes"]))
 
 
 def _embed(

@@ -1,7 +1,7 @@
 """`DenseEngine`: search by embedding similarity, with hard negatives as noise.
 
-The index is built by `zerosearch index build`. faiss and sentence-transformers (extra `dense`) are imported when an
-engine is built.
+The index is built by `zerosearch index build dense`. faiss and sentence-transformers (extra `dense`) are imported when
+an engine is built.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ...llm.backend import model_identity
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
 from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..corpus.passages import CACHED_QUERIES
+from ..indexes.folder import MANIFEST_FILE
 from ..noise import check_drawn, mix_slots, sample_negatives, seeded_orders
 from ..ranking import SCALE, Ranking
 from ..registry import forwards
 from .encoders import Encoder, Reranker
 from .index import embed_queries
-from .manifest import MANIFEST_FILE
 from .parts import Parts, RankedToTheEnd, open_parts
 
 
@@ -231,7 +231,7 @@ def dense_engine(argument: str, dataset: Dataset | None, *, index: str | None = 
     folder = argument or index
     if not folder:
         raise ConfigError(
-            'the engine "dense" needs an index: "dense:FOLDER". `zerosearch index build --corpus FILE --encoder MODEL '
-            "--output FOLDER` makes one."
+            'the engine "dense" needs an index: "dense:FOLDER". `zerosearch index build dense --corpus FILE '
+            "--encoder MODEL --output FOLDER` makes one."
         )
     return DenseEngine(folder, **options)

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, DataError, require, sentence
+from ..indexes.folder import read_manifest
+from ..indexes.passage_store import PassageStore
 from ..ranking import SCALE, Ranking
 from .encoders import Encoder, Vectors, fingerprint, probe, same_probe
-from .manifest import FAISS_FILE, Manifest, read_manifest
-from .passage_store import PassageStore
+from .manifest import FAISS_FILE, DenseManifest
 
 _SCAN = 8192
 """Vectors scored per step when all vectors are scored."""
@@ -34,7 +35,7 @@ _DEEPEST = 2048
 """Once faiss was asked for this many passages and the cut is still a near tie, every vector is scored."""
 
 
-def check_encoder(manifest: Manifest, encoder: Encoder, folder: Path) -> None:
+def check_encoder(manifest: DenseManifest, encoder: Encoder, folder: Path) -> None:
     """Check that an encoder is the one that an index was built with, by comparing embeddings of the probe sentences.
 
     Raises:
@@ -51,7 +52,7 @@ def check_encoder(manifest: Manifest, encoder: Encoder, folder: Path) -> None:
     )
 
 
-def embed_queries(manifest: Manifest, encoder: Encoder, queries: list[str]) -> Vectors:
+def embed_queries(manifest: DenseManifest, encoder: Encoder, queries: list[str]) -> Vectors:
     """Embed queries with the prefix and scaling of the index, shape (queries, dimension)."""
     return scaled(encoder.encode_queries([manifest.query_prefix + query for query in queries]), manifest.normalize)
 
@@ -80,7 +81,7 @@ class DenseIndex:
 
     def __init__(self, folder: Path, *, ef_search: int = 128, nprobe: int | None = None) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
+        self.manifest = read_manifest(folder, DenseManifest)
         self.passages = PassageStore(folder)
         self._faiss = require("faiss")
         try:

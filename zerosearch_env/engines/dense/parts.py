@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ...types import Options
+from ..indexes.folder import read_manifest
 from ..noise import MAX_EXAMINED
 from ..ranking import Ranking
 from .encoders import CrossEncoderReranker, Encoder, Reranker, SentenceEncoder
 from .index import DenseIndex, check_encoder, embed_queries
-from .manifest import read_manifest
+from .manifest import DenseManifest
 
 
 class Parts:
@@ -54,7 +55,7 @@ def open_parts(
     tuning: Options,
 ) -> Parts:
     """Load and check index, encoder and reranker. Open engines with equal descriptions share them."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, DenseManifest)
     chosen = manifest.encoder if encoder is None else encoder
     stamp = tuple(sorted((name, str(entry)) for name, entry in manifest.files.items()))
     named = isinstance(chosen, str) and (reranker is None or isinstance(reranker, str))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,19 +20,34 @@ from ...types import Document
 
 PASSAGES_FILE = "passages.jsonl"
 OFFSETS_FILE = "offsets.npy"
+_BLOCK = 4096
+"""Passages between two progress reports."""
 
 
-def write_passages(folder: Path, passages: Iterable[Document]) -> int:
+def write_passages(
+    folder: Path,
+    passages: Iterable[Document],
+    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+) -> int:
     """Write a store into an existing folder.
+
+    Args:
+        folder: where to write.
+        passages: the passages, in order.
+        progress: called as `progress("reading", done, None)` after every few thousand passages.
 
     Returns:
         The number of passages.
     """
-    starts = [0]
+    starts, end = array("q", [0]), 0
     with (folder / PASSAGES_FILE).open("wb") as file:
         for passage in passages:
-            starts.append(starts[-1] + file.write(_line(passage)))
-    np.save(folder / OFFSETS_FILE, np.asarray(starts, dtype=np.int64))
+            end += file.write(_line(passage))
+            starts.append(end)
+            if len(starts) % _BLOCK == 0:
+                progress("reading", len(starts), None)
+    progress("reading", len(starts) - 1, len(starts) - 1)
+    np.save(folder / OFFSETS_FILE, np.frombuffer(starts, dtype=np.int64))
     return len(starts) - 1
 
 
@@ -56,7 +72,7 @@ class PassageStore(Sequence[Document]):
     def __init__(self, folder: Path) -> None:
         self._path = folder / PASSAGES_FILE
         try:
-            self._starts = np.load(folder / OFFSETS_FILE, mmap_mode="r", allow_pickle=False)
+            self._starts = np.asarray(np.load(folder / OFFSETS_FILE, mmap_mode="r", allow_pickle=False))
             with self._path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, EOFError) as cause:
@@ -87,7 +103,9 @@ class PassageStore(Sequence[Document]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"there are {len(self)} passages, so index {index} is out of range")
-        line = self._bytes[int(self._starts[position]) : int(self._starts[position + 1])]
+        return self._read(position, self._bytes[int(self._starts[position]) : int(self._starts[position + 1])])
+
+    def _read(self, position: int, line: bytes) -> Document:
         try:
             row = json.loads(line)
             return Document(row["title"], row["text"], row["id"])
@@ -97,7 +115,18 @@ class PassageStore(Sequence[Document]):
             ) from cause
 
     def __iter__(self) -> Iterator[Document]:
-        return (self[position] for position in range(len(self)))
+        return self.stream()
+
+    def stream(self, start: int = 0) -> Iterator[Document]:
+        """All passages from a position on, read from the file: mapped pages would count as memory of this process.
+
+        Raises:
+            DataError: the line of a passage is damaged.
+        """
+        with self._path.open("rb") as file:
+            file.seek(int(self._starts[start]))
+            for position in range(start, len(self)):
+                yield self._read(position, file.readline())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the folder only; a copy maps the same files."""
