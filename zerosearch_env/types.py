@@ -1,7 +1,7 @@
 """The records passed between the parts of the package: questions, documents, searches, steps, scores.
 
-Records are read-only. Three of them (`SearchRequest`, `Step`, `Scores`) are made at every step and are read-only by
-convention alone: the constructor of a frozen dataclass sets each field through `object.__setattr__`, which costs
+Records are read-only. Four of them (`SearchRequest`, `SearchResult`, `Step`, `Scores`) are made at every step and are
+read-only by convention alone: the constructor of a frozen dataclass sets each field through `object.__setattr__`, which costs
 several times as much. This file imports nothing from the rest of the package.
 """
 
@@ -169,7 +169,7 @@ class SearchRequest:
         return (self.noisy,) * self.top_k if isinstance(self.noisy, bool) else self.noisy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class SearchResult:
     """The result of one search request. `failure` is None exactly when the search succeeded."""
 
