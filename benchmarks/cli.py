@@ -11,7 +11,10 @@ _MODULES = {
         "speed.env_real_text",
         "CPU time of the environment per step with real text, compared with gem-llm and skyrl-gym.",
     ),
-    "corpus-engine": ("speed.corpus_engine", "Queries per CPU second of the corpus engine, compared with plain bm25s."),
+    "corpus-scale": (
+        "speed.corpus_scale",
+        "Building, opening and searching a large corpus of real text, compared with bm25s.",
+    ),
     "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),
     "dense": (
         "speed.dense",

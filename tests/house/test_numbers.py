@@ -29,13 +29,14 @@ from zerosearch_benchmarks.learning.stability.table import summary
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+RESULTS = ROOT / "benchmarks" / "results"
 SIMULATOR = ROOT / "zerosearch_env" / "assets" / "simulator-tiny" / "model.safetensors"
 
 
 @cache
 def record(name: str) -> Any:
     """The record of a benchmark."""
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def rounded(value: float) -> str:
@@ -80,15 +81,12 @@ def quickstart() -> Iterator[str]:
 
 def speed() -> Iterator[str]:
     """README: the table of speeds."""
-    corpus = record("corpus-engine")
-    for title, name in (
-        ("default world, useful documents", "world of 6,000 passages"),
-        ("100,000 passages", "100,000 Zipf passages"),
-    ):
-        rate = {kind: rounded(corpus["queries_per_cpu_second"][f"{name}: {kind}"]) for kind in (OURS, PLAIN)}
+    scale = record("corpus-scale")["sizes"] if (RESULTS / "corpus-scale.json").is_file() else []
+    for entry in scale:
+        rate = {kind: rounded(entry["queries_per_cpu_s"][kind]) for kind in (OURS, PLAIN)}
         yield (
-            f"| corpus engine, {title} | {rate[OURS]} queries/s | bm25s: {rate[PLAIN]} "
-            f"| {corpus['times_bm25s'][name][OURS]:.1f}x |"
+            f"| corpus engine, {entry['passages']:,} passages of real text | {rate[OURS]} queries/s "
+            f"| bm25s: {rate[PLAIN]} | {entry['times_bm25s']:.1f}x |"
         )
     texts = record("world-generation")["passages_per_cpu_second"]["6,000 passages"]
     yield f"| synthetic world, texts | {rounded(texts)} passages/s | | |"
