@@ -14,6 +14,7 @@ from .files.hub import hub_rows
 from .files.passages import corpus_files, load_corpus
 from .files.readers import COLUMNS, FORMATS, read_questions
 from .files.rows import OnBadRow, RowReader, read_files
+from .files.tables import read_table_questions
 from .sources import (
     DatasetSource,
     NamedSource,
@@ -103,7 +104,12 @@ def load_dataset(
 
             return _cut(make_world(world or WorldConfig(), split), limit)
         if part.is_file:
-            rows = read_files(part.files(split), header=has_header(columns))
+            files = part.files(split)
+            if limit is None and not columns:
+                data = read_table_questions(files, where=part.name, name=title, split=split, format=format)
+                if data is not None:
+                    return data
+            rows = read_files(files, header=has_header(columns))
             return read(rows, where=part.name, name=title, limit=limit)
         return read(hub_rows(part.name, split), where=f"{part.name} ({split})", name=title, limit=limit)
 

@@ -164,7 +164,8 @@ def make_dataset(options: EnvOptions) -> Dataset:
         data = _load_cached(named, options.split, world, options.on_bad_row, columns, _stamp(named, options.split))
     if not len(data.questions):
         raise DataError(f"dataset {data.name!r}, split {data.split!r}, has no questions.")
-    for question in data.questions:
+    # A named dataset has been read by `load_dataset`, which refuses such rows.
+    for question in data.questions if named is None else ():
         if not question.answers:
             raise DataError(f"question {question.id!r} of dataset {data.name!r} has no answer: {question.text[:200]!r}")
     return data

@@ -31,16 +31,16 @@ def missing(value: Json) -> bool:
 
 def find_column(row: Row, names: tuple[str, ...]) -> str | None:
     """The first column with one of these names, or None. Case, blanks and underscores are ignored if need be."""
-    return next(iter(_matches(tuple(row), names)), None)
+    return next(iter(matches(tuple(row), names)), None)
 
 
 def first_of(row: Row, names: tuple[str, ...]) -> str | None:
     """The first column with one of these names (see `find_column`) whose cell is not empty, or None."""
-    return next((name for name in _matches(tuple(row), names) if not missing(row[name])), None)
+    return next((name for name in matches(tuple(row), names) if not missing(row[name])), None)
 
 
 @lru_cache(maxsize=1024)
-def _matches(columns: tuple[object, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+def matches(columns: tuple[object, ...], names: tuple[str, ...]) -> tuple[str, ...]:
     """The columns with these names, in the order of the names; a column spelled exactly like a name comes first."""
     texts = [column for column in columns if isinstance(column, str)]
     matches: list[str] = []

@@ -36,21 +36,21 @@ from .rows import NumberedRow, OnBadRow, Row, RowError, RowReader
 
 Reader = Callable[[Row], Question]
 
-_IDS = ("id", "question_id", "idx", "qid", "task_id", "example_id")
-_QUESTIONS = ("question", "problem", "query", "utterance", "raw_question")
-_ANSWERS = (
+IDS = ("id", "question_id", "idx", "qid", "task_id", "example_id")
+QUESTIONS = ("question", "problem", "query", "utterance", "raw_question")
+ANSWERS = (
     *("answers", "answer", "golden_answers", "gold_answers", "target", "possible_answers", "final_answer"),
     *("target_value", "annotations", "parses"),
 )
-_ALIASES = ("answer_aliases", "aliases")
+ALIASES = ("answer_aliases", "aliases")
 _SOURCES = ("data_source", "dataset")
 _REWARDS = ("reward_model", "reward_spec")
 
 COLUMNS: Fields = {
-    "id": ("id", _IDS),
-    "question": ("question", _QUESTIONS),
-    "answers": ("golden_answers", _ANSWERS),
-    "aliases": ("answer_aliases", _ALIASES),
+    "id": ("id", IDS),
+    "question": ("question", QUESTIONS),
+    "answers": ("golden_answers", ANSWERS),
+    "aliases": ("answer_aliases", ALIASES),
     "data_source": ("data_source", _SOURCES),
 }
 """The fields of a question that a caller may map to columns."""
@@ -68,11 +68,11 @@ def detect_format(row: Row) -> str:
         return "hotpotqa" if missing(row.get("evidences")) else "2wikimultihopqa"
     if any(not missing(row.get(name)) for name in (*_REWARDS, "data_source")):
         return "search-r1"
-    if first_of(row, _QUESTIONS) and not missing(row.get("golden_answers")):
+    if first_of(row, QUESTIONS) and not missing(row.get("golden_answers")):
         return "flashrag"
-    if find_column(row, (*_QUESTIONS, "prompt")):
+    if find_column(row, (*QUESTIONS, "prompt")):
         return "plain"
-    raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
+    raise no_column(row, (*QUESTIONS, "prompt"), "question", "a question")
 
 
 def _unpacked(value: Json) -> Json:
@@ -92,7 +92,7 @@ def _build(
     name: str | None = None,
 ) -> Question:
     """A question with the fields shared by all formats. The caller fills in an empty id, dataset or split."""
-    key = first_of(row, _IDS)
+    key = first_of(row, IDS)
     name = name or ("" if key is None else written(plain(row[key])))
     source = first_of(row, _SOURCES)
     dataset = row[source].strip() if source is not None and isinstance(row[source], str) else ""
@@ -101,7 +101,7 @@ def _build(
 
 def _question(row: Row) -> str:
     """The question in its own column, in verl's `extra_info`, or at the end of a prompt."""
-    field = first_of(row, _QUESTIONS)
+    field = first_of(row, QUESTIONS)
     if field is not None:
         nested = _unpacked(row[field])
         if isinstance(nested, Mapping) and "text" in nested:  # NarrativeQA
@@ -113,10 +113,10 @@ def _question(row: Row) -> str:
     prompt = first_of(row, ("prompt",))
     if prompt is not None:
         return _prompted_question(row[prompt], prompt)
-    field = find_column(row, _QUESTIONS)
+    field = find_column(row, QUESTIONS)
     if field is not None:
         return text(row[field], field)
-    raise no_column(row, (*_QUESTIONS, "prompt"), "question", "a question")
+    raise no_column(row, (*QUESTIONS, "prompt"), "question", "a question")
 
 
 _LABELS = [
@@ -142,9 +142,9 @@ def _prompted_question(prompt: Json, field: str) -> str:
 
 
 def _golds(row: Row) -> tuple[str, ...]:
-    field = first_of(row, _ANSWERS)
+    field = first_of(row, ANSWERS)
     golds = _numbered_answers(row) if field is None else answers(row[field], field)
-    more = first_of(row, _ALIASES)
+    more = first_of(row, ALIASES)
     if more is None or _unpacked(row[more]) in ([], ""):
         return golds
     return tuple(dict.fromkeys((*golds, *answers(row[more], more))))
@@ -156,15 +156,15 @@ def _numbered_answers(row: Row) -> tuple[str, ...]:
     given = [row[name] for name in numbered if not missing(row[name])]
     if given:
         return answers(given, numbered[0])
-    field = find_column(row, _ANSWERS)
+    field = find_column(row, ANSWERS)
     if field is not None:
         return answers(row[field], field)
-    raise no_column(row, _ANSWERS, "answers", "answers")
+    raise no_column(row, ANSWERS, "answers", "answers")
 
 
 def read_plain(row: Row) -> Question:
     """A question and its answers; every other field becomes metadata."""
-    used = {first_of(row, names) for names in (_IDS, _QUESTIONS, _ANSWERS, _ALIASES, _SOURCES)}
+    used = {first_of(row, names) for names in (IDS, QUESTIONS, ANSWERS, ALIASES, _SOURCES)}
     metadata = {key: plain(value) for key, value in row.items() if key not in used and not missing(value)}
     return _build(row, _golds(row), metadata=metadata)
 
@@ -173,7 +173,7 @@ def read_search_r1(row: Row) -> Question:
     """`question` or the end of `prompt`; `golden_answers` (FlashRAG too) or `reward_model.ground_truth`."""
     extra = mapping(row, "extra_info")
     source, index = row.get("data_source"), extra.get("index")
-    numbered = first_of(row, _IDS) is None and not missing(index)
+    numbered = first_of(row, IDS) is None and not missing(index)
     metadata = {key: value for key, value in mapping(row, "metadata").items() if value is not None}
     return _build(
         row,
@@ -190,7 +190,7 @@ def _rewarded_answers(row: Row) -> tuple[str, ...]:
     if not missing(given) and given not in ([], ""):
         return answers(given, "golden_answers")
     field = first_of(row, _REWARDS)
-    if field is None and first_of(row, _ANSWERS):
+    if field is None and first_of(row, ANSWERS):
         return _golds(row)
     reward = unpacked(row[field], field) if field else {}
     if not isinstance(reward, Mapping):
@@ -261,13 +261,13 @@ def read_questions(
         DataError: a row is bad, the format is unknown, or there are no questions. The message names the file, the row,
             the field, and the nearest column.
     """
-    reader, convert = RowReader(on_bad_row, limit), _QuestionReader(name, split, format, columns or {})
+    reader, convert = RowReader(on_bad_row, limit), QuestionReader(name, split, format, columns or {})
     questions = list(reader.read(rows, convert, where=where, what="questions"))
     metadata = {"format": convert.format or "", "source": where}
     return Dataset(name, split, with_distinct_ids(questions), skipped_rows=reader.skipped, metadata=metadata)
 
 
-class _QuestionReader:
+class QuestionReader:
     """Converts the rows of a dataset to questions; remembers the format, and all questions to refuse copies of them."""
 
     def __init__(self, name: str, split: str, format: str | None, columns: Columns) -> None:
@@ -276,29 +276,42 @@ class _QuestionReader:
         self._places: dict[tuple[object, ...], str] = {}
 
     def __call__(self, row: NumberedRow) -> Question:
-        try:
-            return self._distinct(row, row.content if isinstance(row.content, Question) else self._read(row.content))
-        except RowError as problem:
-            raise as_named(problem, self._columns, COLUMNS) from None
+        """The question of a row that is not a copy of an earlier one.
 
-    def _read(self, row: Row) -> Question:
-        row = renamed(row, self._columns, COLUMNS) if self._columns else row
-        self.format = self.format or detect_format(row)
-        return FORMATS[self.format](row)
-
-    def _distinct(self, row: NumberedRow, question: Question) -> Question:
-        """The question with a value for every field, if it is not a copy of an earlier one."""
-        question = replace(
-            question,
-            id=question.id or f"{self._name}-{row.number}",
-            dataset=question.dataset or self._name,
-            split=question.split or self._split,
-        )
+        Raises:
+            RowError: the row is bad or a copy.
+        """
+        question = self.convert(row)
         key = (question.dataset, question.id, question.text, question.answers)
         place = self._places.setdefault(key, row.place)
         if place is not row.place:
             raise RowError("id", f"a row that is not a copy of another ({place})", question.id)
         return question
+
+    def convert(self, row: NumberedRow) -> Question:
+        """The question of a row, with a value for every field; it may be a copy of another.
+
+        Raises:
+            RowError: the row is bad.
+        """
+        try:
+            question = row.content if isinstance(row.content, Question) else self._read(row.content)
+        except RowError as problem:
+            raise as_named(problem, self._columns, COLUMNS) from None
+        return Question(
+            question.id or f"{self._name}-{row.number}",
+            question.text,
+            question.answers,
+            question.dataset or self._name,
+            question.split or self._split,
+            question.paragraphs,
+            question.metadata,
+        )
+
+    def _read(self, row: Row) -> Question:
+        row = renamed(row, self._columns, COLUMNS) if self._columns else row
+        self.format = self.format or detect_format(row)
+        return FORMATS[self.format](row)
 
 
 def with_distinct_ids(questions: list[Question]) -> list[Question]:
