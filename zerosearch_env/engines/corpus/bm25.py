@@ -24,7 +24,7 @@ in any batch, at any depth and on any machine. Ties are broken by the passage's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -39,6 +39,8 @@ from .tokens import words
 
 MAX_QUERY_WORDS = 256
 """Maximum number of words of a query; the rest is ignored. Keeps every score below 2**31 units."""
+_FOUND_WORDS = 1 << 16
+"""Maximum number of words whose places are remembered."""
 _LONG = 4096
 """Posting lists up to this length are always walked: testing whether they can be skipped costs as much."""
 _MARGIN = 2
@@ -75,12 +77,14 @@ class Bm25Index:
     """Impact of each posting in units of 1 / SCALE, at least 1, shape (postings,)."""
     folder: Path | None = None
     """The folder of the files that the arrays are mapped from; None: they are in memory."""
+    _found: dict[str, tuple[int, int, int]] = field(default_factory=dict, init=False)
+    """The places of words of earlier queries: most words of a query are frequent ones."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a mapped index as its folder; a copy maps the same files."""
         if self.folder is not None:
             return open_postings, (self.folder, self.size)
-        return type(self)._copy, tuple(getattr(self, field.name) for field in fields(self))
+        return type(self)._copy, (self.size, *(getattr(self, name) for name in ARRAYS))
 
     @classmethod
     def _copy(cls, size: int, *arrays: NDArray[Any]) -> Bm25Index:
@@ -147,18 +151,30 @@ class Bm25Index:
 
     def _terms(self, query: str) -> list[_Term]:
         """The known words of a query, that with the largest possible contribution first."""
-        counts: dict[int, int] = {}
+        counts: dict[str, int] = {}
         for text in words(query)[:MAX_QUERY_WORDS]:
-            word = word_hash(text)
-            counts[word] = counts.get(word, 0) + 1
-        if not counts or not len(self.words):
-            return []
-        hashes = np.fromiter(counts, np.uint64, len(counts))
-        places = np.minimum(np.searchsorted(self.words, hashes), len(self.words) - 1)
-        known = self.words[places] == hashes
-        places, weights = places[known], np.fromiter(counts.values(), np.int64, len(counts))[known]
-        columns = (self.strongest[places] * weights, self.starts[places], self.starts[places + 1], weights)
-        return sorted(map(_Term, *(column.tolist() for column in columns)), reverse=True)
+            counts[text] = counts.get(text, 0) + 1
+        found = self._found
+        if len(found) + len(counts) > _FOUND_WORDS:
+            found.clear()
+        terms = []
+        for text, weight in counts.items():
+            known = found.get(text)
+            if known is None:
+                known = found[text] = self._find(text)
+            strongest, start, stop = known
+            if stop > start:
+                terms.append(_Term(strongest * weight, start, stop, weight))
+        terms.sort(reverse=True)
+        return terms
+
+    def _find(self, text: str) -> tuple[int, int, int]:
+        """The largest impact of a word, and start and end of its postings; zeros if it is in no passage."""
+        word = np.uint64(word_hash(text))
+        place = int(np.searchsorted(self.words, word))
+        if place == len(self.words) or self.words[place] != word:
+            return 0, 0, 0
+        return int(self.strongest[place]), int(self.starts[place]), int(self.starts[place + 1])
 
     def _walk(self, term: _Term, sums: NDArray[np.int32]) -> NDArray[np.intp]:
         """Add a word's impacts to the sums of all its passages, and return these passages."""

@@ -54,7 +54,7 @@ _POSTINGS = 1 << 20
 """Postings of a block in memory."""
 _TOKEN_BYTES = 48
 """Memory that a run needs per token while it is sorted; a distinct word counts as 5 tokens."""
-_POSTING_BYTES = 56
+_POSTING_BYTES = 80
 """Memory that a block needs per posting while its impacts are computed."""
 _SPARE_BYTES = 24_000_000
 """Memory left to the interpreter and to the file system's buffers."""

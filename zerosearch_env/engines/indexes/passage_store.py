@@ -15,11 +15,14 @@ from typing import Any, overload
 
 import numpy as np
 
+from ...bounded_cache import BoundedCache
 from ...errors import DataError, sentence
 from ...types import Document
 
 PASSAGES_FILE = "passages.jsonl"
 OFFSETS_FILE = "offsets.npy"
+_LATEST = 64
+"""Number of passages that are kept: a noisy search looks at each passage that it returns twice."""
 _BLOCK = 4096
 """Passages between two progress reports."""
 
@@ -79,6 +82,7 @@ class PassageStore(Sequence[Document]):
             raise DataError(
                 f"the passages in {folder} cannot be read: {sentence(cause)} Build the index again."
             ) from cause
+        self._latest: BoundedCache[int, Document] = BoundedCache(_LATEST)
         if self._starts.ndim != 1 or len(self._starts) < 2 or int(self._starts[-1]) != len(self._bytes):
             raise DataError(
                 f"{self._path} with {len(self._bytes)} bytes does not match {OFFSETS_FILE}; one of them is "
@@ -103,11 +107,15 @@ class PassageStore(Sequence[Document]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"there are {len(self)} passages, so index {index} is out of range")
-        return self._read(position, self._bytes[int(self._starts[position]) : int(self._starts[position + 1])])
+        passage = self._latest.get(position)
+        if passage is None:
+            passage = self._read(position, self._bytes[int(self._starts[position]) : int(self._starts[position + 1])])
+            self._latest.put(position, passage)
+        return passage
 
     def _read(self, position: int, line: bytes) -> Document:
         try:
-            row = json.loads(line)
+            row = json.loads(str(line, "utf-8"))
             return Document(row["title"], row["text"], row["id"])
         except (ValueError, KeyError, TypeError) as cause:
             raise DataError(
