@@ -36,7 +36,10 @@ _MODULES = {
         "learning.stability.bench",
         "Effect of known bugs of search-RL code on training, compared with this learner, three seeds.",
     ),
-    "serve": ("speed.serve", "Requests per second of the retrieval server with 200 clients, compared with one."),
+    "serve": (
+        "speed.serve",
+        "Requests per second of the retrieval server, compared with a plain Starlette and bm25s server.",
+    ),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "start": ("speed.start", "Time of `import zerosearch_env`, of the first search, and of each `--help`."),
 }

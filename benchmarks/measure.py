@@ -183,6 +183,18 @@ def make_parser(
     return parser
 
 
+def add_real_texts(parser: argparse.ArgumentParser) -> None:
+    """Add `--data`, the folder of the real texts; its default is `$ZEROSEARCH_SHARED_DATA`."""
+    folder = os.environ.get("ZEROSEARCH_SHARED_DATA")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(folder) if folder else None,
+        required=not folder,
+        help="folder with wikipedia_passages.jsonl and hotpotqa_dev_qa.jsonl ($ZEROSEARCH_SHARED_DATA)",
+    )
+
+
 def write_record(path: Path, libraries: Sequence[str], **entries: Any) -> None:
     """Write the record of a run as JSON, with the machine that it ran on, and print where it is.
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,9 +23,9 @@ import gymnasium
 from zerosearch_env.engines import BatchedEngine
 from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult
 
-from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
+from ..measure import Case, Timing, add_real_texts, make_parser, measure, print_timings, write_record
 from .env_peers import gem_cases, skyrl_cases
-from .real_text import PASSAGES, QUESTIONS, SEARCHES, Workload, load_workload
+from .real_text import SEARCHES, Workload, load_workload
 
 ENVIRONMENTS = 256
 
@@ -132,14 +130,7 @@ def ratios(timings: dict[str, Timing]) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write a JSON record."""
     parser = make_parser("env-real-text", __doc__, rounds=15, seconds=0.25)
-    folder = os.environ.get("ZEROSEARCH_SHARED_DATA")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(folder) if folder else None,
-        required=not folder,
-        help=f"folder with {PASSAGES} and {QUESTIONS} ($ZEROSEARCH_SHARED_DATA)",
-    )
+    add_real_texts(parser)
     arguments = parser.parse_args(argv)
     workload = load_workload(arguments.data)
     cases = our_cases(workload)

@@ -99,6 +99,8 @@ class Batcher:
         firsts = (True, *[False] * (len(requests) - 1))
         self._add(list(zip(requests, futures, firsts, strict=True)))
         loop.call_soon(self._start)  # callers in the same iteration of the event loop share a call
+        if len(futures) == 1:
+            return [await futures[0]]
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):

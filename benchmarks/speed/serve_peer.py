@@ -1,0 +1,50 @@
+"""A plain server of searches, as people write one: Starlette and bm25s, a search per request in its event loop.
+
+It skips everything that `zerosearch serve` does besides: batches, checks, dialects, noise, limits, counters. Its answers
+have the form of Search-R1's server.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+Texts = Sequence[tuple[str, str]]
+"""Titles and texts of passages."""
+
+
+def serve_plainly(pipe: Connection, texts: Texts) -> None:
+    """Serve the passages on a free port, which is sent through the pipe, until SIGTERM."""
+    import bm25s
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    passages = [{"id": str(i), "contents": f'"{title}"\n{text}'} for i, (title, text) in enumerate(texts)]
+    index = bm25s.BM25()
+    contents = [passage["contents"] for passage in passages]
+    index.index(bm25s.tokenize(contents, stopwords=None, show_progress=False), show_progress=False)
+
+    async def retrieve(request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        tokens = bm25s.tokenize(body["queries"], stopwords=None, return_ids=False, show_progress=False)
+        numbers, scores = index.retrieve(tokens, k=body["topk"], show_progress=False, n_threads=0)
+        found = [
+            [{"document": passages[n], "score": float(score)} for n, score in zip(row, values, strict=True)]
+            for row, values in zip(numbers, scores, strict=True)
+        ]
+        return JSONResponse({"result": found})
+
+    app = Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"])])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own shutdown
+    # asyncio sets TCP_NODELAY only if the protocol is named.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        pipe.send(listener.getsockname()[1])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
