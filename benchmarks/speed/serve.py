@@ -1,8 +1,8 @@
 """`zerosearch serve` next to a plain Starlette and bm25s server, and with 200 clients next to one.
 
 Two parts. First, both servers search the same real passages for queries that never repeat, with 1, 32 and 200 clients.
-Second, batches: an engine call takes a fixed time, however many searches it holds, as a stand-in for a simulation LLM, a
-GPU or another machine. Each server runs in its own process, the clients share this one; each keeps its connection and
+Second, batches: an engine call takes a fixed time, however many searches it holds, as a stand-in for a simulation LLM,
+a GPU or another machine. Each server runs in its own process, the clients share this one; each keeps its connection and
 sends its next search when the last one is answered. Wall time, since most of it is waiting, and the CPU time of the
 servers where the system tells; the cases take turns.
 """

@@ -1,7 +1,8 @@
-"""A plain server of searches, as people write one: Starlette and bm25s, a search per request in its event loop.
+"""A plain server of searches, as people write one: Starlette and bm25s, one search per request in a thread pool.
 
-It skips everything that `zerosearch serve` does besides: batches, checks, dialects, noise, limits, counters. Its answers
-have the form of Search-R1's server.
+That is what FastAPI does with an endpoint that is not `async`, such as that of Search-R1's server, without FastAPI's
+own cost. It skips everything that `zerosearch serve` does besides: batches, checks, dialects, noise, limits, counters.
+Its answers have the form of Search-R1's server.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 Texts = Sequence[tuple[str, str]]
 """Titles and texts of passages."""
@@ -22,6 +24,7 @@ def serve_plainly(pipe: Connection, texts: Texts) -> None:
     import bm25s
     import uvicorn
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -31,15 +34,17 @@ def serve_plainly(pipe: Connection, texts: Texts) -> None:
     contents = [passage["contents"] for passage in passages]
     index.index(bm25s.tokenize(contents, stopwords=None, show_progress=False), show_progress=False)
 
-    async def retrieve(request: Request) -> JSONResponse:
-        body = json.loads(await request.body())
+    def search(body: dict[str, Any]) -> list[Any]:
         tokens = bm25s.tokenize(body["queries"], stopwords=None, return_ids=False, show_progress=False)
         numbers, scores = index.retrieve(tokens, k=body["topk"], show_progress=False, n_threads=0)
-        found = [
+        return [
             [{"document": passages[n], "score": float(score)} for n, score in zip(row, values, strict=True)]
             for row, values in zip(numbers, scores, strict=True)
         ]
-        return JSONResponse({"result": found})
+
+    async def retrieve(request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        return JSONResponse({"result": await run_in_threadpool(search, body)})
 
     app = Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"])])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own shutdown
