@@ -24,10 +24,11 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.errors import AgentError, ConfigError, DataError, EpisodeError
 from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
@@ -312,15 +313,16 @@ def play_items(
         AgentError: the player failed or left an episode unfinished, or code that it plays with called `sys.exit`.
     """
     own_rules = player.rules_for(rules)
-    episodes = [
-        Episode(item.question, own_rules, noise_level=noise_level, seed=mix(seed, item.index)) for item in items
-    ]
-    recorded: set[int] = set()
+
+    def make(position: int) -> Episode:
+        item = items[position]
+        return Episode(item.question, own_rules, noise_level=noise_level, seed=mix(seed, item.index))
+
+    episodes = PlannedEpisodes(len(items), make)
 
     def on_done(position: int) -> None:
-        if position not in recorded:
-            recorded.add(position)
-            record(items[position], episodes[position])
+        if (episode := episodes.release(position)) is not None:
+            record(items[position], episode)
 
     try:
         player.play(episodes, engine, on_done)
@@ -329,11 +331,67 @@ def play_items(
             f"agent {player.name!r}: the code of the engine or the protocol called sys.exit({cause.code!r})"
         ) from cause
     finally:
-        for position, episode in enumerate(episodes):
-            if episode.done:
-                on_done(position)
-    if left := [episode.question.id for episode in episodes if not episode.done]:
-        raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, the first is {left[0]!r}")
+        for position in episodes.done:
+            on_done(position)
+    if left := episodes.unreleased:
+        first = items[left[0]].question.id
+        raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, the first is {first!r}")
+
+
+class PlannedEpisodes(Sequence[Episode]):
+    """Episodes that are made when they are first taken, and dropped when they are released.
+
+    So an evaluation holds the episodes that are being played, however many there are.
+
+    Args:
+        count: number of episodes.
+        make: makes the episode at a position.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Episode]) -> None:
+        self._make = make
+        self._held: dict[int, Episode] = {}
+        self._released = bytearray(count)
+
+    def __len__(self) -> int:
+        return len(self._released)
+
+    @overload
+    def __getitem__(self, position: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[Episode]: ...
+
+    def __getitem__(self, position: int | slice) -> Episode | list[Episode]:
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(len(self)))]
+        position = range(len(self))[position]
+        if self._released[position]:
+            raise EpisodeError(
+                f"episode {position} is over and was recorded, so it is no longer held; read it before `on_done`"
+            )
+        if position not in self._held:
+            self._held[position] = self._make(position)
+        return self._held[position]
+
+    def release(self, position: int) -> Episode | None:
+        """Stop holding an episode and return it; None if it was released before."""
+        if self._released[position]:
+            return None
+        episode = self[position]
+        del self._held[position]
+        self._released[position] = True
+        return episode
+
+    @property
+    def done(self) -> list[int]:
+        """Positions of the held episodes that are over, in order."""
+        return sorted(position for position, episode in self._held.items() if episode.done)
+
+    @property
+    def unreleased(self) -> list[int]:
+        """Positions of the episodes that have not been released, in order."""
+        return [position for position, released in enumerate(self._released) if not released]
 
 
 class Journal:
@@ -379,23 +437,26 @@ class Journal:
 
     def _read(self, path: Path, indices: Collection[int]) -> None:
         """Read what earlier runs have left, and rewrite the file without the lines that no longer count."""
-        lines, kept = path.read_bytes().splitlines(keepends=True), []
-        for line in lines:
-            try:
-                record = json.loads(line)
-                extra = record["extra"]
-                if (extra["agent"], extra["engine"], record["noise_level"]) != self._key:
-                    kept.append(line)
-                    continue
-                result = episode_result(record)
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill, or damaged
-            if extra.get("run") == self._run and not result.failed and result.index in indices:
-                self.finished[result.index] = result
-                kept.append(line)
-        if kept != lines:
-            with replaced_file(path) as stream:
-                stream.writelines(kept)
+        with path.open("rb") as lines:  # line by line: a large cell has gigabytes of them
+            counts = bytes(self._take_over(line, indices) for line in lines)
+        if not all(counts):
+            with path.open("rb") as lines, replaced_file(path) as stream:
+                stream.writelines(compress(lines, counts))
+
+    def _take_over(self, line: bytes, indices: Collection[int]) -> bool:
+        """Take over the result on a line, if it still counts; returns whether the line stays in the file."""
+        try:
+            record = json.loads(line)
+            extra = record["extra"]
+            if (extra["agent"], extra["engine"], record["noise_level"]) != self._key:
+                return True
+            result = episode_result(record)
+        except (ValueError, KeyError, TypeError):
+            return False  # cut off by a kill, or damaged
+        if extra.get("run") != self._run or result.failed or result.index not in indices:
+            return False
+        self.finished[result.index] = result
+        return True
 
 
 def forget(folder: Path) -> None:

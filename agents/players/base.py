@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,11 +34,29 @@ class Player(Protocol):
         """Play every episode until it is done.
 
         Args:
-            episodes: new episodes, all from one cell of an evaluation.
+            episodes: new episodes, all from one cell of an evaluation. Each is made when it is first taken.
             engine: answers the searches.
-            on_done: called with the position in `episodes` of each episode as soon as it is done.
+            on_done: called with the position in `episodes` of each episode as soon as it is done, by one thread at a
+                time. Afterwards `episodes` no longer holds it.
         """
         ...
+
+
+def blocks(
+    episodes: Sequence[Episode], on_done: OnDone | None, size: int = 2048
+) -> Iterator[tuple[Sequence[Episode], OnDone | None]]:
+    """Split episodes that are played side by side, so that only those of one block are held.
+
+    Yields:
+        Up to `size` episodes, and the `on_done` for their positions in the block.
+    """
+    for start in range(0, len(episodes), size):
+
+        def shifted(position: int, start: int = start) -> None:
+            assert on_done is not None
+            on_done(start + position)
+
+        yield episodes[start : start + size], None if on_done is None else shifted
 
 
 @dataclass(frozen=True)

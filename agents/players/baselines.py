@@ -37,7 +37,7 @@ from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest, Step
 
-from .base import OnDone, Player
+from .base import OnDone, Player, blocks
 from .policy import PolicyPlayer
 
 if TYPE_CHECKING:
@@ -218,10 +218,11 @@ class _ScriptedPlayer(Player):
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""
-        steps: Mapping[int, Step | None] = dict.fromkeys(range(len(episodes)))
-        while steps:
-            texts = {i: self._act(episodes[i], step) for i, step in steps.items()}
-            steps = _take_turns(episodes, texts, engine, on_done)
+        for block, done in blocks(episodes, on_done):
+            steps: Mapping[int, Step | None] = dict.fromkeys(range(len(block)))
+            while steps:
+                texts = {i: self._act(block[i], step) for i, step in steps.items()}
+                steps = _take_turns(block, texts, engine, done)
 
     def _act(self, episode: Episode, step: Step | None) -> str:
         """The text of the next turn; `step` is the latest one, None at the start of the episode."""

@@ -14,7 +14,7 @@ from zerosearch_env.protocols import get_protocol
 
 from ..policy.policy import AgentCard, Policy
 from ..processes.pool import WorkerPool
-from .base import OnDone, PolicyOptions
+from .base import OnDone, PolicyOptions, blocks
 
 if TYPE_CHECKING:
     from ..sampling.local import Sampler
@@ -62,10 +62,11 @@ class PolicyPlayer:
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""
-        if self.pool is not None and len(episodes) > 1:
-            self.pool.play(type(self), self.options, episodes, engine, on_done)
-        else:
-            self.play_here(episodes, engine, on_done)
+        for block, done in blocks(episodes, on_done):
+            if self.pool is not None and len(block) > 1:
+                self.pool.play(type(self), self.options, block, engine, done)
+            else:
+                self.play_here(block, engine, done)
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""

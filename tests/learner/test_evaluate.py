@@ -109,9 +109,14 @@ def test_draws_are_coupled_across_agents_and_levels(engine: CorpusEngine) -> Non
 
     class Recording(CallablePlayer):
         def play(self, episodes, engine, on_done=None):
-            super().play(episodes, engine, on_done)
-            key = (self.name, episodes[0].noise_level)
-            flags[key] = [[bool(t.step.noisy) for t in e.turns if t.step.noisy is not None] for e in episodes]
+            rows = flags[self.name, episodes[0].noise_level] = []
+
+            def done(position: int) -> None:
+                steps = [turn.step for turn in episodes[position].turns]
+                rows.append([bool(step.noisy) for step in steps if step.noisy is not None])
+                on_done(position)
+
+            super().play(episodes, engine, done)
 
     for name in ("a", "b"):
         evaluate(Recording(search_twice, name=name), QUESTIONS, engine, RULES, (0.25, 0.5, 0.75), seed=3)
