@@ -112,8 +112,7 @@ def test_draws_are_coupled_across_agents_and_levels(engine: CorpusEngine) -> Non
             rows = flags[self.name, episodes[0].noise_level] = []
 
             def done(position: int) -> None:
-                steps = [turn.step for turn in episodes[position].turns]
-                rows.append([bool(step.noisy) for step in steps if step.noisy is not None])
+                rows.append([bool(t.step.noisy) for t in episodes[position].turns if t.step.noisy is not None])
                 on_done(position)
 
             super().play(episodes, engine, done)
