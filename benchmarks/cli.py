@@ -27,6 +27,10 @@ _MODULES = {
         "speed.rollouts",
         "Duration of rollouts with varying latencies, compared with lock-step and a lower bound.",
     ),
+    "agents": (
+        "speed.agents",
+        "Throughput of many agents of third parties, compared with the ideal, and memory per finished episode.",
+    ),
     "learner": (
         "speed.learner.bench",
         "Tokens per CPU second and memory of the optimisation step, compared with TRL's GRPOTrainer.",

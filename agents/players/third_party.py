@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from zerosearch_env.checks import check_number, check_whole_number
-from zerosearch_env.engines.batching import ConcurrentSearches
+from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode

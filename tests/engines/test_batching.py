@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.engines import ConstantEngine, batching
-from zerosearch_env.engines.batching import Batcher, ConcurrentSearches
+from zerosearch_env.engines.batching import Batcher
+from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.types import Document, SearchRequest, SearchResult
 

@@ -26,9 +26,8 @@ from concurrent.futures import Future
 
 from ..checks import check_number, check_whole_number
 from ..errors import ZeroSearchError
-from ..llm.http.loop import LoopThread
 from ..types import SearchRequest, SearchResult
-from .run import Engine, Outcome, as_result, run_search, search_each
+from .run import Engine, Outcome, search_each
 
 OnCall = Callable[[int, float, Sequence[Outcome]], object]
 """Called after each engine call with the number of searches, the seconds that it took, and its outcomes."""
@@ -206,34 +205,6 @@ class Batcher:
         self._last_callers = sum(first for _, _, first in batch)
         self._callers -= self._last_callers
         return [entry for entry in batch if not entry[1].done()]
-
-
-class ConcurrentSearches:
-    """Runs the searches of many threads: concurrently if the engine waits for other machines, else in batches.
-
-    Args:
-        engine: the search engine. If it waits, its `asearch` is called for each search, all in one event loop.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._loop = LoopThread("zerosearch-searches")
-        self._batcher = None if getattr(engine, "waits", False) else Batcher(engine)
-
-    def run(self, request: SearchRequest) -> SearchResult:
-        """Search, and wait for the result; whatever the engine does wrong becomes a failed result."""
-        if self._batcher is None:
-            return self._loop.run(run_search(self._engine, request))
-        try:
-            return self._batcher.submit(request).result()
-        except ZeroSearchError as error:
-            return as_result(self._engine, error)
-
-    def close(self) -> None:
-        """End the threads. The engine is not closed."""
-        self._loop.close()
-        if self._batcher is not None:
-            self._batcher.close()
 
 
 def _deliver(batch: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
