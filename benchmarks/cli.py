@@ -41,7 +41,7 @@ _MODULES = {
         "Effect of known bugs of search-RL code on training, compared with this learner, three seeds.",
     ),
     "serve": (
-        "speed.serve",
+        "speed.serve.bench",
         "Requests per second of the retrieval server, compared with a plain Starlette and bm25s server.",
     ),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zerosearch_benchmarks.speed import real_text
-from zerosearch_benchmarks.speed import serve as bench
+from zerosearch_benchmarks.speed.serve import bench
 
 
 def test_ratios_are_ours_over_the_peers() -> None:

@@ -27,9 +27,9 @@ from typing import Any
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, SearchEngine
 from zerosearch_env.types import Document, SearchRequest, SearchResult
 
-from ..measure import add_real_texts, alternating, make_parser, middle, write_record
-from .real_text import load_workload
-from .serve_peer import Texts, serve_plainly
+from ...measure import add_real_texts, alternating, make_parser, middle, write_record
+from ..real_text import load_workload
+from .peer import Texts, serve_plainly
 
 ONE_BY_ONE, UNBATCHED, BATCHED = "one client, one by one", "all clients, batches of one", "all clients, batched"
 OURS, PEER = "zerosearch serve", "Starlette and bm25s"

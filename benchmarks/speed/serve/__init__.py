@@ -1,0 +1,1 @@
+"""Speed of the retrieval server, next to a plain one."""
