@@ -36,7 +36,11 @@ def find_column(row: Row, names: tuple[str, ...]) -> str | None:
 
 def first_of(row: Row, names: tuple[str, ...]) -> str | None:
     """The first column with one of these names (see `find_column`) whose cell is not empty, or None."""
-    return next((name for name in matches(tuple(row), names) if not missing(row[name])), None)
+    for name in matches(tuple(row), names):
+        value = row[name]
+        if type(value) is str or not missing(value):  # nearly all cells are texts
+            return name
+    return None
 
 
 @lru_cache(maxsize=1024)
