@@ -21,7 +21,8 @@ _MODULES = {
         "Passages and queries per CPU second of the dense engine, and recall of its approximate indexes.",
     ),
     "simulated": ("speed.simulated", "The simulated engine: client cost, throughput with a server, cache hits."),
-    "world-generation": ("speed.world_generation", "Passages per second of the synthetic world."),
+    "datasets": ("speed.data.datasets", "CPU time of loading a million questions, compared with the library datasets."),
+    "world-generation": ("speed.data.world_generation", "Passages per second of the synthetic world."),
     "sampler": ("speed.sampler", "Tokens per CPU second of the batched sampler, compared with a loop over generate."),
     "rollouts": (
         "speed.rollouts",

@@ -1,8 +1,8 @@
 """The records passed between the parts of the package: questions, documents, searches, steps, scores.
 
 Records are read-only. Four of them (`SearchRequest`, `SearchResult`, `Step`, `Scores`) are made at every step and are
-read-only by convention alone: the constructor of a frozen dataclass sets each field through `object.__setattr__`, which costs
-several times as much. This file imports nothing from the rest of the package.
+read-only by convention alone: the constructor of a frozen dataclass sets each field through `object.__setattr__`, which
+costs several times as much. This file imports nothing from the rest of the package.
 """
 
 from __future__ import annotations

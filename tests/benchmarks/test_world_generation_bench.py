@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zerosearch_benchmarks import cli
-from zerosearch_benchmarks.speed import world_generation
+from zerosearch_benchmarks.speed.data import world_generation
 
 
 def test_the_benchmark_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from zerosearch_env.datasets.world.make import WorldConfig, make_facts, make_passages, make_world
 
-from ..measure import Case, Timing, make_parser, measure, print_timings, write_record
+from ...measure import Case, Timing, make_parser, measure, print_timings, write_record
 
 TARGET = 50_000
 """Passages per CPU second that the texts of every size must reach."""

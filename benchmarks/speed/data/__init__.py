@@ -1,0 +1,1 @@
+"""Speed of loading questions and of making the world."""
