@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import ConfigError
@@ -36,20 +36,23 @@ _PAUSE_S = 0.2
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock on a folder, which is created if missing. A process may enter again what it holds already.
 
     Args:
         folder: the folder.
-        wait: whether to wait while another process holds the lock, instead of raising an error.
+        waiting: called once before waiting for another process that holds the lock. None: an error is raised instead.
 
     Raises:
         ConfigError: another process holds it; the message names it.
         OSError: the lock file cannot be written.
     """
     folder = folder.expanduser().resolve()
-    while not _enter(folder, wait):
-        time.sleep(_PAUSE_S)
+    if not _enter(folder, wait=waiting is not None):
+        if waiting is not None:
+            waiting()
+        while not _enter(folder, wait=True):
+            time.sleep(_PAUSE_S)
     try:
         yield
     finally:
@@ -59,7 +62,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 os.close(_FILES.pop(folder))
 
 
-def _enter(folder: Path, wait: bool) -> bool:
+def _enter(folder: Path, *, wait: bool) -> bool:
     """Take the lock, or count one more block that holds it. False if another process holds it and `wait` is set."""
     with _HELD_LOCK:
         if not _HELD[folder]:

@@ -48,7 +48,9 @@ def test_another_process_is_refused_until_the_owner_is_dead(tmp_path: Path, owne
 
 def test_waiting_ends_when_the_owner_is_dead(tmp_path: Path, owner: multiprocessing.Process) -> None:
     threading.Timer(0.05, os.kill, (owner.pid, signal.SIGKILL)).start()
-    with locked(tmp_path / "run", wait=True):
+    waits: list[bool] = []
+    with locked(tmp_path / "run", waiting=lambda: waits.append(True)):
+        assert waits == [True]
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 

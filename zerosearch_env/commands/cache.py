@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from ..engines.cache import ResultCache
-from ..engines.indexes.cache import cache_folder, cached_indexes, clear_indexes
+from ..engines.indexes.cache import CachedIndex, cache_folder, cached_indexes, clear_indexes
 from ..engines.indexes.folder import MANIFEST_FILE
 from ..errors import CacheError
 from .dispatch import Subcommand, group_help, run_command
@@ -65,7 +65,7 @@ def stats(config: StatsConfig) -> int:
     if config.file is None:
         indexes = cached_indexes()
         total = sum(index.bytes for index in indexes)
-        print(f"{cache_folder()}: {len(indexes)} search indexes, {total / 1e6:,.1f} MB")
+        print(f"{cache_folder()}: {_counted(indexes)}, {total / 1e6:,.1f} MB")
         for index in indexes:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(index.used))
             print(
@@ -78,6 +78,10 @@ def stats(config: StatsConfig) -> int:
         for engine, count in contents.by_engine.items():
             print(f"  {engine}: {count}")
     return 0
+
+
+def _counted(indexes: Sequence[CachedIndex]) -> str:
+    return f"{len(indexes)} search index{'' if len(indexes) == 1 else 'es'}"
 
 
 def _passages(entry: Path) -> str:
@@ -96,7 +100,7 @@ def clear(config: ClearConfig) -> int:
     """
     if config.file is None:
         removed, busy = clear_indexes()
-        print(f"{len(removed)} search indexes deleted, {sum(index.bytes for index in removed) / 1e6:,.1f} MB")
+        print(f"{_counted(removed)} deleted, {sum(index.bytes for index in removed) / 1e6:,.1f} MB")
         if busy:
             print(f"{len(busy)} stay, because another process is building them")
         return 0

@@ -96,9 +96,10 @@ class PassageIndex:
         size = len(self.passages)
         if size < _CACHED_PASSAGES:
             return build_index(map(full_text, self.passages), k1=self._k1, b=self._b)
-        folder = _cached(documents_hash(self.passages), lambda: self.passages, self._k1, self._b)
-        if folder is not None:
-            return open_postings(folder, size)
+        if not self._files:  # otherwise `file_index` has tried it
+            folder = _cached(documents_hash(self.passages), lambda: self.passages, self._k1, self._b)
+            if folder is not None:
+                return open_postings(folder, size)
         with _progress("building the search index in memory") as progress:
 
             def texts() -> Iterator[str]:
@@ -255,7 +256,12 @@ def _cached(content: str, passages: Callable[[], Iterable[Document]], k1: float,
             build_folder(passages(), folder, k1=k1, b=b, restart=True, progress=progress)
 
     key = text_hash(repr((content, k1, b, Bm25Manifest.FORMAT, package_version())))
-    return cached_index(key, lambda folder: read_manifest(folder, Bm25Manifest), build)
+    return cached_index(key, lambda folder: read_manifest(folder, Bm25Manifest), build, _waiting)
+
+
+def _waiting() -> None:
+    with _progress("waiting for another process that is building the same search index"):
+        pass
 
 
 @contextlib.contextmanager

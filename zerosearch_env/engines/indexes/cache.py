@@ -55,7 +55,9 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("zerosearch-env", appauthor=False))
 
 
-def cached_index(key: str, check: Callable[[Path], object], build: Callable[[Path], object]) -> Path | None:
+def cached_index(
+    key: str, check: Callable[[Path], object], build: Callable[[Path], object], waiting: Callable[[], None]
+) -> Path | None:
     """The folder of an index in the cache, which is built first if it is not there.
 
     If another process is building the same index, this one waits for it.
@@ -64,6 +66,7 @@ def cached_index(key: str, check: Callable[[Path], object], build: Callable[[Pat
         key: a name for what the index is built from, such as a hash.
         check: called with the folder; raises `DataError` if it holds no index or a damaged one.
         build: called with the folder; writes the index.
+        waiting: called once before waiting for another process.
 
     Returns:
         The folder; None, after a warning, if the cache folder cannot be written.
@@ -72,7 +75,7 @@ def cached_index(key: str, check: Callable[[Path], object], build: Callable[[Pat
     folder = entry / "index"
     try:
         if not _is_good(folder, check):
-            with _BUILDING, locked(entry, wait=True):
+            with _BUILDING, locked(entry, waiting=waiting):
                 if not _is_good(folder, check):
                     shutil.rmtree(folder, ignore_errors=True)
                     build(folder)
