@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from zerosearch_env.engines import SearchEngine, engine_parts
-from zerosearch_env.engines.run import run_search, run_searches
-from zerosearch_env.llm.http.loop import LoopThread
+from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
+from zerosearch_env.engines.run import run_searches
 from zerosearch_env.types import SearchRequest, SearchResult
 
 from ..sampling.protocol import TurnSampler
@@ -74,25 +74,29 @@ class DirectDesk:
 class BackgroundDesk:
     """Searches in the background while the calling thread continues; each result arrives when it is ready.
 
-    The engine's `asearch` is called for each search, all in one event loop, so searches submitted together are batched
-    if the engine batches.
-
     Args:
         engine: the search engine.
         on_ready: called from another thread when a result is ready.
     """
 
     def __init__(self, engine: SearchEngine, on_ready: Callable[[], object]) -> None:
-        self._engine = engine
+        self._searches = ConcurrentSearches(engine)
         self._on_ready = on_ready
-        self._loop = LoopThread("zerosearch-searches")
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._pending: set[Future[None]] = set()
+        self._pending: set[Future[SearchResult]] = set()  # an event loop holds its tasks only weakly
 
     def submit(self, key: int, request: SearchRequest) -> None:
         """See `SearchDesk.submit`."""
-        self._pending = {future for future in self._pending if not future.done()}
-        self._pending.add(self._loop.submit(self._search(key, request)))
+
+        def deliver(done: Future[SearchResult]) -> None:
+            self._pending.discard(done)
+            if not done.cancelled():
+                self._answers.put((key, done.result()))
+                self._on_ready()
+
+        future = self._searches.submit(request)
+        self._pending.add(future)
+        future.add_done_callback(deliver)
 
     def collect(self, *, wait: bool) -> list[Answer]:
         """See `SearchDesk.collect`."""
@@ -113,12 +117,7 @@ class BackgroundDesk:
 
     def close(self) -> None:
         """See `SearchDesk.close`."""
-        self._loop.close()
-
-    async def _search(self, key: int, request: SearchRequest) -> None:
-        result = await run_search(self._engine, request)
-        self._answers.put((key, result))
-        self._on_ready()
+        self._searches.close()
 
 
 def make_desk(engine: SearchEngine, sampler: TurnSampler) -> SearchDesk:

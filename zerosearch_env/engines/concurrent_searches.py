@@ -1,6 +1,8 @@
-"""Searches of many threads at once: for agents that are played concurrently, each in its own thread."""
+"""Searches that run at once, started from any thread: of agents that are played concurrently, and of rollouts."""
 
 from __future__ import annotations
+
+from concurrent.futures import Future
 
 from ..errors import ZeroSearchError
 from ..llm.http.loop import LoopThread
@@ -11,7 +13,7 @@ from .run import as_result, run_search
 
 
 class ConcurrentSearches:
-    """Runs the searches of many threads: concurrently if the engine waits for other machines, else in batches.
+    """Runs many searches at once: concurrently if the engine waits for other machines, else in batches.
 
     Args:
         engine: the search engine. If it waits and has its own `asearch`, that is called for each search, all in one
@@ -25,17 +27,30 @@ class ConcurrentSearches:
         # That `asearch` would only take a detour through the event loop.
         self._batcher = Batcher(engine) if batched or not engine_parts(engine).waits else None
 
-    def run(self, request: SearchRequest) -> SearchResult:
-        """Search, and wait for the result; whatever the engine does wrong becomes a failed result."""
+    def submit(self, request: SearchRequest) -> Future[SearchResult]:
+        """Start a search from any thread; whatever the engine does wrong becomes a failed result.
+
+        Raises:
+            EngineError: these searches are closed.
+        """
         if self._batcher is None:
-            return self._loop.run(run_search(self._engine, request))
-        try:
-            return self._batcher.submit(request).result()
-        except ZeroSearchError as error:
-            return as_result(self._engine, error)
+            return self._loop.submit(run_search(self._engine, request))
+        result: Future[SearchResult] = Future()
+        self._batcher.submit(request).add_done_callback(lambda done: result.set_result(self._result(done)))
+        return result
+
+    def run(self, request: SearchRequest) -> SearchResult:
+        """Search, and wait for the result."""
+        return self.submit(request).result()
 
     def close(self) -> None:
         """End the threads. The engine is not closed."""
         self._loop.close()
         if self._batcher is not None:
             self._batcher.close()
+
+    def _result(self, done: Future[SearchResult]) -> SearchResult:
+        try:
+            return done.result()
+        except ZeroSearchError as error:
+            return as_result(self._engine, error)
