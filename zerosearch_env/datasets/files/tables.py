@@ -39,6 +39,7 @@ class TableQuestions(Sequence[Question]):
         convert: makes the question of a row.
     """
 
+    # Any: pyarrow is not imported before it is needed
     def __init__(self, table: Any, convert: Callable[[NumberedRow], Question]) -> None:
         self._table, self._convert = table, convert
 
