@@ -105,7 +105,18 @@ def test_rows_without_ids_are_numbered_across_shards(tmp_path: Path) -> None:
     assert data == by_rows(tmp_path)
 
 
-UNUSUAL = st.sampled_from(["", "  ", "\u00a0", "(x)", "[x]", '["a", "b"]', "['a'", "{", "-", "a "]) | st.none()
+@settings(max_examples=30, deadline=None)
+@given(numbers=st.lists(st.integers(0, 10**6), max_size=8), prefix=st.sampled_from(["", "q", "nq-"]))
+def test_ids_that_are_counted_up_are_distinct(numbers: list[int], prefix: str) -> None:
+    ids = [f"{prefix}{number}" for number in numbers]
+    counted = tables._are_counted_up(arrow.chunked_array([ids[:2], ids[2:]], arrow.string()))
+    assert counted == (numbers == sorted(set(numbers)))
+
+
+UNUSUAL = (
+    st.sampled_from(["", "  ", "\u00a0", "(x)", "[x]", '["a", "b"]', "['a'", "{", "-", "a ", " (y", "\n b", "\x1f"])
+    | st.none()
+)
 TEXTS = st.one_of(*[st.sampled_from(["Ada", "ada (2)", "Zoë", "1", '"x"', "the end "])] * 9, UNUSUAL)
 LISTS = st.lists(TEXTS, min_size=1, max_size=3) | st.sampled_from([["Ada"], [], None])
 IDS = st.one_of(*[st.integers(0, 10_000).map(str)] * 9, UNUSUAL)
