@@ -13,7 +13,7 @@ import pytest
 from zerosearch_agents.config.train import DataConfig, TrainConfig, dump_config, parse_config
 from zerosearch_agents.evaluation.cli import main as evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
-from zerosearch_env.commands.index import BuildConfig, _passages
+from zerosearch_env.commands.index import Bm25Config, _passages
 from zerosearch_env.commands.play import PlayConfig, make_env
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.envs.single import ZeroSearchEnv
@@ -65,7 +65,7 @@ def test_play_serve_and_index_read_them(folder: Path) -> None:
     assert env.dataset.skipped_rows == 1
     served = make_service(ServeConfig(dataset="nq.jsonl", on_bad_row="skip", columns=COLUMNS), ConstantEngine())
     assert len(served.defaults._questions._by_id) == 4
-    build = BuildConfig(
-        encoder="-", output=folder / "i", corpus=folder / "corpus.jsonl", on_bad_row="skip", columns=("text=body_text",)
+    build = Bm25Config(
+        output=folder / "i", corpus=(folder / "corpus.jsonl",), on_bad_row="skip", columns=("text=body_text",)
     )
     assert [passage.text for passage in _passages(build)][:2] == ["Passage 0.", "Passage 1."]

@@ -26,7 +26,6 @@ from zerosearch_agents.config.train import (
 )
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.processes.workers import Workers
-from zerosearch_agents.rollouts.rollout import encode_prompts
 from zerosearch_agents.sampling.checks import measure_gap
 from zerosearch_agents.sampling.engine import EngineSampler
 from zerosearch_agents.training.trainer import build_learner, train_step
@@ -35,6 +34,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.game.answers import contains_answer
+from zerosearch_env.llm.tokens import encode_prompts
 from zerosearch_env.types import Dataset, SearchRequest
 
 pytestmark = [
@@ -127,7 +127,7 @@ def check_training(config: TrainConfig) -> Learner:
     """Two steps; sampler and learner agree to 1e-3 at every token before and after the updates; returns the learner."""
     learner = build_learner(config, Workers())
     assert learner.policy.model.config.tie_word_embeddings
-    prompts = encode_prompts([f"{q.text}\n" for q in learner.questions[:8]], learner.policy.tokenizer)
+    prompts = encode_prompts([f"{q.text}\n" for q in learner.dataset.questions[:8]], learner.policy.tokenizer)
     for step in range(2):
         metrics, groups = train_step(learner, step)
         assert metrics["updates"] >= 1
@@ -200,7 +200,7 @@ def test_training_with_vllms_own_weight_transfer(
         if fault is None:
             check_training(config).sampler.close()
             return
-        message = "weight-transfer-config" if fault == "unconfigured" else "in the middle of a broadcast"
+        message = "weight-transfer-config" if fault == "unconfigured" else "during a broadcast"
         with pytest.raises(TrainingError, match=message):
             build_learner(config, Workers())
 
