@@ -329,7 +329,8 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
     for gold in (*golds.latin, *golds.others):
         spans += [*split.find(_pattern(gold.split)), *joined.find(_pattern(gold.joined))]
     for answer in golds.attached:
-        spans += letters.find(re.escape(answer))
+        # A word of one letter may be an article in the text and a part of the answer: "\u4e2d a", "\u4e2da".
+        spans += [span for span in letters.find(re.escape(answer)) if _states_special(text[slice(*span)], golds)]
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
