@@ -34,9 +34,9 @@ help:
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
 
-# One thread for each of the two workers.
+# Three workers on two cores, with one thread each: some tests wait for processes and servers.
 test: $(VENV)/.ready-dev $(LINKED)
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal $(ARGS)
 
 test-fast:
 	@$(MAKE) --no-print-directory test ARGS='-m "not slow" $(ARGS)'
