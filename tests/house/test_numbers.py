@@ -94,7 +94,7 @@ def speed() -> Iterator[str]:
     for entry in scale:
         rate = {kind: rounded(entry["queries_per_cpu_s"][kind]) for kind in (OURS, PLAIN)}
         yield (
-            f"| corpus engine, {entry['passages']:,} passages of real text | {rate[OURS]} queries/s "
+            f"| corpus engine, {entry['passages']:,} passages of recombined real text | {rate[OURS]} queries/s "
             f"| bm25s: {rate[PLAIN]} | {entry['times_bm25s']:.1f}x |"
         )
     texts = record("world-generation")["passages_per_cpu_second"]["6,000 passages"]
