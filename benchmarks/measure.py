@@ -183,7 +183,9 @@ def make_parser(
     return parser
 
 
-def add_real_texts(parser: argparse.ArgumentParser) -> None:
+def add_real_texts(
+    parser: argparse.ArgumentParser, files: Sequence[str] = ("wikipedia_passages.jsonl", "hotpotqa_dev_qa.jsonl")
+) -> None:
     """Add `--data`, the folder of the real texts; its default is `$ZEROSEARCH_SHARED_DATA`."""
     folder = os.environ.get("ZEROSEARCH_SHARED_DATA")
     parser.add_argument(
@@ -191,7 +193,7 @@ def add_real_texts(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(folder) if folder else None,
         required=not folder,
-        help="folder with wikipedia_passages.jsonl and hotpotqa_dev_qa.jsonl ($ZEROSEARCH_SHARED_DATA)",
+        help=f"folder with {', '.join(files)} ($ZEROSEARCH_SHARED_DATA)",
     )
 
 

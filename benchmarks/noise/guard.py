@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import html
 import json
-import os
 import random
 import re
 import unicodedata
@@ -27,7 +26,7 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.answers import contains_answer, documents_contain_answer
 from zerosearch_env.types import Document, Question, SearchRequest, full_text
 
-from ..measure import Case, make_parser, measure, print_timings, write_record
+from ..measure import Case, add_real_texts, make_parser, measure, print_timings, write_record
 
 QUESTIONS = ("nq_open_dev.jsonl", "hotpotqa_dev_qa.jsonl")
 PASSAGES = "wikipedia_passages.jsonl"
@@ -214,14 +213,7 @@ def _run(work: Sequence[tuple[str, tuple[str, ...]]]) -> Callable[[], int]:
 def main(argv: list[str] | None = None) -> int:
     """Compare, measure, print, and write a JSON record."""
     parser = make_parser("guard", __doc__, rounds=7, seconds=0.25)
-    folder = os.environ.get("ZEROSEARCH_SHARED_DATA")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(folder) if folder else None,
-        required=not folder,
-        help=f"folder with {', '.join((*QUESTIONS, PASSAGES, SNIPPETS))} ($ZEROSEARCH_SHARED_DATA)",
-    )
+    add_real_texts(parser, (*QUESTIONS, PASSAGES, SNIPPETS))
     parser.add_argument("--searches", type=int, default=3000, help="noisy searches over the passages (3000)")
     arguments = parser.parse_args(argv)
     texts = load_texts(arguments.data)

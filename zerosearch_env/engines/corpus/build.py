@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checks import check_number
-from ...errors import ConfigError
 from ...files import replaced_directory
 from ...identity import package_version, read_hash
 from ...types import Document, full_text
@@ -33,14 +32,13 @@ from ..indexes.folder import (
     BM25,
     Manifest,
     OnProgress,
-    building_folder,
-    check_output,
+    begin_build,
     claim,
     describe_files,
     finish,
     library_versions,
 )
-from ..indexes.passage_store import PASSAGES_FILE, PassageStore, write_passages
+from ..indexes.passage_store import PASSAGES_FILE, PassageStore
 from ..ranking import SCALE
 from .bm25 import ARRAYS, POSTING_FILES, Bm25Index, word_hash
 from .tokens import words
@@ -132,13 +130,7 @@ def build_folder(
     check_number("b", b, least=0, most=1)
     check_number("memory", memory, least=LEAST_MEMORY)
     output = output.expanduser().absolute()
-    check_output(output, overwrite)
-    work = building_folder(output)
-    work.mkdir(parents=True, exist_ok=True)
-    size = write_passages(work, passages, progress)
-    if not size:
-        shutil.rmtree(work)
-        raise ConfigError("there are no passages to index")
+    work, size = begin_build(output, passages, overwrite, progress)
     plan = {"kind": BM25, "passages": read_hash(work / PASSAGES_FILE), "package": package_version()}
     if not claim(work, plan, restart=restart):
         shutil.rmtree(work / _RUNS, ignore_errors=True)

@@ -10,7 +10,6 @@ continues where it stopped; at most one shard is embedded again.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import isqrt
@@ -26,14 +25,13 @@ from ...identity import read_hash
 from ...types import Document
 from ..indexes.folder import (
     OnProgress,
-    building_folder,
-    check_output,
+    begin_build,
     claim,
     describe_files,
     finish,
     library_versions,
 )
-from ..indexes.passage_store import PASSAGES_FILE, PassageStore, write_passages
+from ..indexes.passage_store import PASSAGES_FILE, PassageStore
 from .encoders import PROBES, Encoder, fingerprint, probe, same_probe
 from .index import scaled
 from .manifest import FAISS_FILE, KINDS, DenseManifest
@@ -110,13 +108,7 @@ def build_index(
     """
     faiss = require("faiss")
     output = output.expanduser().absolute()
-    check_output(output, overwrite)
-    work = building_folder(output)
-    work.mkdir(parents=True, exist_ok=True)
-    count = write_passages(work, passages, progress)
-    if not count:
-        shutil.rmtree(work)
-        raise ConfigError("there are no passages to index")
+    work, count = begin_build(output, passages, overwrite, progress)
     prefixes = (
         encoder.query_prompt if options.query_prefix is None else options.query_prefix,
         encoder.passage_prompt if options.passage_prefix is None else options.passage_prefix,

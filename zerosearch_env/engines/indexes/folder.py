@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,8 +24,8 @@ from typing import Any, ClassVar, TypeVar
 from ...errors import ConfigError, DataError
 from ...files import replace_directory, sync
 from ...identity import installed_versions, read_hash
-from ...types import JsonObject
-from .passage_store import OFFSETS_FILE, PASSAGES_FILE
+from ...types import Document, JsonObject
+from .passage_store import OFFSETS_FILE, PASSAGES_FILE, write_passages
 
 MANIFEST_FILE = "index.json"
 PLAN_FILE = "plan.json"
@@ -219,3 +220,30 @@ def finish(work: Path, output: Path, manifest: Manifest) -> None:
 def library_versions(*others: str) -> dict[str, str]:
     """Versions of this package, of numpy and of other installed libraries that an index depends on."""
     return installed_versions(["zerosearch-env", *others, "numpy"])
+
+
+def begin_build(
+    output: Path, passages: Iterable[Document], overwrite: bool, progress: Callable[[str, int, int | None], None]
+) -> tuple[Path, int]:
+    """Write the passages of a new index into its building folder.
+
+    Args:
+        output: the folder for the index.
+        passages: the passages, in order.
+        overwrite: whether an existing index in `output` may be replaced.
+        progress: as in `write_passages`.
+
+    Returns:
+        The building folder, and the number of passages.
+
+    Raises:
+        ConfigError: there are no passages, or `output` is not empty.
+    """
+    check_output(output, overwrite)
+    work = building_folder(output)
+    work.mkdir(parents=True, exist_ok=True)
+    count = write_passages(work, passages, progress)
+    if not count:
+        shutil.rmtree(work)
+        raise ConfigError("there are no passages to index")
+    return work, count
