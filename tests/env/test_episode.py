@@ -86,7 +86,7 @@ def test_a_whole_episode() -> None:
     assert not episode.done
     searched, invalid, answered = play(episode, [SEARCH, INVALID, ANSWER])
     assert searched == Step(
-        observation="\n\n<information>\nDoc 1: Ann Lee: Ann Lee was born in Geneva.\n</information>\n\n",
+        observation="\n\n<information>Doc 1: Ann Lee: Ann Lee was born in Geneva.</information>\n\n",
         action="search",
         turn=1,
         noise_level=0.0,
@@ -599,7 +599,7 @@ def test_short_lived_documents_are_never_mixed_up() -> None:
     for i in range(3000):
         document = Document(f"Title {i}", "x")
         (step,) = play(Episode(QUESTION, rules), [SEARCH], [document])
-        assert f"Doc 1: Title {i}: x\n" in step.observation
+        assert f"Doc 1: Title {i}: x</" in step.observation
 
 
 @example(3)

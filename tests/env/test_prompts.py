@@ -29,15 +29,16 @@ def test_every_instruction_shows_its_own_grammar(name: str) -> None:
         assert stop in prompt
     # what the instruction shows as an example is a turn that this protocol can read
     assert protocol.parse(prompt.replace("<think>", "").replace("</think>", "")).kind != "invalid"
-    for notice in (protocol.last_turn_notice, protocol.invalid_notice or ""):
-        assert "{" not in notice.replace("\\boxed{your answer}", "")
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
-def test_the_last_turn_notice_shows_how_to_answer(name: str) -> None:
+def test_a_notice_names_the_answer_but_does_not_act_when_a_policy_copies_it(name: str) -> None:
     protocol = PROTOCOLS[name]
-    action = protocol.parse(protocol.last_turn_notice)
-    assert (action.kind, action.content) == ("answer", "your answer")
+    assert ("boxed" if name == "hermes" else "<answer>") in protocol.last_turn_notice
+    for notice in (protocol.last_turn_notice, protocol.invalid_notice or ""):
+        assert protocol.parse(notice).kind == "invalid"
+        assert protocol.parse(notice * 2).kind == "invalid"
+        assert "{" not in notice.replace("\\boxed{}", "")
 
 
 def test_questions_are_not_formatted() -> None:

@@ -449,12 +449,12 @@ ONE, TWO = Document("Ann Lee", "Ann Lee was born in Geneva."), Document("", "No 
     [
         (
             "zerosearch",
-            "\n\n<information>\nDoc 1: Ann Lee: Ann Lee was born in Geneva.\nDoc 2: No title here.\n</information>\n\n",
+            "\n\n<information>Doc 1: Ann Lee: Ann Lee was born in Geneva.\nDoc 2: No title here.</information>\n\n",
         ),
         (
             "search-r1",
-            "\n\n<information>\nDoc 1(Title: Ann Lee) Ann Lee was born in Geneva.\n"
-            "Doc 2(Title: ) No title here.\n</information>\n\n",
+            "\n\n<information>Doc 1(Title: Ann Lee) Ann Lee was born in Geneva.\n"
+            "Doc 2(Title: ) No title here.</information>\n\n",
         ),
         (
             "r1-searcher",
@@ -480,8 +480,8 @@ def test_blocks(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_without_documents_says_so(name: str) -> None:
-    nothing = "None\n" if name == "r1-searcher" else "No documents were found.\n"
-    paragraph = block(name, TWO).partition("No title here.\n")
+    nothing = "None" if name == "r1-searcher" else "No documents were found."
+    paragraph = block(name, TWO).partition("No title here.")
     head = paragraph[0].removesuffix("Doc 1: ").removesuffix("Doc 1(Title: ) ").removesuffix("(1)").removesuffix("[1] ")
     assert block(name) == head + nothing + paragraph[2]
 
@@ -528,7 +528,7 @@ def test_real_queries_and_passages_pass_unharmed(shared_data: Path) -> None:
     for line in (shared_data / "wikipedia_passages.jsonl").read_text(encoding="utf-8").strip().split("\n")[::10]:
         title, _, text = json.loads(line)["contents"].partition("\n")
         shown = block("zerosearch", Document(title, text))
-        assert " ".join(shown.split()) == " ".join(f"<information> Doc 1: {title}: {text} </information>".split())
+        assert " ".join(shown.split()) == " ".join(f"<information>Doc 1: {title}: {text.strip()}</information>".split())
 
 
 # Long texts

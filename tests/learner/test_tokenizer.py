@@ -24,7 +24,7 @@ def tokenizer():
 
 @settings(max_examples=150)
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*TAGS, " ", "\n", "Ann", "é", "🜁"]), max_size=8).map("".join))
-@example("<search> Who wrote The Amber Lantern?</search>\n\n<information>\nDoc 1: A: b\n</information>")
+@example("<search> Who wrote The Amber Lantern?</search>\n\n<information>Doc 1: A: b</information>")
 @example("  two  blanks ,  and . a ' quote")
 @example("\r\n\t\x00\u200b\ufeff\U0010ffff")
 @example("e\u0301 \u00e9 \ufb01")

@@ -11,37 +11,37 @@ from collections.abc import Callable, Sequence
 from ..types import Document
 from .hygiene import clean_query, defuse_tags, visible
 
-NOTHING_FOUND = "No documents were found.\n"
+NOTHING_FOUND = "No documents were found."
 """The content of the block when the search succeeded but returned no documents."""
 
 Line = Callable[[int, str, str], str]
-"""(1-based number, title, text) -> the paragraph of one document."""
+"""(1-based number, title, text) -> the paragraph of one document, without a line break at its end."""
 
 
 def zerosearch_line(number: int, title: str, text: str) -> str:
     """`Doc 1: title: text`; an empty title is left out."""
-    return f"Doc {number}: {title}: {text}\n" if title else f"Doc {number}: {text}\n"
+    return f"Doc {number}: {title}: {text}" if title else f"Doc {number}: {text}"
 
 
 def search_r1_line(number: int, title: str, text: str) -> str:
     """`Doc 1(Title: title) text`."""
-    return f"Doc {number}(Title: {title}) {text}\n"
+    return f"Doc {number}(Title: {title}) {text}"
 
 
 def r1_searcher_line(number: int, title: str, text: str) -> str:
     """`(1)title text`."""
-    return f"({number}){title} {text}\n" if title else f"({number}){text}\n"
+    return f"({number}){title} {text}" if title else f"({number}){text}"
 
 
 def research_line(number: int, title: str, text: str) -> str:
     """Title and text on two lines, with a blank line between documents."""
     head = "\n" if number > 1 else ""
-    return f"{head}{title}\n{text}\n" if title else f"{head}{text}\n"
+    return f"{head}{title}\n{text}" if title else f"{head}{text}"
 
 
 def tool_line(number: int, title: str, text: str) -> str:
     """`[1] title: text`."""
-    return f"[{number}] {title}: {text}\n" if title else f"[{number}] {text}\n"
+    return f"[{number}] {title}: {text}" if title else f"[{number}] {text}"
 
 
 def render_block(
@@ -57,7 +57,7 @@ def render_block(
         documents: the documents to show.
         query: not used; `render_tool_block` takes it too.
     """
-    body = "".join(
+    body = "\n".join(
         [
             line(
                 number,

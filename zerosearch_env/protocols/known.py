@@ -38,7 +38,7 @@ _ZEROSEARCH = Protocol(
     context_tokens=4096,
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.zerosearch_line, "\n\n<information>\n", "</information>\n\n", docs.NOTHING_FOUND
+        docs.render_block, docs.zerosearch_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
     ),
     invalid_notice=prompts.INVALID_NOTICE,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
@@ -56,7 +56,7 @@ _SEARCH_R1 = Protocol(
     context_tokens=4096,
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.search_r1_line, "\n\n<information>\n", "</information>\n\n", docs.NOTHING_FOUND
+        docs.render_block, docs.search_r1_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
     ),
     invalid_notice=prompts.INVALID_NOTICE,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
@@ -75,7 +75,7 @@ _R1_SEARCHER_PROTOCOL = Protocol(
     context_tokens=8192,
     parse=partial(parse_tags, _R1_SEARCHER, {"search": _unquoted_query, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.r1_searcher_line, "\n\n<|begin_of_documents|>\n", "<|end_of_documents|>\n\n", "None\n"
+        docs.render_block, docs.r1_searcher_line, "\n\n<|begin_of_documents|>\n", "\n<|end_of_documents|>\n\n", "None"
     ),
     invalid_notice=None,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
@@ -94,7 +94,7 @@ _RESEARCH = Protocol(
     turn_tokens=8192,
     context_tokens=8192,
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": boxed_action}),
-    render_documents=partial(docs.render_block, docs.research_line, " <result>\n", "</result>", docs.NOTHING_FOUND),
+    render_documents=partial(docs.render_block, docs.research_line, " <result>\n", "\n</result>", docs.NOTHING_FOUND),
     invalid_notice=prompts.RESEARCH_INVALID_NOTICE,
     last_turn_notice=prompts.BOXED_LAST_TURN_NOTICE,
     render_search=partial(render_element, *_SEARCH),
@@ -110,7 +110,7 @@ _DEEPRESEARCHER = Protocol(
     turn_tokens=2000,
     context_tokens=32768,
     parse=partial(parse_tags, _CALL_OR_ANSWER, {"search": tools.call_action, "answer": answer_action}),
-    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "</tool_response>\n"),
+    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "\n</tool_response>\n"),
     invalid_notice=None,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
     render_search=tools.render_web_call,
@@ -126,7 +126,7 @@ _HERMES = Protocol(
     turn_tokens=512,
     context_tokens=8192,
     parse=partial(tools.parse_calls_or_final, _CALL_ONLY),
-    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "</tool_response>\n"),
+    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "\n</tool_response>\n"),
     invalid_notice=None,
     last_turn_notice=prompts.HERMES_LAST_TURN_NOTICE,
     render_search=tools.render_call,

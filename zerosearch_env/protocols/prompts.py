@@ -65,17 +65,17 @@ HERMES = (
     "\nQuestion: {question}\n"
 )
 
-INVALID_NOTICE = (
-    "\nThis turn did nothing. Write <search>your query</search> to search, or <answer>your answer</answer> to answer.\n"
-)
+# A notice names the opening tag only: policies copy what they read, and a whole element would then act.
+INVALID_NOTICE = "\nThis turn did nothing. Search with a <search> element, or answer with an <answer> element.\n"
 RESEARCH_INVALID_NOTICE = (
-    " <result>\nNothing was searched: write <search>your query</search>, or finish with "
-    r"<answer>\boxed{your answer}</answer>."
-    "\n</result>"
+    " <result>\nNothing was searched: search with a <search> element, or finish with an <answer> element that holds "
+    "the answer in \\boxed{}.\n</result>"
 )
-LAST_TURN_NOTICE = "\nNo search is left. Write <answer>your answer</answer> now.\n"
-BOXED_LAST_TURN_NOTICE = "\nNo search is left. Write <answer>\\boxed{your answer}</answer> now.\n"
-HERMES_LAST_TURN_NOTICE = "\nNo search is left. Write \\boxed{your answer} now.\n"
+LAST_TURN_NOTICE = "\nNo search is left. Answer now, with an <answer> element.\n"
+BOXED_LAST_TURN_NOTICE = (
+    "\nNo search is left. Answer now, with an <answer> element that holds the answer in \\boxed{}.\n"
+)
+HERMES_LAST_TURN_NOTICE = "\nNo search is left. Answer now, in \\boxed{}.\n"
 
 
 def load_prompt_template(template: str | os.PathLike[str]) -> str:
