@@ -216,6 +216,15 @@ class Step:
     """Set exactly when `stop_reason` is set."""
     error: str | None = None
     """The error message, if the episode ended because the engine or the agent's code failed."""
+    queries: tuple[str, ...] = ()
+    """The query of each search of this turn; empty if the turn was not a search."""
+    groups: tuple[tuple[Document, ...], ...] = ()
+    """The documents of each search of this turn; `documents` has all of them in this order."""
+    noise_flags: tuple[bool | tuple[bool, ...], ...] = ()
+    """The noise of each search of this turn; see `SearchRequest.noisy`."""
+    messages: tuple[tuple[Literal["tool", "user"], str], ...] = ()
+    """The observation as chat messages, (role, content) each, if the protocol's `observation_role` is "tool": one
+    "tool" message per call, without the protocol's own tags, and notices as "user" messages. Otherwise empty."""
 
     @property
     def answer_in_documents(self) -> bool | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, choose_notices
 from zerosearch_env.protocols import get_protocol
 
 from ..policy.policy import AgentCard, Policy
@@ -98,4 +98,11 @@ class PolicyPlayer:
 def card_rules(rules: Rules, card: AgentCard) -> Rules:
     """The evaluation's rules, with the protocol and the prompt of a policy's card."""
     protocol = get_protocol(card.protocol)
-    return replace(rules, protocol=protocol, prompt_template=card.prompt_template or protocol.prompt_template)
+    invalid_notice, last_turn_notice = choose_notices(protocol)
+    return replace(
+        rules,
+        protocol=protocol,
+        prompt_template=card.prompt_template or protocol.prompt_template,
+        invalid_notice=invalid_notice,
+        last_turn_notice=last_turn_notice,
+    )

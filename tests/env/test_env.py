@@ -101,7 +101,7 @@ def test_running_out_of_turns_truncates_after_one_last_turn() -> None:
     env.reset(seed=0)
     assert not any(env.step(SEARCH)[2:4])
     observation, _, _, truncated, _ = env.step(SEARCH)
-    assert env.rules.protocol.last_turn_notice in observation
+    assert env.rules.last_turn_notice in observation
     assert not truncated
     observation, reward, terminated, truncated, info = env.step(SEARCH)
     assert (observation, reward, terminated, truncated) == ("", 0.0, False, True)

@@ -173,7 +173,7 @@ def test_after_the_last_search_only_an_answer_counts(
     spent: list[str], last: str, action: str, reason: StopReason
 ) -> None:
     episode = start(max_turns=2)
-    notice = episode.rules.protocol.last_turn_notice
+    notice = episode.rules.last_turn_notice
     assert not episode.last_turn
     first, second = play(episode, spent)
     assert notice not in first.observation

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
+from zerosearch_env import ConstantEngine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.protocols.prompts import load_prompt_template
 from zerosearch_env.types import Question
+
+WHO = [{"question": "Who wrote it?", "answers": ["Ada"]}]
 
 
 def fill(template: str, question: str, protocol: str = "zerosearch") -> str:
@@ -78,3 +82,34 @@ def test_broken_template_files_are_errors(tmp_path: Path) -> None:
         load_prompt_template(tmp_path)
     with pytest.raises(ConfigError, match="must be a string or a path, got 3"):
         load_prompt_template(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_notices_are_own_words_the_published_behaviour_none_or_a_text(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    own = make_rules(protocol=name)
+    assert (own.invalid_notice, own.last_turn_notice) == (protocol.invalid_notice, protocol.last_turn_notice)
+    published = make_rules(protocol=name, invalid_notice="reference", last_turn_notice="reference")
+    assert (published.invalid_notice is not None) == (name in ("zerosearch", "search-r1"))
+    assert published.last_turn_notice == ""
+    silent = make_rules(protocol=name, invalid_notice="none", last_turn_notice="none")
+    assert (silent.invalid_notice, silent.last_turn_notice) == ("", "")
+    text = make_rules(protocol=name, invalid_notice=" Try again. ", last_turn_notice="\nThe last one.\n")
+    assert (text.invalid_notice, text.last_turn_notice) == (" Try again. ", "\nThe last one.\n")
+
+
+def test_a_word_that_selects_no_notice_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"invalid_notice .*'refrence'.*Did you mean 'reference'"):
+        make_rules(invalid_notice="refrence")
+    with pytest.raises(ConfigError, match="last_turn_notice must be own, reference, none or a text, got None"):
+        make_rules(last_turn_notice=None)  # type: ignore[arg-type]
+
+
+def test_a_notice_is_a_choice_of_the_environment() -> None:
+    env = gym.make("ZeroSearch-v0", dataset=WHO, search_engine=ConstantEngine(), max_turns=1, invalid_notice="none")
+    env.reset(seed=0)
+    observation, _, terminated, _, info = env.step("no action")
+    assert (observation, terminated, info["action"]) == (env.unwrapped.rules.last_turn_notice, False, "invalid")
+    strict = gym.make("ZeroSearch-v0", dataset=WHO, search_engine=ConstantEngine(), protocol="r1-searcher")
+    strict.reset(seed=0)
+    assert strict.step("no action")[2]

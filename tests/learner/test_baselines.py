@@ -57,7 +57,7 @@ def test_rag_searches_once_with_the_question_and_answers(options: PolicyOptions)
         assert episode.stop_reason is StopReason.ANSWER
         assert episode.searches == 1
         assert episode.turns[0].step.query == episode.question.text
-        assert episode.rules.protocol.last_turn_notice in episode.turns[0].step.observation
+        assert episode.rules.last_turn_notice in episode.turns[0].step.observation
         assert len(episode.turns) == 2
 
 

@@ -43,6 +43,8 @@ class EnvOptions:
     prompt_template: str | None = None
     max_turns: int | None = None
     top_k: int | None = None
+    invalid_notice: str = "own"
+    last_turn_notice: str = "own"
     on_engine_error: str = "truncate"
     render_mode: str | None = None
 

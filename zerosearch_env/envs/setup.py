@@ -123,6 +123,8 @@ def make_setup(options: EnvOptions) -> Setup:
         prompt_template=options.prompt_template,
         max_turns=options.max_turns,
         top_k=options.top_k,
+        invalid_notice=options.invalid_notice,
+        last_turn_notice=options.last_turn_notice,
         reward=options.reward,
         noise_unit=options.noise_unit,
     )

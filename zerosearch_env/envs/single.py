@@ -127,6 +127,10 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             instruction. None: the protocol's default.
         max_turns: number of turns that may search. None: the protocol's default, 5 for `"zerosearch"`.
         top_k: documents per search. None: the protocol's default, 5 for `"zerosearch"`.
+        invalid_notice: the observation after an invalid turn: `"own"` (this package's words), `"reference"` (as in the
+            published loop: a notice, or the end of the episode), `"none"` (empty), or a text.
+        last_turn_notice: the text that announces the last turn: `"own"`, `"reference"` and `"none"` (no text), or a
+            text.
         on_engine_error: `"truncate"` the episode, or `"raise"` an `EngineError`.
         render_mode: `"ansi"` (`render` returns a string), `"human"` (each turn is printed to the terminal), `"html"`
             (`render` returns an HTML fragment).

@@ -191,7 +191,7 @@ class Episode:
         observation = rules.protocol.render_documents(documents, request.query)
         turns = len(self._turns) + 1
         if turns == rules.max_turns:
-            observation += rules.protocol.last_turn_notice
+            observation += rules.last_turn_notice
         step = Step(
             observation,
             "search",
@@ -251,11 +251,11 @@ class Episode:
             request = self._request(query)
             self._pending = (action_text, request, end)
             return request
-        notice = rules.protocol.invalid_notice
+        notice = rules.invalid_notice
         if notice is None:
             return self._end(StopReason.NO_ACTION, action_text, kind, end=end)
         if turns + 1 == rules.max_turns:
-            notice += rules.protocol.last_turn_notice
+            notice += rules.last_turn_notice
         step = Step(notice, "invalid", turns + 1, self.noise_level)
         self._turns.append((action_text, step, end))
         return step

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from ..checks import check_whole_number
-from ..errors import unknown_name
+from ..errors import ConfigError, unknown_name
 from ..loading import load_attribute, names_code
 from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
@@ -17,6 +17,9 @@ from ..protocols.prompts import PLACEHOLDER, load_prompt_template
 from .rewards import exact_match, get_reward
 
 NoiseUnit = Literal["search", "document"]
+
+NOTICES = ("own", "reference", "none")
+"""The words that select a notice; see `choose_notices`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Rules:
     protocol: Protocol
     prompt_template: str
     """The instruction; contains `{question}`."""
+    invalid_notice: str | None
+    """The observation after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
+    last_turn_notice: str
+    """Appended to the observation when the next turn may only answer; may be empty."""
     max_turns: int = 5
     """Number of turns that may search; invalid turns count too. One more turn follows, which may only answer."""
     top_k: int = 5
@@ -48,12 +55,45 @@ class Rules:
         return tuple(self.prompt_template.split(PLACEHOLDER))
 
 
+def choose_notices(
+    protocol: Protocol, invalid_notice: str = "own", last_turn_notice: str = "own"
+) -> tuple[str | None, str]:
+    """The texts of `Rules.invalid_notice` and `Rules.last_turn_notice`.
+
+    Each argument is `"own"` (this package's words), `"reference"` (as in the published loop: the invalid notice's
+    place and white space, or the end of the episode; no published loop announces the last turn), `"none"` (no text:
+    the episode continues with an empty observation), or a text.
+
+    Args:
+        protocol: the protocol that has the notices.
+        invalid_notice: a word of `NOTICES` or a text.
+        last_turn_notice: a word of `NOTICES` or a text.
+
+    Raises:
+        ConfigError: an argument is not a string, or a single word that is not in `NOTICES`.
+    """
+    for name, notice in (("invalid_notice", invalid_notice), ("last_turn_notice", last_turn_notice)):
+        if not isinstance(notice, str):
+            raise ConfigError(f"{name} must be {', '.join(NOTICES)} or a text, got {notice!r}.")
+        if notice not in NOTICES and len(notice.split()) < 2:
+            raise unknown_name(f"{name} (a text has at least two words)", notice, NOTICES)
+    invalid: dict[str, str | None] = {
+        "own": protocol.invalid_notice,
+        "reference": protocol.reference_invalid_notice,
+        "none": "",
+    }
+    last_turn = {"own": protocol.last_turn_notice, "reference": "", "none": ""}
+    return invalid.get(invalid_notice, invalid_notice), last_turn.get(last_turn_notice, last_turn_notice)
+
+
 def make_rules(
     *,
     protocol: str | Protocol = "zerosearch",
     prompt_template: str | os.PathLike[str] | None = None,
     max_turns: int | None = None,
     top_k: int | None = None,
+    invalid_notice: str = "own",
+    last_turn_notice: str = "own",
     reward: str | Callable[[str | None, Sequence[str]], float] = "em",
     noise_unit: str = "search",
     max_action_chars: int = 65_536,
@@ -66,6 +106,8 @@ def make_rules(
         prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
+        invalid_notice: what follows an invalid turn; see `choose_notices`.
+        last_turn_notice: what announces that the next turn may only answer; see `choose_notices`.
         reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, a callable (prediction or None, answers) ->
             finite number, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         noise_unit: `"search"` or `"document"`.
@@ -81,9 +123,12 @@ def make_rules(
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
     check_prompt(chosen, template)
+    invalid_notice_text, last_turn_notice_text = choose_notices(chosen, invalid_notice, last_turn_notice)
     return Rules(
         protocol=chosen,
         prompt_template=template,
+        invalid_notice=invalid_notice_text,
+        last_turn_notice=last_turn_notice_text,
         max_turns=check_whole_number("max_turns", chosen.max_turns if max_turns is None else max_turns),
         top_k=check_whole_number("top_k", chosen.top_k if top_k is None else top_k),
         reward=get_reward(reward),

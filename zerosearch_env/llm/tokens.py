@@ -144,7 +144,7 @@ def _protocol_tags() -> set[str]:
     parts = ["<think></think>"]
     for protocol in PROTOCOLS.values():
         parts += [protocol.render_documents((), ""), protocol.render_search("x"), protocol.render_answer("x")]
-        parts += [protocol.invalid_notice or "", protocol.last_turn_notice]
+        parts += [protocol.invalid_notice or "", protocol.reference_invalid_notice or "", protocol.last_turn_notice]
     return set(_TAG.findall("\n".join(parts)))
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 from ..errors import ConfigError, unknown_name
-from ..types import ActionKind, Document
+from ..types import ActionKind, Document, JsonObject
 
 
 @dataclass(slots=True, unsafe_hash=True)  # read-only by convention; made at every step, and frozen ones cost more
@@ -57,13 +57,25 @@ class Protocol:
     render_documents: Callable[[Sequence[Document], str], str]
     """(documents, query) -> the information block with its surrounding white space. Tags in documents are defused."""
     invalid_notice: str | None
-    """The observation after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
+    """This package's own observation after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
     last_turn_notice: str
-    """Appended to the observation when the next turn may only answer."""
+    """This package's own text, appended to the observation when the next turn may only answer."""
     render_search: Callable[[str], str]
     """Query -> a well-formed turn that searches for it."""
     render_answer: Callable[[str], str]
     """Answer -> a well-formed turn that gives it."""
+    reference_invalid_notice: str | None = None
+    """What the published loop shows after an invalid turn, in this package's own words, with the placement and white
+    space of the original. None: the published loop ends the episode. No published loop announces the last turn."""
+    observation_role: Literal["assistant", "tool"] = "assistant"
+    """Whether an observation continues the policy's own turn, or is a message of its own, which a chat model's template
+    frames."""
+    tools: tuple[JsonObject, ...] = field(default=(), hash=False)
+    """The functions that the policy may call, in the form of `apply_chat_template(tools=...)`. `prompt_template` holds
+    them as text."""
+    tool_prompt_template: str | None = None
+    """The instruction without the functions, for chat templates that write `tools` themselves; contains `{question}`.
+    None: the protocol has no tools."""
 
     def __reduce_ex__(self, version: SupportsIndex) -> str | tuple[Any, ...]:
         """Pickle and copy a registered protocol by its name, so that the result is the registered object itself."""

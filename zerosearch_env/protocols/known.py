@@ -41,6 +41,7 @@ _ZEROSEARCH = Protocol(
         docs.render_block, docs.zerosearch_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
     ),
     invalid_notice=prompts.INVALID_NOTICE,
+    reference_invalid_notice=prompts.REFERENCE_INVALID_NOTICE,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
     render_search=partial(render_element, *_SEARCH),
     render_answer=partial(render_element, *_ANSWER),
@@ -59,6 +60,7 @@ _SEARCH_R1 = Protocol(
         docs.render_block, docs.search_r1_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
     ),
     invalid_notice=prompts.INVALID_NOTICE,
+    reference_invalid_notice=prompts.REFERENCE_INVALID_NOTICE,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
     render_search=partial(render_element, *_SEARCH),
     render_answer=partial(render_element, *_ANSWER),

@@ -67,6 +67,12 @@ HERMES = (
 
 # A notice names the opening tag only: policies copy what they read, and a whole element would then act.
 INVALID_NOTICE = "\nThis turn did nothing. Search with a <search> element, or answer with an <answer> element.\n"
+REFERENCE_INVALID_NOTICE = (
+    "\nMy last step was not valid. To look something up, my query belongs between <search> and </search>. To finish, "
+    "my answer belongs between <answer> and </answer>. Once more.\n"
+)
+"""In the first person and on one line, as in the loops of ZeroSearch and Search-R1, where it is part of the policy's
+own turn."""
 RESEARCH_INVALID_NOTICE = (
     " <result>\nNothing was searched: search with a <search> element, or finish with an <answer> element that holds "
     "the answer in \\boxed{}.\n</result>"
