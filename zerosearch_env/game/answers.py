@@ -28,14 +28,15 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ..errors import ConfigError
 from ..types import Document, Paragraph, full_text
 from .folding import UNSPACED, WORD, fold, without_accents
 
-_SEPARATOR = "qzxnextdocumentqzx"
+_SEPARATOR = b" qzxnextdocumentqzx "
 """Separates documents that are examined together: a word that no answer contains."""
+_MAX_CACHED = 16384
+"""Maximum number of questions whose prepared gold answers are kept."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _SKIPPED = frozenset((b"a", b"an", b"the"))
@@ -45,6 +46,8 @@ _BETWEEN = 64
 """Maximum number of articles' letters and of blanks between the words of an answer, over one between each two."""
 _LETTER = re.compile("[a-z]")
 _WITHOUT_MARKS = dict.fromkeys(map(ord, string.punctuation))
+_TAG, _ENTITY = b"<&"
+"""Bytes that begin markup."""
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
 _ATTACHED = re.compile(
     rf"[{UNSPACED}\u0590-\u05ff\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\u1100-\u11ff\ua960-\ua97f\uac00-\ud7ff]"
@@ -76,18 +79,17 @@ class _Runs(dict[str, bytes]):
 _RUNS = _Runs()
 
 
-def _encode_run(error: UnicodeError) -> tuple[bytes, int]:
-    assert isinstance(error, UnicodeEncodeError)
+def _encode_run(error: UnicodeEncodeError) -> tuple[bytes, int]:
     end = error.end
     return _RUNS[error.object[error.start : end]], end
 
 
 _HANDLER = "zerosearch-fold"
-codecs.register_error(_HANDLER, _encode_run)
+codecs.register_error(_HANDLER, _encode_run)  # type: ignore[arg-type]  # it is for encoding only
 _EXPANDED = [(bytes((code,)), folded.encode()) for code in range(128, 256) if len(folded := _ascii(chr(code))) != 1]
 """Characters of Latin-1 that fold to several characters or to none: \u00df, \u00e6, the soft hyphen."""
-_RARE = b"\1"
-"""In a reading: a character of `_EXPANDED`, or one that begins markup. One look tells that a text holds neither."""
+_RARE = 1
+"""In a reading: a character of `_EXPANDED`. One look tells that a text holds none of them."""
 
 
 def _tables() -> tuple[bytes, bytes, bytes]:
@@ -95,8 +97,8 @@ def _tables() -> tuple[bytes, bytes, bytes]:
     split, joined, deleted = bytearray(b" " * 256), bytearray(b" " * 256), bytearray()
     for code in range(256):
         folded = _ascii(chr(code))
-        if len(folded) != 1 or folded in "<&":
-            joined[code] = ord(_RARE)
+        if len(folded) != 1:
+            joined[code] = _RARE
         elif folded.isalnum():
             split[code] = joined[code] = ord(folded)
         elif folded in string.punctuation:
@@ -150,8 +152,20 @@ def _literal(answer: str, folded: str) -> str:
     return rf"(?<!\S){re.escape(answer)}(?!\S)"
 
 
-@lru_cache(maxsize=16384)
-def _golds(answers: tuple[str, ...]) -> _Golds:
+class _Cache(dict[tuple[str, ...], _Golds]):
+    """Prepared gold answers. `functools.lru_cache` takes more than twice as long for each look-up."""
+
+    def __missing__(self, answers: tuple[str, ...]) -> _Golds:
+        if len(self) >= _MAX_CACHED:
+            self.clear()
+        golds = self[answers] = _prepare(answers)
+        return golds
+
+
+_GOLDS = _Cache()
+
+
+def _prepare(answers: tuple[str, ...]) -> _Golds:
     latin: list[_Gold] = []
     others: list[_Gold] = []
     attached: list[str] = []
@@ -213,7 +227,7 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     Raises:
         ConfigError: `answers` is a single string.
     """
-    golds = _golds(answers if type(answers) is tuple else _checked(answers))
+    golds = _GOLDS[answers if type(answers) is tuple else _checked(answers)]
     stated = _states(_encode(text), golds)
     return _states_otherwise(text, golds) if stated is None else stated
 
@@ -226,13 +240,9 @@ def documents_contain_answer(documents: Sequence[Document | Paragraph], answers:
     Raises:
         ConfigError: `answers` is a single string.
     """
-    golds = _golds(answers if type(answers) is tuple else _checked(answers))
-    parts = [
-        text.encode() if text.isascii() else _encode(text)
-        for document in documents
-        for text in (document.title, document.text, _SEPARATOR)
-    ]
-    stated = _states(b" ".join(parts), golds)
+    golds = _GOLDS[answers if type(answers) is tuple else _checked(answers)]
+    texts = [_encode(f"{document.title} {document.text}") for document in documents]
+    stated = _states(_SEPARATOR.join(texts), golds)
     if stated is not None:
         return stated
     return any(_states_otherwise(full_text(document), golds) for document in documents)
@@ -251,20 +261,20 @@ def without_markup(text: str) -> str:
 
 def _states(raw: bytes, golds: _Golds) -> bool | None:
     """Whether an encoded text states an answer; None if that also depends on `_states_otherwise`."""
+    # `find`, and `in` with a number: `bytes in bytes` first raises and drops a TypeError, which takes as long as the
+    # search itself.
     joined = raw.translate(_JOINED, _DELETED)
-    markup = False
     if _RARE in joined:
         for character, folded in _EXPANDED:
             raw = raw.replace(character, folded)
-        joined = raw.translate(_JOINED, _DELETED + b"<&")
-        markup = b"<" in raw or b"&" in raw
+        joined = raw.translate(_JOINED, _DELETED)
     for probe in golds.probes:
-        if probe in joined:
+        if joined.find(probe) >= 0:
             second, first = b" %b " % joined, b" %b " % raw.translate(_SPLIT)
             if any(_in_a_row(gold.joined, second) or _in_a_row(gold.split, first) for gold in golds.latin):
                 return True
             break
-    return None if markup or golds.special else False
+    return None if golds.special or _TAG in raw or _ENTITY in raw else False
 
 
 def _states_otherwise(text: str, golds: _Golds) -> bool:
@@ -293,7 +303,7 @@ def _states_special(text: str, golds: _Golds) -> bool:
 def _in_a_row(words: tuple[bytes, ...], reading: bytes) -> bool:
     """Whether `words` are in a row in a reading, in which only blanks separate words. Articles between are skipped."""
     for word in words:
-        if word not in reading:
+        if reading.find(word) < 0:
             return False
     if len(words) == 1:
         return True
@@ -315,7 +325,7 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
 
     Follows the rules of `contains_answer`, except that it does not look through markup. Slower: for removing answers.
     """
-    golds = _golds(tuple(answers))
+    golds = _GOLDS[tuple(answers)]
     spans = [] if golds.literal is None else [match.span() for match in golds.literal.finditer(text)]
     split, joined, letters = _Reading(), _Reading(), _Reading()
     for place, character in enumerate(text):
