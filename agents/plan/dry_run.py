@@ -15,8 +15,9 @@ from typing import Any
 from zerosearch_env.datasets.world.make import WorldConfig
 
 from ..config.train import TrainConfig
+from ..policy.card import AgentCard
 from ..policy.files import policy_path
-from ..policy.policy import AgentCard, Policy, load_policy, new_model, save_policy
+from ..policy.policy import Policy, load_policy, new_model, save_policy
 from ..training.trainer import TrainResult, train
 from .estimate import Architecture, transformers_config
 

@@ -76,7 +76,7 @@ class DirectPlayer(PolicyPlayer):
         ending, rows = [episodes[position] for position in rows_of], list(rows_of.values())
         protocol = ending[0].rules.protocol
         seeds = [mix(episode.seed, len(episode.turns)) for episode in ending]
-        texts = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        texts = [text for text, _ in self._sample(rows, protocol, seeds)]
         forced = [i for i, text in enumerate(texts) if protocol.parse(text).kind != "answer"]
         if forced:
             opening, closing = answer_tags(protocol)
@@ -84,7 +84,7 @@ class DirectPlayer(PolicyPlayer):
             prefixes = self._encode([thought + opening for thought in thoughts])
             longer = [rows[i] + prefix for i, prefix in zip(forced, prefixes, strict=True)]
             stops = (closing, *protocol.stop_strings) if closing else protocol.stop_strings
-            samples = self._sample(longer, stops, [seeds[i] for i in forced])
+            samples = self._sample(longer, protocol, [seeds[i] for i in forced], stops)
             for i, thought, (text, _) in zip(forced, thoughts, samples, strict=True):
                 content = (text.partition(closing)[0] if closing else text).strip()
                 texts[i] = thought + protocol.render_answer(content)
@@ -106,17 +106,22 @@ class DirectPlayer(PolicyPlayer):
         return encode_texts(texts, self.policy.tokenizer)
 
     def _sample(
-        self, rows: Sequence[list[int]], stop_strings: Sequence[str], seeds: Sequence[int]
+        self,
+        rows: Sequence[list[int]],
+        protocol: Protocol,
+        seeds: Sequence[int],
+        stop_strings: Sequence[str] | None = None,
     ) -> list[tuple[str, list[int]]]:
         """Samples one turn per row; returns its text and its tokens. A row that fills the context is cut there.
 
         Turns are cached. The noise draws of different noise levels are coupled, so most searches return the same
         documents at the next level, and the rows are the same too.
         """
-        keys = [(tuple(stop_strings), tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
+        stops = protocol.stop_strings if stop_strings is None else tuple(stop_strings)
+        keys = [(stops, tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
         turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
         missing = [number for number in range(len(rows)) if number not in turns]
-        sampler = self.make_sampler(max(1, len(missing)), stop_strings)
+        sampler = self.make_sampler(max(1, len(missing)), protocol, stops)
         for number in missing:
             sampler.start(number, rows[number], seeds[number])
         while len(turns) < len(rows):
@@ -152,7 +157,7 @@ class RagPlayer(DirectPlayer):
         """The first turn of each episode: its text and its tokens."""
         protocol = episodes[0].rules.protocol
         seeds = [mix(episode.seed, 0) for episode in episodes]
-        sampled = [text for text, _ in self._sample(rows, protocol.stop_strings, seeds)]
+        sampled = [text for text, _ in self._sample(rows, protocol, seeds)]
         texts = [question_search(t, e.question.text, protocol) for t, e in zip(sampled, episodes, strict=True)]
         return list(zip(texts, self._encode(texts), strict=True))
 
@@ -163,7 +168,7 @@ class OwnQueryRagPlayer(RagPlayer):
     def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
         """The model's own first turn."""
         seeds = [mix(episode.seed, 0) for episode in episodes]
-        return self._sample(rows, episodes[0].rules.protocol.stop_strings, seeds)
+        return self._sample(rows, episodes[0].rules.protocol, seeds)
 
 
 BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules, choose_notices
-from zerosearch_env.protocols import get_protocol
+from zerosearch_env.game.rules import Rules
+from zerosearch_env.protocols import Protocol
 
-from ..policy.policy import AgentCard, Policy
+from ..policy.card import AgentCard, card_rules, model_context, read_card, token_limits
+from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
 from .base import OnDone, PolicyOptions, blocks
 
@@ -51,13 +53,15 @@ class PolicyPlayer:
             self._policy = load_policy(self.options.path, dtype=self.options.dtype, device=self.options.device)
         return self._policy
 
-    @property
+    @cached_property
     def card(self) -> AgentCard:
-        """The policy's card: its protocol, prompt and limits."""
-        return self.policy.card
+        """The policy's card, with what the options change of it. Without a card, the defaults."""
+        card = read_card(self.options.path) or AgentCard()
+        turn_tokens = self.options.turn_tokens
+        return card if turn_tokens is None else replace(card, turn_tokens=turn_tokens)
 
     def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, with the protocol and the prompt that the policy was trained with."""
+        """The evaluation's rules, with the protocol, prompt and limits that the policy was trained with."""
         return card_rules(rules, self.card)
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
@@ -74,35 +78,23 @@ class PolicyPlayer:
 
         if not episodes:
             return
-        sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol.stop_strings)
+        sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol)
         for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, chat=self.card.chat):
             if on_done:
                 on_done(index)
 
-    def make_sampler(self, rows: int, stop_strings: Sequence[str]) -> Sampler:
-        """A sampler for `rows` episodes; turns end at `stop_strings`."""
+    def make_sampler(self, rows: int, protocol: Protocol, stop_strings: Sequence[str] | None = None) -> Sampler:
+        """A sampler for `rows` episodes; turns end at `stop_strings`, by default the protocol's."""
         from ..sampling.local import Sampler
 
         policy, options = self.policy, self.options
+        limits = token_limits(self.card, protocol, model_context(policy.model.config))
         return Sampler(
             policy.model,
             policy.tokenizer,
             slots=min(options.slots, rows),
-            context_tokens=policy.card.context_tokens,
-            stop_strings=stop_strings,
+            context_tokens=limits.context_tokens,
+            stop_strings=protocol.stop_strings if stop_strings is None else stop_strings,
             temperature=options.temperature,
-            turn_tokens=options.turn_tokens or policy.card.turn_tokens,
+            turn_tokens=limits.turn_tokens,
         )
-
-
-def card_rules(rules: Rules, card: AgentCard) -> Rules:
-    """The evaluation's rules, with the protocol and the prompt of a policy's card."""
-    protocol = get_protocol(card.protocol)
-    invalid_notice, last_turn_notice = choose_notices(protocol)
-    return replace(
-        rules,
-        protocol=protocol,
-        prompt_template=card.prompt_template or protocol.prompt_template,
-        invalid_notice=invalid_notice,
-        last_turn_notice=last_turn_notice,
-    )

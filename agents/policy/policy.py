@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,31 +20,14 @@ from zerosearch_env.files import replaced_directory, roll_back
 from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
+from .card import CARD_FILE, AgentCard, card_values, read_card
 from .files import check_complete, one_line, read_json
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-CARD_FILE = "zerosearch.json"
-CARD_VERSION = 1
 _DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, slots=True)
-class AgentCard:
-    """How a policy acts in the environment; stored with its weights in `zerosearch.json`."""
-
-    protocol: str = "zerosearch"
-    """Name of the protocol (tag grammar) that the policy was trained with."""
-    prompt_template: str | None = None
-    """The prompt it was trained with, containing `{question}`; None: the protocol's prompt."""
-    turn_tokens: int = 128
-    """Maximum tokens that it samples per turn."""
-    context_tokens: int = 2048
-    """Maximum tokens per episode: prompt, sampled and environment tokens together."""
-    chat: bool = False
-    """Whether prompts go through the tokenizer's chat template."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +152,7 @@ def save_policy(
             with quiet_transformers():
                 _write_weights(policy.model, new, dtype)
                 policy.tokenizer.save_pretrained(new)
-            (new / CARD_FILE).write_text(json.dumps({"version": CARD_VERSION, **asdict(policy.card)}, indent=2) + "\n")
+            (new / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
             write_more(new)
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
@@ -199,7 +182,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
     check_device(device)
     roll_back(directory)
     check_complete(directory)
-    card = _read_card(directory)
+    card = read_card(directory) or AgentCard()
     transformers = require("transformers")
     with quiet_transformers():
         try:
@@ -257,17 +240,3 @@ def _write_weights(model: PreTrainedModel, directory: Path, dtype: str | None) -
     model.save_pretrained(directory, state_dict=state)
     config = directory / "config.json"  # it still names the dtype of the model in memory
     config.write_text(json.dumps({**read_json(config), "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_card(directory: Path) -> AgentCard:
-    file = directory / CARD_FILE
-    if not file.is_file():
-        return AgentCard()
-    values = read_json(file)
-    version = values.pop("version", CARD_VERSION)
-    if version != CARD_VERSION:
-        raise CheckpointError(f"{file} has version {version}; this release reads version {CARD_VERSION}.")
-    unknown = sorted(set(values) - {entry.name for entry in fields(AgentCard)})
-    if unknown:
-        raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}.")
-    return replace(AgentCard(), **values)

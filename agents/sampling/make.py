@@ -15,6 +15,7 @@ from zerosearch_env.llm.http.loop import LoopThread
 
 from ..config.train import TrainConfig
 from ..config.vllm import parse_sampler
+from ..policy.card import TokenLimits
 from ..policy.files import policy_path
 from ..policy.policy import Policy
 from ..processes.workers import Workers
@@ -42,6 +43,7 @@ class CheckedSampler(EngineSampler):
         engine: the engine that samples.
         policy: the learner's policy.
         limits: how the engine samples.
+        tokens: the run's token limits.
         prompts: token ids for the checks.
         limit: maximum mean difference of log-probabilities.
         workers: the learner's processes, which run the checks together.
@@ -52,23 +54,24 @@ class CheckedSampler(EngineSampler):
         engine: TurnEngine,
         policy: Policy,
         limits: TurnLimits,
+        tokens: TokenLimits,
         *,
         prompts: Sequence[Sequence[int]],
         limit: float,
         workers: Workers | None = None,
     ) -> None:
-        model, card = policy.model, policy.card
+        model = policy.model
         super().__init__(
             engine,
             policy.tokenizer,
             vocab_size(policy),
             limits,
-            context_tokens=card.context_tokens,
-            turn_tokens=card.turn_tokens,
+            context_tokens=tokens.context_tokens,
+            turn_tokens=tokens.turn_tokens,
         )
         self._model = model
         self._temperature = limits.temperature
-        self._prompts = [list(prompt)[: card.context_tokens - 1] for prompt in prompts]
+        self._prompts = [list(prompt)[: tokens.context_tokens - 1] for prompt in prompts]
         self._limit = limit
         self._workers = workers or Workers()
         self._unchecked = False
@@ -120,6 +123,7 @@ def make_sampler(
     policy: Policy,
     workers: Workers,
     *,
+    tokens: TokenLimits,
     stop_strings: Sequence[str],
     prompts: Sequence[Sequence[int]],
 ) -> TurnSampler:
@@ -127,8 +131,9 @@ def make_sampler(
 
     Args:
         config: the run's configuration.
-        policy: the learner's policy; its card has the token limits of the run.
+        policy: the learner's policy.
         workers: the learner's processes.
+        tokens: the run's token limits.
         stop_strings: a turn ends after the token that completes one of them.
         prompts: token ids for checking an engine; the same in all processes.
 
@@ -144,10 +149,10 @@ def make_sampler(
             policy.model,
             policy.tokenizer,
             slots=slots,
-            context_tokens=policy.card.context_tokens,
+            context_tokens=tokens.context_tokens,
             stop_strings=stop_strings,
             temperature=settings.temperature,
-            turn_tokens=policy.card.turn_tokens,
+            turn_tokens=tokens.turn_tokens,
         )
     ends = tuple(sorted(end_ids(policy.model, policy.tokenizer, vocab_size(policy))))
     limits = TurnLimits(tuple(stop_strings), ends, settings.temperature)
@@ -181,12 +186,14 @@ def make_sampler(
             policy_path(config.policy),
             policy.model,
             limits,
-            context_tokens=policy.card.context_tokens,
+            context_tokens=tokens.context_tokens,
             slots=slots,
             options=options,
         )
     try:
-        return CheckedSampler(engine, policy, limits, prompts=prompts, limit=options.logprob_gap, workers=workers)
+        return CheckedSampler(
+            engine, policy, limits, tokens, prompts=prompts, limit=options.logprob_gap, workers=workers
+        )
     except BaseException:
         engine.close()
         raise

@@ -213,7 +213,8 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def _pretrain(config: PretrainConfig, output: Path) -> Path:
     from ..forward.attention import use_block_attention
-    from ..policy.policy import AgentCard, Policy, load_policy, save_policy
+    from ..policy.card import AgentCard
+    from ..policy.policy import Policy, load_policy, save_policy
     from .induction import new_tiny_model
 
     card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)

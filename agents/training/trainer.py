@@ -30,7 +30,6 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.locks import locked
-from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Dataset
 
 from ..config.train import TrainConfig
@@ -38,6 +37,7 @@ from ..forward.activations import checkpoint_activations
 from ..forward.fsdp import copy_weights, make_place, wants_fsdp
 from ..forward.mode import prepare_model
 from ..objective.credit import assign_credit, credit_metrics, make_samples
+from ..policy.card import card_rules, model_context, token_limits
 from ..policy.files import policy_path
 from ..policy.lora import make_adapter, sampled_model
 from ..policy.policy import Policy, load_policy, save_policy
@@ -285,19 +285,19 @@ def build_learner(
         context_tokens=settings.context_tokens or policy.card.context_tokens,
     )
     policy = replace(policy, card=card)
-    mode = prepare_model(policy.model, config, card.context_tokens)
-    adapter = make_adapter(policy.model, config)
-    if dataset is None:
-        data = config.data
-        dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
     rules = make_rules(
-        protocol=get_protocol(card.protocol),
-        prompt_template=card.prompt_template,
         max_turns=environment.max_turns,
         top_k=environment.top_k,
         reward=environment.reward,
         noise_unit=environment.noise_unit,
     )
+    rules = card_rules(rules, card)
+    tokens = token_limits(card, rules.protocol, model_context(policy.model.config))
+    mode = prepare_model(policy.model, config, tokens.context_tokens)
+    adapter = make_adapter(policy.model, config)
+    if dataset is None:
+        data = config.data
+        dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
     place = make_place(workers, device) if sharded else None
     models = make_models(policy, config, place)
     if place is not None:
@@ -307,6 +307,7 @@ def build_learner(
         config,
         replace(policy, model=sampled_model(policy.model, adapter)),
         workers,
+        tokens=tokens,
         stop_strings=rules.protocol.stop_strings,
         prompts=episode_prompts(first, policy.tokenizer, chat=card.chat),
     )

@@ -15,7 +15,8 @@ from zerosearch_agents.config.train import (
     RolloutConfig,
     TrainConfig,
 )
-from zerosearch_agents.policy.policy import AgentCard, Policy, new_model, save_policy, tiny_config
+from zerosearch_agents.policy.card import AgentCard
+from zerosearch_agents.policy.policy import Policy, new_model, save_policy, tiny_config
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.types import Dataset, Document, Question
 

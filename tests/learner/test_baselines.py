@@ -66,8 +66,8 @@ class Counting(RagPlayer):
 
     started = 0
 
-    def make_sampler(self, rows, stop_strings):
-        sampler = super().make_sampler(rows, stop_strings)
+    def make_sampler(self, rows, protocol, stop_strings=None):
+        sampler = super().make_sampler(rows, protocol, stop_strings)
         start = sampler.start
 
         def counted(*arguments):
@@ -123,7 +123,7 @@ class Scripted(DirectPlayer):
     def _encode(self, texts):
         return [[text] for text in texts]
 
-    def _sample(self, rows, stop_strings, seeds):
+    def _sample(self, rows, protocol, seeds, stop_strings=None):
         text = self.turns.pop(0)
         self.rows += ["".join(row) for row in rows]
         self.stops = stop_strings

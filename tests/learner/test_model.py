@@ -11,8 +11,8 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from zerosearch_agents.policy.card import AgentCard
 from zerosearch_agents.policy.policy import (
-    AgentCard,
     Policy,
     load_policy,
     new_model,

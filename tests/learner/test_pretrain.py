@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from zerosearch_agents.forward.attention import use_block_attention
+from zerosearch_agents.policy.card import AgentCard
 from zerosearch_agents.policy.files import policy_path
-from zerosearch_agents.policy.policy import AgentCard, load_policy, save_policy
+from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.sft import fit as fit_module
 from zerosearch_agents.sft import step as step_module
 from zerosearch_agents.sft.fit import FitOptions, fit, one_thread
@@ -64,7 +65,7 @@ def same(first: Path, second: Path) -> bool:
 def test_one_command_leaves_the_policy_and_its_stages(whole: Path) -> None:
     assert sorted(path.name for path in whole.parent.iterdir()) == ["tiny", "tiny-base", "tiny-warm"]
     policy = load_policy(whole)
-    assert policy.card == AgentCard(prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    assert policy.card == AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
     assert len(policy.tokenizer) == 1000
     assert policy.model.config.num_hidden_layers == 3
     assert policy.model.config._attn_implementation == "sdpa"  # how it was trained is no part of it

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..checks import check_whole_number
 from ..errors import ConfigError, unknown_name
@@ -14,6 +14,7 @@ from ..loading import load_attribute, names_code
 from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
 from ..protocols.prompts import PLACEHOLDER, load_prompt_template
+from ..types import Options
 from .rewards import exact_match, get_reward
 
 NoiseUnit = Literal["search", "document"]
@@ -45,6 +46,9 @@ class Rules:
     """A longer text in one turn ends the episode (`TOO_LONG`)."""
     max_query_chars: int = 512
     """Longer queries are cut to this length."""
+    given: Options = field(default_factory=dict, compare=False, repr=False)
+    """The arguments of `make_rules` that were given and for which each protocol has its own default (see
+    `agent_rules`)."""
 
     @cached_property
     def prompt_pieces(self) -> tuple[str, ...]:
@@ -92,8 +96,8 @@ def make_rules(
     prompt_template: str | os.PathLike[str] | None = None,
     max_turns: int | None = None,
     top_k: int | None = None,
-    invalid_notice: str = "own",
-    last_turn_notice: str = "own",
+    invalid_notice: str | None = None,
+    last_turn_notice: str | None = None,
     reward: str | Callable[[str | None, Sequence[str]], float] = "em",
     noise_unit: str = "search",
     max_action_chars: int = 65_536,
@@ -106,8 +110,8 @@ def make_rules(
         prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
-        invalid_notice: what follows an invalid turn; see `choose_notices`.
-        last_turn_notice: what announces that the next turn may only answer; see `choose_notices`.
+        invalid_notice: what follows an invalid turn; see `choose_notices`. None: `"own"`.
+        last_turn_notice: what announces that the next turn may only answer; see `choose_notices`. None: `"own"`.
         reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, a callable (prediction or None, answers) ->
             finite number, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         noise_unit: `"search"` or `"document"`.
@@ -121,9 +125,18 @@ def make_rules(
     chosen = get_protocol(load_attribute(str(protocol), "protocol") if names_code(protocol) else protocol)
     if noise_unit not in get_args(NoiseUnit):
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
+    given = {
+        "prompt_template": prompt_template,
+        "max_turns": max_turns,
+        "top_k": top_k,
+        "invalid_notice": invalid_notice,
+        "last_turn_notice": last_turn_notice,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
     check_prompt(chosen, template)
-    invalid_notice_text, last_turn_notice_text = choose_notices(chosen, invalid_notice, last_turn_notice)
+    notices = {name: value for name, value in given.items() if name.endswith("notice")}
+    invalid_notice_text, last_turn_notice_text = choose_notices(chosen, **notices)
     return Rules(
         protocol=chosen,
         prompt_template=template,
@@ -135,4 +148,33 @@ def make_rules(
         noise_unit=noise_unit,  # type: ignore[arg-type]
         max_action_chars=check_whole_number("max_action_chars", max_action_chars),
         max_query_chars=check_whole_number("max_query_chars", max_query_chars),
+        given=given,
+    )
+
+
+# Any: `make_rules` checks the values
+def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
+    """The rules for an agent that was trained with values of its own.
+
+    What the caller of `make_rules` gave applies to every agent. The rest is the agent's own or, if it has none, its
+    protocol's. The protocol is always the agent's own, if it has one.
+
+    Args:
+        rules: the rules of an environment or an evaluation.
+        protocol: name of the agent's protocol; None: that of the rules.
+        **own: the agent's own `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and `last_turn_notice`; None: it has
+            none.
+
+    Raises:
+        ConfigError: a value is invalid, or the prompt that was given shows tags of another protocol.
+    """
+    values = {name: value for name, value in own.items() if value is not None} | dict(rules.given)
+    made = make_rules(protocol=rules.protocol if protocol is None else protocol, **values)
+    return replace(
+        made,
+        reward=rules.reward,
+        noise_unit=rules.noise_unit,
+        max_action_chars=rules.max_action_chars,
+        max_query_chars=rules.max_query_chars,
+        given=rules.given,
     )

@@ -149,7 +149,8 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
     require("torch")
     require("transformers")
     from ...forward.attention import use_block_attention
-    from ...policy.policy import AgentCard, Policy, save_policy
+    from ...policy.card import AgentCard
+    from ...policy.policy import Policy, save_policy
     from ...tiny.induction import new_tiny_model
 
     with one_thread():

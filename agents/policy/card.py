@@ -1,0 +1,161 @@
+"""The card of a policy: how it acts in the environment, stored in `zerosearch.json` next to its weights.
+
+Options of a command take precedence over the card, and the card over the protocol. An entry that is None takes the
+value of the protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zerosearch_env.checks import check_whole_number, make_options
+from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.game.rules import Rules, agent_rules, choose_notices
+from zerosearch_env.llm.chat_format import PromptFormat
+from zerosearch_env.protocols import Protocol, get_protocol
+from zerosearch_env.protocols.prompts import PLACEHOLDER
+
+from .files import read_json
+
+CARD_FILE = "zerosearch.json"
+CARD_VERSION = 1
+DATASET_PROMPT = "dataset"
+_COUNTS = ("turn_tokens", "context_tokens", "max_turns", "top_k", "max_observation_tokens")
+_TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice")
+_SWITCHES = ("chat", "thinking", "tools")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """How a policy acts in the environment."""
+
+    protocol: str | None = None
+    """Name of the registered protocol (tag grammar) that it was trained with; None: the protocol of the command or the
+    environment that plays it, `"zerosearch"` unless another is chosen."""
+    prompt_template: str | None = None
+    """The prompt it was trained with, containing `{question}`; `"dataset"`: the prompts in the rows of the dataset;
+    None: the protocol's prompt."""
+    turn_tokens: int | None = None
+    """Maximum tokens that it samples per turn; None: the protocol's."""
+    context_tokens: int | None = None
+    """Maximum tokens per episode: prompt, sampled and environment tokens together; None: the protocol's. The model's
+    own context is never exceeded."""
+    max_turns: int | None = None
+    """Number of turns that may search; one more turn may only answer. None: the protocol's."""
+    top_k: int | None = None
+    """Documents per search; None: the protocol's."""
+    chat: bool = False
+    """Whether prompts go through the tokenizer's chat template."""
+    system: str | None = None
+    """System message before the prompt, for `chat`; None: none, `""`: an empty one."""
+    thinking: bool | None = None
+    """The chat template's `enable_thinking`, for `chat`; None: it is not set."""
+    tools: bool = True
+    """Whether the protocol's functions are passed to the chat template, for `chat`."""
+    prefill: str = ""
+    """Text with which the policy's first turn begins, for example `"<think>"`."""
+    max_observation_tokens: int | None = None
+    """Observations are cut to this many tokens; None: no limit."""
+    invalid_notice: str = "own"
+    """What follows an invalid turn: `"own"`, this package's notice; `"reference"`, what the published loop does;
+    `"none"`, an empty observation; otherwise the text itself."""
+    last_turn_notice: str = "own"
+    """What announces the last turn: `"own"`, `"reference"`, `"none"`, or the text itself."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value has the wrong type or is out of range, or the protocol is unknown.
+        """
+        optional = {entry.name for entry in fields(AgentCard) if entry.default is None}
+        for names, kind, what in ((_TEXTS, str, "a string"), (_SWITCHES, bool, "true or false")):
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kind) and not (value is None and name in optional):
+                    raise ConfigError(f"{name} must be {what}{' or null' * (name in optional)}, got {value!r}.")
+        for name in _COUNTS:
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name), hint="null uses the default.")
+        protocol = get_protocol(self.protocol or "zerosearch")
+        choose_notices(protocol, self.invalid_notice, self.last_turn_notice)
+        template = self.prompt_template
+        if template is not None and template != DATASET_PROMPT and PLACEHOLDER not in template:
+            raise ConfigError(
+                f"prompt_template must contain {PLACEHOLDER}, or be {DATASET_PROMPT!r} for the prompts of the dataset; "
+                f"got {template[:80]!r}. A card holds the text itself, not the name of a file."
+            )
+
+    @property
+    def format(self) -> PromptFormat:
+        """How prompts and observations become tokens."""
+        return PromptFormat(**{entry.name: getattr(self, entry.name) for entry in fields(PromptFormat)})
+
+
+def read_card(directory: str | os.PathLike[str]) -> AgentCard | None:
+    """The card of a policy directory; None if it has none.
+
+    Raises:
+        CheckpointError: the file is damaged or of another version, has an unknown field, or a wrong value.
+    """
+    file = Path(directory) / CARD_FILE
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    version = values.pop("version", CARD_VERSION)
+    if version != CARD_VERSION:
+        raise CheckpointError(f"{file} has version {version}; this release reads version {CARD_VERSION}.")
+    try:
+        return make_options(AgentCard, "field of the card", **values)
+    except ConfigError as cause:
+        raise CheckpointError(f"{file}: {cause}") from cause
+
+
+def card_values(card: AgentCard) -> dict[str, Any]:
+    """The content of `zerosearch.json`."""
+    return {"version": CARD_VERSION} | {entry.name: getattr(card, entry.name) for entry in fields(card)}
+
+
+def card_rules(rules: Rules, card: AgentCard) -> Rules:
+    """The rules by which a policy plays: what was given to `make_rules`, then its card's, then its protocol's."""
+    return agent_rules(
+        rules,
+        protocol=card.protocol,
+        prompt_template=card.prompt_template,
+        max_turns=card.max_turns,
+        top_k=card.top_k,
+        invalid_notice=card.invalid_notice,
+        last_turn_notice=card.last_turn_notice,
+    )
+
+
+class TokenLimits(NamedTuple):
+    """The limits of a sampler."""
+
+    turn_tokens: int
+    """Maximum tokens sampled per turn."""
+    context_tokens: int
+    """Maximum tokens per episode: prompt, sampled and environment tokens together."""
+
+
+def token_limits(card: AgentCard, protocol: Protocol, longest: int | None = None) -> TokenLimits:
+    """The limits of a policy: its card's, or else its protocol's, bounded by the model's own context.
+
+    Args:
+        card: the policy's card.
+        protocol: the protocol that it plays.
+        longest: the model's own context in tokens (`model_context`); None: no bound.
+    """
+    context = card.context_tokens or protocol.context_tokens
+    context = context if longest is None else min(context, longest)
+    return TokenLimits(min(card.turn_tokens or protocol.turn_tokens, context), context)
+
+
+# Any: a configuration of Transformers
+def model_context(config: Any) -> int | None:
+    """The number of tokens for which a model was made (`max_position_embeddings`); None if it does not say."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None

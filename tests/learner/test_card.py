@@ -1,0 +1,142 @@
+"""The card of a policy: what it may hold, how it and the options of a command decide the rules and the limits."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zerosearch_agents.policy.card import AgentCard, card_rules, card_values, model_context, read_card, token_limits
+from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.policy.policy import tiny_config
+from zerosearch_env import make_rules
+from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.protocols import PROTOCOLS
+
+NAMES = st.sampled_from(sorted(PROTOCOLS))
+COUNTS = st.none() | st.integers(1, 10_000)
+
+
+def write(folder: Path, **values: object) -> Path:
+    (folder / "zerosearch.json").write_text(json.dumps(values))
+    return folder
+
+
+@settings(max_examples=25)
+@given(
+    st.builds(
+        AgentCard,
+        protocol=st.none() | NAMES,
+        prompt_template=st.none() | st.just("dataset") | st.text(max_size=9).map("{question}".__add__),
+        turn_tokens=COUNTS,
+        context_tokens=COUNTS,
+        max_turns=COUNTS,
+        top_k=COUNTS,
+        chat=st.booleans(),
+        system=st.none() | st.text(max_size=9),
+        thinking=st.none() | st.booleans(),
+        tools=st.booleans(),
+        prefill=st.text(max_size=9),
+        max_observation_tokens=COUNTS,
+        invalid_notice=st.sampled_from(["own", "reference", "none", "Once more.\n"]),
+        last_turn_notice=st.sampled_from(["own", "reference", "none", "Answer now.\n"]),
+    )
+)
+def test_every_card_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, card: AgentCard) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "zerosearch.json").write_text(json.dumps(card_values(card)))
+    assert read_card(folder) == card
+    assert asdict(card.format) == {entry.name: getattr(card, entry.name) for entry in fields(card.format)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"top-k": 3}, r"unknown field of the card 'top-k'\. Did you mean 'top_k'\?"),
+        ({"contextTokens": 3}, r"Did you mean 'context_tokens'\?"),
+        ({"protocol": "searchr1"}, r"unknown protocol 'searchr1'\. Did you mean 'search-r1'\?"),
+        ({"protocol": "mine.py:PROTOCOL"}, r"unknown protocol 'mine\.py:PROTOCOL'"),
+        ({"protocol": 3}, "protocol must be a string or null, got 3"),
+        ({"chat": "yes"}, "chat must be true or false, got 'yes'"),
+        ({"thinking": 1}, "thinking must be true or false or null, got 1"),
+        ({"tools": None}, "tools must be true or false, got None"),
+        ({"prefill": None}, "prefill must be a string, got None"),
+        ({"system": ["a"]}, "system must be a string or null"),
+        ({"turn_tokens": 0}, "turn_tokens must be a whole number of at least 1, got 0"),
+        ({"max_turns": 2.5}, "max_turns must be a whole number of at least 1, got 2.5"),
+        ({"top_k": True}, "top_k must be a whole number"),
+        ({"max_observation_tokens": "500"}, "max_observation_tokens must be a whole number"),
+        ({"prompt_template": "prompts/mine.txt"}, "prompt_template must contain {question}.*not the name of a file"),
+        ({"invalid_notice": "refrence"}, r"Did you mean 'reference'\?"),
+        ({"version": 2}, "has version 2"),
+    ],
+)
+def test_a_wrong_card_says_where_and_why(tmp_path: Path, values: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_card(write(tmp_path, **values))
+    assert str(tmp_path / "zerosearch.json") in str(error.value)
+
+
+def test_a_folder_without_a_card(tmp_path: Path) -> None:
+    assert read_card(tmp_path) is None
+
+
+def test_the_shipped_policy_states_its_limits() -> None:
+    card = read_card(policy_path("tiny"))
+    assert card == AgentCard("zerosearch", "Question: {question}\n", turn_tokens=64, context_tokens=2048)
+    rules = card_rules(make_rules(), card)
+    assert (rules.protocol.name, rules.max_turns, rules.top_k) == ("zerosearch", 5, 5)
+    assert token_limits(card, rules.protocol, 4096) == (64, 2048)
+
+
+@given(NAMES, NAMES, COUNTS, COUNTS, COUNTS, COUNTS)
+def test_what_was_given_precedes_the_card_and_the_card_the_protocol(
+    own: str, other: str, max_turns: int | None, top_k: int | None, card_turns: int | None, card_k: int | None
+) -> None:
+    given_rules = make_rules(protocol=other, max_turns=max_turns, top_k=top_k, reward="f1", noise_unit="document")
+    card = AgentCard(own, max_turns=card_turns, top_k=card_k)
+    rules, protocol = card_rules(given_rules, card), PROTOCOLS[own]
+    assert rules.protocol is protocol
+    assert rules.max_turns == (max_turns or card_turns or protocol.max_turns)
+    assert rules.top_k == (top_k or card_k or protocol.top_k)
+    assert rules.prompt_template == protocol.prompt_template
+    assert (rules.invalid_notice, rules.last_turn_notice) == (protocol.invalid_notice, protocol.last_turn_notice)
+    assert (rules.reward, rules.noise_unit) == (given_rules.reward, given_rules.noise_unit)
+    assert card_rules(rules, card) == rules
+    assert card_rules(given_rules, AgentCard()) == given_rules  # a card that says nothing changes nothing
+
+
+@given(NAMES, COUNTS, COUNTS, st.none() | st.integers(1, 50_000))
+def test_limits_are_the_protocols_unless_given_and_never_above_the_model(
+    name: str, turn: int | None, context: int | None, longest: int | None
+) -> None:
+    protocol = PROTOCOLS[name]
+    limits = token_limits(AgentCard(turn_tokens=turn, context_tokens=context), protocol, longest)
+    assert limits.context_tokens == min(context or protocol.context_tokens, longest or math.inf)
+    assert limits.turn_tokens == min(turn or protocol.turn_tokens, limits.context_tokens)
+
+
+def test_notices_of_the_card_and_of_the_caller() -> None:
+    card = AgentCard("r1-searcher", invalid_notice="reference", last_turn_notice="none")
+    rules = card_rules(make_rules(), card)
+    assert (rules.invalid_notice, rules.last_turn_notice) == (None, "")
+    rules = card_rules(make_rules(invalid_notice="Once more.\n", last_turn_notice="own"), card)
+    assert (rules.invalid_notice, rules.last_turn_notice) == (
+        "Once more.\n",
+        PROTOCOLS["r1-searcher"].last_turn_notice,
+    )
+
+
+def test_the_models_own_context() -> None:
+    assert model_context(tiny_config(300, hidden=16, layers=1, heads=2, mlp=16, context_tokens=99)) == 99
+
+
+def test_a_prompt_that_was_given_must_fit_the_protocol_of_the_card() -> None:
+    rules = make_rules(prompt_template="Write <search>words</search>. {question}")
+    with pytest.raises(ConfigError, match="every turn of a policy that follows it would be invalid"):
+        card_rules(rules, AgentCard("r1-searcher"))
