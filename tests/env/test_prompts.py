@@ -101,8 +101,8 @@ def test_notices_are_own_words_the_published_behaviour_none_or_a_text(name: str)
 def test_a_word_that_selects_no_notice_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"invalid_notice .*'refrence'.*Did you mean 'reference'"):
         make_rules(invalid_notice="refrence")
-    with pytest.raises(ConfigError, match="last_turn_notice must be own, reference, none or a text, got None"):
-        make_rules(last_turn_notice=None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="last_turn_notice must be own, reference, none or a text, got 3"):
+        make_rules(last_turn_notice=3)  # type: ignore[arg-type]
 
 
 def test_a_notice_is_a_choice_of_the_environment() -> None:

@@ -125,18 +125,20 @@ def make_rules(
     chosen = get_protocol(load_attribute(str(protocol), "protocol") if names_code(protocol) else protocol)
     if noise_unit not in get_args(NoiseUnit):
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
-    given = {
+    given: dict[str, Any] = {
         "prompt_template": prompt_template,
         "max_turns": max_turns,
         "top_k": top_k,
         "invalid_notice": invalid_notice,
         "last_turn_notice": last_turn_notice,
     }
-    given = {name: value for name, value in given.items() if value is not None}
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
     check_prompt(chosen, template)
-    notices = {name: value for name, value in given.items() if name.endswith("notice")}
-    invalid_notice_text, last_turn_notice_text = choose_notices(chosen, **notices)
+    invalid_notice_text, last_turn_notice_text = choose_notices(
+        chosen,
+        "own" if invalid_notice is None else invalid_notice,
+        "own" if last_turn_notice is None else last_turn_notice,
+    )
     return Rules(
         protocol=chosen,
         prompt_template=template,
@@ -148,7 +150,7 @@ def make_rules(
         noise_unit=noise_unit,  # type: ignore[arg-type]
         max_action_chars=check_whole_number("max_action_chars", max_action_chars),
         max_query_chars=check_whole_number("max_query_chars", max_query_chars),
-        given=given,
+        given={name: value for name, value in given.items() if value is not None},
     )
 
 
@@ -162,8 +164,8 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
     Args:
         rules: the rules of an environment or an evaluation.
         protocol: name of the agent's protocol; None: that of the rules.
-        **own: the agent's own `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and `last_turn_notice`; None: it has
-            none.
+        **own: the agent's own `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and
+            `last_turn_notice`; None: it has none.
 
     Raises:
         ConfigError: a value is invalid, or the prompt that was given shows tags of another protocol.
