@@ -56,14 +56,14 @@ class AgentCard:
     tools: bool = True
     """Whether the protocol's functions are passed to the chat template, for `chat`."""
     prefill: str = ""
-    """Text with which the policy's first turn begins, for example `"<think>"`."""
+    """Text with which every turn of the policy begins, for example `"<think>"`, for `chat`; it is not sampled."""
     max_observation_tokens: int | None = None
     """Observations are cut to this many tokens; None: no limit."""
     invalid_notice: str = "own"
     """What follows an invalid turn: `"own"`, this package's notice; `"reference"`, what the published loop does;
     `"none"`, an empty observation; otherwise the text itself."""
     last_turn_notice: str = "own"
-    """What announces the last turn: `"own"`, `"reference"`, `"none"`, or the text itself."""
+    """The text before the last turn: `"own"`, `"reference"`, `"none"`, or the text itself."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -82,6 +82,7 @@ class AgentCard:
                 check_whole_number(name, getattr(self, name), hint="null uses the default.")
         protocol = get_protocol(self.protocol or "zerosearch")
         choose_notices(protocol, self.invalid_notice, self.last_turn_notice)
+        _ = self.format  # checked by its own class
         template = self.prompt_template
         if template is not None and template != DATASET_PROMPT and PLACEHOLDER not in template:
             raise ConfigError(

@@ -37,7 +37,7 @@ def write(folder: Path, **values: object) -> Path:
         context_tokens=COUNTS,
         max_turns=COUNTS,
         top_k=COUNTS,
-        chat=st.booleans(),
+        chat=st.just(True),
         system=st.none() | st.text(max_size=9),
         thinking=st.none() | st.booleans(),
         tools=st.booleans(),

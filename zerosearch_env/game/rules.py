@@ -111,7 +111,7 @@ def make_rules(
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
         invalid_notice: what follows an invalid turn; see `choose_notices`. None: `"own"`.
-        last_turn_notice: what announces that the next turn may only answer; see `choose_notices`. None: `"own"`.
+        last_turn_notice: the text before a turn that may only answer; see `choose_notices`. None: `"own"`.
         reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, a callable (prediction or None, answers) ->
             finite number, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
         noise_unit: `"search"` or `"document"`.
