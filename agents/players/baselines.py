@@ -96,9 +96,11 @@ class DirectPlayer(PolicyPlayer):
                 on_done(position)
 
     def _prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
-        from ..rollouts.rollout import episode_prompts
+        from zerosearch_env.llm.chat_format import TurnEncoder
 
-        return episode_prompts(episodes, self.policy.tokenizer, chat=self.card.chat)
+        if not episodes:
+            return []
+        return TurnEncoder(self.policy.tokenizer, episodes[0].rules, self.card.format).prompts(episodes)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         from zerosearch_env.llm.tokens import encode_texts

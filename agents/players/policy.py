@@ -79,7 +79,7 @@ class PolicyPlayer:
         if not episodes:
             return
         sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol)
-        for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, chat=self.card.chat):
+        for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, format=self.card.format):
             if on_done:
                 on_done(index)
 

@@ -283,6 +283,6 @@ def make_async_rollouts(
     kind = ThreadedRollouts if parse_sampler(config.rollout.sampler).urls else AsyncRollouts
 
     def make_pool() -> RolloutPool:
-        return RolloutPool(engine, sampler, policy.tokenizer, chat=policy.card.chat)
+        return RolloutPool(engine, sampler, policy.tokenizer, format=policy.card.format)
 
     return kind(make_pool, share_slots(config, workers))

@@ -5,11 +5,12 @@ encoded again. Environment text is tokenised once and appended. The loss mask is
 
     token_ids   [ prompt | turn 1 | documents | turn 2 | ... ]    shape (T,)
     loss_mask   [ 0 0 0  | 1 1 1  | 0 0 0 0 0 | 1 1 1  | ... ]
+
+For a chat model the text between two turns has the messages of its chat template (`zerosearch_env.llm.chat_format`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,11 +21,10 @@ from numpy.typing import NDArray
 
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.llm.tokens import encode_prompts, encode_texts
+from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
 
-from ..sampling.stops import decode
 from .searches import SearchDesk, make_desk
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class _EpisodeTokens:
         self.logprobs: list[float] = []
         self.versions: list[int] = []
         self.opening = ""
-        """The end of a chat prompt that has opened the first turn's thought."""
+        """The part of the next turn that the context already holds."""
+        self.last_turn: tuple[str, int | None] = ("", None)
+        """Text of the last sampled turn, and the end-of-sequence token that ended it, if one did."""
         self.last: Step | None = None
         self.append_environment(prompt_ids)
 
@@ -103,6 +105,7 @@ class _EpisodeTokens:
         self.loss_mask += [True] * len(sample.token_ids)
         self.logprobs += sample.logprobs
         self.versions.append(sample.weight_version)
+        self.last_turn = sample.text, sample.token_ids[-1] if sample.finish == "eos" else None
 
     def freeze(self) -> Rollout:
         arrays = (
@@ -141,10 +144,10 @@ def rollout(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seeds: Sequence[int] | None = None,
-    chat: bool = False,
+    format: PromptFormat | None = None,
 ) -> list[Rollout]:
     """Play new episodes to their end: like `stream`, but all in parallel and with the rollouts in order."""
-    played = dict(stream(episodes, engine, sampler, tokenizer, seeds=seeds, chat=chat))
+    played = dict(stream(episodes, engine, sampler, tokenizer, seeds=seeds, format=format))
     return [played[index] for index in range(len(episodes))]
 
 
@@ -155,7 +158,7 @@ def stream(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seeds: Iterable[int] | None = None,
-    chat: bool = False,
+    format: PromptFormat | None = None,
     active: int | None = None,
     desk: SearchDesk | None = None,
 ) -> Iterator[tuple[int, Rollout]]:
@@ -171,12 +174,12 @@ def stream(
     ends with `StopReason.CONTEXT_LIMIT`.
 
     Args:
-        episodes: episodes that have not begun; consumed as there is room.
+        episodes: episodes that have not begun, of the same rules; consumed as there is room.
         engine: the search engine.
         sampler: a sampler without rows that ends turns at the protocol's stop strings.
         tokenizer: tokenises prompts and environment text.
         seeds: 64-bit sampling seed per episode; None derives it from the episode's seed.
-        chat: whether prompts go through the tokenizer's chat template.
+        format: how prompts and observations are shown to the model; None: as plain text.
         active: maximum episodes in parallel, at least 1; a new one starts when another ends. None: all.
         desk: runs the searches; None: one that fits the engine.
 
@@ -184,13 +187,14 @@ def stream(
         The index of an episode in `episodes`, and its rollout.
 
     Raises:
+        ConfigError: if the tokenizer's chat template cannot show what the format asks for.
         TrainingError: if the sampler failed.
     """
     if seeds is None:
         waiting = ((key, episode, mix(episode.seed, _SAMPLING)) for key, episode in enumerate(episodes))
     else:
         waiting = ((key, *pair) for key, pair in enumerate(zip(episodes, seeds, strict=True)))
-    pool = RolloutPool(engine, sampler, tokenizer, chat=chat, desk=desk)
+    pool = RolloutPool(engine, sampler, tokenizer, format=format, desk=desk)
     try:
         while True:
             entering = list(islice(waiting, None if active is None else active - pool.active))
@@ -206,6 +210,8 @@ def stream(
 class RolloutPool:
     """The episodes being played, each at its own turn: `enter` adds new ones, `advance` returns finished rollouts.
 
+    All of them have the same rules.
+
                   enter                    turn ends with a search
         episode ---------> generating -----------------------------> searching
                               |  ^                                        |
@@ -217,7 +223,7 @@ class RolloutPool:
         engine: the search engine.
         sampler: a sampler without rows that ends turns at the protocol's stop strings.
         tokenizer: tokenises prompts and environment text.
-        chat: whether prompts go through the tokenizer's chat template.
+        format: how prompts and observations are shown to the model; None: as plain text.
         desk: runs the searches; None: one that fits the engine.
     """
 
@@ -227,12 +233,13 @@ class RolloutPool:
         sampler: TurnSampler,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        chat: bool = False,
+        format: PromptFormat | None = None,
         desk: SearchDesk | None = None,
     ) -> None:
         self._sampler = sampler
         self._tokenizer = tokenizer
-        self._chat = chat
+        self._format = format
+        self._encoder: TurnEncoder | None = None
         self._desk = make_desk(engine, sampler) if desk is None else desk
         self._rows: dict[int, _EpisodeTokens] = {}
         self._generating: set[int] = set()  # keys of generating rows; all other rows wait for a search
@@ -250,12 +257,20 @@ class RolloutPool:
 
         Returns:
             Rollouts of episodes that end immediately because their prompt fills the context.
+
+        Raises:
+            ConfigError: if the tokenizer's chat template cannot show what the format asks for.
         """
         over: list[tuple[int, Rollout]] = []
-        prompts = episode_prompts([episode for _, episode, _ in entering], self._tokenizer, chat=self._chat)
+        if not entering:
+            return over
+        encoder = self._encoder
+        if encoder is None:
+            encoder = self._encoder = TurnEncoder(self._tokenizer, entering[0][1].rules, self._format)
+        prompts = encoder.prompts([episode for _, episode, _ in entering])
         for (key, episode, seed), prompt in zip(entering, prompts, strict=True):
             row = _EpisodeTokens(episode, prompt)
-            row.opening = opened_thought(prompt, self._tokenizer) if self._chat else ""
+            row.opening = encoder.opening()
             if len(prompt) >= self._sampler.context_tokens:
                 row.last = episode.stop(StopReason.CONTEXT_LIMIT)
                 over.append((key, row.freeze()))
@@ -314,41 +329,24 @@ class RolloutPool:
 
     def _continue(self, steps: Sequence[tuple[int, Step]]) -> list[int]:
         """Begin the next turn after each step. Returns keys of finished episodes; their sampler rows are removed."""
+        encoder = self._encoder
+        assert encoder is not None
         unfinished = [(key, step) for key, step in steps if not step.done]
-        texts = encode_texts([step.observation for _, step in unfinished], self._tokenizer)
+        turns = [self._rows[key].last_turn for key, _ in unfinished]
+        observations = encoder.observations([step for _, step in unfinished], turns)
         over = [key for key, step in steps if step.done]
         for key, step in steps:
             self._rows[key].last = step
-        for (key, _), ids in zip(unfinished, texts, strict=True):
+        for (key, step), (_, end), ids in zip(unfinished, turns, observations, strict=True):
             row = self._rows[key]
             if len(row.token_ids) + len(ids) >= self._sampler.context_tokens:
                 row.last = row.episode.stop(StopReason.CONTEXT_LIMIT)
                 over.append(key)
             else:
                 row.append_environment(ids)
+                row.opening = encoder.opening(step, end)
                 self._sampler.extend(key, ids)
                 self._generating.add(key)
         for key in over:
             self._sampler.finish(key)
         return over
-
-
-_OPENED = re.compile(r"<think>\s*\Z")
-
-
-def opened_thought(prompt_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The `<think>` at the end of a prompt, with the white space after it; empty if there is none.
-
-    The chat templates of models that always think write it. It belongs to the text of the policy's first turn, or else
-    a draft action in a thought that is cut off or has not ended yet would act.
-    """
-    match = _OPENED.search(decode(tokenizer, prompt_ids[-16:]))
-    return match[0] if match else ""
-
-
-def episode_prompts(
-    episodes: Sequence[Episode], tokenizer: PreTrainedTokenizerBase, *, chat: bool = False
-) -> list[list[int]]:
-    """Token ids of the prompts of episodes; see `encode_prompts`. The prompt template may contain control tokens."""
-    prompts, questions = [e.prompt for e in episodes], [e.question.text for e in episodes]
-    return encode_prompts(prompts, tokenizer, chat=chat, questions=questions)

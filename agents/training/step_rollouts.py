@@ -90,7 +90,7 @@ def sample_groups(
             learner.sampler,
             learner.policy.tokenizer,
             seeds=[entry.seed for entry in entries],
-            chat=learner.policy.card.chat,
+            format=learner.policy.card.format,
         )
         rollouts_at = {entry.place: result for entry, result in zip(entries, played, strict=True)}
     for rank, theirs in enumerate(workers.gather({k: replace(r, episode=None) for k, r in rollouts_at.items()})):

@@ -28,6 +28,7 @@ from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm.chat_format import TurnEncoder
 from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.locks import locked
 from zerosearch_env.types import Dataset
@@ -51,7 +52,7 @@ from ..processes.workers import (
     under_torchrun,
 )
 from ..rollouts.async_rollouts import make_async_rollouts
-from ..rollouts.rollout import Rollout, episode_prompts
+from ..rollouts.rollout import Rollout
 from ..runs.metrics import rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
@@ -309,7 +310,7 @@ def build_learner(
         workers,
         tokens=tokens,
         stop_strings=rules.protocol.stop_strings,
-        prompts=episode_prompts(first, policy.tokenizer, chat=card.chat),
+        prompts=TurnEncoder(policy.tokenizer, rules, card.format).prompts(first),
     )
     search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
     return Learner(

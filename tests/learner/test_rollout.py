@@ -17,6 +17,7 @@ from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import EngineError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm.chat_format import PromptFormat
 from zerosearch_env.llm.tokens import control_ids, encode_prompts, encode_texts
 from zerosearch_env.types import Document, Question, StopReason
 
@@ -231,7 +232,13 @@ def test_a_draft_in_a_thought_that_the_chat_template_opened_does_not_act(chat):
     script = [tokenizer.encode(turn) for turn in turns]
     sampled = [token for turn in script for token in turn]
     episode = Episode(QUESTION, RULES)
-    (one,) = rollout([episode], ConstantEngine(DOCUMENTS), ScriptedSampler(tokenizer, [script]), tokenizer, chat=chat)
+    (one,) = rollout(
+        [episode],
+        ConstantEngine(DOCUMENTS),
+        ScriptedSampler(tokenizer, [script]),
+        tokenizer,
+        format=PromptFormat(chat=chat),
+    )
     assert [turn.step.query for turn in episode.turns] == [None if chat else "draft", "real", None]
     assert episode.turns[0].action_text == ("<think>\n" if chat else "") + turns[0]
     assert one.token_ids[one.loss_mask].tolist() == sampled

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import ConfigError
+from ..errors import ConfigError, sentence
 from ..protocols import PROTOCOLS
 
 _CUT = "\ufdd0"
@@ -68,19 +69,172 @@ def encode_prompts(
     Raises:
         ConfigError: `chat` is set, and the tokenizer has no chat template.
     """
-    if chat and not tokenizer.chat_template:
+    if chat:
+        chats = [({"role": "user", "content": prompt},) for prompt in prompts]
+        return encode_chats(chats, tokenizer, questions=questions, **template_options)
+    # A group of rollouts has one prompt, which is encoded once.
+    pairs = list(zip(prompts, prompts if questions is None else questions, strict=True))
+    ids = {pair: _encode_plain(*pair, tokenizer) for pair in dict.fromkeys(pairs)}
+    return [list(ids[pair]) for pair in pairs]
+
+
+# Any: likewise
+def encode_chats(
+    chats: Sequence[Sequence[Mapping[str, Any]]],
+    tokenizer: Any,
+    *,
+    questions: Sequence[str] | None = None,
+    prefill: str = "",
+    **template_options: Any,
+) -> list[list[int]]:
+    """Token ids of conversations in the tokenizer's chat template, up to where the assistant's next turn begins.
+
+    Args:
+        chats: the messages of each conversation; only the contents of user messages may come from a dataset.
+        tokenizer: a tokenizer of Transformers with a chat template.
+        questions: the part of each conversation's user messages that comes from a dataset, see `encode_prompts`.
+        prefill: text with which the assistant's turn begins.
+        **template_options: variables for the chat template, `tools` among them.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or its template refuses a conversation.
+    """
+    check_chat_template(tokenizer)
+    keys = [
+        (tuple([(m["role"], m["content"]) for m in chat]), None if questions is None else questions[number])
+        for number, chat in enumerate(chats)
+    ]
+    distinct = dict(zip(keys, chats, strict=True))
+    texts = {key: _chat_text(chat, key[1], tokenizer, template_options) + prefill for key, chat in distinct.items()}
+    plain = _encode(list(texts.values()), tokenizer)
+    ids = {
+        key: _encode_cut(text, tokenizer) if _CUT in text else row
+        for (key, text), row in zip(texts.items(), plain, strict=True)
+    }
+    return [list(ids[key]) for key in keys]
+
+
+def _chat_text(
+    chat: Sequence[Mapping[str, Any]], question: str | None, tokenizer: Any, options: Mapping[str, Any]
+) -> str:
+    control = control_ids(tokenizer)
+    messages = []
+    for message in chat:
+        content = message["content"]
+        if message["role"] == "user" and control and not control.isdisjoint(_encode([content], tokenizer)[0]):
+            part = content if question is None else question
+            message = {**message, "content": content.replace(part, _cut(part, tokenizer))}
+        messages.append(message)
+    return render_chat(messages, tokenizer, **options)
+
+
+# Any: likewise
+def check_chat_template(tokenizer: Any) -> None:
+    """Check that a tokenizer has a chat template.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not tokenizer.chat_template:
         raise ConfigError(
             "the policy's card (zerosearch.json) has chat = true, but its tokenizer has no chat template: put one "
             "into chat_template.jinja in the policy's directory, or set chat = false there."
         )
-    encode = _encode_chat if chat else _encode_plain
-    # A group of rollouts has one prompt, which is encoded once.
-    distinct = dict.fromkeys(zip(prompts, prompts if questions is None else questions, strict=True))
-    ids = {pair: encode(*pair, tokenizer, template_options) for pair in distinct}
-    return [list(ids[pair]) for pair in zip(prompts, prompts if questions is None else questions, strict=True)]
 
 
-def _encode_plain(prompt: str, question: str, tokenizer: Any, _: Mapping[str, Any]) -> list[int]:
+# Any: likewise
+def render_chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any, **options: Any) -> str:
+    """The text of a conversation in the tokenizer's chat template, up to where the assistant's next turn begins.
+
+    Raises:
+        ConfigError: the template refuses the conversation.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False, **options
+        )
+    except Exception as cause:  # a template raises jinja2's errors and, for contents it cannot use, Python's
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise ConfigError(
+            f"the tokenizer's chat template refuses the messages ({roles}): {sentence(str(cause))}"
+        ) from cause
+    assert isinstance(text, str)
+    return text
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """Trusted text around contents: `pieces[0]`, the first content, `pieces[1]`, ... Made by `make_frame`."""
+
+    pieces: tuple[str, ...]
+    """One more than there are contents; they may contain control tokens."""
+    head: tuple[int, ...] = ()
+    """The ids of the first piece up to its last control token. (What follows may merge with the first content.)"""
+    tail: int = 0
+    """The number of ids of the last piece from its first control token on."""
+    inside: int = 0
+    """The number of control tokens of the pieces between two contents."""
+
+
+BARE = Frame(("", ""))
+"""No text around one content."""
+
+
+# Any: likewise
+def make_frame(pieces: Sequence[str], tokenizer: Any) -> Frame:
+    """The frame of these pieces of trusted text, at least two."""
+    control = control_ids(tokenizer)
+    head, *inside, tail = _encode(pieces, tokenizer)
+    places = [number for number, token in enumerate(head) if token in control]
+    last = next((number for number, token in enumerate(tail) if token in control), len(tail))
+    between = sum(token in control for piece in inside for token in piece)
+    return Frame(tuple(pieces), tuple(head[: places[-1] + 1] if places else ()), len(tail) - last, between)
+
+
+# Any: likewise
+def encode_framed(
+    rows: Sequence[tuple[Frame, Sequence[str]]], tokenizer: Any, *, limit: int | None = None
+) -> list[list[int]]:
+    """Token ids of contents in their frames, each tokenised as one text; contents become ids as in `encode_texts`.
+
+    Args:
+        rows: a frame, and as many contents as it has room for.
+        tokenizer: a tokenizer of Transformers.
+        limit: the contents of a row are cut to this many tokens together, its frame is kept; None: no limit.
+    """
+    control = control_ids(tokenizer)
+    encoded = _encode([_fill(frame, contents) for frame, contents in rows], tokenizer)
+    for number, ((frame, contents), ids) in enumerate(zip(rows, encoded, strict=True)):
+        middle = ids[len(frame.head) : len(ids) - frame.tail]
+        clean = control.isdisjoint(middle) if not frame.inside else _count(middle, control) == frame.inside
+        if not clean:
+            encoded[number] = _encode_cut(_fill(frame, [_cut(text, tokenizer) for text in contents]), tokenizer)
+        if limit is not None and len(encoded[number]) > limit:
+            encoded[number] = _limited(encoded[number], frame, contents, tokenizer, limit)
+    return encoded
+
+
+def _limited(ids: list[int], frame: Frame, contents: Sequence[str], tokenizer: Any, limit: int) -> list[int]:
+    if frame is BARE:
+        return ids[:limit]
+    parts = encode_texts(contents, tokenizer)
+    if sum(map(len, parts)) <= limit:
+        return ids
+    *pieces, last = _encode(frame.pieces, tokenizer)
+    cut: list[int] = []
+    for piece, part in zip(pieces, parts, strict=True):
+        cut += piece + part[:limit]
+        limit -= min(limit, len(part))
+    return cut + last
+
+
+def _fill(frame: Frame, contents: Sequence[str]) -> str:
+    if len(contents) == 1:
+        return f"{frame.pieces[0]}{contents[0]}{frame.pieces[1]}"
+    return frame.pieces[0] + "".join(chain.from_iterable(zip(contents, frame.pieces[1:], strict=True)))
+
+
+def _encode_plain(prompt: str, question: str, tokenizer: Any) -> list[int]:
     control = control_ids(tokenizer)
     ids = list(tokenizer(prompt)["input_ids"])
     found = _count(ids, control)
@@ -93,18 +247,6 @@ def _encode_plain(prompt: str, question: str, tokenizer: Any, _: Mapping[str, An
     framed = list(tokenizer("a")["input_ids"])
     start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
     return [*framed[:start], *_encode_cut(cut, tokenizer), *framed[start + len(bare) :]]
-
-
-def _encode_chat(prompt: str, question: str, tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
-    control = control_ids(tokenizer)
-    if control and not control.isdisjoint(_encode([prompt], tokenizer)[0]):
-        prompt = prompt.replace(question, _cut(question, tokenizer))
-    messages = [{"role": "user", "content": prompt}]
-    cut = _CUT in prompt
-    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=not cut, **options)
-    if cut:
-        return _encode_cut(chat, tokenizer)
-    return list(chat["input_ids"] if isinstance(chat, Mapping) else chat)
 
 
 _CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
