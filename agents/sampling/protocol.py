@@ -44,7 +44,7 @@ class TurnSampler(Protocol):
         ...
 
     def extend(self, key: Hashable, ids: Sequence[int]) -> None:
-        """Append environment text (at least one token) to a row with a finished turn, and begin its next turn."""
+        """Append environment text (possibly none) to a row with a finished turn, and begin its next turn."""
         ...
 
     def finish(self, key: Hashable) -> None:

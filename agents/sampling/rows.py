@@ -98,7 +98,7 @@ class RowSampler(ABC, Generic[RowT]):
 
         Args:
             key: identifies the row.
-            ids: the tokens of the text, at least one.
+            ids: the tokens of the text; may be empty.
             turn_tokens: a smaller token limit for this turn; None: the sampler's limit.
 
         Raises:
@@ -129,9 +129,9 @@ class RowSampler(ABC, Generic[RowT]):
         ids, limit = list(ids), self.turn_tokens if turn_tokens is None else turn_tokens
         if not 1 <= limit <= self.turn_tokens:
             raise ConfigError(f"turn_tokens must be in [1, {self.turn_tokens}], got {limit}.")
-        if not ids:
+        if not row.ids and not ids:
             raise ConfigError("a row needs at least one token; got none.")
-        if min(ids) < 0 or max(ids) >= self._vocab_size:
+        if ids and (min(ids) < 0 or max(ids) >= self._vocab_size):
             raise ConfigError(f"token ids must be in [0, {self._vocab_size}), got {min(ids)}..{max(ids)}.")
         row.ids += ids
         row.limit, row.version, row.waiting = limit, self.weight_version, False

@@ -299,6 +299,19 @@ def test_options_that_cannot_be_used(model, tokenizer, options: dict[str, object
         make(model, tokenizer, **options)
 
 
+def test_a_turn_after_no_environment_text_goes_on_from_the_last_token(model, tokenizer) -> None:
+    turns = []
+    for limits in ((6,), (3, 3)):
+        sampler = make(model, tokenizer, stop_strings=(), turn_tokens=6)
+        sampler.start("a", [3, 4], seed=0, turn_tokens=limits[0])
+        ids = list(sampler.run()[0].token_ids)
+        for limit in limits[1:]:
+            sampler.extend("a", [], turn_tokens=limit)
+            ids += sampler.run()[0].token_ids
+        turns.append(ids)
+    assert turns[0] == turns[1]
+
+
 def test_misuse_is_named(model, tokenizer) -> None:
     sampler = make(model, tokenizer)
     with pytest.raises(ConfigError, match="at least one token"):
@@ -313,8 +326,6 @@ def test_misuse_is_named(model, tokenizer) -> None:
     with pytest.raises(ConfigError, match="not finished"):
         sampler.extend("a", [3])
     sampler.run()
-    with pytest.raises(ConfigError, match="at least one token"):
-        sampler.extend("a", [])
     for call in (lambda: sampler.extend("b", [3]), lambda: sampler.finish("b")):
         with pytest.raises(ConfigError, match="no row"):
             call()

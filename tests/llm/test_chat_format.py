@@ -103,7 +103,7 @@ def conversation(family: str, steps: list[Step]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["the model ends its turns", "a limit ends them"])
-@pytest.mark.parametrize("family", [*FAMILIES, *PUBLISHED])
+@pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in PUBLISHED)])
 def test_an_episode_is_a_prefix_of_what_the_chat_template_writes(family: str, ended: bool) -> None:
     tokenizer = tokenizer_of(family)
     encoder = TurnEncoder(tokenizer, rules_of(), PromptFormat(chat=True, system="Be brief."))

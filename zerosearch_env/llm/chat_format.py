@@ -13,7 +13,7 @@ Whether an observation opens a new turn of the assistant depends on the protocol
 unless the model itself has ended its turn with an end-of-sequence token.
 
 The text between two turns is never written per model. A short conversation is rendered once with the template, with
-marks in place of all contents, and what stands between the marks is the frame of every later observation. So a
+marks in place of all contents, and the text between the marks is the frame of every later observation. So a
 conversation has the ids that `apply_chat_template` gives its messages, except that the policy's own tokens are kept as
 they were sampled. (Templates that rewrite earlier turns, such as Qwen3's, which removes old thoughts when the user
 speaks again, would change tokens that the policy has already read; here they stay.)

@@ -55,7 +55,7 @@ _WRITERS: tuple[Writer, ...] = (_plain, str.strip, _as_json, _stripped_as_json)
 class ChatTemplate:
     """A tokenizer's chat template, as the policies of one protocol use it. Made by `read_chat_template`."""
 
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     """Arguments of `apply_chat_template`, such as `tools` and `enable_thinking`."""
     system: str | None
     """The system message; None: the template's own, if it has one."""
