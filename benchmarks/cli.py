@@ -13,7 +13,7 @@ _MODULES = {
     ),
     "corpus-scale": (
         "speed.corpus_scale",
-        "Building, opening and searching a large corpus of real text, compared with bm25s.",
+        "Building, opening and searching a large corpus of real text, compared with bm25s and Tantivy.",
     ),
     "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),
     "dense": (

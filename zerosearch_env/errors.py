@@ -106,6 +106,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("train",),
     "sentence_transformers": ("dense",),
     "starlette": ("serve",),
+    "tantivy": ("tantivy",),
     "tensorboard": ("train",),
     "tokenizers": ("train",),
     "tomli_w": ("train",),
