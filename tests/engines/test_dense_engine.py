@@ -23,8 +23,9 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import DenseEngine, check_engine, make_engine
 from zerosearch_env.engines.dense import parts as dense_parts
 from zerosearch_env.engines.dense.build import BuildOptions, build_index
-from zerosearch_env.engines.dense.index import DenseIndex, embed_queries
+from zerosearch_env.engines.dense.index import embed_queries
 from zerosearch_env.engines.dense.manifest import KINDS
+from zerosearch_env.engines.dense.source import BuiltIndex
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, SearchRequest
@@ -158,7 +159,7 @@ def test_approximate_kinds_find_what_the_exact_one_finds(folders: dict[str, Path
 
 
 def test_too_few_lists_are_completed_by_an_exact_search(folders: dict[str, Path]) -> None:
-    index = DenseIndex(folders["ivf"], nprobe=1)
+    index = BuiltIndex(folders["ivf"]).open(nprobe=1)
     queries = embed_queries(index.manifest, HashEncoder(), ["Cora number 3", "zzz"])
     assert [len(ranking.ids) for ranking in index.rank(queries, 110)] == [110, 110]
 

@@ -19,8 +19,8 @@ from zerosearch_env.engines import DenseEngine
 from zerosearch_env.engines.dense import build as dense_build
 from zerosearch_env.engines.dense import encoders
 from zerosearch_env.engines.dense.build import BuildOptions, build_index, passage_text
-from zerosearch_env.engines.dense.index import DenseIndex
 from zerosearch_env.engines.dense.manifest import DenseManifest
+from zerosearch_env.engines.dense.source import BuiltIndex
 from zerosearch_env.engines.indexes.folder import building_folder, read_manifest, verify_files
 from zerosearch_env.engines.indexes.passage_store import PassageStore, write_passages
 from zerosearch_env.errors import ConfigError, DataError, EngineError, MissingExtraError
@@ -130,9 +130,9 @@ def test_an_index_is_replaced_only_on_demand_and_only_by_a_whole_one(built: Path
         build_index(PASSAGES[:50], built, HashEncoder())
     with pytest.raises(KeyboardInterrupt):
         build_index(PASSAGES[:50], built, Interrupted(at=0), overwrite=True)
-    assert len(DenseIndex(built)) == 120
+    assert len(BuiltIndex(built).open()) == 120
     build_index(PASSAGES[:50], built, HashEncoder(), overwrite=True)
-    assert len(DenseIndex(built)) == 50
+    assert len(BuiltIndex(built).open()) == 50
     assert names(built.parent) == {"index"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from ...datasets.files.passages import iter_corpus
 from ...errors import ConfigError, DataError
 from ...identity import documents_hash, file_hash, file_hashes, package_version, text_hash
 from ...types import Dataset, Document, full_text
-from ..indexes.cache import cached_index
+from ..indexes.cache import cached_index, show_progress
 from ..indexes.folder import MANIFEST_FILE, building_folder, read_manifest
 from ..indexes.passage_store import PassageStore
 from ..ranking import Ranking
@@ -100,7 +99,7 @@ class PassageIndex:
             folder = _cached(documents_hash(self.passages), lambda: self.passages, self._k1, self._b)
             if folder is not None:
                 return open_postings(folder, size)
-        with _progress("building the search index in memory") as progress:
+        with show_progress("building the search index in memory") as progress:
 
             def texts() -> Iterator[str]:
                 for number, passage in enumerate(self.passages, 1):
@@ -252,29 +251,11 @@ def _cached(content: str, passages: Callable[[], Iterable[Document]], k1: float,
     check_number("b", b, least=0, most=1)
 
     def build(folder: Path) -> None:
-        with _progress(f"building the search index, which is kept in {folder.parent}") as progress:
+        with show_progress(f"building the search index, which is kept in {folder.parent}") as progress:
             build_folder(passages(), folder, k1=k1, b=b, restart=True, progress=progress)
 
     key = text_hash(repr((content, k1, b, Bm25Manifest.FORMAT, package_version())))
-    return cached_index(key, lambda folder: read_manifest(folder, Bm25Manifest), build, _waiting)
-
-
-def _waiting() -> None:
-    with _progress("waiting for another process that is building the same search index"):
-        pass
-
-
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show on standard error what is being built, and how far it is."""
-    from rich.console import Console
-
-    from ...progress import stage_bars
-
-    console = Console(stderr=True)
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
-    with stage_bars(console) as progress:
-        yield progress
+    return cached_index(key, lambda folder: read_manifest(folder, Bm25Manifest), build)
 
 
 def _paragraphs_of(dataset: Dataset) -> Sequence[Document]:

@@ -17,18 +17,17 @@ import numpy as np
 from ...bounded_cache import BoundedCache
 from ...checks import check_whole_number
 from ...errors import ConfigError
-from ...identity import file_hash
 from ...llm.backend import model_identity
 from ...types import Dataset, Document, SearchRequest, SearchResult, full_text
 from ..base import BatchedEngine, check_mask, check_size, results_of
 from ..corpus.passages import CACHED_QUERIES
-from ..indexes.folder import MANIFEST_FILE
 from ..noise import check_drawn, mix_slots, sample_negatives, seeded_orders
 from ..ranking import SCALE, Ranking
 from ..registry import forwards
 from .encoders import Encoder, Reranker
 from .index import embed_queries
 from .parts import Parts, RankedToTheEnd, open_parts
+from .source import find_source
 
 
 class DenseEngine(BatchedEngine):
@@ -45,9 +44,10 @@ class DenseEngine(BatchedEngine):
     passage below rank `rerank_from`, which the reranker did not score.
 
     Args:
-        folder: the folder of the index.
-        encoder: an encoder, its path or its name; None loads the one named in the index. It must be the encoder that
-            the index was built with.
+        index: the folder of the index; or Search-R1's `e5_Flat.index`, or a folder that holds it and its corpus.
+        corpus: Search-R1's corpus, if `index` is its index file: JSON lines with `id` and `contents`, unpacked.
+        encoder: an encoder, its path or its name; None loads the one named in the index (E5 for that of Search-R1). It
+            must be the encoder that the index was built with.
         reranker: a reranker, or the path or name of a cross-encoder; None means no reranking.
         rerank_from: number of top ranks that are reranked, at least `top_k`.
         pool: number of ranks below `top_k` from which noisy documents are drawn; at least 1.
@@ -57,15 +57,17 @@ class DenseEngine(BatchedEngine):
         cached_queries: number of queries for which the ranking is cached; 0 turns the cache off.
 
     Raises:
-        ConfigError: an option is invalid, or the encoder is not the one that the index was built with.
+        ConfigError: an option is invalid, the encoder is not the one that the index was built with, or Search-R1's two
+            files do not belong together.
         DataError: the index is missing or damaged.
         MissingExtraError: faiss or sentence-transformers is not installed.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        index: str | Path,
         *,
+        corpus: str | Path | None = None,
         encoder: str | Encoder | None = None,
         reranker: str | Reranker | None = None,
         rerank_from: int = 50,
@@ -79,7 +81,7 @@ class DenseEngine(BatchedEngine):
         counts = {"pool": pool, "rerank_from": rerank_from, "ef_search": ef_search, "nprobe": nprobe or 1}
         for name, value in counts.items():
             check_whole_number(name, value)
-        self._folder = Path(folder).expanduser().resolve()
+        self._source = find_source(index, corpus)
         self._encoder, self._reranker, self._device = encoder, reranker, device
         self._rerank_from = rerank_from
         self._pool = pool
@@ -101,11 +103,10 @@ class DenseEngine(BatchedEngine):
             raise ConfigError(f"rerank_from={self._rerank_from} must be at least top_k={top_k}")
 
     def identity(self) -> Mapping[str, str]:
-        """The index by its manifest, which holds the hashes of its files, and models by name; see `EngineParts`."""
+        """The index by its content, and models by name; see `EngineParts`."""
         models = [part for part in (self._encoder, self._reranker) if isinstance(part, str)]
-        return {f"the index {self._folder.name}": file_hash(self._folder / MANIFEST_FILE)} | {
-            f"the model {model}": model_identity(model) for model in models
-        }
+        named = {f"the model {model}": model_identity(model) for model in models}
+        return self._source.identity(self._open().index) | named
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order.
@@ -149,7 +150,7 @@ class DenseEngine(BatchedEngine):
         with self._opening:
             if self._parts is None:
                 self._check_open()
-                self._parts = open_parts(self._folder, self._encoder, self._reranker, self._device, self._tuning)
+                self._parts = open_parts(self._source, self._encoder, self._reranker, self._device, self._tuning)
             return self._parts
 
     def _rank(self, requests: Sequence[SearchRequest]) -> list[Ranking]:
@@ -217,9 +218,9 @@ def dense_engine(argument: str, dataset: Dataset | None, *, index: str | None = 
     """Build the engine for `"dense:INDEX"`. Engines over the same index share the index and the models.
 
     Args:
-        argument: the folder of the index.
+        argument: as `index` of `DenseEngine`.
         dataset: not used; the index holds its own passages.
-        index: the folder of the index; a named alternative to `argument`.
+        index: a named alternative to `argument`.
         **options: the options of `DenseEngine`.
 
     Raises:
@@ -228,10 +229,10 @@ def dense_engine(argument: str, dataset: Dataset | None, *, index: str | None = 
     """
     if argument and index:
         raise ConfigError(f"the index was given twice: {argument!r} and index={index!r}")
-    folder = argument or index
-    if not folder:
+    place = argument or index
+    if not place:
         raise ConfigError(
             'the engine "dense" needs an index: "dense:FOLDER". `zerosearch index build dense --corpus FILE '
             "--encoder MODEL --output FOLDER` makes one."
         )
-    return DenseEngine(folder, **options)
+    return DenseEngine(place, **options)

@@ -13,17 +13,16 @@ depends on the query's vector alone:
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, DataError, require, sentence
-from ..indexes.folder import read_manifest
+from ...errors import require
 from ..indexes.passage_store import PassageStore
 from ..ranking import SCALE, Ranking
-from .encoders import Encoder, Vectors, fingerprint, probe, same_probe
-from .manifest import FAISS_FILE, DenseManifest
+from .encoders import Encoder, Vectors
+from .manifest import DenseManifest
 
 _SCAN = 8192
 """Vectors scored per step when all vectors are scored."""
@@ -33,23 +32,6 @@ _MATRIX_FROM = 20
 """Number of queries from which an exact search uses matrix products; the default of faiss for many years."""
 _DEEPEST = 2048
 """Once faiss was asked for this many passages and the cut is still a near tie, every vector is scored."""
-
-
-def check_encoder(manifest: DenseManifest, encoder: Encoder, folder: Path) -> None:
-    """Check that an encoder is the one that an index was built with, by comparing embeddings of the probe sentences.
-
-    Raises:
-        ConfigError: the encoders differ; the message names both.
-    """
-    numbers = probe(encoder)
-    if same_probe(numbers, np.asarray(manifest.probes, dtype=np.float64)):
-        return
-    changed = " (its files have changed since)" if encoder.name == manifest.encoder else ""
-    raise ConfigError(
-        f"the index {folder} was built with the encoder {manifest.encoder!r} (fingerprint "
-        f"{manifest.encoder_fingerprint}), but {encoder.name!r} (fingerprint {fingerprint(numbers)}) is another "
-        f"one{changed}. Pass the right encoder with encoder=, or build the index again with this one."
-    )
 
 
 def embed_queries(manifest: DenseManifest, encoder: Encoder, queries: list[str]) -> Vectors:
@@ -67,38 +49,27 @@ def scaled(vectors: Vectors, normalize: bool) -> Vectors:
 
 
 class DenseIndex:
-    """An index opened for searching.
+    """An index opened for searching; `source.py` opens one.
 
     Args:
-        folder: the folder written by `build_index`.
+        manifest: what the index is.
+        vectors: the index in faiss.
+        passages: the passage of each vector.
         ef_search: number of candidates that an HNSW search keeps; raised to the number of passages requested.
         nprobe: number of lists that an IVF search reads; None means an eighth of all lists, at least 16.
-
-    Raises:
-        DataError: the index is missing or damaged.
-        MissingExtraError: faiss is not installed.
     """
 
-    def __init__(self, folder: Path, *, ef_search: int = 128, nprobe: int | None = None) -> None:
-        self.folder = folder
-        self.manifest = read_manifest(folder, DenseManifest)
-        self.passages = PassageStore(folder)
+    def __init__(
+        self,
+        manifest: DenseManifest,
+        vectors: Any,  # Any: faiss has no types
+        passages: PassageStore,
+        *,
+        ef_search: int = 128,
+        nprobe: int | None = None,
+    ) -> None:
+        self.manifest, self.vectors, self.passages = manifest, vectors, passages
         self._faiss = require("faiss")
-        try:
-            # Memory-mapped: processes share the pages, and a large index opens instantly.
-            self._index = self._faiss.read_index(str(folder / FAISS_FILE), self._faiss.IO_FLAG_MMAP_IFC)
-        except (RuntimeError, MemoryError) as cause:  # A damaged size field can request too much memory.
-            reason = str(cause).rpartition("Error: ")[2]
-            raise DataError(
-                f"{folder / FAISS_FILE} cannot be read: {sentence(reason)} Build the index again."
-            ) from cause
-        found = (self._index.ntotal, self._index.d, len(self.passages))
-        if found != (self.manifest.passages, self.manifest.dimension, self.manifest.passages):
-            raise DataError(
-                f"{folder}: index.json promises {self.manifest.passages} passages with vectors of "
-                f"{self.manifest.dimension} numbers; found {found[0]} vectors of {found[1]} numbers and {found[2]} "
-                "passages. Build the index again."
-            )
         # Number of queries from which faiss uses matrix products in an exact search. Recent releases set it so high
         # that a batch of 64 queries is processed one by one, which measured five times slower. The setting applies to
         # the whole process and changes only the speed.
@@ -136,7 +107,7 @@ class DenseIndex:
         scores = np.empty(size, dtype=np.int64)
         for start in range(0, size, _SCAN):
             count = min(_SCAN, size - start)
-            scores[start : start + count] = _scores(self._index.reconstruct_n(start, count), query)
+            scores[start : start + count] = _scores(self.vectors.reconstruct_n(start, count), query)
         if depth < size:
             least = np.partition(scores, size - depth)[size - depth]
             ids = np.flatnonzero(scores >= least)
@@ -147,7 +118,7 @@ class DenseIndex:
 
     def _propose(self, queries: Vectors, count: int) -> NDArray[np.int64]:
         """Positions of passages found by faiss, shape (queries, count); padded with -1."""
-        faiss, index, kind = self._faiss, self._index, self.manifest.kind
+        faiss, index, kind = self._faiss, self.vectors, self.manifest.kind
         if kind == "hnsw":
             options = faiss.SearchParametersHNSW(efSearch=max(self._ef_search, count))
             return np.asarray(index.search(queries, count, params=options)[1])
@@ -161,7 +132,7 @@ class DenseIndex:
 
     def _scored(self, query: Vectors, ids: NDArray[np.int64]) -> Ranking:
         ids = np.sort(ids[ids >= 0])
-        scores = _scores(self._index.reconstruct_batch(ids), query) if len(ids) else np.zeros(0, np.int64)
+        scores = _scores(self.vectors.reconstruct_batch(ids), query) if len(ids) else np.zeros(0, np.int64)
         best = np.argsort(-scores, kind="stable")
         return Ranking(ids[best], scores[best])
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from pathlib import Path
 
 import numpy as np
 
 from ...types import Options
-from ..indexes.folder import read_manifest
 from ..noise import MAX_EXAMINED
 from ..ranking import Ranking
 from .encoders import CrossEncoderReranker, Encoder, Reranker, SentenceEncoder
-from .index import DenseIndex, check_encoder, embed_queries
-from .manifest import DenseManifest
+from .index import DenseIndex, embed_queries
+from .source import IndexSource
 
 
 class Parts:
@@ -48,24 +46,22 @@ _SHARED_LOCK = threading.Lock()
 
 
 def open_parts(
-    folder: Path,
+    source: IndexSource,
     encoder: str | Encoder | None,
     reranker: str | Reranker | None,
     device: str | None,
     tuning: Options,
 ) -> Parts:
     """Load and check index, encoder and reranker. Open engines with equal descriptions share them."""
-    manifest = read_manifest(folder, DenseManifest)
-    chosen = manifest.encoder if encoder is None else encoder
-    stamp = tuple(sorted((name, str(entry)) for name, entry in manifest.files.items()))
+    chosen = source.encoder() if encoder is None else encoder
     named = isinstance(chosen, str) and (reranker is None or isinstance(reranker, str))
-    key = (folder, stamp, chosen, reranker, device, *tuning.items())
+    key = (*source.stamp(), chosen, reranker, device, *tuning.items())
     with _SHARED_LOCK:
         parts = _SHARED.get(key) if named else None
         if parts is None:
-            index = DenseIndex(folder, **tuning)
+            index = source.open(**tuning)
             network = SentenceEncoder(chosen, device=device) if isinstance(chosen, str) else chosen
-            check_encoder(index.manifest, network, folder)
+            source.check_encoder(index, network)
             judge = CrossEncoderReranker(reranker, device=device) if isinstance(reranker, str) else reranker
             parts = Parts(index, network, judge)
             if named:

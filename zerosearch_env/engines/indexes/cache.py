@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,7 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("zerosearch-env", appauthor=False))
 
 
-def cached_index(
-    key: str, check: Callable[[Path], object], build: Callable[[Path], object], waiting: Callable[[], None]
-) -> Path | None:
+def cached_index(key: str, check: Callable[[Path], object], build: Callable[[Path], object]) -> Path | None:
     """The folder of an index in the cache, which is built first if it is not there.
 
     If another process is building the same index, this one waits for it.
@@ -66,7 +64,6 @@ def cached_index(
         key: a name for what the index is built from, such as a hash.
         check: called with the folder; raises `DataError` if it holds no index or a damaged one.
         build: called with the folder; writes the index.
-        waiting: called once before waiting for another process.
 
     Returns:
         The folder; None, after a warning, if the cache folder cannot be written.
@@ -75,7 +72,7 @@ def cached_index(
     folder = entry / "index"
     try:
         if not _is_good(folder, check):
-            with _BUILDING, locked(entry, waiting=waiting):
+            with _BUILDING, locked(entry, waiting=_waiting):
                 if not _is_good(folder, check):
                     shutil.rmtree(folder, ignore_errors=True)
                     build(folder)
@@ -86,6 +83,24 @@ def cached_index(
     with contextlib.suppress(OSError):
         os.utime(entry)
     return folder
+
+
+@contextlib.contextmanager
+def show_progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show on standard error what is being built, and how far it is: yields `progress(stage, done, total)`."""
+    from rich.console import Console
+
+    from ...progress import stage_bars
+
+    console = Console(stderr=True)
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    with stage_bars(console) as progress:
+        yield progress
+
+
+def _waiting() -> None:
+    with show_progress("waiting for another process that is building the same search index"):
+        pass
 
 
 def _is_good(folder: Path, check: Callable[[Path], object]) -> bool:

@@ -1,7 +1,8 @@
 """Passages on disk: a JSON lines file and the byte offset of each line, both memory-mapped and read on access.
 
 A store with a million passages opens instantly and uses no extra memory; processes that read the same store share its
-pages.
+pages. The file is one that `write_passages` has written, or any with rows in Search-R1's form, whose offsets
+`write_offsets` finds.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, overload
 import numpy as np
 
 from ...bounded_cache import BoundedCache
+from ...datasets.files.passages import split_contents
 from ...errors import DataError, sentence
-from ...types import Document
+from ...types import Document, JsonObject
 
 PASSAGES_FILE = "passages.jsonl"
 OFFSETS_FILE = "offsets.npy"
@@ -25,6 +27,8 @@ _LATEST = 64
 """Number of passages that are kept: a noisy search looks at each passage that it returns twice."""
 _BLOCK = 4096
 """Passages between two progress reports."""
+_READ_BYTES = 1 << 24
+"""Bytes read at once from a file whose lines are looked for."""
 
 
 def write_passages(
@@ -54,6 +58,30 @@ def write_passages(
     return len(starts) - 1
 
 
+def write_offsets(
+    folder: Path,
+    file: Path,
+    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+) -> None:
+    """Find the lines of a file and write their offsets into an existing folder; `PassageStore` then reads the file.
+
+    Args:
+        folder: where to write.
+        file: a file with one passage per line.
+        progress: called as `progress("reading", bytes, total bytes)` after every few million bytes.
+    """
+    starts, end, size = array("q", [0]), 0, file.stat().st_size
+    with file.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            found = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + (end + 1)
+            starts.frombytes(found.astype(np.int64).tobytes())
+            end += len(block)
+            progress("reading", end, size)
+    if starts[-1] != end:  # the last line has no end
+        starts.append(end)
+    np.save(folder / OFFSETS_FILE, np.frombuffer(starts, dtype=np.int64))
+
+
 def _line(passage: Document) -> bytes:
     row = {"id": passage.source, "title": passage.title, "text": passage.text}
     try:
@@ -66,21 +94,24 @@ class PassageStore(Sequence[Document]):
     """The passages of a folder, read from disk on access.
 
     Args:
-        folder: the folder written by `write_passages`.
+        folder: the folder written by `write_passages` or `write_offsets`.
+        file: the file with the passages, if it is outside the folder.
 
     Raises:
         DataError: a file is missing, or the two files do not match.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / PASSAGES_FILE
+    def __init__(self, folder: Path, file: Path | None = None) -> None:
+        self._source = folder, file
+        self._path = file or folder / PASSAGES_FILE
+        self._remedy = "Build the index again." if file is None else 'Expected {"id": ..., "contents": ...}.'
         try:
             self._starts = np.asarray(np.load(folder / OFFSETS_FILE, mmap_mode="r", allow_pickle=False))
-            with self._path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with self._path.open("rb") as stream:
+                self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, EOFError) as cause:
             raise DataError(
-                f"the passages in {folder} cannot be read: {sentence(cause)} Build the index again."
+                f"the passages in {self._path.parent} cannot be read: {sentence(cause)} {self._remedy}"
             ) from cause
         self._latest: BoundedCache[int, Document] = BoundedCache(_LATEST)
         if self._starts.ndim != 1 or len(self._starts) < 2 or int(self._starts[-1]) != len(self._bytes):
@@ -115,12 +146,9 @@ class PassageStore(Sequence[Document]):
 
     def _read(self, position: int, line: bytes) -> Document:
         try:
-            row = json.loads(str(line, "utf-8"))
-            return Document(row["title"], row["text"], row["id"])
-        except (ValueError, KeyError, TypeError) as cause:
-            raise DataError(
-                f"{self._path}, row {position + 1} is damaged: {sentence(cause)} Build the index again."
-            ) from cause
+            return _document(json.loads(str(line, "utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise DataError(f"{self._path}, row {position + 1} is damaged: {sentence(cause)} {self._remedy}") from cause
 
     def __iter__(self) -> Iterator[Document]:
         return self.stream()
@@ -137,5 +165,11 @@ class PassageStore(Sequence[Document]):
                 yield self._read(position, file.readline())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the folder only; a copy maps the same files."""
-        return type(self), (self._path.parent,)
+        """Pickle the places of the files only; a copy maps the same files."""
+        return type(self), self._source
+
+
+def _document(row: JsonObject) -> Document:
+    if "contents" in row:
+        return Document(*split_contents(row["contents"]), str(row["id"]))
+    return Document(row["title"], row["text"], row["id"])
