@@ -75,7 +75,9 @@ class Opened:
     """Memory added by opening."""
     first_query_ms: float
     searched_mb: float
-    """Memory added by opening and all queries; most of it are mapped pages, which the system can take back."""
+    """Memory added by opening and all queries."""
+    own_mb: float
+    """The part of it that is not mapped pages of files, which the system can take back."""
 
 
 def recombined(data: Path, passages: int, *, seed: int = 0) -> Iterator[dict[str, str]]:
@@ -104,7 +106,11 @@ def recombined(data: Path, passages: int, *, seed: int = 0) -> Iterator[dict[str
 
 
 def memory_mb(field: str = "VmRSS") -> float:
-    """The memory of this process from Linux, in megabytes; `"VmHWM"` is its peak, `"VmRSS"` what it has now."""
+    """The memory of this process from Linux, in megabytes.
+
+    Args:
+        field: `"VmRSS"` is what it has now, `"RssAnon"` the part of it that is not pages of files, `"VmHWM"` the peak.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -124,7 +130,7 @@ def open_and_search(library: Library, folder: Path, requests: Sequence[SearchReq
     """Open an index in this process and search."""
     if library.name in EXTRAS:
         require(library.name)
-    before = memory_mb()
+    before, own = memory_mb(), memory_mb("RssAnon")
     began = time.perf_counter()
     search = library.open(folder, requests)
     opened = time.perf_counter()
@@ -133,7 +139,8 @@ def open_and_search(library: Library, folder: Path, requests: Sequence[SearchReq
     search(0, 1)
     first = time.perf_counter() - began_search
     search(1, len(requests))
-    numbers = (before, opened - began, after - before, first * 1e3, memory_mb() - before)
+    added = memory_mb() - before, memory_mb("RssAnon") - own
+    numbers = (before, opened - began, after - before, first * 1e3, *added)
     return Opened(*(round(number, 3) for number in numbers))
 
 

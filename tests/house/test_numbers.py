@@ -92,10 +92,12 @@ def speed() -> Iterator[str]:
             yield f"| {what} | {step[case]['median']:.0f} µs | {times} | {ratios} |"
     scale = record("corpus-scale")["sizes"] if (RESULTS / "corpus-scale.json").is_file() else []
     for entry in scale:
-        rate = {kind: rounded(entry["queries_per_cpu_s"][kind]) for kind in (OURS, PLAIN)}
+        rate = {kind: rounded(per_second) for kind, per_second in entry["queries_per_cpu_s"].items()}
+        measured = [(title, case, ratio) for title, case, ratio in SEARCH_PEERS if case in rate]
         yield (
             f"| corpus engine, {entry['passages']:,} passages of recombined real text | {rate[OURS]} queries/s "
-            f"| bm25s: {rate[PLAIN]} | {entry['times_bm25s']:.1f}x |"
+            f"| {', '.join(f'{title}: {rate[case]}' for title, case, _ in measured)} "
+            f"| {', '.join(f'{entry[ratio]:.1f}x' for _, _, ratio in measured)} |"
         )
     texts = record("world-generation")["passages_per_cpu_second"]["6,000 passages"]
     yield f"| synthetic world, texts | {rounded(texts)} passages/s | | |"
@@ -122,7 +124,8 @@ def speed() -> Iterator[str]:
     yield f"| {rollouts['ours / lower bound']:.2f} | lock-step: {lock_step:.2f} | {rollouts['lock-step / ours']:.1f}x |"
 
 
-OURS, PLAIN = "corpus engine, useful", "bm25s retrieve"
+OURS = "corpus engine, useful"
+SEARCH_PEERS = ("bm25s", "bm25s retrieve", "times_bm25s"), ("Tantivy", "Tantivy search", "times_tantivy")
 
 
 def readme() -> Iterator[str]:
