@@ -209,8 +209,8 @@ class Step:
     documents: tuple[Document, ...] = ()
     noisy: bool | tuple[bool, ...] | None = None
     """The noise flags of this turn's search; None if the turn was not a search."""
-    find_answer: Callable[[], bool] | None = field(default=None, compare=False, repr=False)
-    """Looks for a gold answer in the documents; None if the turn was not a search. See `answer_in_documents`."""
+    find_answer: Callable[[Sequence[Document]], bool] | None = field(default=None, compare=False, repr=False)
+    """Looks for a gold answer in documents; None if the turn was not a search. See `answer_in_documents`."""
     stop_reason: StopReason | None = None
     scores: Scores | None = None
     """Set exactly when `stop_reason` is set."""
@@ -232,7 +232,7 @@ class Step:
 
         Computed at each access, because it takes as long as the rest of the turn and few callers need it.
         """
-        return None if self.find_answer is None else self.find_answer()
+        return None if self.find_answer is None else self.find_answer(self.documents)
 
     @property
     def done(self) -> bool:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.protocols import INVALID, PROTOCOLS, ParsedAction, clean_query, defuse_tags, get_protocol
+from zerosearch_env.protocols.hygiene import visible
 from zerosearch_env.protocols.tags import last_boxed, scan_elements, without_thoughts
 from zerosearch_env.types import Document
 
@@ -575,3 +576,11 @@ def test_a_long_text_takes_linear_time(kind: str) -> None:
     block("hermes", Document(text[: LONG // 4], text[-LONG // 4 :]), query=text)
     # about a tenth of a second; anything quadratic takes minutes
     assert time.process_time() - start < 2.0
+
+
+@given(st.text(st.sampled_from("aZ <~\x00\n\t\x1f\x7f\x80\x9f\xa0é–\u200b\u200d\u2028\ufeff\ud800東\U000e0041")))
+@example("\x7f")
+@example("plain text")
+def test_what_is_shown_is_one_line_without_control_and_format_characters(text: str) -> None:
+    blank = re.sub("[\x00-\x1f\x7f-\x9f\u2028\ud800]+", " ", text)
+    assert visible(text) == re.sub("[\u200b\ufeff\U000e0041]", "", blank)

@@ -149,7 +149,7 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         info["searches"] = scores.searches
         if step.error is not None:
             info["error"] = step.error
-    return info if step.find_answer is None else LateInfo(info, step.find_answer)
+    return info if step.find_answer is None else LateInfo(info, partial(step.find_answer, step.documents))
 
 
 def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step], unset: NoDraw = False) -> Infos:

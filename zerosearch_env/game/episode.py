@@ -20,6 +20,7 @@ searches return, and with the same seed a higher noise level gives a superset of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from operator import index
 from typing import get_args
@@ -30,6 +31,7 @@ from ..protocols.tags import answer_action, query_action
 from ..randomness import split, uniform2
 from ..types import (
     ActionKind,
+    Document,
     Question,
     Scores,
     SearchRequest,
@@ -45,6 +47,10 @@ from .rules import Rules
 from .unicode_scores import unicode_score
 
 
+def _state_answer(answers: Sequence[str], documents: Sequence[Document]) -> bool:
+    return documents_contain_answer(documents, answers)
+
+
 class Episode:
     """One question played by one policy. The module's docstring shows how to use it.
 
@@ -58,7 +64,18 @@ class Episode:
         stop_reason: why the episode ended; None while it is running.
     """
 
-    __slots__ = ("_pending", "_turns", "noise_level", "prompt", "question", "rules", "searches", "seed", "stop_reason")
+    __slots__ = (
+        "_find_answer",
+        "_pending",
+        "_turns",
+        "noise_level",
+        "prompt",
+        "question",
+        "rules",
+        "searches",
+        "seed",
+        "stop_reason",
+    )
 
     def __init__(self, question: Question, rules: Rules, *, noise_level: float = 0.0, seed: int = 0) -> None:
         """Start an episode.
@@ -76,6 +93,7 @@ class Episode:
         self.prompt = question.text.join(rules.prompt_pieces)
         self.searches = 0
         self.stop_reason: StopReason | None = None
+        self._find_answer = partial(_state_answer, question.answers)
         self._turns: list[tuple[str, Step, int | None]] = []
         self._pending: tuple[str, SearchRequest, int | None] | None = None
 
@@ -200,7 +218,7 @@ class Episode:
             request.query,
             documents,
             request.noisy,
-            partial(documents_contain_answer, documents, request.answers),
+            self._find_answer,
         )
         self._turns.append((action_text, step, end))
         return step

@@ -62,7 +62,7 @@ def render_block(
             line(
                 number,
                 document.title if document.title.isprintable() else visible(document.title),
-                document.text if document.text.isprintable() else visible(document.text),
+                visible(document.text),
             )
             for number, document in enumerate(documents, 1)
         ]

@@ -22,12 +22,14 @@ _ANY_TAG = re.compile(r"<\s{0,8}/?\s{0,8}[A-Za-z|\uff5c][^<>]{0,64}>")
 # (zero-width space, bidirectional overrides, byte-order mark, tag characters) are removed, except the joiners U+200C
 # and U+200D, which some scripts need.
 _BLANK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _INVISIBLE = re.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]+")
 
 
 def visible(text: str) -> str:
     """Replace control characters and lone surrogates by blanks and remove invisible format characters."""
-    if text.isprintable():
+    # Deleting what is printable from an ASCII text takes a third of the time of `isprintable`.
+    if not text.encode().translate(None, _PRINTABLE) if text.isascii() else text.isprintable():
         return text
     return _INVISIBLE.sub("", _BLANK.sub(" ", text))
 
