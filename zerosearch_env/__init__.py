@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from .errors import EpisodeError as EpisodeError
     from .errors import MissingExtraError as MissingExtraError
     from .errors import QuotaError as QuotaError
+    from .errors import UnjudgedError as UnjudgedError
     from .errors import ZeroSearchError as ZeroSearchError
     from .game.episode import Episode as Episode
     from .game.noise import get_schedule as get_schedule
-    from .game.rewards import get_reward as get_reward
+    from .game.reward_registry import get_reward as get_reward
     from .game.rules import Rules as Rules
     from .game.rules import make_rules as make_rules
     from .protocols import PROTOCOLS as PROTOCOLS
@@ -84,10 +85,10 @@ _NAMES = {
     "game.episode": "Episode",
     "game.rules": "Rules make_rules",
     "errors": "CheckpointError ConfigError DataError EngineError EpisodeError MissingExtraError "
-    "QuotaError ZeroSearchError",
+    "QuotaError UnjudgedError ZeroSearchError",
     "game.noise": "get_schedule",
     "protocols": "PROTOCOLS ParsedAction Protocol get_protocol register_protocol",
-    "game.rewards": "get_reward",
+    "game.reward_registry": "get_reward",
     "envs.spaces": "UnicodeText",
     "records.transcripts": "TranscriptWriter read_transcripts transcript_record",
     "types": "Dataset Document Paragraph Question Scores SearchRequest SearchResult Step StopReason Turn",

@@ -38,6 +38,14 @@ class EngineError(ZeroSearchError, RuntimeError):
         return str(self.args[0])
 
 
+class UnjudgedError(ZeroSearchError, RuntimeError):
+    """A reward or score has no value for an episode, for example because a judge gave no verdict.
+
+    As a score it is missing and takes part in no mean. As the reward it ends the episode as a failed search does, so
+    that nothing is learned from it.
+    """
+
+
 class QuotaError(EngineError):
     """The request budget or the quota of a paid account is used up; every search fails until it is raised."""
 

@@ -80,15 +80,27 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
         ConfigError: see `load_callable`; or the instance cannot be made or is not callable.
     """
     target = load_callable(spec, what)
-    if not inspect.isclass(target):
-        return target
+    return instantiate(target, f"{what} {spec!r}") if inspect.isclass(target) else target
+
+
+# Any: whoever calls the object knows its type
+def instantiate(kind: Callable[..., Any], where: str) -> Callable[..., Any]:
+    """A callable instance of a class, made without arguments.
+
+    Args:
+        kind: the class.
+        where: what it is, for the error messages, for example "reward 'parts.py:Reward'".
+
+    Raises:
+        ConfigError: the instance cannot be made or is not callable.
+    """
     try:
-        instance = target()
+        instance = kind()
     except (Exception, SystemExit) as cause:
-        raise ConfigError(f"{what} {spec!r}: it could not be instantiated: {_cause(cause)}") from cause
+        raise ConfigError(f"{where}: it could not be instantiated: {_cause(cause)}") from cause
     if not callable(instance):
-        raise ConfigError(f"{what} {spec!r}: an instance of the class is not callable; define __call__")
-    return instance
+        raise ConfigError(f"{where}: an instance of the class is not callable; define __call__")
+    return instance  # type: ignore[no-any-return]
 
 
 def code_identity(descriptions: Iterable[object]) -> dict[str, str]:

@@ -193,6 +193,8 @@ class Scores:
     searches: int
     em_unicode: float = 0.0
     f1_unicode: float = 0.0
+    extra: tuple[tuple[str, float | None], ...] = ()
+    """Name and value of each additional score (`Rules.scores`); None if it has no value (`UnjudgedError`)."""
 
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top

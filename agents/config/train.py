@@ -62,8 +62,10 @@ class EnvironmentConfig:
     top_k: int = 5
     """Documents per search."""
     reward: str = "em"
-    """Reward of an episode: "em", "f1", "subem", "em_unicode" or "f1_unicode", each in [0, 1], or your own
-    file.py:function."""
+    """Reward of an episode: "em", "f1", "subem" or another name of docs/rewards.md, an LLM's verdict as
+    judge:openai:URL[#MODEL], or your own file.py:function."""
+    scores: tuple[str, ...] = ()
+    """Additional scores for metrics and transcripts, each given like `reward`."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
 
@@ -280,6 +282,7 @@ def with_algorithm(config: TrainConfig, name: str) -> TrainConfig:
 CODE_FIELDS: Mapping[str, Callable[[str], bool]] = {
     "environment.search_engine": loads_code,
     "environment.reward": names_code,
+    "environment.scores": names_code,
     "curriculum.schedule": names_code,
 }
 """Fields that may name code to load, if the user typed it, each with the function that recognises it."""
@@ -317,14 +320,23 @@ def parse_config(text: str, where: str = "configuration", *, typed: Collection[s
     assert isinstance(result, TrainConfig)
     if typed is not None:
         given = flatten_config(result)
-        code = {name: given[name] for name, is_code in CODE_FIELDS.items() if is_code(given[name])}
-        if code := {name: value for name, value in code.items() if value not in typed}:
-            options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in code.items()]
+        found = [(name, value) for name in CODE_FIELDS for value in _values(given[name])]
+        code: dict[str, list[str]] = {}
+        for name, value in found:
+            if CODE_FIELDS[name](value) and value not in typed:
+                code.setdefault(name, []).append(value)
+        if code:
+            options = [f"--{name.replace('_', '-')} {shlex.join(values)}" for name, values in code.items()]
             raise ConfigError(
                 f"{where}: {', '.join(code)} names code, and code is only loaded if you type its name. If you trust "
                 f"it, add: {' '.join(options)}"
             )
     return result
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of a field that holds one or several."""
+    return value if isinstance(value, list) else [value]
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -73,6 +73,9 @@ class EvalConfig(PlayConfig):
     """Delete the results of earlier runs in the output folder."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
+    scores: tuple[str, ...] = ()
+    """Additional scores: names such as zerosearch_em or r1_searcher_cover_em (docs/rewards.md), an LLM's verdict as
+    judge:openai:URL[#MODEL], or your own file.py:function."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +116,11 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     levels = tuple(check_level(level) for level in config.noise)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     rules = make_rules(
-        protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k, noise_unit=config.noise_unit
+        protocol=config.protocol,
+        max_turns=config.max_turns,
+        top_k=config.top_k,
+        noise_unit=config.noise_unit,
+        scores=config.scores,
     )
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
@@ -132,7 +139,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             config.output,
             _settings(config, len(items)),
             player_identities(players, config.agent_tag),
-            contents=dataset_identity(dataset, [item.question for item in items]) | code_identity([config.protocol]),
+            contents=dataset_identity(dataset, [item.question for item in items])
+            | code_identity([config.protocol, *config.scores]),
             engines={name: engine_identity(engine, specs[name]) for name, engine in engines.items()},
             planned=itertools.product([player.name for player in players], engines, levels),
         )
@@ -179,4 +187,4 @@ def _count(number: int, what: str) -> str:
 def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:
     """The settings that an earlier run must share for its cells to be reused."""
     eval_settings = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
-    return {**config.play_settings(), **eval_settings, "questions": questions}
+    return {**config.play_settings(), **eval_settings, "questions": questions, "scores": list(config.scores)}

@@ -13,7 +13,7 @@ from rich.text import Text
 from zerosearch_env.privacy import redact
 from zerosearch_env.progress import ProgressBar
 
-from .results import Cell, CellKey, Evaluation
+from .results import JUDGE, Cell, CellKey, Evaluation, Summary
 from .statistics import Interval
 
 
@@ -140,6 +140,12 @@ def _behaviour(evaluation: Evaluation) -> Group:
         "subEM": [share(row.subem.mean) for row in rows],
         "EM*": [share(row.em_unicode.mean) for row in rows],
         "F1*": [share(row.f1_unicode.mean) for row in rows],
+        **{
+            name: [_additional(row, name) for row in rows]
+            for name in dict.fromkeys(n for row in rows for n in row.extra)
+        },
+        "judge=EM": ["-" if row.agreement is None else share(row.agreement.share.mean) for row in rows],
+        "unjudged": [str(row.without_value.get(JUDGE, 0)) for row in rows],
         "searches": ["-" if math.isnan(row.searches.mean) else f"{row.searches.mean:.2f}" for row in rows],
         "invalid": [share(row.invalid_rate) for row in rows],
         "noisy": [share(row.realised_noise) for row in rows],
@@ -153,8 +159,13 @@ def _behaviour(evaluation: Evaluation) -> Group:
     if all((row.em_unicode, row.f1_unicode) == (row.em, row.f1) for row in rows):
         del columns["EM*"], columns["F1*"]
         shown = "F1, subEM"
-    if set(columns["failed"]) <= {"0"}:
-        del columns["failed"]
+    for optional in ("failed", "unjudged"):
+        if set(columns[optional]) <= {"0"}:
+            del columns[optional]
+    if all(row.agreement is None for row in rows):
+        del columns["judge=EM"]
+    else:
+        shown += ", agreement of the judge with EM"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         label = name == "agent"
@@ -168,6 +179,10 @@ def _behaviour(evaluation: Evaluation) -> Group:
             shown_heading = heading
         table.add_row(*line)
     return _titled(f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %", table)
+
+
+def _additional(summary: Summary, name: str) -> str:
+    return share(summary.extra[name].mean) if name in summary.extra else "-"
 
 
 def print_failures(cells: Sequence[Cell], console: Console) -> None:
@@ -205,6 +220,7 @@ class EvaluationDisplay(ProgressBar):
             f"EM {percent(s.em)} %",
             *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
             *(f"{name} {100 * cell.summary(data_source=name).em.mean:.0f} %" for name in cell.data_sources),
+            *(f"{name} {share(interval.mean)} %" for name, interval in s.extra.items()),
             f"{s.searches.mean:.2f} searches" if s.searches.n else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             f"{s.agent_failures} agent failures" if s.agent_failures else "",

@@ -27,6 +27,8 @@ from ..runs.output import RESULTS_FILE
 from .statistics import EMPTY, Interval, Kind, mean_interval, paired_difference
 
 SCHEMA_VERSION = 2
+JUDGE = "judge"
+"""Name of the judge's verdict among the additional scores."""
 METRICS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("em", "subem", "em_unicode"), "binary"),
@@ -34,6 +36,11 @@ KINDS: Mapping[str, Kind] = {
     "searches": "count",
 }
 """The kind of each metric, which chooses its interval."""
+_EXTRA_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("zerosearch_em", "r1_searcher_em", "r1_searcher_cover_em", "deepresearcher_em", JUDGE), "binary"),
+    **dict.fromkeys(("research_f1", "r1_searcher_f1", "deepresearcher_f1"), "graded"),
+}
+"""The kind of additional scores; one that is not listed may have any range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,21 @@ class EpisodeResult:
     mean, and played again when the evaluation is continued."""
     data_source: str = ""
     """The data set that the question comes from (`Question.dataset`)."""
+    extra: Mapping[str, float | None] = field(default_factory=dict)
+    """Additional scores by name; None if one has no value."""
 
     @property
     def failed(self) -> bool:
         """True when a failure of the engine or of the agent's code ended the episode."""
         return StopReason(self.stop_reason).failed
 
+    def score(self, metric: str) -> float | None:
+        """One of `METRICS`, `"searches"`, or an additional score; None if it has no value."""
+        return getattr(self, metric) if metric in KINDS else self.extra.get(metric)  # type: ignore[no-any-return]
 
+
+_RECORDED = frozenset((*METRICS, "searches", "prediction", "reward"))
+"""Entries of a transcript's scores that are not additional scores."""
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))
 
 
@@ -102,9 +117,26 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             stop_reason=record["stop_reason"],
             error=record["error"],
             data_source=question["dataset"],
+            extra={name: value for name, value in scores.items() if name not in _RECORDED},
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often the judge and EM agree, over the episodes with a verdict."""
+
+    share: Interval
+    """Share of the episodes in which both say the same."""
+    judge_only: int
+    """Episodes that are right only by the judge."""
+    em_only: int
+    """Episodes that are right only by EM."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"share": self.share.as_dict(), "judge_only": self.judge_only, "em_only": self.em_only}
 
 
 @dataclass(frozen=True)
@@ -127,6 +159,12 @@ class Summary:
     """Episodes left out of the means because the engine failed."""
     agent_failures: int
     """Episodes left out of the means because the agent's code failed."""
+    extra: Mapping[str, Interval] = field(default_factory=dict)
+    """Additional scores by name, over the episodes in which the score has a value."""
+    without_value: Mapping[str, int] = field(default_factory=dict)
+    """Episodes left out of the mean of an additional score because it has no value (a judge gave no verdict)."""
+    agreement: Agreement | None = None
+    """How often the judge and EM agree; None without a judge."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
@@ -137,7 +175,29 @@ class Summary:
             "stop_reasons": dict(self.stop_reasons),
             "engine_failures": self.engine_failures,
             "agent_failures": self.agent_failures,
+            **({"extra": {name: interval.as_dict() for name, interval in self.extra.items()}} if self.extra else {}),
+            **({"without_value": dict(self.without_value)} if self.extra else {}),
+            **({"judge_agreement": self.agreement.as_dict()} if self.agreement else {}),
         }
+
+
+def _kind(metric: str) -> Kind:
+    return KINDS.get(metric) or _EXTRA_KINDS.get(metric, "count")
+
+
+def _agreement(episodes: Iterable[EpisodeResult]) -> Agreement:
+    pairs = [(verdict, episode.em) for episode in episodes if (verdict := episode.score(JUDGE)) is not None]
+    return Agreement(
+        mean_interval([float(verdict == em) for verdict, em in pairs], "binary"),
+        sum(verdict > em for verdict, em in pairs),
+        sum(verdict < em for verdict, em in pairs),
+    )
+
+
+def _row(result: EpisodeResult) -> dict[str, Any]:
+    """Plain JSON values, without additional scores if there are none."""
+    row = {name: getattr(result, name) for name in _COLUMNS}
+    return row | {"extra": dict(result.extra)} if result.extra else {k: v for k, v in row.items() if k != "extra"}
 
 
 class CellKey(NamedTuple):
@@ -220,6 +280,10 @@ class Cell:
         valid = [r for r in chosen if not r.failed]
         reasons = Counter(r.stop_reason for r in chosen)
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
+        extra: dict[str, list[float]] = {name: [] for r in chosen for name in r.extra}
+        for result in valid:
+            for name, value in result.extra.items():
+                extra[name] += [] if value is None else [value]
         return Summary(
             **{name: mean_interval([getattr(r, name) for r in valid], kind) for name, kind in KINDS.items()},
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
@@ -227,6 +291,9 @@ class Cell:
             stop_reasons=dict(sorted(reasons.items())),
             engine_failures=reasons[StopReason.ENGINE_ERROR],
             agent_failures=reasons[StopReason.AGENT_ERROR],
+            extra={name: mean_interval(values, _kind(name)) for name, values in extra.items()},
+            without_value={name: len(valid) - len(values) for name, values in extra.items()},
+            agreement=_agreement(valid) if JUDGE in extra else None,
         )
 
     @cached_property
@@ -245,7 +312,7 @@ class Cell:
             "seconds": self.seconds,
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
             "data_sources": {name: self.summary(data_source=name).as_dict() for name in self.data_sources},
-            "episodes": [{name: getattr(result, name) for name in _COLUMNS} for result in self.episodes],
+            "episodes": [_row(result) for result in self.episodes],
         }
 
     @classmethod
@@ -315,19 +382,16 @@ class Evaluation:
             second: name of the agent it is compared with.
             noise_level: the level at which they are compared.
             engine: engine name; None takes the first engine that has the cell.
-            metric: one of `METRICS`, or `"searches"`.
+            metric: one of `METRICS`, `"searches"`, or an additional score; episodes in which it has no value are left
+                out.
             group: `"1-hop"`, ...; None takes all questions.
         """
         a, b = self.find(first, noise_level, engine), self.find(second, noise_level, engine)
         if a is None or b is None:
             return EMPTY
-        left, right = ({r.index: r for r in c.episodes if not r.failed and group in (None, r.group)} for c in (a, b))
+        left, right = (_scores(cell, metric, group) for cell in (a, b))
         common = sorted(left.keys() & right.keys())
-        return paired_difference(
-            [getattr(left[i], metric) for i in common],
-            [getattr(right[i], metric) for i in common],
-            KINDS[metric],
-        )
+        return paired_difference([left[i] for i in common], [right[i] for i in common], _kind(metric))
 
     def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:
         """This evaluation with `cells` added; a cell with the same key replaces the old one."""
@@ -341,6 +405,12 @@ class Evaluation:
             "settings": dict(self.settings),
             "cells": [cell.record for cell in self.cells],
         }
+
+
+def _scores(cell: Cell, metric: str, group: str | None) -> dict[int, float]:
+    """The values of a metric by the question's index, of the episodes that have one."""
+    chosen = (r for r in cell.finished if group in (None, r.group))
+    return {r.index: value for r in chosen if (value := r.score(metric)) is not None}
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:

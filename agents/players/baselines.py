@@ -33,6 +33,7 @@ from zerosearch_env.engines.run import run_searches
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.together import advance_all
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import SearchRequest, Step
@@ -90,8 +91,8 @@ class DirectPlayer(PolicyPlayer):
                 texts[i] = thought + protocol.render_answer(content)
                 if protocol.parse(texts[i]).kind != "answer":
                     texts[i] = protocol.render_answer(_NO_ANSWER)
-        for position, text in zip(rows_of, texts, strict=True):
-            episodes[position].advance(text)
+        advance_all([episodes[position] for position in rows_of], texts)
+        for position in rows_of:
             if on_done:
                 on_done(position)
 
@@ -315,7 +316,8 @@ def _take_turns(
     Returns:
         The position of each episode that is not over, and its step, in the order of the positions.
     """
-    outcomes = {i: episodes[i].advance(text) for i, text in texts.items()}
+    advanced = advance_all([episodes[i] for i in texts], list(texts.values()))
+    outcomes = dict(zip(texts, advanced, strict=True))
     requests = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, SearchRequest)}
     steps = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Step)}
     results = run_searches(engine, list(requests.values()))

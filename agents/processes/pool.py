@@ -14,13 +14,15 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import exact_match
+from zerosearch_env.game.together import MAX_WAITING
 from zerosearch_env.types import SearchRequest, SearchResult, StopReason, Turn
 
 if TYPE_CHECKING:
@@ -147,6 +149,10 @@ class WorkerPool:
 
     def _collect(self, episodes: Sequence[Episode], on_done: Callable[[int], None] | None) -> None:
         busy = list(self._connections)
+        with _Replays(episodes, on_done) as replays:
+            self._receive(busy, replays)
+
+    def _receive(self, busy: list[Connection], replays: _Replays) -> None:
         while busy:
             for ready in wait(busy):
                 connection = cast("Connection", ready)
@@ -157,16 +163,62 @@ class WorkerPool:
                     process.join(5)
                     raise AgentError(f"a worker process died (exit code {process.exitcode})") from cause
                 if what == "episode":
-                    index, turns = value
-                    replay(episodes[index], turns)
-                    if on_done:
-                        on_done(index)
+                    replays.add(*value)
                 elif what == "done":
                     busy.remove(connection)
                 elif isinstance(value, ZeroSearchError):
                     raise value
                 else:
                     raise AgentError(f"a worker process failed:\n{value}")
+
+
+class _Replays:
+    """Replays the turns that workers have played; in threads if rewards wait for a server (`Rules.waits`).
+
+    Args:
+        episodes: the parent's episodes.
+        on_done: called with the position of each episode that has been replayed, by the thread that uses this object.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], on_done: Callable[[int], None] | None) -> None:
+        self._episodes = episodes
+        self._on_done = on_done
+        self._threads: ThreadPoolExecutor | None = None
+        self._running: dict[Future[None], int] = {}
+
+    def add(self, index: int, turns: Sequence[Turn]) -> None:
+        """Replay the turns of the episode at a position."""
+        episode = self._episodes[index]
+        if not episode.rules.waits:
+            replay(episode, turns)
+            self._report(index)
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(MAX_WAITING, "zerosearch-reward")
+        self._running[self._threads.submit(replay, episode, turns)] = index
+        for done in [future for future in self._running if future.done()]:
+            self._finish(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Report the replays that are still running, unless there was an error."""
+        try:
+            for done in as_completed(list(self._running)) if kind is None else ():
+                self._finish(done)
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _finish(self, done: Future[None]) -> None:
+        index = self._running.pop(done)
+        done.result()
+        self._report(index)
+
+    def _report(self, index: int) -> None:
+        if self._on_done is not None:
+            self._on_done(index)
 
 
 def default_workers(device: str = "cpu") -> int:
@@ -191,7 +243,10 @@ def replay(episode: Episode, turns: Sequence[Turn]) -> None:
             outcome = episode.advance(turn.action_text)
             if isinstance(outcome, SearchRequest):
                 outcome = episode.observe(SearchResult(step.documents, failure=step.error))
-        if (outcome.action, outcome.stop_reason, outcome.noisy) != (step.action, step.stop_reason, step.noisy):
+        # A worker computes no reward, so only the replay finds out that a reward has no value.
+        unjudged = step.done and outcome.stop_reason is StopReason.ENGINE_ERROR
+        same_end = unjudged or outcome.stop_reason == step.stop_reason
+        if not same_end or (outcome.action, outcome.noisy) != (step.action, step.noisy):
             raise RuntimeError(f"question {episode.question.id!r}: replayed to {outcome}, recorded was {step}")
 
 
@@ -199,8 +254,9 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZER
 
 
 def _start(episode: Episode) -> tuple[Any, ...]:
-    """The arguments that recreate the episode. The parent computes the reward, so it is not sent."""
-    return episode.question, replace(episode.rules, reward=exact_match), episode.noise_level, episode.seed
+    """The arguments that recreate the episode. The parent computes reward and scores, so these are not sent."""
+    rules = replace(episode.rules, reward=exact_match, scores=())
+    return episode.question, rules, episode.noise_level, episode.seed
 
 
 def _packed(value: Any, what: str) -> bytes:

@@ -25,6 +25,7 @@ from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
 
+from .reward_threads import RewardThreads
 from .searches import SearchDesk, make_desk
 
 if TYPE_CHECKING:
@@ -242,7 +243,8 @@ class RolloutPool:
         self._encoder: TurnEncoder | None = None
         self._desk = make_desk(engine, sampler) if desk is None else desk
         self._rows: dict[int, _EpisodeTokens] = {}
-        self._generating: set[int] = set()  # keys of generating rows; all other rows wait for a search
+        self._generating: set[int] = set()  # keys of generating rows; other rows wait for a search or a reward
+        self._rewards: RewardThreads | None = None  # started by the first episode with a reward that waits
 
     @property
     def active(self) -> int:
@@ -290,8 +292,14 @@ class RolloutPool:
             TrainingError: if the sampler failed.
         """
         steps = self._end_turns(self._sampler.run()) if self._generating else []
-        # If no row generates and no turn has ended, there must be pending searches: wait for one.
-        results = self._desk.collect(wait=not self._generating and not steps)
+        # If no row generates and no turn has ended, there must be pending searches or rewards: wait for one.
+        idle = not self._generating and not steps
+        if self._rewards is not None:
+            searching = len(self._rows) > len(self._generating) + self._rewards.pending + len(steps)
+            for key, outcome in self._rewards.collect(wait=idle and not searching):
+                self._take(key, outcome, steps)
+            idle = idle and not steps and searching
+        results = self._desk.collect(wait=idle)
         steps += [(key, self._rows[key].episode.observe(result)) for key, result in results]
         return [(key, self._rows.pop(key).freeze()) for key in self._continue(steps)]
 
@@ -299,10 +307,14 @@ class RolloutPool:
         """Make an `advance` in progress (or the next one) return soon. Callable from any thread."""
         self._sampler.wake()
         self._desk.wake()
+        if self._rewards is not None:
+            self._rewards.wake()
 
     def close(self) -> None:
         """Abandon the episodes being played, and remove their rows from the sampler."""
         self._desk.close()
+        if self._rewards is not None:
+            self._rewards.close()
         for key in self._rows:
             self._sampler.finish(key)
         self._rows.clear()
@@ -318,14 +330,25 @@ class RolloutPool:
             row.append_sampled(sample)
             text, row.opening = row.opening + sample.text, ""
             if sample.finish == "context":
-                outcome: SearchRequest | Step = row.episode.stop(StopReason.CONTEXT_LIMIT, text)
+                self._take(key, row.episode.stop(StopReason.CONTEXT_LIMIT, text), steps)
+            elif row.episode.rules.waits:
+                if self._rewards is None:
+                    self._rewards = RewardThreads(self._on_reward)
+                self._rewards.submit(key, row.episode, text)
             else:
-                outcome = row.episode.advance(text)
-            if isinstance(outcome, SearchRequest):
-                self._desk.submit(key, outcome)
-            else:
-                steps.append((key, outcome))
+                self._take(key, row.episode.advance(text), steps)
         return steps
+
+    def _take(self, key: int, outcome: SearchRequest | Step, steps: list[tuple[int, Step]]) -> None:
+        """Submit the search of a turn to the desk, or add its step."""
+        if isinstance(outcome, SearchRequest):
+            self._desk.submit(key, outcome)
+        else:
+            steps.append((key, outcome))
+
+    def _on_reward(self) -> None:
+        self._sampler.wake()
+        self._desk.wake()
 
     def _continue(self, steps: Sequence[tuple[int, Step]]) -> list[int]:
         """Begin the next turn after each step. Returns keys of finished episodes; their sampler rows are removed."""

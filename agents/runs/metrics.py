@@ -46,6 +46,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
         "reward_std": float(rewards.std()),
         "group_reward_std": _mean([float(np.std(rewards_g)) for rewards_g in by_group if rewards_g]),
         **{name: _mean([getattr(rollout.scores, name) for rollout in valid]) for name in _SCORES},
+        **_additional(valid),
         "searches": searches / len(valid),
         "turns": turns / len(valid),
         "invalid_rate": sum(rollout.invalid_turns for rollout in valid) / max(turns, 1),
@@ -61,6 +62,17 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     if noisy:
         metrics["search_again"] = sum(rollout.searches_after_noise for rollout in valid) / noisy
     return metrics
+
+
+def _additional(valid: Sequence[Rollout]) -> dict[str, float]:
+    """Means of the additional scores over the episodes in which they have a value, and the number of the others."""
+    values: dict[str, list[float]] = {}
+    for rollout in valid:
+        for name, value in rollout.scores.extra:
+            values.setdefault(name, []).extend([] if value is None else [value])
+    means = {f"score_{name}": _mean(known) for name, known in values.items() if known}
+    missing = {f"score_{name}_missing": float(len(valid) - len(v)) for name, v in values.items() if len(v) < len(valid)}
+    return means | missing
 
 
 def staleness_metrics(trained: Sequence[Rollout], step: int) -> dict[str, float]:

@@ -290,6 +290,7 @@ def build_learner(
         max_turns=environment.max_turns,
         top_k=environment.top_k,
         reward=environment.reward,
+        scores=environment.scores,
         noise_unit=environment.noise_unit,
     )
     rules = card_rules(rules, card)

@@ -15,7 +15,7 @@ from zerosearch_env import make_engine
 from zerosearch_env.engines import engine_name, engine_parts, loads_code
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import get_schedule
-from zerosearch_env.game.rewards import get_reward
+from zerosearch_env.game.reward_registry import get_reward
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.loading import load_attribute, load_function, names_code
 from zerosearch_env.protocols import get_protocol
@@ -53,6 +53,10 @@ def broken():
 
 
 def exits(*anything):
+    raise SystemExit(0)
+
+
+def reward_that_exits(prediction, answers):
     raise SystemExit(0)
 
 
@@ -160,7 +164,10 @@ def test_an_engine_that_a_module_has_made_stays_open() -> None:
         (lambda: make_engine({"kind": "parts.py:READY", "text": 1}), "unknown option"),
         (lambda: make_engine("exits_at_once.py:Engine"), "running it failed: SystemExit: 0"),
         (lambda: make_engine("parts.py:exits"), "making it failed: SystemExit: 0"),
-        (lambda: get_reward("parts.py:exits")("x", ["a"]), "the reward exits raised SystemExit"),
+        (
+            lambda: get_reward("parts.py:reward_that_exits")("x", ["a"]),
+            "the reward reward_that_exits raised SystemExit",
+        ),
         (lambda: get_schedule("parts.py:exits")(0.5), "the noise schedule exits raised SystemExit at progress 0.5: 0"),
         (lambda: make_engine('{"kind": "corpus"'), "is not JSON"),
         (lambda: make_engine({"kind": "retrieve", "adress": "x"}), "'argument'"),

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from squad import squad
 
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.game.reward_registry import get_reward
 from zerosearch_env.game.rewards import (
     exact_match,
     f1_score,
-    get_reward,
     normalize_answer,
     score,
     sub_exact_match,

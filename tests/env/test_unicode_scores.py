@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_env.engines import ConstantEngine
-from zerosearch_env.game.rewards import exact_match, get_reward
+from zerosearch_env.game.reward_registry import get_reward
+from zerosearch_env.game.rewards import exact_match
 from zerosearch_env.game.unicode_scores import unicode_exact_match, unicode_f1, unicode_score, unicode_tokens
 
 DASH, MINUS, CURLY = "\u2013", "\u2212", "\u2019"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..game.rules import Rules
-from ..types import Json, Step
+from ..types import Json, Scores, Step
 
 Infos = dict[str, Any]
 
@@ -42,7 +42,8 @@ STEP_KEYS = (
 )
 """Keys present at every step: attributes of `Step`."""
 SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches")
-"""Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end."""
+"""Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end. Names of
+additional scores (`Rules.scores`) are keys too."""
 
 NoDraw = Literal[False] | tuple[()]
 """The value of `noisy` if a turn was not a search: False, or an empty tuple if noise is drawn per document."""
@@ -147,6 +148,8 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         info["em_unicode"] = scores.em_unicode
         info["f1_unicode"] = scores.f1_unicode
         info["searches"] = scores.searches
+        for name, value in scores.extra:
+            info[name] = math.nan if value is None else value
         if step.error is not None:
             info["error"] = step.error
     return info if step.find_answer is None else LateInfo(info, partial(step.find_answer, step.documents))
@@ -173,13 +176,23 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
         _write(infos, count, indices, rows, [*_STEP_GETTERS, noisy, (_LATE, lambda step: False)])
         ended = [(index, step) for index, step in zip(indices, rows, strict=True) if step.scores is not None]
         if ended:
-            _write(infos, count, [index for index, _ in ended], [step.scores for _, step in ended], _SCORE_GETTERS)
+            scores = [step.scores for _, step in ended if step.scores is not None]
+            extra = [(name, partial(_extra, place)) for place, (name, _) in enumerate(scores[0].extra)]
+            where = [index for index, _ in ended]
+            _write(infos, count, where, scores, _SCORE_GETTERS)
+            _write(infos, count, where, scores, extra, np.float64)
             failed = {index: step for index, step in ended if step.error is not None}
             if failed:
                 _write(infos, count, list(failed), list(failed.values()), [("error", attrgetter("error"))])
         if any(step.find_answer is not None for step in rows):
             return LateInfo(infos, partial(_found, count, indices, rows))
     return infos
+
+
+def _extra(place: int, scores: Scores) -> float:
+    """The additional score at a place; NaN if it has no value."""
+    value = scores.extra[place][1]
+    return math.nan if value is None else value
 
 
 def _found(count: int, indices: Sequence[int], rows: Sequence[Step]) -> NDArray[np.bool_]:
@@ -240,15 +253,29 @@ def _plain(value: Any, where: str) -> Json:
 
 
 def _write(
-    infos: Infos, count: int, indices: Sequence[int], rows: Sequence[Any], getters: Iterable[tuple[str, Any]]
+    infos: Infos,
+    count: int,
+    indices: Sequence[int],
+    rows: Sequence[Any],
+    getters: Iterable[tuple[str, Any]],
+    default: Any = object,
 ) -> None:
-    """Write the values of some sub-environments; arrays and masks that do not exist yet are created."""
+    """Write the values of some sub-environments; arrays and masks that do not exist yet are created.
+
+    Args:
+        infos: the arrays, which are changed.
+        count: number of sub-environments.
+        indices: the sub-environments.
+        rows: the record of each of them.
+        getters: keys, each with a function from a record to its value.
+        default: the data type of keys that are not in `_DTYPES`.
+    """
     where = np.array(indices)
     everyone = len(indices) == count and bool((where[:-1] < where[1:]).all())
     mask = np.zeros(count, np.bool_)
     mask[where] = True
     for key, get in getters:
-        dtype = _DTYPES.get(key, object)
+        dtype = _DTYPES.get(key, default)
         if key == "noisy" and isinstance(get(rows[0]), tuple):
             dtype = object
         values = np.fromiter(map(get, rows), dtype, len(rows))  # np.array would turn tuples into a second axis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -39,6 +39,7 @@ class EnvOptions:
     noise_unit: str = "search"
     curriculum_episodes: int = 10_000
     reward: str | Callable[..., float] = "em"
+    scores: Sequence[str | Callable[..., float]] = ()
     protocol: str | Protocol = "zerosearch"
     prompt_template: str | None = None
     max_turns: int | None = None

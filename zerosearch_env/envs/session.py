@@ -12,6 +12,7 @@ environment, and no action is turned into text and parsed again. Errors that the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,7 +77,7 @@ class Session:
     @property
     def scores(self) -> Scores | None:
         """The scores of the episode; None until it is over."""
-        return self.episode.turns[-1].step.scores if self.done else None
+        return self.episode.scores
 
     def search(self, query: str) -> tuple[Document, ...]:
         """Search, which takes one turn.
@@ -138,7 +139,10 @@ class Session:
 
     async def aturn(self, text: str) -> Step:
         """`turn` through the engine's `asearch`. If the task is cancelled, the episode ends as a failed search."""
-        outcome = self.episode.advance(text)
+        if self.episode.rules.waits:  # the event loop must not wait for the reward
+            outcome = await asyncio.to_thread(self.episode.advance, text)
+        else:
+            outcome = self.episode.advance(text)
         return outcome if isinstance(outcome, Step) else self.episode.observe(await self._arun(outcome))
 
     def stop(self, reason: StopReason | str, error: str | None = None) -> Scores:

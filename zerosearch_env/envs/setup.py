@@ -126,6 +126,7 @@ def make_setup(options: EnvOptions) -> Setup:
         invalid_notice=options.invalid_notice,
         last_turn_notice=options.last_turn_notice,
         reward=options.reward,
+        scores=options.scores,
         noise_unit=options.noise_unit,
     )
     data = make_dataset(options)

@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
-from ..types import Info, SearchRequest
+from ..types import Info, SearchRequest, StopReason
 from .curriculum import Curriculum
 from .infos import no_draw, step_info
 from .options import EnvOptions, takes_env_options
@@ -57,7 +57,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     `zerosearch_env.TranscriptObservation` gives the whole transcript instead.
 
     ## Rewards
-    0 before the end; at the end the reward function of the prediction and the gold answers. `"em"`: 1 if the normalised
+    0 before the end; at the end the reward function of the episode. `"em"`: 1 if the normalised
     prediction equals a normalised gold answer, else 0. `"f1"`: token overlap with the best gold answer. `"subem"`: 1 if
     the prediction contains a gold answer on token boundaries. Without a prediction these three are 0. Prompts, thoughts
     and documents are never scored.
@@ -91,7 +91,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `stop_reason` | step | None before the end |
     | `prediction` | end | the answer given, or None |
     | `answers` | end | tuple of gold answers; they appear nowhere before the end |
-    | `em`, `f1`, `subem`, `em_unicode`, `f1_unicode` | end | all scores, whatever `reward` is |
+    | `em`, `f1`, `subem`, `em_unicode`, `f1_unicode` | end | these scores, whatever `reward` is |
+    | the names of `scores` | end | the additional scores; NaN if a score has no value |
     | `searches` | end | number of searches |
     | `error` | end, if the engine failed | the engine's error message |
 
@@ -119,8 +120,9 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         noise_unit: draw noise once per `"search"` or once per `"document"`.
         curriculum_episodes: with a schedule, progress = ended episodes / this, unless `set_progress` was called. An
             episode that a time limit or a reset cut off counts too, if it had at least one turn.
-        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, or a callable
-            (prediction or None, gold answers) -> float.
+        reward: a name (`"em"`, `"f1"`, `"subem"`, `"research"`, ...: docs/rewards.md lists all),
+            `"judge:openai:URL"`, or a callable (episode) -> float or (prediction or None, gold answers) -> float.
+        scores: additional scores for the info of the last step, each given like `reward`.
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
             `"hermes"`, or a `Protocol`.
         prompt_template: a string or a file that contains `{question}`, for checkpoints that were trained with another
@@ -242,20 +244,19 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         if episode is None or episode.stop_reason is not None:
             raise ResetNeeded(_reset_message(episode))
         step = episode.advance(check_action(action))
-        failure: EngineError | None = None
+        attempts = 1
         if isinstance(step, SearchRequest):
             result = run_searches(self._setup.engine, (step,))[0]
+            attempts = result.attempts
             step = episode.observe(result)
-            if result.failure is not None and self._setup.options.on_engine_error == "raise":
-                failure = EngineError(result.failure, result.attempts)
         if self.render_mode == "human":
             self._show()
         reason = step.stop_reason
         if reason is None:
             return step.observation, 0.0, False, False, step_info(step, self._unset)
         self._curriculum.ended += 1
-        if failure is not None:
-            raise failure
+        if reason is StopReason.ENGINE_ERROR and self._setup.options.on_engine_error == "raise":
+            raise EngineError(str(step.error), attempts)
         terminated = reason.terminates
         return step.observation, step.reward, terminated, not terminated, step_info(step, self._unset)
 

@@ -17,7 +17,8 @@ from ..checks import check_options, check_whole_number
 from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode
-from ..types import SearchRequest, SearchResult, Step
+from ..game.together import advance_all
+from ..types import SearchRequest, SearchResult, Step, StopReason
 from .curriculum import Curriculum
 from .infos import Infos, batch_infos, no_draw
 from .options import EnvOptions, read_env_options
@@ -280,26 +281,34 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         episodes = self._episodes
         steps: dict[int, Step] = {}
         searches: dict[int, SearchRequest] = {}
-        for index in [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs):
-            outcome = episodes[index].advance(texts[index])
+        playing = [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs)
+        waiting: list[SearchRequest | Step] = []
+        if self._setup.rules.waits:
+            waiting = advance_all([episodes[i] for i in playing], [texts[i] for i in playing])
+        for place, index in enumerate(playing):
+            outcome = waiting[place] if waiting else episodes[index].advance(texts[index])
             if isinstance(outcome, SearchRequest):
                 searches[index] = outcome
             else:
                 steps[index] = outcome
+        results: Sequence[SearchResult] = ()
         if searches:
             results = run_searches(self._setup.engine, list(searches.values()))
             for index, result in zip(searches, results, strict=True):
                 steps[index] = episodes[index].observe(result)
-            if self._setup.options.on_engine_error == "raise":
-                self._raise_failures(steps, results)
+        if self._setup.options.on_engine_error == "raise":
+            self._raise_failures(steps, results)
         return steps
 
     def _raise_failures(self, steps: Mapping[int, Step], results: Sequence[SearchResult]) -> None:
-        failed = [result for result in results if result.failure is not None]
-        if failed:
+        failures = [step.error for step in steps.values() if step.stop_reason is StopReason.ENGINE_ERROR]
+        if failures:
             for index, step in steps.items():
                 self._over[index] = self._ends(step)
             self._curriculum.ended += sum(map(self._ends, steps.values()))
+            failed = [result for result in results if result.failure is not None]
+            if not failed:
+                raise EngineError(f"{failures[0]} ({len(failures)} rewards have no value)")
             raise EngineError(
                 f"{failed[0].failure} ({len(failed)} of {len(results)} searches failed)", failed[0].attempts
             )

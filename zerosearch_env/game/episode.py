@@ -25,7 +25,7 @@ from functools import partial
 from operator import index
 from typing import get_args
 
-from ..errors import ConfigError, DataError, EpisodeError, unknown_name
+from ..errors import ConfigError, DataError, EpisodeError, UnjudgedError, unknown_name
 from ..protocols import INVALID, ParsedAction
 from ..protocols.tags import answer_action, query_action
 from ..randomness import split, uniform2
@@ -42,6 +42,7 @@ from ..types import (
 )
 from .answers import documents_contain_answer
 from .noise import check_level
+from .reward_registry import Reward, pay
 from .rewards import exact_match, score
 from .rules import Rules
 from .unicode_scores import unicode_score
@@ -111,6 +112,11 @@ class Episode:
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far, in order, without the turn of a pending search."""
         return tuple([Turn(*turn) for turn in self._turns])
+
+    @property
+    def scores(self) -> Scores | None:
+        """The prediction and its scores; None until the episode is over."""
+        return self._turns[-1][1].scores if self._turns else None
 
     @property
     def last_turn(self) -> bool:
@@ -311,16 +317,36 @@ class Episode:
         noisy: bool | tuple[bool, ...] | None = None,
         error: str | None = None,
     ) -> Step:
-        answers, reward = self.question.answers, self.rules.reward
+        answers, rules = self.question.answers, self.rules
         em, f1, subem = score(prediction, answers)
+        default = rules.reward is exact_match
         unicode_scores = unicode_score(prediction, answers)
-        if reason is StopReason.ENGINE_ERROR:
-            paid = 0.0  # the engine's failure, whatever a custom reward pays without an answer
-        else:
-            paid = em if reward is exact_match else reward(prediction, answers)
-        scores = Scores(prediction, answers, em, f1, subem, paid, self.searches, *unicode_scores)
+        scores = Scores(prediction, answers, em, f1, subem, em if default else 0.0, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)
         self.stop_reason = reason
         self._turns.append((action_text, step, end))
+        if not default or rules.scores:
+            self._pay(step, scores)
         return step
+
+    def _pay(self, step: Step, scores: Scores) -> None:
+        """Compute the reward and the additional scores, which may read the episode with its last turn.
+
+        After an engine failure there is nothing to pay or to score. A reward without a value counts as one.
+        """
+        rules = self.rules
+        failed = step.stop_reason is StopReason.ENGINE_ERROR
+        if not failed:
+            try:
+                scores.reward = pay(rules.reward, self)
+            except UnjudgedError as unjudged:
+                self.stop_reason = step.stop_reason = StopReason.ENGINE_ERROR
+                step.error = str(unjudged)
+        scores.extra = tuple([(name, None if failed else self._score(score)) for name, score in rules.scores])
+
+    def _score(self, score: Reward) -> float | None:
+        try:
+            return pay(score, self)
+        except UnjudgedError:
+            return None

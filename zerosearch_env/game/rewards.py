@@ -9,24 +9,18 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..checks import check_number
-from ..errors import ConfigError, unknown_name
-from ..loading import load_function, names_code
-from .unicode_scores import unicode_exact_match, unicode_f1
-
-Reward = Callable[[str | None, Sequence[str]], float]
-"""(prediction or None, gold answers) -> a finite number."""
+from ..errors import ConfigError
 
 MAX_SUBEM_WORDS = 50
 """A longer prediction scores 0 in subEM: otherwise a list of candidates, or the documents themselves, would be paid."""
 
 _PUNCTUATION = {ord(mark): None for mark in string.punctuation}
 _PUNCTUATION_BYTES = string.punctuation.encode()
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def _bare(text: str) -> str:
@@ -39,7 +33,7 @@ def _bare(text: str) -> str:
 
 def normalize_answer(text: str) -> str:
     """Lower-case, remove ASCII punctuation and articles, collapse white space (Rajpurkar et al., SQuAD, 2016)."""
-    return " ".join(_ARTICLES.sub(" ", _bare(text)).split())
+    return " ".join(ARTICLES.sub(" ", _bare(text)).split())
 
 
 def _key(text: str) -> str:
@@ -71,7 +65,12 @@ def _golds(answers: tuple[str, ...]) -> tuple[_Gold, ...]:
     return tuple(golds)
 
 
-def _tuple(answers: Sequence[str]) -> tuple[str, ...]:
+def answer_tuple(answers: Sequence[str]) -> tuple[str, ...]:
+    """The gold answers as a tuple.
+
+    Raises:
+        ConfigError: they are a single string.
+    """
     if isinstance(answers, str):
         raise ConfigError(f"gold answers must be a sequence of strings, got one string {answers!r}. Put it in a tuple.")
     return tuple(answers)
@@ -82,7 +81,7 @@ def score(prediction: str | None, answers: Sequence[str]) -> tuple[float, float,
     key = "" if not prediction else _short_key(prediction) if len(prediction) <= 256 else _key(prediction)
     if not key:
         return 0.0, 0.0, 0.0
-    golds = _golds(_tuple(answers))
+    golds = _golds(answer_tuple(answers))
     for gold in golds:
         if gold.key == key:
             return 1.0, 1.0, 1.0
@@ -117,60 +116,3 @@ def sub_exact_match(prediction: str | None, answers: Sequence[str]) -> float:
     A short list of candidates ("Paris, Lyon or Nice") still scores 1, and so does a denial ("not Paris").
     """
     return score(prediction, answers)[2]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedReward:
-    """A user's reward function with its result checked."""
-
-    function: Callable[[str | None, Sequence[str]], float]
-
-    def __call__(self, prediction: str | None, answers: Sequence[str]) -> float:
-        """The reward as a float.
-
-        Raises:
-            ConfigError: the function raises, or does not return a finite number.
-        """
-        name = getattr(self.function, "__qualname__", repr(self.function))
-        try:
-            value = self.function(prediction, answers)
-        except (Exception, SystemExit) as cause:
-            raise ConfigError(
-                f"the reward {name} raised {type(cause).__name__} for prediction {prediction!r:.100}: {cause}"
-            ) from cause
-        what = f"the value that the reward {name} returned for prediction {prediction!r:.100}"
-        hint = "Return a float; the prediction is None when the episode ended without an answer."
-        return check_number(what, int(value) if isinstance(value, bool) else value, hint=hint)
-
-
-REWARDS: dict[str, Reward] = {
-    "em": exact_match,
-    "f1": f1_score,
-    "subem": sub_exact_match,
-    "em_unicode": unicode_exact_match,
-    "f1_unicode": unicode_f1,
-}
-"""The built-in rewards, by name."""
-
-
-def get_reward(reward: str | Reward) -> Reward:
-    """Look up a reward by name (see `REWARDS`), or wrap a user's function so that its results are checked.
-
-    Args:
-        reward: a name, a callable (prediction or None, gold answers) -> finite number, or `"module:attribute"` or
-            `"file.py:attribute"`, which is loaded.
-
-    Raises:
-        ConfigError: the name is unknown or cannot be loaded, or the argument is neither a name nor a callable.
-    """
-    if isinstance(reward, str):
-        if names_code(reward):
-            return CheckedReward(load_function(reward, "reward"))
-        if reward not in REWARDS:
-            raise unknown_name("reward", reward, REWARDS)
-        return REWARDS[reward]
-    if not callable(reward):
-        raise ConfigError(f"reward must be a name or a callable, got {reward!r}. Names: {', '.join(REWARDS)}.")
-    if isinstance(reward, CheckedReward) or any(reward is known for known in REWARDS.values()):
-        return reward
-    return CheckedReward(reward)

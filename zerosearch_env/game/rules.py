@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -15,7 +15,8 @@ from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
 from ..protocols.prompts import PLACEHOLDER, load_prompt_template
 from ..types import Options
-from .rewards import exact_match, get_reward
+from .reward_registry import Reward, ScoreSpec, get_reward, get_scores
+from .rewards import exact_match
 
 NoiseUnit = Literal["search", "document"]
 
@@ -38,17 +39,24 @@ class Rules:
     """Number of turns that may search; invalid turns count too. One more turn follows, which may only answer."""
     top_k: int = 5
     """Documents per search."""
-    reward: Callable[[str | None, Sequence[str]], float] = exact_match
-    """(prediction or None, gold answers) -> a finite number; given once, at the end of the episode."""
+    reward: Reward = exact_match
+    """Given once, at the end of the episode."""
     noise_unit: NoiseUnit = "search"
     """Whether noise is drawn once per search (as in the paper) or once per document."""
     max_action_chars: int = 65_536
     """A longer text in one turn ends the episode (`TOO_LONG`)."""
     max_query_chars: int = 512
     """Longer queries are cut to this length."""
+    scores: tuple[tuple[str, Reward], ...] = ()
+    """Name and function of each additional score."""
     given: Options = field(default_factory=dict, compare=False, repr=False)
     """The arguments of `make_rules` that were given and for which each protocol has its own default (see
     `agent_rules`)."""
+
+    @cached_property
+    def waits(self) -> bool:
+        """Whether the reward or a score waits for a server, so that many episodes should end at the same time."""
+        return any(getattr(reward, "waits", False) for reward in (self.reward, *(score for _, score in self.scores)))
 
     @cached_property
     def prompt_pieces(self) -> tuple[str, ...]:
@@ -98,7 +106,8 @@ def make_rules(
     top_k: int | None = None,
     invalid_notice: str | None = None,
     last_turn_notice: str | None = None,
-    reward: str | Callable[[str | None, Sequence[str]], float] = "em",
+    reward: ScoreSpec = "em",
+    scores: Sequence[ScoreSpec] = (),
     noise_unit: str = "search",
     max_action_chars: int = 65_536,
     max_query_chars: int = 512,
@@ -112,8 +121,11 @@ def make_rules(
         top_k: documents per search, at least 1; None: the protocol's default.
         invalid_notice: what follows an invalid turn; see `choose_notices`. None: `"own"`.
         last_turn_notice: the text before a turn that may only answer; see `choose_notices`. None: `"own"`.
-        reward: `"em"`, `"f1"`, `"subem"`, `"em_unicode"`, `"f1_unicode"`, a callable (prediction or None, answers) ->
-            finite number, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
+        reward: a name such as `"em"` or `"f1"` (docs/rewards.md lists all), `"judge:openai:URL"`, a callable
+            (episode) or (prediction or None, answers) -> finite number, or `"module:attribute"` or
+            `"file.py:attribute"`, which is loaded.
+        scores: additional scores, computed at the end of every episode: what `reward` may be. They are part of infos,
+            transcripts, metrics and results.
         noise_unit: `"search"` or `"document"`.
         max_action_chars: longest accepted text of one turn, in characters.
         max_query_chars: maximum length of a query, in characters; longer ones are cut.
@@ -147,6 +159,7 @@ def make_rules(
         max_turns=check_whole_number("max_turns", chosen.max_turns if max_turns is None else max_turns),
         top_k=check_whole_number("top_k", chosen.top_k if top_k is None else top_k),
         reward=get_reward(reward),
+        scores=get_scores(scores),
         noise_unit=noise_unit,  # type: ignore[arg-type]
         max_action_chars=check_whole_number("max_action_chars", max_action_chars),
         max_query_chars=check_whole_number("max_query_chars", max_query_chars),

@@ -5,10 +5,12 @@ A record (`schema_version` 1) has the fields
     schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
             observation}],
-    stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches}, extra
+    stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches, additional scores},
+    extra
 
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `stop_reason` and `scores`
-are null until the episode ends. `extra` holds values added by the writer (training step, name of the agent, ...).
+are null until the episode ends; an additional score is null if it has no value. `extra` holds values added by the
+writer (training step, name of the agent, ...).
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
             "f1_unicode": float(scores.f1_unicode),
             "reward": float(scores.reward),
             "searches": int(scores.searches),
+            **{name: None if value is None else float(value) for name, value in scores.extra},
         },
         "extra": extra,
     }
