@@ -60,7 +60,7 @@ def test_rules_take_the_protocols_own_limits_and_instruction() -> None:
     ("options", "message"),
     [
         ({"protocol": "zero-search"}, r"unknown protocol 'zero-search'\. Did you mean 'zerosearch'\?"),
-        ({"reward": "EM"}, r"unknown reward 'EM'.*Expected one of: 'em', 'em_unicode', 'f1', 'f1_unicode', 'subem'"),
+        ({"reward": "EM"}, r"unknown reward 'EM'.*Did you mean 'em'\?.*Expected one of: 'deepresearcher', "),
         ({"noise_unit": "documents"}, r"unknown noise_unit 'documents'\. Did you mean 'document'\?"),
         ({"noise_unit": None}, "unknown noise_unit None"),
         ({"prompt_template": "Answer."}, r"must contain \{question\}"),

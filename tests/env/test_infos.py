@@ -34,7 +34,7 @@ def test_the_keys_are_those_that_are_documented() -> None:
     assert tuple(step_info(step_of(SEARCH, 0))) == STEP_KEYS
     assert tuple(step_info(step_of("<answer>x</answer>", 0))) == STEP_KEYS + SCORE_KEYS
     assert tuple(step_info(step_of("<search>fail</search>", 0))) == (*STEP_KEYS, *SCORE_KEYS, "error")
-    assert set(SCORE_KEYS) == set(Scores.__dataclass_fields__) - {"reward"}
+    assert set(SCORE_KEYS) == set(Scores.__dataclass_fields__) - {"reward", "extra"}
 
 
 @settings(max_examples=40)

@@ -170,7 +170,7 @@ BOXED = "<answer>It is \\boxed{%s}</answer>"
         ([SEARCH, "<think>Found.</think> " + BOXED % "Geneva"], 1.0),
         ([SEARCH, "<think>Found.</think> " + BOXED % "Geneva, Switzerland"], 2 / 3),
         ([SEARCH, "<think>Found.</think> " + BOXED % "Bern"], 0.1),
-        (["I know.</think> " + BOXED % "Geneva"], 1.0),  # the prompt has opened the thought
+        (["I know.</think> " + BOXED % "Geneva"], 0.0),
         ([BOXED % "Geneva"], 0.0),
         ([SEARCH, "<think>Found.</think> <answer>Geneva</answer>"], 0.0),
         ([SEARCH], 0.0),

@@ -151,7 +151,7 @@ def research(episode: FinishedEpisode) -> float:
 
     Source: Agent-RL/ReCall, verl/utils/reward_score/re_search.py (branch re-search).
     """
-    text, prediction = _with_opened_thought(_response(episode, cut=False)), _prediction(episode)
+    text, prediction = _response(episode, cut=False), _prediction(episode)
     if prediction is None or not _research_format(text):
         return 0.0
     return research_f1(prediction, episode.question.answers) or 0.1
@@ -160,7 +160,8 @@ def research(episode: FinishedEpisode) -> float:
 def deepresearcher(episode: FinishedEpisode) -> float:
     """DeepResearcher's reward: `deepresearcher_f1`, or -1 if the format is wrong.
 
-    Wrong: no answer, or thoughts, calls or answers that are not closed. Range: [-1, 1].
+    Wrong: no answer, or thoughts, calls or answers that are not closed. A `</think>` without an opening tag closes the
+    thought that the chat template has opened. Range: [-1, 1].
 
     Source: GAIR-NLP/DeepResearcher, the F1 reward of its `verl/utils/reward_score`.
     """

@@ -188,6 +188,7 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
     return replace(
         made,
         reward=rules.reward,
+        scores=rules.scores,
         noise_unit=rules.noise_unit,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
