@@ -12,14 +12,20 @@ from zerosearch_benchmarks.speed.serve import bench
 
 
 def test_ratios_are_ours_over_the_peers() -> None:
-    def load(rate: float) -> bench.Load:
-        return bench.Load(1, 10, 0, 1.0, rate, None, 1.0, 1.0, None)
+    def load(rate: float, cpu: float | None) -> bench.Load:
+        return bench.Load(2, 10, 0, 1.0, rate, None, 1.0, 1.0, cpu)
 
+    ours, peer = bench.case_name(bench.OURS, 2), bench.case_name(bench.PEER, 2)
     loads = {
-        bench.case_name(bench.OURS, 2): [load(rate) for rate in (1.0, 30.0, 9.0)],
-        bench.case_name(bench.PEER, 2): [load(rate) for rate in (7.0, 6.0, 1.0)],
+        ours: [load(1.0, 5.0), load(30.0, 5.0), load(9.0, 5.0)],
+        peer: [load(2.0, 10.0), load(6.0, 20.0), load(6.0, 5.0)],
     }
-    assert bench.ratios(bench.medians_of(loads), (2,)) == {"2 clients": 1.5}
+    assert bench.ratios(loads, (2,)) == {
+        "requests/s": {"2 clients": 1.5},
+        "requests per CPU second": {"2 clients": 2.0},
+    }
+    unknown = {ours: [load(3.0, None)], peer: [load(2.0, 1.0)]}
+    assert bench.ratios(unknown, (2,)) == {"requests/s": {"2 clients": 1.5}, "requests per CPU second": {}}
 
 
 @pytest.mark.slow
@@ -31,13 +37,26 @@ def test_the_benchmark_loads_prints_and_writes(tmp_path: Path, capsys: pytest.Ca
     for name, rows in (real_text.PASSAGES, passages), (real_text.QUESTIONS, questions):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     output = tmp_path / "record.json"
-    options = ["--clients", "20", "--requests", "100", "--call-ms", "50", "--rounds", "1", "--data", str(tmp_path)]
+    options = [
+        "--passages",
+        "60",
+        "--clients",
+        "20",
+        "--requests",
+        "100",
+        "--call-ms",
+        "50",
+        "--rounds",
+        "1",
+        "--data",
+        str(tmp_path),
+    ]
     assert bench.main([*options, "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     assert {load["errors"] for load in (*record["medians"].values(), *record["peer_medians"].values())} == {0}
     assert record["medians"][bench.BATCHED]["requests_per_engine_call"] > 4
     assert record["medians"][bench.UNBATCHED]["requests_per_engine_call"] == 1
     assert record[f"times {bench.UNBATCHED}"] > 2
-    assert set(record["times_peer"]) == {"1 clients", "20 clients"}
+    assert set(record["times_peer"]["requests/s"]) == {"1 client", "20 clients"}
     assert bench.case_name(bench.PEER, 20) in record["peer_medians"]
     assert "latency ms (p95)" in capsys.readouterr().out

@@ -107,6 +107,92 @@ def test_many_searches_of_one_caller_are_no_company() -> None:
     assert [len(call) for call in engine.calls] == [5, 5, 5]
 
 
+class Quick(Held):
+    """Calls of at most `most` searches are quick, unless one of them is called "slow"."""
+
+    most = 3
+
+    def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
+        return len(requests) <= self.most and "slow" not in {request.query for request in requests}
+
+
+def test_quick_searches_share_calls_on_the_event_loop_which_works_in_between() -> None:
+    engine = Quick()
+    batcher = Batcher(engine)
+    seen: list[int] = []
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(batcher.asearch([ask(f"q{n}")])) for n in range(7)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            seen.append(sum(task.done() for task in tasks))
+        assert [text(task.result()[0]) for task in tasks] == [f"q{n}" for n in range(7)]
+
+    asyncio.run(main())
+    assert engine.threads == {threading.get_ident()}
+    # Half as many until they are quick: 7, 3; 4, 2; 2; 1 (the rest is looked at again).
+    assert [len(call) for call in engine.calls] == [3, 2, 2]
+    assert {3, 5} <= set(seen)
+    assert (batcher.waiting, batcher.busy_since) == (0, None)
+
+
+def test_a_search_that_is_not_quick_takes_a_thread_and_holds_up_nobody_on_the_loop() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class HeldWhenSlow(Quick):
+        def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+            if requests[0].query == "slow":
+                begun.set()
+                assert go_on.wait(20)
+            return super().search(requests)
+
+    engine = HeldWhenSlow()
+    batcher = Batcher(engine)
+
+    async def main() -> None:
+        slow = asyncio.create_task(batcher.asearch([ask("slow")]))
+        await asyncio.to_thread(begun.wait, 20)
+        assert text((await batcher.asearch([ask("a")]))[0]) == "a"
+        go_on.set()
+        assert text((await slow)[0]) == "slow"
+
+    asyncio.run(main())
+    assert engine.calls == [["a"], ["slow"]]
+    assert len(engine.threads) == 2
+    batcher.close()
+
+
+def test_quick_searches_that_fail_and_an_is_quick_that_raises() -> None:
+    engine = Quick()
+    batcher = Batcher(engine)
+    with pytest.raises(EngineError, match="down"):
+        asyncio.run(batcher.asearch([ask("boom")]))
+    assert engine.threads == {threading.get_ident()}
+    engine.is_quick = lambda requests: 1 / 0  # type: ignore[method-assign, assignment]
+    assert text(asyncio.run(batcher.asearch([ask("a")]))[0]) == "a"
+    assert len(engine.threads) == 2
+    batcher.close()
+
+
+def test_quick_searches_of_an_event_loop_that_was_closed_do_not_keep_others_waiting() -> None:
+    engine = Quick()
+    batcher = Batcher(engine)
+
+    async def leave() -> None:
+        asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
+        await batcher.asearch([ask("lost")])
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(leave())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+    assert text(asyncio.run(batcher.asearch([ask("a")]))[0]) == "a"
+
+
 def test_waiting_ends() -> None:
     engine = Held(held=True)
     batcher = Batcher(engine, max_wait_s=0.01)

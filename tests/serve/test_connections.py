@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra serve)")
 
-from zerosearch_env.serve.connections import RateLimit
+from zerosearch_env.serve.connections import RateLimit, WholeResponses
 
 HEAD = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -153,6 +154,35 @@ def test_clients_that_keep_their_connection_see_the_end_coming(start: Any, recor
         return 200
 
     assert together([ask] * 20 + [stop]) == [200] * 21
+
+
+def test_a_response_is_sent_in_one_piece_and_anything_else_at_once() -> None:
+    sent: list[bytes] = []
+    closed: list[bool] = []
+    answering = [False]
+    transport: Any = SimpleNamespace(write=sent.append, close=lambda: closed.append(True), is_closing=lambda: False)
+    whole = WholeResponses(transport, lambda: answering[0])
+    whole.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert sent == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    answering[0] = True
+    whole.write(b"head ")
+    whole.write(b"body")
+    assert len(sent) == 1
+    whole.flush()
+    whole.flush()
+    whole.write(b"last")
+    whole.close()
+    assert sent[1:] == [b"head body", b"last"]
+    assert closed == [True]
+    assert not whole.is_closing()
+
+
+@pytest.mark.parametrize("ending", [b"", b"Connection: close\r\n"])
+def test_responses_without_a_body_arrive(start: Any, ending: bytes) -> None:
+    server = start()
+    with connect(server.port) as connection:
+        connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n" + ending + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_log_line_is_not_repeated() -> None:

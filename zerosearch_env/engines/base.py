@@ -21,8 +21,8 @@ from .stats import SearchCounts
 class SearchEngine(Protocol):
     """Anything that answers searches. A result never depends on the other requests of its batch.
 
-    An engine may also have the parts that `EngineParts` describes: `waits`, `required_fields`, `check_top_k`,
-    `identity`, `stats`.
+    An engine may also have the parts that `EngineParts` describes: `waits`, `is_quick`, `required_fields`,
+    `check_top_k`, `identity`, `stats`.
     """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -50,6 +50,14 @@ class EngineParts:
     """Fields of `SearchRequest` without which the engine cannot answer, any of `"question"` and `"answers"`:
     `zerosearch serve` refuses requests that lack them."""
 
+    def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
+        """Whether `search` answers these requests within a few milliseconds, waiting for nothing. By default not.
+
+        Handing requests to another thread costs about as much as such a search, so `asearch` then searches on the event
+        loop of its callers, possibly while a thread runs another call: `search` must be thread-safe.
+        """
+        return False
+
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
         """Check that the engine can return `top_k` documents, before anything is searched. By default it can.
 
@@ -76,7 +84,7 @@ class EngineParts:
 def engine_parts(engine: SearchEngine) -> EngineParts:
     """The optional parts of an engine. For a part that the engine lacks, the default."""
     parts = EngineParts()
-    for name in ("waits", "required_fields", "check_top_k", "identity", "stats"):
+    for name in ("waits", "is_quick", "required_fields", "check_top_k", "identity", "stats"):
         part = getattr(engine, name, None)
         # An engine of another author may have an attribute `stats` instead of the method.
         if part is not None and callable(part) == callable(getattr(parts, name)):
@@ -103,8 +111,9 @@ def check_corpus(engine: SearchEngine, questions: Iterable[Question], top_k: int
 class BatchedEngine(EngineParts, ABC):
     """Base class of engines: a subclass implements `search`; `asearch` and `close` are provided here.
 
-    Concurrent callers of `asearch` share `search` calls, which run in another thread, so event loops stay free (see
-    `batching.py`). There is one call at a time, or up to 16 if the engine `waits` for another machine.
+    Concurrent callers of `asearch` share `search` calls, which run in another thread unless they are quick
+    (`EngineParts.is_quick`), so event loops stay free (see `batching.py`). There is one call at a time, or up to 16 if
+    the engine `waits` for another machine.
 
     Args:
         max_wait_s: how long a search waits for those that the last batch makes probable, in seconds; 0: never. A

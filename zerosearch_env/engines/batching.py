@@ -10,6 +10,11 @@ next searches: the first one then waits for the others, at most `max_wait_s`. A 
 
 An engine that computes in this process gets one call at a time. One that waits for another machine (`waits`) gets
 several.
+
+Searches that are quick (`is_quick`) need no thread: those that arrive in one iteration of an event loop are answered on
+it, in calls of a few milliseconds, between which the loop does its other work. Handing a search to a thread costs about
+as much as the search itself, and many searches in a thread would keep the loop waiting for its turn with the
+interpreter after every system call.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 
 from ..checks import check_number, check_whole_number
 from ..errors import ZeroSearchError
@@ -38,6 +44,8 @@ _Entry = tuple[SearchRequest, _Caller, bool]
 
 _CALLS_THAT_WAIT = 16
 """Default number of concurrent calls of an engine that waits for another machine."""
+_QUICK_BATCH = 16
+"""Maximum number of searches in a call on an event loop."""
 _IDLE_S = 2.0
 """A thread without work ends after this time, in seconds."""
 
@@ -46,7 +54,8 @@ class Batcher:
     """Batches the searches of many callers; see the module docstring.
 
     The engine runs in daemon threads, which start at the first search and end when there is no work. So event loops
-    stay free, and an engine that hangs does not keep the process alive. A forked process starts without callers.
+    stay free, and an engine that hangs does not keep the process alive. Only quick searches run on the event loop of
+    their callers. A forked process starts without callers.
 
     Args:
         engine: the search engine.
@@ -97,7 +106,7 @@ class Batcher:
         futures: list[asyncio.Future[SearchResult]] = [loop.create_future() for _ in requests]
         firsts = (True, *[False] * (len(requests) - 1))
         self._add(list(zip(requests, futures, firsts, strict=True)))
-        loop.call_soon(self._start)  # callers in the same iteration of the event loop share a call
+        self._start_soon(loop)  # callers in the same iteration of the event loop share a call
         if len(futures) == 1:
             return [await futures[0]]
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
@@ -140,6 +149,8 @@ class Batcher:
         self._gathering = False
         self._threads = self._idle = 0
         self._running: list[float] = []  # when each running call began
+        self._counting = threading.Lock()  # for `on_call`
+        self._starting: asyncio.AbstractEventLoop | None = None  # the latest on which `_start_on` will run
 
     def _add(self, entries: Sequence[_Entry]) -> None:
         if self._process != os.getpid():
@@ -152,6 +163,39 @@ class Batcher:
         """Make sure that a thread takes the searches that wait, unless all are busy."""
         with self._lock:
             self._start_locked()
+
+    def _start_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._starting is not loop:
+            self._starting = loop
+            loop.call_soon(self._start_on, loop)
+
+    def _start_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer the first of the searches that wait on this event loop if they are quick, else in a thread."""
+        if self._starting is loop:
+            self._starting = None
+        with self._lock:
+            quick = self._quick()
+            if not quick:
+                self._start_locked()
+                return
+            batch = self._take(quick)
+            began = self._begin()
+        self._call(batch, began, loop)
+        if self._waiting:
+            self._start_soon(loop)  # after the callers that have their results now
+
+    def _quick(self) -> int:
+        """How many of the first searches that wait are quick together; 0 if even the first is not."""
+        is_quick = getattr(self._engine, "is_quick", None)
+        if not callable(is_quick):
+            return 0
+        count = min(_QUICK_BATCH, self._max_batch, len(self._waiting))
+        requests = [request for request, _, _ in islice(self._waiting, count)]
+        with contextlib.suppress(Exception):  # it would fail callers that it is not about
+            while requests and not is_quick(requests):
+                del requests[len(requests) // 2 :]
+            return len(requests)
+        return 0
 
     def _start_locked(self) -> None:
         if not self._waiting:
@@ -172,17 +216,28 @@ class Batcher:
                     if not self._wait_for_work():
                         self._threads -= 1
                         return
-                batch = self._take()
-                began = time.monotonic()
-                self._running.append(began)
+                batch = self._take(self._max_batch)
+                began = self._begin()
                 self._start_locked()  # for the rest, if the batch is full
+            self._call(batch, began)
+            del batch  # an idle thread keeps no documents
+
+    def _begin(self) -> float:
+        began = time.monotonic()
+        self._running.append(began)
+        return began
+
+    def _call(self, batch: Sequence[_Entry], began: float, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Call the engine in this thread, which runs `loop`, if given, and deliver the outcomes."""
+        try:
             outcomes = search_each(self._engine, [request for request, _, _ in batch])
+        finally:
             with self._lock:
                 self._running.remove(began)
-                if self._on_call is not None and batch:
-                    self._on_call(len(batch), time.monotonic() - began, outcomes)
-            _deliver(batch, outcomes)
-            del batch, outcomes  # an idle thread keeps no documents
+        if self._on_call is not None and batch:
+            with self._counting:
+                self._on_call(len(batch), time.monotonic() - began, outcomes)
+        _deliver(batch, outcomes, loop)
 
     def _wait_for_work(self) -> bool:
         """Wait for a search and, if there may be more, for company; False if none came."""
@@ -199,22 +254,24 @@ class Batcher:
             self._gathering = False
         return True
 
-    def _take(self) -> list[_Entry]:
+    def _take(self, most: int) -> list[_Entry]:
         """The next batch, without the searches that no one waits for any more."""
-        batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         self._last_callers = sum(first for _, _, first in batch)
         self._callers -= self._last_callers
         return [entry for entry in batch if not entry[1].done()]
 
 
-def _deliver(batch: Sequence[_Entry], outcomes: Sequence[Outcome]) -> None:
-    """Give each caller its result or its error, with one call into each event loop."""
+def _deliver(
+    batch: Sequence[_Entry], outcomes: Sequence[Outcome], running: asyncio.AbstractEventLoop | None = None
+) -> None:
+    """Give each caller its result or its error, with one call into each event loop that this thread does not run."""
     by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[_Caller, Outcome]]] = {}
     for (_, future, _), outcome in zip(batch, outcomes, strict=True):
         loop = None if isinstance(future, Future) else future.get_loop()
         by_loop.setdefault(loop, []).append((future, outcome))
     for loop, pairs in by_loop.items():
-        if loop is None:
+        if loop is None or loop is running:
             _settle(pairs)
         else:
             with contextlib.suppress(RuntimeError):  # the loop was closed: no one is left to notify

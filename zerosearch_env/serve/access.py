@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import socket
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, sentence
@@ -46,6 +47,7 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+@lru_cache(maxsize=64)  # a client sends the same header with every request
 def is_local(host_header: str) -> bool:
     """Whether a `Host` header names this machine, as a name or address of the loopback interface.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -195,8 +196,12 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
         0, or 1 if requests had to be cut off.
     """
     server = make_server(service, grace_s=grace_s)
-    with _signals_end(server):
-        asyncio.run(server.serve(sockets=[listener]))
+    gc.freeze()  # passages and questions stay until the end, so no garbage collection needs to look through them
+    try:
+        with _signals_end(server):
+            asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        gc.unfreeze()
     return 1 if service.metrics.errors[CUT_OFF] else 0
 
 
@@ -217,6 +222,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s,

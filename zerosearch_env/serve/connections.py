@@ -38,6 +38,41 @@ _LOG_PERIOD_S = 10.0
 _LOGGERS = (__name__, "uvicorn.error", "asyncio")
 
 
+class WholeResponses:
+    """A transport that sends a response in one piece.
+
+    uvicorn writes head and body separately, and each part that is sent wakes up the client.
+
+    Args:
+        transport: the transport.
+        answering: whether a response is being written; its parts are kept until `flush` or `close`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, answering: Callable[[], bool]) -> None:
+        self._transport, self._answering = transport, answering
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data, or keep it if it is a part of a response."""
+        self._parts.append(data)
+        if not self._answering():
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was kept."""
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+    def close(self) -> None:
+        """Send what was kept, and close the connection."""
+        self.flush()
+        self._transport.close()
+
+
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """A connection of uvicorn that must complete its request heads in time."""
 
@@ -55,7 +90,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time limit of the first head."""
-        super().connection_made(transport)
+        super().connection_made(WholeResponses(transport, self._responding))
         self.waiting_since = time.monotonic()
         self._start_timer()
 
@@ -79,7 +114,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
                 self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Send the response, and wait for the next request."""
+        self.transport.flush()
         super().on_response_complete()
         if not self._answering():
             self.waiting_since = time.monotonic()
@@ -105,6 +141,9 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _responding(self) -> bool:
+        return self._answering() and self.cycle.response_started
 
     def _start_timer(self) -> None:
         if self._timer is None and not self.transport.is_closing():
@@ -139,7 +178,8 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._max_connections = min(limits.max_connections, max(8, _handles() - _SPARE_HANDLES))
         self._acceptors: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # a connection to accept, or the end
+        self._room = asyncio.Event()  # a connection has closed, or waits for a request
         self._stopped = False
         self._filters = [(logging.getLogger(name), RateLimit(_LOG_PERIOD_S)) for name in _LOGGERS]
 
@@ -208,10 +248,10 @@ class Server(uvicorn.Server):
     async def _make_room(self) -> None:
         while len(self.server_state.connections) >= self._max_connections:
             self._evict()
-            self._changed.clear()
+            self._room.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FRESH_S):
-                    await self._changed.wait()
+                    await self._room.wait()
 
     def _evict(self) -> None:
         """Close the connection that has waited longest for a request, if any; first those that never sent one."""
@@ -236,7 +276,7 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
             head_timeout_s=self._limits.head_timeout_s,
-            on_change=self._changed.set,
+            on_change=self._room.set,
         )
         return made
 

@@ -1,10 +1,11 @@
 """`zerosearch serve` next to a plain Starlette and bm25s server, and with 200 clients next to one.
 
-Two parts. First, both servers search the same real passages for queries that never repeat, with 1, 32 and 200 clients.
-Second, batches: an engine call takes a fixed time, however many searches it holds, as a stand-in for a simulation LLM,
-a GPU or another machine. Each server runs in its own process, the clients share this one; each keeps its connection and
-sends its next search when the last one is answered. Wall time, since most of it is waiting, and the CPU time of the
-servers where the system tells; the cases take turns.
+Two parts. First, both servers search the same passages (sentences of real ones, recombined as for `corpus_scale`) for
+queries that never repeat, with 1, 32 and 200 clients. Second, batches: an engine call takes a fixed time, however many
+searches it holds, as a stand-in for a simulation LLM, a GPU or another machine. Each server runs in its own process,
+the clients share this one; each keeps its connection and sends its next search when the last one is answered. Wall
+time, and the CPU time of the servers where the system tells; the cases take turns. The clients need a core of their
+own: where they have none, the ratio of the requests per second is closer to 1 than that of the CPU times.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from zerosearch_env.engines import ConstantEngine, CorpusEngine, SearchEngine
 from zerosearch_env.types import Document, SearchRequest, SearchResult
 
 from ...measure import add_real_texts, alternating, make_parser, middle, write_record
+from ..corpus_scale import recombined
 from ..real_text import load_workload
 from .peer import Texts, serve_plainly
 
@@ -131,12 +133,17 @@ async def drive(server: Server, queries: Iterator[str], *, clients: int, request
     port, pid = server
     before, cpu_before = await _stats(port), _cpu_s(pid)
     share = requests // clients
-    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(clients)]
+    loop = asyncio.get_running_loop()
+    made = [_Client(queries, share) for _ in range(clients)]
+    for client in made:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
     began = time.perf_counter()
-    answered = await asyncio.gather(*(_client(connection, queries, share) for connection in connections))
+    for client in made:
+        client.send()
+    await asyncio.gather(*(client.finished for client in made))
     seconds = time.perf_counter() - began
     after, cpu_after = await _stats(port), _cpu_s(pid)
-    latencies = sorted(latency for client in answered for latency in client)
+    latencies = sorted(latency for client in made for latency in client.latencies)
     good, sent = len(latencies), share * clients
     calls = after.get("engine_calls", 0) - before.get("engine_calls", 0)
     cpu = None if cpu_before is None or cpu_after is None else round((cpu_after - cpu_before) / sent * 1e6, 1)
@@ -153,39 +160,67 @@ async def drive(server: Server, queries: Iterator[str], *, clients: int, request
     )
 
 
-async def _client(
-    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], queries: Iterator[str], requests: int
-) -> list[float]:
-    """Return the seconds of every request that got its result."""
-    reader, writer = connection
-    latencies = []
-    for _ in range(requests):
-        body = json.dumps({"queries": [next(queries)], "topk": TOP_K, "return_scores": True}).encode()
-        began = time.perf_counter()
-        try:
-            status, _ = await _exchange(reader, writer, b"POST", b"/retrieve", body)
-        except (OSError, asyncio.IncompleteReadError):
-            break
-        if status == 200:
-            latencies.append(time.perf_counter() - began)
-    writer.close()
-    return latencies
+class _Client(asyncio.Protocol):
+    """A client that sends its next search when the last one is answered. It does little else, to leave time to servers.
+
+    Args:
+        queries: a new query for each request.
+        requests: number of requests.
+    """
+
+    def __init__(self, queries: Iterator[str], requests: int) -> None:
+        self._queries, self._left = queries, requests
+        self._received = b""
+        self.latencies: list[float] = []
+        """The seconds of every request that got its result."""
+        self.finished = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection."""
+        self._transport: Any = transport
+
+    def send(self) -> None:
+        """Send the next search; close the connection if there is none."""
+        if not self._left:
+            self._transport.close()
+            return
+        self._left -= 1
+        body = json.dumps({"queries": [next(self._queries)], "topk": TOP_K, "return_scores": True}).encode()
+        self._received, self._began = b"", time.perf_counter()
+        self._transport.write(_request(b"POST", b"/retrieve", body))
+
+    def data_received(self, data: bytes) -> None:
+        """Collect a response."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        status, length = _status_and_length(head)
+        if len(body) == length:
+            if status == 200:
+                self.latencies.append(time.perf_counter() - self._began)
+            self.send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server or this client has closed the connection."""
+        self.finished.set_result(None)
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: bytes, path: bytes, body: bytes = b""
-) -> tuple[int, bytes]:
-    """Send a request on an open connection; return the status and body of the response."""
-    writer.write(b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body))
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    length = int(head.partition("content-length:")[2].partition("\r\n")[0])
-    return int(head.split(" ", 2)[1]), await reader.readexactly(length)
+def _request(method: bytes, path: bytes, body: bytes = b"") -> bytes:
+    return b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body)
+
+
+def _status_and_length(head: bytes) -> tuple[int, int]:
+    """Status and length of the body from the head of a response."""
+    return int(head[9:12]), int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
 
 
 async def _stats(port: int) -> dict[str, float]:
     """The counters of our server; empty for one without counters."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    status, body = await _exchange(reader, writer, b"GET", b"/stats")
+    writer.write(_request(b"GET", b"/stats"))
+    status, length = _status_and_length(await reader.readuntil(b"\r\n\r\n"))
+    body = await reader.readexactly(length)
     writer.close()
     counters: dict[str, float] = json.loads(body) if status == 200 else {}
     return counters
@@ -259,13 +294,25 @@ def medians_of(loads: dict[str, list[Load]]) -> dict[str, Load]:
     return {name: middle(rounds, lambda load: load.requests_per_second) for name, rounds in loads.items()}
 
 
-def ratios(medians: dict[str, Load], clients: Sequence[int] = CLIENTS) -> dict[str, float]:
-    """Our requests per second over the peer's, by number of clients; above 1 we are faster."""
-    pairs = {count: (medians[case_name(OURS, count)], medians[case_name(PEER, count)]) for count in clients}
-    return {
-        f"{count} clients": round(ours.requests_per_second / peer.requests_per_second, 2)
-        for count, (ours, peer) in pairs.items()
-    }
+def ratios(loads: dict[str, list[Load]], clients: Sequence[int] = CLIENTS) -> dict[str, dict[str, float]]:
+    """How many times the peer's speed ours is, by number of clients: in requests/s, and in requests per CPU second.
+
+    Each is the median of the rounds' ratios, in which both servers took their turns one after the other.
+    """
+    compared: dict[str, dict[str, float]] = {"requests/s": {}, "requests per CPU second": {}}
+    for count in clients:
+        rounds = list(zip(loads[case_name(OURS, count)], loads[case_name(PEER, count)], strict=True))
+        rates = [ours.requests_per_second / peer.requests_per_second for ours, peer in rounds]
+        cpu = [
+            peer.server_cpu_us / ours.server_cpu_us
+            for ours, peer in rounds
+            if peer.server_cpu_us and ours.server_cpu_us
+        ]
+        name = f"{count} client{'s' if count > 1 else ''}"
+        compared["requests/s"][name] = round(statistics.median(rates), 2)
+        if cpu:
+            compared["requests per CPU second"][name] = round(statistics.median(cpu), 2)
+    return compared
 
 
 def print_loads(loads: dict[str, list[Load]]) -> None:
@@ -286,20 +333,20 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write a JSON record; the status is 1 if a request got no result."""
     parser = make_parser("serve", __doc__, rounds=3)
     add_real_texts(parser)
+    parser.add_argument("--passages", type=int, default=10_000, help="size of the corpus (10000)")
     parser.add_argument("--clients", type=int, default=200, help="concurrent clients (200)")
     parser.add_argument("--requests", type=int, default=6000, help="requests of the batched case (6000)")
     parser.add_argument("--call-ms", type=float, default=20.0, help="time of an engine call (20 ms)")
     arguments = parser.parse_args(argv)
-    workload = load_workload(arguments.data)
-    questions = [question.text for question in workload.questions]
+    questions = [question.text for question in load_workload(arguments.data).questions]
+    rows = [row["contents"].partition("\n") for row in recombined(arguments.data, arguments.passages)]
+    texts = [(title.strip('"'), text) for title, _, text in rows]
     counts = tuple(sorted({min(count, arguments.clients) for count in CLIENTS}))
-    compared = compare(
-        workload.texts, questions, requests=arguments.requests // 6, rounds=arguments.rounds, clients=counts
-    )
-    print(f"{len(workload.texts):,} passages of 100 words, top {TOP_K}, queries that never repeat")
+    compared = compare(texts, questions, requests=arguments.requests // 6, rounds=arguments.rounds, clients=counts)
+    print(f"{len(texts):,} passages of 100 words, top {TOP_K}, queries that never repeat")
     print_loads(compared)
-    times_peer = ratios(medians_of(compared), counts)
-    print(f"times the requests/s of {PEER}: {json.dumps(times_peer)}\n")
+    times_peer = ratios(compared, counts)
+    print(f"times the speed of {PEER}: {json.dumps(times_peer)}\n")
     loads = measure_batches(
         clients=arguments.clients,
         requests=arguments.requests,
@@ -313,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
     times = {f"times {name}": round(batched / medians[name].requests_per_second, 1) for name in (ONE_BY_ONE, UNBATCHED)}
     print(json.dumps(times))
     results = {
-        "passages": len(workload.texts),
+        "passages": len(texts),
         "times_peer": times_peer,
         "peer_medians": medians_of(compared),
         "engine_call_ms": arguments.call_ms,

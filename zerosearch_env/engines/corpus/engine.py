@@ -21,6 +21,11 @@ from .build import K1, B
 from .paragraphs import ParagraphSearch
 from .passages import PassageIndex, dataset_index, file_index
 
+_FIXED_COST = 50_000
+"""What a search costs in any corpus, in passages: one in 50,000 passages takes twice as long as one in very few."""
+_QUICK = 1_000_000
+"""Searches times passages, with the fixed cost, up to which a call is quick: about 5 ms."""
+
 
 class CorpusEngine(BatchedEngine):
     """BM25 search over passages.
@@ -72,6 +77,14 @@ class CorpusEngine(BatchedEngine):
     def check_top_k(self, top_k: int, *, noise: bool = False) -> None:
         """Check that the corpus is large enough; see `EngineParts`."""
         check_size(len(self._index), top_k, noise=noise)
+
+    def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
+        """Whether the requests are few and the corpus is small; see `EngineParts`."""
+        if type(self).search is not CorpusEngine.search or not self._index.is_built:
+            return False
+        if self._paragraphs is not None and any(request.paragraphs for request in requests):
+            return False  # their index may have to be built
+        return len(requests) * (_FIXED_COST + len(self._index)) <= _QUICK
 
     def identity(self) -> Mapping[str, str]:
         """The passages by content; see `EngineParts`."""

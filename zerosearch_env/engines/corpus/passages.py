@@ -91,6 +91,11 @@ class PassageIndex:
                 self._index = self._build()
             return self._index
 
+    @property
+    def is_built(self) -> bool:
+        """Whether the index exists already, so that a search does not build it."""
+        return self._index is not None
+
     def _build(self) -> Bm25Index:
         size = len(self.passages)
         if size < _CACHED_PASSAGES:

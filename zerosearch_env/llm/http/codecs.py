@@ -22,9 +22,12 @@ class Codec:
     """Decodes a body. Raises ValueError or RecursionError if it is not in this encoding."""
 
 
+_JSON_TEXT = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes a new encoder for every call
+
+
 def _write_json(value: Any) -> bytes:
     # ASCII only: documents may contain lone surrogates, which UTF-8 cannot encode.
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _JSON_TEXT(value).encode("ascii")
 
 
 def _write_msgpack(value: Any) -> bytes:
