@@ -15,7 +15,7 @@ import inspect
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -102,6 +102,11 @@ def questions_hash(questions: Iterable[Question]) -> str:
     )
 
 
+def prompts_hash(questions: Iterable[Question]) -> str:
+    """A hash of the prompts in the rows of these questions, in order."""
+    return _hash_of(tuple((message["role"], message["content"]) for message in q.prompt or ()) for q in questions)
+
+
 def documents_hash(documents: Iterable[Document]) -> str:
     """A hash of titles, texts and sources of documents, in order."""
     return _hash_of((document.title, document.text, document.source) for document in documents)
@@ -142,17 +147,22 @@ def source_hash(file: Path) -> str:
     return _hash_of((str(source.relative_to(root)), file_hash(source)) for source in sorted(sources))
 
 
-def dataset_identity(dataset: Dataset, questions: Iterable[Question] | None = None) -> dict[str, str]:
+def dataset_identity(
+    dataset: Dataset, questions: Sequence[Question] | None = None, *, prompts: bool = False
+) -> dict[str, str]:
     """The record of this package and of a dataset's questions.
 
     Args:
         dataset: where the questions come from.
         questions: the questions that are used; None: all.
+        prompts: whether the prompts in their rows are used.
     """
     source = dataset.metadata.get("source")
     is_file = source is not None and Path(str(source)).is_file()
     name = f"the question file {source}" if is_file else f"the dataset {dataset.name} ({dataset.split})"
-    return package_identity() | {name: questions_hash(dataset.questions if questions is None else questions)}
+    questions = dataset.questions if questions is None else questions
+    record = package_identity() | {name: questions_hash(questions)}
+    return record | ({f"the prompts of {name}": prompts_hash(questions)} if prompts else {})
 
 
 def package_identity() -> dict[str, str]:

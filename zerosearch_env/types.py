@@ -105,6 +105,8 @@ class Question:
     split: str = ""
     paragraphs: tuple[Paragraph, ...] | None = None
     metadata: JsonObject | None = None
+    prompt: tuple[JsonObject, ...] | None = None
+    """The messages of the row's own prompt, each with `role` and `content`; None: the row has none."""
 
     # Files hold up to millions of questions; see `Document`.
     def __init__(
@@ -116,6 +118,7 @@ class Question:
         split: str = "",
         paragraphs: tuple[Paragraph, ...] | None = None,
         metadata: JsonObject | None = None,
+        prompt: tuple[JsonObject, ...] | None = None,
     ) -> None:
         _question_id(self, id)
         _question_text(self, text)
@@ -124,6 +127,7 @@ class Question:
         _question_split(self, split)
         _question_paragraphs(self, paragraphs)
         _question_metadata(self, metadata)
+        _question_prompt(self, prompt)
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -143,6 +147,7 @@ class Question:
     _question_split,
     _question_paragraphs,
     _question_metadata,
+    _question_prompt,
 ) = (vars(Question)[name].__set__ for name in Question.__dataclass_fields__)
 
 

@@ -16,13 +16,12 @@ from zerosearch_env.errors import CheckpointError, ConfigError
 from zerosearch_env.game.rules import Rules, agent_rules, choose_notices
 from zerosearch_env.llm.chat_format import PromptFormat
 from zerosearch_env.protocols import Protocol, get_protocol
-from zerosearch_env.protocols.prompts import PLACEHOLDER
+from zerosearch_env.protocols.prompts import DATASET_PROMPT, PLACEHOLDER
 
 from .files import read_json
 
 CARD_FILE = "zerosearch.json"
 CARD_VERSION = 1
-DATASET_PROMPT = "dataset"
 _COUNTS = ("turn_tokens", "context_tokens", "max_turns", "top_k", "max_observation_tokens")
 _TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice")
 _SWITCHES = ("chat", "thinking", "tools")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,13 @@ def test_search_r1_parquet(tmp_path: Path) -> None:
         search_r1_row(1, "hotpotqa", "Who wrote it?", ["Ada", "Ada L."]),
     ]
     data = load_dataset(parquet(tmp_path / "train.parquet", rows))
+    expected = [
+        ("train_0", "total number of death row inmates in the us", ("2,718",), "nq", "train"),
+        ("train_1", "Who wrote it?", ("Ada", "Ada L."), "hotpotqa", "train"),
+    ]
     assert data.questions == [
-        Question("train_0", "total number of death row inmates in the us", ("2,718",), "nq", "train"),
-        Question("train_1", "Who wrote it?", ("Ada", "Ada L."), "hotpotqa", "train"),
+        Question(*fields, metadata={"extra_info": row["extra_info"]}, prompt=tuple(row["prompt"]))
+        for fields, row in zip(expected, rows, strict=True)
     ]
     assert (data.name, data.metadata["format"]) == ("train", "search-r1")
     assert data.passages is None
@@ -91,7 +96,8 @@ FULL = search_r1_row(7, "nq", "Who?", ["Ada"])
 )
 def test_search_r1_rows_in_memory_with_arrays_and_missing_columns(row: dict[str, Any]) -> None:
     data = load_dataset([row])
-    assert data.questions == [Question("train_7", "Who?", ("Ada",), "nq", "train")]
+    (question,) = data.questions
+    assert replace(question, metadata=None, prompt=None) == Question("train_7", "Who?", ("Ada",), "nq", "train")
     assert (data.skipped_rows, data.metadata["format"]) == (0, "search-r1")
 
 
@@ -315,6 +321,10 @@ def test_corpus_files(tmp_path: Path, container: str) -> None:
         ("write <answer> Beijing </answer>. Question: who?\n", "who?"),
         ("</rules> question: who?", "who?"),
         ("the question: who asks the big question: why?", "who asks the big question: why?"),
+        ("Which film asks the question: who am I?", "Which film asks the question: who am I?"),
+        ("Use the search engine when you must. Answer this question: who am I?", "who am I?"),
+        ("Question: Which film asks the question: who am I?\n", "Which film asks the question: who am I?"),
+        ("Answer. Question: Which film asks: the question: who am I?", "Which film asks: the question: who am I?"),
         ("Who?", "Who?"),
     ],
 )

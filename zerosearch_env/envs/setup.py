@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import check_options, check_whole_number, make_options
 from ..datasets import COLUMNS, Column, NamedSource, OnBadRow, check_columns, load_dataset, named_sources
+from ..datasets.prompts import check_prompts
 from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
 from ..engines.base import check_corpus
@@ -104,7 +105,8 @@ def make_setup(options: EnvOptions) -> Setup:
 
     Raises:
         ConfigError: an argument is invalid. For an unknown name, the message suggests the most similar valid one.
-        DataError: the dataset has no questions, or a question has no answer.
+        DataError: the dataset has no questions, or a question has no answer, or no prompt although
+            `prompt_template` is "dataset".
     """
     if options.render_mode is not None and options.render_mode not in RENDER_MODES:
         raise unknown_name("render_mode", options.render_mode, RENDER_MODES)
@@ -130,6 +132,7 @@ def make_setup(options: EnvOptions) -> Setup:
         noise_unit=options.noise_unit,
     )
     data = make_dataset(options)
+    check_prompts(rules, data)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:

@@ -126,7 +126,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
             `"hermes"`, or a `Protocol`.
         prompt_template: a string or a file that contains `{question}`, for checkpoints that were trained with another
-            instruction. None: the protocol's default.
+            instruction; `"dataset"` asks every question with the prompt of its row. None: the protocol's own.
         max_turns: number of turns that may search. None: the protocol's default, 5 for `"zerosearch"`.
         top_k: documents per search. None: the protocol's default, 5 for `"zerosearch"`.
         invalid_notice: the observation after an invalid turn: `"own"` (this package's words), `"reference"` (as in the

@@ -32,6 +32,7 @@ from ..randomness import split, uniform2
 from ..types import (
     ActionKind,
     Document,
+    JsonObject,
     Question,
     Scores,
     SearchRequest,
@@ -82,7 +83,7 @@ class Episode:
         """Start an episode.
 
         Raises:
-            DataError: the question has no answers.
+            DataError: the question has no answers, or no prompt although the rules take it from the dataset.
             ConfigError: the noise level is not a number in [0, 1].
         """
         if not question.answers:
@@ -91,7 +92,7 @@ class Episode:
         self.rules = rules
         self.noise_level = check_level(noise_level)
         self.seed = index(seed)  # a Python int: numpy integers would overflow in `mix`
-        self.prompt = question.text.join(rules.prompt_pieces)
+        self.prompt = rules.prompt(question)
         self.searches = 0
         self.stop_reason: StopReason | None = None
         self._find_answer = partial(_state_answer, question.answers)
@@ -102,6 +103,11 @@ class Episode:
     def done(self) -> bool:
         """True when the episode is over."""
         return self.stop_reason is not None
+
+    @property
+    def messages(self) -> tuple[JsonObject, ...]:
+        """The prompt as messages for a chat model, each with `role` and `content`."""
+        return self.rules.messages(self.question)
 
     @property
     def pending(self) -> bool:

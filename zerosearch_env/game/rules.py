@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from ..checks import check_whole_number
-from ..errors import ConfigError, unknown_name
+from ..errors import ConfigError, DataError, unknown_name
 from ..loading import load_attribute, names_code
 from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
-from ..protocols.prompts import PLACEHOLDER, load_prompt_template
-from ..types import Options
+from ..protocols.prompts import DATASET_PROMPT, PLACEHOLDER, load_prompt_template
+from ..types import JsonObject, Options, Question
 from .reward_registry import Reward, ScoreSpec, get_reward, get_scores
 from .rewards import exact_match
 
@@ -30,7 +30,7 @@ class Rules:
 
     protocol: Protocol
     prompt_template: str
-    """The instruction; contains `{question}`."""
+    """The instruction; contains `{question}`. `"dataset"`: each question's own prompt."""
     invalid_notice: str | None
     """The observation after an invalid turn. None: an invalid turn ends the episode (`NO_ACTION`)."""
     last_turn_notice: str
@@ -65,6 +65,38 @@ class Rules:
         `str.format` is not used, so all other braces in the instruction and in the question are ordinary text.
         """
         return tuple(self.prompt_template.split(PLACEHOLDER))
+
+    @property
+    def dataset_prompts(self) -> bool:
+        """Whether each question is asked with the prompt of its own row."""
+        return self.prompt_template == DATASET_PROMPT
+
+    def prompt(self, question: Question) -> str:
+        """The first text for the policy. The messages of a row's own prompt are joined by line breaks.
+
+        Raises:
+            DataError: the prompts come from the dataset, and the question has none.
+        """
+        if self.prompt_template != DATASET_PROMPT:
+            return question.text.join(self.prompt_pieces)
+        return "\n".join(str(message["content"]) for message in self.messages(question))
+
+    def messages(self, question: Question) -> tuple[JsonObject, ...]:
+        """The first messages for a chat model: those of the row's own prompt, or the prompt as one user message.
+
+        Raises:
+            DataError: the prompts come from the dataset, and the question has none.
+        """
+        if self.prompt_template != DATASET_PROMPT:
+            return ({"role": "user", "content": self.prompt(question)},)
+        if not question.prompt:
+            raise DataError(
+                f"prompt_template={DATASET_PROMPT!r} takes the prompt from the row of each question, but "
+                f"{question.id!r} of {question.dataset or 'this dataset'!r} has none: expected a column 'prompt' with "
+                'a text or messages such as [{"role": "user", "content": "..."}]. columns={"prompt": ...} can name '
+                "another column."
+            )
+        return question.prompt
 
 
 def choose_notices(
@@ -116,7 +148,8 @@ def make_rules(
 
     Args:
         protocol: a registered name, a `Protocol`, or `"module:attribute"` or `"file.py:attribute"`, which is loaded.
-        prompt_template: a string or a file that contains `{question}`; None: the protocol's default.
+        prompt_template: a string or a file that contains `{question}`, or `"dataset"` for the prompts in the rows of
+            the dataset; None: the protocol's default.
         max_turns: number of turns that may search, at least 1; None: the protocol's default.
         top_k: documents per search, at least 1; None: the protocol's default.
         invalid_notice: what follows an invalid turn; see `choose_notices`. None: `"own"`.

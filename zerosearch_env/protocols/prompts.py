@@ -12,6 +12,8 @@ from ..errors import ConfigError
 
 PLACEHOLDER = "{question}"
 """Replaced by the question's text. All other braces in a template are ordinary text."""
+DATASET_PROMPT = "dataset"
+"""In place of a template: every question is asked with the prompt of its own row (`Question.prompt`)."""
 
 _TAGGED = (
     "Find the answer to the question at the end.\n"
@@ -88,12 +90,13 @@ def load_prompt_template(template: str | os.PathLike[str]) -> str:
     """Return a prompt template, reading it from a file if a path is given.
 
     Args:
-        template: a string that contains `{question}`, or the path of a UTF-8 file that contains it.
+        template: a string that contains `{question}`, the path of a UTF-8 file that contains it, or `"dataset"`
+            (`DATASET_PROMPT`; a file of that name is `"./dataset"`).
 
     Raises:
         ConfigError: `{question}` is missing, or the file cannot be read.
     """
-    if isinstance(template, str) and PLACEHOLDER in template:
+    if isinstance(template, str) and (PLACEHOLDER in template or template == DATASET_PROMPT):
         return template
     if not isinstance(template, (str, os.PathLike)):
         raise ConfigError(f"prompt_template must be a string or a path, got {template!r}.")
@@ -101,7 +104,8 @@ def load_prompt_template(template: str | os.PathLike[str]) -> str:
         shown = str(template) if len(str(template)) <= 80 else str(template)[:77] + "..."
         raise ConfigError(
             f"prompt_template must contain {PLACEHOLDER} or name a file that does; got {shown!r}, "
-            "which does not contain it and is not a file. Put {question} where the question's text belongs."
+            "which does not contain it and is not a file. Put {question} where the question's text belongs, or write "
+            f"{DATASET_PROMPT!r} for the prompts in the rows of the dataset."
         )
     try:
         text = Path(template).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from ...types import Json, Paragraph
+from ...types import Json, JsonObject, Paragraph
 from .columns import find_column, first_of, missing
 from .packed import unpack
 from .rows import Row, RowError
@@ -67,6 +67,25 @@ def mapping(row: Row, field: str) -> Row:
     """The dict in an optional field; empty if the field is empty or holds something else."""
     value = unpack(row.get(field), field)
     return value if isinstance(value, dict) else {}
+
+
+def messages(value: Json) -> tuple[JsonObject, ...] | None:
+    """The messages of a prompt; None if the value is neither a text, which is one user message, nor messages."""
+    if type(value) is not list:
+        try:
+            value = unpack(value, "prompt")
+        except RowError:
+            return None
+        if isinstance(value, str) and value.strip():
+            return ({"role": "user", "content": value},)
+        if not isinstance(value, list):
+            return None
+    for message in value:
+        if not isinstance(message, Mapping) or not (
+            isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        ):
+            return None
+    return tuple(value) or None
 
 
 def answers(value: Json, field: str) -> tuple[str, ...]:

@@ -14,8 +14,10 @@ Names of columns are compared without case, blanks and underscores: "Final answe
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +27,7 @@ from .fields import (
     answers,
     flagged_paragraphs,
     mapping,
+    messages,
     supporting_titles,
     text,
     titled_sentences,
@@ -43,6 +46,7 @@ ANSWERS = (
     *("target_value", "annotations", "parses"),
 )
 ALIASES = ("answer_aliases", "aliases")
+PROMPTS = ("prompt",)
 _SOURCES = ("data_source", "dataset")
 _REWARDS = ("reward_model", "reward_spec")
 
@@ -52,6 +56,7 @@ COLUMNS: Fields = {
     "answers": ("golden_answers", ANSWERS),
     "aliases": ("answer_aliases", ALIASES),
     "data_source": ("data_source", _SOURCES),
+    "prompt": ("prompt", PROMPTS),
 }
 """The fields of a question that a caller may map to columns."""
 
@@ -70,9 +75,9 @@ def detect_format(row: Row) -> str:
         return "search-r1"
     if first_of(row, QUESTIONS) and not missing(row.get("golden_answers")):
         return "flashrag"
-    if find_column(row, (*QUESTIONS, "prompt")):
+    if find_column(row, (*QUESTIONS, *PROMPTS)):
         return "plain"
-    raise no_column(row, (*QUESTIONS, "prompt"), "question", "a question")
+    raise no_column(row, (*QUESTIONS, *PROMPTS), "question", "a question")
 
 
 def _unpacked(value: Json) -> Json:
@@ -96,7 +101,9 @@ def _build(
     name = name or ("" if key is None else written(plain(row[key])))
     source = first_of(row, _SOURCES)
     dataset = row[source].strip() if source is not None and isinstance(row[source], str) else ""
-    return Question(name, _question(row), golds, dataset, split, paragraphs, metadata or None)
+    prompt = first_of(row, PROMPTS)
+    asked = None if prompt is None else messages(row[prompt])
+    return Question(name, _question(row), golds, dataset, split, paragraphs, metadata or None, asked)
 
 
 def _question(row: Row) -> str:
@@ -110,21 +117,20 @@ def _question(row: Row) -> str:
     told = mapping(row, "extra_info").get("question")
     if isinstance(told, str) and told.strip():
         return text(told, "extra_info.question")
-    prompt = first_of(row, ("prompt",))
+    prompt = first_of(row, PROMPTS)
     if prompt is not None:
         return _prompted_question(row[prompt], prompt)
     field = find_column(row, QUESTIONS)
     if field is not None:
         return text(row[field], field)
-    raise no_column(row, (*QUESTIONS, "prompt"), "question", "a question")
+    raise no_column(row, (*QUESTIONS, *PROMPTS), "question", "a question")
 
 
 _LABELS = [
-    re.compile(rf"{place}question:", re.IGNORECASE | re.MULTILINE)
-    for place in (r"^[^\S\n]*+", r"[.!?:;>][^\S\n]{0,8}", r"\A(?s:.*?)\b")
+    re.compile(rf"{place}question:", re.IGNORECASE | re.MULTILINE) for place in (r"^[^\S\n]*+", r"[.!?:;>][^\S\n]{0,8}")
 ]
-"""The label before the question of a prompt: the last one at the start of a line, else the last one after a sentence or
-a tag, else the first one. Inside a sentence it is part of the question ("who hosts Any Question: The Debate?")."""
+_LABEL_IN_SENTENCE = re.compile(r"\bquestion:", re.IGNORECASE)
+_ASKING = re.compile(r"\b(?:who|whom|whose|what|which|when|where|why|how)\b", re.IGNORECASE)
 
 
 def _prompted_question(prompt: Json, field: str) -> str:
@@ -137,8 +143,24 @@ def _prompted_question(prompt: Json, field: str) -> str:
     else:
         raise RowError("question", "a string, or a `prompt` that ends with the question", prompt)
     prompted = text(content, field)
-    parts = (label.split(prompted) for label in _LABELS)
-    return text(next((found[-1] for found in parts if len(found) > 1), prompted), field)
+    return text(_after_label(prompted), field)
+
+
+def _after_label(prompt: str) -> str:
+    """The text after the label "Question:"; the whole prompt if it has none.
+
+    The label is the last one at the start of a line, else the last one after a sentence or a tag, else the first one in
+    a sentence such as "Answer this question: ...". In a sentence that asks something it belongs to the question ("Which
+    film asks the question: who am I?").
+    """
+    for label in _LABELS:
+        parts = label.split(prompt)
+        if len(parts) > 1:
+            return parts[-1]
+    found = _LABEL_IN_SENTENCE.search(prompt)
+    if found is None or _ASKING.search(re.split(r"[.!?\n]", prompt[: found.start()])[-1]):
+        return prompt
+    return prompt[found.end() :]
 
 
 def _golds(row: Row) -> tuple[str, ...]:
@@ -164,7 +186,7 @@ def _numbered_answers(row: Row) -> tuple[str, ...]:
 
 def read_plain(row: Row) -> Question:
     """A question and its answers; every other field becomes metadata."""
-    used = {first_of(row, names) for names in (IDS, QUESTIONS, ANSWERS, ALIASES, _SOURCES)}
+    used = {first_of(row, names) for names in (IDS, QUESTIONS, ANSWERS, ALIASES, _SOURCES, PROMPTS)}
     metadata = {key: plain(value) for key, value in row.items() if key not in used and not missing(value)}
     return _build(row, _golds(row), metadata=metadata)
 
@@ -175,6 +197,8 @@ def read_search_r1(row: Row) -> Question:
     source, index = row.get("data_source"), extra.get("index")
     numbered = first_of(row, IDS) is None and not missing(index)
     metadata = {key: value for key, value in mapping(row, "metadata").items() if value is not None}
+    if extra:
+        metadata["extra_info"] = extra
     return _build(
         row,
         _rewarded_answers(row),
@@ -262,9 +286,22 @@ def read_questions(
             the field, and the nearest column.
     """
     reader, convert = RowReader(on_bad_row, limit), QuestionReader(name, split, format, columns or {})
-    questions = list(reader.read(rows, convert, where=where, what="questions"))
+    with _paused_collector():
+        questions = list(reader.read(rows, convert, where=where, what="questions"))
     metadata = {"format": convert.format or "", "source": where}
     return Dataset(name, split, with_distinct_ids(questions), skipped_rows=reader.skipped, metadata=metadata)
+
+
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Python's garbage collector looks through all records again and again while their number grows, in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class QuestionReader:
@@ -306,6 +343,7 @@ class QuestionReader:
             question.split or self._split,
             question.paragraphs,
             question.metadata,
+            question.prompt,
         )
 
     def _read(self, row: Row) -> Question:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import require
 from ...types import Dataset, Question
 from .columns import matches
-from .readers import ALIASES, ANSWERS, IDS, QUESTIONS, QuestionReader
+from .readers import ALIASES, ANSWERS, IDS, PROMPTS, QUESTIONS, QuestionReader
 from .rows import NumberedRow, RowError
 
 LEAST_ROWS = 50_000
@@ -61,6 +61,15 @@ class TableQuestions(Sequence[Question]):
         batches = self._table.to_batches(max_chunksize=_BATCH)
         rows = (row for batch in batches for row in batch.to_pylist())
         return (self._convert(_numbered(index, row)) for index, row in enumerate(rows))
+
+    def first_without_prompt(self) -> int | None:
+        """The index of the first question without a prompt (`Question.prompt`); None if all have one.
+
+        A column of messages is checked as a whole. Otherwise every question is made.
+        """
+        if _all_have_messages(self._table):
+            return None
+        return next((index for index, question in enumerate(self) if not question.prompt), None)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -166,6 +175,27 @@ def _are_counted_up(ids: Any) -> bool:
     lengths = np.diff(np.asarray(compute.binary_length(ids), dtype=np.int64))
     later = np.asarray(compute.greater(ids.slice(1), ids.slice(0, len(ids) - 1)))
     return bool(np.all((lengths > 0) | ((lengths == 0) & later)))
+
+
+def _all_have_messages(table: Any) -> bool:
+    """Whether the first prompt column is a list of messages, each with a role and a content, in every row."""
+    arrow, compute = require("pyarrow"), require("pyarrow.compute")
+    names = matches(tuple(table.column_names), PROMPTS)
+    if not names or len(set(table.column_names)) < len(table.column_names):
+        return False
+    column = table[names[0]]
+    if not (arrow.types.is_list(column.type) or arrow.types.is_large_list(column.type)) or column.null_count:
+        return False
+    message = column.type.value_type
+    if not arrow.types.is_struct(message):
+        return False
+    texts = [message.field(name) for name in ("role", "content") if message.get_field_index(name) >= 0]
+    if len(texts) < 2 or not all(_is_text(field.type) for field in texts):
+        return False
+    if not compute.all(compute.greater(compute.list_value_length(column), 0)).as_py():
+        return False
+    flat = compute.list_flatten(column)
+    return not any(compute.struct_field(flat, name).null_count for name in ("role", "content"))
 
 
 def _ordinary_rows(batch: Any, format: str | None) -> NDArray[np.bool_]:
