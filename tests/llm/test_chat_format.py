@@ -337,3 +337,20 @@ def test_a_protocol_of_tools_without_a_chat_template_is_plain_text() -> None:
     assert encoder.prompts([Episode(QUESTION, rules)]) == [tokenizer(Episode(QUESTION, rules).prompt)["input_ids"]]
     assert encoder.observations([step], [("x", 3)]) == encode_texts([step.observation], tokenizer)
     assert replace(PromptFormat(), chat=True).chat
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llama3.1", "smollm2"])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("own_system", [True, False])
+def test_prompts_of_the_dataset_go_through_the_template_as_they_are(
+    family: str, system: str | None, own_system: bool
+) -> None:
+    tokenizer = family_tokenizer(family)
+    own = [{"role": "system", "content": "Search well."}] if own_system else []
+    messages = [*own, {"role": "user", "content": "Use <search>. Question: who?\n"}]
+    rules = make_rules(prompt_template="dataset")
+    episode = Episode(Question("q", "who?", ("k",), prompt=tuple(messages)), rules)
+    (ids,) = TurnEncoder(tokenizer, rules, PromptFormat(chat=True, system=system)).prompts([episode])
+    before = [{"role": "system", "content": system}] if system is not None and not own_system else []
+    expected = tokenizer.apply_chat_template([*before, *messages], add_generation_prompt=True, tokenize=False)
+    assert ids == tokenizer(expected, add_special_tokens=False)["input_ids"]

@@ -34,7 +34,7 @@ from .tokens import BARE, Frame, encode_chats, encode_framed, encode_prompts
 if TYPE_CHECKING:
     from ..game.episode import Episode
     from ..game.rules import Rules
-    from ..types import Step
+    from ..types import JsonObject, Step
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class TurnEncoder:
     def __init__(self, tokenizer: Any, rules: Rules, format: PromptFormat | None = None) -> None:
         self.format = PromptFormat() if format is None else format
         self._tokenizer = tokenizer
+        self._rules = rules
         self._stops = rules.protocol.stop_strings
         self._template: ChatTemplate | None = None
         self._instruction: tuple[str, ...] | None = None
@@ -112,9 +113,19 @@ class TurnEncoder:
             return encode_prompts(texts, self._tokenizer, questions=questions)
         if self._instruction is not None:
             texts = [question.join(self._instruction) for question in questions]
-        chats = [self._template.first_messages(text) for text in texts]
+        if self._rules.dataset_prompts:
+            chats = [self._with_system(episode.messages) for episode in episodes]
+        else:
+            chats = [self._template.first_messages(text) for text in texts]
         options = self._template.options
         return encode_chats(chats, self._tokenizer, questions=questions, prefill=self.format.prefill, **options)
+
+    def _with_system(self, messages: Sequence[JsonObject]) -> list[JsonObject]:
+        """The messages of a row's own prompt, after the format's system message if they have none."""
+        system = self.format.system
+        if system is None or messages[0]["role"] == "system":
+            return list(messages)
+        return [{"role": "system", "content": system}, *messages]
 
     def opening(self, step: Step | None = None, end: int | None = None) -> str:
         """The part of the policy's next turn that its context already holds, such as a prefilled `<think>`.
