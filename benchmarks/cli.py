@@ -43,7 +43,7 @@ _MODULES = {
     ),
     "serve": (
         "speed.serve.bench",
-        "Requests per second of the retrieval server, compared with a plain Starlette and bm25s server.",
+        "Requests per second of the retrieval server, compared with a plain FastAPI and bm25s server.",
     ),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "start": ("speed.start", "Time of `import zerosearch_env`, of the first search, and of each `--help`."),

@@ -1,4 +1,4 @@
-"""`zerosearch serve` next to a plain Starlette and bm25s server, and with 200 clients next to one.
+"""`zerosearch serve` next to a plain FastAPI and bm25s server, and with 200 clients next to one.
 
 Two parts. First, both servers search the same passages (sentences of real ones, recombined as for `corpus_scale`) for
 queries that never repeat, with 1, 32 and 200 clients. Second, batches: an engine call takes a fixed time, however many
@@ -31,10 +31,10 @@ from zerosearch_env.types import Document, SearchRequest, SearchResult
 from ...measure import add_real_texts, alternating, make_parser, middle, write_record
 from ..corpus_scale import recombined
 from ..real_text import load_workload
-from .peer import Texts, serve_plainly
+from .peer import FRAMEWORK, Texts, serve_plainly
 
 ONE_BY_ONE, UNBATCHED, BATCHED = "one client, one by one", "all clients, batches of one", "all clients, batched"
-OURS, PEER = "zerosearch serve", "Starlette and bm25s"
+OURS, PEER = "zerosearch serve", f"{FRAMEWORK} and bm25s"
 CLIENTS = (1, 32, 200)
 TOP_K = 5
 
@@ -370,5 +370,5 @@ def main(argv: list[str] | None = None) -> int:
         "rounds": loads,
     }
     unit = "wall time; the round with the median throughput, and all rounds"
-    write_record(arguments.output, ["starlette", "uvicorn", "httptools", "bm25s"], unit=unit, **results)
+    write_record(arguments.output, ["fastapi", "starlette", "uvicorn", "httptools", "bm25s"], unit=unit, **results)
     return 1 if any(load.errors for rounds in (*loads.values(), *compared.values()) for load in rounds) else 0

@@ -1,33 +1,35 @@
-"""A plain server of searches, as people write one: Starlette and bm25s, one search per request in a thread pool.
+"""A plain server of searches, as people write one: FastAPI and bm25s, one search per request in a thread pool.
 
-That is what FastAPI does with an endpoint that is not `async`, such as that of Search-R1's server, without FastAPI's
-own cost. It skips everything that `zerosearch serve` does besides: batches, checks, dialects, noise, limits, counters.
-Its answers have the form of Search-R1's server.
+Where FastAPI is not installed, Starlette takes its place, which does the same without FastAPI's own cost. It skips
+everything that `zerosearch serve` does besides: batches, checks, dialects, noise, limits, counters. Its answers have
+the form of Search-R1's server.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 Texts = Sequence[tuple[str, str]]
 """Titles and texts of passages."""
 
+Search = Callable[[dict[str, Any]], list[Any]]
+"""The body of a request -> one list of scored passages per query."""
+
+FRAMEWORK = "FastAPI" if importlib.util.find_spec("fastapi") else "Starlette"
+"""The framework of the peer."""
+
 
 def serve_plainly(pipe: Connection, texts: Texts) -> None:
     """Serve the passages on a free port, which is sent through the pipe, until SIGTERM."""
     import bm25s
     import uvicorn
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
 
     passages = [{"id": str(i), "contents": f'"{title}"\n{text}'} for i, (title, text) in enumerate(texts)]
     index = bm25s.BM25()
@@ -42,14 +44,36 @@ def serve_plainly(pipe: Connection, texts: Texts) -> None:
             for row, values in zip(numbers, scores, strict=True)
         ]
 
-    async def retrieve(request: Request) -> JSONResponse:
-        body = json.loads(await request.body())
-        return JSONResponse({"result": await run_in_threadpool(search, body)})
-
-    app = Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"])])
+    app = _fastapi(search) if FRAMEWORK == "FastAPI" else _starlette(search)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after its own shutdown
     # asyncio sets TCP_NODELAY only if the protocol is named.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         pipe.send(listener.getsockname()[1])
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+
+
+def _fastapi(search: Search) -> Any:
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.post("/retrieve")
+    def retrieve(body: dict[str, Any]) -> Any:
+        return {"result": search(body)}
+
+    return app
+
+
+def _starlette(search: Search) -> Any:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def retrieve(request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        return JSONResponse({"result": await run_in_threadpool(search, body)})
+
+    return Starlette(routes=[Route("/retrieve", retrieve, methods=["POST"])])
