@@ -207,7 +207,8 @@ class _Client(asyncio.Protocol):
 
 
 def _request(method: bytes, path: bytes, body: bytes = b"") -> bytes:
-    return b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body)
+    head = b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (method, path, len(body)) + body
 
 
 def _status_and_length(head: bytes) -> tuple[int, int]:
