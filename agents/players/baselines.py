@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerosearch_env.bounded_cache import BoundedCache
 from zerosearch_env.engines.run import run_searches
@@ -43,6 +43,7 @@ from .policy import PolicyPlayer
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
+    from zerosearch_env.llm.chat_format import TurnEncoder
 
 _REMEMBERED = 4096
 """Sampled turns that a player caches: at least three for each of a thousand questions."""
@@ -51,57 +52,82 @@ _NO_ANSWER = "unknown"
 """Answer used when the model's forced answer is empty, since an empty answer is an invalid action."""
 
 
+class Context(NamedTuple):
+    """What a model reads before a turn."""
+
+    ids: list[int]
+    """Token ids of the episode so far."""
+    opening: str = ""
+    """The part of the turn that they contain already (`TurnEncoder.opening`)."""
+
+
+class Written(NamedTuple):
+    """A turn that a model has written."""
+
+    text: str
+    """With the context's opening."""
+    ids: list[int]
+    """Without it."""
+    end: int | None = None
+    """The end-of-sequence token that it ended with, if it did."""
+
+
 class DirectPlayer(PolicyPlayer):
     """Answers without searching; see the module's docstring."""
 
     searches = False
 
     @cached_property
-    def _sampled(self) -> BoundedCache[tuple[Sequence[str], tuple[int, ...], int], tuple[str, list[int]]]:
+    def _sampled(self) -> BoundedCache[tuple[Sequence[str], tuple[int, ...], int], Written]:
         return BoundedCache(_REMEMBERED)
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
         self.answer(episodes, dict(enumerate(self._prompts(episodes))), on_done)
 
-    def answer(self, episodes: Sequence[Episode], rows_of: Mapping[int, list[int]], on_done: OnDone | None) -> None:
+    def answer(self, episodes: Sequence[Episode], contexts: Mapping[int, Context], on_done: OnDone | None) -> None:
         """Let the model end some episodes with an answer.
 
         Args:
             episodes: all episodes.
-            rows_of: position of each episode whose next action is the answer, and its token ids so far.
+            contexts: position of each episode whose next action is the answer, and what the model reads before it.
             on_done: called with each of these positions.
         """
-        if not rows_of:
+        if not contexts:
             return
-        ending, rows = [episodes[position] for position in rows_of], list(rows_of.values())
+        ending, rows = [episodes[position] for position in contexts], list(contexts.values())
         protocol = ending[0].rules.protocol
         seeds = [mix(episode.seed, len(episode.turns)) for episode in ending]
-        texts = [text for text, _ in self._sample(rows, protocol, seeds)]
+        texts = [turn.text for turn in self._sample(rows, protocol, seeds)]
         forced = [i for i, text in enumerate(texts) if protocol.parse(text).kind != "answer"]
         if forced:
             opening, closing = answer_tags(protocol)
-            thoughts = [thought_before_action(texts[i], protocol) for i in forced]
-            prefixes = self._encode([thought + opening for thought in thoughts])
-            longer = [rows[i] + prefix for i, prefix in zip(forced, prefixes, strict=True)]
+            thoughts = [thought_before_action(texts[i], protocol, rows[i].opening) for i in forced]
+            prefixes = [thought + opening for thought in thoughts]
+            rest = [prefix[len(rows[i].opening) :] for i, prefix in zip(forced, prefixes, strict=True)]
+            longer = [Context(rows[i].ids + ids) for i, ids in zip(forced, self._encode(rest), strict=True)]
             stops = (closing, *protocol.stop_strings) if closing else protocol.stop_strings
             samples = self._sample(longer, protocol, [seeds[i] for i in forced], stops)
-            for i, thought, (text, _) in zip(forced, thoughts, samples, strict=True):
-                content = (text.partition(closing)[0] if closing else text).strip()
+            for i, thought, turn in zip(forced, thoughts, samples, strict=True):
+                content = (turn.text.partition(closing)[0] if closing else turn.text).strip()
                 texts[i] = thought + protocol.render_answer(content)
                 if protocol.parse(texts[i]).kind != "answer":
                     texts[i] = protocol.render_answer(_NO_ANSWER)
-        advance_all([episodes[position] for position in rows_of], texts)
-        for position in rows_of:
+        advance_all([episodes[position] for position in contexts], texts)
+        for position in contexts:
             if on_done:
                 on_done(position)
 
-    def _prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
+    def _encoder(self, episodes: Sequence[Episode]) -> TurnEncoder:
         from zerosearch_env.llm.chat_format import TurnEncoder
 
+        return TurnEncoder(self.policy.tokenizer, episodes[0].rules, self.card.format)
+
+    def _prompts(self, episodes: Sequence[Episode]) -> list[Context]:
         if not episodes:
             return []
-        return TurnEncoder(self.policy.tokenizer, episodes[0].rules, self.card.format).prompts(episodes)
+        encoder = self._encoder(episodes)
+        return [Context(ids, encoder.opening()) for ids in encoder.prompts(episodes)]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         from zerosearch_env.llm.tokens import encode_texts
@@ -110,27 +136,28 @@ class DirectPlayer(PolicyPlayer):
 
     def _sample(
         self,
-        rows: Sequence[list[int]],
+        rows: Sequence[Context],
         protocol: Protocol,
         seeds: Sequence[int],
         stop_strings: Sequence[str] | None = None,
-    ) -> list[tuple[str, list[int]]]:
-        """Samples one turn per row; returns its text and its tokens. A row that fills the context is cut there.
+    ) -> list[Written]:
+        """Samples one turn per row. A row that fills the context is cut there.
 
         Turns are cached. The noise draws of different noise levels are coupled, so most searches return the same
         documents at the next level, and the rows are the same too.
         """
         stops = protocol.stop_strings if stop_strings is None else tuple(stop_strings)
-        keys = [(stops, tuple(row), seed) for row, seed in zip(rows, seeds, strict=True)]
+        keys = [(stops, tuple(row.ids), seed) for row, seed in zip(rows, seeds, strict=True)]
         turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
         missing = [number for number in range(len(rows)) if number not in turns]
         sampler = self.make_sampler(max(1, len(missing)), protocol, stops)
         for number in missing:
-            sampler.start(number, rows[number], seeds[number])
+            sampler.start(number, rows[number].ids, seeds[number])
         while len(turns) < len(rows):
             for sample in sampler.run():
                 number = int(str(sample.key))
-                turns[number] = (sample.text, list(sample.token_ids))
+                ids, text = list(sample.token_ids), rows[number].opening + sample.text
+                turns[number] = Written(text, ids, ids[-1] if sample.finish == "eos" else None)
                 self._sampled.put(keys[number], turns[number])
                 sampler.finish(number)
         return [turns[number] for number in range(len(rows))]
@@ -149,26 +176,33 @@ class RagPlayer(DirectPlayer):
         """Play every episode in this process."""
         if not episodes:
             return
-        rows = self._prompts(episodes)
+        rows, encoder = self._prompts(episodes), self._encoder(episodes)
         turns = self.first_turns(episodes, rows)
-        steps = _take_turns(episodes, {i: text for i, (text, _) in enumerate(turns)}, engine, on_done)
-        documents = self._encode([step.observation for step in steps.values()])
-        longer = {i: rows[i] + turns[i][1] + ids for i, ids in zip(steps, documents, strict=True)}
+        steps = _take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done)
+        ends = [(turns[i].text, turns[i].end) for i in steps]
+        observations = encoder.observations(list(steps.values()), ends)
+        longer = {
+            i: Context(rows[i].ids + turns[i].ids + ids, encoder.opening(steps[i], turns[i].end))
+            for i, ids in zip(steps, observations, strict=True)
+        }
         self.answer(episodes, longer, on_done)
 
-    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
-        """The first turn of each episode: its text and its tokens."""
+    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[Context]) -> list[Written]:
+        """The first turn of each episode."""
         protocol = episodes[0].rules.protocol
         seeds = [mix(episode.seed, 0) for episode in episodes]
-        sampled = [text for text, _ in self._sample(rows, protocol, seeds)]
-        texts = [question_search(t, e.question.text, protocol) for t, e in zip(sampled, episodes, strict=True)]
-        return list(zip(texts, self._encode(texts), strict=True))
+        texts = [
+            question_search(turn.text, episode.question.text, protocol, row.opening)
+            for turn, episode, row in zip(self._sample(rows, protocol, seeds), episodes, rows, strict=True)
+        ]
+        ids = self._encode([text[len(row.opening) :] for text, row in zip(texts, rows, strict=True)])
+        return list(map(Written, texts, ids))
 
 
 class OwnQueryRagPlayer(RagPlayer):
     """One search with the model's own query, then an answer; see the module's docstring."""
 
-    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
+    def first_turns(self, episodes: Sequence[Episode], rows: Sequence[Context]) -> list[Written]:
         """The model's own first turn."""
         seeds = [mix(episode.seed, 0) for episode in episodes]
         return self._sample(rows, episodes[0].rules.protocol, seeds)
@@ -194,23 +228,38 @@ def answer_tags(protocol: Protocol) -> tuple[str, str]:
     return opening.rstrip(), closing.strip()
 
 
-def question_search(text: str, question: str, protocol: Protocol) -> str:
-    """A model's turn, its action replaced by a search for the question, with the model's own spacing of queries."""
+def question_search(text: str, question: str, protocol: Protocol, opened: str = "") -> str:
+    """A model's turn, its action replaced by a search for the question, with the model's own spacing of queries.
+
+    Args:
+        text: the turn, with what its context contained of it.
+        question: the new query.
+        protocol: the policy's protocol.
+        opened: the part of the turn that its context contained.
+    """
     opening = protocol.render_search(_MARK).partition(_MARK)[0].rstrip()
     query = text.partition(opening)[2] if opening else ""
     space = query[: len(query) - len(query.lstrip())]
     search = protocol.render_search(question).replace(question, space + question, 1)
-    return thought_before_action(text, protocol) + search
+    return thought_before_action(text, protocol, opened) + search
 
 
-def thought_before_action(text: str, protocol: Protocol) -> str:
-    """The part of a turn before its search: a finished thought, or "" if the thought is not finished."""
+def thought_before_action(text: str, protocol: Protocol, opened: str = "") -> str:
+    """The part of a turn before its search: a finished thought, or only `opened` if the thought is not finished.
+
+    Args:
+        text: the turn, with what its context contained of it.
+        protocol: the policy's protocol.
+        opened: the part of the turn that its context contained; if it opens a thought, the thought is closed.
+    """
     opening = protocol.render_search(_MARK).partition(_MARK)[0].strip()
     thought, separator, _ = text.partition(opening) if opening else ("", "", "")
     if not separator:
         head, closed, _ = text.partition("</think>")
         thought = head + closed if closed else ""
-    return "" if thought.count("<think>") != thought.count("</think>") else thought
+    if thought.count("<think>") == thought.count("</think>") and thought.startswith(opened):
+        return thought
+    return opened + "</think>\n" * (opened.count("<think>") > opened.count("</think>"))
 
 
 _MARK = "MARK"

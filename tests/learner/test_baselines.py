@@ -9,11 +9,13 @@ from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.players.base import PolicyOptions
 from zerosearch_agents.players.baselines import (
+    Context,
     DirectPlayer,
     OraclePlayer,
     OwnQueryRagPlayer,
     RagPlayer,
     RandomPlayer,
+    Written,
     answer_tags,
     question_search,
     thought_before_action,
@@ -109,8 +111,9 @@ def test_rag_survives_a_failing_engine(options: PolicyOptions) -> None:
 class Scripted(DirectPlayer):
     """A model that writes what it is told: the first call is the free turn, the second the forced answer."""
 
-    def __init__(self, *turns: str) -> None:
+    def __init__(self, *turns: str, opening: str = "") -> None:
         super().__init__("unused")
+        self.opening = opening
         self.turns = list(turns)
         self.rows: list[str] = []
 
@@ -118,16 +121,16 @@ class Scripted(DirectPlayer):
         return rules
 
     def _prompts(self, episodes):
-        return [[f"<{e.prompt}>"] for e in episodes]
+        return [Context([f"<{e.prompt}>"], self.opening) for e in episodes]
 
     def _encode(self, texts):
         return [[text] for text in texts]
 
     def _sample(self, rows, protocol, seeds, stop_strings=None):
         text = self.turns.pop(0)
-        self.rows += ["".join(row) for row in rows]
+        self.rows += ["".join(row.ids) for row in rows]
         self.stops = stop_strings
-        return [(text, []) for _ in rows]
+        return [Written(row.opening + text, []) for row in rows]
 
 
 def test_an_answer_that_the_model_gives_by_itself_stands() -> None:
@@ -145,6 +148,17 @@ def test_a_search_is_cut_off_and_its_thought_kept() -> None:
     assert episode.turns[0].step.scores is not None
     assert episode.turns[0].step.scores.prediction == "a"
     assert episode.turns[0].action_text.startswith("<think>look</think><answer>")
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [("look</think><search>letter</search>", "look</think>"), ("look", "</think>\n")],
+)
+def test_a_thought_that_the_chat_template_opened_is_closed_before_a_forced_answer(written: str, kept: str) -> None:
+    player = Scripted(written, "a</answer>", opening="<think>\n")
+    (episode,) = play(player, count=1)
+    assert player.rows[1].endswith(f">{kept}<answer>")
+    assert episode.turns[0].action_text == f"<think>\n{kept}<answer>a</answer>"
 
 
 def test_rag_keeps_the_thought_and_asks_the_question() -> None:
