@@ -137,7 +137,8 @@ class TurnEncoder:
             end: see `observations`.
         """
         template = self._template
-        return template.opening if template is not None and (step is None or _opens_turn(step, end)) else ""
+        new = step is None or end is not None or bool(step.messages)
+        return template.opening if template is not None and new else ""
 
     def observations(self, steps: Sequence[Step], turns: Sequence[tuple[str, int | None]]) -> list[list[int]]:
         """Token ids of what is appended to the context after each step.
@@ -154,7 +155,7 @@ class TurnEncoder:
         rows: list[tuple[Frame, Sequence[str]]] = []
         sampled = [0] * len(steps)  # ids at the start of the frame that the model has sampled itself
         for number, (step, (text, end)) in enumerate(zip(steps, turns, strict=True)):
-            if template is None or not _opens_turn(step, end):
+            if template is None or (end is None and not step.messages):
                 rows.append((BARE, (without_doubled_newlines(step.observation, text, self._stops),)))
                 continue
             frame, contents = template.framed(step.messages, step.observation, tokenizer)
@@ -162,7 +163,9 @@ class TurnEncoder:
             if end is not None:
                 sampled[number] = template.sampled_ids(frame, end)
         encoded = encode_framed(rows, tokenizer, limit=self.format.max_observation_tokens)
-        return [ids[count:] if count else ids for ids, count in zip(encoded, sampled, strict=True)]
+        for ids, count in zip(encoded, sampled, strict=True):
+            del ids[:count]
+        return encoded
 
 
 def without_doubled_newlines(observation: str, text: str, stop_strings: tuple[str, ...]) -> str:
@@ -182,8 +185,3 @@ def without_doubled_newlines(observation: str, text: str, stop_strings: tuple[st
     if not stripped.endswith(stop_strings):
         return observation
     return observation[min(len(text) - len(stripped), len(observation) - len(observation.lstrip("\n"))) :]
-
-
-def _opens_turn(step: Step, end: int | None) -> bool:
-    """Whether a chat model's next turn is a new one."""
-    return end is not None or bool(step.messages)

@@ -87,15 +87,16 @@ class ChatTemplate:
                 cannot show the messages, for example because it has no role for tools.
             tokenizer: the tokenizer whose template this is.
         """
-        text = observation.strip()
-        user: Contents = (("user", text),) if text else ()
-        for shown in (messages or user, user):
-            roles = tuple([role for role, _ in shown])
-            if roles not in self._frames:
-                self._frames[roles] = self._make_frame(roles, tokenizer)
-            if (found := self._frames[roles]) is not None:
+        if messages:
+            found = self._frame(tuple([role for role, _ in messages]), tokenizer)
+            if found is not None:
                 frame, writers = found
-                return frame, [write(text) for write, (_, text) in zip(writers, shown, strict=True)] or [""]
+                return frame, [write(message[1]) for write, message in zip(writers, messages, strict=True)]
+        text = observation.strip()
+        found = self._frame(("user",) if text else (), tokenizer)
+        if found is not None:
+            frame, writers = found
+            return frame, [writers[0](text) if writers else ""]
         raise ConfigError(
             "the tokenizer's chat template cannot show a user's message after a turn of the assistant. Set chat = "
             "false, and write the chat format into prompt_template."
@@ -106,6 +107,14 @@ class ChatTemplate:
         # Another end-of-sequence token stands for the one that the template writes.
         last = end if end in frame.head else self.end_id
         return frame.head.index(last) + 1 if last in frame.head else 0
+
+    def _frame(self, roles: tuple[str, ...], tokenizer: Any) -> tuple[Frame, tuple[Writer, ...]] | None:
+        """The frame of messages with these roles, and how the template writes the content of each."""
+        try:
+            return self._frames[roles]
+        except KeyError:
+            found = self._frames[roles] = self._make_frame(roles, tokenizer)
+            return found
 
     def _make_frame(self, roles: tuple[str, ...], tokenizer: Any) -> tuple[Frame, tuple[Writer, ...]] | None:
         marks = [f"{_MARK}{number}" for number in range(len(roles))]
