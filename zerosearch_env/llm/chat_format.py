@@ -94,9 +94,9 @@ class TurnEncoder:
         self._instruction: tuple[str, ...] | None = None
         if self.format.chat:
             protocol, own = rules.protocol, self.format
-            self._template = read_chat_template(
-                tokenizer, protocol if own.tools else None, own.system, own.thinking, own.prefill
-            )
+            # The prompt of a row says itself what the model may call.
+            described = protocol if own.tools and not rules.dataset_prompts else None
+            self._template = read_chat_template(tokenizer, described, own.system, own.thinking, own.prefill)
             default = rules.prompt_template == protocol.prompt_template
             if default and self._template.describes_tools and protocol.tool_prompt_template is not None:
                 self._instruction = tuple(protocol.tool_prompt_template.split(PLACEHOLDER))
