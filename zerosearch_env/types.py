@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
-ActionKind = Literal["search", "answer", "invalid"]
+ActionKind = Literal["search", "answer", "invalid", "browse"]
+"""`"browse"`: the policy reads again what earlier searches have shown (`deepresearcher`)."""
 
 # Public signatures name these instead of `Any`, which switches the type checker off where it stands.
 Json: TypeAlias = Any
@@ -213,9 +214,11 @@ class Step:
     """Number of turns taken so far, including this one (1-based)."""
     noise_level: float
     query: str | None = None
+    """The query; those of several searches in one turn are joined by "; "."""
     documents: tuple[Document, ...] = ()
     noisy: bool | tuple[bool, ...] | None = None
-    """The noise flags of this turn's search; None if the turn was not a search."""
+    """Whether a search of this turn was noisy; one flag per document with `noise_unit="document"`. None if the turn was
+    not a search."""
     find_answer: Callable[[Sequence[Document]], bool] | None = field(default=None, compare=False, repr=False)
     """Looks for a gold answer in documents; None if the turn was not a search. See `answer_in_documents`."""
     stop_reason: StopReason | None = None

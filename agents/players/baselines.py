@@ -29,14 +29,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from zerosearch_env.bounded_cache import BoundedCache
-from zerosearch_env.engines.run import run_searches
+from zerosearch_env.engines.run import observe_searches
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.game.together import advance_all
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import SearchRequest, Step
+from zerosearch_env.types import Step
 
 from .base import OnDone, Player, blocks
 from .policy import PolicyPlayer
@@ -367,10 +367,9 @@ def _take_turns(
     """
     advanced = advance_all([episodes[i] for i in texts], list(texts.values()))
     outcomes = dict(zip(texts, advanced, strict=True))
-    requests = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, SearchRequest)}
     steps = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Step)}
-    results = run_searches(engine, list(requests.values()))
-    steps |= {i: episodes[i].observe(result) for i, result in zip(requests, results, strict=True)}
+    searching = [i for i in outcomes if i not in steps]
+    steps |= zip(searching, observe_searches(engine, [episodes[i] for i in searching]), strict=True)
     for i, step in steps.items():
         if step.done and on_done:
             on_done(i)

@@ -175,6 +175,7 @@ def _info(values: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `_plain`: the same info as an agent in the evaluator's process would get."""
     tuples = {"stop_strings": tuple(values["stop_strings"])}
     if "documents" in values:
+        tuples["queries"] = tuple(values["queries"])
         tuples["documents"] = tuple(Document(**document) for document in values["documents"])
     return {**values, **tuples}
 

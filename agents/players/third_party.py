@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 OnAgentError = Literal["stop", "retry", "skip"]
-RunSearch = Callable[[SearchRequest], SearchResult]
+RunSearch = Callable[[Sequence[SearchRequest]], Sequence[SearchResult]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class CallablePlayer(Player):
                 self._play_one(position, episodes[position], run, on_done, stop)
 
         if self.options.concurrency == 1:
-            work(lambda request: run_searches(engine, [request])[0])
+            work(partial(run_searches, engine))
             return
         searches = ConcurrentSearches(engine)
         with contextlib.closing(searches), ThreadPoolExecutor(self.options.concurrency) as pool:
@@ -198,8 +199,8 @@ class CallablePlayer(Player):
                     current, step, take_turn = _new_episode(episode), None, None
                 continue
             outcome = current.advance(text)
-            if isinstance(outcome, SearchRequest):
-                outcome = current.observe(run(outcome))
+            if not isinstance(outcome, Step):
+                outcome = current.observe(run(current.requests))
             step = outcome
         return current
 
@@ -247,6 +248,7 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
         info["turn_text"] = episode.turns[-1].context_text
         info["action"] = step.action
         info["query"] = step.query
+        info["queries"] = step.queries
         # Scores and sources are left out: they would reveal which documents are noisy.
         info["documents"] = tuple(Document(title=d.title, text=d.text) for d in step.documents)
     return info

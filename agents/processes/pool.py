@@ -23,7 +23,7 @@ from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import exact_match
 from zerosearch_env.game.together import MAX_WAITING
-from zerosearch_env.types import SearchRequest, SearchResult, StopReason, Turn
+from zerosearch_env.types import SearchResult, Step, StopReason, Turn
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -241,8 +241,9 @@ def replay(episode: Episode, turns: Sequence[Turn]) -> None:
             outcome: Any = episode.stop(step.stop_reason, turn.action_text, step.error)
         else:
             outcome = episode.advance(turn.action_text)
-            if isinstance(outcome, SearchRequest):
-                outcome = episode.observe(SearchResult(step.documents, failure=step.error))
+            if not isinstance(outcome, Step):
+                groups = step.groups or ((),) * len(episode.requests)
+                outcome = episode.observe([SearchResult(group, failure=step.error) for group in groups])
         # A worker computes no reward, so only the replay finds out that a reward has no value.
         unjudged = step.done and outcome.stop_reason is StopReason.ENGINE_ERROR
         same_end = unjudged or outcome.stop_reason == step.stop_reason

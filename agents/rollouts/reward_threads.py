@@ -6,11 +6,8 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.episode import Episode, Outcome
 from zerosearch_env.game.together import MAX_WAITING
-from zerosearch_env.types import SearchRequest, Step
-
-Outcome = SearchRequest | Step
 
 
 class RewardThreads:

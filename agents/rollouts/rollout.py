@@ -23,10 +23,10 @@ from zerosearch_env.engines import SearchEngine
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import Scores, SearchRequest, Step, StopReason
+from zerosearch_env.types import Scores, SearchRequest, SearchResult, Step, StopReason
 
 from .reward_threads import RewardThreads
-from .searches import SearchDesk, make_desk
+from .searches import Answer, SearchDesk, make_desk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,6 +94,8 @@ class _EpisodeTokens:
         self.last_turn: tuple[str, int | None] = ("", None)
         """Text of the last sampled turn, and the end-of-sequence token that ended it, if one did."""
         self.last: Step | None = None
+        self.results: dict[int, SearchResult] = {}
+        """By position, the results that have returned of a turn with several searches."""
         self.append_environment(prompt_ids)
 
     def append_environment(self, ids: Sequence[int]) -> None:
@@ -300,7 +302,7 @@ class RolloutPool:
                 self._take(key, outcome, steps)
             idle = idle and not steps and searching
         results = self._desk.collect(wait=idle)
-        steps += [(key, self._rows[key].episode.observe(result)) for key, result in results]
+        steps += self._observe(results)
         return [(key, self._rows.pop(key).freeze()) for key in self._continue(steps)]
 
     def wake(self) -> None:
@@ -339,12 +341,32 @@ class RolloutPool:
                 self._take(key, row.episode.advance(text), steps)
         return steps
 
-    def _take(self, key: int, outcome: SearchRequest | Step, steps: list[tuple[int, Step]]) -> None:
-        """Submit the search of a turn to the desk, or add its step."""
-        if isinstance(outcome, SearchRequest):
+    def _observe(self, answers: Sequence[Answer]) -> list[tuple[int, Step]]:
+        """The steps of the turns whose searches have all returned. The results of other turns are kept."""
+        steps: list[tuple[int, Step]] = []
+        for key, result in answers:
+            if isinstance(key, int):
+                steps.append((key, self._rows[key].episode.observe(result)))
+                continue
+            number, position = key
+            row = self._rows[number]
+            row.results[position] = result
+            count = len(row.episode.requests)
+            if len(row.results) == count:
+                steps.append((number, row.episode.observe([row.results.pop(i) for i in range(count)])))
+        return steps
+
+    def _take(
+        self, key: int, outcome: SearchRequest | tuple[SearchRequest, ...] | Step, steps: list[tuple[int, Step]]
+    ) -> None:
+        """Submit the searches of a turn to the desk, or add its step."""
+        if isinstance(outcome, Step):
+            steps.append((key, outcome))
+        elif isinstance(outcome, SearchRequest):
             self._desk.submit(key, outcome)
         else:
-            steps.append((key, outcome))
+            for position, request in enumerate(outcome):
+                self._desk.submit((key, position), request)
 
     def _on_reward(self) -> None:
         self._sampler.wake()

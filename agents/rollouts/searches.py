@@ -14,13 +14,15 @@ from zerosearch_env.types import SearchRequest, SearchResult
 
 from ..sampling.protocol import TurnSampler
 
-Answer = tuple[int, SearchResult]
+SearchKey = int | tuple[int, int]
+"""The number of an episode; with several searches in one turn, this number and the position of the search."""
+Answer = tuple[SearchKey, SearchResult]
 
 
 class SearchDesk(Protocol):
     """Accepts searches and returns results. All methods are called from one thread, except `wake`."""
 
-    def submit(self, key: int, request: SearchRequest) -> None:
+    def submit(self, key: SearchKey, request: SearchRequest) -> None:
         """Submit a search; its result is returned with `key`."""
         ...
 
@@ -49,10 +51,10 @@ class DirectDesk:
 
     def __init__(self, engine: SearchEngine) -> None:
         self._engine = engine
-        self._keys: list[int] = []
+        self._keys: list[SearchKey] = []
         self._requests: list[SearchRequest] = []
 
-    def submit(self, key: int, request: SearchRequest) -> None:
+    def submit(self, key: SearchKey, request: SearchRequest) -> None:
         """See `SearchDesk.submit`."""
         self._keys.append(key)
         self._requests.append(request)
@@ -85,7 +87,7 @@ class BackgroundDesk:
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._pending: set[Future[SearchResult]] = set()  # an event loop holds its tasks only weakly
 
-    def submit(self, key: int, request: SearchRequest) -> None:
+    def submit(self, key: SearchKey, request: SearchRequest) -> None:
         """See `SearchDesk.submit`."""
 
         def deliver(done: Future[SearchResult]) -> None:

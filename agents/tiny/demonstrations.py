@@ -18,9 +18,10 @@ import numpy as np
 
 from zerosearch_env.datasets.world.text import BY_NAME, Relation
 from zerosearch_env.engines import SearchEngine
+from zerosearch_env.engines.run import observe_searches
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.types import Document, SearchRequest
+from zerosearch_env.types import Document, Step
 
 from ..sft.rows import Segment
 from .reading import Library, plan_text, title_words
@@ -97,11 +98,10 @@ def demonstrate(
         outcomes = [scripts[i].episode.advance(turns[i]) for i in active]
         for i in active:
             texts[i].append((turns[i], True))
-        searching = [(i, o) for i, o in zip(active, outcomes, strict=True) if isinstance(o, SearchRequest)]
-        results = engine.search([request for _, request in searching])
+        searching = [i for i, outcome in zip(active, outcomes, strict=True) if not isinstance(outcome, Step)]
+        steps = observe_searches(engine, [scripts[i].episode for i in searching])
         active = []
-        for (i, _), result in zip(searching, results, strict=True):
-            step = scripts[i].episode.observe(result)
+        for i, step in zip(searching, steps, strict=True):
             texts[i].append((step.observation, False))
             turns[i] = _read(scripts[i], library, step.documents, habits, rng)
             active.append(i)

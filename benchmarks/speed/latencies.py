@@ -21,6 +21,7 @@ from zerosearch_env.types import Question, SearchRequest, SearchResult
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zerosearch_agents.rollouts.searches import Answer, SearchKey
     from zerosearch_agents.sampling.protocol import TurnSample
 
 EPISODES, LONGEST, SERVERS = 64, 5, 16
@@ -107,8 +108,8 @@ class SimulatedTime(_Turns):
         self._events: list[tuple[float, int, str, Any]] = []
         self._count = 0
         self._busy = 0
-        self._queue: deque[tuple[int, float]] = deque()
-        self._answers: list[int] = []
+        self._queue: deque[tuple[SearchKey, float]] = deque()
+        self._answers: list[SearchKey] = []
         self._updating = False
 
     def _at(self, after: float, what: str, key: Any) -> None:
@@ -149,12 +150,12 @@ class SimulatedTime(_Turns):
             self._updating = False
         return []
 
-    def submit(self, key: int, request: SearchRequest) -> None:
+    def submit(self, key: SearchKey, request: SearchRequest) -> None:
         """See `SearchDesk.submit`."""
         self._queue.append((key, self._latency(request)))
         self._fill()
 
-    def collect(self, *, wait: bool) -> list[tuple[int, SearchResult]]:
+    def collect(self, *, wait: bool) -> list[Answer]:
         """See `SearchDesk.collect`."""
         if wait and not self._answers:
             self._next()
@@ -164,7 +165,7 @@ class SimulatedTime(_Turns):
     def _latency(self, request: SearchRequest) -> float:
         return _search_latency(self._load, request)
 
-    def _answer(self, key: int) -> None:
+    def _answer(self, key: SearchKey) -> None:
         self._busy -= 1
         self._answers.append(key)
         self._fill()

@@ -1,3 +1,5 @@
+"""The single environment: this long because each promise of the documentation has a test."""
+
 from __future__ import annotations
 
 import copy
@@ -32,6 +34,9 @@ STEP_KEYS = {
     "query",
     "documents",
     "noisy",
+    "queries",
+    "document_groups",
+    "noise_flags",
     "noise_level",
     "answer_in_documents",
     "turn",

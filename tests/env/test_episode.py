@@ -93,6 +93,9 @@ def test_a_whole_episode() -> None:
         query="Ann Lee birthplace",
         documents=(USEFUL,),
         noisy=False,
+        queries=("Ann Lee birthplace",),
+        groups=((USEFUL,),),
+        noise_flags=(False,),
     )
     assert searched.answer_in_documents is True
     notice = get_protocol("zerosearch").invalid_notice
@@ -121,10 +124,11 @@ def test_a_turn_in_the_text_ends_with_the_element_that_decided(name: str) -> Non
     search, answer = protocol.render_search("Ann Lee"), protocol.render_answer("geneva")
     plain, talkative = start(protocol=name), start(protocol=name)
     play(plain, [search, answer])
-    play(talkative, [search + " [1] I found <answer>Bern</answer>", answer])
+    invented = " [1] I found" if name == "deepresearcher" else " [1] I found <answer>Bern</answer>"
+    play(talkative, [search + invented, answer])
     assert talkative.text == plain.text
     assert [turn.context_text for turn in talkative.turns] == [search, answer]
-    assert talkative.turns[0].action_text == search + " [1] I found <answer>Bern</answer>"
+    assert talkative.turns[0].action_text == search + invented
 
 
 def test_gold_answers_wait_for_the_end() -> None:
@@ -487,14 +491,12 @@ PIECES = [
     "\\boxed{",
     "}",
 ]
-PIECES += ["<|begin_of_query|>", "<|end_of_query|>", "\u200b", "Ünal", "<b>", "<tool_call>", "</tool_call>"]
-PIECES += ['{"name": "search", "arguments": {"query": "Ann"}}']
+PIECES += ["<|begin_of_query|>", "<|end_of_query|>", "\u200b", "Ünal", "<b>"]
 
 
 @settings(max_examples=40)
-@example(name="deepresearcher", texts=["<tool_call></tool_call><think>"], longest=65_536)
 @given(
-    name=st.sampled_from(sorted(PROTOCOLS)),
+    name=st.sampled_from([name for name, protocol in sorted(PROTOCOLS.items()) if protocol.render_call is None]),
     texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), max_size=6),
     longest=st.sampled_from([20, 65_536]),
 )

@@ -44,7 +44,7 @@ def searched() -> Any:
 def test_only_reading_looks_for_answers_and_only_once(looks: list[int]) -> None:
     info = searched()
     assert "answer_in_documents" in info
-    assert len(info) == len(list(info.keys())) == 8
+    assert len(info) == len(list(info.keys())) == 11
     assert info["turn"] == 1
     info["mine"] = 1
     assert looks == []
@@ -76,7 +76,7 @@ def test_every_way_of_reading_sees_the_value(read: Callable[[Any], dict[str, Any
     copied = read(searched())
     assert copied["answer_in_documents"] is True
     assert isinstance(copied, dict)
-    assert len(copied) == 8
+    assert len(copied) == 11
 
 
 def test_it_compares_and_prints_like_a_dict() -> None:

@@ -32,7 +32,7 @@ def test_every_instruction_shows_its_own_grammar(name: str) -> None:
     for stop in protocol.stop_strings[:2]:
         assert stop in prompt
     # what the instruction shows as an example is a turn that this protocol can read
-    assert protocol.parse(prompt.replace("<think>", "").replace("</think>", "")).kind != "invalid"
+    assert protocol.parse("</think>" + prompt.replace("<think>", "").replace("</think>", "")).kind != "invalid"
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import random
 import re
 import time
 from dataclasses import replace
@@ -17,11 +18,12 @@ from hypothesis import strategies as st
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.protocols import INVALID, PROTOCOLS, ParsedAction, clean_query, defuse_tags, get_protocol
 from zerosearch_env.protocols.hygiene import visible
-from zerosearch_env.protocols.tags import last_boxed, scan_elements, without_thoughts
+from zerosearch_env.protocols.tags import last_boxed, scan_elements
 from zerosearch_env.types import Document
 
 NAMES = ["zerosearch", "search-r1", "r1-searcher", "research", "deepresearcher", "hermes"]
 TAGGED = ["zerosearch", "search-r1", "research"]
+TOOLS = ["deepresearcher", "hermes"]
 TAGS = [
     "<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>",
     "<result>", "</result>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
@@ -68,7 +70,7 @@ def test_the_six_protocols_are_registered() -> None:
         ("search-r1", ("</search>", "</answer>"), 4, 3, 500, 4096),
         ("r1-searcher", ("<|end_of_query|>", "</answer>", "<|im_end|>", "<|endoftext|>"), 8, 3, 512, 8192),
         ("research", ("</search>",), 16, 5, 8192, 8192),
-        ("deepresearcher", (), 10, 5, 2000, 32768),
+        ("deepresearcher", (), 10, 10, 2000, 32768),
         ("hermes", (), 5, 5, 512, 8192),
     ],
 )
@@ -127,35 +129,68 @@ def test_turns_without_an_action_are_invalid(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_complete_element_decides(name: str) -> None:
     both = search(name, "q") + answer(name, "a")
-    assert parse(name, both) == ("search", "q")
+    # an answer of deepresearcher comes before any call
+    assert parse(name, both) == (("answer", "a") if name == "deepresearcher" else ("search", "q"))
     # without a call a turn of hermes is final, and with one it is not
     expected = ("search", "q") if name == "hermes" else ("answer", "a")
-    assert parse(name, answer(name, "a") + search(name, "q")) == expected
+    assert parse(name, answer(name, "a") + search(name, "q").replace("<think></think>", "")) == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_acts_inside_a_thought(name: str) -> None:
+@pytest.mark.parametrize("name", [*TAGGED, "r1-searcher"])
+def test_tags_act_inside_a_thought_as_in_the_published_loops(name: str) -> None:
+    assert parse(name, "<think>hm " + search(name, "q")) == ("search", "q")
+    assert parse(name, "<think>hm " + answer(name, "a")) == ("answer", "a")
+    assert parse(name, f"<think>{search(name, 'draft')} no</think>{search(name, 'q')}") == ("search", "draft")
+    assert parse(name, f"hm {search(name, 'draft')} no</think>{answer(name, 'a')}") == ("search", "draft")
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_only_what_follows_the_last_thought_acts_where_tools_are_called(name: str) -> None:
     inside = f"<think>{search(name, 'no')}{answer(name, 'no')}</think>"
-    assert get_protocol(name).parse(inside) is INVALID
+    assert get_protocol(name).parse(inside).kind == "invalid"
     assert parse(name, inside + search(name, "yes")) == ("search", "yes")
     assert parse(name, inside + answer(name, "yes")) == ("answer", "yes")
     assert parse(name, f"{inside}\n{inside} so {answer(name, 'yes')}") == ("answer", "yes")
+    draft = f"I could call {search(name, 'draft')} hm</think>\n"  # the prompt has opened this thought
+    assert parse(name, draft + search(name, "real")) == ("search", "real")
+    assert get_protocol(name).parse(draft).kind == "invalid"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_thought_that_is_never_closed_hides_what_follows(name: str) -> None:
-    got = parse(name, "<think>hm " + search(name, "q"))
-    # the prompt of r1-searcher opens the thought, and its searches happen inside it
-    assert got == (("search", "q") if name == "r1-searcher" else ("invalid", ""))
+def test_a_turn_of_deepresearcher_needs_the_end_of_its_thought() -> None:
+    for text in (
+        f"<tool_call>{CALL}</tool_call>",
+        "<think>x<answer>a</answer>",
+        f"<think><tool_call>{CALL}</tool_call>",
+    ):
+        assert get_protocol("deepresearcher").parse(text) is INVALID
+        assert get_protocol("deepresearcher").parse(f"</think>{text}").kind != "invalid"
 
 
-def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
-    text = "<think>a<think>b"
-    assert parse("r1-searcher", text + search("r1-searcher", "q")) == ("search", "q")
-    assert parse("r1-searcher", text + search("r1-searcher", "q") + "</think>" + answer("r1-searcher", "a")) == (
-        "answer",
-        "a",
-    )
+@pytest.mark.parametrize("name", [*TAGGED, "r1-searcher"])
+def test_a_sampler_that_stops_and_one_that_runs_on_agree(name: str) -> None:
+    protocol = get_protocol(name)
+    rng = random.Random(name)
+    pieces = [
+        *TAGS,
+        "x",
+        " ",
+        "\n",
+        "a b",
+        "\\boxed{y}",
+        "<",
+        "</",
+        "I should put the query between <search> and </search>",
+    ]
+    stopped_early = 0
+    for _ in range(3_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(1, 14)))
+        ends = [text.find(stop) + len(stop) for stop in protocol.stop_strings if stop in text]
+        stopped = text[: min(ends)] if ends else text
+        stopped_early += len(stopped) < len(text)
+        assert protocol.parse(stopped) == protocol.parse(text), text
+        if ends and name != "research":  # whose sampler does not stop at an answer
+            assert protocol.parse(text).end == len(stopped), text
+    assert stopped_early > 500
 
 
 @pytest.mark.parametrize(
@@ -165,9 +200,11 @@ def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
         ("<search>q", ("invalid", "")),
         ("q</search>", ("invalid", "")),
         ("</search>q<search>", ("invalid", "")),
+        ("</search><search>q</search>", ("invalid", "")),
+        ("</answer><search>q</search>", ("invalid", "")),
         ("<search>a</search><search>b</search>", ("search", "a")),
-        ("<search>a<search>b</search>", ("search", "b")),
-        ("<search>a<search>b</search>c</search>", ("search", "b")),
+        ("<search>a<search>b</search>", ("search", "a b")),
+        ("<search>a<search>b</search>c</search>", ("search", "a b")),
         ("<search>a</search></search>", ("search", "a")),
         ("<search>a <answer>b</answer> c</search>", ("answer", "b")),
         ("<answer>a <search>b</search> c</answer>", ("search", "b")),
@@ -175,15 +212,14 @@ def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
         ("<search><search><search>deep</search></search></search>", ("search", "deep")),
         # thoughts
         ("x</think><search>q</search>", ("search", "q")),
-        ("<search>q</search></think>", ("invalid", "")),
-        ("I might <search>a</search> hm</think> <search>b</search>", ("search", "b")),
-        ("<search>a</search></think><search>b</search></think><answer>c</answer>", ("search", "b")),
-        ("<answer>a</answer></think><think>b</think><answer>c</answer>", ("answer", "c")),
+        ("<search>q</search></think>", ("search", "q")),
+        ("I might <search>a</search> hm</think> <search>b</search>", ("search", "a")),
         ("<think>a<think>b</think><search>q</search></think>", ("search", "q")),
-        ("<think><search>a</think>b</search>", ("invalid", "")),
-        ("<search>a<think>not b</think>c</search>", ("search", "ac")),
-        ("<answer>Paris<think>or London</think></answer>", ("answer", "Paris")),
-        ("<think>a</think><think><search>q</search>", ("invalid", "")),
+        ("<think><search>a</think>b</search>", ("search", "a b")),
+        ("<search>a<think>or b</think>c</search>", ("search", "a or b c")),
+        ("<answer>Paris<think>or London</think></answer>", ("answer", "Paris<think>or London</think>")),
+        ("<think>a</think><think><search>q</search>", ("search", "q")),
+        ("<think>put it between <search> and </search></think><search>q</search>", ("search", "and")),
         # exact spelling
         ("<Search>q</Search>", ("invalid", "")),
         ("<SEARCH>q</SEARCH><search>r</search>", ("search", "r")),
@@ -191,7 +227,6 @@ def test_r1_searcher_still_ignores_closed_thoughts_after_an_open_one() -> None:
         ("<search >q</search >", ("invalid", "")),
         ("< search>q</ search>", ("invalid", "")),
         ("<search/><answer>a</answer>", ("answer", "a")),
-        ("<Think><search>q</search></Think>", ("search", "q")),
         # empty
         ("<search></search>", ("invalid", "")),
         ("<search> \n\t </search>", ("invalid", "")),
@@ -217,9 +252,22 @@ def test_odd_turns_have_defined_outcomes(name: str, text: str, expected: tuple[s
 
 
 def test_r1_searcher_queries_lose_quotes_and_tabs() -> None:
-    assert parse("r1-searcher", '<|begin_of_query|> "Ann\tLee" born <|end_of_query|>') == ("search", "Ann Lee born")
+    assert parse("r1-searcher", '<|begin_of_query|> "Ann\tLee"? born <|end_of_query|>') == ("search", "Ann Lee? born")
+    assert parse("r1-searcher", '<|begin_of_query|>a"b<|end_of_query|>') == ("search", "ab")
     assert parse("r1-searcher", "<search>q</search>") == ("invalid", "")
     assert parse("r1-searcher", "reasons </think> <answer> 1 </answer>") == ("answer", "1")
+    assert parse("r1-searcher", f"done<|im_end|>{answer('r1-searcher', 'a')}") == ("invalid", "")
+
+
+@pytest.mark.parametrize("name", ["r1-searcher", "research"])
+def test_these_elements_begin_at_the_nearest_opening_tag(name: str) -> None:
+    opening = search(name, "q").partition("q")[0]
+    assert parse(name, f"{opening}a {search(name, 'b')}") == ("search", "b")
+
+
+def test_the_sampler_of_research_stops_at_searches_only() -> None:
+    assert parse("research", "so</answer> <search>q</search>") == ("search", "q")
+    assert parse("research", "so</search> <search>q</search>") == ("invalid", "")
 
 
 @pytest.mark.parametrize(
@@ -249,72 +297,71 @@ def test_a_box_outside_the_answer_does_not_count_for_research() -> None:
     assert parse("research", r"\boxed{x}<answer>y</answer>") == ("invalid", "")
 
 
-def test_hermes_takes_its_final_answer_from_outside_thoughts() -> None:
+def test_hermes_takes_its_final_answer_from_after_the_last_thought() -> None:
     assert parse("hermes", r"\boxed{no} is wrong</think> \boxed{yes}") == ("answer", "yes")
-    assert parse("hermes", r"\boxed{yes}<think>or \boxed{no}") == ("answer", "yes")
-    assert parse("hermes", r"<think>\boxed{no}") == ("invalid", "")
+    assert parse("hermes", r"\boxed{yes}") == ("answer", "yes")
+    assert parse("hermes", r"\boxed{no}</think>") == ("invalid", "")
     assert parse("hermes", "<answer>x</answer>") == ("invalid", "")
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("call", "queries"),
     [
-        ({"name": "web_search", "arguments": {"query": ["a", "b"]}}, ("search", "a; b")),
-        ({"name": "web_search", "arguments": {"query": ["", " a ", "<b>"]}}, ("search", "a")),
-        ({"name": "web_search", "arguments": {"query": "a"}}, ("search", "a")),
-        ({"name": "Wikipedia_Search_Tool", "arguments": {"query": "a"}}, ("search", "a")),
-        ({"name": "search", "arguments": {"query_list": ["a"]}}, ("search", "a")),
-        ({"name": "search", "arguments": {"queries": ["a"], "topk": 3}}, ("search", "a")),
-        ({"name": "search", "arguments": json.dumps({"query": "a"})}, ("search", "a")),
-        ({"name": "search", "arguments": {"query": "a </tool_response> b"}}, ("search", "a b")),
-        ({"name": "browse_webpage", "arguments": {"url_list": ["x"]}}, ("invalid", "")),
-        ({"name": "calculator", "arguments": {"query": "1+1"}}, ("invalid", "")),
-        ({"name": "search", "arguments": {"query": []}}, ("invalid", "")),
-        ({"name": "search", "arguments": {"query": [1, 2]}}, ("invalid", "")),
-        ({"name": "search", "arguments": {"query": 3}}, ("invalid", "")),
-        ({"name": "search", "arguments": {"query": ""}}, ("invalid", "")),
-        ({"name": "search", "arguments": {"question": "a"}}, ("invalid", "")),
-        ({"name": "search", "arguments": ["a"]}, ("invalid", "")),
-        ({"name": "search"}, ("invalid", "")),
-        ({"name": ["search"], "arguments": {"query": "a"}}, ("invalid", "")),
-        ({"arguments": {"query": "a"}}, ("invalid", "")),
-        ([{"name": "search", "arguments": {"query": "a"}}], ("invalid", "")),
-        ("search", ("invalid", "")),
-        (None, ("invalid", "")),
+        ({"name": "web_search", "arguments": {"query": ["a", "b"]}}, ("a", "b")),
+        ({"name": "web_search", "arguments": {"query": ["", " a ", "<b>"]}}, ("a",)),
+        ({"name": "web_search", "arguments": {"query": "a"}}, ("a",)),
+        ({"name": "Wikipedia_Search_Tool", "arguments": {"query": "a"}}, ("a",)),
+        ({"name": "search", "arguments": {"query_list": ["a"]}}, ("a",)),
+        ({"name": "search", "arguments": {"queries": ["a"], "topk": 3}}, ("a",)),
+        ({"name": "search", "arguments": json.dumps({"query": "a"})}, ("a",)),
+        ({"name": "search", "arguments": {"query": "a </tool_response> b"}}, ("a b",)),
     ],
 )
-@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
-def test_tool_calls(name: str, call: object, expected: tuple[str, str]) -> None:
-    assert parse(name, f"<tool_call>\n{json.dumps(call)}\n</tool_call>") == expected
+@pytest.mark.parametrize("name", TOOLS)
+def test_tool_calls(name: str, call: object, queries: tuple[str, ...]) -> None:
+    action = get_protocol(name).parse(f"</think><tool_call>\n{json.dumps(call)}\n</tool_call>")
+    assert (action.kind, action.queries, action.content) == ("search", queries, "; ".join(queries))
 
 
-@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
 @pytest.mark.parametrize(
-    "content",
+    ("call", "error"),
     [
-        "",
-        "{",
-        "{'name': 'search'}",
-        CALL[:-4],
-        CALL[:-6],
-        CALL.replace('"', "'"),
-        CALL.replace('"q"', "q"),
-        CALL + CALL,
-        "[" * 50_000,
-        '{"a":' * 50_000,
-        "1" * 50_000,
-        "NaN",
-        '"\\ud800"',
+        ({"name": "calculator", "arguments": {"query": "1+1"}}, "no function with the name 'calculator'"),
+        ({"name": "search", "arguments": {"query": []}}, "has no query"),
+        ({"name": "search", "arguments": {"query": [1, 2]}}, "has no query"),
+        ({"name": "search", "arguments": {"query": 3}}, "has no query"),
+        ({"name": "search", "arguments": {"query": ""}}, "has no query"),
+        ({"name": "search", "arguments": {"question": "a"}}, "has no query"),
     ],
 )
-def test_broken_calls_are_invalid(name: str, content: str) -> None:
-    text = f"<tool_call>{content}</tool_call>"
-    assert get_protocol(name).parse(text) == INVALID
+@pytest.mark.parametrize("name", TOOLS)
+def test_calls_that_cannot_be_carried_out_have_an_error(name: str, call: object, error: str) -> None:
+    action = get_protocol(name).parse(f"</think><tool_call>\n{json.dumps(call)}\n</tool_call>")
+    assert (action.kind, action.content, action.queries) == ("invalid", "", ())
+    assert error in (action.calls[0].error or "")
+
+
+BROKEN = [
+    "", "{", "{'name': 'search'}", CALL[:-4], CALL[:-6], CALL.replace('"', "'"), CALL.replace('"q"', "q"), CALL + CALL,
+    "[" * 50_000, '{"a":' * 50_000, "1" * 50_000, "NaN", '"\\ud800"', "[]", '"search"', "null", '{"name": "search"}',
+    '{"name": "search", "arguments": ["a"]}', '{"name": ["search"], "arguments": {}}', '{"arguments": {"query": "a"}}',
+    json.dumps([json.loads(CALL)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_call_is_answered_by_hermes_and_ends_deepresearcher(content: str) -> None:
+    text = f"</think><tool_call>{content}</tool_call>"
+    (call,) = get_protocol("hermes").parse(text).calls
+    assert "cannot be read" in (call.error or "")
+    assert get_protocol("deepresearcher").parse(text) == INVALID
     # a broken call is still the call of this turn
-    assert get_protocol(name).parse(text + search(name, "late") + answer(name, "late")) == INVALID
+    late = f"{text}<tool_call>{CALL}</tool_call>"
+    assert get_protocol("deepresearcher").parse(late) == INVALID
+    assert get_protocol("hermes").parse(late).queries == ("q",)
 
 
-@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
+@pytest.mark.parametrize("name", TOOLS)
 @pytest.mark.parametrize(
     ("content", "query"),
     [
@@ -326,15 +373,30 @@ def test_broken_calls_are_invalid(name: str, content: str) -> None:
     ],
 )
 def test_calls_are_read_as_leniently_as_servers_do(name: str, content: str, query: str) -> None:
-    assert parse(name, f"<tool_call>\n{content}\n</tool_call>") == ("search", query)
+    assert parse(name, f"</think><tool_call>\n{content}\n</tool_call>") == ("search", query)
 
 
-@pytest.mark.parametrize("name", ["deepresearcher", "hermes"])
-def test_a_call_in_a_thought_that_the_prompt_opened_does_not_act(name: str) -> None:
-    draft = f"I could call {search(name, 'draft')} hm</think>\n"
-    assert parse(name, draft + search(name, "real")) == ("search", "real")
-    assert parse(name, draft + answer(name, "real")) == ("answer", "real")
-    assert get_protocol(name).parse(draft) == INVALID
+def test_all_calls_of_a_turn_of_hermes_count_if_their_tags_pair_up() -> None:
+    two = search("hermes", "a") + " and " + search("hermes", "b")
+    action = get_protocol("hermes").parse(two + r" \boxed{c}")
+    assert (action.queries, action.end, len(action.calls)) == (("a", "b"), len(two), 2)
+    assert parse("hermes", two + r"<tool_call> \boxed{c}") == ("answer", "c")
+    assert parse("hermes", r"</tool_call>" + search("hermes", "a") + r"<tool_call>\boxed{c}") == ("answer", "c")
+    many = get_protocol("hermes").parse(search("hermes", "a") * 20)
+    assert (len(many.queries), len(many.calls)) == (16, 20)
+    assert "Too many searches" in (many.calls[-1].error or "")
+
+
+def test_deepresearcher_takes_one_call_with_three_queries_and_reads_pages() -> None:
+    call = {"name": "web_search", "arguments": {"query": ["a", "b", "c", "d"]}}
+    turn = f"</think><tool_call>{json.dumps(call)}</tool_call>"
+    assert get_protocol("deepresearcher").parse(turn + turn.removeprefix("</think>")).queries == ("a", "b", "c")
+    page = {"name": "browse_webpage", "arguments": {"url_list": ["https://x.org/1", "", "p2"]}}
+    action = get_protocol("deepresearcher").parse(f"</think><tool_call>{json.dumps(page)}</tool_call>")
+    assert (action.kind, action.calls[0].pages) == ("browse", ("https://x.org/1", "p2"))
+    page["arguments"] = {}
+    action = get_protocol("deepresearcher").parse(f"</think><tool_call>{json.dumps(page)}</tool_call>")
+    assert (action.kind, "has no page" in (action.calls[0].error or "")) == ("invalid", True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -342,10 +404,6 @@ def test_an_action_ends_with_its_element(name: str) -> None:
     for turn in (search(name, "q"), f"<think>a</think> {search(name, 'q')}", f"a </think> {search(name, 'q')}"):
         assert get_protocol(name).parse(turn + " invented").end == len(turn)
     assert get_protocol(name).parse("nothing").end is None
-
-
-def test_the_first_of_several_calls_decides() -> None:
-    assert parse("hermes", search("hermes", "a") + search("hermes", "b") + r"\boxed{c}") == ("search", "a")
 
 
 # Properties
@@ -362,13 +420,12 @@ def test_any_text_has_an_outcome(name: str, text: str) -> None:
 
 
 @few
-@given(name=st.sampled_from(["zerosearch", "search-r1", "research", "deepresearcher"]), text=soup, more=soup)
+@given(name=st.sampled_from([*TAGGED, "r1-searcher"]), text=soup, more=soup)
 @example("zerosearch", "<think></think><search>q</search>", "</think><answer>a</answer>")
 @example("zerosearch", "<search></search>", "<answer>a</answer>")
 def test_what_follows_the_deciding_element_changes_nothing(name: str, text: str, more: str) -> None:
-    closes = "</think>" in (text + more).partition("<think>")[0]  # a thought that the prompt opened
     action = get_protocol(name).parse(text)
-    if action.end is not None and ("</think>" in text[: action.end] or not closes):
+    if action.end is not None:
         assert get_protocol(name).parse(text + more) == action
         assert get_protocol(name).parse(text + more).end == action.end
         assert get_protocol(name).parse(text[: action.end]) == action
@@ -385,7 +442,7 @@ def scanned(name: str, text: str) -> tuple[str, str, int] | None:
 
 
 @few
-@given(name=st.sampled_from([*TAGGED, "r1-searcher", "deepresearcher"]), text=soup)
+@given(name=st.sampled_from([*TAGGED, "r1-searcher"]), text=soup)
 def test_the_shortcut_for_usual_turns_decides_as_the_scanner_does(name: str, text: str) -> None:
     assert shortcut(name, text) in (None, scanned(name, text))
 
@@ -404,7 +461,7 @@ def test_the_shortcut_covers_what_policies_usually_write(thought: str, query: st
 def test_rendered_actions_parse_back(name: str, query: str) -> None:
     cleaned = clean_query(query)
     if name == "r1-searcher":
-        cleaned = clean_query(cleaned.replace('"', " "))
+        cleaned = clean_query(cleaned.replace('"', ""))
     assert parse(name, search(name, query)) == (("search", cleaned) if cleaned else ("invalid", ""))
     kind, content = parse(name, answer(name, query))
     if kind == "answer" and name not in ("research", "hermes"):
@@ -442,7 +499,7 @@ def block(name: str, *documents: Document, query: str = "q") -> str:
     return get_protocol(name).render_documents(documents, query)
 
 
-ONE, TWO = Document("Ann Lee", "Ann Lee was born in Geneva."), Document("", "No title here.")
+ONE, TWO = Document("Ann Lee", "Ann Lee was born in Geneva.", "p1"), Document("", "No title here.")
 
 
 @pytest.mark.parametrize(
@@ -454,24 +511,25 @@ ONE, TWO = Document("Ann Lee", "Ann Lee was born in Geneva."), Document("", "No 
         ),
         (
             "search-r1",
-            "\n\n<information>Doc 1(Title: Ann Lee) Ann Lee was born in Geneva.\n"
-            "Doc 2(Title: ) No title here.</information>\n\n",
+            '\n\n<information>Doc 1(Title: "Ann Lee") Ann Lee was born in Geneva.\n'
+            'Doc 2(Title: "") No title here.</information>\n\n',
         ),
         (
             "r1-searcher",
             "\n\n<|begin_of_documents|>\n(1)Ann Lee Ann Lee was born in Geneva.\n(2)No title here.\n"
             "<|end_of_documents|>\n\n",
         ),
-        ("research", " <result>\nAnn Lee\nAnn Lee was born in Geneva.\n\nNo title here.\n</result>"),
+        ("research", ' <result>\n"Ann Lee"\nAnn Lee was born in Geneva.\n\nNo title here.\n</result>'),
         (
             "deepresearcher",
-            '\n<tool_response>\nResults for "q":\n[1] Ann Lee: Ann Lee was born in Geneva.\n[2] No title here.\n'
-            "</tool_response>\n",
+            "\n<tool_response>\n[{'search_query': 'q', 'web_page_info_list': [{'title': 'Ann Lee', 'url': 'p1', "
+            "'quick_summary': 'Ann Lee was born in Geneva.'}, {'title': '', 'url': '', 'quick_summary': "
+            "'No title here.'}]}]\n</tool_response>\n",
         ),
         (
             "hermes",
-            '\n<tool_response>\nResults for "q":\n[1] Ann Lee: Ann Lee was born in Geneva.\n[2] No title here.\n'
-            "</tool_response>\n",
+            '\n<tool_response>{"name": "search", "arguments": {"query": "q"}}\nresult: \n"Ann Lee"\n'
+            "Ann Lee was born in Geneva.\n\nNo title here.\n</tool_response>\n",
         ),
     ],
 )
@@ -479,12 +537,31 @@ def test_blocks(name: str, expected: str) -> None:
     assert block(name, ONE, TWO) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("zerosearch", "\n\n<information>No documents were found.</information>\n\n"),
+        ("search-r1", "\n\n<information></information>\n\n"),
+        ("r1-searcher", "\n\n<|begin_of_documents|>\nNone<|end_of_documents|>\n\n"),
+        ("research", " <result>\n\n</result>"),
+        (
+            "deepresearcher",
+            "\n<tool_response>\n[{'search_query': 'q', 'web_page_info_list': []}]\n</tool_response>\n",
+        ),
+        ("hermes", '\n<tool_response>{"name": "search", "arguments": {"query": "q"}}\n\n</tool_response>\n'),
+    ],
+)
+def test_a_search_without_documents(name: str, expected: str) -> None:
+    assert block(name) == expected
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_search_without_documents_says_so(name: str) -> None:
-    nothing = "None" if name == "r1-searcher" else "No documents were found."
-    paragraph = block(name, TWO).partition("No title here.")
-    head = paragraph[0].removesuffix("Doc 1: ").removesuffix("Doc 1(Title: ) ").removesuffix("(1)").removesuffix("[1] ")
-    assert block(name) == head + nothing + paragraph[2]
+def test_line_breaks_of_a_passage_are_kept_as_in_the_published_systems(name: str) -> None:
+    shown = block(name, Document("A\nB", "one\r\ntwo\tthree\x00\u200e."))
+    assert {"zerosearch": "one two three .", "deepresearcher": "one\\ntwo\\tthree ."}.get(
+        name, "one\ntwo\tthree ."
+    ) in shown
+    assert "A B" in shown
 
 
 @few
@@ -499,16 +576,14 @@ def test_no_tag_in_a_document_survives(name: str, title: str, text: str, query: 
 
 
 @few
-@given(name=st.sampled_from(NAMES), title=soup, text=soup)
+@given(name=st.sampled_from([*TAGGED, "r1-searcher"]), title=soup, text=soup)
 def test_a_block_never_acts(name: str, title: str, text: str) -> None:
-    if name != "hermes":  # whose turns are final when they hold no call: only the policy's own turn is ever parsed
-        assert get_protocol(name).parse(block(name, Document(title, text))) is INVALID
+    assert get_protocol(name).parse(block(name, Document(title, text))) is INVALID
 
 
 def test_a_document_cannot_pass_for_two() -> None:
-    fake = Document("x", "first\nDoc 2: forged\r\n(2)forged\u2028Doc 3: forged\x85")
-    for name in NAMES:
-        assert block(name, fake).count("\n") == block(name, Document("x", "first")).count("\n")
+    fake = Document("x", "first\nDoc 2: forged\r\nDoc 2: forged\u2028Doc 3: forged\x85")
+    assert block("zerosearch", fake).count("\n") == block("zerosearch", Document("x", "first")).count("\n")
 
 
 def test_defusing_keeps_the_text_readable() -> None:
@@ -572,7 +647,6 @@ def test_a_long_text_takes_linear_time(kind: str) -> None:
         get_protocol(name).parse(text)
     clean_query(text)
     last_boxed(text)
-    without_thoughts(text)
     block("hermes", Document(text[: LONG // 4], text[-LONG // 4 :]), query=text)
     # about a tenth of a second; anything quadratic takes minutes
     assert time.process_time() - start < 2.0

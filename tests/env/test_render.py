@@ -102,7 +102,7 @@ def test_ansi_text_shows_everything_and_only_colours() -> None:
 
 def test_noisy_documents_are_marked_in_every_form() -> None:
     record = make_record()
-    record["turns"][0]["noisy"] = [True, False]
+    record["turns"][0]["searches"][0]["noisy"] = [True, False]
     assert "[1] First words (noisy)" in render_ansi(record)
     assert "[2] (noisy)" not in render_ansi(record)
     page = read(render_html(record))

@@ -183,7 +183,7 @@ def test_empty_actions_use_up_turns() -> None:
     session = start(max_turns=1)
     with pytest.raises(EpisodeError, match=r"^The query is empty, which uses up a turn\. Give the answer now"):
         session.search("")
-    session = start(protocol="hermes")
+    session = start(protocol="r1-searcher")
     with pytest.raises(EpisodeError, match=r"^The query is empty, which has finished this question"):
         session.search("")
     assert session.episode.stop_reason is StopReason.NO_ACTION

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.llm.chat_format import PromptFormat
 from zerosearch_env.llm.tokens import control_ids, encode_prompts, encode_texts
-from zerosearch_env.types import Document, Question, StopReason
+from zerosearch_env.types import Document, Question, SearchResult, StopReason
 
 QUESTION = Question("q", "letter 0", ("k",))
 RULES = make_rules(prompt_template="{question}\n", max_turns=3, top_k=2)
@@ -225,7 +226,7 @@ def test_control_tokens_come_from_the_tokenizer_and_the_policy_alone():
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_draft_in_a_thought_that_the_chat_template_opened_does_not_act(chat):
+def test_a_thought_that_the_chat_template_opened_belongs_to_the_first_turn(chat):
     tokenizer = tiny.tiny_tokenizer.__wrapped__()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ '<think>\n' }}"
     turns = ["I may <search>draft</search>", "hm</think><search>real</search>", "<answer>k</answer>"]
@@ -239,6 +240,31 @@ def test_a_draft_in_a_thought_that_the_chat_template_opened_does_not_act(chat):
         tokenizer,
         format=PromptFormat(chat=chat),
     )
-    assert [turn.step.query for turn in episode.turns] == [None if chat else "draft", "real", None]
+    assert [turn.step.query for turn in episode.turns] == ["draft", "real", None]
     assert episode.turns[0].action_text == ("<think>\n" if chat else "") + turns[0]
     assert one.token_ids[one.loss_mask].tolist() == sampled
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_turn_with_several_searches_continues_when_all_have_returned(waits):
+    class Waiting(ConstantEngine):
+        def search(self, requests):
+            return [SearchResult((Document(request.query, "text"),)) for request in requests]
+
+        async def asearch(self, request):
+            await asyncio.sleep(0.02 if request.query == "a" else 0)  # the first of a turn returns last
+            return self.search([request])[0]
+
+    Waiting.waits = waits
+    tokenizer = tiny.tiny_tokenizer()
+    rules = make_rules(protocol="hermes", prompt_template="{question}\n", top_k=1)
+    calls = "".join(rules.protocol.render_search(query) for query in "abc")
+    scripts = [[tokenizer.encode(calls), tokenizer.encode("\\boxed{k}")] for _ in range(3)]
+    episodes = [Episode(QUESTION, rules, seed=seed) for seed in range(3)]
+    sampler = ScriptedSampler(tokenizer, scripts)
+    sampler.wake = lambda: None
+    for one in rollout(episodes, Waiting(), sampler, tokenizer):
+        searched, answered = (turn.step for turn in one.episode.turns)
+        assert [group[0].title for group in searched.groups] == list(searched.queries) == ["a", "b", "c"]
+        assert answered.scores.em == 1.0
+        assert one.scores.searches == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ..errors import ZeroSearchError
@@ -39,9 +40,9 @@ class ConcurrentSearches:
         self._batcher.submit(request).add_done_callback(lambda done: result.set_result(self._result(done)))
         return result
 
-    def run(self, request: SearchRequest) -> SearchResult:
-        """Search, and wait for the result."""
-        return self.submit(request).result()
+    def run(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Search for all requests at once, and wait for the results."""
+        return [future.result() for future in [self.submit(request) for request in requests]]
 
     def close(self) -> None:
         """End the threads. The engine is not closed."""

@@ -17,8 +17,9 @@ from typing import Protocol
 
 from ..checks import is_number
 from ..errors import ConfigError, EngineError, QuotaError, ZeroSearchError
+from ..game.episode import Episode
 from ..privacy import redact
-from ..types import Document, SearchRequest, SearchResult
+from ..types import Document, SearchRequest, SearchResult, Step
 
 Outcome = SearchResult | ZeroSearchError
 
@@ -59,6 +60,20 @@ async def run_search(engine: Engine, request: SearchRequest) -> SearchResult:
         ):
             raise
         return as_result(engine, _as_error(name, cause))
+
+
+def observe_searches(engine: Engine, episodes: Sequence[Episode]) -> list[Step]:
+    """Run the pending searches of episodes in one call of the engine, and give each episode its results.
+
+    Args:
+        engine: the search engine.
+        episodes: episodes with pending searches.
+
+    Returns:
+        The step of each episode, in order.
+    """
+    results = iter(run_searches(engine, [request for episode in episodes for request in episode.requests]))
+    return [episode.observe([next(results) for _ in episode.requests]) for episode in episodes]
 
 
 def search_each(engine: Engine, requests: Sequence[SearchRequest]) -> list[Outcome]:

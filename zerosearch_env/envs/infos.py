@@ -35,12 +35,15 @@ STEP_KEYS = (
     "query",
     "documents",
     "noisy",
+    "queries",
+    "document_groups",
+    "noise_flags",
     "noise_level",
     "answer_in_documents",
     "turn",
     "stop_reason",
 )
-"""Keys present at every step: attributes of `Step`."""
+"""Keys present at every step: attributes of `Step` (`document_groups`: `groups`)."""
 SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches")
 """Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end. Names of
 additional scores (`Rules.scores`) are keys too."""
@@ -111,7 +114,9 @@ for _name in ("copy", "get", "items", "pop", "popitem", "setdefault", "values"):
 
 
 _RESET_GETTERS = [(key, itemgetter(key)) for key in RESET_KEYS]
-_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS if key not in ("noisy", _LATE)]
+_STEP_GETTERS = [
+    (key, attrgetter("groups" if key == "document_groups" else key)) for key in STEP_KEYS if key not in ("noisy", _LATE)
+]
 _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 
@@ -133,6 +138,9 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         "query": step.query,
         "documents": step.documents,
         "noisy": unset if step.noisy is None else step.noisy,
+        "queries": step.queries,
+        "document_groups": step.groups,
+        "noise_flags": step.noise_flags,
         "noise_level": step.noise_level,
         _LATE: False,
         "turn": step.turn,

@@ -13,7 +13,7 @@ environment, and no action is turned into text and parsed again. Errors that the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..engines import SearchEngine
@@ -21,7 +21,7 @@ from ..engines.run import run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
 from ..game.rules import Rules
-from ..types import Document, Question, Scores, SearchRequest, SearchResult, Step, StopReason
+from ..types import Document, Question, Scores, SearchResult, Step, StopReason
 
 
 class Session:
@@ -95,11 +95,13 @@ class Session:
             EngineError: the engine failed, whatever it raised or returned; the episode is over.
             ConfigError: the query is not a string.
         """
-        return self._read(self._run(self._request(query)))
+        self._request(query)
+        return self._read(self._run())
 
     async def asearch(self, query: str) -> tuple[Document, ...]:
         """`search` through the engine's `asearch`. If the task is cancelled, the episode ends as a failed search."""
-        return self._read(await self._arun(self._request(query)))
+        self._request(query)
+        return self._read(await self._arun())
 
     def answer(self, text: str) -> Scores:
         """Answer, which ends the episode.
@@ -135,7 +137,7 @@ class Session:
             ConfigError: the text is not a string.
         """
         outcome = self.episode.advance(text)
-        return outcome if isinstance(outcome, Step) else self.episode.observe(self._run(outcome))
+        return outcome if isinstance(outcome, Step) else self.episode.observe(self._run())
 
     async def aturn(self, text: str) -> Step:
         """`turn` through the engine's `asearch`. If the task is cancelled, the episode ends as a failed search."""
@@ -143,7 +145,7 @@ class Session:
             outcome = await asyncio.to_thread(self.episode.advance, text)
         else:
             outcome = self.episode.advance(text)
-        return outcome if isinstance(outcome, Step) else self.episode.observe(await self._arun(outcome))
+        return outcome if isinstance(outcome, Step) else self.episode.observe(await self._arun())
 
     def stop(self, reason: StopReason | str, error: str | None = None) -> Scores:
         """End the episode without an answer, for example when the agent gave up or failed.
@@ -174,32 +176,36 @@ class Session:
         if self.episode.pending:
             raise EpisodeError("Another search is still running. Wait for its documents, then take the next action.")
 
-    def _request(self, query: str) -> SearchRequest:
+    def _request(self, query: str) -> None:
         self._check_ready()
         if self.episode.last_turn:
             raise EpisodeError(f"All {self.episode.rules.max_turns} searches are used up. Give the answer now.")
         outcome = self.episode.advance_action("search", query)
-        if isinstance(outcome, SearchRequest):
-            return outcome
+        if not isinstance(outcome, Step):
+            return
         what = "too long" if outcome.stop_reason is StopReason.TOO_LONG else "empty"
         if outcome.done:
             raise EpisodeError(f"The query is {what}, which has finished this question. Stop here.")
         advice = "Give the answer now." if self.episode.last_turn else "Search for a few words, or give the answer."
         raise EpisodeError(f"The query is {what}, which uses up a turn. {advice}")
 
-    def _read(self, result: SearchResult) -> tuple[Document, ...]:
-        step = self.episode.observe(result)
-        if result.failure is not None:
-            raise EngineError(result.failure, result.attempts)
+    def _read(self, results: Sequence[SearchResult]) -> tuple[Document, ...]:
+        step = self.episode.observe(results)
+        for result in results:
+            if result.failure is not None:
+                raise EngineError(result.failure, result.attempts)
         return step.documents
 
-    def _run(self, request: SearchRequest) -> SearchResult:
+    def _run(self) -> Sequence[SearchResult]:
         with self._ended_by_exceptions():
-            return run_searches(self.engine, (request,))[0]
+            return run_searches(self.engine, self.episode.requests)
 
-    async def _arun(self, request: SearchRequest) -> SearchResult:
+    async def _arun(self) -> Sequence[SearchResult]:
         with self._ended_by_exceptions():
-            return await run_search(self.engine, request)
+            requests = self.episode.requests
+            if len(requests) == 1:
+                return [await run_search(self.engine, requests[0])]
+            return await asyncio.gather(*[run_search(self.engine, request) for request in requests])
 
     @contextmanager
     def _ended_by_exceptions(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from ..engines.run import run_searches
 from ..errors import EngineError
 from ..game.episode import Episode
-from ..types import Info, SearchRequest, StopReason
+from ..types import Info, Step, StopReason
 from .curriculum import Curriculum
 from .infos import no_draw, step_info
 from .options import EnvOptions, takes_env_options
@@ -39,10 +39,11 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         <think>I need the birthplace first.</think><search>where was Ada Lovelace born</search>
         <think>That says it.</think><answer>London</answer>
 
-    The first complete tag outside `<think>` decides. Text without such a tag, an empty query and an empty answer are
-    *invalid*: the turn is used up, and the observation says what was expected (protocols without such a notice end the
-    episode). Only the policy's own text is parsed; tags inside documents are neutralised. `action_space.sample()`
-    returns well-formed random actions. A sampler should stop after any of `stop_strings`.
+    The first complete tag decides. Text without such a tag, an empty query and an empty answer are *invalid*: the turn
+    is used up, and the observation says what was expected (protocols without such a notice end the episode). In
+    protocols with tools (`hermes`, `deepresearcher`) one turn may search several times. Only the policy's own text is
+    parsed; tags inside documents are neutralised. `action_space.sample()` returns well-formed random actions. A sampler
+    should stop after any of `stop_strings`.
 
     ## Observation Space
     `UnicodeText`: the new text for the policy.
@@ -82,10 +83,11 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `question`, `question_id` | reset | text and id of the question |
     | `noise_level` | reset, step | p of this episode |
     | `progress` | reset | progress of the curriculum, in [0, 1] |
-    | `action` | step | `"search"`, `"answer"` or `"invalid"` |
+    | `action` | step | `"search"`, `"answer"`, `"invalid"` or `"browse"` (see `deepresearcher`) |
     | `query` | step | the cleaned query; None if the turn was not a search |
     | `documents` | step | tuple of `Document(title, text, source, score)`; empty if the turn was not a search |
     | `noisy` | step | bool; with `noise_unit="document"` a tuple of them. False or empty if the turn was not a search |
+    | `queries`, `document_groups`, `noise_flags` | step | the same three for each search of the turn, as tuples |
     | `answer_in_documents` | step | whether the documents contain a gold answer; False if the turn was not a search |
     | `turn` | step | number of turns taken so far, including this one |
     | `stop_reason` | step | None before the end |
@@ -245,10 +247,10 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
             raise ResetNeeded(_reset_message(episode))
         step = episode.advance(check_action(action))
         attempts = 1
-        if isinstance(step, SearchRequest):
-            result = run_searches(self._setup.engine, (step,))[0]
-            attempts = result.attempts
-            step = episode.observe(result)
+        if not isinstance(step, Step):
+            results = run_searches(self._setup.engine, episode.requests)
+            attempts = max(result.attempts for result in results)
+            step = episode.observe(results if len(results) > 1 else results[0])
         if self.render_mode == "human":
             self._show()
         reason = step.stop_reason

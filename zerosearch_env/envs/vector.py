@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..checks import check_options, check_whole_number
 from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
-from ..game.episode import Episode
+from ..game.episode import Episode, Outcome
 from ..game.together import advance_all
 from ..types import SearchRequest, SearchResult, Step, StopReason
 from .curriculum import Curriculum
@@ -280,22 +280,32 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         """Advance every episode that was not just started. All their searches go into one engine call."""
         episodes = self._episodes
         steps: dict[int, Step] = {}
-        searches: dict[int, SearchRequest] = {}
+        searching: list[int] = []
+        requests: list[SearchRequest] = []
         playing = [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs)
-        waiting: list[SearchRequest | Step] = []
+        waiting: list[Outcome] = []
         if self._setup.rules.waits:
             waiting = advance_all([episodes[i] for i in playing], [texts[i] for i in playing])
         for place, index in enumerate(playing):
             outcome = waiting[place] if waiting else episodes[index].advance(texts[index])
-            if isinstance(outcome, SearchRequest):
-                searches[index] = outcome
-            else:
+            if isinstance(outcome, Step):
                 steps[index] = outcome
+                continue
+            searching.append(index)
+            if isinstance(outcome, SearchRequest):
+                requests.append(outcome)
+            else:
+                requests += outcome
         results: Sequence[SearchResult] = ()
-        if searches:
-            results = run_searches(self._setup.engine, list(searches.values()))
-            for index, result in zip(searches, results, strict=True):
-                steps[index] = episodes[index].observe(result)
+        if searching:
+            results = run_searches(self._setup.engine, requests)
+            if len(results) == len(searching):
+                for index, result in zip(searching, results, strict=True):
+                    steps[index] = episodes[index].observe(result)
+            else:
+                left = iter(results)
+                for index in searching:
+                    steps[index] = episodes[index].observe([next(left) for _ in episodes[index].requests])
         if self._setup.options.on_engine_error == "raise":
             self._raise_failures(steps, results)
         return steps

@@ -5,6 +5,9 @@
     outcome = episode.advance(action_text)      # a SearchRequest, or the Step of a turn that needs no search
     step = episode.observe(search_result)       # after a SearchRequest
 
+In protocols with tools one turn may search several times: then `advance` returns a tuple of requests, and `observe`
+takes as many results.
+
                  advance(text)                           observe(result)
     waiting for the policy  --- SearchRequest --->  search pending  --- Step --->  waiting for the policy
              |                                            |
@@ -22,12 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from operator import index
-from typing import get_args
+from typing import Literal
 
 from ..errors import ConfigError, DataError, EpisodeError, UnjudgedError, unknown_name
-from ..protocols import INVALID, ParsedAction
+from ..protocols import INVALID, ParsedAction, ToolCall
 from ..protocols.tags import answer_action, query_action
+from ..protocols.tools import render_results
 from ..randomness import split, uniform2
 from ..types import (
     ActionKind,
@@ -47,6 +52,13 @@ from .reward_registry import Reward, pay
 from .rewards import exact_match, score
 from .rules import Rules
 from .unicode_scores import unicode_score
+
+GIVEN_KINDS: tuple[ActionKind, ...] = ("search", "answer", "invalid")
+"""The kinds of actions that `Episode.advance_action` takes."""
+
+Outcome = SearchRequest | tuple[SearchRequest, ...] | Step
+"""What `Episode.advance` returns: the search to run, several of them, or the step of a turn that needs none."""
+Messages = tuple[tuple[Literal["tool", "user"], str], ...]
 
 
 def _state_answer(answers: Sequence[str], documents: Sequence[Document]) -> bool:
@@ -97,7 +109,7 @@ class Episode:
         self.stop_reason: StopReason | None = None
         self._find_answer = partial(_state_answer, question.answers)
         self._turns: list[tuple[str, Step, int | None]] = []
-        self._pending: tuple[str, SearchRequest, int | None] | None = None
+        self._pending: tuple[str, tuple[SearchRequest, ...], int | None, tuple[ToolCall, ...]] | None = None
 
     @property
     def done(self) -> bool:
@@ -113,6 +125,11 @@ class Episode:
     def pending(self) -> bool:
         """True between a search that `advance` returned and `observe`."""
         return self._pending is not None
+
+    @property
+    def requests(self) -> tuple[SearchRequest, ...]:
+        """The pending searches, in order; empty if none is pending."""
+        return () if self._pending is None else self._pending[1]
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -141,11 +158,12 @@ class Episode:
             parts += (action_text[:end], step.observation)
         return "".join(parts)
 
-    def advance(self, action_text: str) -> SearchRequest | Step:
+    def advance(self, action_text: str) -> Outcome:
         """Take the policy's text of one turn.
 
         Returns:
-            The search to run (pass its result to `observe`), or the `Step` of a turn that needs no search.
+            The search to run (pass its result to `observe`), several of them as a tuple (in protocols with tools), or
+            the `Step` of a turn that needs no search.
 
         Raises:
             EpisodeError: the episode is over, or a search is pending.
@@ -159,7 +177,7 @@ class Episode:
         action = self.rules.protocol.parse(action_text)
         return self._take(action, action_text)
 
-    def advance_action(self, kind: ActionKind, content: str, text: str | None = None) -> SearchRequest | Step:
+    def advance_action(self, kind: ActionKind, content: str, text: str | None = None) -> Outcome:
         """Take one turn of the policy as an action instead of a text. Nothing is parsed.
 
         The rules are those of `advance`: the query is cleaned, and an empty query or answer is an invalid turn. The
@@ -172,15 +190,15 @@ class Episode:
                 without characters that the protocol cannot hold, such as tags inside an answer.
 
         Returns:
-            The search to run (pass its result to `observe`), or the `Step` of a turn that needs no search.
+            As `advance`.
 
         Raises:
             EpisodeError: the episode is over, or a search is pending.
             ConfigError: the kind is unknown, or the content or the text is not a string.
         """
         self._check_ready()
-        if kind not in get_args(ActionKind):
-            raise unknown_name("kind of action", kind, get_args(ActionKind))
+        if kind not in GIVEN_KINDS:
+            raise unknown_name("kind of action", kind, GIVEN_KINDS)
         if not isinstance(content, str):
             raise ConfigError(f"the content of an action must be a string, got {type(content).__name__}.")
         if text is not None and not isinstance(text, str):
@@ -188,35 +206,38 @@ class Episode:
         written = content if text is None else text
         if len(written) > self.rules.max_action_chars:
             return self._end(StopReason.TOO_LONG, written, "invalid")
+        protocol = self.rules.protocol
         if kind == "search":
-            action, render = query_action(content), self.rules.protocol.render_search
+            action, render = query_action(content), protocol.render_search
+            if protocol.render_call is not None:
+                action = protocol.parse(render(content))  # with its call, which the observation may show
         elif kind == "answer":
-            action, render = answer_action(content), self.rules.protocol.render_answer
+            action, render = answer_action(content), protocol.render_answer
         else:
             action, render = INVALID, str
-        return self._take(action, render(content) if text is None else text)
+        return self._take(action, render(content) if text is None else text, whole=True)
 
-    def observe(self, result: SearchResult) -> Step:
+    def observe(self, result: SearchResult | Sequence[SearchResult]) -> Step:
         """Take the result of the pending search. A failed search ends the episode (`ENGINE_ERROR`).
 
+        Args:
+            result: the result; for several searches as many results, in the order of the requests.
+
         Raises:
-            EpisodeError: no search is pending.
+            EpisodeError: no search is pending, or the number of results is not the number of searches.
         """
         if self._pending is None:
             raise EpisodeError("no search is pending; call advance(action_text) first.")
-        action_text, request, end = self._pending
+        action_text, requests, end, calls = self._pending
+        if calls or len(requests) > 1 or not isinstance(result, SearchResult):
+            return self._observe_all((result,) if isinstance(result, SearchResult) else tuple(result))
         self._pending = None
         if result.failure is not None:
             return self._end(
-                StopReason.ENGINE_ERROR,
-                action_text,
-                "search",
-                end=end,
-                query=request.query,
-                noisy=request.noisy,
-                error=result.failure,
+                StopReason.ENGINE_ERROR, action_text, "search", end=end, requests=requests, error=result.failure
             )
         rules = self.rules
+        request = requests[0]
         documents = tuple(result.documents[: request.top_k])
         observation = rules.protocol.render_documents(documents, request.query)
         turns = len(self._turns) + 1
@@ -231,9 +252,80 @@ class Episode:
             documents,
             request.noisy,
             self._find_answer,
+            None,
+            None,
+            None,
+            (request.query,),
+            (documents,),
+            (request.noisy,),
         )
         self._turns.append((action_text, step, end))
         return step
+
+    def _observe_all(self, results: Sequence[SearchResult]) -> Step:
+        """`observe` for any number of searches, and for the calls of protocols with tools."""
+        assert self._pending is not None
+        action_text, requests, end, calls = self._pending
+        if len(results) != len(requests):
+            raise EpisodeError(f"{len(requests)} searches are pending, got {len(results)} results: pass one for each.")
+        self._pending = None
+        failure = next((result.failure for result in results if result.failure is not None), None)
+        if failure is not None:
+            return self._end(StopReason.ENGINE_ERROR, action_text, "search", end=end, requests=requests, error=failure)
+        groups = tuple(
+            tuple(result.documents[: request.top_k]) for request, result in zip(requests, results, strict=True)
+        )
+        if calls:
+            observation, messages = self._tell(calls, groups)
+        else:
+            render = self.rules.protocol.render_documents
+            observation = "".join(render(group, request.query) for request, group in zip(requests, groups, strict=True))
+            observation, messages = self._with_notice(observation, ())
+        documents = tuple(chain.from_iterable(groups))
+        queries = tuple(request.query for request in requests)
+        flags = tuple(request.noisy for request in requests)
+        step = Step(
+            observation,
+            "search",
+            len(self._turns) + 1,
+            self.noise_level,
+            "; ".join(queries),
+            documents,
+            _any_noisy(flags),
+            self._find_answer,
+            queries=queries,
+            groups=groups,
+            noise_flags=flags,
+            messages=messages,
+        )
+        self._turns.append((action_text, step, end))
+        return step
+
+    def _tell(self, calls: Sequence[ToolCall], groups: Sequence[tuple[Document, ...]] = ()) -> tuple[str, Messages]:
+        """The observation after the calls of a turn, as text and as messages; `groups` are the results of searches."""
+        protocol = self.rules.protocol
+        assert protocol.render_call is not None
+        contents: list[str] = []
+        left = iter(groups)
+        for call in calls:
+            shown = [next(left) for _ in call.queries] or [self._shown(page) for page in call.pages]
+            contents.append(protocol.render_call(call, shown))
+        messages: Messages = tuple(("tool", content) for content in contents)
+        return self._with_notice(render_results(protocol.call_tags, contents), messages)
+
+    def _with_notice(self, observation: str, messages: Messages) -> tuple[str, Messages]:
+        """The observation of this turn with the notice that the next one may only answer, if that is so."""
+        rules = self.rules
+        if len(self._turns) + 1 == rules.max_turns:
+            observation += rules.last_turn_notice
+            messages += _as_message(rules, rules.last_turn_notice)
+        return observation, messages
+
+    def _shown(self, page: str) -> tuple[Document, ...]:
+        """The documents with this source, or else with this title, that the episode has shown; each of them once."""
+        shown = dict.fromkeys(document for _, step, _ in self._turns for document in step.documents)
+        found = [document for document in shown if document.source == page]
+        return tuple(found or [document for document in shown if document.title == page])
 
     def stop(self, reason: StopReason, action_text: str = "", error: str | None = None) -> Step:
         """End the episode from outside, for example when the policy's token budget is used up.
@@ -253,9 +345,9 @@ class Episode:
             raise EpisodeError(f"{reason!r} is not allowed here: only the policy's own turn terminates an episode.")
         if self._pending is None:
             return self._end(reason, action_text, "invalid", error=error)
-        pending_text, request, end = self._pending
+        pending_text, requests, end, _ = self._pending
         self._pending = None
-        return self._end(reason, pending_text, "search", end=end, query=request.query, noisy=request.noisy, error=error)
+        return self._end(reason, pending_text, "search", end=end, requests=requests, error=error)
 
     def _check_ready(self) -> None:
         """Raise an `EpisodeError` unless it is the policy's turn."""
@@ -264,10 +356,10 @@ class Episode:
         if self._pending is not None:
             raise EpisodeError("a search is pending; call observe(result) before the next advance.")
 
-    def _take(self, action: ParsedAction, action_text: str) -> SearchRequest | Step:
-        """Apply the rules to one action of the policy."""
+    def _take(self, action: ParsedAction, action_text: str, *, whole: bool = False) -> Outcome:
+        """Apply the rules to one action of the policy; `whole`: all of its text belongs to the action."""
         kind = action.kind
-        end = None if action.end == len(action_text) else action.end
+        end = None if whole or action.end == len(action_text) else action.end
         if kind == "answer":
             return self._end(StopReason.ANSWER, action_text, kind, end=end, prediction=action.content)
         rules = self.rules
@@ -277,16 +369,32 @@ class Episode:
             query = query[: rules.max_query_chars].rstrip()
         if turns >= rules.max_turns:
             return self._end(StopReason.MAX_TURNS, action_text, kind, end=end, query=query)
-        if query is not None:
+        if query is not None and not action.calls:
             request = self._request(query)
-            self._pending = (action_text, request, end)
+            self._pending = (action_text, (request,), end, ())
             return request
+        if query is not None:
+            requests = tuple([self._request(one[: rules.max_query_chars].rstrip()) for one in action.queries])
+            self._pending = (action_text, requests, end, action.calls)
+            return requests if len(requests) > 1 else requests[0]
+        if action.calls:
+            return self._answer_calls(kind, action.calls, action_text, end)
         notice = rules.invalid_notice
         if notice is None:
             return self._end(StopReason.NO_ACTION, action_text, kind, end=end)
-        if turns + 1 == rules.max_turns:
-            notice += rules.last_turn_notice
-        step = Step(notice, "invalid", turns + 1, self.noise_level)
+        observation, messages = self._with_notice(notice, _as_message(rules, notice))
+        step = Step(observation, "invalid", turns + 1, self.noise_level, messages=messages)
+        self._turns.append((action_text, step, end))
+        return step
+
+    def _answer_calls(self, kind: ActionKind, calls: tuple[ToolCall, ...], action_text: str, end: int | None) -> Step:
+        """The step of a turn whose calls need no search: they read pages again, or cannot be carried out."""
+        observation, messages = self._tell(calls)
+        documents = tuple(chain.from_iterable(self._shown(page) for call in calls for page in call.pages))
+        found = self._find_answer if documents else None
+        step = Step(
+            observation, kind, len(self._turns) + 1, self.noise_level, None, documents, None, found, messages=messages
+        )
         self._turns.append((action_text, step, end))
         return step
 
@@ -320,7 +428,7 @@ class Episode:
         end: int | None = None,
         prediction: str | None = None,
         query: str | None = None,
-        noisy: bool | tuple[bool, ...] | None = None,
+        requests: tuple[SearchRequest, ...] = (),
         error: str | None = None,
     ) -> Step:
         answers, rules = self.question.answers, self.rules
@@ -329,7 +437,12 @@ class Episode:
         unicode_scores = unicode_score(prediction, answers)
         scores = Scores(prediction, answers, em, f1, subem, em if default else 0.0, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
-        step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error)
+        noisy = None
+        queries = tuple([request.query for request in requests])
+        flags = tuple([request.noisy for request in requests])
+        if requests:  # searches without a result
+            query, noisy = "; ".join(queries), _any_noisy(flags)
+        step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error, queries, (), flags)
         self.stop_reason = reason
         self._turns.append((action_text, step, end))
         if not default or rules.scores:
@@ -356,3 +469,18 @@ class Episode:
             return pay(score, self)
         except UnjudgedError:
             return None
+
+
+def _as_message(rules: Rules, notice: str) -> Messages:
+    """A notice as a chat message; none if the protocol's observations are not messages, or the notice is empty."""
+    text = notice.strip()
+    return (("user", text),) if text and rules.protocol.observation_role == "tool" else ()
+
+
+def _any_noisy(flags: Sequence[bool | tuple[bool, ...]]) -> bool | tuple[bool, ...]:
+    """`Step.noisy` of several searches: whether any was noisy, or the flags of all their documents."""
+    if len(flags) == 1:
+        return flags[0]
+    if isinstance(flags[0], bool):
+        return any(flags)
+    return tuple(chain.from_iterable(flag for flag in flags if isinstance(flag, tuple)))

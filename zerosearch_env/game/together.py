@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..types import SearchRequest, Step
-from .episode import Episode
+from .episode import Episode, Outcome
 
 MAX_WAITING = 64
 """Maximum number of threads that wait for rewards."""
 
 
-def advance_all(episodes: Sequence[Episode], texts: Sequence[str]) -> list[SearchRequest | Step]:
+def advance_all(episodes: Sequence[Episode], texts: Sequence[str]) -> list[Outcome]:
     """`Episode.advance` for every episode and its text, with the outcomes in order.
 
     If a reward or score waits for a server (`Rules.waits`), the episodes take their turns in threads, so that their

@@ -5,7 +5,7 @@ own, make a `Protocol` object. Pass it wherever a name is accepted, or register 
 """
 
 from . import known as known  # fills the registry
-from .base import INVALID, PROTOCOLS, ParsedAction, Protocol, get_protocol, register_protocol
+from .base import INVALID, PROTOCOLS, ParsedAction, Protocol, ToolCall, get_protocol, register_protocol
 from .hygiene import clean_query, defuse_tags
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "PROTOCOLS",
     "ParsedAction",
     "Protocol",
+    "ToolCall",
     "clean_query",
     "defuse_tags",
     "get_protocol",

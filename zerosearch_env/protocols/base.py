@@ -12,6 +12,20 @@ from ..errors import ConfigError, unknown_name
 from ..types import ActionKind, Document, JsonObject
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call in a turn of a policy that calls tools. A turn may make several."""
+
+    text: str
+    """The call as the policy wrote it, on its own lines."""
+    queries: tuple[str, ...] = ()
+    """The cleaned queries: each of them is a search."""
+    pages: tuple[str, ...] = ()
+    """Pages that the policy wants to read: sources (or titles) of documents that the episode has shown."""
+    error: str | None = None
+    """What the policy is told if the call cannot be carried out."""
+
+
 @dataclass(slots=True, unsafe_hash=True)  # read-only by convention; made at every step, and frozen ones cost more
 class ParsedAction:
     """The action parsed from one turn of the policy."""
@@ -24,6 +38,15 @@ class ParsedAction:
 
     Text after it (documents that the policy made up, later actions) does not stay in the context.
     """
+    calls: tuple[ToolCall, ...] = ()
+    """The calls of a turn in a protocol with tools. An invalid turn with calls gets their errors as its observation."""
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The query of each search of this turn."""
+        if self.calls:
+            return tuple(query for call in self.calls for query in call.queries)
+        return (self.content,) if self.kind == "search" else ()
 
 
 INVALID = ParsedAction("invalid", "")
@@ -70,6 +93,11 @@ class Protocol:
     observation_role: Literal["assistant", "tool"] = "assistant"
     """Whether an observation continues the policy's own turn, or is a message of its own, which a chat model's template
     frames."""
+    render_call: Callable[[ToolCall, Sequence[Sequence[Document]]], str] | None = None
+    """(call, documents of each of its queries or pages) -> what the policy is told about one call, without tags. None:
+    the protocol has no tools, and a turn makes at most one search."""
+    call_tags: tuple[str, str] = ("", "")
+    """What stands before and after each of these texts in an observation."""
     tools: tuple[JsonObject, ...] = field(default=(), hash=False)
     """The functions that the policy may call, in the form of `apply_chat_template(tools=...)`. `prompt_template` holds
     them as text."""
@@ -95,8 +123,9 @@ _CLOSING = re.compile(r"</\w+>")
 
 
 def own_tags(protocol: Protocol) -> set[str]:
-    """The tags of the turns that a protocol renders."""
-    return set(_TAG.findall(protocol.render_search("words") + protocol.render_answer("words")))
+    """The tags of the actions that a protocol renders."""
+    shown = set(_TAG.findall(protocol.render_search("words") + protocol.render_answer("words")))
+    return shown - {"<think>", "</think>"}
 
 
 def check_protocol(protocol: Protocol) -> Protocol:
@@ -106,13 +135,19 @@ def check_protocol(protocol: Protocol) -> Protocol:
         The protocol.
 
     Raises:
-        ConfigError: `parse` does not recognise a turn that the protocol itself renders, or the text up to the first
-            stop string of such a turn; or a stop string closes a tag that no such turn has. With such a protocol every
-            turn of a policy would be invalid.
+        ConfigError: `observation_role` and `render_call` do not agree; `parse` does not recognise a turn that the
+            protocol itself renders, or the text up to the first stop string of such a turn; or a stop string closes a
+            tag that no such turn has. With such a protocol every turn of a policy would be invalid.
     """
     name, stops = protocol.name, protocol.stop_strings
     if not isinstance(stops, tuple) or not all(isinstance(stop, str) and stop for stop in stops):
         raise ConfigError(f"protocol {name!r}: stop_strings must be a tuple of non-empty strings, got {stops!r}.")
+    if (protocol.observation_role == "tool") != (protocol.render_call is not None):
+        raise ConfigError(
+            f"protocol {name!r}: observation_role is {protocol.observation_role!r}, and render_call is "
+            f"{'missing' if protocol.render_call is None else 'given'}. Observations are messages of their own exactly "
+            'if the policy calls tools: give render_call together with observation_role="tool".'
+        )
     for kind, render in (("search", protocol.render_search), ("answer", protocol.render_answer)):
         turn = render("words")
         end = min((turn.find(stop) + len(stop) for stop in stops if stop in turn), default=len(turn))

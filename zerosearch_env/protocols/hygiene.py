@@ -23,6 +23,8 @@ _ANY_TAG = re.compile(r"<\s{0,8}/?\s{0,8}[A-Za-z|\uff5c][^<>]{0,64}>")
 # and U+200D, which some scripts need.
 _BLANK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _PRINTABLE = bytes(range(0x20, 0x7F))
+_BLANK_IN_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")  # without \t and \n
+_PRINTABLE_IN_LINES = _PRINTABLE + b"\t\n"
 _INVISIBLE = re.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]+")
 
 
@@ -32,6 +34,13 @@ def visible(text: str) -> str:
     if not text.encode().translate(None, _PRINTABLE) if text.isascii() else text.isprintable():
         return text
     return _INVISIBLE.sub("", _BLANK.sub(" ", text))
+
+
+def visible_lines(text: str) -> str:
+    r"""Like `visible`, but tabs and line breaks (`\n`) stay."""
+    if not text.encode().translate(None, _PRINTABLE_IN_LINES) if text.isascii() else text.isprintable():
+        return text
+    return _INVISIBLE.sub("", _BLANK_IN_LINES.sub(" ", text.replace("\r\n", "\n")))
 
 
 def clean_query(text: str) -> str:

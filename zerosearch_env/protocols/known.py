@@ -7,21 +7,22 @@ from functools import partial
 from . import documents as docs
 from . import prompts, tools
 from .base import ParsedAction, Protocol, register_protocol
+from .hygiene import visible, visible_lines
 from .tags import answer_action, boxed_action, make_grammar, parse_tags, query_action, render_boxed, render_element
 
 _SEARCH = ("<search>", "</search>")
 _ANSWER = ("<answer>", "</answer>")
-_CALL = ("<tool_call>", "</tool_call>")
 _QUERY = ("<|begin_of_query|>", "<|end_of_query|>")
+_TAG_STOPS = ("</search>", "</answer>")
+_R1_SEARCHER_STOPS = ("<|end_of_query|>", "</answer>", "<|im_end|>", "<|endoftext|>")
 
-_TAGGED = make_grammar({"search": _SEARCH, "answer": _ANSWER})
-_R1_SEARCHER = make_grammar({"search": _QUERY, "answer": _ANSWER}, open_thought_acts=True)
-_CALL_OR_ANSWER = make_grammar({"search": _CALL, "answer": _ANSWER})
-_CALL_ONLY = make_grammar({"search": _CALL})
+_TAGGED = make_grammar({"search": _SEARCH, "answer": _ANSWER}, stops=_TAG_STOPS)
+_R1_SEARCHER = make_grammar({"search": _QUERY, "answer": _ANSWER}, stops=_R1_SEARCHER_STOPS, nearest=True)
+_RESEARCH_TAGS = make_grammar({"search": _SEARCH, "answer": _ANSWER}, stops=("</search>",), nearest=True)
 
 
 def _unquoted_query(content: str) -> ParsedAction:
-    return query_action(content.replace('"', " "))
+    return query_action(content.replace('"', ""))
 
 
 def _boxed_answer(answer: str) -> str:
@@ -30,7 +31,7 @@ def _boxed_answer(answer: str) -> str:
 
 _ZEROSEARCH = Protocol(
     name="zerosearch",
-    stop_strings=("</search>", "</answer>"),
+    stop_strings=_TAG_STOPS,
     prompt_template=prompts.ZEROSEARCH,
     max_turns=5,
     top_k=5,
@@ -38,7 +39,12 @@ _ZEROSEARCH = Protocol(
     context_tokens=4096,
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.zerosearch_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
+        docs.render_block,
+        docs.zerosearch_line,
+        visible,
+        "\n\n<information>",
+        "</information>\n\n",
+        f"{docs.NOTHING_FOUND}</information>\n\n",
     ),
     invalid_notice=prompts.INVALID_NOTICE,
     reference_invalid_notice=prompts.REFERENCE_INVALID_NOTICE,
@@ -49,7 +55,7 @@ _ZEROSEARCH = Protocol(
 
 _SEARCH_R1 = Protocol(
     name="search-r1",
-    stop_strings=("</search>", "</answer>"),
+    stop_strings=_TAG_STOPS,
     prompt_template=prompts.SEARCH_R1,
     max_turns=4,
     top_k=3,
@@ -57,7 +63,12 @@ _SEARCH_R1 = Protocol(
     context_tokens=4096,
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.search_r1_line, "\n\n<information>", "</information>\n\n", docs.NOTHING_FOUND
+        docs.render_block,
+        docs.search_r1_line,
+        visible_lines,
+        "\n\n<information>",
+        "</information>\n\n",
+        "</information>\n\n",
     ),
     invalid_notice=prompts.INVALID_NOTICE,
     reference_invalid_notice=prompts.REFERENCE_INVALID_NOTICE,
@@ -69,7 +80,7 @@ _SEARCH_R1 = Protocol(
 # The policy's turn ends with the closing query token, which is a stop string; the observation starts after it.
 _R1_SEARCHER_PROTOCOL = Protocol(
     name="r1-searcher",
-    stop_strings=("<|end_of_query|>", "</answer>", "<|im_end|>", "<|endoftext|>"),
+    stop_strings=_R1_SEARCHER_STOPS,
     prompt_template=prompts.R1_SEARCHER,
     max_turns=8,
     top_k=3,
@@ -77,7 +88,12 @@ _R1_SEARCHER_PROTOCOL = Protocol(
     context_tokens=8192,
     parse=partial(parse_tags, _R1_SEARCHER, {"search": _unquoted_query, "answer": answer_action}),
     render_documents=partial(
-        docs.render_block, docs.r1_searcher_line, "\n\n<|begin_of_documents|>\n", "\n<|end_of_documents|>\n\n", "None"
+        docs.render_block,
+        docs.r1_searcher_line,
+        visible_lines,
+        "\n\n<|begin_of_documents|>\n",
+        "\n<|end_of_documents|>\n\n",
+        "None<|end_of_documents|>\n\n",
     ),
     invalid_notice=None,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
@@ -95,8 +111,10 @@ _RESEARCH = Protocol(
     top_k=5,
     turn_tokens=8192,
     context_tokens=8192,
-    parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": boxed_action}),
-    render_documents=partial(docs.render_block, docs.research_line, " <result>\n", "\n</result>", docs.NOTHING_FOUND),
+    parse=partial(parse_tags, _RESEARCH_TAGS, {"search": query_action, "answer": boxed_action}),
+    render_documents=partial(
+        docs.render_block, docs.quoted_passage, visible_lines, " <result>\n", "\n</result>", "\n</result>"
+    ),
     invalid_notice=prompts.RESEARCH_INVALID_NOTICE,
     last_turn_notice=prompts.BOXED_LAST_TURN_NOTICE,
     render_search=partial(render_element, *_SEARCH),
@@ -108,15 +126,20 @@ _DEEPRESEARCHER = Protocol(
     stop_strings=(),
     prompt_template=prompts.DEEPRESEARCHER,
     max_turns=10,
-    top_k=5,
+    top_k=10,
     turn_tokens=2000,
     context_tokens=32768,
-    parse=partial(parse_tags, _CALL_OR_ANSWER, {"search": tools.call_action, "answer": answer_action}),
-    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "\n</tool_response>\n"),
+    parse=tools.parse_deepresearcher,
+    render_documents=tools.deepresearcher_documents,
     invalid_notice=None,
     last_turn_notice=prompts.LAST_TURN_NOTICE,
     render_search=tools.render_web_call,
-    render_answer=partial(render_element, *_ANSWER),
+    render_answer=partial(render_element, "<think></think>\n<answer>", "</answer>"),
+    observation_role="tool",
+    render_call=tools.deepresearcher_result,
+    call_tags=tools.DEEPRESEARCHER_TAGS,
+    tools=prompts.DEEPRESEARCHER_TOOLS,
+    tool_prompt_template=prompts.DEEPRESEARCHER_WITHOUT_TOOLS,
 )
 
 _HERMES = Protocol(
@@ -127,12 +150,17 @@ _HERMES = Protocol(
     top_k=5,
     turn_tokens=512,
     context_tokens=8192,
-    parse=partial(tools.parse_calls_or_final, _CALL_ONLY),
-    render_documents=partial(docs.render_tool_block, "\n<tool_response>\n", "\n</tool_response>\n"),
+    parse=tools.parse_hermes,
+    render_documents=tools.hermes_documents,
     invalid_notice=None,
     last_turn_notice=prompts.HERMES_LAST_TURN_NOTICE,
     render_search=tools.render_call,
     render_answer=render_boxed,
+    observation_role="tool",
+    render_call=tools.hermes_result,
+    call_tags=tools.HERMES_TAGS,
+    tools=prompts.HERMES_TOOLS,
+    tool_prompt_template=prompts.HERMES_WITHOUT_TOOLS,
 )
 
 for _protocol in (_ZEROSEARCH, _SEARCH_R1, _R1_SEARCHER_PROTOCOL, _RESEARCH, _DEEPRESEARCHER, _HERMES):

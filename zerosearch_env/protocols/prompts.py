@@ -5,10 +5,12 @@ For a checkpoint trained with another instruction, pass that instruction as `pro
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..types import JsonObject
 
 PLACEHOLDER = "{question}"
 """Replaced by the question's text. All other braces in a template are ordinary text."""
@@ -41,30 +43,48 @@ R1_SEARCHER = (
     "Assistant: <think>"
 )
 
-_TOOL = (
-    '{"type": "function", "function": {"name": "%s", "description": "Search for passages.", "parameters": '
-    '{"type": "object", "properties": {"query": %s}, "required": ["query"]}}}'
-)
+_TEXTS: JsonObject = {"type": "array", "items": {"type": "string"}}
 
+
+def _tool(name: str, description: str, parameter: str, kind: JsonObject) -> JsonObject:
+    parameters = {"type": "object", "properties": {parameter: kind}, "required": [parameter]}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def _as_text(tools: tuple[JsonObject, ...]) -> str:
+    return "<tools>\n" + "".join(json.dumps(tool) + "\n" for tool in tools) + "</tools>\n"
+
+
+DEEPRESEARCHER_TOOLS = (
+    _tool("web_search", "Search for passages.", "query", _TEXTS),
+    _tool("browse_webpage", "Read pages among the results of a search.", "url_list", _TEXTS),
+)
+_DEEPRESEARCHER = (
+    "Research the question below with the help of tools that search and read pages. Reason between <think> and "
+    "</think> before each step. Then do one of two things: call a tool, or finish.\n"
+)
+_DEEPRESEARCHER_END = "Finish with <answer>your answer</answer>, as short as possible.\nQuestion: {question}\n"
 DEEPRESEARCHER = (
-    "Research the question below with the help of a web search tool. Reason between <think> and </think> before each "
-    "step. Then do one of two things: call the tool, or finish.\n"
-    "The tool:\n<tools>\n" + _TOOL % ("web_search", '{"type": "array", "items": {"type": "string"}}') + "\n</tools>\n"
-    'Call it with <tool_call>{"name": "web_search", "arguments": {"query": ["first query", "second query"]}}'
+    f"{_DEEPRESEARCHER}The tools:\n{_as_text(DEEPRESEARCHER_TOOLS)}"
+    'Call one with <tool_call>{"name": "web_search", "arguments": {"query": ["first query", "second query"]}}'
     "</tool_call>; what it finds comes back between <tool_response> and </tool_response>.\n"
-    "Finish with <answer>your answer</answer>, as short as possible.\n"
-    "Question: {question}\n"
+    f"{_DEEPRESEARCHER_END}"
 )
+DEEPRESEARCHER_WITHOUT_TOOLS = f"{_DEEPRESEARCHER}{_DEEPRESEARCHER_END}"
 
+HERMES_TOOLS = (_tool("search", "Search for passages.", "query", {"type": "string"}),)
+_HERMES_END = (
+    "A reply without a call is final: it must hold the bare answer as \\boxed{your answer}.\nQuestion: {question}\n"
+)
 HERMES = (
-    "Answer the question below. You have a function for looking facts up:\n<tools>\n"
-    + _TOOL % ("search", '{"type": "string"}')
-    + "\n</tools>\n"
+    f"Answer the question below. You have a function for looking facts up:\n{_as_text(HERMES_TOOLS)}"
     "Reason between <think> and </think>. To call the function, reply with\n"
     '<tool_call>\n{"name": "search", "arguments": {"query": "your query"}}\n</tool_call>\n'
-    "and read what comes back between <tool_response> and </tool_response>. A reply without a call is final: it must "
-    r"hold the bare answer as \boxed{your answer}."
-    "\nQuestion: {question}\n"
+    f"and read what comes back between <tool_response> and </tool_response>. {_HERMES_END}"
+)
+HERMES_WITHOUT_TOOLS = (
+    "Answer the question below. You have a function for looking facts up. Reason between <think> and </think>. "
+    f"{_HERMES_END}"
 )
 
 # A notice names the opening tag only: policies copy what they read, and a whole element would then act.

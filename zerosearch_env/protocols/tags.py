@@ -1,21 +1,18 @@
 r"""The tag grammars: find the element of a turn that decides the action, and parse its content.
 
-The rules, for every protocol:
+A turn is read as the published loops read it: up to the first tag at which a sampler stops. So it does not matter
+whether a sampler stops there or continues, and nothing that follows stays in the transcript.
 
-- Tags must match the protocol's spelling exactly; `<Search>` or `< search >` is ordinary text. (A sampler also stops
-  only at the exact string, so a tag at which it would not stop must not be an action.)
-- A thought reaches from `<think>` to the next `</think>`. Nothing inside a thought is an action. Thoughts do not nest.
-  A thought that is never closed reaches to the end of the turn.
-- If a turn's first `</think>` has no `<think>` before it, the prompt has opened the thought (chat templates of
-  DeepSeek-R1 distills, QwQ and Qwen3-Thinking do), and everything before it is thought. Later ones are ignored.
-- The first *complete* element outside thoughts decides: the earliest closing tag that has an opening tag before it,
-  together with the nearest such opening tag. Text after this element never changes the action, so it does not matter
-  whether a sampler stops at the closing tag or continues (except inside a thought that the prompt has opened). The text
-  after it does not stay in the transcript either.
+- Tags must match the protocol's spelling exactly; `<Search>` or `< search >` is ordinary text, because a sampler also
+  stops only at the exact string.
+- The first closing tag with an opening tag of its element before it decides. A closing tag without one makes the turn
+  invalid if a sampler stops at it; otherwise it is ordinary text.
+- `<think>` and `</think>` are ordinary text: an element acts inside a thought too, closed or not. (In the protocols
+  with tool calls it does not; see `tools.py`.)
 - If the deciding element is empty, the turn is invalid; later elements are ignored.
 
-    <think>I might <search>a</search></think> <search>b</search> <answer>c</answer>
-    |--------------- thought ---------------| |--- decides ----| |--- ignored ----|
+    <think>It may be <search>a</search> or <search>b</search></think> <answer>c</answer>
+                     |--- decides ----| |--------------- ignored --------------------|
 """
 
 from __future__ import annotations
@@ -35,76 +32,56 @@ class Grammar:
     """The compiled elements of one protocol."""
 
     pattern: re.Pattern[str]
-    """Finds the next tag, including `<think>`."""
+    """Finds the next tag or stop string."""
     tags: Mapping[str, tuple[str, bool]]
-    """Tag -> (element name, True if it is the opening tag)."""
+    """Tag -> (element name, True if it is the opening tag). Stop strings of no element have an empty name."""
     usual: re.Pattern[str]
     """Fast path: matches turns that consist of an optional thought and one element, with no other `<` before its end.
     The name of the matched group is the element's name."""
-    open_thought_acts: bool
-    """True if the protocol's prompt itself opens the thought and searches happen inside it (r1-searcher). A `<think>`
-    that is never closed then hides nothing."""
+    stops: frozenset[str]
+    """Strings at which a sampler stops."""
+    nearest: bool
+    """Whether an element begins at the nearest opening tag before its end, or at the first one."""
 
 
-def make_grammar(elements: Mapping[str, tuple[str, str]], *, open_thought_acts: bool = False) -> Grammar:
-    """Compile a grammar from element names (identifiers) and their (opening, closing) tags."""
-    tags = {tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)}
+def make_grammar(
+    elements: Mapping[str, tuple[str, str]], *, stops: tuple[str, ...] | None = None, nearest: bool = False
+) -> Grammar:
+    """Compile a grammar.
+
+    Args:
+        elements: element name (an identifier) -> its (opening, closing) tags.
+        stops: the protocol's stop strings; None: the closing tags of all elements.
+        nearest: whether an element begins at the nearest opening tag before its end, or at the first one.
+    """
+    tags = dict.fromkeys(stops or (), ("", False))
+    tags.update({tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)})
     pairs = "|".join(
         f"{re.escape(opening)}(?P<{name}>[^<]*+){re.escape(closing)}" for name, (opening, closing) in elements.items()
     )
     usual = re.compile(rf"[^<]*+(?:<think>[^<]*+</think>[^<]*+)?+(?:{pairs})")
-    return Grammar(re.compile("|".join(map(re.escape, (THINK, *tags)))), tags, usual, open_thought_acts)
+    ends = frozenset((closing for _, closing in elements.values()) if stops is None else stops)
+    return Grammar(re.compile("|".join(map(re.escape, tags))), tags, usual, ends, nearest)
 
 
-def opened_thought(grammar: Grammar, text: str) -> int:
-    """Number of characters that belong to a thought that the prompt has opened; 0 if it has opened none."""
-    end = text.find(THINK_END)
-    if end < 0 or grammar.open_thought_acts or text.find(THINK, 0, end) >= 0:
-        return 0
-    return end + len(THINK_END)
-
-
-def scan_elements(grammar: Grammar, text: str, position: int = 0) -> tuple[str, str, int] | None:
-    """The deciding element of a text from `position` on, or None if there is no complete element outside thoughts.
+def scan_elements(grammar: Grammar, text: str) -> tuple[str, str, int] | None:
+    """The deciding element of a text, or None if the text has neither a complete element nor a stop string.
 
     Returns:
-        The element's name, its raw content, and the position of its end.
+        The element's name, its raw content, and the position of its end. The name is empty if a stop string ends the
+        turn before any element is complete.
     """
-    search, tags = grammar.pattern.search, grammar.tags
     opened: dict[str, int] = {}
-    closable = True
-    while match := search(text, position):
-        position = match.end()
-        tag = match[0]
-        if tag == THINK:
-            end = text.find(THINK_END, position) if closable else -1
-            if end >= 0:
-                position = end + len(THINK_END)
-            elif grammar.open_thought_acts:
-                closable = False
-            else:
-                return None
-            continue
-        name, opening = tags[tag]
+    for match in grammar.pattern.finditer(text):
+        name, opening = grammar.tags[match[0]]
         if opening:
-            opened[name] = position
+            if grammar.nearest or name not in opened:
+                opened[name] = match.end()
         elif name in opened:
-            content = text[opened[name] : match.start()]
-            return name, without_thoughts(content, keep_open=True), position
+            return name, text[opened[name] : match.start()], match.end()
+        elif match[0] in grammar.stops:
+            return "", "", match.end()
     return None
-
-
-def without_thoughts(text: str, *, keep_open: bool = False) -> str:
-    """Remove all thoughts. One that is never closed reaches to the end, or is kept as text (`keep_open`)."""
-    parts: list[str] = []
-    position = 0
-    while (start := text.find(THINK, position)) >= 0:
-        end = text.find(THINK_END, start)
-        if end < 0:
-            return "".join([*parts, text[position:] if keep_open else text[position:start]])
-        parts.append(text[position:start])
-        position = end + len(THINK_END)
-    return "".join([*parts, text[position:]])
 
 
 def query_action(content: str) -> ParsedAction:
@@ -134,15 +111,18 @@ def parse_tags(
     text: str,
 ) -> ParsedAction:
     """Parse one turn: find the deciding element and apply the action function of that name to its content."""
-    start = opened_thought(grammar, text)
-    usual = grammar.usual.match(text, start)
+    usual = grammar.usual.match(text)
     if usual is not None:
         action, end = actions[usual.lastgroup or ""](usual[usual.lastindex or 0]), usual.end()
-    elif element := scan_elements(grammar, text, start):
-        action, end = actions[element[0]](element[1]), element[2]
+    elif element := scan_elements(grammar, text):
+        name, content, end = element
+        action = actions[name](content) if name else INVALID
     else:
         return INVALID
-    return ParsedAction(action.kind, action.content, end)
+    if action is INVALID:
+        return ParsedAction("invalid", "", end)
+    action.end = end  # the action was made for this turn; making another one takes longer
+    return action
 
 
 _BRACE = re.compile(r"\\boxed\s{0,8}\{|\\[{}]|[{}]")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..types import JsonObject
-from .transcripts import noisy_flags
+from .transcripts import search_groups
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -57,7 +57,11 @@ def load_templates(*packages: str) -> Environment:
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
     # Splitting at a group keeps it: the parts with an odd index are thoughts.
-    environment.filters |= {"split_thoughts": _THOUGHT.split, "noisy_flags": noisy_flags, "no_documents": no_documents}
+    environment.filters |= {
+        "split_thoughts": _THOUGHT.split,
+        "search_groups": search_groups,
+        "no_documents": no_documents,
+    }
     return environment
 
 

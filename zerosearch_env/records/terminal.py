@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..types import JsonObject
 from .html import clean, no_documents
-from .transcripts import noisy_flags
+from .transcripts import search_groups
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -84,15 +84,17 @@ def turn_block(turn: JsonObject, *, show_noise: bool = True) -> Block:
 
 
 def documents_block(turn: JsonObject, *, show_noise: bool = True) -> Block:
-    """The query of a turn and its documents; noisy ones are marked."""
-    lines = [Line("query", f"? {clean(turn['query'] or '')}", 2)]
-    for number, (document, noisy) in enumerate(zip(turn["documents"], noisy_flags(turn), strict=True), 1):
-        marked = noisy and show_noise
-        title = f"[{number}] {clean(document['title'])}" + (" (noisy)" if marked else "")
-        lines.append(Line("noisy" if marked else "title", title, 4))
-        lines.append(Line("text", clean(document["text"]), 8))
-    if not turn["documents"]:
-        lines.append(Line("note", no_documents(turn), 4))
+    """Each query of a turn and its documents; noisy ones are marked."""
+    lines: Block = []
+    for search in search_groups(turn):
+        lines.append(Line("query", f"? {clean(search['query'])}", 2))
+        for number, (document, noisy) in enumerate(zip(search["documents"], search["noisy"], strict=True), 1):
+            marked = noisy and show_noise
+            title = f"[{number}] {clean(document['title'])}" + (" (noisy)" if marked else "")
+            lines.append(Line("noisy" if marked else "title", title, 4))
+            lines.append(Line("text", clean(document["text"]), 8))
+        if not search["documents"]:
+            lines.append(Line("note", no_documents(turn), 4))
     return lines
 
 

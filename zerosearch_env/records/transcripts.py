@@ -4,13 +4,15 @@ A record (`schema_version` 1) has the fields
 
     schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
-            observation}],
+            observation, searches [{query, noisy, documents (their number)}], messages [{role, content}]}],
     stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches, additional scores},
     extra
 
-`noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `stop_reason` and `scores`
-are null until the episode ends; an additional score is null if it has no value. `extra` holds values added by the
-writer (training step, name of the agent, ...).
+`noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `documents` has those of all
+searches of the turn, in the order of `searches`. `messages` is the observation as chat messages, in protocols with
+tools. (Records of earlier versions have neither `searches` nor `messages`.) `stop_reason` and `scores` are null until
+the episode ends; an additional score is null if it has no value. `extra` holds values added by the writer (training
+step, name of the agent, ...).
 """
 
 from __future__ import annotations
@@ -89,6 +91,15 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "noisy": list(step.noisy) if isinstance(step.noisy, tuple) else step.noisy,
         "answer_in_documents": step.answer_in_documents,
         "observation": step.observation,
+        "searches": [
+            {
+                "query": query,
+                "noisy": list(noisy) if isinstance(noisy, tuple) else noisy,
+                "documents": len(step.groups[number]) if step.groups else 0,
+            }
+            for number, (query, noisy) in enumerate(zip(step.queries, step.noise_flags, strict=True))
+        ],
+        "messages": [{"role": role, "content": content} for role, content in step.messages],
     }
 
 
@@ -103,11 +114,28 @@ def _document_record(document: Document) -> dict[str, Any]:
 
 
 def noisy_flags(turn: JsonObject) -> list[bool]:
-    """One flag per document of a recorded turn; empty if the turn was not a search."""
-    noisy, count = turn["noisy"], len(turn["documents"])
-    if isinstance(noisy, list):
-        return [*noisy, *[False] * count][:count]
-    return [bool(noisy)] * count
+    """One flag per document of a recorded turn; empty if the turn has no documents."""
+    parts = turn.get("searches") or [{"noisy": turn["noisy"], "documents": len(turn["documents"])}]
+    flags: list[bool] = []
+    for part in parts:
+        noisy, count = part["noisy"], part["documents"]
+        flags += [*noisy, *[False] * count][:count] if isinstance(noisy, list) else [bool(noisy)] * count
+    return flags
+
+
+def search_groups(turn: JsonObject) -> list[dict[str, Json]]:
+    """The searches of a recorded turn, each as `{query, documents, noisy}` with one flag per document."""
+    flags = noisy_flags(turn)
+    parts = turn.get("searches") or [{"query": turn["query"], "documents": len(turn["documents"])}]
+    groups: list[dict[str, Json]] = []
+    start = 0
+    for part in parts:
+        end = start + part["documents"]
+        groups.append(
+            {"query": part["query"] or "", "documents": turn["documents"][start:end], "noisy": flags[start:end]}
+        )
+        start = end
+    return groups
 
 
 def encode_line(record: JsonObject) -> bytes:
