@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -45,6 +45,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(em_table(evaluation, group, engine, width=console.width))
         if evaluation.data_sources:
             console.print(_data_sources(evaluation, engine, console.width))
+        if evaluation.additional_scores:
+            console.print(_additional_scores(evaluation, engine, console.width))
         if len(evaluation.agents) > 1:
             console.print(_differences(evaluation, engine, console.width))
     console.print(_behaviour(evaluation))
@@ -83,6 +85,33 @@ def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
             rows.append((f"  {agent}", [None if c is None else c.summary(data_source=name).em for c in found]))
     title = f"EM in %, by data source{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
+
+
+def _additional_scores(evaluation: Evaluation, engine: str, width: int) -> Group:
+    """Every additional score, and the judge's agreement with EM, of every agent at every noise level."""
+
+    def add(heading: str, interval: Callable[[Summary], Interval | None]) -> None:
+        rows.append((heading, []))
+        for agent in evaluation.agents:
+            cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
+            rows.append((f"  {agent}", [None if c is None else interval(c.summary()) for c in cells]))
+
+    rows: _Rows = []
+    for name in evaluation.additional_scores:
+        add(name, lambda summary, name=name: summary.extra.get(name))  # type: ignore[misc]
+        if name == JUDGE:
+            add(
+                f"{JUDGE} agrees with EM",
+                lambda summary: None if summary.agreement is None else summary.agreement.share,
+            )
+    table = _level_table(f"additional scores in %{_which(evaluation, engine)}", rows, evaluation.noise_levels, width)
+    missing = [
+        f"{name} has no value in {count} of {len(cell.finished)} episodes of {cell.key}"
+        for cell in evaluation.cells
+        for name, count in cell.summary().without_value.items()
+        if count and cell.engine == engine
+    ]
+    return Group(table, *map(Text, missing))
 
 
 def _differences(evaluation: Evaluation, engine: str, width: int) -> Group:
@@ -140,12 +169,6 @@ def _behaviour(evaluation: Evaluation) -> Group:
         "subEM": [share(row.subem.mean) for row in rows],
         "EM*": [share(row.em_unicode.mean) for row in rows],
         "F1*": [share(row.f1_unicode.mean) for row in rows],
-        **{
-            name: [_additional(row, name) for row in rows]
-            for name in dict.fromkeys(n for row in rows for n in row.extra)
-        },
-        "judge=EM": ["-" if row.agreement is None else share(row.agreement.share.mean) for row in rows],
-        "unjudged": [str(row.without_value.get(JUDGE, 0)) for row in rows],
         "searches": ["-" if math.isnan(row.searches.mean) else f"{row.searches.mean:.2f}" for row in rows],
         "invalid": [share(row.invalid_rate) for row in rows],
         "noisy": [share(row.realised_noise) for row in rows],
@@ -159,13 +182,8 @@ def _behaviour(evaluation: Evaluation) -> Group:
     if all((row.em_unicode, row.f1_unicode) == (row.em, row.f1) for row in rows):
         del columns["EM*"], columns["F1*"]
         shown = "F1, subEM"
-    for optional in ("failed", "unjudged"):
-        if set(columns[optional]) <= {"0"}:
-            del columns[optional]
-    if all(row.agreement is None for row in rows):
-        del columns["judge=EM"]
-    else:
-        shown += ", agreement of the judge with EM"
+    if set(columns["failed"]) <= {"0"}:
+        del columns["failed"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         label = name == "agent"
@@ -179,10 +197,6 @@ def _behaviour(evaluation: Evaluation) -> Group:
             shown_heading = heading
         table.add_row(*line)
     return _titled(f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %", table)
-
-
-def _additional(summary: Summary, name: str) -> str:
-    return share(summary.extra[name].mean) if name in summary.extra else "-"
 
 
 def print_failures(cells: Sequence[Cell], console: Console) -> None:

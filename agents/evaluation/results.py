@@ -358,6 +358,11 @@ class Evaluation:
         """Data sets of the questions, sorted; empty if there is only one."""
         return tuple(sorted({name for cell in self.cells for name in cell.data_sources}))
 
+    @property
+    def additional_scores(self) -> tuple[str, ...]:
+        """Names of the additional scores, in the order in which they were asked for."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.summary().extra))
+
     def find(self, agent: str, noise_level: float, engine: str | None = None) -> Cell | None:
         """The cell of an agent at a noise level, or None. If `engine` is None, the first engine with such a cell."""
         for cell in self.cells:

@@ -120,6 +120,9 @@ async def judge_server(call: Call) -> Reply:
     return chat("yes" if 'mark: "k' in prompt else "well" if 'mark: "b' in prompt else "no")
 
 
+HEADINGS = ["judge", "judge agrees with EM", "r1_searcher_f1"]
+
+
 def letters(observation: str, info: dict[str, str]) -> str:
     return f"<answer>{'kbckkbck'[int(info['question'][-1])]}</answer>"
 
@@ -143,7 +146,10 @@ def test_the_evaluation_reports_the_judge_and_its_agreement_with_em(judged: Eval
     assert judged.difference("letters", "letters", 0.0, metric="judge").n == 6
     print_evaluation(judged, Console(width=120))
     out = capsys.readouterr().out
-    assert all(column in out for column in ("judge", "judge=EM", "unjudged", "r1_searcher_f1", "66.7"))
+    assert "judge has no value in 2 of 8 episodes of letters, engine, noise 0" in out
+    headings = [line.strip() for line in out.splitlines() if line.strip() in HEADINGS]
+    assert headings == HEADINGS
+    assert out.count("66.7 [30.0, 90.3]") == 2
 
 
 def test_results_of_additional_scores_survive_the_file(tmp_path: Path) -> None:
