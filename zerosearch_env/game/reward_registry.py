@@ -60,7 +60,7 @@ class CheckedReward:
 class EpisodeReward:
     """A function episode -> number, with its result checked."""
 
-    function: Callable[[Any], float]
+    function: Callable[[FinishedEpisode], float]
 
     @property
     def waits(self) -> bool:
