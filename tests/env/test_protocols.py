@@ -131,8 +131,8 @@ def test_the_first_complete_element_decides(name: str) -> None:
     both = search(name, "q") + answer(name, "a")
     # an answer of deepresearcher comes before any call
     assert parse(name, both) == (("answer", "a") if name == "deepresearcher" else ("search", "q"))
-    # without a call a turn of hermes is final, and with one it is not
-    expected = ("search", "q") if name == "hermes" else ("answer", "a")
+    # with a call a turn of hermes is not final; and the sampler of research runs on to a search
+    expected = ("search", "q") if name in ("hermes", "research") else ("answer", "a")
     assert parse(name, answer(name, "a") + search(name, "q").replace("<think></think>", "")) == expected
 
 
@@ -145,15 +145,18 @@ def test_tags_act_inside_a_thought_as_in_the_published_loops(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_only_what_follows_the_last_thought_acts_where_tools_are_called(name: str) -> None:
-    inside = f"<think>{search(name, 'no')}{answer(name, 'no')}</think>"
+def test_only_what_follows_the_first_thought_acts_where_tools_are_called(name: str) -> None:
+    inside = f"<think>{search(name, 'no').replace('</think>', '')}{answer(name, 'no').replace('</think>', '')}</think>"
     assert get_protocol(name).parse(inside).kind == "invalid"
     assert parse(name, inside + search(name, "yes")) == ("search", "yes")
     assert parse(name, inside + answer(name, "yes")) == ("answer", "yes")
-    assert parse(name, f"{inside}\n{inside} so {answer(name, 'yes')}") == ("answer", "yes")
-    draft = f"I could call {search(name, 'draft')} hm</think>\n"  # the prompt has opened this thought
+    assert parse(name, f"{inside}\n<think>x</think> so {answer(name, 'yes')}") == ("answer", "yes")
+    draft = f"I could call <tool_call>{CALL}</tool_call> hm</think>\n"  # the prompt has opened this thought
     assert parse(name, draft + search(name, "real")) == ("search", "real")
+    assert parse(name, draft + answer(name, "real")) == ("answer", "real")
     assert get_protocol(name).parse(draft).kind == "invalid"
+    invented = f"{search(name, 'real')}\n<tool_response>made up</tool_response>\n<think>so</think>"
+    assert parse(name, f"<think>hm</think>{invented}") == ("search", "real")
 
 
 def test_a_turn_of_deepresearcher_needs_the_end_of_its_thought() -> None:
@@ -188,7 +191,7 @@ def test_a_sampler_that_stops_and_one_that_runs_on_agree(name: str) -> None:
         stopped = text[: min(ends)] if ends else text
         stopped_early += len(stopped) < len(text)
         assert protocol.parse(stopped) == protocol.parse(text), text
-        if ends and name != "research":  # whose sampler does not stop at an answer
+        if ends:
             assert protocol.parse(text).end == len(stopped), text
     assert stopped_early > 500
 
@@ -268,6 +271,8 @@ def test_these_elements_begin_at_the_nearest_opening_tag(name: str) -> None:
 def test_the_sampler_of_research_stops_at_searches_only() -> None:
     assert parse("research", "so</answer> <search>q</search>") == ("search", "q")
     assert parse("research", "so</search> <search>q</search>") == ("invalid", "")
+    assert parse("research", r"<answer>\boxed{a}</answer> <answer>\boxed{b}</answer>") == ("answer", "a")
+    assert parse("research", r"<answer>\boxed{a}</answer></search>") == ("invalid", "")
 
 
 @pytest.mark.parametrize(
@@ -297,10 +302,11 @@ def test_a_box_outside_the_answer_does_not_count_for_research() -> None:
     assert parse("research", r"\boxed{x}<answer>y</answer>") == ("invalid", "")
 
 
-def test_hermes_takes_its_final_answer_from_after_the_last_thought() -> None:
+def test_hermes_takes_its_final_answer_from_after_its_first_thought() -> None:
     assert parse("hermes", r"\boxed{no} is wrong</think> \boxed{yes}") == ("answer", "yes")
     assert parse("hermes", r"\boxed{yes}") == ("answer", "yes")
     assert parse("hermes", r"\boxed{no}</think>") == ("invalid", "")
+    assert parse("hermes", r"</think>\boxed{a} <think>no</think> \boxed{b}") == ("answer", "b")
     assert parse("hermes", "<answer>x</answer>") == ("invalid", "")
 
 

@@ -5,8 +5,8 @@ whether a sampler stops there or continues, and nothing that follows stays in th
 
 - Tags must match the protocol's spelling exactly; `<Search>` or `< search >` is ordinary text, because a sampler also
   stops only at the exact string.
-- The first closing tag with an opening tag of its element before it decides. A closing tag without one makes the turn
-  invalid if a sampler stops at it; otherwise it is ordinary text.
+- If this tag closes an element, that element decides; otherwise the turn is invalid. Without such a tag, the first
+  complete element decides (`research`, whose sampler does not stop at an answer).
 - `<think>` and `</think>` are ordinary text: an element acts inside a thought too, closed or not. (In the protocols
   with tool calls it does not; see `tools.py`.)
 - If the deciding element is empty, the turn is invalid; later elements are ignored.
@@ -36,8 +36,8 @@ class Grammar:
     tags: Mapping[str, tuple[str, bool]]
     """Tag -> (element name, True if it is the opening tag). Stop strings of no element have an empty name."""
     usual: re.Pattern[str]
-    """Fast path: matches turns that consist of an optional thought and one element, with no other `<` before its end.
-    The name of the matched group is the element's name."""
+    """Fast path: matches turns that consist of an optional thought and one element at which a sampler stops, with no
+    other `<` before its end. The name of the matched group is the element's name."""
     stops: frozenset[str]
     """Strings at which a sampler stops."""
     nearest: bool
@@ -56,11 +56,13 @@ def make_grammar(
     """
     tags = dict.fromkeys(stops or (), ("", False))
     tags.update({tag: (name, i == 0) for name, pair in elements.items() for i, tag in enumerate(pair)})
+    ends = frozenset((closing for _, closing in elements.values()) if stops is None else stops)
     pairs = "|".join(
-        f"{re.escape(opening)}(?P<{name}>[^<]*+){re.escape(closing)}" for name, (opening, closing) in elements.items()
+        f"{re.escape(opening)}(?P<{name}>[^<]*+){re.escape(closing)}"
+        for name, (opening, closing) in elements.items()
+        if closing in ends
     )
     usual = re.compile(rf"[^<]*+(?:<think>[^<]*+</think>[^<]*+)?+(?:{pairs})")
-    ends = frozenset((closing for _, closing in elements.values()) if stops is None else stops)
     return Grammar(re.compile("|".join(map(re.escape, tags))), tags, usual, ends, nearest)
 
 
@@ -69,19 +71,23 @@ def scan_elements(grammar: Grammar, text: str) -> tuple[str, str, int] | None:
 
     Returns:
         The element's name, its raw content, and the position of its end. The name is empty if a stop string ends the
-        turn before any element is complete.
+        turn without closing an element.
     """
     opened: dict[str, int] = {}
+    complete: tuple[str, str, int] | None = None
     for match in grammar.pattern.finditer(text):
         name, opening = grammar.tags[match[0]]
         if opening:
             if grammar.nearest or name not in opened:
                 opened[name] = match.end()
         elif name in opened:
-            return name, text[opened[name] : match.start()], match.end()
+            element = name, text[opened[name] : match.start()], match.end()
+            if match[0] in grammar.stops:
+                return element
+            complete = complete or element
         elif match[0] in grammar.stops:
             return "", "", match.end()
-    return None
+    return complete
 
 
 def query_action(content: str) -> ParsedAction:

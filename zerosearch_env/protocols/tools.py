@@ -1,6 +1,6 @@
 """Protocols that call tools (DeepResearcher, ReCall, Hermes): JSON objects between `<tool_call>` and `</tool_call>`.
 
-Only what follows the last `</think>` of a turn acts: before it the policy drafts. The calls of `hermes` are read as
+Only what follows the first `</think>` of a turn acts: before it the policy drafts. The calls of `hermes` are read as
 ReCall reads them: all of a turn, if its opening and closing tags pair up. Those of `deepresearcher` are read as
 DeepResearcher reads them: the first one, which may hold several queries; an answer in the same turn comes first; and a
 turn without `</think>` is invalid, because the prompt has opened its thought.
@@ -122,7 +122,7 @@ def parse_hermes(text: str) -> ParsedAction:
 
     The prediction is the last `\boxed{}`. A call that cannot be carried out gets an error, and the episode continues.
     """
-    start = text.rfind(THINK_END) + len(THINK_END) if THINK_END in text else 0
+    start = text.find(THINK_END) + len(THINK_END) if THINK_END in text else 0
     final = text[start:]
     contents = find_calls(final)
     if not contents:
@@ -140,7 +140,7 @@ def parse_hermes(text: str) -> ParsedAction:
 
 def parse_deepresearcher(text: str) -> ParsedAction:
     """Parse one turn of `deepresearcher`: an answer, or else its first call, which searches or reads pages."""
-    start = text.rfind(THINK_END) + len(THINK_END)
+    start = text.find(THINK_END) + len(THINK_END)
     if start < len(THINK_END):
         return INVALID
     opening, closing, kind = "<answer>", "</answer>", "answer"
