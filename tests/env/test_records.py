@@ -25,7 +25,7 @@ def test_a_document_is_a_frozen_dataclass() -> None:
 
 def test_a_question_is_a_frozen_dataclass() -> None:
     question = Question("q", "Who?", ("Ada",), split="test", metadata={"hops": 1})
-    assert dataclasses.astuple(question) == ("q", "Who?", ("Ada",), "", "test", None, {"hops": 1})
+    assert dataclasses.astuple(question) == ("q", "Who?", ("Ada",), "", "test", None, {"hops": 1}, None)
     assert question == pickle.loads(pickle.dumps(question)) == copy.deepcopy(question)
     assert hash(Question("q", "Who?", ("Ada",))) == hash(Question("q", "Who?", ("Ada",), "", "", None, None))
     assert dataclasses.replace(question, id="r").id == "r"

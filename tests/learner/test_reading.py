@@ -87,7 +87,8 @@ def test_notes_are_true_to_the_documents(library: Library, documents: int) -> No
     for _ in range(40):
         (shown, trained), *notes = notes_text(library, rng, documents=documents, notes=10)
         assert not trained
-        present = [p for p in library.passages if f": {p.title}: {p.text}\n" in shown]
+        lines = shown.replace("</information>", "\n")
+        present = [p for p in library.passages if f": {p.title}: {p.text}\n" in lines]
         assert len(present) == documents
         # The same block that an agent will see, whatever the order of the documents.
         order = sorted(present, key=lambda p: shown.index(p.text))
