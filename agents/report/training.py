@@ -101,7 +101,7 @@ def _right(record: Mapping[str, Any]) -> bool:
 
 def _misled_first(record: Mapping[str, Any]) -> bool:
     """Whether the first search was noisy and another one followed."""
-    searches = [turn for turn in record["turns"] if turn["documents"]]
+    searches = [turn for turn in record["turns"] if turn["action"] == "search" and turn["documents"]]
     return len(searches) > 1 and searches[0]["noisy"] is True
 
 

@@ -22,7 +22,7 @@ from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder, without_do
 from zerosearch_env.llm.chat_template import describe_tools
 from zerosearch_env.llm.tokens import control_ids, encode_texts
 from zerosearch_env.protocols import get_protocol
-from zerosearch_env.types import Question, Step
+from zerosearch_env.types import Document, Question, SearchResult, Step
 
 LLMS = Path(os.environ.get("ZEROSEARCH_LLMS", "/tmp/llms"))
 SCHEMA: dict[str, Any] = {
@@ -100,6 +100,21 @@ def conversation(family: str, steps: list[Step]) -> list[dict[str, Any]]:
         else:
             messages.append({"role": "user", "content": step.observation.strip()})
     return [*messages, {"role": "assistant", "content": ANSWER}]
+
+
+def test_without_tools_of_the_template_results_are_the_user_message_of_recall() -> None:
+    tokenizer, rules = tokenizer_of("qwen2.5"), make_rules(protocol="hermes")
+    encoder = TurnEncoder(tokenizer, rules, PromptFormat(chat=True, tools=False, prefill="<think>"))
+    episode = Episode(QUESTION, rules)
+    episode.advance("hm</think>\n" + CALL + CALL)
+    step = episode.observe([SearchResult((Document("T", "one\ntwo"),)), SearchResult(())])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    (ids,) = encoder.observations([step], [(CALL, end)])
+    call = '{"name": "search", "arguments": {"query": "x y"}}'
+    assert tokenizer.decode(ids) == (
+        f'\n<|im_start|>user\n<tool_response>{call}\nresult: \n"T"\none\ntwo\n</tool_response>\n'
+        f"<tool_response>{call}\n\n</tool_response>\n<|im_end|>\n<|im_start|>assistant\n<think>"
+    )
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["the model ends its turns", "a limit ends them"])

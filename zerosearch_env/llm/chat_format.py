@@ -48,7 +48,9 @@ class PromptFormat:
     thinking: bool | None = None
     """Whether the model thinks, for templates with that switch; None: the template's default."""
     tools: bool = True
-    """Whether a protocol's tools are described by the chat template (`tools=`); False: by the prompt's own text."""
+    """Whether a protocol's tools are described by the chat template (`tools=`), which then also writes their results.
+    False: the prompt's own text describes them, and results are a user message with the protocol's tags, as in
+    ReCall."""
     prefill: str = ""
     """Text with which every turn of the assistant begins, such as `<think>`; it is not sampled."""
     max_observation_tokens: int | None = None
@@ -158,7 +160,10 @@ class TurnEncoder:
             if template is None or (end is None and not step.messages):
                 rows.append((BARE, (without_doubled_newlines(step.observation, text, self._stops),)))
                 continue
-            frame, contents = template.framed(step.messages, step.observation, tokenizer)
+            messages = step.messages
+            if messages and not self.format.tools:  # as ReCall, whose prompt describes the tools as well
+                messages = (("user", step.observation.removeprefix("\n")),)
+            frame, contents = template.framed(messages, step.observation, tokenizer)
             rows.append((frame, contents))
             if end is not None:
                 sampled[number] = template.sampled_ids(frame, end)
