@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import tiny_dataset, tiny_policy
+from tiny import tiny_dataset, tiny_policy, tiny_tokenizer
 
 from zerosearch_agents.players.base import PolicyOptions
 from zerosearch_agents.players.baselines import (
@@ -159,6 +159,29 @@ def test_a_thought_that_the_chat_template_opened_is_closed_before_a_forced_answe
     (episode,) = play(player, count=1)
     assert player.rows[1].endswith(f">{kept}<answer>")
     assert episode.turns[0].action_text == f"<think>\n{kept}<answer>a</answer>"
+
+
+def test_rag_of_a_chat_model_reads_its_results_in_turns_of_the_template(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    tokenizer = tiny_tokenizer.__wrapped__()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|eos|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    card = replace(policy.card, protocol="hermes", chat=True, tools=False, context_tokens=2000)
+    path = save_policy(replace(policy, tokenizer=tokenizer, card=card), tmp_path / "policy")
+    player = RagPlayer(PolicyOptions(str(path)))
+    read: list[str] = []
+    sample = player._sample
+
+    def listen(rows, *arguments):
+        read.extend(tokenizer.decode(row.ids) for row in rows)
+        return sample(rows, *arguments)
+
+    player._sample = listen
+    (episode,) = play(player, count=1)
+    search, shown = episode.turns[0].action_text, episode.turns[0].step.observation.strip()
+    assert f"[assistant]{search}<|eos|>[user]{shown}<|eos|>[assistant]" in read[1]
 
 
 def test_rag_keeps_the_thought_and_asks_the_question() -> None:

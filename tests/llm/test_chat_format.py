@@ -25,20 +25,7 @@ from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Document, Question, SearchResult, Step
 
 LLMS = Path(os.environ.get("ZEROSEARCH_LLMS", "/tmp/llms"))
-SCHEMA: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "search",
-        "description": "Search for passages.",
-        "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
-    },
-}
-HERMES = replace(
-    get_protocol("hermes"),
-    observation_role="tool",
-    tools=(SCHEMA,),
-    tool_prompt_template="End with \\boxed{}.\nQuestion: {question}",
-)
+HERMES = get_protocol("hermes")
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "x y"}}\n</tool_call>'
 ANSWER = "<think>\nsure\n</think>\n\nIt is \\boxed{k}"
 QUESTION = Question("q", 'Who wrote "it"?', ("k",))
@@ -72,7 +59,7 @@ def tokenizer_of(family: str) -> Any:
 
 
 def rules_of(**changes: Any) -> Rules:
-    return make_rules(protocol=HERMES, **changes)
+    return make_rules(protocol="hermes", **changes)
 
 
 def said(*messages: tuple[str, str], observation: str | None = None) -> Step:
