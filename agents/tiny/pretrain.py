@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -66,6 +66,8 @@ class PretrainConfig(ScratchConfig):
     `vocab_size` are ignored."""
     vocab_size: int = 3328
     """Vocabulary size, tags included; the world's names need about 3,000 tokens."""
+    dtype: Literal["bfloat16", "float32"] = "float32"  # many processors have no instructions for bfloat16
+    """Data type of matrix products in training; weights and optimizer state are fp32."""
     base_tokens: float = 12e6
     """Token budget of the first stage, context included; 0 skips it. It stops after the step that reaches it."""
     warm_tokens: float = 3e6
