@@ -17,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -90,7 +90,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time limit of the first head."""
-        super().connection_made(WholeResponses(transport, self._responding))
+        super().connection_made(WholeResponses(cast("asyncio.Transport", transport), self._responding))
         self.waiting_since = time.monotonic()
         self._start_timer()
 

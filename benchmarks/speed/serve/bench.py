@@ -134,9 +134,10 @@ async def drive(server: Server, queries: Iterator[str], *, clients: int, request
     before, cpu_before = await _stats(port), _cpu_s(pid)
     share = requests // clients
     loop = asyncio.get_running_loop()
-    made = [_Client(queries, share) for _ in range(clients)]
-    for client in made:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+    made: list[_Client] = []
+    for _ in range(clients):
+        _, client = await loop.create_connection(lambda: _Client(queries, share), "127.0.0.1", port)
+        made.append(client)
     began = time.perf_counter()
     for client in made:
         client.send()

@@ -56,12 +56,11 @@ def serve_plainly(pipe: Connection, texts: Texts) -> None:
 def _fastapi(search: Search) -> Any:
     from fastapi import FastAPI
 
-    app = FastAPI()
-
-    @app.post("/retrieve")
     def retrieve(body: dict[str, Any]) -> Any:
         return {"result": search(body)}
 
+    app = FastAPI()
+    app.post("/retrieve")(retrieve)
     return app
 
 
