@@ -25,7 +25,7 @@ import tyro
 
 from zerosearch_env.command_line import read_options
 from zerosearch_env.engines import SearchEngine, engine_name, make_engine
-from zerosearch_env.engines.base import check_corpus
+from zerosearch_env.engines.base import check_corpus, try_engine
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
@@ -132,6 +132,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             engines[name] = make_engine(spec, dataset=dataset)
             stack.callback(engines[name].close)
             check_corpus(engines[name], [item.question for item in items], config.top_k, noise=max(levels) > 0)
+            try_engine(engines[name], [item.question for item in items], rules.top_k)
         stack.enter_context(locked(config.output))
         if config.fresh:
             forget(config.output)

@@ -2,8 +2,8 @@
 
     collect -> label -> extract -> train -> evaluate
 
-Each stage reads a file, writes a file with a manifest, and can be run on its own. The extra command `tiny` makes the
-simulation LLM shipped with the package.
+Each stage reads a file, writes a file with a manifest, and can be run on its own. Two more commands: `probe` says
+whether a model is fit to play the search engine, and `tiny` makes the simulation LLM shipped with the package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zerosearch_env.errors import AgentError
 
 from ..config.tune import TuneConfig
 from .evaluation.evaluate import SimulatorEvalConfig, run_evaluate
+from .evaluation.fitness import SimulatorProbeConfig, run_probe
 from .pairs.collect import CollectConfig, run_collect
 from .pairs.extract import ExtractConfig, run_extract
 from .pairs.label import LabelConfig, run_label
@@ -33,7 +34,7 @@ from .tuning.train import run_train
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline, or the extra command `tiny`."""
+    """One stage of the pipeline, or one of the commands `probe` and `tiny`."""
 
     options: type
     """The dataclass of its options; the first paragraph of its docstring is the summary."""
@@ -70,6 +71,7 @@ STAGES = {
     "extract": Stage(ExtractConfig, run_extract),
     "train": Stage(TuneConfig, run_train),
     "evaluate": Stage(SimulatorEvalConfig, run_evaluate),
+    "probe": Stage(SimulatorProbeConfig, run_probe),
     "tiny": Stage(TinySimulatorConfig, run_tiny),
 }
 

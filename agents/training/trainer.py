@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 
 from zerosearch_env.engines import SearchEngine, make_engine
+from zerosearch_env.engines.base import try_engine
 from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
@@ -314,6 +315,8 @@ def build_learner(
         prompts=TurnEncoder(policy.tokenizer, rules, card.format).prompts(first),
     )
     search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
+    if workers.rank == 0:
+        try_engine(search, dataset.questions, rules.top_k)
     return Learner(
         config=config,
         policy=replace(policy, model=models.policy),

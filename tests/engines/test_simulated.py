@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from sim_fakes import FakeBackend, ask, numbered
+from sim_fakes import FakeBackend, ask, numbered, passage
 
 import zerosearch_env  # noqa: F401  (registers the environment)
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat, documents
@@ -92,7 +92,8 @@ def test_a_mixed_search_holds_what_the_pure_ones_hold() -> None:
 def test_leaks_are_sampled_again() -> None:
     engine, backend = fake(lambda prompt, n: numbered("It is Paris.", "b", "c") if n == 0 else numbered("d", "e", "f"))
     (result,) = engine.search([ask(noisy=True)])
-    assert [document.text for document in result.documents] == ["d", "b", "c"], "clean slots of the first sample stay"
+    texts = [document.text for document in result.documents]
+    assert texts == [passage("d"), passage("b"), passage("c")], "clean slots of the first sample stay"
     stats = engine.stats()
     assert (stats.leaks, stats.noisy_sets, stats.resamples, stats.redactions) == (1, 1, 1, 0)
     assert stats.leak_rate == 1.0
@@ -105,17 +106,17 @@ def test_leaks_that_stay_are_redacted() -> None:
     (result,) = engine.search([ask(noisy=True, top_k=4)])
     assert len(backend.prompts) == 4
     assert [d.text for d in result.documents] == [
-        "In ... the city. number 0",
-        "the (City) of lights number 0",
-        "A ... number 0",
-        "... and ... number 0",
+        passage("In ... the city. number 0"),
+        passage("the (City) of lights number 0"),
+        passage("A ... number 0"),
+        passage("... and ... number 0"),
     ]
     assert not any(contains_answer(full_text(d), ("Paris", "City of Light")) for d in result.documents)
     assert engine.stats().redactions == 3
 
 
 def test_a_document_that_is_nothing_but_the_answer_fails() -> None:
-    engine, _ = fake(lambda prompt, n: numbered("Paris", "b", "c"))
+    engine, _ = fake(lambda prompt, n: f"Doc 1: {'Paris ' * 5}\nDoc 2: {passage('b')}\nDoc 3: {passage('c')}")
     (result,) = engine.search([ask(noisy=True)])
     assert result.documents == ()
     assert "consists of a gold answer" in (result.failure or "")
@@ -124,7 +125,7 @@ def test_a_document_that_is_nothing_but_the_answer_fails() -> None:
 def test_misses_are_sampled_again_and_then_accepted() -> None:
     engine, backend = fake(lambda prompt, n: numbered(f"a first hop {n}", "b", "c"))
     (result,) = engine.search([ask()])
-    assert result.documents[0].text == "a first hop 0"
+    assert result.documents[0].text == passage("a first hop 0")
     stats = engine.stats()
     assert (stats.misses, stats.accepted_misses, stats.useful_sets, len(backend.prompts)) == (1, 1, 1, 2)
     assert stats.miss_rate == 1.0
@@ -160,7 +161,8 @@ def test_a_search_without_question_and_answers_is_written_for_its_query_alone() 
     engine = SimulatedEngine(backend)
     requests = [ask("mill", question="", answers=(), top_k=2, noisy=noisy) for noisy in (False, True)]
     results = engine.search(requests)
-    assert [[document.text for document in result.documents] for result in results] == 2 * [["A mill.", "A weir."]]
+    written = [passage("A mill."), passage("A weir.")]
+    assert [[document.text for document in result.documents] for result in results] == 2 * [written]
     useful, noisy = (prompt.text for prompt in backend.prompts)
     assert "Question behind the search: unknown\nAnswers to that question: unknown\n" in useful
     assert "Question behind the search: unknown\nAnswers to that question: withheld\n" in noisy
@@ -179,7 +181,7 @@ def test_failures_of_the_backend_are_the_search_s() -> None:
     assert (result.failure, result.attempts, result.documents) == ("no server", 3, ())
     engine, _ = fake(lambda prompt, n: Completion(failure="gone") if n else numbered("first hop", "b", "c"))
     (result,) = engine.search([ask()])
-    assert result.documents[0].text == "first hop", "a sample at hand is not lost with the server"
+    assert result.documents[0].text == passage("first hop"), "a sample at hand is not lost with the server"
 
 
 def test_batches_go_in_step() -> None:

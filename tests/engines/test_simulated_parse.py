@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,9 @@ from zerosearch_env.engines.simulated.parse import parse_documents
 from zerosearch_env.engines.simulated.prompts import clean_text, quotable_query
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Document, full_text
+
+parse = partial(parse_documents, min_words=1)
+"""The parser alone: most of the texts below are shorter than a document."""
 
 TEXTS = ("The first one speaks of lakes.", "A second one, of 2 rivers.", "Third: seas and bays.")
 
@@ -60,7 +65,7 @@ TITLED = [
 @pytest.mark.parametrize("gap", ["\n", "\n\n"])
 def test_numbering(style: str, frame: str, gap: str) -> None:
     written = frame.format(gap.join(style.format(n=n, t=t) for n, t in enumerate(TEXTS, 1)))
-    parsed = parse_documents(written, 3, source="s")
+    parsed = parse(written, 3, source="s")
     assert parsed.problem is None
     assert parsed.documents == tuple(Document("", text, "s") for text in TEXTS)
 
@@ -69,7 +74,7 @@ def test_numbering(style: str, frame: str, gap: str) -> None:
 def test_titles(style: str) -> None:
     heads = ("Lakes (Finland)", "Two Rivers", "The Sea") if "(Title" not in style else ("Lakes", "Two Rivers", "Sea")
     written = "\n".join(style.format(n=n, h=h, t=t) for n, (h, t) in enumerate(zip(heads, TEXTS, strict=True), 1))
-    parsed = parse_documents(written, 3)
+    parsed = parse(written, 3)
     assert [(d.title, d.text) for d in parsed.documents] == list(zip(heads, TEXTS, strict=True))
 
 
@@ -90,7 +95,7 @@ def test_titles(style: str) -> None:
     ],
 )
 def test_what_belongs_together(text: str, count: int, texts: list[str]) -> None:
-    parsed = parse_documents(text, count)
+    parsed = parse(text, count)
     assert parsed.problem is None
     assert [document.text for document in parsed.documents] == texts
 
@@ -114,13 +119,13 @@ def test_what_belongs_together(text: str, count: int, texts: list[str]) -> None:
     ],
 )
 def test_what_is_not_enough(text: str, problem: str, found: int) -> None:
-    parsed = parse_documents(text, 2)
+    parsed = parse(text, 2)
     assert (parsed.problem, len(parsed.documents)) == (problem, found)
 
 
 @given(st.text(max_size=400), st.integers(1, 8))
 def test_any_text_is_parsed(text: str, count: int) -> None:
-    parsed = parse_documents(text, count, max_chars=50)
+    parsed = parse(text, count, max_chars=50)
     assert len(parsed.documents) <= count
     assert (parsed.problem is None) == (len(parsed.documents) == count)
     for document in parsed.documents:
@@ -135,7 +140,7 @@ WORDS = st.lists(st.text("abcdefg", min_size=1, max_size=6), min_size=3, max_siz
 @pytest.mark.slow
 @given(st.lists(WORDS, min_size=1, max_size=7, unique_by=str.casefold), st.sampled_from(STYLES))
 def test_what_is_written_is_read(texts: list[str], style: str) -> None:
-    parsed = parse_documents("\n".join(style.format(n=n, t=t) for n, t in enumerate(texts, 1)), len(texts))
+    parsed = parse("\n".join(style.format(n=n, t=t) for n, t in enumerate(texts, 1)), len(texts))
     assert [document.text for document in parsed.documents] == texts
 
 

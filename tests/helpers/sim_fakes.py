@@ -46,5 +46,10 @@ def ask(query: str = "capital of France", **changes: Any) -> SearchRequest:
     return SearchRequest(query, **(values | changes))
 
 
+def passage(text: str) -> str:
+    """The text with enough words for a document."""
+    return f"{text}, says a page about nothing else."
+
+
 def numbered(*texts: str) -> str:
-    return "\n".join(f"Doc {number}: {text}" for number, text in enumerate(texts, 1))
+    return "\n".join(f"Doc {number}: {passage(text)}" for number, text in enumerate(texts, 1))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,48 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert second.body["seed"] == seed
     assert [call.headers["authorization"] for call in calls] == ["Bearer from-the-environment", "Bearer given"]
+
+
+def test_system_and_prefill_in_a_chat() -> None:
+    calls: list[Call] = []
+    prompt = replace(PROMPT, system="", prefill="Doc 1:")
+    with serving(models=Reply({}), calls=calls) as server:
+        complete(server, prompt, model="m")
+    body = calls[0].body
+    assert body["messages"] == [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Doc 1:"},
+    ]
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
+def test_the_completions_api_continues_a_text() -> None:
+    calls: list[Call] = []
+    reply = Reply({"choices": [{"text": " a mill", "finish_reason": "length"}]})
+    with serving(models=Reply({}), completion=reply, calls=calls) as server:
+        done = complete(server, replace(PROMPT, prefill="Doc 1:"), model="m", api="completions")
+        with pytest.raises(ConfigError, match="no system message"):
+            complete(server, replace(PROMPT, system=""), model="m", api="completions")
+    assert done == Completion(" a mill", truncated=True)
+    assert calls[0].path == "/v1/completions"
+    assert calls[0].body["prompt"] == "helloDoc 1:"
+    assert "messages" not in calls[0].body
+    with serving(models=Reply({}), completion=chat("x")) as server:
+        assert "choices[0].text" in (complete(server, model="m", api="completions").failure or "")
+    with pytest.raises(ConfigError, match="Did you mean 'completions'"):
+        OpenAIBackend(["http://127.0.0.1:1"], api="completion")  # type: ignore[arg-type]
+    ours, chats = (OpenAIBackend(["http://127.0.0.1:1"], model="m", api=api) for api in ("completions", "chat"))
+    assert (ours.identity, chats.identity) == ("m /completions", "m")
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_cannot_continue_a_turn(status: int) -> None:
+    reply = Reply({"detail": "Unexpected fields in the request: {'continue_final_message'}"}, status)
+    with serving(models=Reply({}), completion=reply) as server:
+        failure = complete(server, replace(PROMPT, prefill="Doc 1:"), model="m").failure or ""
+        assert re.search(f'{status}.*leave `prefill` out, or use api "completions"', failure)
+        assert "prefill" not in (complete(server, model="m").failure or "")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,25 @@ def test_a_chat_prompt_has_the_ids_of_its_template(tokenizer: PreTrainedTokenize
     assert names(tokenizer, expected) == [*bos, "<|user|>", "<eos>"]
 
 
+STRICT = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% endfor %}"
+
+
+def test_a_chat_prompt_with_a_system_message_and_the_beginning_of_the_reply() -> None:
+    tokenizer = make_tokenizer(template="{% for m in messages %}<|user|>{{ m.role }}:{{ m.content }}{% endfor %}<eos>")
+    for system, framed in ((None, ""), ("", "<|user|>system:"), ("Be.", "<|user|>system:Be.")):
+        for prefill in ("", "Doc 1:", "<think>\n\n</think>\n\nDoc 1:"):
+            text = f"{framed}<|user|>user:q?<eos>{prefill}"
+            expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert prompt_ids(tokenizer, "q?", system=system, prefill=prefill) == expected
+    ids = prompt_ids(tokenizer, "<eos>", system="", prefill="Doc 1:")
+    assert names(tokenizer, ids) == ["<|user|>", "<|user|>", "<eos>"], "the text's own token is still cut"
+    assert prompt_ids(BASE, "q?", prefill="Doc 1:") == BASE("q?Doc 1:")["input_ids"]
+    with pytest.raises(ConfigError, match="needs a model with a chat template"):
+        prompt_ids(BASE, "q?", system="")
+    with pytest.raises(ConfigError, match=r"refuses the messages \(system, user\): no system"):
+        prompt_ids(make_tokenizer(template=STRICT), "q?", system="")
+
+
 def test_chat_needs_a_template() -> None:
     with pytest.raises(ConfigError, match=r"chat_template\.jinja"):
         encode_prompts(["q"], BASE, chat=True)

@@ -66,9 +66,9 @@ def test_greedy_completions_are_those_of_generate(backend: TransformersBackend, 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    asked = prompts(5, temperature=0.0)
+    asked = [replace(prompt, prefill="Doc 1:" * (i % 2)) for i, prompt in enumerate(prompts(5, temperature=0.0))]
     for prompt, done in zip(asked, backend.complete(asked), strict=True):
-        ids = tokenizer(f"[{prompt.text}]", return_tensors="pt").input_ids
+        ids = tokenizer(f"[{prompt.text}]{prompt.prefill}", return_tensors="pt").input_ids
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24)
         assert done.text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         assert done.truncated
@@ -165,9 +165,13 @@ class FakeLLM:
         class Tokenizer:
             chat_template = "there is one"
 
-            def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> list[int]:
-                assert options == {"add_generation_prompt": True, "tokenize": True, "enable_thinking": False}
-                return [ord(c) for c in messages[0]["content"]]
+            def __call__(self, texts: list[str], **options: Any) -> dict[str, list[list[int]]]:
+                assert options == {"add_special_tokens": False}
+                return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+            def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+                assert options == {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
+                return "|".join(message["content"] for message in messages)
 
         return Tokenizer()
 
@@ -213,6 +217,12 @@ def test_vllm_gets_ids_seeds_and_prefix_caching() -> None:
     assert copy.complete(asked[:1]) == [short]
     with pytest.raises(EngineError, match="closed"):
         backend.complete(asked)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_vllm_continues_the_beginning_of_a_reply() -> None:
+    (done,) = VLLMBackend("m").complete([Prompt("short", 0, 8, system="be", prefill="Doc 1:")])
+    assert done.text.startswith("be|shortDoc 1:/")
 
 
 @pytest.mark.usefixtures("vllm")

@@ -6,6 +6,7 @@ and the defaults of the optional parts.
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ class SearchEngine(Protocol):
     """Anything that answers searches. A result never depends on the other requests of its batch.
 
     An engine may also have the parts that `EngineParts` describes: `waits`, `is_quick`, `required_fields`,
-    `check_top_k`, `identity`, `stats`.
+    `check_top_k`, `try_out`, `identity`, `stats`.
     """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -69,6 +70,21 @@ class EngineParts:
             ConfigError: the engine has too few passages; the message gives both numbers.
         """
 
+    def try_out(self, questions: Sequence[Question], top_k: int) -> str | None:
+        """Try a few searches before the first real one, as commands do when they start. By default none is tried.
+
+        Args:
+            questions: the questions that will be asked; may be empty.
+            top_k: documents per search.
+
+        Returns:
+            How they went, in one line; None if nothing was tried.
+
+        Raises:
+            EngineError: none of them was answered.
+        """
+        return None
+
     def identity(self) -> Mapping[str, str]:
         """The files and data that results depend on: name -> hash of the content (see `zerosearch_env.identity`).
 
@@ -84,7 +100,7 @@ class EngineParts:
 def engine_parts(engine: SearchEngine) -> EngineParts:
     """The optional parts of an engine. For a part that the engine lacks, the default."""
     parts = EngineParts()
-    for name in ("waits", "is_quick", "required_fields", "check_top_k", "identity", "stats"):
+    for name in ("waits", "is_quick", "required_fields", "check_top_k", "try_out", "identity", "stats"):
         part = getattr(engine, name, None)
         # An engine of another author may have an attribute `stats` instead of the method.
         if part is not None and callable(part) == callable(getattr(parts, name)):
@@ -106,6 +122,17 @@ def check_corpus(engine: SearchEngine, questions: Iterable[Question], top_k: int
     """
     if any(not question.paragraphs for question in questions):
         engine_parts(engine).check_top_k(top_k, noise=noise)
+
+
+def try_engine(engine: SearchEngine, questions: Sequence[Question], top_k: int) -> None:
+    """Let an engine try a few searches, and print on stderr how they went (see `EngineParts.try_out`).
+
+    Raises:
+        EngineError: none of them was answered.
+    """
+    line = engine_parts(engine).try_out(questions, top_k)
+    if line is not None:
+        print(line, file=sys.stderr, flush=True)
 
 
 class BatchedEngine(EngineParts, ABC):

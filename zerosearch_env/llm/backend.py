@@ -28,6 +28,10 @@ class Prompt:
     """Nucleus sampling: keep the most probable tokens that together have this probability, in (0, 1]."""
     stop: tuple[str, ...] = ()
     """Stop strings: the completion ends before the first of them."""
+    system: str | None = None
+    """The system message; "" is an empty one, and None is none, so that a chat template may insert its default."""
+    prefill: str = ""
+    """Beginning of the assistant's turn, which the completion continues and does not repeat."""
 
 
 @dataclass(frozen=True, slots=True)

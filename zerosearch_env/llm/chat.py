@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from .tokens import encode_prompts
+from ..errors import ConfigError
+from .tokens import encode_chats, encode_prompts
 
 
 # Any: tokenizers of Transformers have no common type without importing it
-def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+def prompt_ids(tokenizer: Any, text: str, *, system: str | None = None, prefill: str = "") -> list[int]:
     """Return the token ids of a prompt, in the tokenizer's chat template if it has one, else as plain text.
 
     Thinking is switched off for models that support it: only the documents are needed, and thinking takes time.
+
+    Args:
+        tokenizer: a tokenizer of Transformers.
+        text: the prompt.
+        system: system message of the chat template; "" is an empty one, None none.
+        prefill: beginning of the assistant's turn; it follows a plain text directly.
+
+    Raises:
+        ConfigError: there is a system message and no chat template, or the template refuses the messages.
     """
     if getattr(tokenizer, "chat_template", None):
-        return encode_prompts([text], tokenizer, chat=True, enable_thinking=False)[0]
-    return encode_prompts([text], tokenizer)[0]
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": text})
+        return encode_chats([messages], tokenizer, prefill=prefill, enable_thinking=False)[0]
+    if system is not None:
+        raise ConfigError(
+            "the option `system` needs a model with a chat template, and this one has none: leave `system` out, and "
+            "begin the prompt with that text"
+        )
+    return encode_prompts([f"{text}{prefill}"], tokenizer, questions=[text] if prefill else None)[0]
 
 
 # Any: models and tokenizers of Transformers have no common type without importing it

@@ -77,7 +77,7 @@ class InProcessBackend(ABC):
 
         Raises:
             EngineError: the backend is closed, or the model failed.
-            ConfigError: the model cannot be loaded.
+            ConfigError: the model cannot be loaded, or takes no system message.
             MissingExtraError: a library is not installed.
         """
         with self._lock:
@@ -86,7 +86,10 @@ class InProcessBackend(ABC):
             if not prompts:
                 return []
             model = self._loaded = self._loaded or self._load()
-            ids = [prompt_ids(model.tokenizer, prompt.text) for prompt in prompts]
+            ids = [
+                prompt_ids(model.tokenizer, prompt.text, system=prompt.system, prefill=prompt.prefill)
+                for prompt in prompts
+            ]
             problems = [
                 too_long(len(row), prompt.max_tokens, model.context_tokens) if row else "the prompt has no token"
                 for prompt, row in zip(prompts, ids, strict=True)

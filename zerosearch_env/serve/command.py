@@ -21,7 +21,7 @@ from ..command_line import read_options
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
-from ..engines.base import SearchEngine, engine_parts
+from ..engines.base import SearchEngine, engine_parts, try_engine
 from ..errors import ConfigError, require
 from ..game.noise import choose_noise
 from ..llm.http.options import is_loopback
@@ -146,6 +146,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
     dataset = None if config.dataset is None else config.load(config.dataset, config.split, world=config.world)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
+    try_engine(built, () if dataset is None else dataset.questions, config.top_k)
     defaults = RequestDefaults(
         top_k=config.top_k,
         max_top_k=max(config.max_top_k, config.top_k),

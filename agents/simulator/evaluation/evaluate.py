@@ -22,12 +22,13 @@ from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.files.rows import OnBadRow
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import engine_name, make_engine
+from zerosearch_env.engines.base import try_engine
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import ConfigError, DataError, EngineError
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import Dataset, Document, SearchRequest, SearchResult, full_text
+from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, full_text
 
 from ...evaluation.evaluate import NOISE_LEVELS, versions
 from ...evaluation.statistics import EMPTY, wilson
@@ -119,6 +120,8 @@ def run_evaluate(config: SimulatorEvalConfig, *, command: str = "") -> dict[str,
         attacked = _attacked(probes, config)
         total = len(probes) * len(config.levels) + len(attacked) * len(ATTACKS)
         bar = stack.enter_context(ProgressBar("searches", total))
+        asked = [Question(p.query, p.question, p.answers) for p in probes] if dataset is None else dataset.questions
+        try_engine(engine, asked, top_k)
         # A first search loads the model, so that the measured times do not include it.
         run_searches(engine, [probes[0].request(probes[0].query, False, top_k, ~config.seed)])
         levels, answers_at = [], {}

@@ -36,6 +36,8 @@ _QUESTION = (
     ),
 )
 _KIND = (re.compile(r"\b(?P<kind>useful|noisy)\s+(?:\w+\s+)?(?:output|documents?|information)\b", re.IGNORECASE),)
+# The first mark inside opens a quotation; if it closed one, the outer marks would belong to two: "Sly" and "Robbie".
+_QUOTED = re.compile(r"\"[^\"]*(?:(?<=\s)\".*)?\"|\u201c[^\u201d]*(?:(?<=\s)\u201c.*)?\u201d|'[^']+'")
 _HEADER = re.compile(r"(?<!\w)doc(?:ument)?\s*\[?(?P<number>\d{1,3})\]?\s*[:.)]?\s*", re.IGNORECASE)
 _TITLE = re.compile(r"\(\s*title\s*:\s*(?P<title>[^()]*)\)\s*:?\s*", re.IGNORECASE)
 
@@ -61,7 +63,13 @@ def foreign_pair(row: Row, prompt_id: str) -> Pair:
         query = text(row["query"], "query")
     else:
         query = _last(_QUERY, prompt, where, "a line 'Query: ...'")["value"]
-    return Pair(prompt_id, question, golds, query.strip("\"'"), _noisy(row, prompt, where), _documents(response))
+    return Pair(prompt_id, question, golds, _unquoted(query), _noisy(row, prompt, where), _documents(response))
+
+
+def _unquoted(value: str) -> str:
+    """The text without one pair of quotation marks around all of it: they belong to the prompt."""
+    quoted = _QUOTED.fullmatch(value.strip())
+    return value.strip() if quoted is None else quoted[0][1:-1].strip()
 
 
 def _texts(row: Row) -> tuple[str, str, str]:
@@ -99,7 +107,7 @@ def _question(row: Row, prompt: str, where: str) -> tuple[str, tuple[str, ...]]:
     if row.get("question") is not None and gold is not None:
         return text(row["question"], "question"), answers(row[gold], gold)
     task = _last(_QUESTION, prompt, where, "the question and its answer ('... the question: X whose answer is Y')")
-    return text(task["question"], where), answers(task["answer"], where)
+    return text(_unquoted(task["question"]), where), answers(_unquoted(task["answer"]), where)
 
 
 def _noisy(row: Row, prompt: str, where: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.extract import ExtractConfig, extract, split_of
 from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.foreign import foreign_pair
 from zerosearch_agents.simulator.pairs.pair import Pair, as_record, prompt_text, question_key, read_pairs, target_text
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import ConfigError, DataError
@@ -184,6 +185,22 @@ def test_simulation_tuning_files(tmp_path: Path, layout: str, kind: str) -> None
         kind == "noisy",
         (Document("", "An oak in the yard."), Document("Trees", "Doc 9 was an oak.")),
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "question"),
+    [
+        ('"Which tree?"', "Which tree?"),
+        ("\u201cWhich tree?\u201d", "Which tree?"),
+        ('"Which "old" tree?"', 'Which "old" tree?'),
+        ('"Oak" or "Elm"', '"Oak" or "Elm"'),
+        ('Which "tree"', 'Which "tree"'),
+    ],
+)
+def test_quotation_marks_around_a_question_belong_to_the_prompt(written: str, question: str) -> None:
+    prompt = PROMPT.replace("Which tree?", written).replace("oak.", '"oak".').format(kind="useful", Kind="Useful")
+    found = foreign_pair({"prompt": prompt, "response": REPLY}, "tuned-1")
+    assert (found.question, found.answers) == (question, ("oak",))
 
 
 @pytest.mark.parametrize(

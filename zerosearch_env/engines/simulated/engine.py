@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...errors import EngineError
 from ...llm.backend import AsyncBackend, Backend
 from ...llm.http.client import queued_since
-from ...types import SearchRequest, SearchResult
+from ...types import Question, SearchRequest, SearchResult
 from ..base import check_mask
 from ..cache import ResultCache, cache_key
 from ..cached import CachedEngine
+from .fitness import Fitness, fitness_requests, ways_out
 from .sets import DocumentSet, SimulationOptions, make_set
 from .stats import SimulatorStats, counts_of
+from .template import PromptTemplate
 
 
 @dataclass
@@ -30,7 +32,8 @@ class _Job:
 
     request: SearchRequest
     noisy: bool
-    key: bytes
+    options: SimulationOptions
+    key: bytes = b""
     result: DocumentSet | None = field(default=None)
 
 
@@ -48,6 +51,7 @@ class SimulatedEngine(CachedEngine):
         backend: completes the prompts.
         options: how documents are requested and checked.
         cache: a path, or an open cache; None turns caching off.
+        probe: whether commands try four searches when they start (`try_out`).
 
     Raises:
         CacheError: the cache cannot be opened.
@@ -59,19 +63,57 @@ class SimulatedEngine(CachedEngine):
         *,
         options: SimulationOptions | None = None,
         cache: ResultCache | str | None = None,
+        probe: bool = True,
     ) -> None:
         super().__init__(f"simulated:{backend.name}", cache)
         self._backend = backend
         self.waits = isinstance(backend, AsyncBackend)
         self._options = SimulationOptions() if options is None else options
+        self._probe = probe
 
     def identity(self) -> Mapping[str, str]:
-        """The model, by content if it is a local folder; see `EngineParts`."""
-        return {"the simulation LLM": self._backend.identity}
+        """The model, by content if it is a local folder, and your own prompt; see `EngineParts`."""
+        style = self._options.style
+        own = {"the prompt of the simulation LLM": style.id} if isinstance(style, PromptTemplate) else {}
+        return {"the simulation LLM": self._backend.identity, **own}
 
     def stats(self) -> SimulatorStats:
         """The counts so far, in this process; an immutable snapshot."""
         return self._snapshot(SimulatorStats)
+
+    def try_out(self, questions: Sequence[Question], top_k: int) -> str | None:
+        """Say in one line whether the model is fit, by four searches; None if the engine was made with `probe=False`.
+
+        Raises:
+            EngineError: none of the four was answered; the message says how to change that.
+        """
+        return self.check_fitness(questions, top_k)[1] if self._probe else None
+
+    def check_fitness(self, questions: Sequence[Question], top_k: int) -> tuple[Fitness, str]:
+        """Make the first samples of two useful and two noisy searches, without the cache and the counters.
+
+        Args:
+            questions: the first four with answers are asked; without any, questions of general knowledge.
+            top_k: documents per search.
+
+        Returns:
+            The results, and the verdict in one line.
+
+        Raises:
+            EngineError: none of the four was answered; the message says how to change that.
+        """
+        self._check_open()
+        once = replace(self._options, resamples=0, miss_resamples=0)
+        jobs = [_Job(asked, bool(asked.noisy), once) for asked in fitness_requests(questions, top_k)]
+        self._make(jobs)
+        fitness = Fitness(tuple(job.result for job in jobs if job.result is not None))
+        if not fitness.usable:
+            raise EngineError(
+                f"{self._name}: none of {len(jobs)} searches was answered with documents: the model is not fit. "
+                f"{ways_out(self._options.prefill)}. To start anyway, set the engine's option probe to false. The "
+                f"first failure: {next(iter(fitness.failures()), 'no completion')}"
+            )
+        return fitness, fitness.line(self._name, prefill=self._options.prefill)
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer a batch: one result per request, in order; `latency_s` is the time of the whole batch, in seconds.
@@ -87,11 +129,7 @@ class SimulatedEngine(CachedEngine):
         made: list[_Job] = []
         try:
             made = self._missing(jobs)
-            if isinstance(self._backend, AsyncBackend):
-                if made:
-                    self._backend.loop.run(self._gather(self._backend, made))
-            else:
-                self._in_step(made)
+            self._make(made)
         finally:
             self._keep(made)
         elapsed = time.perf_counter() - began
@@ -114,15 +152,16 @@ class SimulatedEngine(CachedEngine):
         plan = []
         for noisy in _kinds(request):
             key = self._key(request, noisy)
-            plan.append(jobs.setdefault(key, _Job(request, noisy, key)))
+            plan.append(jobs.setdefault(key, _Job(request, noisy, self._options, key)))
         return plan
 
     def _key(self, request: SearchRequest, noisy: bool) -> bytes:
         options = self._options
         how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
         more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
+        frame = (options.system, options.prefill)
         what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
-        return cache_key(self._name, self._model, *how, *more, *what)
+        return cache_key(self._name, self._model, *how, *more, *frame, *what)
 
     @cached_property
     def _model(self) -> str:
@@ -145,9 +184,16 @@ class SimulatedEngine(CachedEngine):
             self._counters.add(**counts_of(result))
         self._store({key: result.documents for key, result in made.items() if result.failure is None})
 
+    def _make(self, jobs: Sequence[_Job]) -> None:
+        """Make all sets: concurrently on a server, in lockstep in this process."""
+        if not isinstance(self._backend, AsyncBackend):
+            self._in_step(jobs)
+        elif jobs:
+            self._backend.loop.run(self._gather(self._backend, jobs))
+
     def _in_step(self, jobs: Sequence[_Job]) -> None:
         """Make all sets in lockstep: send one prompt per unfinished set as a batch, and repeat until all are done."""
-        makers = [(job, make_set(job.request, job.noisy, self._options, source=self._name)) for job in jobs]
+        makers = [(job, make_set(job.request, job.noisy, job.options, source=self._name)) for job in jobs]
         waiting = [(job, maker, next(maker)) for job, maker in makers]
         while waiting:
             completions = self._backend.complete([prompt for _, _, prompt in waiting])
@@ -174,7 +220,7 @@ class SimulatedEngine(CachedEngine):
             queued_since.reset(began)
 
     async def _at_own_pace(self, backend: AsyncBackend, job: _Job) -> None:
-        maker = make_set(job.request, job.noisy, self._options, source=self._name)
+        maker = make_set(job.request, job.noisy, job.options, source=self._name)
         prompt = next(maker)
         while job.result is None:
             try:

@@ -15,7 +15,7 @@ from .sets import SimulationOptions
 
 _LOCAL = ("device", "dtype", "max_batch")
 _OWN_OPTIONS = {
-    "openai": ("model", "api_key_env", "extra_body", "http"),
+    "openai": ("model", "api_key_env", "api", "extra_body", "http"),
     "hf": _LOCAL,
     "vllm": ("engine_options",),
     "tiny": _LOCAL,
@@ -35,6 +35,7 @@ def simulated_engine(
     prompt: str | None = None,
     temperature: float | None = None,
     cache: str | None = None,
+    probe: bool = True,
     http: Options | None = None,
     **options: Any,
 ) -> SimulatedEngine:
@@ -48,6 +49,7 @@ def simulated_engine(
         temperature: sampling temperature; None means 0.65 with the prompt `"tiny"`, whose models copy more accurately
             at this value, otherwise 0.8.
         cache: path of a SQLite file that stores the documents.
+        probe: whether commands try four searches when they start, and say whether the model is fit.
         http: `openai`: fields of `zerosearch_env.llm.HttpOptions`, for example `{"concurrency": 256}`.
         **options: the other fields of `SimulationOptions`, and the options of the backend: of `OpenAIBackend` (without
             the key itself, since descriptions of environments are written to files), of `TransformersBackend` (for
@@ -58,6 +60,8 @@ def simulated_engine(
         CacheError: the cache cannot be opened.
         CheckpointError: the card of the model's folder is damaged or was written by another release.
     """
+    if not isinstance(probe, bool):
+        raise ConfigError(f"probe must be true or false, got {probe!r:.200}")
     kind, _, what = argument.partition(":")
     if kind not in _OWN_OPTIONS:
         raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
@@ -78,7 +82,7 @@ def simulated_engine(
         temperature=(0.65 if prompt == "tiny" else 0.8) if temperature is None else temperature,
         **options,
     )
-    return SimulatedEngine(_backend(kind, what, given), options=simulation, cache=cache)
+    return SimulatedEngine(_backend(kind, what, given), options=simulation, cache=cache, probe=probe)
 
 
 def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:

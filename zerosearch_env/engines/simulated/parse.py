@@ -2,19 +2,21 @@
 
 Recognised headers are `Doc 1:`, `Document 1 -`, `**Doc 1**`, `## Result 1`, `[1]`, `(1)`, `1.` and `1)`, with or
 without a title as in `Doc 1 (Title: Name)`. The first header determines the style, and only the next number in sequence
-starts a new document. So a document that mentions "Doc 2" or contains a numbered list is not split.
+starts a new document. So a document that mentions "Doc 2" or contains a numbered list is not split. `reject.py` decides
+whether a text is a document.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...types import Document
+from .reject import MIN_WORDS, NO_PROMPT, PromptWords, Rejection, is_chat, is_refusal, rejection, text_key
 
-Problem = Literal["empty", "refusal", "looping", "too few"]
+Problem = Rejection | Literal["empty", "too few"]
 
 _WORD = r"(?:doc(?:ument)?|passage|result|snippet|source|information)"
 _END = r"(?P<end>[*_]*(?:\s*[:.)\-\u2013\u2014]+[*_]*)?)"
@@ -35,12 +37,6 @@ _TITLE_LINE = re.compile(r"\**title\**\s*:\s*\**(?P<title>[^\n]{1,200}?)\**\s*(?
 _BOLD_TITLE = re.compile(r"\*\*(?P<title>[^*\n]{1,200})\*\*\s*[:\-\u2013\u2014\n]\s*")
 _QUOTED_TITLE = re.compile(r"\"(?P<title>[^\"\n]{1,200})\"\s*\n")
 _CONTENT = re.compile(r"(?:\(\s*)?\**(?:content|text|passage|snippet)\**\s*:\**\s*", re.IGNORECASE)
-_REFUSAL = re.compile(
-    r"[\s\"'*]*(?:(?:i'?m|i am)\s+(?:(?:very|so|really)\s+)?(?:sorry|afraid|unable|not able)|sorry\b|i\s+apologi[sz]e|"
-    r"i\s+(?:can(?:no|')?t|can not|won't|will not|must decline|do not have|don't have)\b|"
-    r"as an? (?:ai|artificial|large))",
-    re.IGNORECASE,
-)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -50,44 +46,65 @@ class Parsed:
 
     documents: tuple[Document, ...]
     problem: Problem | None = None
+    rejected: tuple[Rejection, ...] = ()
+    """Why texts of the completion, in their order, were not taken for documents."""
 
 
-def parse_documents(text: str, count: int, *, source: str = "", max_chars: int = 2000) -> Parsed:
+def parse_documents(
+    text: str,
+    count: int,
+    *,
+    source: str = "",
+    max_chars: int = 2000,
+    min_words: int = MIN_WORDS,
+    prompt: PromptWords = NO_PROMPT,
+) -> Parsed:
     """Parse the first `count` documents of a completion.
 
     Args:
         text: the completion.
         count: number of documents wanted, at least 1; further documents are dropped.
         source: `source` field of every document.
-        max_chars: maximum length of a document's text, in characters.
+        max_chars: maximum length of a document's text, in characters; it is cut there.
+        min_words: minimum number of words of a document.
+        prompt: the words of the prompt, whose echoes are not documents.
 
     Returns:
-        The documents. If there are fewer than `count`, also the reason: `"empty"` (no text at all), `"refusal"`,
-        `"looping"` (the same document twice, or a document that repeats itself) or `"too few"`.
+        The documents. If there are fewer than `count`, also the reason: `"empty"` (no text at all), that of the last
+        text that was rejected (see `rejection`), or `"too few"`.
     """
     text = _CONTROL.sub(" ", _FENCE.sub("", _THOUGHT.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")))).strip()
     if not text:
         return Parsed((), "empty")
-    if _REFUSAL.match(text):
-        return Parsed((), "refusal")
+    if is_refusal(text):
+        return Parsed((), "refusal", ("refusal",))
     documents: list[Document] = []
+    rejected: list[Rejection] = []
     seen: set[str] = set()
-    problem: Problem = "too few"
-    for block in _blocks(text, count):
-        document = _document(block, source, max_chars)
-        key = " ".join(document.text.casefold().split())
-        if not key:
+    blocks = _blocks(_without_closing(text), count)
+    if not blocks and is_chat(text):
+        rejected.append("chat")
+    for block in blocks:
+        document = _document(block, source)
+        if not document.text or len(documents) == count:
             continue
-        if _REFUSAL.match(document.text):
-            problem = "refusal"
-        elif key in seen or _loops(key):
-            problem = "looping"
-        else:
-            seen.add(key)
-            documents.append(document)
-    if len(documents) >= count:
-        return Parsed(tuple(documents[:count]))
-    return Parsed(tuple(documents), problem)
+        reason = rejection(document.text, seen, prompt, min_words)
+        if reason is not None:
+            rejected.append(reason)
+            continue
+        seen.add(text_key(document.text))
+        documents.append(replace(document, text=document.text[:max_chars].rstrip()))
+    if len(documents) == count:
+        return Parsed(tuple(documents), rejected=tuple(rejected))
+    return Parsed(tuple(documents), rejected[-1] if rejected else "too few", tuple(rejected))
+
+
+def _without_closing(text: str) -> str:
+    """The text without lines at its end that speak to the user ("I hope this helps!")."""
+    lines = text.split("\n")
+    while len(lines) > 1 and (not lines[-1].strip() or is_chat(lines[-1])):
+        lines.pop()
+    return "\n".join(lines)
 
 
 def _blocks(text: str, count: int) -> Sequence[str]:
@@ -139,7 +156,7 @@ def _inline(text: str, first: int) -> list[str]:
     return [text[header.end() : end].strip() for header, end in zip(starts, ends, strict=True)]
 
 
-def _document(block: str, source: str, max_chars: int) -> Document:
+def _document(block: str, source: str) -> Document:
     title, text = "", block.strip()
     for pattern in (_TITLE, _TITLE_LINE, _BOLD_TITLE, _QUOTED_TITLE):
         numbered = pattern.match(text)
@@ -151,19 +168,4 @@ def _document(block: str, source: str, max_chars: int) -> Document:
         if rest.strip() and len(head) <= 80 and not head[:1].islower() and not re.search(r"[.!?:;,]\s*$", head):
             title, text = head, rest
     text = _CONTENT.sub("", text.strip(), count=1) if _CONTENT.match(text.strip()) else text
-    return Document(" ".join(title.strip(" *\"'").split())[:200], " ".join(text.split())[:max_chars].rstrip(), source)
-
-
-def _loops(text: str) -> bool:
-    """Whether a text repeats itself: fewer than half of its runs of four words are distinct.
-
-    Texts without spaces are compared in runs of eight characters.
-    """
-    units: Sequence[str] = text.split()
-    size = 4
-    if len(units) < 24:
-        if len(units) > 8 or len(text) < 96:
-            return False
-        units, size = text, 8
-    runs = [tuple(units[i : i + size]) for i in range(len(units) - size + 1)]
-    return len(set(runs)) < 0.5 * len(runs)
+    return Document(" ".join(title.strip(" *\"'").split())[:200], " ".join(text.split()), source)

@@ -10,18 +10,26 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from ...checks import check_number, check_whole_number
-from ...errors import unknown_name
+from ...errors import ConfigError
 from ...game.answers import contains_answer
 from ...game.rewards import normalize_answer
 from ...llm.backend import Completion, Prompt
 from ...randomness import mix
 from ...types import Document, SearchRequest, full_text
+from ..corpus.tokens import words
 from ..guard import remove_answers
 from .parse import parse_documents
-from .prompts import STOP, STYLES, PromptStyle, clean_text, quotable_query
+from .prompts import STYLES, PromptStyle, clean_text, quotable_query
+from .reject import Rejection, prompt_words
+from .template import PromptTemplate, check_kinds, read_template
 
 _QUESTION_CHARS, _ANSWER_CHARS = 1000, 200
 _MIXED = 3
+_FUNCTION_WORDS = frozenset(
+    "a an and are as at by did do does for from had has have how in is it its of on or that the their they this to was "
+    "were what when where which who whom whose why will with".split()
+)
+"""Words that any text may share with a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,16 @@ class SimulationOptions:
 
     prompt: str = "tuned"
     """Prompt style: `"tuned"` (for a model tuned as a simulator, or a capable general one), `"few-shot"` (with worked
-    examples), or `"tiny"` (the format that the tiny simulation LLM was trained on)."""
+    examples), or `"tiny"` (the format that the tiny simulation LLM was trained on). Or your own text, or a file with
+    it, which contains `{query}` and may contain `{kind}` (useful or noisy), `{question}`, `{answers}` (all gold
+    answers), `{answer}` (the first one) and `{count}`. A noisy prompt then states the answers if your text does."""
+    noisy_prompt: str | None = None
+    """Your own text, or a file with it, for noisy documents; None: that of `prompt`."""
+    system: str | None = None
+    """System message; "" sends an empty one. None sends none, and then some chat templates insert their default."""
+    prefill: str = ""
+    """Beginning of the model's reply, for example `"Doc 1:"`, which it continues. It keeps a model that was not tuned
+    from chatting."""
     temperature: float = 0.8
     top_p: float = 1.0
     max_tokens: int | None = None
@@ -50,8 +67,16 @@ class SimulationOptions:
         Raises:
             ConfigError: a value is invalid.
         """
+        for name in ("system", "prefill"):
+            if not isinstance(getattr(self, name), str | None) or (name == "prefill" and self.prefill is None):
+                raise ConfigError(f"{name} must be a string, got {getattr(self, name)!r:.200}")
         if self.prompt not in STYLES:
-            raise unknown_name("prompt", self.prompt, STYLES)
+            object.__setattr__(self, "prompt", read_template(self.prompt, "prompt"))  # the text travels with a copy
+            if self.noisy_prompt is not None:
+                object.__setattr__(self, "noisy_prompt", read_template(self.noisy_prompt, "noisy_prompt"))
+            check_kinds(self.prompt, self.noisy_prompt)
+        elif self.noisy_prompt is not None:
+            raise ConfigError(f"noisy_prompt needs a text of your own as prompt, which is {self.prompt!r}")
         check_number("temperature", self.temperature, least=0)
         check_number("top_p", self.top_p, above=0, most=1)
         least = {"resamples": 0, "miss_resamples": 0, "max_query_chars": 1, "max_document_chars": 1, "max_tokens": 1}
@@ -60,9 +85,11 @@ class SimulationOptions:
                 check_whole_number(name, getattr(self, name), lowest)
 
     @property
-    def style(self) -> PromptStyle:
-        """The prompt style named by `prompt`."""
-        return STYLES[self.prompt]
+    def style(self) -> PromptStyle | PromptTemplate:
+        """The prompt style named by `prompt`, or your own text."""
+        if self.prompt in STYLES:
+            return STYLES[self.prompt]
+        return PromptTemplate(self.prompt, self.noisy_prompt or self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +103,9 @@ class DocumentSet:
     attempts: int = 0
     """Calls of the model or server for these completions, retries included."""
     unusable: int = 0
+    rejected: tuple[Rejection, ...] = ()
+    """Why texts were not taken for documents, over all completions."""
+    off_query: bool = False
     leaked: bool = False
     missed: bool = False
     accepted_miss: bool = False
@@ -126,7 +156,8 @@ def make_set(
         options: how to prompt, sample and check.
         source: `source` field of the documents.
     """
-    text = prompt_of(request, noisy, options)
+    style, text = options.style, prompt_of(request, noisy, options)
+    known = prompt_words(text, style, noisy=noisy, count=request.top_k)
     sought = request.answers if noisy else sought_answers(request)
     max_tokens = options.max_tokens or 100 + 100 * request.top_k
     progress = DocumentSet((), noisy)
@@ -135,25 +166,41 @@ def make_set(
     last = ""
     for sample in range(1 + max(options.resamples, options.miss_resamples)):
         seed = mix(request.seed, int(noisy), sample)
-        done = yield Prompt(text, seed, max_tokens, options.temperature, options.top_p, STOP)
+        done = yield Prompt(
+            text,
+            seed,
+            max_tokens,
+            options.temperature,
+            options.top_p,
+            style.stop,
+            options.system,
+            options.prefill,
+        )
         progress = replace(progress, completions=progress.completions + 1, attempts=progress.attempts + done.attempts)
         if done.failure is not None:
             if usable:
                 break  # Use the samples so far; if the model is gone, the next search will fail.
             return replace(progress, failure=done.failure)
         repeated, written = done.text in written, written | {done.text}
-        parsed = parse_documents(done.text, request.top_k, source=source, max_chars=options.max_document_chars)
+        parsed = parse_documents(
+            _reply(options.prefill, done.text),
+            request.top_k,
+            source=source,
+            max_chars=options.max_document_chars,
+            prompt=known,
+        )
+        progress = replace(progress, rejected=progress.rejected + parsed.rejected)
         if parsed.problem is not None:
             found = f"{len(parsed.documents)} of {request.top_k} documents"
             cut = ", cut at max_tokens" if done.truncated else ""
             last = f"{parsed.problem}, {found}{cut}: {done.text[:120]!r}"
             progress = replace(progress, unusable=progress.unusable + 1)
         else:
-            documents = _mixed(parsed.documents, seed) if options.style.terse and not noisy else parsed.documents
+            documents = _mixed(parsed.documents, seed) if style.terse and not noisy else parsed.documents
             usable.append(documents)
             stated = [contains_answer(full_text(document), sought) for document in documents]
             if not noisy and (any(stated) or not request.answers):  # Without answers there is no miss.
-                return replace(progress, documents=documents)
+                return _useful(progress, documents, request.query)
             if noisy and not any(stated):
                 return replace(progress, documents=_clean_slots(usable, request) or documents)
             if len(usable) == 1:
@@ -166,8 +213,23 @@ def make_set(
     if not usable:
         return replace(progress, failure=f"no usable documents in {progress.completions} completions; the last: {last}")
     if not noisy:
-        return replace(progress, documents=usable[0], accepted_miss=True)
+        return _useful(replace(progress, accepted_miss=True), usable[0], request.query)
     return _redacted(progress, usable[0], request)
+
+
+def _reply(prefill: str, completion: str) -> str:
+    """The whole reply: the completion after its prefill, unless the server repeats it."""
+    if not completion.strip() or completion.lstrip().startswith(prefill):
+        return completion
+    return prefill + completion
+
+
+def _useful(progress: DocumentSet, documents: tuple[Document, ...], query: str) -> DocumentSet:
+    """The finished useful set; `off_query` if no document has a word of the query."""
+    sought = set(words(query))
+    sought = sought - _FUNCTION_WORDS or sought
+    off_query = bool(sought) and sought.isdisjoint(word for d in documents for word in words(full_text(d)))
+    return replace(progress, documents=documents, off_query=off_query)
 
 
 def _mixed(documents: tuple[Document, ...], seed: int) -> tuple[Document, ...]:
