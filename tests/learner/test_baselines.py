@@ -180,7 +180,7 @@ def test_rag_of_a_chat_model_reads_its_results_in_turns_of_the_template(tmp_path
 
     player._sample = listen
     (episode,) = play(player, count=1)
-    search, shown = episode.turns[0].action_text, episode.turns[0].step.observation.strip()
+    search, shown = episode.turns[0].action_text, episode.turns[0].step.observation.removeprefix("\n")
     assert f"[assistant]{search}<|eos|>[user]{shown}<|eos|>[assistant]" in read[1]
 
 
