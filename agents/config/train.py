@@ -29,6 +29,7 @@ from zerosearch_env.game.noise import check_schedule
 from zerosearch_env.loading import names_code
 from zerosearch_env.privacy import redact
 
+from .agent import AgentChoices
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
 from .lora import LoraShape
@@ -51,16 +52,12 @@ class DataConfig(ReadingOptions):
 
 
 @dataclass(frozen=True)
-class EnvironmentConfig:
-    """The rules of an episode and the search engine. Protocol and prompt come from the policy's card."""
+class EnvironmentConfig(AgentChoices):
+    """The rules of an episode and the search engine; unset: the entry of the policy's card, else of its protocol."""
 
     search_engine: str = "corpus"
     """The search engine, for example "corpus", "simulated:hf:DIR" or your own file.py:attribute; with options as JSON:
     '{"kind": "simulated:hf:DIR", "cache": "searches.sqlite"}'."""
-    max_turns: int = 5
-    """Number of turns that may search; after them one last turn may only answer."""
-    top_k: int = 5
-    """Documents per search."""
     reward: str = "em"
     """Reward of an episode: "em", "f1", "subem" or another name of docs/rewards.md, an LLM's verdict as
     judge:openai:URL[#MODEL], or your own file.py:function."""
@@ -98,9 +95,10 @@ class RolloutConfig:
     temperature: float = 1.0
     """Sampling temperature; the learner divides its logits by the same value."""
     turn_tokens: int | None = None
-    """Maximum tokens sampled per turn; unset: the value on the policy's card."""
+    """Maximum tokens sampled per turn; unset: the value on the policy's card, else the protocol's."""
     context_tokens: int | None = None
-    """Maximum tokens per episode, including prompt and documents; unset: the value on the policy's card."""
+    """Maximum tokens per episode, including prompt and documents; unset: the value on the policy's card, else the
+    protocol's. The model's own context is never exceeded."""
     slots: int = 64
     """Episodes decoded in parallel per worker; others wait. More slots need more memory, results do not change."""
     sampler: str = "local"
@@ -279,9 +277,10 @@ def with_algorithm(config: TrainConfig, name: str) -> TrainConfig:
     return dataclasses.replace(config, algorithm=apply_algorithm(config.algorithm, name))
 
 
-CODE_FIELDS: Mapping[str, Callable[[str], bool]] = {
+CODE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "environment.search_engine": loads_code,
     "environment.reward": names_code,
+    "environment.protocol": lambda protocol: protocol is not None and names_code(protocol),
     "environment.scores": names_code,
     "curriculum.schedule": names_code,
 }
@@ -404,7 +403,8 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
 
 
 _POSITIVE = (
-    "steps", "workers", "max_seconds", "data.limit", "environment.max_turns", "environment.top_k", "rollout.prompts",
+    "steps", "workers", "max_seconds", "data.limit", "environment.max_turns", "environment.top_k",
+    "environment.max_observation_tokens", "rollout.prompts",
     "rollout.group_size", "rollout.temperature", "rollout.turn_tokens", "rollout.context_tokens", "rollout.slots",
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",

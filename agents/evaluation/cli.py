@@ -24,12 +24,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from zerosearch_env.command_line import read_options
+from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, engine_name, make_engine
 from zerosearch_env.engines.base import check_corpus, try_engine
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
-from zerosearch_env.game.rules import make_rules
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import dataset_identity
 from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
@@ -115,33 +116,33 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
     levels = tuple(check_level(level) for level in config.noise)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    rules = make_rules(
-        protocol=config.protocol,
-        max_turns=config.max_turns,
-        top_k=config.top_k,
-        noise_unit=config.noise_unit,
-        scores=config.scores,
-    )
+    rules = config.make_rules(noise_unit=config.noise_unit, scores=config.scores)
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
         players = config.make_players(config.agent, stack)
+        questions = [item.question for item in items]
+        for player in players:
+            check_prompts(player.rules_for(rules), questions)
+        top_k = max(player.rules_for(rules).top_k for player in players)
         specs = {engine_name(spec): spec for spec in config.engine}
         engines: dict[str, SearchEngine] = {}
         for name, spec in specs.items():
             engines[name] = make_engine(spec, dataset=dataset)
             stack.callback(engines[name].close)
-            check_corpus(engines[name], [item.question for item in items], config.top_k, noise=max(levels) > 0)
-            try_engine(engines[name], [item.question for item in items], rules.top_k)
+            check_corpus(engines[name], questions, top_k, noise=max(levels) > 0)
+            try_engine(engines[name], questions, top_k)
         stack.enter_context(locked(config.output))
         if config.fresh:
             forget(config.output)
         store = Store(
             config.output,
-            _settings(config, len(items)),
-            player_identities(players, config.agent_tag),
-            contents=dataset_identity(dataset, [item.question for item in items])
-            | code_identity([config.protocol, *config.scores]),
+            _settings(config, rules, len(items)),
+            player_identities(players, config.agent_tag, rules),
+            contents=dataset_identity(
+                dataset, questions, prompts=any(player.rules_for(rules).dataset_prompts for player in players)
+            )
+            | code_identity([config.protocol or "", *config.scores]),
             engines={name: engine_identity(engine, specs[name]) for name, engine in engines.items()},
             planned=itertools.product([player.name for player in players], engines, levels),
         )
@@ -153,6 +154,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             f"{_count(len(items), 'question')} of {dataset.name}/{dataset.split}, {_count(len(players), 'agent')}, "
             f"{_count(len(levels), 'noise level')}, {_count(len(engines), 'engine')}"
         )
+        for note in dict.fromkeys(note for player in players for note in player.notes(rules)):
+            console.print(note)
         cells: list[Cell] = []
         try:
             with display:
@@ -185,7 +188,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _settings(config: EvalConfig, questions: int) -> dict[str, Any]:
+def _settings(config: EvalConfig, rules: Rules, questions: int) -> dict[str, Any]:
     """The settings that an earlier run must share for its cells to be reused."""
     eval_settings = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
-    return {**config.play_settings(), **eval_settings, "questions": questions, "scores": list(config.scores)}
+    return {**config.play_settings(rules), **eval_settings, "questions": questions, "scores": list(config.scores)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zerosearch_env.datasets.world.make import WorldConfig
+from zerosearch_env.protocols import get_protocol
 
 from ..config.train import TrainConfig
 from ..policy.card import AgentCard
@@ -48,7 +49,7 @@ def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> Trai
     small = new_model(shrunken_config(model, 64 * (len(shipped.tokenizer) // 64 + 1)))
     card = replace(AgentCard(), protocol=shipped.card.protocol, prompt_template=shipped.card.prompt_template)
     save_policy(Policy(small, shipped.tokenizer, card), folder / "policy")
-    turns = config.environment.max_turns + 1
+    turns = (config.environment.max_turns or get_protocol(shipped.card.protocol or "zerosearch").max_turns) + 1
     critic = replace(config.critic, warmup_steps=min(config.critic.warmup_steps, 1))
     return replace(
         config,

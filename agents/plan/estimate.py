@@ -16,9 +16,13 @@ from typing import Any
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError, require
+from zerosearch_env.game.rules import Rules, make_rules
 
+from ..config.agent import RULE_OPTIONS
 from ..config.train import TrainConfig
 from ..forward.chunks import CHUNK_BYTES
+from ..policy.card import AgentCard, card_rules, read_card, token_limits
+from ..policy.files import policy_path
 
 FP32, BF16 = 4, 2
 
@@ -239,8 +243,17 @@ def memory(model: Architecture, config: TrainConfig, load: Load) -> dict[str, in
 
 
 def context_tokens(config: TrainConfig) -> int:
-    """Maximum tokens per episode; the default of a policy's card if the configuration does not set it."""
-    return config.rollout.context_tokens or 2048
+    """Maximum tokens per episode: of the configuration, else of the policy's card, else of its protocol."""
+    if config.rollout.context_tokens is not None:
+        return config.rollout.context_tokens
+    card, rules = planned_rules(config)
+    return token_limits(card, rules.protocol).context_tokens
+
+
+def planned_rules(config: TrainConfig) -> tuple[AgentCard, Rules]:
+    """The card of the run's policy, or the defaults if it is not on this machine, and the rules of the run."""
+    card = read_card(policy_path(config.policy)) or AgentCard()
+    return card, card_rules(make_rules(**config.environment.given(RULE_OPTIONS)), card)
 
 
 def forward_flops(model: Architecture, tokens: int, length: int, heads: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.base import SearchEngine
@@ -29,6 +29,10 @@ class Player(Protocol):
     def rules_for(self, rules: Rules) -> Rules:
         """The rules it plays by: the evaluation's rules, with the player's own protocol if it was trained with one."""
         return rules
+
+    def notes(self, rules: Rules) -> list[str]:
+        """What the user should know about how it is played with the evaluation's rules, one line each."""
+        return []
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode until it is done.
@@ -70,7 +74,11 @@ class PolicyOptions:
     slots: int = 64
     """Episodes decoded in parallel in one process; changes speed and memory, not results."""
     turn_tokens: int | None = None
-    """Maximum tokens sampled per turn; None: the value in the policy's card."""
+    """Maximum tokens sampled per turn; None: the value in the policy's card, else the protocol's."""
+    context_tokens: int | None = None
+    """Maximum tokens per episode; None: the value in the policy's card, else the protocol's."""
+    format: tuple[tuple[str, Any], ...] = ()
+    """Entries of the card that are changed: names of `FORMAT_OPTIONS` with their values."""
     device: str = "cpu"
     """Device of the model: "cpu" or "cuda"."""
     dtype: str = "float32"
@@ -84,7 +92,8 @@ class PolicyOptions:
         """
         check_number("temperature", self.temperature, least=0)
         check_whole_number("slots", self.slots)
-        if self.turn_tokens is not None:
-            check_whole_number("turn_tokens", self.turn_tokens)
+        for name in ("turn_tokens", "context_tokens"):
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name))
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device: expected 'cpu' or 'cuda', got {self.device!r}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zerosearch_env.errors import unknown_name
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import file_hash, folder_hash, source_file, source_hash, text_hash
 
 from .base import Player
@@ -14,12 +15,13 @@ from .policy import PolicyPlayer
 from .third_party import CallablePlayer
 
 
-def player_identity(player: Player, tag: str = "") -> dict[str, str]:
-    """The record of a player: its code, its tag, and a policy's files and options.
+def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
+    """The record of a player: its code, its tag, the rules that it plays by, and a policy's files and options.
 
     Args:
         player: the player.
         tag: what no file shows, such as the version of a model behind an endpoint.
+        rules: the rules of the evaluation; None: they take no part in the record.
     """
     third_party = isinstance(player, CallablePlayer)
     file = player.source if isinstance(player, CallablePlayer) else source_file(player)
@@ -29,15 +31,22 @@ def player_identity(player: Player, tag: str = "") -> dict[str, str]:
         options = player.options
         parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu")))
         parts["files"] = folder_hash(Path(options.path))
+    if rules is not None:
+        own = player.rules_for(rules)
+        words = text_hash(repr((own.prompt_template, own.invalid_notice, own.last_turn_notice)))
+        parts["rules"] = f"{own.protocol.name}, {own.max_turns} turns, {own.top_k} documents, texts {words}"
     return {f"the {part} of the agent {player.name}": value for part, value in parts.items()}
 
 
-def player_identities(players: Sequence[Player], tags: Sequence[str]) -> dict[str, dict[str, str]]:
+def player_identities(
+    players: Sequence[Player], tags: Sequence[str], rules: Rules | None = None
+) -> dict[str, dict[str, str]]:
     """Name and record of each player.
 
     Args:
         players: the players; their names differ.
         tags: each is `"TAG"`, for all third-party agents, or `"NAME=TAG"` for the player of that name.
+        rules: see `player_identity`.
 
     Raises:
         ConfigError: a tag is for a player that is not there.
@@ -52,5 +61,5 @@ def player_identities(players: Sequence[Player], tags: Sequence[str]) -> dict[st
     records = {}
     for player in players:
         general = tag_of.get("", "") if isinstance(player, CallablePlayer) else ""
-        records[player.name] = player_identity(player, tag_of.get(player.name, general))
+        records[player.name] = player_identity(player, tag_of.get(player.name, general), rules)
     return records

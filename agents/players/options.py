@@ -11,8 +11,10 @@ from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.sources import includes_world
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.types import Dataset
 
+from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..policy.files import policy_path
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
@@ -21,7 +23,7 @@ from .third_party import AgentOptions, CallablePlayer, OnAgentError
 
 
 @dataclass(frozen=True)
-class PlayConfig(ReadingOptions):
+class PlayConfig(ReadingOptions, AgentChoices):
     """The options that `zerosearch eval` and `zerosearch simulator collect` share."""
 
     dataset: str = "world"
@@ -30,17 +32,13 @@ class PlayConfig(ReadingOptions):
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
     """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
-    protocol: str = "zerosearch"
-    """Tag grammar for agents that do not define one: a name, or your own file.py:attribute. A policy uses the one in
-    its card."""
-    max_turns: int = 5
-    """Number of turns that may search. One last turn follows, which may only answer."""
-    top_k: int = 5
-    """Documents per search."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     turn_tokens: int | None = None
-    """Maximum number of tokens a policy samples per turn; unset: the value in its card."""
+    """Maximum number of tokens a policy samples per turn; unset: the value in its card, else the protocol's."""
+    context_tokens: int | None = None
+    """Maximum number of tokens of a policy's episode, prompt and documents included; unset: the value in its card, else
+    the protocol's. The model's own context is never exceeded."""
     slots: int = 64
     """Episodes that a policy decodes in parallel in each process."""
     workers: int | None = None
@@ -77,6 +75,8 @@ class PlayConfig(ReadingOptions):
             temperature=self.temperature,
             slots=self.slots,
             turn_tokens=self.turn_tokens,
+            context_tokens=self.context_tokens,
+            format=tuple(self.given(FORMAT_OPTIONS).items()),
             device=self.device,
             dtype=self.dtype,
         )
@@ -98,18 +98,22 @@ class PlayConfig(ReadingOptions):
             players.append(player)
         return players
 
-    def play_settings(self) -> dict[str, Any]:
-        """The options that decide what is played; an earlier run is only continued if they are the same."""
-        names = (
-            "dataset",
-            "on_bad_row",
-            "columns",
-            "seed",
-            "protocol",
-            "max_turns",
-            "top_k",
-            "temperature",
-            "turn_tokens",
-        )
+    # Any: `make_rules` checks its arguments
+    def make_rules(self, **more: Any) -> Rules:
+        """The rules for agents without their own; `more` are further arguments of `make_rules`.
+
+        Raises:
+            ConfigError: an option is invalid.
+        """
+        return make_rules(**self.given(RULE_OPTIONS), **more)
+
+    def play_settings(self, rules: Rules) -> dict[str, Any]:
+        """The options that decide what is played; an earlier run is only continued if they are the same.
+
+        What a policy plays by, where its card differs from these rules, is in its own record (`player_identity`).
+        """
+        names = ("dataset", "on_bad_row", "columns", "seed", "temperature", "turn_tokens")
         settings = {name: getattr(self, name) for name in names}
+        settings |= {"protocol": self.protocol or rules.protocol.name}
+        settings |= {"max_turns": rules.max_turns, "top_k": rules.top_k}
         return settings | ({"world": asdict(self.world)} if includes_world(self.dataset) else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.protocols import Protocol
 
-from ..policy.card import AgentCard, card_rules, model_context, read_card, token_limits
+from ..policy.card import AgentCard, card_notes, card_rules, changed_card, model_context, read_card, token_limits
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
 from .base import OnDone, PolicyOptions, blocks
@@ -56,13 +55,18 @@ class PolicyPlayer:
     @cached_property
     def card(self) -> AgentCard:
         """The policy's card, with what the options change of it. Without a card, the defaults."""
-        card = read_card(self.options.path) or AgentCard()
-        turn_tokens = self.options.turn_tokens
-        return card if turn_tokens is None else replace(card, turn_tokens=turn_tokens)
+        options = self.options
+        limits = {"turn_tokens": options.turn_tokens, "context_tokens": options.context_tokens}
+        card = read_card(options.path) or AgentCard()
+        return changed_card(card, limits | dict(options.format))
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with the protocol, prompt and limits that the policy was trained with."""
         return card_rules(rules, self.card)
+
+    def notes(self, rules: Rules) -> list[str]:
+        """See `Player.notes`."""
+        return card_notes(self.options.path, self.card, rules)
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""

@@ -7,7 +7,8 @@ value of the protocol.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from zerosearch_env.checks import check_whole_number, make_options
 from zerosearch_env.errors import CheckpointError, ConfigError
 from zerosearch_env.game.rules import Rules, agent_rules, choose_notices
 from zerosearch_env.llm.chat_format import PromptFormat
-from zerosearch_env.protocols import Protocol, get_protocol
+from zerosearch_env.protocols import PROTOCOLS, Protocol, get_protocol
 from zerosearch_env.protocols.prompts import DATASET_PROMPT, PLACEHOLDER
 
 from .files import read_json
@@ -158,4 +159,72 @@ def token_limits(card: AgentCard, protocol: Protocol, longest: int | None = None
 def model_context(config: Any) -> int | None:
     """The number of tokens for which a model was made (`max_position_embeddings`); None if it does not say."""
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
+def changed_card(card: AgentCard, changes: Mapping[str, Any]) -> AgentCard:
+    """The card with those of these values that are not None.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
+    return replace(card, **{name: value for name, value in changes.items() if value is not None})
+
+
+def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
+    """The card of a policy that is trained by these rules: what was given to `make_rules` becomes its own."""
+    own = {name: value for name, value in rules.given.items() if name != "protocol"}
+    if "prompt_template" in own:
+        own["prompt_template"] = rules.prompt_template  # the text, not the name of its file
+    name = rules.protocol.name
+    return changed_card(card, own | {"protocol": name if PROTOCOLS.get(name) is rules.protocol else None})
+
+
+def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules) -> list[str]:
+    """What a user should know before a policy is played: what is assumed, bounded, or not applied; one line each.
+
+    Args:
+        directory: the policy's directory.
+        card: its card with the changes of the command, or the defaults.
+        rules: the rules that the command gives; `card_rules` makes the policy's own of them.
+    """
+    directory, own = Path(directory), card_rules(rules, card)
+    longest = _context_on_disk(directory)
+    limits = token_limits(card, own.protocol, longest)
+    notes = []
+    if own.protocol is not rules.protocol and "protocol" in rules.given:
+        notes.append(
+            f"{directory}: its card says protocol {own.protocol.name!r}, so it does not play {rules.protocol.name!r}; "
+            f"change {CARD_FILE} if it was trained with that."
+        )
+    if has_chat_template(directory) and not (directory / CARD_FILE).is_file():
+        notes.append(
+            f"{directory} has a chat template but no card: it plays protocol {own.protocol.name!r} with chat "
+            f"{'on' if card.chat else 'off'}, {own.max_turns} turns that may search, {own.top_k} documents, "
+            f"{limits.turn_tokens} tokens per turn and {limits.context_tokens} per episode. If it was trained "
+            f'otherwise, write it into {directory / CARD_FILE}, for example {{"protocol": "search-r1", "chat": true}} '
+            "(docs/third-party-agents.md), or give options (--help)."
+        )
+    wanted = card.context_tokens or own.protocol.context_tokens
+    if wanted > limits.context_tokens:
+        notes.append(
+            f"{directory}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
+            f"{wanted}."
+        )
+    return notes
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer in a directory has a chat template."""
+    if (directory / "chat_template.jinja").is_file():
+        return True
+    file = directory / "tokenizer_config.json"
+    return file.is_file() and bool(read_json(file).get("chat_template"))
+
+
+def _context_on_disk(directory: Path) -> int | None:
+    """As `model_context`, without loading the model."""
+    values = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    nested = values.get("text_config")
+    longest = (nested if isinstance(nested, dict) else values).get("max_position_embeddings")
     return longest if isinstance(longest, int) and longest > 0 else None

@@ -11,6 +11,7 @@ the whole mini-batch.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 
+from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.engines.base import try_engine
 from zerosearch_env.errors import ConfigError, TrainingError
@@ -34,12 +36,13 @@ from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.locks import locked
 from zerosearch_env.types import Dataset
 
+from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
 from ..config.train import TrainConfig
 from ..forward.activations import checkpoint_activations
 from ..forward.fsdp import copy_weights, make_place, wants_fsdp
 from ..forward.mode import prepare_model
 from ..objective.credit import assign_credit, credit_metrics, make_samples
-from ..policy.card import card_rules, model_context, token_limits
+from ..policy.card import card_notes, card_rules, changed_card, model_context, token_limits, trained_card
 from ..policy.files import policy_path
 from ..policy.lora import make_adapter, sampled_model
 from ..policy.policy import Policy, load_policy, save_policy
@@ -62,6 +65,8 @@ from .optimizer import flat_gradient, learning_rate, make_optimizer
 from .run_files import RunFiles, check_contents, prepare_output
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
+
+_log = logging.getLogger(__name__)
 
 StopCause = Literal["finished", "time", "interrupt"]
 Decision = StopCause | Literal["alarm", "rollback"]
@@ -281,26 +286,32 @@ def build_learner(
     device, sharded = check_device(local_device(config.device)), wants_fsdp(config, workers)
     # A model that will be sharded is loaded on the CPU; each process moves only its part to the device.
     policy = load_policy(policy_path(config.policy), device="cpu" if sharded else device)
-    card = replace(
-        policy.card,
-        turn_tokens=settings.turn_tokens or policy.card.turn_tokens,
-        context_tokens=settings.context_tokens or policy.card.context_tokens,
-    )
-    policy = replace(policy, card=card)
-    rules = make_rules(
-        max_turns=environment.max_turns,
-        top_k=environment.top_k,
+    given = make_rules(
+        **environment.given(RULE_OPTIONS),
         reward=environment.reward,
         scores=environment.scores,
         noise_unit=environment.noise_unit,
     )
-    rules = card_rules(rules, card)
+    limits = {"turn_tokens": settings.turn_tokens, "context_tokens": settings.context_tokens}
+    card = changed_card(policy.card, limits | environment.given(FORMAT_OPTIONS))
+    rules = card_rules(given, card)
+    if environment.protocol is not None and rules.protocol is not given.protocol:
+        raise ConfigError(
+            f"environment.protocol is {environment.protocol!r}, but the card of the policy {config.policy} says "
+            f"{card.protocol!r}. Leave the option out, or change zerosearch.json in its directory."
+        )
+    if workers.rank == 0:
+        for note in card_notes(policy_path(config.policy), card, given):
+            _log.warning("%s", note)
+    card = trained_card(card, rules)
+    policy = replace(policy, card=card)
     tokens = token_limits(card, rules.protocol, model_context(policy.model.config))
     mode = prepare_model(policy.model, config, tokens.context_tokens)
     adapter = make_adapter(policy.model, config)
     if dataset is None:
         data = config.data
         dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
+    check_prompts(rules, dataset.questions)
     place = make_place(workers, device) if sharded else None
     models = make_models(policy, config, place)
     if place is not None:

@@ -98,7 +98,7 @@ def test_prompts_of_another_protocol_are_refused_at_the_start() -> None:
     shown = [SEARCH_R1 | {"prompt": [{"role": "user", "content": "Write </call>"}]}]
     with pytest.raises(ConfigError, match="the prompt shows </call>"):
         gym.make("ZeroSearch-v0", dataset=shown, search_engine=ConstantEngine(), prompt_template="dataset")
-    check_prompts(make_rules(prompt_template="dataset"), load_dataset([SEARCH_R1 | {"prompt": content}]))
+    check_prompts(make_rules(prompt_template="dataset"), load_dataset([SEARCH_R1 | {"prompt": content}]).questions)
 
 
 def test_a_missing_file_of_a_template_names_the_choices() -> None:

@@ -11,10 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.policy.card import AgentCard, card_rules, card_values, model_context, read_card, token_limits
+from zerosearch_agents.config.agent import FORMAT_OPTIONS, RULE_OPTIONS
+from zerosearch_agents.config.train import EnvironmentConfig, TrainConfig, parse_config
+from zerosearch_agents.plan.estimate import context_tokens
+from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.options import PlayConfig
+from zerosearch_agents.players.policy import PolicyPlayer
+from zerosearch_agents.policy.card import (
+    AgentCard,
+    card_rules,
+    card_values,
+    model_context,
+    read_card,
+    token_limits,
+    trained_card,
+)
 from zerosearch_agents.policy.files import policy_path
 from zerosearch_agents.policy.policy import tiny_config
 from zerosearch_env import make_rules
+from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import CheckpointError, ConfigError
 from zerosearch_env.protocols import PROTOCOLS
 
@@ -140,3 +155,95 @@ def test_a_prompt_that_was_given_must_fit_the_protocol_of_the_card() -> None:
     rules = make_rules(prompt_template="Write <search>words</search>. {question}")
     with pytest.raises(ConfigError, match="every turn of a policy that follows it would be invalid"):
         card_rules(rules, AgentCard("r1-searcher"))
+
+
+def folder(path: Path, *, card: dict[str, object] | None, template: bool = True, context: int = 4096) -> Path:
+    """The small files of a policy directory."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"} if template else {}))
+    if card is not None:
+        write(path, **card)
+    return path
+
+
+def test_a_chat_model_without_a_card_says_what_is_assumed(tmp_path: Path) -> None:
+    player = PolicyPlayer(folder(tmp_path / "model", card=None))
+    (note,) = player.notes(make_rules())
+    assert "has a chat template but no card: it plays protocol 'zerosearch' with chat off, 5 turns" in note
+    assert "500 tokens per turn and 4096 per episode" in note
+    assert '{"protocol": "search-r1", "chat": true}' in note
+    assert "\n" not in note
+    options = PolicyOptions(str(tmp_path / "model"), turn_tokens=7, format=(("chat", True),))
+    (note,) = PolicyPlayer(options).notes(make_rules(protocol="search-r1", max_turns=2))
+    assert "protocol 'search-r1' with chat on, 2 turns that may search, 3 documents, 7 tokens per turn" in note
+
+
+def test_nothing_is_said_about_a_card_or_a_plain_model(tmp_path: Path) -> None:
+    assert PolicyPlayer(folder(tmp_path / "card", card={})).notes(make_rules()) == []
+    assert PolicyPlayer(folder(tmp_path / "plain", card=None, template=False)).notes(make_rules()) == []
+
+
+def test_the_models_shorter_context_and_another_protocol_are_said(tmp_path: Path) -> None:
+    player = PolicyPlayer(folder(tmp_path / "short", card={"protocol": "deepresearcher"}, context=1024))
+    protocol, context = player.notes(make_rules(protocol="hermes"))
+    assert "its card says protocol 'deepresearcher', so it does not play 'hermes'" in protocol
+    assert "at most 1024 tokens, the model's own context, instead of 32768" in context
+    assert len(player.notes(make_rules())) == 1  # nobody asked for another protocol
+
+
+def test_agents_of_two_protocols_have_their_own_limits(tmp_path: Path) -> None:
+    config = PlayConfig(protocol="search-r1")
+    rules = config.make_rules()
+    bare = PolicyPlayer(folder(tmp_path / "bare", card=None))
+    own = PolicyPlayer(folder(tmp_path / "own", card={"protocol": "r1-searcher"}))
+    limits = [(r.protocol.name, r.max_turns, r.top_k) for r in (bare.rules_for(rules), own.rules_for(rules))]
+    assert limits == [("search-r1", 4, 3), ("r1-searcher", 8, 3)]
+    asked = PlayConfig(max_turns=2, top_k=1, last_turn_notice="none").make_rules()
+    assert [(r.max_turns, r.top_k) for r in (bare.rules_for(asked), own.rules_for(asked))] == [(2, 1)] * 2
+    assert own.rules_for(asked).last_turn_notice == ""
+
+
+def test_options_of_a_command_reach_the_format() -> None:
+    config = read_options(
+        PlayConfig,
+        [
+            *("--chat", "True", "--system", "", "--thinking", "False", "--prefill", "<think>", "--tools", "False"),
+            *("--max-observation-tokens", "500", "--invalid-notice", "none", "--prompt-template", "dataset"),
+        ],
+        "zerosearch eval",
+    )
+    options = PolicyOptions("x", format=tuple(config.given(FORMAT_OPTIONS).items()))
+    card = PolicyPlayer(options).card
+    assert card == AgentCard(
+        chat=True, system="", thinking=False, prefill="<think>", tools=False, max_observation_tokens=500
+    )
+    assert config.given(RULE_OPTIONS) == {"invalid_notice": "none", "prompt_template": "dataset"}
+    assert set(RULE_OPTIONS + FORMAT_OPTIONS) < {entry.name for entry in fields(AgentCard)}
+
+
+def test_a_trained_policy_keeps_what_it_was_trained_with(tmp_path: Path) -> None:
+    template = tmp_path / "prompt.txt"
+    template.write_text("Asked: {question}")
+    rules = make_rules(prompt_template=str(template), max_turns=2, invalid_notice="reference")
+    card = trained_card(AgentCard(turn_tokens=9), card_rules(rules, AgentCard(turn_tokens=9)))
+    assert card == AgentCard("zerosearch", "Asked: {question}", 9, max_turns=2, invalid_notice="reference")
+    shipped = read_card(policy_path("tiny"))
+    assert shipped is not None
+    assert trained_card(shipped, card_rules(make_rules(), shipped)) == shipped
+
+
+def test_a_plan_has_the_limits_of_the_card_or_the_protocol() -> None:
+    assert context_tokens(TrainConfig()) == 2048
+    assert context_tokens(TrainConfig(policy="/nowhere/Qwen2.5-3B")) == 4096
+    environment = EnvironmentConfig(protocol="deepresearcher")
+    assert context_tokens(TrainConfig(policy="/nowhere/Qwen2.5-3B", environment=environment)) == 32_768
+
+
+def test_a_recorded_protocol_that_names_code_must_be_typed() -> None:
+    text = '[environment]\nprotocol = "mine.py:PROTOCOL"\nmax_turns = 5\n'
+    with pytest.raises(
+        ConfigError, match=r"environment\.protocol names code.*--environment\.protocol mine\.py:PROTOCOL"
+    ):
+        parse_config(text)
+    assert parse_config(text, typed=["mine.py:PROTOCOL"]).environment.max_turns == 5

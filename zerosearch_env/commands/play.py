@@ -57,6 +57,13 @@ class PlayConfig(ReadingOptions):
     """Draw noise once per "search" or once per "document"."""
     protocol: str = "zerosearch"
     """The tag grammar of a turn: a name, or your own file.py:attribute. You do not need to type the tags yourself."""
+    prompt_template: str | None = None
+    """The instruction: a text or a file that contains {question}, or "dataset" for the prompts in the rows of the
+    dataset. None: the protocol's default."""
+    invalid_notice: str = "own"
+    """What follows an invalid turn: "own" (this package's words), "reference" (as published), "none", or a text."""
+    last_turn_notice: str = "own"
+    """The text before the last turn: "own", "reference", "none", or a text."""
     max_turns: int | None = None
     """Number of turns that may search before the last turn. None: the protocol's default."""
     top_k: int | None = None
@@ -148,6 +155,9 @@ def make_env(config: PlayConfig) -> gymnasium.Env[str, str]:
         noise_unit=config.noise_unit,
         curriculum_episodes=config.curriculum_episodes,
         protocol=config.protocol,
+        prompt_template=config.prompt_template,
+        invalid_notice=config.invalid_notice,
+        last_turn_notice=config.last_turn_notice,
         max_turns=config.max_turns,
         top_k=config.top_k,
     )

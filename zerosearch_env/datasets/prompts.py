@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..game.rules import Rules
 from ..protocols.base import check_prompt
-from ..types import Dataset
+from ..types import Question
 from .files.tables import TableQuestions
 
 
-def check_prompts(rules: Rules, dataset: Dataset) -> None:
+def check_prompts(rules: Rules, questions: Sequence[Question]) -> None:
     """Check before the first episode that every question can be asked as the rules say.
 
     It costs nothing unless the prompts come from the dataset.
@@ -17,7 +19,6 @@ def check_prompts(rules: Rules, dataset: Dataset) -> None:
         DataError: the prompts come from the dataset, and a question has none.
         ConfigError: the prompt of the first question shows only tags of another protocol.
     """
-    questions = dataset.questions
     if not rules.dataset_prompts or not len(questions):
         return
     if isinstance(questions, TableQuestions):

@@ -132,7 +132,7 @@ def make_setup(options: EnvOptions) -> Setup:
         noise_unit=options.noise_unit,
     )
     data = make_dataset(options)
-    check_prompts(rules, data)
+    check_prompts(rules, data.questions)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:

@@ -132,7 +132,7 @@ def choose_notices(
 
 def make_rules(
     *,
-    protocol: str | Protocol = "zerosearch",
+    protocol: str | Protocol | None = None,
     prompt_template: str | os.PathLike[str] | None = None,
     max_turns: int | None = None,
     top_k: int | None = None,
@@ -167,10 +167,12 @@ def make_rules(
         ConfigError: a value is invalid. For an unknown name, the message suggests the most similar valid one.
     """
     # Loaded here, and not in `get_protocol`, which also looks up the names on the cards of checkpoints.
-    chosen = get_protocol(load_attribute(str(protocol), "protocol") if names_code(protocol) else protocol)
+    named: str | Protocol = "zerosearch" if protocol is None else protocol
+    chosen = get_protocol(load_attribute(str(named), "protocol") if names_code(named) else named)
     if noise_unit not in get_args(NoiseUnit):
         raise unknown_name("noise_unit", noise_unit, get_args(NoiseUnit))
     given: dict[str, Any] = {
+        "protocol": protocol,
         "prompt_template": prompt_template,
         "max_turns": max_turns,
         "top_k": top_k,
@@ -217,7 +219,7 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
         ConfigError: a value is invalid, or the prompt that was given shows tags of another protocol.
     """
     values = {name: value for name, value in own.items() if value is not None} | dict(rules.given)
-    made = make_rules(protocol=rules.protocol if protocol is None else protocol, **values)
+    made = make_rules(**values | {"protocol": rules.protocol if protocol is None else protocol})
     return replace(
         made,
         reward=rules.reward,

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
-from zerosearch_env.game.rules import Rules, make_rules
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import dataset_identity
 from zerosearch_env.loading import code_identity
 from zerosearch_env.progress import ProgressBar
@@ -75,20 +76,23 @@ def run_collect(config: CollectConfig, *, command: str = "") -> dict[str, int]:
         AgentError: a third-party agent failed; everything finished before is on disk.
     """
     check_level(config.noise)
-    rules = make_rules(protocol=config.protocol, max_turns=config.max_turns, top_k=config.top_k)
+    rules = config.make_rules()
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed)
     with contextlib.ExitStack() as stack:
         (player,) = config.make_players([config.agent], stack)
         if not player.searches:
             raise ConfigError(f"agent {config.agent!r} never searches: there would be nothing to collect")
+        check_prompts(player.rules_for(rules), [item.question for item in items])
+        for note in player.notes(rules):
+            print(note)
         engine = make_engine(config.engine, dataset=dataset)
         stack.callback(engine.close)
         output = stack.enter_context(
             StageOutput(
                 config.output,
                 "collect",
-                _settings(config, dataset, player, engine),
+                _settings(config, rules, dataset, player, engine),
                 tally=tally,
                 notes={"command": command, "skipped_rows": dataset.skipped_rows},
                 fresh=config.fresh,
@@ -142,9 +146,15 @@ def _id(item: Item) -> str:
     return f"{item.index}-{item.question.id}"
 
 
-def _settings(config: CollectConfig, dataset: Dataset, player: Player, engine: SearchEngine) -> dict[str, Any]:
+def _settings(
+    config: CollectConfig, rules: Rules, dataset: Dataset, player: Player, engine: SearchEngine
+) -> dict[str, Any]:
     """The settings that an earlier run must share for its lines to be kept. The number of questions is not one."""
     collect_settings = {name: getattr(config, name) for name in ("engine", "split", "noise")}
-    agent = {"agent": player.name, **player_identity(player)}
-    contents = dataset_identity(dataset) | engine_identity(engine, config.engine) | code_identity([config.protocol])
-    return {**config.play_settings(), **collect_settings, **agent, **contents}
+    agent = {"agent": player.name, **player_identity(player, rules=rules)}
+    contents = (
+        dataset_identity(dataset, prompts=player.rules_for(rules).dataset_prompts)
+        | engine_identity(engine, config.engine)
+        | code_identity([config.protocol or ""])
+    )
+    return {**config.play_settings(rules), **collect_settings, **agent, **contents}
