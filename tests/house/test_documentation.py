@@ -15,7 +15,7 @@ from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.types import StopReason
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A block that a reader completes (a model, a server) stands under the comment `<!-- not run: reason -->`.
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL

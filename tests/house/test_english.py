@@ -20,7 +20,7 @@ SOURCES = [
     for folder in ("zerosearch_env", "agents", "benchmarks", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # What to write instead, by what is written.
 INSTEAD = {

@@ -28,7 +28,7 @@ from zerosearch_agents.plan.estimate import Hardware, Load, context_tokens, make
 from zerosearch_benchmarks.learning.stability.table import summary
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 RESULTS = ROOT / "benchmarks" / "results"
 SIMULATOR = ROOT / "zerosearch_env" / "assets" / "simulator-tiny" / "model.safetensors"
 
@@ -341,7 +341,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
 SETTINGS: dict[str, dict[str, str]] = {
     "": {
         r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
-        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|verifiers) \d+(?:\.\d+)+": "versions",
+        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
         r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
         r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
     },
@@ -362,6 +362,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"more than 90 %": "a bound asserted in test_tiny_init.py",
         r"15 %|60 %|0\.75": "defaults of PretrainConfig",
     },
+    "protocols.md": {r"\d+\.\d → \d+\.\d": "shares that test_published_loops.py measures; before: commit f357240"},
+    "rewards.md": {r"\b0\.[1258]\b": "constants of published rewards"},
     "samplers.md": {
         r"1\.5|0\.05|temperature 0\.8": "options and their defaults",
         r"1e-3": "a bound asserted in tests/servers/test_vllm.py",
@@ -370,6 +372,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"30 %": "a bound asserted in test_plan.py",
         r"1e-4": "bounds asserted in test_scale.py",
     },
+    "search-r1.md": {r"v0\.1 to v0\.3": "versions of Search-R1", r"temperature 1 and top-p 0\.95": "published options"},
     "serve.md": {r"30 s": "a limit of the server", r"10 s(econds)?": "a limit of the server"},
     "simulated.md": {
         r"0\.8 |0\.65|1\.0|0\.5|8 MiB|5 times|for 5 s": "defaults of options",
@@ -379,6 +382,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"\| 0\.[51](?= of| \|)|\(0\.5\)": "defaults of [alarms]",
         r"[24]e-4|0\.2\b|0\.001|[01]\.[23] M|0\.05": "settings of the benchmark",
     },
+    "zerosearch.md": {r"top-p 0\.95": "a published option"},
     "web.md": {r"120 s|8 MiB": "defaults of options"},
 }
 
