@@ -82,7 +82,7 @@ def want():
 
 def test_latencies_change_no_rollout(want):
     policy = tiny.tiny_policy()
-    assert sum(one.scores.searches for one in want) > 4
+    assert sum(one.scores.searches for one in want) > 2
     for seed, slots in ((1, 8), (2, 3)):
         engine = SlowEngine(seed)
         same(rollout(episodes(), engine, make_sampler(policy, slots), policy.tokenizer), want)
