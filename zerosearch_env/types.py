@@ -203,6 +203,15 @@ class Scores:
     """Name and value of each additional score (`Rules.scores`); None if it has no value (`UnjudgedError`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """One of several searches of a turn."""
+
+    query: str
+    noisy: bool | tuple[bool, ...]
+    documents: tuple[Document, ...] = ()
+
+
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class Step:
     """The environment's report on one turn of an episode."""
@@ -226,12 +235,9 @@ class Step:
     """Set exactly when `stop_reason` is set."""
     error: str | None = None
     """The error message, if the episode ended because the engine or the agent's code failed."""
-    queries: tuple[str, ...] = ()
-    """The query of each search of this turn; empty if the turn was not a search."""
-    groups: tuple[tuple[Document, ...], ...] = ()
-    """The documents of each search of this turn; `documents` has all of them in this order."""
-    noise_flags: tuple[bool | tuple[bool, ...], ...] = ()
-    """The noise of each search of this turn; see `SearchRequest.noisy`."""
+    searches: tuple[Searched, ...] | None = None
+    """The searches of this turn, if they are not the one that `query`, `documents` and `noisy` describe; read them with
+    `queries`, `groups` and `noise_flags`."""
     messages: tuple[tuple[Literal["tool", "user"], str], ...] = ()
     """The observation as chat messages, (role, content) each, if the protocol's `observation_role` is "tool": one
     "tool" message per call, without the protocol's own tags, and notices as "user" messages. Otherwise empty."""
@@ -243,6 +249,28 @@ class Step:
         Computed at each access, because it takes as long as the rest of the turn and few callers need it.
         """
         return None if self.find_answer is None else self.find_answer(self.documents)
+
+    # Most turns have one search: what is stored for it once is not stored again as tuples of length one.
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The query of each search of this turn; empty if the turn was not a search."""
+        if self.searches is not None:
+            return tuple([search.query for search in self.searches])
+        return () if self.query is None or self.noisy is None else (self.query,)
+
+    @property
+    def groups(self) -> tuple[tuple[Document, ...], ...]:
+        """The documents of each search of this turn; `documents` has all of them in this order. Empty if one failed."""
+        if self.scores is not None or self.noisy is None:
+            return ()
+        return (self.documents,) if self.searches is None else tuple([search.documents for search in self.searches])
+
+    @property
+    def noise_flags(self) -> tuple[bool | tuple[bool, ...], ...]:
+        """The noise of each search of this turn; see `SearchRequest.noisy`."""
+        if self.searches is not None:
+            return tuple([search.noisy for search in self.searches])
+        return () if self.noisy is None else (self.noisy,)
 
     @property
     def done(self) -> bool:

@@ -93,9 +93,11 @@ def test_a_whole_episode() -> None:
         query="Ann Lee birthplace",
         documents=(USEFUL,),
         noisy=False,
-        queries=("Ann Lee birthplace",),
-        groups=((USEFUL,),),
-        noise_flags=(False,),
+    )
+    assert (searched.queries, searched.groups, searched.noise_flags) == (
+        ("Ann Lee birthplace",),
+        ((USEFUL,),),
+        (False,),
     )
     assert searched.answer_in_documents is True
     notice = get_protocol("zerosearch").invalid_notice

@@ -133,14 +133,15 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         unset: the value of `noisy` if the turn was not a search; see `no_draw`.
     """
     # Written out: this runs at every step, and `attrgetter` with `zip` takes five times as long.
+    usual = step.searches is None and step.noisy is not None and step.scores is None  # one search
     info: Infos = {
         "action": step.action,
         "query": step.query,
         "documents": step.documents,
         "noisy": unset if step.noisy is None else step.noisy,
-        "queries": step.queries,
-        "document_groups": step.groups,
-        "noise_flags": step.noise_flags,
+        "queries": (step.query,) if usual else step.queries,
+        "document_groups": (step.documents,) if usual else step.groups,
+        "noise_flags": (step.noisy,) if usual else step.noise_flags,
         "noise_level": step.noise_level,
         _LATE: False,
         "turn": step.turn,

@@ -40,6 +40,7 @@ from ..types import (
     JsonObject,
     Question,
     Scores,
+    Searched,
     SearchRequest,
     SearchResult,
     Step,
@@ -252,12 +253,6 @@ class Episode:
             documents,
             request.noisy,
             self._find_answer,
-            None,
-            None,
-            None,
-            (request.query,),
-            (documents,),
-            (request.noisy,),
         )
         self._turns.append((action_text, step, end))
         return step
@@ -282,20 +277,19 @@ class Episode:
             observation = "".join(render(group, request.query) for request, group in zip(requests, groups, strict=True))
             observation, messages = self._with_notice(observation, ())
         documents = tuple(chain.from_iterable(groups))
-        queries = tuple(request.query for request in requests)
-        flags = tuple(request.noisy for request in requests)
+        searches = tuple(
+            Searched(request.query, request.noisy, group) for request, group in zip(requests, groups, strict=True)
+        )
         step = Step(
             observation,
             "search",
             len(self._turns) + 1,
             self.noise_level,
-            "; ".join(queries),
+            "; ".join([request.query for request in requests]),
             documents,
-            _any_noisy(flags),
+            _any_noisy(requests),
             self._find_answer,
-            queries=queries,
-            groups=groups,
-            noise_flags=flags,
+            searches=searches if len(searches) > 1 else None,
             messages=messages,
         )
         self._turns.append((action_text, step, end))
@@ -437,12 +431,12 @@ class Episode:
         unicode_scores = unicode_score(prediction, answers)
         scores = Scores(prediction, answers, em, f1, subem, em if default else 0.0, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
-        noisy = None
-        queries = tuple([request.query for request in requests])
-        flags = tuple([request.noisy for request in requests])
+        noisy = searches = None
         if requests:  # searches without a result
-            query, noisy = "; ".join(queries), _any_noisy(flags)
-        step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error, queries, (), flags)
+            query, noisy = "; ".join([request.query for request in requests]), _any_noisy(requests)
+            if len(requests) > 1:
+                searches = tuple([Searched(request.query, request.noisy) for request in requests])
+        step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error, searches)
         self.stop_reason = reason
         self._turns.append((action_text, step, end))
         if not default or rules.scores:
@@ -477,8 +471,9 @@ def _as_message(rules: Rules, notice: str) -> Messages:
     return (("user", text),) if text and rules.protocol.observation_role == "tool" else ()
 
 
-def _any_noisy(flags: Sequence[bool | tuple[bool, ...]]) -> bool | tuple[bool, ...]:
+def _any_noisy(requests: Sequence[SearchRequest]) -> bool | tuple[bool, ...]:
     """`Step.noisy` of several searches: whether any was noisy, or the flags of all their documents."""
+    flags = [request.noisy for request in requests]
     if len(flags) == 1:
         return flags[0]
     if isinstance(flags[0], bool):
