@@ -15,6 +15,8 @@ import pytest
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import CorpusEngine, check_engine, make_engine
+from zerosearch_env.engines.corpus.passages import PassageIndex
+from zerosearch_env.engines.ranking import Ranking
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.types import Dataset, Document, Paragraph, Question, SearchRequest, SearchResult
@@ -360,3 +362,20 @@ def test_a_named_file_goes_before_own_paragraphs(tmp_path: Path) -> None:
     both = make_engine({"kind": "corpus", "path": str(path), "paragraphs": True})
     assert isinstance(both, CorpusEngine)
     assert one(both, own("Ada 1"))[0].source.startswith("paragraph")
+
+
+@pytest.mark.parametrize("stating", [30, 200, 1500])
+def test_noise_far_down_the_ranking_does_not_depend_on_how_deep_it_was_ranked(stating: int) -> None:
+    passages = [Document(f"Mill {n}", "The mill mill mill stands in Paris.") for n in range(stating)]
+    passages += [Document(f"Barn {n}", "A barn is near the mill." + " Grass grows." * (n % 7)) for n in range(400)]
+    passages += [Document(f"Pond {n}", "Water is deep.") for n in range(100)]
+
+    class Deepest(PassageIndex):
+        def rank_to(self, query: str, depth: int) -> Ranking:
+            return super().rank_to(query, len(self))
+
+    question = SearchRequest("mill", "Where is the mill?", ("Paris",), noisy=True, top_k=5, seed=7)
+    (one,) = CorpusEngine(PassageIndex(passages)).search([question])
+    (other,) = CorpusEngine(Deepest(passages)).search([question])
+    assert one.documents == other.documents
+    assert [document.title.split()[0] for document in one.documents] == ["Barn"] * 5

@@ -23,11 +23,13 @@ Item = TypeVar("Item")
 
 MAX_EXAMINED = 20_000
 """Maximum number of passages examined for one noisy result; after that the result may be shorter than requested."""
+_DEEPER = 8
+"""How many times as deep as needed a query is ranked again: deeper ranks cost little, another ranking costs much."""
 _STEP = 0x9E3779B97F4A7C15
 
 
 class RankedPassages(Protocol):
-    """A collection of passages that can be ranked completely for a query."""
+    """A collection of passages that can be ranked for a query as deep as needed."""
 
     @property
     def passages(self) -> Sequence[Document]:
@@ -36,8 +38,8 @@ class RankedPassages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rank_all(self, query: str) -> Ranking:
-        """All passages with a score for the query, best first."""
+    def rank_to(self, query: str, depth: int) -> Ranking:
+        """At least the `depth` best passages with a score for the query, best first; all of them if there are fewer."""
         ...
 
 
@@ -104,11 +106,19 @@ def sample_negatives(
 
 def _further(index: RankedPassages, query: str, seed: int, skip: int, pool: int) -> Iterator[tuple[int, int, int]]:
     """Candidates after the pool: (rank after `skip`, position, score), shuffled by seed in blocks of doubling width."""
-    ranking = index.rank_all(query)
-    matched = ranking.ids.tolist()
     start, width, left = skip + pool, 64, MAX_EXAMINED
-    while start < len(matched) and left > 0:
-        block = range(start, min(start + width, len(matched), start + left))
+    most = start + left
+    matched: list[int] = []
+    depth = 0
+    while left > 0:
+        stop = min(start + width, most)
+        if stop > len(matched) >= depth:
+            depth = min(_DEEPER * stop, most)
+            ranking = index.rank_to(query, depth)
+            matched = ranking.ids.tolist()
+        block = range(start, min(stop, len(matched)))
+        if not block:
+            break
         for place in seeded_orders([mix(seed, start)], len(block))[0]:
             rank = block[place]
             yield rank - skip, matched[rank], int(ranking.scores[rank])

@@ -137,9 +137,9 @@ class PassageIndex:
                 self._rankings.put(query, (depth, ranking))
         return [rankings[query] for query in queries]
 
-    def rank_all(self, query: str) -> Ranking:
-        """All passages that share a word with the query, best first; not cached."""
-        return self.bm25.rank([query], len(self.passages))[0]
+    def rank_to(self, query: str, depth: int) -> Ranking:
+        """The `depth` best passages that share a word with the query, best first; not cached."""
+        return self.bm25.rank([query], min(depth, len(self.passages)))[0]
 
 
 _OF_FILES: dict[tuple[object, ...], PassageIndex] = {}

@@ -32,11 +32,11 @@ class RankedToTheEnd:
     def __len__(self) -> int:
         return len(self.passages)
 
-    def rank_all(self, query: str) -> Ranking:
-        """The ranking, followed by further passages by exact score, at most MAX_EXAMINED."""
+    def rank_to(self, query: str, depth: int) -> Ranking:
+        """The ranking, followed by at least `depth` further passages by exact score, if there are as many."""
         index, head = self._parts.index, self._head
         vector = embed_queries(index.manifest, self._parts.encoder, [query])[0]
-        exact = index.rank_all(vector, min(len(index), len(head.ids) + MAX_EXAMINED))
+        exact = index.rank_all(vector, min(len(index), len(head.ids) + max(depth, MAX_EXAMINED)))
         rest = ~np.isin(exact.ids, head.ids)
         return Ranking(np.concatenate([head.ids, exact.ids[rest]]), np.concatenate([head.scores, exact.scores[rest]]))
 
