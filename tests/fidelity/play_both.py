@@ -190,7 +190,8 @@ def open_answer(difference: Difference) -> bool:
 
 def earlier_answer(difference: Difference) -> bool:
     """ReSearch scores the first answer of the response, also of a turn that searched after it."""
-    return difference.what == "prediction" and (difference.published.prediction or "") not in difference.text
+    scored = difference.published.prediction
+    return difference.what == "prediction" and (scored is None or scored not in difference.text)
 
 
 def draft(difference: Difference) -> bool:
