@@ -89,9 +89,9 @@ class PolicyPlayer:
 
     def make_sampler(self, rows: int, protocol: Protocol, stop_strings: Sequence[str] | None = None) -> Sampler:
         """A sampler for `rows` episodes; turns end at `stop_strings`, by default the protocol's."""
+        policy, options = self.policy, self.options  # first: without torch, it says what to install
         from ..sampling.local import Sampler
 
-        policy, options = self.policy, self.options
         limits = token_limits(self.card, protocol, model_context(policy.model.config))
         return Sampler(
             policy.model,

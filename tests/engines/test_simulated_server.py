@@ -163,8 +163,11 @@ def test_closing_ends_a_search_that_waits() -> None:
 
 
 def test_a_cancelled_caller_leaves_the_others_alone() -> None:
+    may_answer = threading.Event()
+
     async def slow(call: Call) -> Reply:
-        await asyncio.sleep(0.1)
+        while not may_answer.is_set():
+            await asyncio.sleep(0.01)
         return await honest(call)
 
     with ServerThread(slow) as server:
@@ -175,6 +178,7 @@ def test_a_cancelled_caller_leaves_the_others_alone() -> None:
             stays = asyncio.create_task(engine.asearch(ask(seed=2)))
             await asyncio.sleep(0.02)
             gone.cancel()
+            may_answer.set()
             assert (await stays).failure is None
             with pytest.raises(asyncio.CancelledError):
                 await gone

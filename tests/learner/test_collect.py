@@ -97,7 +97,7 @@ def test_a_step_without_any_signal_goes_on_and_changes_nothing(tmp_path, monkeyp
 
 def test_metrics_are_of_everything_that_was_played(tmp_path):
     """Groups that are thrown away count: else the reward would be that of a selection."""
-    metrics, groups = train_step(make_learner(tmp_path, algorithm=ROUNDS), 0)
+    metrics, groups = train_step(make_learner(tmp_path, algorithm=ROUNDS, seed=1), 0)
     rewards = [rollout.scores.reward for group in groups for rollout in group]
     assert len(groups) > 4
     assert metrics["reward"] == pytest.approx(np.mean(rewards))
