@@ -110,7 +110,7 @@ def speed() -> Iterator[str]:
     )
     for name, title, peer, digits, memory in (
         ("float32", "optimisation step, every completion token trained", "TRL 1.16: ", 1, " of its memory"),
-        ("bfloat16", "the same in bfloat16", "", 1, ""),
+        ("bfloat16", "the same in bfloat16, on a processor with AVX-512 BF16", "", 1, ""),
         ("search", "optimisation step on search rollouts, vocabulary 151,936", "", 0, ""),
     ):
         case = record("learner")["cases"][name]
