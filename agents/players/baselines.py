@@ -83,7 +83,8 @@ class DirectPlayer(PolicyPlayer):
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
-        self.answer(episodes, dict(enumerate(self._prompts(episodes))), on_done)
+        if episodes:
+            self.answer(episodes, dict(enumerate(self._prompts(episodes, self._encoder(episodes)))), on_done)
 
     def answer(self, episodes: Sequence[Episode], contexts: Mapping[int, Context], on_done: OnDone | None) -> None:
         """Let the model end some episodes with an answer.
@@ -123,10 +124,7 @@ class DirectPlayer(PolicyPlayer):
 
         return TurnEncoder(self.policy.tokenizer, episodes[0].rules, self.card.format)
 
-    def _prompts(self, episodes: Sequence[Episode]) -> list[Context]:
-        if not episodes:
-            return []
-        encoder = self._encoder(episodes)
+    def _prompts(self, episodes: Sequence[Episode], encoder: TurnEncoder) -> list[Context]:
         return [Context(ids, encoder.opening()) for ids in encoder.prompts(episodes)]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -176,7 +174,8 @@ class RagPlayer(DirectPlayer):
         """Play every episode in this process."""
         if not episodes:
             return
-        rows, encoder = self._prompts(episodes), self._encoder(episodes)
+        encoder = self._encoder(episodes)
+        rows = self._prompts(episodes, encoder)
         turns = self.first_turns(episodes, rows)
         steps = _take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done)
         ends = [(turns[i].text, turns[i].end) for i in steps]

@@ -120,7 +120,10 @@ class Scripted(DirectPlayer):
     def rules_for(self, rules):
         return rules
 
-    def _prompts(self, episodes):
+    def _encoder(self, episodes):
+        return None
+
+    def _prompts(self, episodes, encoder):
         return [Context([f"<{e.prompt}>"], self.opening) for e in episodes]
 
     def _encode(self, texts):
