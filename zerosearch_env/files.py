@@ -1,4 +1,4 @@
-"""Files and folders that survive a kill: written under a temporary name, synced to disk, then renamed."""
+"""Text files to read; files and folders that survive a kill: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from .errors import ConfigError
+
+
+def read_utf8(path: str | os.PathLike[str], what: str) -> str:
+    """The text of a file that an option names.
+
+    Args:
+        path: the file.
+        what: what it is, for the message, such as `"prompt_template file 'prompt.txt'"`.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"{what} cannot be read as UTF-8: {cause}") from cause
 
 
 def sync(path: Path) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 from ..errors import ConfigError
+from ..files import read_utf8
 from ..types import JsonObject
 
 PLACEHOLDER = "{question}"
@@ -127,10 +127,7 @@ def load_prompt_template(template: str | os.PathLike[str]) -> str:
             "which does not contain it and is not a file. Put {question} where the question's text belongs, or write "
             f"{DATASET_PROMPT!r} for the prompts in the rows of the dataset."
         )
-    try:
-        text = Path(template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise ConfigError(f"prompt_template file {os.fspath(template)!r} cannot be read as UTF-8: {cause}") from cause
+    text = read_utf8(template, f"prompt_template file {os.fspath(template)!r}")
     if PLACEHOLDER not in text:
         raise ConfigError(
             f"prompt_template file {os.fspath(template)!r} does not contain {PLACEHOLDER}. "

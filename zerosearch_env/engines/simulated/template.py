@@ -12,9 +12,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...errors import ConfigError, suggestion
+from ...files import read_utf8
 from ...identity import text_hash
 from .prompts import NO_WORDS, STYLES, UNKNOWN
 
@@ -81,10 +81,7 @@ def read_template(value: str, option: str) -> str:
             f"unknown {option} {shown!r}.{suggestion(value, STYLES)} Expected one of {', '.join(map(repr, STYLES))}, "
             f"a text that contains {_QUERY}, or a file with such a text."
         )
-    try:
-        text = Path(value).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise ConfigError(f"{option}: the file {value!r} cannot be read as UTF-8: {cause}") from cause
+    text = read_utf8(value, f"{option}: the file {value!r}")
     if _QUERY not in text:
         raise ConfigError(f"{option}: the file {value!r} does not contain {_QUERY}; put it where the query belongs")
     return text
