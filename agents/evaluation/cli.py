@@ -52,7 +52,8 @@ class EvalConfig(PlayConfig):
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), your own
     module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle.
-    LABEL=... sets its name."""
+    LABEL=... sets its name. Options of this agent only follow after commas, as in warm=runs/sft/policy,temperature=1.
+    They are temperature and the entries of a card (docs/third-party-agents.md), and precede the command's."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, agent_rules
+
+from ..config.agent import RULE_OPTIONS
 
 OnDone = Callable[[int], None]
 """Called with the position of an episode in the list, as soon as the episode is done."""
@@ -46,6 +48,20 @@ class Player(Protocol):
         ...
 
 
+def rules_with(rules: Rules, card: Mapping[str, Any]) -> Rules:
+    """The evaluation's rules, changed by the options that were given with one agent, which take precedence.
+
+    Args:
+        rules: the evaluation's rules.
+        card: entries of a card; those that are not rules (`RULE_OPTIONS`) are ignored.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
+    own = {name: card[name] for name in RULE_OPTIONS if card.get(name) is not None}
+    return agent_rules(replace(rules, given={**rules.given, **own}), protocol=own.get("protocol")) if own else rules
+
+
 def blocks(
     episodes: Sequence[Episode], on_done: OnDone | None, size: int = 2048
 ) -> Iterator[tuple[Sequence[Episode], OnDone | None]]:
@@ -78,7 +94,8 @@ class PolicyOptions:
     context_tokens: int | None = None
     """Maximum tokens per episode; None: the value in the policy's card, else the protocol's."""
     format: tuple[tuple[str, Any], ...] = ()
-    """Entries of the card that are changed: names of `FORMAT_OPTIONS` with their values."""
+    """Entries of the card that are changed: names with their values. Those of `RULE_OPTIONS` were given for this policy
+    only, and take precedence over the evaluation's rules."""
     device: str = "cpu"
     """Device of the model: "cpu" or "cuda"."""
     dtype: str = "float32"

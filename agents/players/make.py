@@ -10,16 +10,21 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.privacy import redact
 
+from ..config.agent import RULE_OPTIONS
+from ..policy.card import AgentCard
 from ..policy.files import policy_path
 from .base import Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
 from .policy import PolicyPlayer
+from .spec import OPTIONS, AgentSpec, parse_agent
 from .third_party import AgentOptions, CallablePlayer
 
 if TYPE_CHECKING:
@@ -27,9 +32,10 @@ if TYPE_CHECKING:
 
 
 def make_player(
-    spec: str,
+    agent: str | AgentSpec,
     *,
     policy: PolicyOptions,
+    common: PolicyOptions | None = None,
     pool: WorkerPool | None = None,
     third_party: AgentOptions | None = None,
     seed: int = 0,
@@ -37,45 +43,76 @@ def make_player(
     """Builds a player from its command-line spec.
 
     Args:
-        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`. With
-            the prefix `"LABEL="` the player is called LABEL in results.
-        policy: options of policies; its path is the model used by `direct`, `rag` and `rag-own`.
+        agent: the spec, `[LABEL=]SOURCE[,key=value,...]` (`spec.py`), or the result of `parse_agent`.
+        policy: the model used by `direct`, `rag` and `rag-own`, with its options.
+        common: the options of every other policy, whose path is ignored; None: those of `policy`.
         pool: worker processes for players that use a policy.
         third_party: how a third-party agent is played.
         seed: seed of the random baseline.
 
     Raises:
-        ConfigError: the spec matches nothing; the message suggests the nearest name.
+        ConfigError: the spec matches nothing; the message suggests the nearest name. Or it has an option that such an
+            agent does not have.
     """
-    label, equals, rest = spec.partition("=")
-    if equals and label and not any(mark in label for mark in ":/\\"):
-        name, spec = label, rest
-    else:
-        name = spec
-    if spec == "tiny":
-        return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
-    if Path(spec).is_dir():
-        return PolicyPlayer(replace(policy, path=spec), name=name, pool=pool)
-    head, colon, tail = spec.partition(":")
-    if colon and head == "baseline":
-        if tail not in BASELINES:
-            raise unknown_name("baseline", tail, BASELINES)
-        if tail == "random":
-            return RandomPlayer(seed=seed, name=name)
-        if tail == "oracle":
-            return OraclePlayer(name=name)
-        return BUILT_ON_POLICY[tail](policy, name=name, pool=pool)
-    if colon:
-        return CallablePlayer(spec, name=name, options=third_party)
-    if spec in BASELINES:
-        raise ConfigError(f"agent {spec!r}: no such directory. Did you mean 'baseline:{spec}'?")
-    if spec.endswith(".py"):
-        raise ConfigError(f"agent {spec!r} is a file: name its function or class too, for example {spec}:agent")
+    spec = parse_agent(agent) if isinstance(agent, str) else agent
+    source, name = spec.source, spec.label
+    tail = source.partition(":")[2]
+    match spec.kind:
+        case "tiny" | "folder" | "hub":
+            path = policy_path(source)
+            if path.is_dir():
+                return PolicyPlayer(policy_options(common or policy, spec), name=name, pool=pool)
+        case "baseline":
+            if tail not in BASELINES:
+                raise unknown_name("baseline", tail, BASELINES)
+            if tail in BUILT_ON_POLICY:
+                own = policy_options(policy, replace(spec, source=policy.path))
+                return BUILT_ON_POLICY[tail](own, name=name, pool=pool)
+            _check_options(spec, ())
+            return RandomPlayer(seed=seed, name=name) if tail == "random" else OraclePlayer(name=name)
+        case "code":
+            _check_options(spec, RULE_OPTIONS)
+            return CallablePlayer(source, name=name, options=third_party, card=spec.card)
+    if source in BASELINES:
+        raise ConfigError(f"agent {source!r}: no such directory. Did you mean 'baseline:{source}'?")
+    if source.endswith(".py"):
+        raise ConfigError(f"agent {source!r} is a file: name its function or class too, for example {source}:agent")
     raise ConfigError(
-        f"agent {spec!r} is not a directory{_near_directory(spec)}. Expected a policy directory (for example "
+        f"agent {source!r} is not a directory{_near_directory(source)}. Expected a policy directory (for example "
         f"runs/quickstart/policy), your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
+
+
+def policy_options(common: PolicyOptions, spec: AgentSpec) -> PolicyOptions:
+    """The options of a policy: its own, or else the command's.
+
+    Args:
+        common: the options of the command; the path is ignored.
+        spec: the policy.
+
+    Raises:
+        ConfigError: the policy has an option that only endpoints have.
+    """
+    _check_options(spec, [entry.name for entry in (*fields(AgentCard), *fields(PolicyOptions))])
+    card = dict(spec.card)
+    limits = {name: card.pop(name) for name in ("turn_tokens", "context_tokens") if name in card}
+    format = tuple({**dict(common.format), **card}.items())
+    return replace(common, path=str(policy_path(spec.source)), format=format, **limits, **spec.sampling)
+
+
+def _check_options(spec: AgentSpec, valid: Sequence[str]) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        ConfigError: one of the agent's options is not in `valid`.
+    """
+    for name in (*spec.card, *spec.sampling, *spec.endpoint):
+        if name not in valid:
+            offered = ", ".join(option for option in OPTIONS if option in valid) or "none"
+            raise ConfigError(
+                f"agent {spec.label!r}: {name} is not an option of {redact(spec.source)}; its options are: {offered}"
+            )
 
 
 def _near_directory(spec: str) -> str:

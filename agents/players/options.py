@@ -15,10 +15,10 @@ from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.types import Dataset
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
-from ..policy.files import policy_path
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
-from .make import make_player
+from .make import make_player, policy_options
+from .spec import parse_agent
 from .third_party import AgentOptions, CallablePlayer, OnAgentError
 
 
@@ -31,7 +31,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
     seed: int = 0
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
+    """The model used by baseline:direct, baseline:rag and baseline:rag-own, with options as in --agent; "tiny" is the
+    shipped base model."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     turn_tokens: int | None = None
@@ -70,8 +71,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
         Raises:
             ConfigError: see `make_player`; or two players have the same name.
         """
-        policy = PolicyOptions(
-            path=str(policy_path(self.policy)),
+        common = PolicyOptions(
+            path="",
             temperature=self.temperature,
             slots=self.slots,
             turn_tokens=self.turn_tokens,
@@ -80,6 +81,7 @@ class PlayConfig(ReadingOptions, AgentChoices):
             device=self.device,
             dtype=self.dtype,
         )
+        policy = policy_options(common, parse_agent(self.policy))
         workers = default_workers(self.device) if self.workers is None else self.workers
         pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
         third_party = AgentOptions(
@@ -90,7 +92,9 @@ class PlayConfig(ReadingOptions, AgentChoices):
         )
         players: list[Player] = []
         for agent in agents:
-            player = make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed)
+            player = make_player(
+                agent, policy=policy, common=common, pool=pool, third_party=third_party, seed=self.seed
+            )
             if isinstance(player, CallablePlayer):
                 stack.callback(player.close)
             if player.name in [other.name for other in players]:

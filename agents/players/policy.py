@@ -15,7 +15,7 @@ from zerosearch_env.protocols import Protocol
 from ..policy.card import AgentCard, card_notes, card_rules, changed_card, model_context, read_card, token_limits
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
-from .base import OnDone, PolicyOptions, blocks
+from .base import OnDone, PolicyOptions, blocks, rules_with
 
 if TYPE_CHECKING:
     from ..sampling.local import Sampler
@@ -62,7 +62,7 @@ class PolicyPlayer:
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with the protocol, prompt and limits that the policy was trained with."""
-        return card_rules(rules, self.card)
+        return card_rules(rules_with(rules, dict(self.options.format)), self.card)
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +24,13 @@ from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.engines.run import run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document, SearchRequest, SearchResult, Step, StopReason
 
 from ..processes.pool import replay
-from .base import OnDone, Player
+from .base import OnDone, Player, rules_with
 from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
 
@@ -89,15 +90,22 @@ class CallablePlayer(Player):
         agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
         name: its name in results; None uses the spec or the callable's own name.
         options: concurrency, time limit, and what follows a failure.
+        card: entries of a card that are rules, such as `max_turns`, for this agent only.
 
     Raises:
         ConfigError: the spec does not lead to a callable.
     """
 
     def __init__(
-        self, agent: str | Callable[..., Any], *, name: str | None = None, options: AgentOptions | None = None
+        self,
+        agent: str | Callable[..., Any],
+        *,
+        name: str | None = None,
+        options: AgentOptions | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         self.options = options or AgentOptions()
+        self.card = dict(card or {})
         own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
         self.name: str = name or own_name
         limit = self.options.turn_timeout_s
@@ -117,6 +125,10 @@ class CallablePlayer(Player):
     def source(self) -> Path | None:
         """The source file of the agent; None if it has none."""
         return self._agent.source
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules, changed by the agent's own options."""
+        return rules_with(rules, self.card)
 
     def close(self) -> None:
         """End the agent's event loop or processes, if it has any."""
