@@ -342,3 +342,115 @@ def test_stop_texts_and_prompts_without_a_template() -> None:
             return {"input_ids": [len(text)]}
 
     assert prompt_ids(Tokenizer(), "four") == [4]
+    assert prompt_ids(Tokenizer(), "four", history=(("user", "two"), ("assistant", "1"))) == [8]
+
+
+# conversations, and what servers say about a completion
+
+
+HISTORY = (("user", "question"), ("assistant", "<search>q</search>"))
+
+
+@pytest.mark.parametrize(
+    ("api", "field", "sent"),
+    [
+        (
+            "chat",
+            "messages",
+            [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "question"},
+                {"role": "assistant", "content": "<search>q</search>"},
+                {"role": "user", "content": "hello"},
+            ],
+        ),
+        ("completions", "prompt", "question<search>q</search>hello"),
+    ],
+)
+def test_earlier_messages_keep_their_roles(api: Any, field: str, sent: object) -> None:
+    calls: list[Call] = []
+    reply = Reply({"choices": [{"text": "a", "message": {"content": "a"}}]})
+    with serving(models=Reply({}), completion=reply, calls=calls) as server:
+        system = "Be brief." if api == "chat" else None
+        complete(server, replace(PROMPT, system=system, history=HISTORY), model="m", api=api)
+    assert calls[0].body[field] == sent
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"message": {"content": "a"}, "stop_reason": "</search>"}, Completion("a", stop="</search>")),
+        ({"message": {"content": "a"}, "matched_stop": "</search>"}, Completion("a", stop="</search>")),
+        ({"message": {"content": "a"}, "stop_reason": None}, Completion("a")),
+        ({"message": {"content": "a"}, "stop_reason": 151645}, Completion("a")),
+        ({"message": {"content": "a", "reasoning_content": "hm"}}, Completion("a", reasoning="hm")),
+        ({"message": {"content": None, "reasoning": "hm"}}, Completion("", reasoning="hm")),
+    ],
+)
+def test_stop_strings_and_thoughts_that_servers_return_apart(choice: object, expected: Completion) -> None:
+    with serving(models=Reply({}), completion=Reply({"choices": [choice]})) as server:
+        assert complete(server, model="m") == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 31, "completion_tokens": 4, "total_tokens": 35}, (31, 4)),
+        ({"prompt_tokens": 31, "completion_tokens": None}, (31, None)),
+        ({"prompt_tokens": True, "completion_tokens": -1}, (None, None)),
+        (None, (None, None)),
+        ("many", (None, None)),
+    ],
+)
+def test_tokens_are_counted_where_the_server_counts(usage: object, tokens: tuple[int | None, int | None]) -> None:
+    reply = Reply({"choices": [{"message": {"content": "a"}}], "usage": usage})
+    with serving(models=Reply({}), completion=reply) as server:
+        done = complete(server, model="m")
+    assert (done.prompt_tokens, done.completion_tokens) == tokens
+
+
+@pytest.mark.parametrize(
+    ("message", "too_long"),
+    [
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens", True),
+        ("the request exceeds the available context size. try increasing it", True),
+        ("unknown field seed", False),
+    ],
+)
+def test_a_prompt_beyond_the_models_context_is_named(message: str, too_long: bool) -> None:
+    with serving(models=Reply({}), completion=Reply({"error": message}, 400)) as server:
+        done = complete(server, model="m")
+    assert (done.failure is not None, done.too_long) == (True, too_long)
+
+
+def check(*urls: str, **options: Any) -> Any:
+    backend = OpenAIBackend(urls, options=FAST, **options)
+    try:
+        return backend.check()
+    finally:
+        backend.close()
+
+
+def test_a_check_says_what_is_served() -> None:
+    entry = {"id": "b", "root": "/models/b", "max_model_len": 4096}
+    with serving(models=Reply({"data": [{"id": "a"}, entry]})) as server:
+        assert check(server.url, model="b") == entry
+        assert check(server.url) == {"id": "a"}
+        assert check(server.url, model="adapter") == {"id": "adapter"}  # not listed, and yet there
+    with serving(models=Reply({}, 404)) as server:
+        assert check(server.url) == {}
+
+
+def test_a_check_refuses_what_would_fail_later() -> None:
+    unknown = Reply({"error": "The model `c` does not exist."}, 404)
+    listed = Reply({"data": [{"id": "a"}, {"id": "b"}]})
+    with serving(models=listed, completion=unknown) as server:
+        with pytest.raises(ConfigError, match=r"`c` does not exist.*The server lists the models a, b\."):
+            check(server.url, model="c")
+        with serving(models=Reply({"data": [{"id": "b"}]})) as other:
+            with pytest.raises(ConfigError, match=r"the servers have different models: a at .*, b at "):
+                check(server.url, other.url)
+            assert check(other.url, other.url, model="b") == {"id": "b"}
+        port = server.port
+    with pytest.raises(ConfigError, match=rf"no model can be asked at http://127.0.0.1:{port}/v1: .*ClientConnector"):
+        check(f"http://127.0.0.1:{port}/v1")

@@ -32,6 +32,9 @@ class Prompt:
     """The system message; "" is an empty one, and None is none, so that a chat template may insert its default."""
     prefill: str = ""
     """Beginning of the assistant's turn, which the completion continues and does not repeat."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier messages of the conversation, (role, content) each, between the system message and `text`. A model
+    without a chat template reads their contents one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class Completion:
     """Number of calls to the model or server."""
     failure: str | None = None
     """Why there is no text after all retries; None on success."""
+    too_long: bool = False
+    """True if the failure is that prompt and completion exceed the model's context."""
+    stop: str | None = None
+    """The stop string that ended the text, if the backend says which; None: an end token, a limit, or not known."""
+    reasoning: str = ""
+    """What the model thought before the text, if the server returns it apart."""
+    prompt_tokens: int | None = None
+    """Number of tokens that the model read; None: not known."""
+    completion_tokens: int | None = None
+    """Number of tokens that the model wrote, thoughts included; None: not known."""
 
 
 @runtime_checkable

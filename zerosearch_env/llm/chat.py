@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
@@ -9,7 +10,14 @@ from .tokens import encode_chats, encode_prompts
 
 
 # Any: tokenizers of Transformers have no common type without importing it
-def prompt_ids(tokenizer: Any, text: str, *, system: str | None = None, prefill: str = "") -> list[int]:
+def prompt_ids(
+    tokenizer: Any,
+    text: str,
+    *,
+    system: str | None = None,
+    prefill: str = "",
+    history: Sequence[tuple[str, str]] = (),
+) -> list[int]:
     """Return the token ids of a prompt, in the tokenizer's chat template if it has one, else as plain text.
 
     Thinking is switched off for models that support it: only the documents are needed, and thinking takes time.
@@ -19,19 +27,21 @@ def prompt_ids(tokenizer: Any, text: str, *, system: str | None = None, prefill:
         text: the prompt.
         system: system message of the chat template; "" is an empty one, None none.
         prefill: beginning of the assistant's turn; it follows a plain text directly.
+        history: earlier messages, (role, content) each; as plain text their contents, one after the other.
 
     Raises:
         ConfigError: there is a system message and no chat template, or the template refuses the messages.
     """
     if getattr(tokenizer, "chat_template", None):
         messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": text})
+        messages += [{"role": role, "content": content} for role, content in (*history, ("user", text))]
         return encode_chats([messages], tokenizer, prefill=prefill, enable_thinking=False)[0]
     if system is not None:
         raise ConfigError(
             "the option `system` needs a model with a chat template, and this one has none: leave `system` out, and "
             "begin the prompt with that text"
         )
+    text = "".join([content for _, content in history]) + text
     return encode_prompts([f"{text}{prefill}"], tokenizer, questions=[text] if prefill else None)[0]
 
 

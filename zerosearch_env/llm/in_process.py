@@ -87,7 +87,9 @@ class InProcessBackend(ABC):
                 return []
             model = self._loaded = self._loaded or self._load()
             ids = [
-                prompt_ids(model.tokenizer, prompt.text, system=prompt.system, prefill=prompt.prefill)
+                prompt_ids(
+                    model.tokenizer, prompt.text, system=prompt.system, prefill=prompt.prefill, history=prompt.history
+                )
                 for prompt in prompts
             ]
             problems = [
@@ -96,7 +98,10 @@ class InProcessBackend(ABC):
             ]
             fitting = [i for i, problem in enumerate(problems) if problem is None]
             made = iter(model.complete([prompts[i] for i in fitting], [ids[i] for i in fitting]) if fitting else ())
-        return [next(made) if problem is None else Completion(failure=problem) for problem in problems]
+        return [
+            next(made) if problem is None else Completion(failure=problem, too_long=bool(row))
+            for problem, row in zip(problems, ids, strict=True)
+        ]
 
     def close(self) -> None:
         """Release the model. Closing twice is allowed."""

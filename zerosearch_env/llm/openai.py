@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..checks import check_options
-from ..errors import ConfigError, EngineError, unknown_name
+from ..errors import ConfigError, EngineError, sentence, unknown_name
 from ..randomness import mix
 from ..types import Options
 from .backend import Completion, Prompt
 from .http.client import JsonClient, StatusError
 from .http.deduplicate import Deduplicator
-from .http.keys import check_key, key_of
+from .http.keys import Key, check_key, key_of
 from .http.loop import LoopThread
 from .http.options import HttpOptions
 
 Api = Literal["chat", "completions"]
+Model = Mapping[str, Any]
+"""An entry of a server's list of models. Any: read from JSON, and checked where it is used."""
 
 _PATHS: dict[str, str] = {"chat": "/chat/completions", "completions": "/completions"}
 _PINNED = re.compile(r"pinned to '([^']+)'")
+_TOO_LONG = re.compile(r"(?i)context.{0,20}(length|window|size|limit)|exceeds?.{0,40}context|prompt is too long")
+_CHECK_ATTEMPTS, _CHECK_S = 3, 60.0
 
 
 class OpenAIBackend:
@@ -83,13 +88,13 @@ class OpenAIBackend:
         if key is None:
             variable = self._api_key_env or "OPENAI_API_KEY"
             key = key_of(variable, "the API key", needed=self._api_key_env is not None)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": Key(f"Bearer {key}")} if key else {}
         self.loop = LoopThread("zerosearch-openai")
-        self.client = JsonClient(self._urls, self._options, headers=headers, loop=self.loop)
+        self.client = JsonClient(self._urls, self._options, headers=self._headers, loop=self.loop)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the connections; a key from the environment is part of these."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("client", "loop")}
+        """Leave out the connections and their key; a copy reads a key from the environment again."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("client", "loop", "_headers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Connect again."""
@@ -130,8 +135,57 @@ class OpenAIBackend:
                 self._served = pinned
                 return await self._ask(prompt, pinned)
         except EngineError as error:
-            hint = _NO_PREFILL if prompt.prefill and _status(error) in (400, 422) else ""
-            return Completion(attempts=error.attempts, failure=f"{error}{hint}")
+            refused = _status(error) in (400, 413, 422)
+            hint = _NO_PREFILL if prompt.prefill and refused else ""
+            too_long = refused and _TOO_LONG.search(str(error)) is not None
+            return Completion(attempts=error.attempts, failure=f"{error}{hint}", too_long=too_long)
+
+    def check(self) -> Model:
+        """Ask every server for its models, and the model for one token, before anything depends on them.
+
+        Returns:
+            What the servers list about the model: `id`, and with vLLM `root` (the folder or hub name it was loaded
+            from) and `max_model_len`. Empty if they list nothing about it.
+
+        Raises:
+            ConfigError: a server cannot be reached, the model is not there or refuses the request, or the servers have
+                different models and none was chosen.
+        """
+        return self.loop.run(self._check())
+
+    async def _check(self) -> Model:
+        models = {url: await self._list(url) for url in self.client.urls}
+        names = {url: [str(model.get("id")) for model in listed] for url, listed in models.items() if listed}
+        listed = sorted({name for own in names.values() for name in own})
+        if not self.model and len({own[0] for own in names.values()}) > 1:
+            raise ConfigError(
+                f"the servers have different models: {', '.join(f'{own[0]} at {url}' for url, own in names.items())}. "
+                "Choose the one that all of them have: openai:URL,URL#MODEL"
+            )
+        done = await self.acomplete(Prompt("Hello", 0, 1, temperature=0.0))
+        if done.failure is not None:
+            has = f" The server lists the models {', '.join(listed)}." if self.model and listed else ""
+            raise ConfigError(f"{sentence(done.failure)}{has}")
+        name = self.model or self._served
+        found = [model for entries in models.values() for model in entries if model.get("id") == name]
+        return found[0] if found else {"id": name} if name else {}
+
+    async def _list(self, url: str) -> list[Model]:
+        """The models that one server lists; empty if it has no such list.
+
+        Raises:
+            ConfigError: it cannot be reached.
+        """
+        # A server that is not there shows at once, not after all the attempts of a request in the middle of a run.
+        limits = self.client.options
+        limits = replace(limits, attempts=min(limits.attempts, _CHECK_ATTEMPTS), total_s=min(limits.total_s, _CHECK_S))
+        client = JsonClient([url], limits, headers=self._headers, loop=self.loop)
+        try:
+            return await _models(client)
+        except EngineError as error:
+            raise ConfigError(f"no model can be asked at {url}: {error}") from error
+        finally:
+            await client.aclose()
 
     def _conversation(self, prompt: Prompt) -> dict[str, Any]:
         """The fields of a request that hold the texts.
@@ -140,8 +194,9 @@ class OpenAIBackend:
             ConfigError: there is a system message, and the API has none.
         """
         if self._path == _PATHS["chat"]:
-            roles = {"system": prompt.system, "user": prompt.text, "assistant": prompt.prefill or None}
-            messages = [{"role": role, "content": text} for role, text in roles.items() if text is not None]
+            before = [("system", prompt.system), *prompt.history]
+            conversation = [*before, ("user", prompt.text), ("assistant", prompt.prefill or None)]
+            messages = [{"role": role, "content": text} for role, text in conversation if text is not None]
             continued = {"continue_final_message": True, "add_generation_prompt": False} if prompt.prefill else {}
             return {"messages": messages, **continued}
         if prompt.system is not None:
@@ -149,7 +204,7 @@ class OpenAIBackend:
                 'the API "completions" has no system message: leave the option `system` out and begin the prompt with '
                 'that text, or use api "chat"'
             )
-        return {"prompt": f"{prompt.text}{prompt.prefill}"}
+        return {"prompt": "".join([text for _, text in prompt.history]) + prompt.text + prompt.prefill}
 
     async def _ask(self, prompt: Prompt, model: str) -> Completion:
         body = {
@@ -165,10 +220,20 @@ class OpenAIBackend:
         }
         reply = await self.client.request("POST", self._path, body=body)
         try:
-            text, finish = _content(reply.data) if self._path == _PATHS["chat"] else _text(reply.data)
+            text, reasoning = _content(reply.data) if self._path == _PATHS["chat"] else (_text(reply.data), "")
         except ValueError as error:
             return Completion(attempts=reply.attempts, failure=f"{reply.url}{self._path}: {error}")
-        return Completion(text, truncated=finish == "length", attempts=reply.attempts)
+        choice = _choice(reply.data)
+        stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM, SGLang
+        return Completion(
+            text,
+            truncated=choice.get("finish_reason") == "length",
+            attempts=reply.attempts,
+            stop=stop if isinstance(stop, str) else None,
+            reasoning=reasoning,
+            prompt_tokens=_tokens(reply.data, "prompt_tokens"),
+            completion_tokens=_tokens(reply.data, "completion_tokens"),
+        )
 
     def close(self) -> None:
         """Cancel pending requests and close the connections. Closing twice is allowed."""
@@ -184,16 +249,25 @@ class OpenAIBackend:
         return self._served
 
     async def _first_listed(self) -> str:
-        try:
-            reply = await self.client.request("GET", "/models", final=(500, 501))
-        except EngineError as error:
-            if isinstance(error.__cause__, StatusError):
-                return ""  # the server works but has no such list
-            raise
-        listed = reply.data.get("data") if isinstance(reply.data, dict) else None
-        first = listed[0] if isinstance(listed, list) and listed else None
-        name = first.get("id") if isinstance(first, dict) else None
+        models = await _models(self.client)
+        name = models[0].get("id") if models else None
         return name if isinstance(name, str) else ""
+
+
+async def _models(client: JsonClient) -> list[Model]:
+    """The models that a server lists; empty if it works but has no such list.
+
+    Raises:
+        EngineError: the server cannot be reached.
+    """
+    try:
+        reply = await client.request("GET", "/models", final=(500, 501))
+    except EngineError as error:
+        if isinstance(error.__cause__, StatusError):
+            return []
+        raise
+    listed = reply.data.get("data") if isinstance(reply.data, dict) else None
+    return [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
 
 
 _NO_PREFILL = (
@@ -221,32 +295,38 @@ def _choice(data: Any) -> dict[str, Any]:
     return choice if isinstance(choice, dict) else {}
 
 
-def _text(data: Any) -> tuple[str, str | None]:
-    """Return the text and finish reason of a completion.
+def _text(data: Any) -> str:
+    """Return the text of a completion.
 
     Raises:
         ValueError: the data has another shape.
     """
-    choice = _choice(data)
-    text, finish = choice.get("text"), choice.get("finish_reason")
+    text = _choice(data).get("text")
     if not isinstance(text, str):
         raise ValueError(f"expected a string in choices[0].text, got {str(data)[:200]}")
-    return text, finish if isinstance(finish, str) else None
+    return text
 
 
-def _content(data: Any) -> tuple[str, str | None]:
-    """Return the text and finish reason of a chat completion.
+def _content(data: Any) -> tuple[str, str]:
+    """Return the text of a chat completion, and what the model thought before it, if the server returns that apart.
 
     Raises:
         ValueError: the data has another shape.
     """
-    choice = _choice(data)
-    message = choice.get("message")
+    message = _choice(data).get("message")
     if not isinstance(message, dict):
         raise ValueError(f"expected choices[0].message, got {str(data)[:200]}")
-    content, finish = message.get("content"), choice.get("finish_reason")
+    content = message.get("content")
     if isinstance(content, list):
         content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     if not isinstance(content, str | None):
         raise ValueError(f"expected a string in choices[0].message.content, got {content!r:.200}")
-    return content or "", finish if isinstance(finish, str) else None
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    return content or "", reasoning if isinstance(reasoning, str) else ""
+
+
+def _tokens(data: Any, name: str) -> int | None:
+    """A number from a response's usage; None if the server does not count."""
+    usage = data.get("usage") if isinstance(data, dict) else None
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
