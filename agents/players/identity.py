@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import file_hash, folder_hash, source_file, source_hash, text_hash
 
 from .base import Player
+from .endpoint import EndpointPlayer
 from .policy import PolicyPlayer
-from .third_party import CallablePlayer
+from .third_party import CallablePlayer, ConcurrentPlayer
 
 
 def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
-    """The record of a player: its code, its tag, the rules that it plays by, and a policy's files and options.
+    """The record of a player: its code, its tag, its rules, a policy's files and options, or an endpoint's model.
 
     Args:
         player: the player.
@@ -31,6 +33,9 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
         options = player.options
         parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu")))
         parts["files"] = folder_hash(Path(options.path))
+    if isinstance(player, EndpointPlayer):
+        model, *how = player.identity.values()
+        parts |= {"model": json.dumps(model), "options": text_hash(json.dumps(how))}
     if rules is not None:
         own = player.rules_for(rules)
         words = text_hash(repr((own.prompt_template, own.invalid_notice, own.last_turn_notice)))
@@ -45,7 +50,7 @@ def player_identities(
 
     Args:
         players: the players; their names differ.
-        tags: each is `"TAG"`, for all third-party agents, or `"NAME=TAG"` for the player of that name.
+        tags: each is `"TAG"`, for all third-party agents and endpoints, or `"NAME=TAG"` for the player of that name.
         rules: see `player_identity`.
 
     Raises:
@@ -60,6 +65,6 @@ def player_identities(
         tag_of[name] = tag  # without a name: of all third-party agents
     records = {}
     for player in players:
-        general = tag_of.get("", "") if isinstance(player, CallablePlayer) else ""
+        general = tag_of.get("", "") if isinstance(player, ConcurrentPlayer) else ""
         records[player.name] = player_identity(player, tag_of.get(player.name, general), rules)
     return records

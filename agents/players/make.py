@@ -1,6 +1,7 @@
 """Builds players, that is, objects that play episodes.
 
     PolicyPlayer      a policy directory, batched over all episodes, in one process or several
+    EndpointPlayer    a model behind an endpoint, `openai:URL` (`endpoint.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
     baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
 
@@ -23,8 +24,9 @@ from ..policy.card import AgentCard
 from ..policy.files import policy_path
 from .base import Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
+from .endpoint import WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
-from .spec import OPTIONS, AgentSpec, parse_agent
+from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
 from .third_party import AgentOptions, CallablePlayer
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def make_player(
         policy: the model used by `direct`, `rag` and `rag-own`, with its options.
         common: the options of every other policy, whose path is ignored; None: those of `policy`.
         pool: worker processes for players that use a policy.
-        third_party: how a third-party agent is played.
+        third_party: how a third-party agent, or a model behind an endpoint, is played.
         seed: seed of the random baseline.
 
     Raises:
@@ -70,6 +72,9 @@ def make_player(
                 return BUILT_ON_POLICY[tail](own, name=name, pool=pool)
             _check_options(spec, ())
             return RandomPlayer(seed=seed, name=name) if tail == "random" else OraclePlayer(name=name)
+        case "openai":
+            own = policy_options(common or policy, spec)
+            return EndpointPlayer(source, own, name=name, options=third_party, **spec.endpoint)
         case "code":
             _check_options(spec, RULE_OPTIONS)
             return CallablePlayer(source, name=name, options=third_party, card=spec.card)
@@ -79,26 +84,31 @@ def make_player(
         raise ConfigError(f"agent {source!r} is a file: name its function or class too, for example {source}:agent")
     raise ConfigError(
         f"agent {source!r} is not a directory{_near_directory(source)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), your own file.py:callable or module:callable, or one of: "
+        f"runs/quickstart/policy), openai:URL, your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 
 
 def policy_options(common: PolicyOptions, spec: AgentSpec) -> PolicyOptions:
-    """The options of a policy: its own, or else the command's.
+    """The options of a policy, or of a model behind an endpoint: its own, or else the command's.
 
     Args:
         common: the options of the command; the path is ignored.
         spec: the policy.
 
     Raises:
-        ConfigError: the policy has an option that only endpoints have.
+        ConfigError: it has an option that would have no effect.
     """
-    _check_options(spec, [entry.name for entry in (*fields(AgentCard), *fields(PolicyOptions))])
+    endpoint = spec.kind == "openai"
+    valid = [entry.name for entry in (*fields(AgentCard), *fields(PolicyOptions))]
+    _check_options(
+        spec, [*(name for name in valid if name not in WITHOUT_EFFECT), *ENDPOINT_OPTIONS] if endpoint else valid
+    )
     card = dict(spec.card)
     limits = {name: card.pop(name) for name in ("turn_tokens", "context_tokens") if name in card}
     format = tuple({**dict(common.format), **card}.items())
-    return replace(common, path=str(policy_path(spec.source)), format=format, **limits, **spec.sampling)
+    path = spec.source if endpoint else str(policy_path(spec.source))
+    return replace(common, path=path, format=format, **limits, **spec.sampling)
 
 
 def _check_options(spec: AgentSpec, valid: Sequence[str]) -> None:

@@ -17,9 +17,10 @@ from zerosearch_env.types import Dataset
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
+from .endpoint import EndpointPlayer
 from .make import make_player, policy_options
 from .spec import parse_agent
-from .third_party import AgentOptions, CallablePlayer, OnAgentError
+from .third_party import AgentOptions, ConcurrentPlayer, OnAgentError
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,15 @@ class PlayConfig(ReadingOptions, AgentChoices):
     """Device of the policies: "cpu" or "cuda"."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the policies' weights."""
-    concurrency: int = 1
-    """Number of episodes that your own agent plays at the same time, in threads."""
+    concurrency: int | None = None
+    """Number of episodes that your own agent, or a model behind an endpoint, plays at the same time, in threads; unset:
+    1, and 16 for an endpoint."""
     on_agent_error: OnAgentError = "stop"
-    """What follows a failure of your own agent: "stop" ends the command, "retry" asks again up to three times, after
-    1, 2 and 4 seconds, and then skips, "skip" leaves the episode out. Failures are counted."""
+    """What follows a failure of your own agent or of an endpoint: "stop" ends the command, "retry" asks again up to
+    three times, after 1, 2 and 4 seconds, and then skips, "skip" leaves the episode out. Failures are counted."""
     turn_timeout: float | None = None
-    """Time limit for one turn of your own agent, in seconds; unset: no limit. A turn that exceeds it is a failure."""
+    """Time limit for one turn of your own agent or of an endpoint, in seconds; unset: none, and 600 for an endpoint. A
+    turn that exceeds it is a failure."""
     isolate: bool = False
     """Run each of your own agents in its own process, which the gold answers never enter. An agent in this process must
     be trusted: it could read them from memory."""
@@ -69,7 +72,7 @@ class PlayConfig(ReadingOptions, AgentChoices):
         """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`.
 
         Raises:
-            ConfigError: see `make_player`; or two players have the same name.
+            ConfigError: see `make_player`; or two players have the same name, or an endpoint does not answer.
         """
         common = PolicyOptions(
             path="",
@@ -95,8 +98,10 @@ class PlayConfig(ReadingOptions, AgentChoices):
             player = make_player(
                 agent, policy=policy, common=common, pool=pool, third_party=third_party, seed=self.seed
             )
-            if isinstance(player, CallablePlayer):
+            if isinstance(player, ConcurrentPlayer):
                 stack.callback(player.close)
+            if isinstance(player, EndpointPlayer):
+                _ = player.model  # a server that is not there is an error before anything is played
             if player.name in [other.name for other in players]:
                 raise ConfigError(f"two agents are called {player.name!r}; rename one of them with --agent LABEL=...")
             players.append(player)

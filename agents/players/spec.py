@@ -91,7 +91,8 @@ def parse_agent(spec: str) -> AgentSpec:
             f"{', '.join(OPTIONS)}."
         )
     groups = [
-        {name: value for name, value in options.items() if name in names} for names in (_CARD, _SAMPLING, _ENDPOINT)
+        {name: value for name, value in options.items() if name in names}
+        for names in (_CARD, _SAMPLING, ENDPOINT_OPTIONS)
     ]
     return AgentSpec(label if labelled else redact(whole), whole, *groups)
 
@@ -151,6 +152,6 @@ _CARD = {name: _reader(kind) for name, kind in get_type_hints(AgentCard).items()
     "prompt_template": (load_prompt_template, "a text or a file that contains {question}")
 }
 _SAMPLING = {"temperature": _reader(float), "top_p": _reader(float)}
-_ENDPOINT = {"api_key_env": _reader(str), "cache": _reader(str)}
-OPTIONS = {**_CARD, **_SAMPLING, **_ENDPOINT}
+ENDPOINT_OPTIONS = {"api_key_env": _reader(str), "cache": _reader(str)}
+OPTIONS = {**_CARD, **_SAMPLING, **ENDPOINT_OPTIONS}
 """How each option is read, and what is expected of it."""

@@ -48,9 +48,10 @@ PlayTurn = Callable[[], None]
 class AgentOptions:
     """How a third-party agent is played."""
 
-    concurrency: int = 1
-    """Episodes played at the same time, each in its own thread. Their searches run at the same time if the engine waits
-    for other machines, else in batches. Values above 1 need a function that is thread-safe, or a class."""
+    concurrency: int | None = None
+    """Episodes played at the same time, each in its own thread; None: 1, and 16 for a model behind an endpoint. Their
+    searches run at the same time if the engine waits for other machines, else in batches. Values above 1 need a
+    function that is thread-safe, or a class."""
     on_error: OnAgentError = "stop"
     """What follows a failure of the agent: "stop" ends the evaluation, "skip" ends the episode as failed, "retry" asks
     again, at most `retries` times per episode, and then skips."""
@@ -64,7 +65,8 @@ class AgentOptions:
     """Run the agent in its own process, which the gold answers never enter (`isolated.py`)."""
 
     def __post_init__(self) -> None:
-        check_whole_number("concurrency", self.concurrency)
+        if self.concurrency is not None:
+            check_whole_number("concurrency", self.concurrency)
         if self.on_error not in get_args(OnAgentError):
             raise unknown_name("on_agent_error", self.on_error, get_args(OnAgentError))
         check_whole_number("retries", self.retries)
@@ -73,55 +75,22 @@ class AgentOptions:
             check_number("turn_timeout_s", self.turn_timeout_s, above=0)
 
 
-class ThirdPartyPlayer(Player):
-    """Plays with a user's code, one episode after the other (or several in threads).
+class ConcurrentPlayer(Player):
+    """Plays turn by turn, several episodes at the same time, each in its own thread; repeats what failed.
 
     Args:
-        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
-        name: its name in results; None uses the spec or the callable's own name.
+        name: name in results.
         options: concurrency, time limit, and what follows a failure.
-        card: entries of a card that are rules, such as `max_turns`, for this agent only.
-
-    Raises:
-        ConfigError: the spec does not lead to a callable.
     """
 
-    _local: ClassVar[type[LocalAgent]] = LocalAgent
-    _isolated: ClassVar[type[IsolatedAgent]] = IsolatedAgent
+    default_concurrency: ClassVar[int] = 1
+    """Used if the options leave it open."""
 
-    def __init__(
-        self,
-        agent: str | Callable[..., Any],
-        *,
-        name: str | None = None,
-        options: AgentOptions | None = None,
-        card: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, name: str, options: AgentOptions | None = None) -> None:
+        self.name: str = name
         self.options = options or AgentOptions()
-        self.card = dict(card or {})
-        own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
-        self.name: str = name or own_name
-        limit = self.options.turn_timeout_s
-        self._agent: LocalAgent | IsolatedAgent
-        if not self.options.isolate:
-            function = load_callable(agent, "agent") if isinstance(agent, str) else agent
-            self._agent = self._local(function, self.name, limit)
-        elif isinstance(agent, str):
-            self._agent = self._isolated(agent, limit)
-        else:
-            raise ConfigError(
-                f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
-            )
+        self.concurrency = self.options.concurrency or self.default_concurrency
         self._done_lock = threading.Lock()
-
-    @property
-    def source(self) -> Path | None:
-        """The source file of the agent; None if it has none."""
-        return self._agent.source
-
-    def rules_for(self, rules: Rules) -> Rules:
-        """The evaluation's rules, changed by the agent's own options."""
-        return rules_with(rules, self.card)
 
     @property
     @abstractmethod
@@ -144,9 +113,9 @@ class ThirdPartyPlayer(Player):
             AgentError: the agent failed.
         """
 
+    @abstractmethod
     def close(self) -> None:
-        """End the agent's event loop or processes, if it has any."""
-        self._agent.close()
+        """End threads and processes, and close connections."""
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`.
@@ -166,12 +135,12 @@ class ThirdPartyPlayer(Player):
                     with self._done_lock:
                         on_done(position)
 
-        if self.options.concurrency == 1:
+        if self.concurrency == 1:
             work(engine)
             return
         searches = ConcurrentSearches(engine)
-        with contextlib.closing(searches), ThreadPoolExecutor(self.options.concurrency) as pool:
-            futures = [pool.submit(work, searches) for _ in range(self.options.concurrency)]
+        with contextlib.closing(searches), ThreadPoolExecutor(self.concurrency) as pool:
+            futures = [pool.submit(work, searches) for _ in range(self.concurrency)]
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -206,6 +175,63 @@ class ThirdPartyPlayer(Player):
                         play_turn = None
         return True
 
+    def _where(self, episode: Episode) -> str:
+        """The agent and the question, for the messages of errors."""
+        return f"agent {self.name!r}, question {episode.question.id!r}"
+
+
+class ThirdPartyPlayer(ConcurrentPlayer):
+    """Plays with a user's code, one episode after the other unless the options say otherwise.
+
+    Args:
+        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
+        name: its name in results; None uses the spec or the callable's own name.
+        options: concurrency, time limit, and what follows a failure.
+        card: entries of a card that are rules, such as `max_turns`, for this agent only.
+
+    Raises:
+        ConfigError: the spec does not lead to a callable.
+    """
+
+    _local: ClassVar[type[LocalAgent]] = LocalAgent
+    _isolated: ClassVar[type[IsolatedAgent]] = IsolatedAgent
+
+    def __init__(
+        self,
+        agent: str | Callable[..., Any],
+        *,
+        name: str | None = None,
+        options: AgentOptions | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
+        super().__init__(name or own_name, options)
+        self.card = dict(card or {})
+        limit = self.options.turn_timeout_s
+        self._agent: LocalAgent | IsolatedAgent
+        if not self.options.isolate:
+            function = load_callable(agent, "agent") if isinstance(agent, str) else agent
+            self._agent = self._local(function, self.name, limit)
+        elif isinstance(agent, str):
+            self._agent = self._isolated(agent, limit)
+        else:
+            raise ConfigError(
+                f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
+            )
+
+    @property
+    def source(self) -> Path | None:
+        """The source file of the agent; None if it has none."""
+        return self._agent.source
+
+    def rules_for(self, rules: Rules) -> Rules:
+        """The evaluation's rules, changed by the agent's own options."""
+        return rules_with(rules, self.card)
+
+    def close(self) -> None:
+        """End the agent's event loop or processes, if it has any."""
+        self._agent.close()
+
     def _enter(
         self, place: contextlib.AbstractContextManager[Started], episode: Episode, instance: contextlib.ExitStack
     ) -> Started:
@@ -222,10 +248,6 @@ class ThirdPartyPlayer(Player):
             raise AgentError(
                 f"{self._where(episode)}: it could not be instantiated: {describe_error(cause)}"
             ) from cause
-
-    def _where(self, episode: Episode) -> str:
-        """The agent and the question, for the messages of errors."""
-        return f"agent {self.name!r}, question {episode.question.id!r}"
 
 
 class CallablePlayer(ThirdPartyPlayer):
