@@ -32,6 +32,10 @@ _MODULES = {
         "speed.agents",
         "Throughput of many agents of third parties, compared with the ideal, and memory per finished episode.",
     ),
+    "endpoint": (
+        "speed.endpoint",
+        "Evaluating a model behind an endpoint: throughput compared with the ideal, and CPU time per turn.",
+    ),
     "learner": (
         "speed.learner.bench",
         "Tokens per CPU second and memory of the optimisation step, compared with TRL's GRPOTrainer.",

@@ -7,11 +7,13 @@ malformed ones.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +64,36 @@ def documents(prompt: str) -> str:
     return "\n".join(lines)
 
 
+SEARCHES = 3
+"""Searches of an episode of `take_turn`."""
+
+
+def take_turn(messages: Sequence[Mapping[str, str]]) -> str:
+    """Write the next turn of an agent that searches `SEARCHES` times, without its stop string, as servers do."""
+    turn = len(messages) // 2
+    return f"I look it up. <search>treaty {turn}" if turn < SEARCHES else "It is clear. <answer>Geneva"
+
+
+def _write_documents(messages: Sequence[Mapping[str, str]]) -> str:
+    return documents(messages[-1]["content"])
+
+
+MODELS: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
+    "documents": _write_documents,
+    "agent": take_turn,
+}
+"""What a server of this module may answer with: messages -> text."""
+
+
 class _Delayed(asyncio.Protocol):
-    """A connection that answers every request with `documents` after a fixed time, its own work included.
+    """A connection that answers every request after a fixed time, its own work included.
 
     It does as little work as possible per request, so that a benchmark measures its client and not this server.
     """
 
-    def __init__(self, latency_s: float) -> None:
+    def __init__(self, latency_s: float, model: str) -> None:
         self._latency_s = latency_s
+        self._write = MODELS[model]
         self._loop = asyncio.get_running_loop()
         self._received = b""
         self._transport: asyncio.WriteTransport | None = None
@@ -91,7 +115,7 @@ class _Delayed(asyncio.Protocol):
         if head.startswith(b"GET"):
             answer = Reply({"data": [{"id": "local"}]})
         else:
-            answer = chat(documents(json.loads(body)["messages"][-1]["content"]))
+            answer = chat(self._write(json.loads(body)["messages"]))
         content = json.dumps(answer.body).encode()
         self._loop.call_at(due, self._answer, b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
 
@@ -173,11 +197,31 @@ class ServerThread:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _main(latency_s: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Delayed(latency_s), "127.0.0.1", 0)
+@contextlib.contextmanager
+def delayed_server(latency_s: float, model: str) -> Iterator[str]:
+    """Start a server in its own process that answers after a fixed time.
+
+    Args:
+        latency_s: seconds from a request to its response.
+        model: one of `MODELS`.
+
+    Yields:
+        Its address, as an engine takes it.
+    """
+    command = [sys.executable, "-m", __spec__.name, str(latency_s), model]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.terminate()
+
+
+async def _main(latency_s: float, model: str) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: _Delayed(latency_s, model), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(float(sys.argv[1])))
+    asyncio.run(_main(float(sys.argv[1]), sys.argv[2]))

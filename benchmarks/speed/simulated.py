@@ -8,12 +8,9 @@ set by the server's latency, concurrency / latency.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from zerosearch_env.llm import Completion, Prompt
 from zerosearch_env.types import SearchRequest, SearchResult
 
 from ..measure import Case, make_parser, measure, middle, print_timings, write_record
-from .chat_server import documents
+from .chat_server import delayed_server, documents
 
 
 def requests(count: int, start: int = 0) -> list[SearchRequest]:
@@ -46,18 +43,6 @@ class _Writer:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-@contextmanager
-def server(latency_s: float) -> Iterator[str]:
-    """Run a server process with that latency; yields its address."""
-    command = [sys.executable, "-m", "zerosearch_benchmarks.speed.chat_server", str(latency_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        finally:
-            process.terminate()
 
 
 def _engine(url: str, concurrency: int) -> SimulatedEngine:
@@ -105,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--entries", type=int, default=5000, help="cached searches (5000)")
     arguments = parser.parse_args(argv)
     cached = requests(arguments.entries)
-    with tempfile.TemporaryDirectory() as folder, server(0.0) as url:
+    with tempfile.TemporaryDirectory() as folder, delayed_server(0.0, "documents") as url:
         stored = SimulatedEngine(_Writer(), cache=ResultCache(Path(folder) / "cache.sqlite"))
         client = _engine(url, arguments.concurrency)
         batch = requests(8 * arguments.concurrency)
@@ -122,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         client.close()
     levels = sorted({max(1, arguments.concurrency // 4), max(1, arguments.concurrency // 2), arguments.concurrency})
     rates: dict[str, Any] = {}
-    with server(arguments.latency) as url:
+    with delayed_server(arguments.latency, "documents") as url:
         for concurrency in levels:
             runs = [
                 throughput(url, concurrency, arguments.latency, 4 * arguments.seconds) for _ in range(arguments.rounds)
