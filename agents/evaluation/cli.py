@@ -54,6 +54,10 @@ class EvalConfig(PlayConfig):
     module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle.
     LABEL=... sets its name. Options of this agent only follow after commas, as in warm=runs/sft/policy,temperature=1.
     They are temperature and the entries of a card (docs/third-party-agents.md), and precede the command's."""
+    tool_agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """An agent that owns its loop, to measure next to the others; may be repeated. Your own file.py:callable or
+    module:callable, called as agent(question, search) -> answer, for example with a framework. LABEL=... sets its
+    name, and rules of this agent only follow after commas, as in mine=agent.py:agent,max_turns=3."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)
@@ -111,8 +115,10 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
 
     from .display import EvaluationDisplay, print_evaluation, print_failures
 
-    if not config.agent:
-        raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
+    if not config.agent and not config.tool_agent:
+        raise ConfigError(
+            "no agent given: pass --agent or --tool-agent at least once, for example --agent baseline:rag"
+        )
     if not config.noise:
         raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
     levels = tuple(check_level(level) for level in config.noise)
@@ -121,7 +127,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
-        players = config.make_players(config.agent, stack)
+        players = config.make_players(config.agent, stack, config.tool_agent)
         questions = [item.question for item in items]
         for player in players:
             check_prompts(player.rules_for(rules), questions)

@@ -3,9 +3,10 @@
     PolicyPlayer      a policy directory, batched over all episodes, in one process or several
     EndpointPlayer    a model behind an endpoint, `openai:URL` (`endpoint.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
+    ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
     baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
 
-`make_player` builds one from its command-line spec.
+`make_player` and `make_tool_player` build one from its command-line spec.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .endpoint import WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
 from .third_party import AgentOptions, CallablePlayer
+from .tool_agents import ToolAgentPlayer
 
 if TYPE_CHECKING:
     from ..processes.pool import WorkerPool
@@ -123,6 +125,19 @@ def _check_options(spec: AgentSpec, valid: Sequence[str]) -> None:
             raise ConfigError(
                 f"agent {spec.label!r}: {name} is not an option of {redact(spec.source)}; its options are: {offered}"
             )
+def make_tool_player(agent: str, options: AgentOptions | None = None) -> ToolAgentPlayer:
+    """Builds the player of an agent that owns its loop from its command-line spec.
+
+    Args:
+        agent: `"[LABEL=]module:callable"` or `"[LABEL=]file.py:callable"`, with rules of its own after commas.
+        options: how it is played.
+
+    Raises:
+        ConfigError: the spec does not lead to a callable, or has an option that such an agent does not have.
+    """
+    spec = parse_agent(agent)
+    _check_options(spec, RULE_OPTIONS)
+    return ToolAgentPlayer(spec.source, name=spec.label, options=options, card=spec.card)
 
 
 def _near_directory(spec: str) -> str:
