@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from zerosearch_env.checks import check_number, check_whole_number
@@ -12,6 +12,10 @@ from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
+
+from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
+
+_CARD_OPTIONS = RULE_OPTIONS + FORMAT_OPTIONS
 
 OnDone = Callable[[int], None]
 """Called with the position of an episode in the list, as soon as the episode is done."""
@@ -79,6 +83,8 @@ class PolicyOptions:
     """Maximum tokens per episode; None: the value in the policy's card, else the protocol's."""
     format: tuple[tuple[str, Any], ...] = ()
     """Entries of the card that are changed: names of `FORMAT_OPTIONS` with their values."""
+    rules: tuple[tuple[str, Any], ...] = ()
+    """What was given for this policy only: names of `RULE_OPTIONS` with their values. They replace the evaluation's."""
     device: str = "cpu"
     """Device of the model: "cpu" or "cuda"."""
     dtype: str = "float32"
@@ -97,3 +103,18 @@ class PolicyOptions:
                 check_whole_number(name, getattr(self, name))
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device: expected 'cpu' or 'cuda', got {self.device!r}")
+
+    def changed(self, entries: Mapping[str, Any]) -> PolicyOptions:
+        """The options with entries of a card and of sampling that were given for one agent.
+
+        Args:
+            entries: names of `RULE_OPTIONS`, `FORMAT_OPTIONS` or fields of this class, with their values.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        changes: dict[str, Any] = {name: value for name, value in entries.items() if name not in _CARD_OPTIONS}
+        for field, names in (("rules", RULE_OPTIONS), ("format", FORMAT_OPTIONS)):
+            given = {name: entries[name] for name in names if name in entries}
+            changes[field] = tuple((dict(getattr(self, field)) | given).items())
+        return replace(self, **changes)

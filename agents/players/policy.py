@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.protocols import Protocol
 
-from ..policy.card import AgentCard, card_notes, card_rules, changed_card, model_context, read_card, token_limits
+from ..policy.card import (
+    AgentCard,
+    card_notes,
+    card_rules,
+    changed_card,
+    decide_chat,
+    has_chat_template,
+    model_context,
+    read_card,
+    token_limits,
+)
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
 from .base import OnDone, PolicyOptions, blocks
@@ -57,16 +67,20 @@ class PolicyPlayer:
         """The policy's card, with what the options change of it. Without a card, the defaults."""
         options = self.options
         limits = {"turn_tokens": options.turn_tokens, "context_tokens": options.context_tokens}
-        card = read_card(options.path) or AgentCard()
-        return changed_card(card, limits | dict(options.format))
+        card = changed_card(read_card(options.path) or AgentCard(), limits | dict(options.format))
+        if card.chat is None and has_chat_template(Path(options.path)):
+            from ..policy.policy import load_tokenizer
+
+            return decide_chat(card, load_tokenizer(options.path))
+        return decide_chat(card, None)
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with the protocol, prompt and limits that the policy was trained with."""
-        return card_rules(rules, self.card)
+        return card_rules(changed_rules(rules, dict(self.options.rules)), self.card)
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
-        return card_notes(self.options.path, self.card, rules)
+        return card_notes(self.options.path, self.card, changed_rules(rules, dict(self.options.rules)))
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerosearch_env.checks import check_whole_number, make_options
-from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.errors import CheckpointError, ConfigError, unknown_name
 from zerosearch_env.game.rules import Rules, agent_rules, choose_notices
 from zerosearch_env.llm.chat_format import PromptFormat
+from zerosearch_env.llm.chat_template import shows_episodes
 from zerosearch_env.protocols import PROTOCOLS, Protocol, get_protocol
 from zerosearch_env.protocols.prompts import DATASET_PROMPT, PLACEHOLDER
 
+from ..config.agent import CHAT
 from .files import read_json
 
 CARD_FILE = "zerosearch.json"
@@ -47,8 +49,8 @@ class AgentCard:
     """Number of turns that may search; one more turn may only answer. None: the protocol's."""
     top_k: int | None = None
     """Documents per search; None: the protocol's."""
-    chat: bool = False
-    """Whether prompts go through the tokenizer's chat template."""
+    chat: bool | None = None
+    """Whether prompts go through the tokenizer's chat template; None: if it has one that can show an episode."""
     system: str | None = None
     """System message before the prompt, for `chat`; None: none, `""`: an empty one."""
     thinking: bool | None = None
@@ -82,7 +84,7 @@ class AgentCard:
                 check_whole_number(name, getattr(self, name), hint="null uses the default.")
         protocol = get_protocol(self.protocol or "zerosearch")
         choose_notices(protocol, self.invalid_notice, self.last_turn_notice)
-        _ = self.format  # checked by its own class
+        self._format(chat=self.chat is not False)  # checked by its own class
         template = self.prompt_template
         if template is not None and template != DATASET_PROMPT and PLACEHOLDER not in template:
             raise ConfigError(
@@ -92,8 +94,12 @@ class AgentCard:
 
     @property
     def format(self) -> PromptFormat:
-        """How prompts and observations become tokens."""
-        return PromptFormat(**{entry.name: getattr(self, entry.name) for entry in fields(PromptFormat)})
+        """How prompts and observations become tokens. Undecided, `chat` is off; see `decide_chat`."""
+        return self._format(chat=bool(self.chat))
+
+    def _format(self, *, chat: bool) -> PromptFormat:
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(PromptFormat)}
+        return PromptFormat(**entries | {"chat": chat})
 
 
 def read_card(directory: str | os.PathLike[str]) -> AgentCard | None:
@@ -163,12 +169,28 @@ def model_context(config: Any) -> int | None:
 
 
 def changed_card(card: AgentCard, changes: Mapping[str, Any]) -> AgentCard:
-    """The card with those of these values that are not None.
+    """The card with those of these values that are not None. `chat` may be a word of the option.
 
     Raises:
         ConfigError: a value is invalid.
     """
-    return replace(card, **{name: value for name, value in changes.items() if value is not None})
+    values = {name: value for name, value in changes.items() if value is not None}
+    chat = values.get("chat")
+    if isinstance(chat, str):
+        if chat not in CHAT:
+            raise unknown_name("chat", chat, CHAT)
+        values["chat"] = CHAT[chat]
+    return replace(card, **values)
+
+
+# Any: tokenizers of Transformers have no common type without importing it
+def decide_chat(card: AgentCard, tokenizer: Any) -> AgentCard:
+    """The card with `chat` on or off; undecided, it is on if the tokenizer's chat template can show an episode.
+
+    Raises:
+        ConfigError: `system`, `thinking` or `prefill` is set, and there is no such template.
+    """
+    return card if card.chat is not None else replace(card, chat=shows_episodes(tokenizer))
 
 
 def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
@@ -192,18 +214,17 @@ def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules)
     longest = _context_on_disk(directory)
     limits = token_limits(card, own.protocol, longest)
     notes = []
-    if own.protocol is not rules.protocol and "protocol" in rules.given:
+    if card.protocol is not None and own.protocol.name != card.protocol:
         notes.append(
-            f"{directory}: its card says protocol {own.protocol.name!r}, so it does not play {rules.protocol.name!r}; "
-            f"change {CARD_FILE} if it was trained with that."
+            f"{directory}: its card says protocol {card.protocol!r}; it plays {own.protocol.name!r}, as asked."
         )
-    if has_chat_template(directory) and not (directory / CARD_FILE).is_file():
+    if not (directory / CARD_FILE).is_file():
+        template = "the chat template of its tokenizer" if card.chat else "plain prompts (chat off)"
         notes.append(
-            f"{directory} has a chat template but no card: it plays protocol {own.protocol.name!r} with chat "
-            f"{'on' if card.chat else 'off'}, {own.max_turns} turns that may search, {own.top_k} documents, "
-            f"{limits.turn_tokens} tokens per turn and {limits.context_tokens} per episode. If it was trained "
-            f'otherwise, write it into {directory / CARD_FILE}, for example {{"protocol": "search-r1", "chat": true}} '
-            "(docs/third-party-agents.md), or give options (--help)."
+            f"{directory} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
+            f"{own.max_turns} turns that may search, {own.top_k} documents, {limits.turn_tokens} tokens per turn and "
+            f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
+            "and --chat, or with a card (docs/third-party-agents.md)."
         )
     wanted = card.context_tokens or own.protocol.context_tokens
     if wanted > limits.context_tokens:

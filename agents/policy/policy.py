@@ -20,7 +20,7 @@ from zerosearch_env.files import replaced_directory, roll_back
 from zerosearch_env.llm.local.devices import check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
-from .card import CARD_FILE, AgentCard, card_values, read_card
+from .card import CARD_FILE, AgentCard, card_values, decide_chat, read_card
 from .files import check_complete, one_line, read_json
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     card: AgentCard = field(default_factory=AgentCard)
+    """Its `chat` is decided, whatever the card that was given says (`decide_chat`)."""
+
+    def __post_init__(self) -> None:
+        """Decide whether the policy plays with its chat template.
+
+        Raises:
+            ConfigError: see `decide_chat`.
+        """
+        object.__setattr__(self, "card", decide_chat(self.card, self.tokenizer))
 
 
 def tiny_config(
@@ -189,9 +198,9 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch_dtype, local_files_only=True, output_loading_info=True
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as cause:  # Transformers, safetensors and tokenizers each raise their own classes
             raise CheckpointError(f"the policy in {directory} cannot be loaded: {one_line(cause)}") from cause
+    tokenizer = load_tokenizer(directory)
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(
@@ -204,6 +213,21 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             f"{model.get_input_embeddings().weight.shape[0]}: they do not belong together."
         )
     return Policy(model.to(device).eval(), tokenizer, card)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a policy directory, without its model.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    transformers = require("transformers")
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except Exception as cause:  # Transformers and tokenizers each raise their own classes
+            raise CheckpointError(f"the tokenizer in {path} cannot be loaded: {one_line(cause)}") from cause
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -99,14 +99,14 @@ def test_any_transformers_directory_is_a_policy_with_the_default_card(policy: Po
     with quiet_transformers():
         policy.model.save_pretrained(tmp_path / "plain")
         policy.tokenizer.save_pretrained(tmp_path / "plain")
-    assert load_policy(tmp_path / "plain").card == AgentCard()
+    assert load_policy(tmp_path / "plain").card == AgentCard(chat=False)
 
 
 def test_saving_replaces_what_was_there(policy: Policy, saved: Path) -> None:
     (saved / "stale.txt").write_text("old")
     save_policy(Policy(policy.model, policy.tokenizer), saved)
     assert not (saved / "stale.txt").exists()
-    assert load_policy(saved).card == AgentCard()
+    assert load_policy(saved).card == AgentCard(chat=False)
 
 
 @pytest.mark.parametrize("victim", ["config.json", "model.safetensors", "tokenizer.json"])

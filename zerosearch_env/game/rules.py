@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -50,7 +50,7 @@ class Rules:
     scores: tuple[tuple[str, Reward], ...] = ()
     """Name and function of each additional score."""
     given: Options = field(default_factory=dict, compare=False, repr=False)
-    """The arguments of `make_rules` that were given and for which each protocol has its own default (see
+    """The arguments of `make_rules` that were given, for which an agent may have its own values (see
     `agent_rules`)."""
 
     @cached_property
@@ -203,23 +203,41 @@ def make_rules(
 
 
 # Any: `make_rules` checks the values
-def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
+def agent_rules(rules: Rules, **own: Any) -> Rules:
     """The rules for an agent that was trained with values of its own.
 
     What the caller of `make_rules` gave applies to every agent. The rest is the agent's own or, if it has none, its
-    protocol's. The protocol is always the agent's own, if it has one.
+    protocol's.
 
     Args:
         rules: the rules of an environment or an evaluation.
-        protocol: name of the agent's protocol; None: that of the rules.
-        **own: the agent's own `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and
+        **own: the agent's own `protocol`, `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and
             `last_turn_notice`; None: it has none.
 
     Raises:
-        ConfigError: a value is invalid, or the prompt that was given shows tags of another protocol.
+        ConfigError: a value is invalid, or the prompt shows tags of another protocol.
     """
-    values = {name: value for name, value in own.items() if value is not None} | dict(rules.given)
-    made = make_rules(**values | {"protocol": rules.protocol if protocol is None else protocol})
+    return _remade(rules, {name: value for name, value in own.items() if value is not None}, rules.given)
+
+
+def changed_rules(rules: Rules, changes: Mapping[str, Any]) -> Rules:
+    """The rules as if `make_rules` had been given these arguments too; they replace given ones of the same name.
+
+    Args:
+        rules: the rules of an evaluation.
+        changes: what the user gave for one agent: arguments of `make_rules`.
+
+    Raises:
+        ConfigError: a value is invalid, or the prompt shows tags of another protocol.
+    """
+    return _remade(rules, {}, {**rules.given, **changes}) if changes else rules
+
+
+def _remade(rules: Rules, own: Mapping[str, Any], given: Mapping[str, Any]) -> Rules:
+    values = {"protocol": rules.protocol, **own, **given}
+    if "protocol" in given and given["protocol"] == rules.given.get("protocol"):
+        values["protocol"] = rules.protocol  # code that was named is not loaded twice
+    made = make_rules(**values)
     return replace(
         made,
         reward=rules.reward,
@@ -227,5 +245,5 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
         noise_unit=rules.noise_unit,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
-        given=rules.given,
+        given=given,
     )
