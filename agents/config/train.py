@@ -173,7 +173,8 @@ class TrainConfig:
     """All options of a training run."""
 
     policy: str = "tiny"
-    """Directory of the initial policy; "tiny": the base model shipped with the package."""
+    """Directory of the initial policy, or its name on the Hugging Face Hub (ORG/NAME, ORG/NAME@REVISION); "tiny": the
+    base model shipped with the package."""
     output: str = "runs/train"
     """The run directory."""
     steps: int = 40

@@ -50,9 +50,9 @@ class EvalConfig(PlayConfig):
     """Measure agents at fixed noise levels: EM, F1 and subEM with 95 % intervals, searches, invalid actions."""
 
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), your own
-    module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle.
-    LABEL=... sets its name."""
+    """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), a model's name
+    on the Hugging Face Hub, your own module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own,
+    baseline:random, baseline:oracle. LABEL=... sets its name."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)

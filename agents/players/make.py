@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.errors import ConfigError, unknown_name
 
-from ..policy.files import policy_path
+from ..policy.files import is_hub_name, policy_path
 from .base import Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
 from .policy import PolicyPlayer
@@ -37,8 +37,8 @@ def make_player(
     """Builds a player from its command-line spec.
 
     Args:
-        spec: a policy directory, `"tiny"` (the shipped base model), `"module:callable"`, or `"baseline:NAME"`. With
-            the prefix `"LABEL="` the player is called LABEL in results.
+        spec: a policy directory, `"tiny"` (the shipped base model), a name on the Hugging Face Hub (ORG/NAME),
+            `"module:callable"`, or `"baseline:NAME"`. With the prefix `"LABEL="` the player is called LABEL in results.
         policy: options of policies; its path is the model used by `direct`, `rag` and `rag-own`.
         pool: worker processes for players that use a policy.
         third_party: how a third-party agent is played.
@@ -56,6 +56,8 @@ def make_player(
         return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
     if Path(spec).is_dir():
         return PolicyPlayer(replace(policy, path=spec), name=name, pool=pool)
+    if is_hub_name(spec):
+        return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
     head, colon, tail = spec.partition(":")
     if colon and head == "baseline":
         if tail not in BASELINES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from zerosearch_env.datasets.options import ReadingOptions
@@ -15,10 +16,11 @@ from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.types import Dataset
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
-from ..policy.files import policy_path
+from ..policy.files import check_complete, policy_path
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
 from .make import make_player
+from .policy import PolicyPlayer
 from .third_party import AgentOptions, CallablePlayer, OnAgentError
 
 
@@ -31,7 +33,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
     seed: int = 0
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """Policy directory used by baseline:direct, baseline:rag and baseline:rag-own; "tiny" is the shipped base model."""
+    """Model of baseline:direct, baseline:rag and baseline:rag-own: a policy directory, a name on the Hugging Face Hub
+    (ORG/NAME, ORG/NAME@REVISION), or "tiny", the shipped base model."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     turn_tokens: int | None = None
@@ -68,7 +71,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
         """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`.
 
         Raises:
-            ConfigError: see `make_player`; or two players have the same name.
+            ConfigError: see `make_player` and `policy_path`; or two players have the same name.
+            CheckpointError: a policy's directory is incomplete or damaged, or holds another kind of model.
         """
         policy = PolicyOptions(
             path=str(policy_path(self.policy)),
@@ -93,6 +97,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
             player = make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed)
             if isinstance(player, CallablePlayer):
                 stack.callback(player.close)
+            if isinstance(player, PolicyPlayer):
+                check_complete(Path(player.options.path))
             if player.name in [other.name for other in players]:
                 raise ConfigError(f"two agents are called {player.name!r}; rename one of them with --agent LABEL=...")
             players.append(player)

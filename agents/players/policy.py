@@ -80,7 +80,7 @@ class PolicyPlayer:
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
-        return card_notes(self.options.path, self.card, changed_rules(rules, dict(self.options.rules)))
+        return card_notes(self.name, self.options.path, self.card, changed_rules(rules, dict(self.options.rules)))
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""

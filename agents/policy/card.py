@@ -202,11 +202,12 @@ def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
     return changed_card(card, own | {"protocol": name if PROTOCOLS.get(name) is rules.protocol else None})
 
 
-def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules) -> list[str]:
+def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, rules: Rules) -> list[str]:
     """What a user should know before a policy is played: what is assumed, bounded, or not applied; one line each.
 
     Args:
-        directory: the policy's directory.
+        name: what the user calls the policy.
+        directory: its directory.
         card: its card with the changes of the command, or the defaults.
         rules: the rules that the command gives; `card_rules` makes the policy's own of them.
     """
@@ -215,13 +216,11 @@ def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules)
     limits = token_limits(card, own.protocol, longest)
     notes = []
     if card.protocol is not None and own.protocol.name != card.protocol:
-        notes.append(
-            f"{directory}: its card says protocol {card.protocol!r}; it plays {own.protocol.name!r}, as asked."
-        )
+        notes.append(f"{name}: its card says protocol {card.protocol!r}; it plays {own.protocol.name!r}, as asked.")
     if not (directory / CARD_FILE).is_file():
         template = "the chat template of its tokenizer" if card.chat else "plain prompts (chat off)"
         notes.append(
-            f"{directory} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
+            f"{name} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
             f"{own.max_turns} turns that may search, {own.top_k} documents, {limits.turn_tokens} tokens per turn and "
             f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
             "and --chat, or with a card (docs/third-party-agents.md)."
@@ -229,7 +228,7 @@ def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules)
     wanted = card.context_tokens or own.protocol.context_tokens
     if wanted > limits.context_tokens:
         notes.append(
-            f"{directory}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
+            f"{name}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
             f"{wanted}."
         )
     return notes

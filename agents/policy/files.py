@@ -1,13 +1,22 @@
-"""The files of a policy directory: check that they are complete, and that they may be replaced."""
+"""The files of a policy directory: where they are, that they are complete, and that they may be replaced."""
 
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_HUB_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
+_OTHER_FILES = ("*/*", "consolidated*")
+"""Formats of other libraries, in folders of their own or under this name."""
+_CAUSAL = re.compile(r"CausalLM|LMHead|ConditionalGeneration|Decoder")
+"""In the names of classes of Transformers that continue a text."""
 
 
 def check_complete(directory: Path) -> None:
@@ -32,8 +41,15 @@ def check_complete(directory: Path) -> None:
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
         missing.append("tokenizer.json")
     if missing:
-        raise CheckpointError(f"{directory} is not a complete policy: {', '.join(missing)} missing.")
-    read_json(directory / "config.json")
+        hint = " Copy the files of the tokenizer that it was trained with." if missing == ["tokenizer.json"] else ""
+        raise CheckpointError(f"{directory} is not a complete policy: {', '.join(missing)} missing.{hint}")
+    config = read_json(directory / "config.json")
+    kinds = [str(kind) for kind in config.get("architectures") or ()]
+    if config.get("is_encoder_decoder") or (kinds and not any(map(_CAUSAL.search, kinds))):
+        raise CheckpointError(
+            f"{directory} is not a causal language model: its config.json says "
+            f"{', '.join(kinds) or 'encoder-decoder'}. A policy continues a text, as Qwen3ForCausalLM does."
+        )
     for file in weights:
         _check_safetensors(file)
 
@@ -87,5 +103,60 @@ def check_replaceable(directory: Path) -> None:
 
 
 def policy_path(policy: str) -> Path:
-    """The directory of a policy: the shipped base model for "tiny", otherwise the path itself."""
+    """The directory of a policy: the shipped base model for "tiny", a download for a hub name, else the path itself.
+
+    A model on the Hugging Face Hub is downloaded into its cache: configuration, tokenizer, chat template and
+    safetensors. Within a process it is asked for once, so all of a command uses one commit.
+
+    Args:
+        policy: "tiny", a directory, or ORG/NAME or ORG/NAME@REVISION on the hub.
+
+    Raises:
+        ConfigError: the hub has no such model, it does not give it out, or it cannot be reached.
+        MissingExtraError: a hub name, and huggingface_hub is not installed.
+    """
+    return _download(policy) if is_hub_name(policy) else local_policy(policy)
+
+
+def local_policy(policy: str) -> Path:
+    """As `policy_path`, without downloading anything."""
     return Path(str(resources.files("zerosearch_agents") / "assets" / "tiny")) if policy == "tiny" else Path(policy)
+
+
+def is_hub_name(policy: str) -> bool:
+    """Whether a policy is named as on the hub: not as a directory, nor as one in a directory that exists."""
+    return bool(_HUB_NAME.fullmatch(policy)) and not Path(policy).exists() and not Path(policy).parent.is_dir()
+
+
+@cache
+def _download(policy: str) -> Path:
+    hub = require("huggingface_hub")
+    errors = hub.errors
+    name, _, revision = policy.partition("@")
+    token = "run `hf auth login`, or set HF_TOKEN"
+    try:
+        folder = hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_OTHER_FILES)
+        )
+    except errors.GatedRepoError as cause:
+        raise ConfigError(
+            f"the model {name} on the Hugging Face Hub is gated: ask for access at https://huggingface.co/{name}, "
+            f"then {token}"
+        ) from cause
+    except errors.RepositoryNotFoundError as cause:
+        raise ConfigError(
+            f"there is no model {name} on the Hugging Face Hub, and no folder of that name here. For a private model "
+            f"{token}"
+        ) from cause
+    except errors.RevisionNotFoundError as cause:
+        raise ConfigError(
+            f"the model {name} on the Hugging Face Hub has no branch, tag or commit {revision!r}"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        offline = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else sentence(one_line(cause)).rstrip(".")
+        raise ConfigError(
+            f"the model {policy} is neither a folder nor in the local cache of the Hugging Face Hub, and the hub "
+            f"cannot be reached ({offline}). On a machine with a network run `hf download {name}`, or give the model's "
+            "folder"
+        ) from cause
+    return Path(folder)

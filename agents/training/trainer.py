@@ -297,7 +297,7 @@ def build_learner(
     card = decide_chat(changed, policy.tokenizer)
     rules = card_rules(given, card)
     if workers.rank == 0:
-        for note in card_notes(policy_path(config.policy), card, given):
+        for note in card_notes(config.policy, policy_path(config.policy), card, given):
             _log.warning("%s", note)
     card = trained_card(card, rules)
     policy = replace(policy, card=card)
