@@ -87,8 +87,8 @@ class PolicyOptions:
     """What was given for this policy only: names of `RULE_OPTIONS` with their values. They replace the evaluation's."""
     device: str = "cpu"
     """Device of the model: "cpu" or "cuda"."""
-    dtype: str = "float32"
-    """Data type of the weights: "float32", "bfloat16" or "float16"."""
+    dtype: str = "auto"
+    """Data type of the weights: "auto", "float32", "bfloat16" or "float16"; for "auto" see `policy_dtype`."""
 
     def __post_init__(self) -> None:
         """Check the values.

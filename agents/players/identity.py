@@ -29,7 +29,7 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
     parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
     if isinstance(player, PolicyPlayer):
         options = player.options
-        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu")))
+        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu", dtype=player.dtype)))
         parts["files"] = folder_hash(Path(options.path))
     if rules is not None:
         own = player.rules_for(rules)

@@ -48,8 +48,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
     """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
     device: str = "cpu"
     """Device of the policies: "cpu" or "cuda"."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of the policies' weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Data type of the policies' weights; "auto": what is fast on the device and loses no digits of the checkpoint."""
     concurrency: int = 1
     """Number of episodes that your own agent plays at the same time, in threads."""
     on_agent_error: OnAgentError = "stop"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
+from zerosearch_env.llm.local.devices import slow_dtype_note
 from zerosearch_env.protocols import Protocol
 
 from ..policy.card import (
@@ -59,8 +60,16 @@ class PolicyPlayer:
         if self._policy is None:
             from ..policy.policy import load_policy
 
-            self._policy = load_policy(self.options.path, dtype=self.options.dtype, device=self.options.device)
+            self._policy = load_policy(self.options.path, dtype=self.dtype, device=self.options.device)
         return self._policy
+
+    @cached_property
+    def dtype(self) -> str:
+        """The data type of the policy's weights: the option's, or what "auto" is for them on the device."""
+        from ..policy.policy import policy_dtype
+
+        options = self.options
+        return policy_dtype(Path(options.path), options.device) if options.dtype == "auto" else options.dtype
 
     @cached_property
     def card(self) -> AgentCard:
@@ -80,7 +89,10 @@ class PolicyPlayer:
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
-        return card_notes(self.name, self.options.path, self.card, changed_rules(rules, dict(self.options.rules)))
+        options = self.options
+        notes = card_notes(self.name, options.path, self.card, changed_rules(rules, dict(options.rules)))
+        slow = None if options.dtype == "auto" else slow_dtype_note(options.device, options.dtype)
+        return notes if slow is None else [*notes, slow]
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""

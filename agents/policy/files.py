@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence
 
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _HUB_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
 _OTHER_FILES = ("*/*", "consolidated*")
@@ -51,11 +54,31 @@ def check_complete(directory: Path) -> None:
             f"{', '.join(kinds) or 'encoder-decoder'}. A policy continues a text, as Qwen3ForCausalLM does."
         )
     for file in weights:
-        _check_safetensors(file)
+        _read_header(file)
 
 
-def _check_safetensors(file: Path) -> None:
-    """Check a file's size. Layout: 8 bytes of header length, the header, then the data; the header gives its end."""
+def stored_weights(directory: Path) -> tuple[str | None, int]:
+    """The data type of most parameters in a directory's safetensors, and how many parameters there are.
+
+    Returns:
+        `(None, 0)` without safetensors, and None for a type other than float32, bfloat16 and float16.
+
+    Raises:
+        CheckpointError: a file is cut off or damaged.
+    """
+    counts: Counter[str] = Counter()
+    for file in sorted(directory.glob("*.safetensors")):
+        for entry in _read_header(file).values():
+            counts[entry["dtype"]] += math.prod(entry["shape"])
+    (kind, _), *_ = counts.most_common(1) or [("", 0)]
+    return _STORED.get(kind), counts.total()
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    """Read the header of a safetensors file, and check the file's size.
+
+    Layout: 8 bytes of header length, the header, then the data; the header gives its end.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")
@@ -65,10 +88,11 @@ def _check_safetensors(file: Path) -> None:
             header = None
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} is cut off or damaged: its header is incomplete.")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + header_size + max(ends, default=0)
+    header.pop("__metadata__", None)
+    expected = 8 + header_size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != expected:
         raise CheckpointError(f"{file} is cut off or damaged: {expected} bytes expected, {size} found.")
+    return header
 
 
 def read_json(file: Path) -> dict[str, Any]:
