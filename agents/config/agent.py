@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-RULE_OPTIONS = ("protocol", "prompt_template", "max_turns", "top_k", "invalid_notice", "last_turn_notice")
+RULE_OPTIONS = ("protocol", "prompt_template", "max_turns", "top_k", "invalid_notice", "last_turn_notice", "few_shot")
 """The options that are rules of an episode (arguments of `make_rules`)."""
 FORMAT_OPTIONS = ("chat", "system", "thinking", "tools", "prefill", "max_observation_tokens")
 """The options that decide how texts become tokens (fields of `PromptFormat`)."""
@@ -28,6 +28,8 @@ class AgentChoices:
     prompt_template: str | None = None
     """The instruction: a text or a file that contains {question}, or "dataset" for the prompts in the rows of the
     dataset."""
+    few_shot: str | None = None
+    """Worked examples that are shown before the instruction: a text or a file."""
     max_turns: int | None = None
     """Number of turns that may search. One last turn follows, which may only answer."""
     top_k: int | None = None

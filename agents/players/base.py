@@ -75,12 +75,14 @@ class PolicyOptions:
     """Directory of the policy."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling: the most probable tokens that together have this probability, in (0, 1]."""
     slots: int = 64
     """Episodes decoded in parallel in one process; changes speed and memory, not results."""
     turn_tokens: int | None = None
     """Maximum tokens sampled per turn; None: the value in the policy's card, else the protocol's."""
     context_tokens: int | None = None
-    """Maximum tokens per episode; None: the value in the policy's card, else the protocol's."""
+    """Maximum tokens per episode; None: the value in the policy's card, else the protocol's, at most 4,096."""
     format: tuple[tuple[str, Any], ...] = ()
     """Entries of the card that are changed: names of `FORMAT_OPTIONS` with their values."""
     rules: tuple[tuple[str, Any], ...] = ()
@@ -97,6 +99,7 @@ class PolicyOptions:
             ConfigError: a value is out of range.
         """
         check_number("temperature", self.temperature, least=0)
+        check_number("top_p", self.top_p, above=0, most=1)
         check_whole_number("slots", self.slots)
         for name in ("turn_tokens", "context_tokens"):
             if getattr(self, name) is not None:

@@ -33,7 +33,7 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
         parts["files"] = folder_hash(Path(options.path))
     if rules is not None:
         own = player.rules_for(rules)
-        words = text_hash(repr((own.prompt_template, own.invalid_notice, own.last_turn_notice)))
+        words = text_hash(repr((own.few_shot, own.prompt_template, own.invalid_notice, own.last_turn_notice)))
         parts["rules"] = f"{own.protocol.name}, {own.max_turns} turns, {own.top_k} documents, texts {words}"
     return {f"the {part} of the agent {player.name}": value for part, value in parts.items()}
 

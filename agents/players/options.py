@@ -37,11 +37,13 @@ class PlayConfig(ReadingOptions, AgentChoices):
     (ORG/NAME, ORG/NAME@REVISION), or "tiny", the shipped base model."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling of policies: only the most probable tokens that together have this probability, in (0, 1]."""
     turn_tokens: int | None = None
     """Maximum number of tokens a policy samples per turn; unset: the value in its card, else the protocol's."""
     context_tokens: int | None = None
     """Maximum number of tokens of a policy's episode, prompt and documents included; unset: the value in its card, else
-    the protocol's. The model's own context is never exceeded."""
+    the protocol's, at most 4,096. The model's own context is never exceeded."""
     slots: int = 64
     """Episodes that a policy decodes in parallel in each process."""
     workers: int | None = None
@@ -77,6 +79,7 @@ class PlayConfig(ReadingOptions, AgentChoices):
         policy = PolicyOptions(
             path=str(policy_path(self.policy)),
             temperature=self.temperature,
+            top_p=self.top_p,
             slots=self.slots,
             turn_tokens=self.turn_tokens,
             context_tokens=self.context_tokens,
@@ -118,7 +121,7 @@ class PlayConfig(ReadingOptions, AgentChoices):
 
         What a policy plays by, where its card differs from these rules, is in its own record (`player_identity`).
         """
-        names = ("dataset", "on_bad_row", "columns", "seed", "temperature", "turn_tokens")
+        names = ("dataset", "on_bad_row", "columns", "seed", "temperature", "top_p", "turn_tokens")
         settings = {name: getattr(self, name) for name in names}
         settings |= {"protocol": self.protocol or rules.protocol.name}
         settings |= {"max_turns": rules.max_turns, "top_k": rules.top_k}

@@ -126,5 +126,6 @@ class PolicyPlayer:
             context_tokens=limits.context_tokens,
             stop_strings=protocol.stop_strings if stop_strings is None else stop_strings,
             temperature=options.temperature,
+            top_p=options.top_p,
             turn_tokens=limits.turn_tokens,
         )

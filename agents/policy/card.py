@@ -25,8 +25,14 @@ from .files import read_json
 
 CARD_FILE = "zerosearch.json"
 CARD_VERSION = 1
+DEFAULT_CONTEXT = 4096
+"""Maximum tokens per episode of a policy that states none, whatever its protocol allows."""
+PASSAGE_TOKENS = 164
+"""Tokens of a passage of Wikipedia, with its title and its place in the list: five were 818 on average."""
+_PROMPT_CHARACTERS, _QUESTION_TOKENS = 4, 32
+"""Characters per token of an instruction, and tokens of a question with a template's own: enough for a warning."""
 _COUNTS = ("turn_tokens", "context_tokens", "max_turns", "top_k", "max_observation_tokens")
-_TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice")
+_TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice", "few_shot")
 _SWITCHES = ("chat", "thinking", "tools")
 
 
@@ -43,8 +49,8 @@ class AgentCard:
     turn_tokens: int | None = None
     """Maximum tokens that it samples per turn; None: the protocol's."""
     context_tokens: int | None = None
-    """Maximum tokens per episode: prompt, sampled and environment tokens together; None: the protocol's. The model's
-    own context is never exceeded."""
+    """Maximum tokens per episode: prompt, sampled and environment tokens together; None: the protocol's, at most
+    `DEFAULT_CONTEXT`. The model's own context is never exceeded."""
     max_turns: int | None = None
     """Number of turns that may search; one more turn may only answer. None: the protocol's."""
     top_k: int | None = None
@@ -66,6 +72,8 @@ class AgentCard:
     `"none"`, an empty observation; otherwise the text itself."""
     last_turn_notice: str = "own"
     """The text before the last turn: `"own"`, `"reference"`, `"none"`, or the text itself."""
+    few_shot: str | None = None
+    """Worked examples that are shown before the instruction, with a blank line between; None: none."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -136,7 +144,13 @@ def card_rules(rules: Rules, card: AgentCard) -> Rules:
         top_k=card.top_k,
         invalid_notice=card.invalid_notice,
         last_turn_notice=card.last_turn_notice,
+        few_shot=card.few_shot,
     )
+
+
+def wanted_context(card: AgentCard, protocol: Protocol) -> int:
+    """Maximum tokens per episode that a card asks for, whatever the model's own context."""
+    return card.context_tokens or min(protocol.context_tokens, DEFAULT_CONTEXT)
 
 
 class TokenLimits(NamedTuple):
@@ -149,14 +163,14 @@ class TokenLimits(NamedTuple):
 
 
 def token_limits(card: AgentCard, protocol: Protocol, longest: int | None = None) -> TokenLimits:
-    """The limits of a policy: its card's, or else its protocol's, bounded by the model's own context.
+    """The limits of a policy: its card's or else its protocol's (`DEFAULT_CONTEXT`), within the model's own context.
 
     Args:
         card: the policy's card.
         protocol: the protocol that it plays.
         longest: the model's own context in tokens (`model_context`); None: no bound.
     """
-    context = card.context_tokens or protocol.context_tokens
+    context = wanted_context(card, protocol)
     context = context if longest is None else min(context, longest)
     return TokenLimits(min(card.turn_tokens or protocol.turn_tokens, context), context)
 
@@ -198,6 +212,8 @@ def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
     own = {name: value for name, value in rules.given.items() if name != "protocol"}
     if "prompt_template" in own:
         own["prompt_template"] = rules.prompt_template  # the text, not the name of its file
+    if "few_shot" in own:
+        own["few_shot"] = rules.few_shot
     name = rules.protocol.name
     return changed_card(card, own | {"protocol": name if PROTOCOLS.get(name) is rules.protocol else None})
 
@@ -225,13 +241,35 @@ def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, ru
             f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
             "and --chat, or with a card (docs/third-party-agents.md)."
         )
-    wanted = card.context_tokens or own.protocol.context_tokens
+    wanted = wanted_context(card, own.protocol)
     if wanted > limits.context_tokens:
         notes.append(
             f"{name}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
             f"{wanted}."
         )
+    stated = read_card(directory)
+    fitting = searches_that_fit(card, own, limits)
+    if fitting < own.max_turns and (stated is None or stated.context_tokens is None):
+        notes.append(
+            f"{name}: {limits.context_tokens} tokens hold {fitting} of {own.max_turns} searches if every turn takes "
+            f"{limits.turn_tokens} tokens and every search brings {own.top_k} passages of real text, about "
+            f"{PASSAGE_TOKENS} tokens each. Raise context_tokens, or set max_observation_tokens."
+        )
     return notes
+
+
+def searches_that_fit(card: AgentCard, rules: Rules, limits: TokenLimits) -> int:
+    """How many searches fit into a policy's context if every turn and every document is long.
+
+    Args:
+        card: the policy's card.
+        rules: the rules by which it plays.
+        limits: its token limits.
+    """
+    prompt = sum(map(len, rules.prompt_pieces)) // _PROMPT_CHARACTERS + _QUESTION_TOKENS
+    observation = min(rules.top_k * PASSAGE_TOKENS, card.max_observation_tokens or limits.context_tokens)
+    room = limits.context_tokens - prompt - limits.turn_tokens  # one more turn gives the answer
+    return max(0, min(rules.max_turns, room // (limits.turn_tokens + observation)))
 
 
 def has_chat_template(directory: Path) -> bool:

@@ -26,6 +26,7 @@ from zerosearch_agents.policy.card import (
     decide_chat,
     model_context,
     read_card,
+    searches_that_fit,
     token_limits,
     trained_card,
 )
@@ -64,6 +65,7 @@ def write(folder: Path, **values: object) -> Path:
         max_observation_tokens=COUNTS,
         invalid_notice=st.sampled_from(["own", "reference", "none", "Once more.\n"]),
         last_turn_notice=st.sampled_from(["own", "reference", "none", "Answer now.\n"]),
+        few_shot=st.none() | st.just("Question: a\n<answer>b</answer>"),
     )
 )
 def test_every_card_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, card: AgentCard) -> None:
@@ -138,7 +140,7 @@ def test_limits_are_the_protocols_unless_given_and_never_above_the_model(
 ) -> None:
     protocol = PROTOCOLS[name]
     limits = token_limits(AgentCard(turn_tokens=turn, context_tokens=context), protocol, longest)
-    assert limits.context_tokens == min(context or protocol.context_tokens, longest or math.inf)
+    assert limits.context_tokens == min(context or min(protocol.context_tokens, 4096), longest or math.inf)
     assert limits.turn_tokens == min(turn or protocol.turn_tokens, limits.context_tokens)
 
 
@@ -176,21 +178,43 @@ def folder(path: Path, *, card: dict[str, object] | None, template: str | None =
 
 def test_a_chat_model_without_a_card_says_what_is_assumed(tmp_path: Path) -> None:
     player = PolicyPlayer(folder(tmp_path / "model", card=None))
-    (note,) = player.notes(make_rules())
+    note, searches = player.notes(make_rules())
     assert player.card.chat is True
+    assert "model: 4096 tokens hold 2 of 5 searches if every turn takes 500 tokens" in searches
+    assert "5 passages of real text, about 164 tokens each. Raise context_tokens, or set max_obs" in searches
     assert "has no card (zerosearch.json): it plays protocol 'zerosearch' with the chat template of its tok" in note
     assert "5 turns that may search, 5 documents, 500 tokens per turn and 4096 per episode" in note
     assert "\n" not in note
-    options = PolicyOptions(str(tmp_path / "model"), turn_tokens=7, format=(("chat", "off"),))
+    options = PolicyOptions(str(tmp_path / "model"), turn_tokens=7, context_tokens=4000, format=(("chat", "off"),))
     (note,) = PolicyPlayer(options).notes(make_rules(protocol="search-r1", max_turns=2))
     assert "protocol 'search-r1' with plain prompts (chat off), 2 turns that may search, 3 documents, 7 tokens" in note
+
+
+@given(st.integers(1, 900), st.none() | st.integers(1, 900), st.integers(1, 9), st.integers(1, 9))
+def test_what_fits_is_counted_from_the_largest_turns(turn: int, cut: int | None, turns: int, top_k: int) -> None:
+    rules = make_rules(prompt_template="{question}", max_turns=turns, top_k=top_k)
+    limits = token_limits(AgentCard(turn_tokens=turn), rules.protocol)
+    count = searches_that_fit(AgentCard(max_observation_tokens=cut), rules, limits)
+    search = turn + min(cut or 4096, 164 * top_k)
+    assert count == turns or 32 + (count + 1) * search + turn > 4096
+    assert count == 0 or 32 + count * search + turn <= 4096
+
+
+def test_worked_examples_of_the_command_precede_those_of_the_card(tmp_path: Path) -> None:
+    file = tmp_path / "shots.txt"
+    file.write_text("Question: c\n<answer>d</answer>\n")
+    card = AgentCard(few_shot="Question: a\n<answer>b</answer>")
+    assert card_rules(make_rules(), card).few_shot == card.few_shot
+    rules = card_rules(make_rules(few_shot=str(file)), card)
+    assert rules.few_shot == "Question: c\n<answer>d</answer>"
+    assert trained_card(card, rules).few_shot == rules.few_shot
 
 
 def test_a_plain_model_without_a_card_says_so_and_a_card_says_nothing(tmp_path: Path) -> None:
     plain = PolicyPlayer(folder(tmp_path / "plain", card=None, template=None))
     assert plain.card.chat is False
-    assert ["with plain prompts (chat off)" in note for note in plain.notes(make_rules())] == [True]
-    own = PolicyPlayer(folder(tmp_path / "card", card={}))
+    assert "with plain prompts (chat off)" in plain.notes(make_rules())[0]
+    own = PolicyPlayer(folder(tmp_path / "card", card={"context_tokens": 500}))
     assert (own.notes(make_rules()), own.card.chat) == ([], True)
 
 
@@ -214,14 +238,17 @@ def test_auto_is_off_where_a_template_cannot_show_an_episode() -> None:
 
 def test_the_models_shorter_context_and_another_protocol_are_said(tmp_path: Path) -> None:
     player = PolicyPlayer(folder(tmp_path / "short", card={"protocol": "deepresearcher"}, context=1024))
-    protocol, context = player.notes(make_rules(protocol="hermes"))
+    protocol, context, searches = player.notes(make_rules(protocol="hermes"))
+    assert "1024 tokens hold 0 of" in searches
     assert "its card says protocol 'deepresearcher'; it plays 'hermes', as asked" in protocol
-    assert "at most 1024 tokens, the model's own context, instead of 8192" in context
-    assert len(player.notes(make_rules())) == 1  # no one asked for another protocol
+    assert "at most 1024 tokens, the model's own context, instead of 4096" in context
+    assert len(player.notes(make_rules())) == 2  # no one asked for another protocol
 
 
 def test_what_one_agent_is_given_precedes_what_all_are_given(tmp_path: Path) -> None:
-    command = PolicyOptions(temperature=0.5, path=str(folder(tmp_path / "own", card={"top_k": 9}, context=9000)))
+    command = PolicyOptions(
+        temperature=0.5, path=str(folder(tmp_path / "own", card={"top_k": 9, "context_tokens": 500}))
+    )
     player = PolicyPlayer(
         command.changed({"protocol": "hermes", "max_turns": 7, "chat": "off", "turn_tokens": 9, "temperature": 0.25})
     )
@@ -278,7 +305,7 @@ def test_a_plan_has_the_limits_of_the_card_or_the_protocol() -> None:
     assert context_tokens(TrainConfig()) == 2048
     assert context_tokens(TrainConfig(policy="/nowhere/Qwen2.5-3B")) == 4096
     environment = EnvironmentConfig(protocol="deepresearcher")
-    assert context_tokens(TrainConfig(policy="/nowhere/Qwen2.5-3B", environment=environment)) == 32_768
+    assert context_tokens(TrainConfig(policy="/nowhere/Qwen2.5-3B", environment=environment)) == 4096
 
 
 def test_a_recorded_protocol_that_names_code_must_be_typed() -> None:

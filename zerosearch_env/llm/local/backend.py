@@ -177,7 +177,7 @@ def _choose(logits: Tensor, rows: Sequence[_Generation]) -> list[int]:
     """Sample the next token of each row from logits of shape `(rows, vocabulary)`."""
     import torch
 
-    from .draw import draw
+    from .draw import draw, nucleus
 
     device = logits.device
     temperatures = torch.tensor([row.prompt.temperature for row in rows], device=device)
@@ -189,12 +189,8 @@ def _choose(logits: Tensor, rows: Sequence[_Generation]) -> list[int]:
     scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
     top_p = torch.tensor([row.prompt.top_p for row in rows], device=device, dtype=torch.float64)
     # Sort only rows with top_p < 1: sorting costs more than the rest of this function.
-    nucleus = (top_p < 1).nonzero().squeeze(-1)
-    if len(nucleus):
-        ordered, order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
-        shares = ordered.softmax(-1).double()
-        # The nucleus is the shortest run of tokens with a total probability of at least `top_p`.
-        ordered[shares.cumsum(-1) - shares >= top_p[nucleus, None]] = float("-inf")
-        scaled[nucleus] = scaled[nucleus].scatter(-1, order, ordered)
+    limited = (top_p < 1).nonzero().squeeze(-1)
+    if len(limited):
+        scaled[limited] = nucleus(scaled[limited], top_p[limited])
     tokens, _ = draw(scaled, torch.from_numpy(uniform_rows(seeds, counts)).to(device), 1.0)
     return [int(token) for token in torch.where(greedy, logits.argmax(-1), tokens)]
