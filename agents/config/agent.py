@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-RULE_OPTIONS = ("protocol", "prompt_template", "max_turns", "top_k", "invalid_notice", "last_turn_notice")
+RULE_OPTIONS = ("protocol", "prompt_template", "max_turns", "top_k", "invalid_notice", "last_turn_notice", "few_shot")
 """The options that are rules of an episode (arguments of `make_rules`)."""
 FORMAT_OPTIONS = ("chat", "system", "thinking", "tools", "prefill", "max_observation_tokens")
 """The options that decide how texts become tokens (fields of `PromptFormat`)."""
+
+Chat = Literal["auto", "on", "off"]
+CHAT = {"auto": None, "on": True, "off": False}
+"""The words of the option `chat`, and the value of each on a card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +23,13 @@ class AgentChoices:
     """
 
     protocol: str | None = None
-    """Tag grammar for agents whose card names none, and for your own agents: a name, or your own file.py:attribute;
-    unset: "zerosearch"."""
+    """Tag grammar of every agent: a name, or your own file.py:attribute; unset: that of its card, else
+    "zerosearch"."""
     prompt_template: str | None = None
     """The instruction: a text or a file that contains {question}, or "dataset" for the prompts in the rows of the
     dataset."""
+    few_shot: str | None = None
+    """Worked examples that are shown before the instruction: a text or a file."""
     max_turns: int | None = None
     """Number of turns that may search. One last turn follows, which may only answer."""
     top_k: int | None = None
@@ -32,8 +38,8 @@ class AgentChoices:
     """What follows an invalid turn: "own" (this package's words), "reference" (as published), "none", or a text."""
     last_turn_notice: str | None = None
     """The text before the last turn: "own", "reference", "none", or a text."""
-    chat: bool | None = None
-    """Whether prompts and observations go through the tokenizer's chat template."""
+    chat: Chat | None = None
+    """Whether prompts and observations go through the tokenizer's chat template; "auto": if it has one."""
     system: str | None = None
     """With chat: the system message."""
     thinking: bool | None = None

@@ -98,7 +98,7 @@ class RolloutConfig:
     """Maximum tokens sampled per turn; unset: the value on the policy's card, else the protocol's."""
     context_tokens: int | None = None
     """Maximum tokens per episode, including prompt and documents; unset: the value on the policy's card, else the
-    protocol's. The model's own context is never exceeded."""
+    protocol's, at most 4,096. The model's own context is never exceeded."""
     slots: int = 64
     """Episodes decoded in parallel per worker; others wait. More slots need more memory, results do not change."""
     sampler: str = "local"
@@ -173,7 +173,8 @@ class TrainConfig:
     """All options of a training run."""
 
     policy: str = "tiny"
-    """Directory of the initial policy; "tiny": the base model shipped with the package."""
+    """Directory of the initial policy, or its name on the Hugging Face Hub (ORG/NAME, ORG/NAME@REVISION); "tiny": the
+    base model shipped with the package."""
     output: str = "runs/train"
     """The run directory."""
     steps: int = 40

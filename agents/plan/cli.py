@@ -13,7 +13,7 @@ from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import ConfigError
 
 from ..config.train import TrainConfig, load_preset, preset_names
-from ..policy.files import policy_path, read_json
+from ..policy.files import local_policy, read_json
 from .estimate import MODELS, Architecture, Hardware, Load, RunPlan, context_tokens, make_plan, read_architecture
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def find_architecture(name: str) -> Architecture:
     """
     if Path(name).name in MODELS:
         return MODELS[Path(name).name]
-    file = policy_path(name) / "config.json"
+    file = local_policy(name) / "config.json"
     if not file.is_file():
         raise ConfigError(
             f"unknown architecture {name!r}: not one of {', '.join(MODELS)}, and {file} does not exist. "

@@ -17,7 +17,7 @@ from zerosearch_env.protocols import get_protocol
 
 from ..config.train import TrainConfig
 from ..policy.card import AgentCard
-from ..policy.files import policy_path
+from ..policy.files import local_policy
 from ..policy.policy import Policy, load_policy, new_model, save_policy
 from ..training.trainer import TrainResult, train
 from .estimate import Architecture, transformers_config
@@ -44,7 +44,7 @@ def shrunken_config(model: Architecture, vocab: int) -> Any:
 
 def shrunken_run(config: TrainConfig, model: Architecture, folder: Path) -> TrainConfig:
     """The preset with sizes small enough for seconds on two CPU cores; its policy is saved under `folder`."""
-    shipped = load_policy(policy_path("tiny"))
+    shipped = load_policy(local_policy("tiny"))
     # The vocabulary is padded, as in real models: for some kinds Transformers adds a token to the tokenizer.
     small = new_model(shrunken_config(model, 64 * (len(shipped.tokenizer) // 64 + 1)))
     card = replace(AgentCard(), protocol=shipped.card.protocol, prompt_template=shipped.card.prompt_template)

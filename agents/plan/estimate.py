@@ -22,7 +22,7 @@ from ..config.agent import RULE_OPTIONS
 from ..config.train import TrainConfig
 from ..forward.chunks import CHUNK_BYTES
 from ..policy.card import AgentCard, card_rules, read_card, token_limits
-from ..policy.files import policy_path
+from ..policy.files import local_policy
 
 FP32, BF16 = 4, 2
 
@@ -252,7 +252,7 @@ def context_tokens(config: TrainConfig) -> int:
 
 def planned_rules(config: TrainConfig) -> tuple[AgentCard, Rules]:
     """The card of the run's policy, or the defaults if it is not on this machine, and the rules of the run."""
-    card = read_card(policy_path(config.policy)) or AgentCard()
+    card = read_card(local_policy(config.policy)) or AgentCard()
     return card, card_rules(make_rules(**config.environment.given(RULE_OPTIONS)), card)
 
 

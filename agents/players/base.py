@@ -11,9 +11,11 @@ from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules, agent_rules
+from zerosearch_env.game.rules import Rules
 
-from ..config.agent import RULE_OPTIONS
+from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
+
+_CARD_OPTIONS = RULE_OPTIONS + FORMAT_OPTIONS
 
 OnDone = Callable[[int], None]
 """Called with the position of an episode in the list, as soon as the episode is done."""
@@ -48,20 +50,6 @@ class Player(Protocol):
         ...
 
 
-def rules_with(rules: Rules, card: Mapping[str, Any]) -> Rules:
-    """The evaluation's rules, changed by the options that were given with one agent, which take precedence.
-
-    Args:
-        rules: the evaluation's rules.
-        card: entries of a card; those that are not rules (`RULE_OPTIONS`) are ignored.
-
-    Raises:
-        ConfigError: a value is invalid.
-    """
-    own = {name: card[name] for name in RULE_OPTIONS if card.get(name) is not None}
-    return agent_rules(replace(rules, given={**rules.given, **own}), protocol=own.get("protocol")) if own else rules
-
-
 def blocks(
     episodes: Sequence[Episode], on_done: OnDone | None, size: int = 2048
 ) -> Iterator[tuple[Sequence[Episode], OnDone | None]]:
@@ -87,19 +75,22 @@ class PolicyOptions:
     """Directory of the policy."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling: the most probable tokens that together have this probability, in (0, 1]."""
     slots: int = 64
     """Episodes decoded in parallel in one process; changes speed and memory, not results."""
     turn_tokens: int | None = None
     """Maximum tokens sampled per turn; None: the value in the policy's card, else the protocol's."""
     context_tokens: int | None = None
-    """Maximum tokens per episode; None: the value in the policy's card, else the protocol's."""
+    """Maximum tokens per episode; None: the value in the policy's card, else the protocol's, at most 4,096."""
     format: tuple[tuple[str, Any], ...] = ()
-    """Entries of the card that are changed: names with their values. Those of `RULE_OPTIONS` were given for this policy
-    only, and take precedence over the evaluation's rules."""
+    """Entries of the card that are changed: names of `FORMAT_OPTIONS` with their values."""
+    rules: tuple[tuple[str, Any], ...] = ()
+    """What was given for this policy only: names of `RULE_OPTIONS` with their values. They replace the evaluation's."""
     device: str = "cpu"
     """Device of the model: "cpu" or "cuda"."""
-    dtype: str = "float32"
-    """Data type of the weights: "float32", "bfloat16" or "float16"."""
+    dtype: str = "auto"
+    """Data type of the weights: "auto", "float32", "bfloat16" or "float16"; for "auto" see `policy_dtype`."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -108,9 +99,25 @@ class PolicyOptions:
             ConfigError: a value is out of range.
         """
         check_number("temperature", self.temperature, least=0)
+        check_number("top_p", self.top_p, above=0, most=1)
         check_whole_number("slots", self.slots)
         for name in ("turn_tokens", "context_tokens"):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name))
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device: expected 'cpu' or 'cuda', got {self.device!r}")
+
+    def changed(self, entries: Mapping[str, Any]) -> PolicyOptions:
+        """The options with entries of a card and of sampling that were given for one agent.
+
+        Args:
+            entries: names of `RULE_OPTIONS`, `FORMAT_OPTIONS` or fields of this class, with their values.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        changes: dict[str, Any] = {name: value for name, value in entries.items() if name not in _CARD_OPTIONS}
+        for field, names in (("rules", RULE_OPTIONS), ("format", FORMAT_OPTIONS)):
+            given = {name: entries[name] for name in names if name in entries}
+            changes[field] = tuple((dict(getattr(self, field)) | given).items())
+        return replace(self, **changes)

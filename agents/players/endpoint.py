@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ from zerosearch_env.engines.cache import ResultCache, cache_key
 from zerosearch_env.engines.run import Engine, run_searches
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.llm.backend import Completion, Prompt
 from zerosearch_env.llm.http.options import HttpOptions
 from zerosearch_env.llm.openai import Model, OpenAIBackend
@@ -41,7 +41,7 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, Step, StopReason
 
 from ..policy.card import AgentCard, card_rules, changed_card
-from .base import PolicyOptions, rules_with
+from .base import PolicyOptions
 from .third_party import AgentOptions, ConcurrentPlayer, PlayTurn
 
 TIMEOUT_S = 600.0
@@ -88,7 +88,10 @@ class EndpointPlayer(ConcurrentPlayer):
         self.policy = policy
         limits = {"turn_tokens": policy.turn_tokens, "context_tokens": policy.context_tokens}
         chosen = {name: value for name, value in policy.format if name not in WITHOUT_EFFECT}
-        self.card = changed_card(AgentCard(), {"chat": True} | limits | chosen)
+        card = changed_card(AgentCard(), limits | chosen)
+        self.card = replace(
+            card, chat=card.chat is not False
+        )  # the server has a chat template, or says that it has none
         limit_s = self.options.turn_timeout_s or TIMEOUT_S
         urls, _, model = source.partition(":")[2].partition("#")
         thinking = self.card.thinking
@@ -123,11 +126,15 @@ class EndpointPlayer(ConcurrentPlayer):
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that its turns depend on, apart from the rules: the model and how it is asked, not where it is."""
-        return {"model": dict(self.model), "card": asdict(self.card), "temperature": self.policy.temperature}
+        return {
+            "model": dict(self.model),
+            "card": asdict(self.card),
+            "sampling": [self.policy.temperature, self.policy.top_p],
+        }
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with what was given for this agent only."""
-        return card_rules(rules_with(rules, dict(self.policy.format)), self.card)
+        return card_rules(changed_rules(rules, dict(self.policy.rules)), self.card)
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
@@ -155,6 +162,7 @@ class EndpointPlayer(ConcurrentPlayer):
                 mix(episode.seed, len(episode.turns)),
                 self._turn_tokens(protocol),
                 self.policy.temperature,
+                self.policy.top_p,
                 stop=protocol.stop_strings,
                 system=system[1],
                 prefill=card.prefill,

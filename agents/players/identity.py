@@ -31,14 +31,14 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
     parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
     if isinstance(player, PolicyPlayer):
         options = player.options
-        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu")))
+        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu", dtype=player.dtype)))
         parts["files"] = folder_hash(Path(options.path))
     if isinstance(player, EndpointPlayer):
         model, *how = player.identity.values()
         parts |= {"model": json.dumps(model), "options": text_hash(json.dumps(how))}
     if rules is not None:
         own = player.rules_for(rules)
-        words = text_hash(repr((own.prompt_template, own.invalid_notice, own.last_turn_notice)))
+        words = text_hash(repr((own.few_shot, own.prompt_template, own.invalid_notice, own.last_turn_notice)))
         parts["rules"] = f"{own.protocol.name}, {own.max_turns} turns, {own.top_k} documents, texts {words}"
     return {f"the {part} of the agent {player.name}": value for part, value in parts.items()}
 

@@ -106,11 +106,8 @@ def policy_options(common: PolicyOptions, spec: AgentSpec) -> PolicyOptions:
     _check_options(
         spec, [*(name for name in valid if name not in WITHOUT_EFFECT), *ENDPOINT_OPTIONS] if endpoint else valid
     )
-    card = dict(spec.card)
-    limits = {name: card.pop(name) for name in ("turn_tokens", "context_tokens") if name in card}
-    format = tuple({**dict(common.format), **card}.items())
     path = spec.source if endpoint else str(policy_path(spec.source))
-    return replace(common, path=path, format=format, **limits, **spec.sampling)
+    return replace(common, path=path).changed({**spec.card, **spec.sampling})
 
 
 def _check_options(spec: AgentSpec, valid: Sequence[str]) -> None:
@@ -125,6 +122,8 @@ def _check_options(spec: AgentSpec, valid: Sequence[str]) -> None:
             raise ConfigError(
                 f"agent {spec.label!r}: {name} is not an option of {redact(spec.source)}; its options are: {offered}"
             )
+
+
 def make_tool_player(agent: str, options: AgentOptions | None = None) -> ToolAgentPlayer:
     """Builds the player of an agent that owns its loop from its command-line spec.
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from zerosearch_env.datasets.options import ReadingOptions
@@ -16,10 +17,12 @@ from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.types import Dataset
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
+from ..policy.files import check_complete
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
 from .endpoint import EndpointPlayer
 from .make import make_player, make_tool_player, policy_options
+from .policy import PolicyPlayer
 from .spec import parse_agent
 from .third_party import AgentOptions, ConcurrentPlayer, OnAgentError
 
@@ -33,23 +36,25 @@ class PlayConfig(ReadingOptions, AgentChoices):
     seed: int = 0
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """The model used by baseline:direct, baseline:rag and baseline:rag-own, with options as in --agent; "tiny" is the
-    shipped base model."""
+    """The model of baseline:direct, baseline:rag and baseline:rag-own, with options as in --agent: a policy directory,
+    a name on the Hugging Face Hub (ORG/NAME, ORG/NAME@REVISION), or "tiny", the shipped base model."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling of policies: only the most probable tokens that together have this probability, in (0, 1]."""
     turn_tokens: int | None = None
     """Maximum number of tokens a policy samples per turn; unset: the value in its card, else the protocol's."""
     context_tokens: int | None = None
     """Maximum number of tokens of a policy's episode, prompt and documents included; unset: the value in its card, else
-    the protocol's. The model's own context is never exceeded."""
+    the protocol's, at most 4,096. The model's own context is never exceeded."""
     slots: int = 64
     """Episodes that a policy decodes in parallel in each process."""
     workers: int | None = None
     """Number of processes for policies on the CPU; unset: the number of cores, at most 2."""
     device: str = "cpu"
     """Device of the policies: "cpu" or "cuda"."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of the policies' weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Data type of the policies' weights; "auto": what is fast on the device and loses no digits of the checkpoint."""
     concurrency: int | None = None
     """Number of episodes that your own agent, or a model behind an endpoint, plays at the same time, in threads; unset:
     1, and 16 for an endpoint."""
@@ -80,11 +85,14 @@ class PlayConfig(ReadingOptions, AgentChoices):
             tool_agents: specs of `make.make_tool_player`.
 
         Raises:
-            ConfigError: see `make_player`; or two players have the same name, or an endpoint does not answer.
+            ConfigError: see `make_player` and `policy_path`; or two players have the same name, or an endpoint does
+                not answer.
+            CheckpointError: a policy's directory is incomplete or damaged, or holds another kind of model.
         """
         common = PolicyOptions(
             path="",
             temperature=self.temperature,
+            top_p=self.top_p,
             slots=self.slots,
             turn_tokens=self.turn_tokens,
             context_tokens=self.context_tokens,
@@ -114,6 +122,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
                 stack.callback(player.close)
             if isinstance(player, EndpointPlayer):
                 _ = player.model  # a server that is not there is an error before anything is played
+            if isinstance(player, PolicyPlayer):
+                check_complete(Path(player.options.path))
             if player.name in [other.name for other in players]:
                 raise ConfigError(f"two agents are called {player.name!r}; rename one of them with LABEL=...")
             players.append(player)
@@ -133,7 +143,7 @@ class PlayConfig(ReadingOptions, AgentChoices):
 
         What a policy plays by, where its card differs from these rules, is in its own record (`player_identity`).
         """
-        names = ("dataset", "on_bad_row", "columns", "seed", "temperature", "turn_tokens")
+        names = ("dataset", "on_bad_row", "columns", "seed", "temperature", "top_p", "turn_tokens")
         settings = {name: getattr(self, name) for name in names}
         settings |= {"protocol": self.protocol or rules.protocol.name}
         settings |= {"max_turns": rules.max_turns, "top_k": rules.top_k}

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, changed_rules
+from zerosearch_env.llm.local.devices import slow_dtype_note
 from zerosearch_env.protocols import Protocol
 
-from ..policy.card import AgentCard, card_notes, card_rules, changed_card, model_context, read_card, token_limits
+from ..policy.card import (
+    AgentCard,
+    card_notes,
+    card_rules,
+    changed_card,
+    decide_chat,
+    has_chat_template,
+    model_context,
+    read_card,
+    token_limits,
+)
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
-from .base import OnDone, PolicyOptions, blocks, rules_with
+from .base import OnDone, PolicyOptions, blocks
 
 if TYPE_CHECKING:
     from ..sampling.local import Sampler
@@ -49,24 +60,39 @@ class PolicyPlayer:
         if self._policy is None:
             from ..policy.policy import load_policy
 
-            self._policy = load_policy(self.options.path, dtype=self.options.dtype, device=self.options.device)
+            self._policy = load_policy(self.options.path, dtype=self.dtype, device=self.options.device)
         return self._policy
+
+    @cached_property
+    def dtype(self) -> str:
+        """The data type of the policy's weights: the option's, or what "auto" is for them on the device."""
+        from ..policy.policy import policy_dtype
+
+        options = self.options
+        return policy_dtype(Path(options.path), options.device) if options.dtype == "auto" else options.dtype
 
     @cached_property
     def card(self) -> AgentCard:
         """The policy's card, with what the options change of it. Without a card, the defaults."""
         options = self.options
         limits = {"turn_tokens": options.turn_tokens, "context_tokens": options.context_tokens}
-        card = read_card(options.path) or AgentCard()
-        return changed_card(card, limits | dict(options.format))
+        card = changed_card(read_card(options.path) or AgentCard(), limits | dict(options.format))
+        if card.chat is None and has_chat_template(Path(options.path)):
+            from ..policy.policy import load_tokenizer
+
+            return decide_chat(card, load_tokenizer(options.path))
+        return decide_chat(card, None)
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with the protocol, prompt and limits that the policy was trained with."""
-        return card_rules(rules_with(rules, dict(self.options.format)), self.card)
+        return card_rules(changed_rules(rules, dict(self.options.rules)), self.card)
 
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
-        return card_notes(self.options.path, self.card, rules)
+        options = self.options
+        notes = card_notes(self.name, options.path, self.card, changed_rules(rules, dict(options.rules)))
+        slow = None if options.dtype == "auto" else slow_dtype_note(options.device, options.dtype)
+        return notes if slow is None else [*notes, slow]
 
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`."""
@@ -100,5 +126,6 @@ class PolicyPlayer:
             context_tokens=limits.context_tokens,
             stop_strings=protocol.stop_strings if stop_strings is None else stop_strings,
             temperature=options.temperature,
+            top_p=options.top_p,
             turn_tokens=limits.turn_tokens,
         )

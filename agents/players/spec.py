@@ -20,14 +20,15 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from zerosearch_env.errors import ConfigError, suggestion
 from zerosearch_env.privacy import redact
-from zerosearch_env.protocols.prompts import load_prompt_template
+from zerosearch_env.protocols.prompts import load_few_shot, load_prompt_template
 
+from ..config.agent import CHAT
 from ..policy.card import AgentCard
+from ..policy.files import is_hub_name
 
 SourceKind = Literal["tiny", "folder", "baseline", "openai", "vllm", "code", "hub", "unknown"]
 
 _KEY = re.compile(r"([A-Za-z_-]+)=")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 
@@ -41,7 +42,7 @@ class AgentSpec:
     """What plays: `"tiny"`, a folder, `"baseline:NAME"`, `"openai:URL[,URL...][#MODEL]"`, `"vllm:..."`, the user's own
     `"file.py:callable"`, or a name on the hub."""
     card: Mapping[str, Any] = field(default_factory=dict)
-    """Entries of `AgentCard` that were given with it, of their own types; None is "auto"."""
+    """Entries of `AgentCard` that were given with it, of their own types; `chat` is "auto", "on" or "off"."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """`temperature` and `top_p`, if given."""
     endpoint: Mapping[str, str] = field(default_factory=dict)
@@ -106,8 +107,7 @@ def source_kind(source: str) -> SourceKind:
         return "folder"
     if colon:
         return head if head in ("baseline", "openai", "vllm") else "code"  # type: ignore[return-value]
-    inside_a_folder = Path(source).parent != Path() and Path(source).parent.is_dir()
-    return "hub" if _HUB_NAME.fullmatch(source) and not source.endswith(".py") and not inside_a_folder else "unknown"
+    return "hub" if is_hub_name(source) and not source.endswith(".py") else "unknown"
 
 
 def _split(text: str) -> list[str]:
@@ -140,16 +140,22 @@ def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
     """How an option of a type is read, and what is expected of it."""
     kinds = get_args(kind) or (kind,)
     if bool in kinds:
-        auto: dict[str, bool | None] = {"auto": None} if type(None) in kinds else {}
-        words = {**_SWITCH, **auto}
-        return (lambda text: words[text.casefold()]), "on, off or auto" if auto else "on or off"
+        return (lambda text: _SWITCH[text.casefold()]), "on or off"
     if int in kinds:
         return int, "a whole number"
     return (float, "a number") if float in kinds else (str, "a text")
 
 
+def _chat(text: str) -> str:
+    """One of the words of `--chat`."""
+    word = text.casefold()
+    return word if word in CHAT else "on" if _SWITCH[word] else "off"
+
+
 _CARD = {name: _reader(kind) for name, kind in get_type_hints(AgentCard).items()} | {
-    "prompt_template": (load_prompt_template, "a text or a file that contains {question}")
+    "prompt_template": (load_prompt_template, "a text or a file that contains {question}"),
+    "few_shot": (load_few_shot, "a text or a file"),
+    "chat": (_chat, "on, off or auto"),
 }
 _SAMPLING = {"temperature": _reader(float), "top_p": _reader(float)}
 ENDPOINT_OPTIONS = {"api_key_env": _reader(str), "cache": _reader(str)}

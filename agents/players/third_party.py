@@ -26,12 +26,12 @@ from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.engines.run import Engine, run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.rules import Rules
+from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document, Step, StopReason
 
-from .base import OnDone, Player, rules_with
+from .base import OnDone, Player
 from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
 
@@ -226,7 +226,7 @@ class ThirdPartyPlayer(ConcurrentPlayer):
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, changed by the agent's own options."""
-        return rules_with(rules, self.card)
+        return changed_rules(rules, self.card)
 
     def close(self) -> None:
         """End the agent's event loop or processes, if it has any."""

@@ -13,18 +13,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerosearch_env.checks import check_whole_number, make_options
-from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.errors import CheckpointError, ConfigError, unknown_name
 from zerosearch_env.game.rules import Rules, agent_rules, choose_notices
 from zerosearch_env.llm.chat_format import PromptFormat
+from zerosearch_env.llm.chat_template import shows_episodes
 from zerosearch_env.protocols import PROTOCOLS, Protocol, get_protocol
 from zerosearch_env.protocols.prompts import DATASET_PROMPT, PLACEHOLDER
 
+from ..config.agent import CHAT
 from .files import read_json
 
 CARD_FILE = "zerosearch.json"
 CARD_VERSION = 1
+DEFAULT_CONTEXT = 4096
+"""Maximum tokens per episode of a policy that states none, whatever its protocol allows."""
+PASSAGE_TOKENS = 164
+"""Tokens of a passage of Wikipedia, with its title and its place in the list: five were 818 on average."""
+_PROMPT_CHARACTERS, _QUESTION_TOKENS = 4, 32
+"""Characters per token of an instruction, and tokens of a question with a template's own: enough for a warning."""
 _COUNTS = ("turn_tokens", "context_tokens", "max_turns", "top_k", "max_observation_tokens")
-_TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice")
+_TEXTS = ("protocol", "prompt_template", "system", "prefill", "invalid_notice", "last_turn_notice", "few_shot")
 _SWITCHES = ("chat", "thinking", "tools")
 
 
@@ -41,14 +49,14 @@ class AgentCard:
     turn_tokens: int | None = None
     """Maximum tokens that it samples per turn; None: the protocol's."""
     context_tokens: int | None = None
-    """Maximum tokens per episode: prompt, sampled and environment tokens together; None: the protocol's. The model's
-    own context is never exceeded."""
+    """Maximum tokens per episode: prompt, sampled and environment tokens together; None: the protocol's, at most
+    `DEFAULT_CONTEXT`. The model's own context is never exceeded."""
     max_turns: int | None = None
     """Number of turns that may search; one more turn may only answer. None: the protocol's."""
     top_k: int | None = None
     """Documents per search; None: the protocol's."""
-    chat: bool = False
-    """Whether prompts go through the tokenizer's chat template."""
+    chat: bool | None = None
+    """Whether prompts go through the tokenizer's chat template; None: if it has one that can show an episode."""
     system: str | None = None
     """System message before the prompt, for `chat`; None: none, `""`: an empty one."""
     thinking: bool | None = None
@@ -64,6 +72,8 @@ class AgentCard:
     `"none"`, an empty observation; otherwise the text itself."""
     last_turn_notice: str = "own"
     """The text before the last turn: `"own"`, `"reference"`, `"none"`, or the text itself."""
+    few_shot: str | None = None
+    """Worked examples that are shown before the instruction, with a blank line between; None: none."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -82,7 +92,7 @@ class AgentCard:
                 check_whole_number(name, getattr(self, name), hint="null uses the default.")
         protocol = get_protocol(self.protocol or "zerosearch")
         choose_notices(protocol, self.invalid_notice, self.last_turn_notice)
-        _ = self.format  # checked by its own class
+        self._format(chat=self.chat is not False)  # checked by its own class
         template = self.prompt_template
         if template is not None and template != DATASET_PROMPT and PLACEHOLDER not in template:
             raise ConfigError(
@@ -92,8 +102,12 @@ class AgentCard:
 
     @property
     def format(self) -> PromptFormat:
-        """How prompts and observations become tokens."""
-        return PromptFormat(**{entry.name: getattr(self, entry.name) for entry in fields(PromptFormat)})
+        """How prompts and observations become tokens. Undecided, `chat` is off; see `decide_chat`."""
+        return self._format(chat=bool(self.chat))
+
+    def _format(self, *, chat: bool) -> PromptFormat:
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(PromptFormat)}
+        return PromptFormat(**entries | {"chat": chat})
 
 
 def read_card(directory: str | os.PathLike[str]) -> AgentCard | None:
@@ -130,7 +144,13 @@ def card_rules(rules: Rules, card: AgentCard) -> Rules:
         top_k=card.top_k,
         invalid_notice=card.invalid_notice,
         last_turn_notice=card.last_turn_notice,
+        few_shot=card.few_shot,
     )
+
+
+def wanted_context(card: AgentCard, protocol: Protocol) -> int:
+    """Maximum tokens per episode that a card asks for, whatever the model's own context."""
+    return card.context_tokens or min(protocol.context_tokens, DEFAULT_CONTEXT)
 
 
 class TokenLimits(NamedTuple):
@@ -143,14 +163,14 @@ class TokenLimits(NamedTuple):
 
 
 def token_limits(card: AgentCard, protocol: Protocol, longest: int | None = None) -> TokenLimits:
-    """The limits of a policy: its card's, or else its protocol's, bounded by the model's own context.
+    """The limits of a policy: its card's or else its protocol's (`DEFAULT_CONTEXT`), within the model's own context.
 
     Args:
         card: the policy's card.
         protocol: the protocol that it plays.
         longest: the model's own context in tokens (`model_context`); None: no bound.
     """
-    context = card.context_tokens or protocol.context_tokens
+    context = wanted_context(card, protocol)
     context = context if longest is None else min(context, longest)
     return TokenLimits(min(card.turn_tokens or protocol.turn_tokens, context), context)
 
@@ -163,12 +183,28 @@ def model_context(config: Any) -> int | None:
 
 
 def changed_card(card: AgentCard, changes: Mapping[str, Any]) -> AgentCard:
-    """The card with those of these values that are not None.
+    """The card with those of these values that are not None. `chat` may be a word of the option.
 
     Raises:
         ConfigError: a value is invalid.
     """
-    return replace(card, **{name: value for name, value in changes.items() if value is not None})
+    values = {name: value for name, value in changes.items() if value is not None}
+    chat = values.get("chat")
+    if isinstance(chat, str):
+        if chat not in CHAT:
+            raise unknown_name("chat", chat, CHAT)
+        values["chat"] = CHAT[chat]
+    return replace(card, **values)
+
+
+# Any: tokenizers of Transformers have no common type without importing it
+def decide_chat(card: AgentCard, tokenizer: Any) -> AgentCard:
+    """The card with `chat` on or off; undecided, it is on if the tokenizer's chat template can show an episode.
+
+    Raises:
+        ConfigError: `system`, `thinking` or `prefill` is set, and there is no such template.
+    """
+    return card if card.chat is not None else replace(card, chat=shows_episodes(tokenizer))
 
 
 def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
@@ -176,15 +212,18 @@ def trained_card(card: AgentCard, rules: Rules) -> AgentCard:
     own = {name: value for name, value in rules.given.items() if name != "protocol"}
     if "prompt_template" in own:
         own["prompt_template"] = rules.prompt_template  # the text, not the name of its file
+    if "few_shot" in own:
+        own["few_shot"] = rules.few_shot
     name = rules.protocol.name
     return changed_card(card, own | {"protocol": name if PROTOCOLS.get(name) is rules.protocol else None})
 
 
-def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules) -> list[str]:
+def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, rules: Rules) -> list[str]:
     """What a user should know before a policy is played: what is assumed, bounded, or not applied; one line each.
 
     Args:
-        directory: the policy's directory.
+        name: what the user calls the policy.
+        directory: its directory.
         card: its card with the changes of the command, or the defaults.
         rules: the rules that the command gives; `card_rules` makes the policy's own of them.
     """
@@ -192,26 +231,45 @@ def card_notes(directory: str | os.PathLike[str], card: AgentCard, rules: Rules)
     longest = _context_on_disk(directory)
     limits = token_limits(card, own.protocol, longest)
     notes = []
-    if own.protocol is not rules.protocol and "protocol" in rules.given:
+    if card.protocol is not None and own.protocol.name != card.protocol:
+        notes.append(f"{name}: its card says protocol {card.protocol!r}; it plays {own.protocol.name!r}, as asked.")
+    if not (directory / CARD_FILE).is_file():
+        template = "the chat template of its tokenizer" if card.chat else "plain prompts (chat off)"
         notes.append(
-            f"{directory}: its card says protocol {own.protocol.name!r}, so it does not play {rules.protocol.name!r}; "
-            f"change {CARD_FILE} if it was trained with that."
+            f"{name} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
+            f"{own.max_turns} turns that may search, {own.top_k} documents, {limits.turn_tokens} tokens per turn and "
+            f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
+            "and --chat, or with a card (docs/third-party-agents.md)."
         )
-    if has_chat_template(directory) and not (directory / CARD_FILE).is_file():
-        notes.append(
-            f"{directory} has a chat template but no card: it plays protocol {own.protocol.name!r} with chat "
-            f"{'on' if card.chat else 'off'}, {own.max_turns} turns that may search, {own.top_k} documents, "
-            f"{limits.turn_tokens} tokens per turn and {limits.context_tokens} per episode. If it was trained "
-            f'otherwise, write it into {directory / CARD_FILE}, for example {{"protocol": "search-r1", "chat": true}} '
-            "(docs/third-party-agents.md), or give options (--help)."
-        )
-    wanted = card.context_tokens or own.protocol.context_tokens
+    wanted = wanted_context(card, own.protocol)
     if wanted > limits.context_tokens:
         notes.append(
-            f"{directory}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
+            f"{name}: an episode has at most {limits.context_tokens} tokens, the model's own context, instead of "
             f"{wanted}."
         )
+    stated = read_card(directory)
+    fitting = searches_that_fit(card, own, limits)
+    if fitting < own.max_turns and (stated is None or stated.context_tokens is None):
+        notes.append(
+            f"{name}: {limits.context_tokens} tokens hold {fitting} of {own.max_turns} searches if every turn takes "
+            f"{limits.turn_tokens} tokens and every search brings {own.top_k} passages of real text, about "
+            f"{PASSAGE_TOKENS} tokens each. Raise context_tokens, or set max_observation_tokens."
+        )
     return notes
+
+
+def searches_that_fit(card: AgentCard, rules: Rules, limits: TokenLimits) -> int:
+    """How many searches fit into a policy's context if every turn and every document is long.
+
+    Args:
+        card: the policy's card.
+        rules: the rules by which it plays.
+        limits: its token limits.
+    """
+    prompt = sum(map(len, rules.prompt_pieces)) // _PROMPT_CHARACTERS + _QUESTION_TOKENS
+    observation = min(rules.top_k * PASSAGE_TOKENS, card.max_observation_tokens or limits.context_tokens)
+    room = limits.context_tokens - prompt - limits.turn_tokens  # one more turn gives the answer
+    return max(0, min(rules.max_turns, room // (limits.turn_tokens + observation)))
 
 
 def has_chat_template(directory: Path) -> bool:

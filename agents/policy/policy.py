@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence, unknown_name
 from zerosearch_env.files import replaced_directory, roll_back
-from zerosearch_env.llm.local.devices import check_device
+from zerosearch_env.llm.local.devices import DTYPES, auto_dtype, check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
-from .card import CARD_FILE, AgentCard, card_values, read_card
-from .files import check_complete, one_line, read_json
+from .card import CARD_FILE, AgentCard, card_values, decide_chat, read_card
+from .files import check_complete, one_line, read_json, stored_weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = DTYPES[1:]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     card: AgentCard = field(default_factory=AgentCard)
+    """Its `chat` is decided, whatever the card that was given says (`decide_chat`)."""
+
+    def __post_init__(self) -> None:
+        """Decide whether the policy plays with its chat template.
+
+        Raises:
+            ConfigError: see `decide_chat`.
+        """
+        object.__setattr__(self, "card", decide_chat(self.card, self.tokenizer))
 
 
 def tiny_config(
@@ -167,7 +176,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
 
     Args:
         path: a local directory. Nothing is downloaded.
-        dtype: dtype to convert the weights to, whatever it is on disk.
+        dtype: dtype to convert the weights to, whatever it is on disk; "auto" as `policy_dtype` has it.
         device: device of the model.
 
     Returns:
@@ -178,10 +187,12 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
         ConfigError: there is no such device.
     """
     directory = Path(path)
-    torch_dtype = _torch_dtype(dtype)
+    if dtype != "auto":
+        _torch_dtype(dtype)
     check_device(device)
     roll_back(directory)
     check_complete(directory)
+    torch_dtype = _torch_dtype(policy_dtype(directory, device) if dtype == "auto" else dtype)
     card = read_card(directory) or AgentCard()
     transformers = require("transformers")
     with quiet_transformers():
@@ -189,9 +200,9 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch_dtype, local_files_only=True, output_loading_info=True
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as cause:  # Transformers, safetensors and tokenizers each raise their own classes
             raise CheckpointError(f"the policy in {directory} cannot be loaded: {one_line(cause)}") from cause
+    tokenizer = load_tokenizer(directory)
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(
@@ -204,6 +215,27 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             f"{model.get_input_embeddings().weight.shape[0]}: they do not belong together."
         )
     return Policy(model.to(device).eval(), tokenizer, card)
+
+
+def policy_dtype(directory: Path, device: str) -> str:
+    """The dtype in which a policy that is only read is fast on a device, without losing digits (`auto_dtype`)."""
+    stored, parameters = stored_weights(directory)
+    return auto_dtype(device, stored, parameters)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a policy directory, without its model.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    transformers = require("transformers")
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except Exception as cause:  # Transformers and tokenizers each raise their own classes
+            raise CheckpointError(f"the tokenizer in {path} cannot be loaded: {one_line(cause)}") from cause
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ class TurnLimits:
     end_ids: tuple[int, ...]
     """Tokens that end a turn."""
     temperature: float
+    top_p: float = 1.0
+    """Nucleus sampling, only for inference: the engine's log-probabilities are those of all tokens."""
 
 
 class TurnEngine(Protocol):

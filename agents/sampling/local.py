@@ -63,6 +63,7 @@ class Sampler(RowSampler[_SlotRow]):
         context_tokens: maximum tokens per row, prompt and environment text included.
         stop_strings: a turn ends after the token that completes one of them.
         temperature: divides the logits; 0 is greedy.
+        top_p: nucleus sampling; log-probabilities are then those among the tokens that are kept, not the learner's.
         turn_tokens: maximum tokens sampled per turn.
         seed: XORed with every row's seed.
 
@@ -81,11 +82,13 @@ class Sampler(RowSampler[_SlotRow]):
         context_tokens: int,
         stop_strings: Sequence[str] = (),
         temperature: float = 1.0,
+        top_p: float = 1.0,
         turn_tokens: int,
         seed: int = 0,
     ) -> None:
         check_whole_number("slots", slots)
         self.temperature = check_number("temperature", temperature, least=0)
+        self._top_p = check_number("top_p", top_p, above=0, most=1)
         self._decoder = make_decoder(model, slots, context_tokens)
         super().__init__(
             tokenizer,
@@ -268,7 +271,7 @@ class Sampler(RowSampler[_SlotRow]):
     def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
         """Draw the next token of each slot, and end the turns that are complete."""
         uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
-        drawn, drawn_logprobs = draw(logits, uniforms, self.temperature)
+        drawn, drawn_logprobs = draw(logits, uniforms, self.temperature, self._top_p)
         tokens = drawn.cpu().numpy()
         counts = self._counts[slots]
         self._tokens[slots, counts] = tokens

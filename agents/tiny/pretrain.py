@@ -219,7 +219,7 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
     from ..policy.policy import Policy, load_policy, save_policy
     from .induction import new_tiny_model
 
-    card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    card = AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048, chat=False)
     if config.start is None:
         tokenizer = _learn_tokenizer(config)
         model = new_tiny_model(config, tokenizer, vocab_size=config.vocab_size, seed=config.seed)

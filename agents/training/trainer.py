@@ -42,7 +42,7 @@ from ..forward.activations import checkpoint_activations
 from ..forward.fsdp import copy_weights, make_place, wants_fsdp
 from ..forward.mode import prepare_model
 from ..objective.credit import assign_credit, credit_metrics, make_samples
-from ..policy.card import card_notes, card_rules, changed_card, model_context, token_limits, trained_card
+from ..policy.card import card_notes, card_rules, changed_card, decide_chat, model_context, token_limits, trained_card
 from ..policy.files import policy_path
 from ..policy.lora import make_adapter, sampled_model
 from ..policy.policy import Policy, load_policy, save_policy
@@ -293,15 +293,11 @@ def build_learner(
         noise_unit=environment.noise_unit,
     )
     limits = {"turn_tokens": settings.turn_tokens, "context_tokens": settings.context_tokens}
-    card = changed_card(policy.card, limits | environment.given(FORMAT_OPTIONS))
+    changed = changed_card(policy.card, limits | environment.given(FORMAT_OPTIONS))
+    card = decide_chat(changed, policy.tokenizer)
     rules = card_rules(given, card)
-    if environment.protocol is not None and rules.protocol is not given.protocol:
-        raise ConfigError(
-            f"environment.protocol is {environment.protocol!r}, but the card of the policy {config.policy} says "
-            f"{card.protocol!r}. Leave the option out, or change zerosearch.json in its directory."
-        )
     if workers.rank == 0:
-        for note in card_notes(policy_path(config.policy), card, given):
+        for note in card_notes(config.policy, policy_path(config.policy), card, given):
             _log.warning("%s", note)
     card = trained_card(card, rules)
     policy = replace(policy, card=card)

@@ -113,3 +113,41 @@ def test_a_notice_is_a_choice_of_the_environment() -> None:
     strict = gym.make("ZeroSearch-v0", dataset=WHO, search_engine=ConstantEngine(), protocol="r1-searcher")
     strict.reset(seed=0)
     assert strict.step("no action")[2]
+
+
+EXAMPLES = "Question: Who made {question}?\n<search>maker</search>\n<answer>Bo</answer>"
+
+
+def test_worked_examples_stand_before_the_instruction(tmp_path: Path) -> None:
+    file = tmp_path / "shots.txt"
+    file.write_text(f"\n{EXAMPLES}\n\n")
+    question = Question("id", "Who wrote {it}?", ("Ada",))
+    bare = Episode(question, make_rules(prompt_template="Ask: {question}")).prompt
+    for given in (EXAMPLES, file, str(file)):
+        rules = make_rules(few_shot=given, prompt_template="Ask: {question}")
+        assert Episode(question, rules).prompt == f"{EXAMPLES}\n\n{bare}"  # their own braces are text
+        assert rules.few_shot == EXAMPLES
+
+
+def test_worked_examples_precede_the_prompt_of_a_row() -> None:
+    row = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"})
+    question = Question("id", "Who?", ("Ada",), prompt=row)
+    rules = make_rules(few_shot=EXAMPLES, prompt_template="dataset")
+    assert rules.messages(question) == (row[0], {"role": "user", "content": f"{EXAMPLES}\n\nWho?"})
+    assert rules.prompt(question) == f"Be short.\n{EXAMPLES}\n\nWho?"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("shots.txt", "there is no file 'shots.txt'"),
+        ("my shots.txt", "there is no file 'my shots.txt'"),
+        ("", "no file ''"),
+        (" \n ", "few_shot is empty"),
+        (3, "must be a string or a path, got 3"),
+        ("Q: a\n<tool_call>{}</tool_call>", "the prompt shows </tool_call>, but protocol 'zerosearch'"),
+    ],
+)
+def test_wrong_worked_examples_are_named(given: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_rules(few_shot=given)  # type: ignore[arg-type]

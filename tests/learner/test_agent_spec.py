@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_agents.players.base import PolicyOptions, rules_with
+from zerosearch_agents.players.base import PolicyOptions
 from zerosearch_agents.players.make import make_player
 from zerosearch_agents.players.options import PlayConfig
 from zerosearch_agents.players.policy import PolicyPlayer
@@ -22,15 +22,15 @@ URL = "http://127.0.0.1:8000/v1"
         ("tiny", AgentSpec("tiny", "tiny")),
         ("before=tiny", AgentSpec("before", "tiny")),
         ("runs/x/policy,temperature=1", AgentSpec("runs/x/policy", "runs/x/policy", sampling={"temperature": 1.0})),
-        ("tiny,chat=off,tools=on", AgentSpec("tiny", "tiny", {"chat": False, "tools": True})),
-        ("tiny,thinking=auto,max-turns=3", AgentSpec("tiny", "tiny", {"thinking": None, "max_turns": 3})),
+        ("tiny,chat=off,tools=on", AgentSpec("tiny", "tiny", {"chat": "off", "tools": True})),
+        ("tiny,chat=auto,max-turns=3", AgentSpec("tiny", "tiny", {"chat": "auto", "max_turns": 3})),
         (
             f"big=openai:{URL},http://b:1/v1#Qwen/Qwen3-8B,top_p=0.9,api_key_env=KEY",
             AgentSpec("big", f"openai:{URL},http://b:1/v1#Qwen/Qwen3-8B", {}, {"top_p": 0.9}, {"api_key_env": "KEY"}),
         ),
         (
             f"openai:{URL},chat=on,http://b/v1",
-            AgentSpec(f"openai:{URL},http://b/v1", f"openai:{URL},http://b/v1", {"chat": True}),
+            AgentSpec(f"openai:{URL},http://b/v1", f"openai:{URL},http://b/v1", {"chat": "on"}),
         ),
         ("openai:http://a/v1,http://b/v1?x=1", AgentSpec(*["openai:http://a/v1,http://b/v1?x=1"] * 2)),
         (
@@ -64,7 +64,7 @@ def test_a_prompt_is_read_from_its_file(tmp_path: Path) -> None:
         (f"openai:{URL},max-turn=1", r"unknown option 'max-turn'. Did you mean 'max_turns'\?"),
         ("tiny,max_turns=many", "max_turns must be a whole number, got 'many'"),
         ("tiny,tools=maybe", "tools must be on or off, got 'maybe'"),
-        ("tiny,thinking=maybe", "thinking must be on, off or auto, got 'maybe'"),
+        ("tiny,chat=maybe", "chat must be on, off or auto, got 'maybe'"),
         ("tiny,temperature=hot", "temperature must be a number, got 'hot'"),
         ("tiny,top_k=1,top_k=2", "top_k is given twice"),
         ("tiny,system=Be brief, and search", "' and search' is neither an option .* A value that contains a comma is"),
@@ -110,13 +110,6 @@ def test_kinds_of_sources(source: str, kind: str, tmp_path: Path, monkeypatch: p
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     assert source_kind(source) == kind
-
-
-def test_an_agents_options_precede_the_commands() -> None:
-    rules = make_rules(max_turns=7, top_k=4)
-    own = rules_with(rules, {"max_turns": 2, "protocol": "search-r1", "system": "no rule"})
-    assert (own.max_turns, own.top_k, own.protocol.name) == (2, 4, "search-r1")
-    assert rules_with(rules, {}) is rules
 
 
 def test_options_reach_the_policy_and_the_model_of_the_baselines() -> None:

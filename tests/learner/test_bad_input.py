@@ -72,7 +72,7 @@ def test_a_model_without_a_chat_template(tmp_path):
     assert run(config).step == 1
     card = Path(config.policy) / "zerosearch.json"
     card.write_text(json.dumps(json.loads(card.read_text("utf-8")) | {"chat": True}), "utf-8")
-    with pytest.raises(ConfigError, match=r"has no chat template: put one into .*, or set chat = false"):
+    with pytest.raises(ConfigError, match=r"has no chat template: put one into .*, or set chat to off"):
         run(config, overwrite=True)
 
 

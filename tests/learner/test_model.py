@@ -11,7 +11,11 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.identity import player_identity
+from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.policy.card import AgentCard
+from zerosearch_agents.policy.files import stored_weights
 from zerosearch_agents.policy.policy import (
     Policy,
     load_policy,
@@ -22,7 +26,9 @@ from zerosearch_agents.policy.policy import (
 )
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env import files as env_files
+from zerosearch_env import make_rules
 from zerosearch_env.errors import CheckpointError, ConfigError
+from zerosearch_env.llm.local import devices
 
 CARD = AgentCard(protocol="search-r1", prompt_template="Q: {question}", turn_tokens=7, context_tokens=99, chat=True)
 
@@ -95,18 +101,41 @@ def test_half_precision_on_disk_is_read_into_float32(policy: Policy, tmp_path: P
     assert load_policy(small, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "avx512_bf16"}])
+def test_auto_reads_a_checkpoint_as_the_machine_is_fast(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str]
+) -> None:
+    small, full = save_policy(policy, tmp_path / "small", dtype="bfloat16"), save_policy(policy, tmp_path / "full")
+    parameters = sum(parameter.numel() for parameter in policy.model.parameters())
+    assert [stored_weights(folder) for folder in (small, full)] == [("bfloat16", parameters), ("float32", parameters)]
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    devices.inference_dtype.cache_clear()
+    assert load_policy(small, dtype="auto").model.dtype == torch.float32  # too small to gain anything
+    monkeypatch.setattr(devices, "_SMALL", 1000)
+    fast = torch.bfloat16 if "avx512_bf16" in flags else torch.float32
+    assert load_policy(small, dtype="auto").model.dtype == fast
+    assert load_policy(full, dtype="auto").model.dtype == torch.float32
+    player = PolicyPlayer(str(small))
+    assert f"torch.{player.dtype}" == str(fast)
+    forced = PolicyPlayer(PolicyOptions(str(small), dtype="bfloat16"))
+    assert any("is slow on this CPU" in note for note in forced.notes(make_rules())) == (fast == torch.float32)
+    chosen = PolicyPlayer(PolicyOptions(str(small), dtype=player.dtype))
+    assert player_identity(player) == player_identity(chosen)
+    devices.inference_dtype.cache_clear()
+
+
 def test_any_transformers_directory_is_a_policy_with_the_default_card(policy: Policy, tmp_path: Path) -> None:
     with quiet_transformers():
         policy.model.save_pretrained(tmp_path / "plain")
         policy.tokenizer.save_pretrained(tmp_path / "plain")
-    assert load_policy(tmp_path / "plain").card == AgentCard()
+    assert load_policy(tmp_path / "plain").card == AgentCard(chat=False)
 
 
 def test_saving_replaces_what_was_there(policy: Policy, saved: Path) -> None:
     (saved / "stale.txt").write_text("old")
     save_policy(Policy(policy.model, policy.tokenizer), saved)
     assert not (saved / "stale.txt").exists()
-    assert load_policy(saved).card == AgentCard()
+    assert load_policy(saved).card == AgentCard(chat=False)
 
 
 @pytest.mark.parametrize("victim", ["config.json", "model.safetensors", "tokenizer.json"])

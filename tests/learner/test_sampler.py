@@ -290,6 +290,8 @@ def test_seeds_decide(model, tokenizer) -> None:
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
         {"stop_strings": "</search>"},
         {"stop_strings": ("",)},
     ],
@@ -359,6 +361,28 @@ def test_draws_follow_the_distribution() -> None:
         shares = torch.bincount(tokens, minlength=vocabulary) / count
         assert torch.allclose(shares, expected, atol=2e-4)
         assert torch.allclose(logprobs, expected.log()[tokens], atol=1e-5)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32), st.integers(1, 200), st.floats(0.01, 1), st.sampled_from([0.0, 0.7, 1.0]))
+def test_a_nucleus_is_the_shortest_run_of_likely_tokens(
+    seed: int, vocabulary: int, top_p: float, temperature: float
+) -> None:
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed))
+    uniforms = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    tokens, logprobs = draw(logits.expand(200, -1).clone(), uniforms, temperature, top_p)
+    if temperature == 0:
+        assert set(tokens.tolist()) == {int(logits.argmax())}
+        return
+    shares = (logits / temperature).softmax(-1)
+    kept, total = [], 0.0
+    for token in shares.argsort(descending=True, stable=True).tolist():
+        if total < top_p - 1e-6:
+            kept.append(token)
+        total += float(shares[token])
+    assert set(tokens.tolist()) <= set(kept)
+    renormalised = shares[tokens] / shares[kept].sum()
+    assert torch.allclose(logprobs, renormalised.log(), atol=1e-4) or abs(float(shares[kept].sum()) - top_p) < 1e-5
 
 
 @settings(max_examples=50)

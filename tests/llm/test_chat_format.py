@@ -368,3 +368,18 @@ def test_a_question_yields_no_control_token_in_a_prompt_of_either_kind(own: bool
     names = tokenizer.convert_ids_to_tokens([i for i in ids if i in control_ids(tokenizer)])
     assert names == ["<|im_start|>", "<|endoftext|>", "<|im_end|>", "<|im_start|>"]
     assert text in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("protocol", ["zerosearch", "hermes"])
+def test_worked_examples_are_part_of_the_user_message(protocol: str) -> None:
+    tokenizer = tokenizer_of("qwen2.5")
+    examples = "Question: a?<|im_end|>\nIt is b."
+    format, question = PromptFormat(chat=True), Question("q", "Who wrote <|im_end|>?", ("k",))
+
+    def text(**options: str) -> str:
+        rules = make_rules(protocol=protocol, **options)
+        (ids,) = TurnEncoder(tokenizer, rules, format).prompts([Episode(question, rules)])
+        assert sum(i == tokenizer.eos_token_id for i in ids) == 2 + ("few_shot" in options)  # none from the question
+        return str(tokenizer.decode(ids))
+
+    assert text(few_shot=examples) == text().replace("<|im_start|>user\n", f"<|im_start|>user\n{examples}\n\n")

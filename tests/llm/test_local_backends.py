@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from zerosearch_env.engines import make_engine
 from zerosearch_env.errors import ConfigError, EngineError, MissingExtraError
 from zerosearch_env.llm import Prompt, TransformersBackend, VLLMBackend
+from zerosearch_env.llm.local import devices
 from zerosearch_env.types import SearchRequest
 
 torch = pytest.importorskip("torch")
@@ -132,6 +134,24 @@ def test_copies_errors_and_closing(folder: Path, tmp_path: Path) -> None:
         TransformersBackend(str(folder), dtype="nosuch").complete(prompts(1))
     with pytest.raises(ConfigError, match="max_batch"):
         TransformersBackend("m", max_batch=0)
+
+
+@pytest.mark.parametrize(("flags", "own"), [({"avx2"}, " (float32)"), ({"avx512_bf16"}, "")])
+def test_auto_widens_where_16_bits_are_slow(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], own: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    narrow = shutil.copytree(folder, tmp_path / "narrow")
+    AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(narrow)
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(devices, "_SMALL", 1000)
+    devices.inference_dtype.cache_clear()
+    backends = {kind: TransformersBackend(str(narrow), device="cpu", dtype=kind) for kind in ("auto", "bfloat16")}
+    assert backends["auto"].identity == f"{backends['bfloat16'].identity.removesuffix(' (bfloat16)')}{own}"
+    read = backends["auto"]._load().decoder
+    assert read._dtype == (torch.float32 if own else torch.bfloat16)
+    devices.inference_dtype.cache_clear()
 
 
 def test_an_untrained_model_gives_typed_failures_and_the_same_ones_every_time(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError, unknown_name
 from ..loading import load_attribute, names_code
 from ..protocols import Protocol, get_protocol
 from ..protocols.base import check_prompt
-from ..protocols.prompts import DATASET_PROMPT, PLACEHOLDER, load_prompt_template
+from ..protocols.prompts import DATASET_PROMPT, PLACEHOLDER, load_few_shot, load_prompt_template
 from ..types import JsonObject, Options, Question
 from .reward_registry import Reward, ScoreSpec, get_reward, get_scores
 from .rewards import exact_match
@@ -49,8 +49,10 @@ class Rules:
     """Longer queries are cut to this length."""
     scores: tuple[tuple[str, Reward], ...] = ()
     """Name and function of each additional score."""
+    few_shot: str = ""
+    """Worked examples that are shown before the instruction; may be empty."""
     given: Options = field(default_factory=dict, compare=False, repr=False)
-    """The arguments of `make_rules` that were given and for which each protocol has its own default (see
+    """The arguments of `make_rules` that were given, for which an agent may have its own values (see
     `agent_rules`)."""
 
     @cached_property
@@ -64,7 +66,17 @@ class Rules:
 
         `str.format` is not used, so all other braces in the instruction and in the question are ordinary text.
         """
-        return tuple(self.prompt_template.split(PLACEHOLDER))
+        return self.pieces_of(self.prompt_template)
+
+    def pieces_of(self, template: str) -> tuple[str, ...]:
+        """An instruction after the worked examples, split at every `{question}`; the examples may contain it."""
+        first, *rest = template.split(PLACEHOLDER)
+        return (self._examples + first, *rest)
+
+    @property
+    def _examples(self) -> str:
+        """The worked examples and a blank line, or nothing."""
+        return f"{self.few_shot}\n\n" if self.few_shot else ""
 
     @property
     def dataset_prompts(self) -> bool:
@@ -96,7 +108,12 @@ class Rules:
                 'a text or messages such as [{"role": "user", "content": "..."}]. columns={"prompt": ...} can name '
                 "another column."
             )
-        return question.prompt
+        if not self.few_shot:
+            return question.prompt
+        messages = list(question.prompt)
+        first = next((number for number, message in enumerate(messages) if message["role"] == "user"), 0)
+        messages[first] = {**messages[first], "content": f"{self._examples}{messages[first]['content']}"}
+        return tuple(messages)
 
 
 def choose_notices(
@@ -138,6 +155,7 @@ def make_rules(
     top_k: int | None = None,
     invalid_notice: str | None = None,
     last_turn_notice: str | None = None,
+    few_shot: str | os.PathLike[str] | None = None,
     reward: ScoreSpec = "em",
     scores: Sequence[ScoreSpec] = (),
     noise_unit: str = "search",
@@ -154,6 +172,8 @@ def make_rules(
         top_k: documents per search, at least 1; None: the protocol's default.
         invalid_notice: what follows an invalid turn; see `choose_notices`. None: `"own"`.
         last_turn_notice: the text before a turn that may only answer; see `choose_notices`. None: `"own"`.
+        few_shot: worked examples, a text or a file, that are shown before the instruction with a blank line between;
+            None: none.
         reward: a name such as `"em"` or `"f1"` (docs/rewards.md lists all), `"judge:openai:URL"`, a callable
             (episode) or (prediction or None, answers) -> finite number, or `"module:attribute"` or
             `"file.py:attribute"`, which is loaded.
@@ -178,7 +198,10 @@ def make_rules(
         "top_k": top_k,
         "invalid_notice": invalid_notice,
         "last_turn_notice": last_turn_notice,
+        "few_shot": few_shot,
     }
+    examples = "" if few_shot is None else load_few_shot(few_shot)
+    check_prompt(chosen, examples)
     template = load_prompt_template(chosen.prompt_template if prompt_template is None else prompt_template)
     check_prompt(chosen, template)
     invalid_notice_text, last_turn_notice_text = choose_notices(
@@ -195,6 +218,7 @@ def make_rules(
         top_k=check_whole_number("top_k", chosen.top_k if top_k is None else top_k),
         reward=get_reward(reward),
         scores=get_scores(scores),
+        few_shot=examples,
         noise_unit=noise_unit,  # type: ignore[arg-type]
         max_action_chars=check_whole_number("max_action_chars", max_action_chars),
         max_query_chars=check_whole_number("max_query_chars", max_query_chars),
@@ -203,23 +227,41 @@ def make_rules(
 
 
 # Any: `make_rules` checks the values
-def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
+def agent_rules(rules: Rules, **own: Any) -> Rules:
     """The rules for an agent that was trained with values of its own.
 
     What the caller of `make_rules` gave applies to every agent. The rest is the agent's own or, if it has none, its
-    protocol's. The protocol is always the agent's own, if it has one.
+    protocol's.
 
     Args:
         rules: the rules of an environment or an evaluation.
-        protocol: name of the agent's protocol; None: that of the rules.
-        **own: the agent's own `prompt_template`, `max_turns`, `top_k`, `invalid_notice` and
-            `last_turn_notice`; None: it has none.
+        **own: the agent's own `protocol`, `prompt_template`, `max_turns`, `top_k`, `invalid_notice`,
+            `last_turn_notice` and `few_shot`; None: it has none.
 
     Raises:
-        ConfigError: a value is invalid, or the prompt that was given shows tags of another protocol.
+        ConfigError: a value is invalid, or the prompt shows tags of another protocol.
     """
-    values = {name: value for name, value in own.items() if value is not None} | dict(rules.given)
-    made = make_rules(**values | {"protocol": rules.protocol if protocol is None else protocol})
+    return _remade(rules, {name: value for name, value in own.items() if value is not None}, rules.given)
+
+
+def changed_rules(rules: Rules, changes: Mapping[str, Any]) -> Rules:
+    """The rules as if `make_rules` had been given these arguments too; they replace given ones of the same name.
+
+    Args:
+        rules: the rules of an evaluation.
+        changes: what the user gave for one agent: arguments of `make_rules`.
+
+    Raises:
+        ConfigError: a value is invalid, or the prompt shows tags of another protocol.
+    """
+    return _remade(rules, {}, {**rules.given, **changes}) if changes else rules
+
+
+def _remade(rules: Rules, own: Mapping[str, Any], given: Mapping[str, Any]) -> Rules:
+    values = {"protocol": rules.protocol, **own, **given}
+    if "protocol" in given and given["protocol"] == rules.given.get("protocol"):
+        values["protocol"] = rules.protocol  # code that was named is not loaded twice
+    made = make_rules(**values)
     return replace(
         made,
         reward=rules.reward,
@@ -227,5 +269,5 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
         noise_unit=rules.noise_unit,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
-        given=rules.given,
+        given=given,
     )

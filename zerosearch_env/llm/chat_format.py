@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import check_whole_number
 from ..errors import ConfigError
-from ..protocols.prompts import PLACEHOLDER
 from .chat_template import ChatTemplate, read_chat_template
 from .tokens import BARE, Frame, encode_chats, encode_framed, encode_prompts
 
@@ -101,7 +100,7 @@ class TurnEncoder:
             self._template = read_chat_template(tokenizer, described, own.system, own.thinking, own.prefill)
             default = rules.prompt_template == protocol.prompt_template
             if default and self._template.describes_tools and protocol.tool_prompt_template is not None:
-                self._instruction = tuple(protocol.tool_prompt_template.split(PLACEHOLDER))
+                self._instruction = rules.pieces_of(protocol.tool_prompt_template)
 
     def prompts(self, episodes: Sequence[Episode]) -> list[list[int]]:
         """Token ids of the prompts of episodes. The instruction may contain control tokens, a question none.

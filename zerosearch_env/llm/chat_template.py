@@ -192,6 +192,18 @@ def read_chat_template(
     return known[key]
 
 
+# Any: likewise
+def shows_episodes(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a chat template that can show an episode: a user who speaks again after each turn."""
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    try:
+        read_chat_template(tokenizer, None, None, None, "")
+    except ConfigError:
+        return False
+    return True
+
+
 def _read(
     tokenizer: Any, protocol: Protocol | None, system: str | None, thinking: bool | None, prefill: str
 ) -> ChatTemplate:

@@ -137,8 +137,9 @@ def check_chat_template(tokenizer: Any) -> None:
     """
     if not tokenizer.chat_template:
         raise ConfigError(
-            "the policy's card (zerosearch.json) has chat = true, but its tokenizer has no chat template: put one "
-            "into chat_template.jinja in the policy's directory, or set chat = false there."
+            "chat is on (in the policy's card, zerosearch.json, or by an option), but its tokenizer has no chat "
+            "template: put one into chat_template.jinja in the policy's directory, or set chat to off (on the card: "
+            "false)."
         )
 
 

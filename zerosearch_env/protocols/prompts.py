@@ -106,6 +106,28 @@ BOXED_LAST_TURN_NOTICE = (
 HERMES_LAST_TURN_NOTICE = "\nNo search is left. Answer now, in \\boxed{}.\n"
 
 
+def load_few_shot(examples: str | os.PathLike[str]) -> str:
+    """Return worked examples, reading them from a file if a path is given; line breaks at both ends are removed.
+
+    Args:
+        examples: the text, or the path of a UTF-8 file.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, or there is no text.
+    """
+    if not isinstance(examples, (str, os.PathLike)):
+        raise ConfigError(f"few_shot must be a string or a path, got {examples!r}.")
+    text = os.fspath(examples)
+    if "\n" not in text:
+        if os.path.isfile(text):
+            text = read_utf8(text, f"few_shot file {text!r}")
+        elif not isinstance(examples, str) or " " not in text.strip() or text.endswith((".txt", ".md")):
+            raise ConfigError(f"few_shot must be a text or the name of a file; there is no file {text[:80]!r}.")
+    if not text.strip():
+        raise ConfigError("few_shot is empty: give worked examples, or leave it out.")
+    return text.strip("\r\n")
+
+
 def load_prompt_template(template: str | os.PathLike[str]) -> str:
     """Return a prompt template, reading it from a file if a path is given.
 

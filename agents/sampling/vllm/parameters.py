@@ -15,7 +15,7 @@ def vllm_parameters(limits: TurnLimits, request: TurnRequest) -> dict[str, Any]:
         "seed": request.seed,
         "temperature": limits.temperature,
         # vLLM would take missing fields from the model's generation config.
-        **{"top_p": 1.0, "top_k": 0, "min_p": 0.0},
+        **{"top_p": limits.top_p, "top_k": 0, "min_p": 0.0},
         **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         "logprobs": 0,
         "stop": list(limits.stop_strings),

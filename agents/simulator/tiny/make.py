@@ -160,7 +160,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         look_at_relations(model, tokenizer, seed=config.seed)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         use_block_attention(model)
-        simulator = Policy(model, tokenizer, AgentCard())
+        simulator = Policy(model, tokenizer, AgentCard(chat=False))
         card = SimulatorCard(_OPTIONS.style.id, max(COUNTS), "tiny, from scratch")
         options = FitOptions(
             name="simulator",

@@ -8,23 +8,25 @@ different batch can change a token only if the draw is within a rounding error o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...checks import check_whole_number
-from ...errors import ConfigError, EngineError, require
+from ...errors import ConfigError, EngineError, require, unknown_name
 from ...randomness import uniform_rows
-from ..backend import Completion, Prompt, hub_commit
+from ..backend import Completion, Prompt, hub_commit, model_identity
 from ..chat import cut_at_stop, end_ids
 from ..in_process import InProcessBackend
 from ..quiet import no_progress_bars
-from .devices import check_device
+from .devices import DTYPES, auto_dtype, check_device, default_device, inference_dtype, slow_dtype_note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_log = logging.getLogger(__name__)
 _STOP_CHECK_EVERY = 8
 _MASK = (1 << 64) - 1
 
@@ -35,7 +37,8 @@ class TransformersBackend(InProcessBackend):
     Args:
         model: a folder, or a name on the Hugging Face Hub.
         device: for example `"cpu"` or `"cuda"`; None uses a GPU if there is one.
-        dtype: for example `"bfloat16"`; None uses the checkpoint's dtype.
+        dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`; "auto" is what is fast on the device, without losing
+            digits of the checkpoint (`devices.auto_dtype`).
         max_batch: maximum number of prompts per batch, at least 1.
 
     Raises:
@@ -49,27 +52,41 @@ class TransformersBackend(InProcessBackend):
         model: str,
         *,
         device: str | None = None,
-        dtype: str | None = None,
+        dtype: str = "auto",
         max_batch: int = 32,
     ) -> None:
+        if dtype not in DTYPES:
+            raise unknown_name("dtype", dtype, DTYPES)
         super().__init__(model, dtype)
         self._device = device
         self._max_batch = check_whole_number("max_batch", max_batch)
 
+    @property
+    def identity(self) -> str:
+        """The model, and the data type unless it is the checkpoint's; see `model_identity`."""
+        fast = inference_dtype(self._device or default_device())
+        own = self._dtype if self._dtype != "auto" else None if fast == "bfloat16" else fast
+        return model_identity(self.model, own, self._revision)
+
     def _load(self) -> _Loaded:
         torch, transformers = require("torch"), require("transformers")
-        if self._dtype is not None and not isinstance(getattr(torch, self._dtype, None), torch.dtype):
-            raise ConfigError(f"dtype must be the name of a torch dtype such as 'bfloat16', got {self._dtype!r}")
-        device = check_device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = check_device(self._device or default_device())
         try:
             revision = hub_commit(self.model) or "main"
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, revision=revision)
             with no_progress_bars():
                 model = transformers.AutoModelForCausalLM.from_pretrained(
-                    self.model, revision=revision, dtype=self._dtype or "auto"
+                    self.model, revision=revision, dtype=self._dtype
                 )
         except (OSError, ValueError) as cause:
             raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
+        dtype = self._dtype
+        if dtype == "auto":
+            dtype = auto_dtype(device, str(model.dtype).removeprefix("torch."), model.num_parameters())
+        elif note := slow_dtype_note(device, dtype):
+            _log.warning("the model %s: %s", self.model, note)
+        if model.dtype != getattr(torch, dtype):  # quantised models cannot be converted
+            model = model.to(getattr(torch, dtype))
         return _Loaded(self.model, model.to(device).eval(), tokenizer, self._max_batch)
 
 
@@ -160,7 +177,7 @@ def _choose(logits: Tensor, rows: Sequence[_Generation]) -> list[int]:
     """Sample the next token of each row from logits of shape `(rows, vocabulary)`."""
     import torch
 
-    from .draw import draw
+    from .draw import draw, nucleus
 
     device = logits.device
     temperatures = torch.tensor([row.prompt.temperature for row in rows], device=device)
@@ -172,12 +189,8 @@ def _choose(logits: Tensor, rows: Sequence[_Generation]) -> list[int]:
     scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
     top_p = torch.tensor([row.prompt.top_p for row in rows], device=device, dtype=torch.float64)
     # Sort only rows with top_p < 1: sorting costs more than the rest of this function.
-    nucleus = (top_p < 1).nonzero().squeeze(-1)
-    if len(nucleus):
-        ordered, order = scaled[nucleus].sort(dim=-1, descending=True, stable=True)
-        shares = ordered.softmax(-1).double()
-        # The nucleus is the shortest run of tokens with a total probability of at least `top_p`.
-        ordered[shares.cumsum(-1) - shares >= top_p[nucleus, None]] = float("-inf")
-        scaled[nucleus] = scaled[nucleus].scatter(-1, order, ordered)
+    limited = (top_p < 1).nonzero().squeeze(-1)
+    if len(limited):
+        scaled[limited] = nucleus(scaled[limited], top_p[limited])
     tokens, _ = draw(scaled, torch.from_numpy(uniform_rows(seeds, counts)).to(device), 1.0)
     return [int(token) for token in torch.where(greedy, logits.argmax(-1), tokens)]

@@ -10,7 +10,7 @@ from torch import Tensor
 _BLOCK = 64
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
     """Sample one token per row by inverting the cumulative distribution.
 
     A running sum over the whole vocabulary is slow because it does not vectorise. So the probabilities are summed per
@@ -26,12 +26,16 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
         logits: shape `(rows, vocab)`, float32.
         uniforms: shape `(rows,)`, float64 in [0, 1); unused when greedy.
         temperature: divides the logits; 0 takes the most likely token (the first one if several are equal).
+        top_p: nucleus sampling (see `nucleus`); no effect when greedy.
 
     Returns:
-        Token ids, shape `(rows,)`, int64, and their log-probabilities, shape `(rows,)`, float32: at the sampling
-        temperature, or at temperature 1 when greedy. NaN logits give NaN log-probabilities and valid ids.
+        Token ids, shape `(rows,)`, int64, and their log-probabilities, shape `(rows,)`, float32: in the distribution
+        that is sampled from, or at temperature 1 when greedy. NaN logits give NaN log-probabilities and valid ids.
     """
-    probabilities = (logits if temperature in (0, 1) else logits / temperature).softmax(-1)
+    scaled = logits if temperature in (0, 1) else logits / temperature
+    if top_p < 1 and temperature > 0:
+        scaled = nucleus(scaled, torch.full(logits.shape[:1], top_p, device=logits.device, dtype=torch.float64))
+    probabilities = scaled.softmax(-1)
     if temperature == 0:
         block = _by_block(logits, Tensor.amax).argmax(-1)
         inside = _one_block(logits, block, float("-inf")).argmax(-1)
@@ -44,6 +48,19 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
         inside = _first_above(inner, target - before[:, None])
     tokens = (block * _BLOCK + inside).clamp_(max=logits.shape[1] - 1)
     return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+
+def nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
+    """The logits of the most probable tokens that together have at least the probability `top_p`; others are -inf.
+
+    Args:
+        logits: shape `(rows, vocab)`, divided by the temperature.
+        top_p: one per row, shape `(rows,)`, float64 in (0, 1].
+    """
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    shares = ordered.softmax(-1).double()
+    ordered[shares.cumsum(-1) - shares >= top_p[:, None]] = float("-inf")
+    return logits.scatter(-1, order, ordered)
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
