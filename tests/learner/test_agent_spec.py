@@ -126,7 +126,7 @@ def test_options_reach_the_policy_and_the_model_of_the_baselines() -> None:
     rules = config.make_rules()
     assert (plain.options.temperature, plain.options.turn_tokens, plain.rules_for(rules).max_turns) == (0.5, None, 4)
     assert (own.options.temperature, own.rules_for(rules).max_turns, own.card.context_tokens) == (1.0, 2, 99)
-    assert own.rules_for(rules).protocol.name == own.card.protocol == "search-r1"
+    assert own.rules_for(rules).protocol.name == "search-r1"
     assert (rag.options.turn_tokens, rag.options.path) == (9, plain.options.path)
 
 

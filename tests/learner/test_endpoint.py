@@ -289,7 +289,7 @@ def test_a_server_without_the_model_is_an_error_before_anything_is_played() -> N
 )
 def test_wrong_options(spec: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_player(spec, policy=PolicyOptions("tiny"))
+        make_player(spec, policy=PolicyOptions("tiny")).rules_for(RULES)
 
 
 # identity, notes, cache, concurrency

@@ -177,7 +177,7 @@ def test_module_callable_is_found(module: str, spec: str, engine: CorpusEngine) 
         ("broken_agent:answer", "importing it failed: No module named 'no_such_library'"),
         ("baseline:rga", "unknown baseline 'rga'. Did you mean 'rag'"),
         ("rag", "Did you mean 'baseline:rag'"),
-        ("nowhere/policy", "not a directory. Expected a policy directory"),
+        ("nowhere/run/policy", "not a directory. Expected a policy directory"),
     ],
 )
 def test_wrong_descriptions_name_the_nearest_right_one(module: str, spec: str, message: str) -> None:
