@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zerosearch_env.privacy import redact
-from zerosearch_env.progress import ProgressBar
+from zerosearch_env.progress import ProgressBar, work_figures
 
 from .results import JUDGE, Cell, CellKey, Evaluation, Summary
 from .statistics import Interval
@@ -227,8 +227,13 @@ def print_failures(cells: Sequence[Cell], console: Console) -> None:
         console.print("the same command again plays only the episodes that failed")
 
 
+_LINE_S = 30.0
+
+
 class EvaluationDisplay(ProgressBar):
     """Shows a progress bar over all cells in a terminal, and prints one line per finished cell.
+
+    The bar has the episodes, turns and tokens so far. Without a terminal they are a line every 30 seconds.
 
     Args:
         console: where to print.
@@ -236,7 +241,7 @@ class EvaluationDisplay(ProgressBar):
     """
 
     def __init__(self, console: Console, episodes: int) -> None:
-        super().__init__("episodes", episodes, every_s=None, transient=True, console=console)
+        super().__init__("episodes", episodes, every_s=_LINE_S, live=work_figures(), transient=True, console=console)
         self._finished = 0
 
     def on_progress(self, cell: CellKey, done: int, em: float) -> None:

@@ -26,6 +26,7 @@ from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
+from zerosearch_env.progress import WORK
 from zerosearch_env.types import Document, SearchRequest, SearchResult, Step, StopReason
 
 from ..processes.pool import replay
@@ -198,6 +199,7 @@ class CallablePlayer(Player):
                     instance.close()
                     current, step, take_turn = _new_episode(episode), None, None
                 continue
+            WORK.add(turns=1)
             outcome = current.advance(text)
             if not isinstance(outcome, Step):
                 outcome = current.observe(run(current.requests))
