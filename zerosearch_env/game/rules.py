@@ -49,6 +49,9 @@ class Rules:
     """Longer queries are cut to this length."""
     scores: tuple[tuple[str, Reward], ...] = ()
     """Name and function of each additional score."""
+    answers_required: bool = True
+    """Whether every question needs gold answers. If False, an episode without any has no scores (NaN, null in
+    transcripts) and must have noise level 0."""
     given: Options = field(default_factory=dict, compare=False, repr=False)
     """The arguments of `make_rules` that were given and for which each protocol has its own default (see
     `agent_rules`)."""
@@ -227,5 +230,6 @@ def agent_rules(rules: Rules, *, protocol: str | None, **own: Any) -> Rules:
         noise_unit=rules.noise_unit,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
+        answers_required=rules.answers_required,
         given=rules.given,
     )
