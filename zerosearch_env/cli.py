@@ -36,6 +36,9 @@ COMMANDS: dict[str, Command] = {
         "Evaluate checkpoints, your own agents and baselines at fixed noise levels.",
         "train",
     ),
+    "ask": Command(
+        "zerosearch_agents.evaluation.ask", "Ask an agent a question of your own, and watch it search.", "train"
+    ),
     "report": Command(
         "zerosearch_agents.report.cli", "Write a run's page again, and its charts as figures for papers."
     ),

@@ -1,10 +1,15 @@
-"""Progress of long work: a bar in a terminal, plain lines otherwise."""
+"""Progress of long work: a bar in a terminal, plain lines otherwise; and the turns and tokens written so far.
+
+An episode may take minutes, so finished episodes alone say little about the progress of an evaluation. Whoever writes
+turns therefore counts them in `WORK`, which a bar may show.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,6 +17,58 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import ProgressColumn
+
+
+_REFRESH_S = 1.0
+
+
+class Work:
+    """Turns and tokens that players have written, in this process and its workers. Thread-safe.
+
+    Samplers count what they sample, agents and players without a sampler their turns. Worker processes count into
+    memory that they share with the process that started them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._own: MutableSequence[int] = [0, 0]
+        self._workers: list[MutableSequence[int]] = []
+
+    def add(self, turns: int = 0, tokens: int = 0) -> None:
+        """Count finished turns, and tokens as soon as they are sampled."""
+        with self._lock:
+            self._own[0] += turns
+            self._own[1] += tokens
+
+    def total(self) -> tuple[int, int]:
+        """The turns and tokens so far."""
+        parts = [self._own, *self._workers]
+        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+    def include(self, counts: MutableSequence[int]) -> None:
+        """Also report what a worker process counts into `counts`, two integers in memory shared with it."""
+        self._workers.append(counts)
+
+    def count_into(self, counts: MutableSequence[int]) -> None:
+        """Count into `counts` from now on (in a worker process)."""
+        self._own = counts
+
+
+WORK = Work()
+"""What is written in this process and its workers."""
+
+
+def work_figures() -> Callable[[], str]:
+    """A function for `ProgressBar(live=...)`: turns and tokens since now, such as `12 turns, 3,400 tokens (31/s)`."""
+    began, (turns_before, tokens_before) = time.monotonic(), WORK.total()
+
+    def figures() -> str:
+        turns, tokens = WORK.total()
+        turns, tokens = turns - turns_before, tokens - tokens_before
+        rate = tokens / max(time.monotonic() - began, 1e-9)
+        return f"{turns:,} turns" + (f", {tokens:,} tokens ({rate:,.0f}/s)" if tokens else "")
+
+    return figures
 
 
 class ProgressBar:
@@ -22,6 +79,8 @@ class ProgressBar:
         total: number of items; None: unknown.
         done: number of items finished by an earlier run.
         every_s: minimum seconds between two lines if the output is not a terminal; None writes no lines.
+        live: further figures, which change between two items. The bar then reads them every second, and lines are
+            written every `every_s` seconds, whether or not an item is done.
         remaining: whether to show the estimated remaining time.
         transient: whether the bar disappears at the end.
         console: where to write; None uses standard error.
@@ -34,6 +93,7 @@ class ProgressBar:
         *,
         done: int = 0,
         every_s: float | None = 15.0,
+        live: Callable[[], str] | None = None,
         remaining: bool = True,
         transient: bool = False,
         console: Console | None = None,
@@ -44,6 +104,9 @@ class ProgressBar:
         self.console = console or Console(stderr=True)
         self._what, self._total, self._done, self._every_s = what, total, done, every_s
         self._first, self._remaining = done, remaining
+        self._live, self._figures = live, ""
+        self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
         self._began = self._shown = time.monotonic()
         columns: list[ProgressColumn] = [
             TextColumn("{task.description} {task.completed}" + ("" if total is None else "/{task.total}")),
@@ -62,13 +125,28 @@ class ProgressBar:
 
     def update(self, done: int, figures: str = "") -> None:
         """Show that `done` items are done; `figures` is shown next to the bar."""
-        self._done = done
-        self._bar.update(self._task, completed=done, figures=figures)
-        if self.console.is_terminal or self._every_s is None:
+        self._done, self._figures = done, figures
+        self._bar.update(self._task, completed=done, figures=self._all_figures())
+        if self.console.is_terminal or self._every_s is None or self._live is not None:
             return
         if time.monotonic() - self._shown >= self._every_s or (self._total is not None and done >= self._total):
             self._shown = time.monotonic()
-            self.print("  ".join(filter(None, [f"{self._what} {self._count()}", figures, self._time_left()])))
+            self._print_line()
+
+    def _all_figures(self) -> str:
+        return "  ".join(filter(None, [self._figures, self._live() if self._live else ""]))
+
+    def _print_line(self) -> None:
+        parts = [f"{self._what} {self._count()}", self._all_figures(), self._time_left()]
+        self.print("  ".join(filter(None, parts)))
+
+    def _tick(self, period_s: float) -> None:
+        """Show the live figures until the bar ends; the loop of a thread."""
+        while not self._over.wait(period_s):
+            if self.console.is_terminal:
+                self._bar.update(self._task, figures=self._all_figures())
+            else:
+                self._print_line()
 
     def _count(self) -> str:
         return f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
@@ -86,9 +164,18 @@ class ProgressBar:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        period_s = _REFRESH_S if self.console.is_terminal else self._every_s
+        if self._live is not None and period_s is not None:
+            self._ticker = threading.Thread(
+                target=self._tick, args=(period_s,), daemon=True, name="zerosearch-progress"
+            )
+            self._ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        if self._ticker is not None:
+            self._ticker.join()
         self._bar.stop()
 
 

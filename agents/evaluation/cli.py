@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.command_line import read_options
 from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, engine_name, make_engine
@@ -36,8 +37,10 @@ from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
+from ..players.base import Player
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
+from ..players.policy import PolicyPlayer
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 from .results import Cell
 
@@ -69,6 +72,9 @@ class EvalConfig(PlayConfig):
     questions: int | None = 300
     """Number of questions, chosen by the seed; "None" asks all. With the same seed, a larger number adds questions to
     those of a smaller one."""
+    samples: int = 1
+    """Episodes per question, each with its own noise draws and sampled tokens: every figure is then the mean over these
+    (mean@k), next to pass@k and majority@k. Policies need a temperature above 0 for it."""
     per_hop: bool = False
     """Ask that many questions for each number of hops, instead of that many in total."""
     output: Path = Path("runs/eval")
@@ -83,6 +89,14 @@ class EvalConfig(PlayConfig):
     scores: tuple[str, ...] = ()
     """Additional scores: names such as zerosearch_em or r1_searcher_cover_em (docs/rewards.md), an LLM's verdict as
     judge:openai:URL[#MODEL], or your own file.py:function."""
+    judge: str | None = None
+    """An LLM whose verdict on every answer is reported next to EM, with how often the two agree: openai:URL[#MODEL], a
+    server with OpenAI's chat API. Short for --scores judge:openai:URL[#MODEL]."""
+
+    @property
+    def all_scores(self) -> tuple[str, ...]:
+        """The additional scores, the judge's verdict among them."""
+        return self.scores if self.judge is None else (*self.scores, f"judge:{self.judge}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,8 +137,9 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     if not config.noise:
         raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
     levels = tuple(check_level(level) for level in config.noise)
+    check_whole_number("samples", config.samples)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    rules = config.make_rules(noise_unit=config.noise_unit, scores=config.scores)
+    rules = config.make_rules(noise_unit=config.noise_unit, scores=config.all_scores)
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
@@ -150,20 +165,27 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             contents=dataset_identity(
                 dataset, questions, prompts=any(player.rules_for(rules).dataset_prompts for player in players)
             )
-            | code_identity([config.protocol or "", *config.scores]),
+            | code_identity([config.protocol or "", *config.all_scores]),
             engines={name: engine_identity(engine, specs[name]) for name, engine in engines.items()},
             planned=itertools.product([player.name for player in players], engines, levels),
         )
         store.add(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
         if store.replaced:
             console.print(store.replaced)
-        display = EvaluationDisplay(console, len(items) * len(players) * len(engines) * len(levels))
+        episodes = len(items) * config.samples * len(players) * len(engines) * len(levels)
+        display = EvaluationDisplay(console, episodes)
         console.print(
-            f"{_count(len(items), 'question')} of {dataset.name}/{dataset.split}, {_count(len(players), 'agent')}, "
+            f"{_count(len(items), 'question')} of {dataset.name}/{dataset.split}, "
+            f"{f'{config.samples} samples each, ' if config.samples > 1 else ''}{_count(len(players), 'agent')}, "
             f"{_count(len(levels), 'noise level')}, {_count(len(engines), 'engine')}"
         )
         for note in dict.fromkeys(note for player in players for note in player.notes(rules)):
             console.print(note)
+        if config.samples > 1 and (greedy := [p.name for p in players if is_greedy(p)]):
+            console.print(
+                f"{', '.join(greedy)}: temperature 0, so the samples of a question differ only by their noise draws; "
+                "set --temperature, for example to 0.7"
+            )
         cells: list[Cell] = []
         try:
             with display:
@@ -176,6 +198,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
                             rules,
                             levels,
                             config.seed,
+                            samples=config.samples,
                             engine_name=name,
                             store=store,
                             on_progress=display.on_progress,
@@ -199,4 +222,11 @@ def _count(number: int, what: str) -> str:
 def _settings(config: EvalConfig, rules: Rules, questions: int) -> dict[str, Any]:
     """The settings that an earlier run must share for its cells to be reused."""
     eval_settings = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
-    return {**config.play_settings(rules), **eval_settings, "questions": questions, "scores": list(config.scores)}
+    if config.samples > 1:
+        eval_settings["samples"] = config.samples
+    return {**config.play_settings(rules), **eval_settings, "questions": questions, "scores": list(config.all_scores)}
+
+
+def is_greedy(player: Player) -> bool:
+    """Whether a player is known to decode greedily: with the same documents it writes the same episode again."""
+    return isinstance(player, PolicyPlayer) and player.options.temperature == 0

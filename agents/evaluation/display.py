@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zerosearch_env.privacy import redact
-from zerosearch_env.progress import ProgressBar
+from zerosearch_env.progress import ProgressBar, work_figures
 
 from .results import JUDGE, Cell, CellKey, Evaluation, Summary
 from .statistics import Interval
@@ -45,6 +45,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(em_table(evaluation, group, engine, width=console.width))
         if evaluation.data_sources:
             console.print(_data_sources(evaluation, engine, console.width))
+        if evaluation.samples > 1:
+            console.print(_sample_scores(evaluation, engine, console.width))
         if evaluation.additional_scores:
             console.print(_additional_scores(evaluation, engine, console.width))
         if len(evaluation.agents) > 1:
@@ -71,8 +73,24 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     counts = {cell.summary(group).em.n for cell in cells}
     low, high = min(counts, default=0), max(counts, default=0)
     questions = f"{high} questions" if low == high else f"{low} to {high} questions"
+    if (samples := evaluation.samples) > 1:
+        questions = f"mean@{samples}; {questions}"
     title = f"EM in %, {group or 'all'} questions{_which(evaluation, engine)} (95 % interval; {questions})"
     return _level_table(title, rows, levels, width)
+
+
+def _sample_scores(evaluation: Evaluation, engine: str, width: int) -> Group:
+    """mean@k, pass@k and majority@k of every agent at every noise level."""
+    named = [(c, c.summary().samples) for c in evaluation.cells if c.engine == engine]
+    figures = {c.key: scores.named() for c, scores in named if scores is not None}
+    rows: _Rows = []
+    for name in dict.fromkeys(name for scores in figures.values() for name in scores):
+        rows.append((name, []))
+        for agent in evaluation.agents:
+            keys = [CellKey(agent, engine, level) for level in evaluation.noise_levels]
+            rows.append((f"  {agent}", [figures.get(key, {}).get(name) for key in keys]))
+    title = f"EM in %, {evaluation.samples} samples per question{_which(evaluation, engine)} (95 % interval)"
+    return _level_table(title, rows, evaluation.noise_levels, width)
 
 
 def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
@@ -209,8 +227,13 @@ def print_failures(cells: Sequence[Cell], console: Console) -> None:
         console.print("the same command again plays only the episodes that failed")
 
 
+_LINE_S = 30.0
+
+
 class EvaluationDisplay(ProgressBar):
     """Shows a progress bar over all cells in a terminal, and prints one line per finished cell.
+
+    The bar has the episodes, turns and tokens so far. Without a terminal they are a line every 30 seconds.
 
     Args:
         console: where to print.
@@ -218,7 +241,7 @@ class EvaluationDisplay(ProgressBar):
     """
 
     def __init__(self, console: Console, episodes: int) -> None:
-        super().__init__("episodes", episodes, every_s=None, transient=True, console=console)
+        super().__init__("episodes", episodes, every_s=_LINE_S, live=work_figures(), transient=True, console=console)
         self._finished = 0
 
     def on_progress(self, cell: CellKey, done: int, em: float) -> None:
@@ -230,8 +253,11 @@ class EvaluationDisplay(ProgressBar):
         self._finished += cell.planned
         self.update(self._finished)
         s = cell.summary()
+        named = {} if s.samples is None else s.samples.named()
+        last = list(named)[-2:]  # pass@k and majority@k
         parts = [
             f"EM {percent(s.em)} %",
+            *(f"{name} {share(named[name].mean)} %" for name in last),
             *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
             *(f"{name} {100 * cell.summary(data_source=name).em.mean:.0f} %" for name in cell.data_sources),
             *(f"{name} {share(interval.mean)} %" for name, interval in s.extra.items()),

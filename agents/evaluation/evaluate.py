@@ -8,6 +8,9 @@ are also coupled across levels: a search that is noisy at one level is noisy at 
     level 0.25   |=====|-------------------|
     level 0.75   |================|--------|     the noisy range only grows
 
+With several samples per question, sample 0 has that seed and sample s > 0 has `mix(seed, index, s)`: noise draws and
+sampled tokens of its own. Fewer samples are therefore the first of more.
+
 An episode in which the engine or the agent's code failed is counted and reported but excluded from the means, because
 it says nothing about the agent's answers. Its cell is incomplete.
 
@@ -28,6 +31,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import AgentError, ConfigError, DataError, EpisodeError
 from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
@@ -57,10 +61,20 @@ OnProgress = Callable[[CellKey, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question and its position in the dataset that it was chosen from."""
+    """An episode to play: a question, its position in the dataset that it was chosen from, and the sample's number."""
 
     index: int
     question: Question
+    sample: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Identifies the episode within a cell (`EpisodeResult.key`)."""
+        return self.index, self.sample
+
+    def seed(self, seed: int) -> int:
+        """The seed of the episode in an evaluation with a seed; see the module docstring."""
+        return mix(seed, self.index, self.sample) if self.sample else mix(seed, self.index)
 
 
 def select_questions(
@@ -139,7 +153,9 @@ class Store:
         Raises:
             ConfigError: the earlier run had other settings, or changed cells would stay without being measured again.
         """
-        check_settings(self.folder, [], {k: earlier.settings.get(k) for k in self.settings}, self.settings)
+        # "samples" is only recorded if there are several.
+        recorded = {name: earlier.settings.get(name) for name in (*self.settings, "samples")}
+        check_settings(self.folder, [], recorded, self.settings)
         reasons: dict[CellKey, list[str]] = {}
         for cell in earlier.cells:
             if why := self._changes(earlier.settings, cell.key):
@@ -166,14 +182,14 @@ class Store:
             clauses += changes(record if isinstance(record, dict) else {}, now.get(name, {}))
         return clauses
 
-    def journal(self, key: CellKey, indices: Collection[int]) -> Journal:
+    def journal(self, key: CellKey, items: Sequence[Item]) -> Journal:
         """The journal of a cell: the finished episodes that a run with the same settings and agent has left."""
         agent, engine, level = key
         made_with = [self.settings, self.agents.get(agent), self.contents, self.engines.get(engine)]
         run = text_hash(json.dumps(made_with, sort_keys=True, default=str))
         earlier = self.evaluation.find(agent, level, engine)
         seconds = 0.0 if earlier is None else earlier.seconds
-        return Journal(transcript_path(self.folder, key), key, run, indices, seconds=seconds)
+        return Journal(transcript_path(self.folder, key), key, run, items, seconds=seconds)
 
     def add(self, *cells: Cell, **notes: Any) -> None:
         """Add cells and write the file.
@@ -201,6 +217,7 @@ def evaluate(
     noise_levels: Sequence[float] = NOISE_LEVELS,
     seed: int = 0,
     *,
+    samples: int = 1,
     engine_name: str = "engine",
     store: Store | None = None,
     on_progress: OnProgress | None = None,
@@ -215,6 +232,7 @@ def evaluate(
         rules: protocol, limits and reward. `agent.rules_for(rules)` may change them (a policy has its own protocol).
         noise_levels: noise probabilities in [0, 1].
         seed: random seed of the evaluation; see the module docstring.
+        samples: episodes per question.
         engine_name: name of the engine in the results.
         store: where results and transcripts are written during the evaluation; None keeps results in memory only.
         on_progress: called after each finished episode.
@@ -226,25 +244,27 @@ def evaluate(
     Raises:
         AgentError: a third-party agent failed and is to stop then (`AgentOptions.on_error`); the store holds every
             episode finished before that.
-        ConfigError: no noise level was given, or one lies outside [0, 1].
+        ConfigError: no noise level was given, one lies outside [0, 1], or `samples` is below 1.
     """
+    check_whole_number("samples", samples)
     levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
     if not levels:
         raise ConfigError("no noise level to evaluate at; give at least one, for example 0.5")
-    items = [q if isinstance(q, Item) else Item(i, q) for i, q in enumerate(questions)]
-    if not items:
+    chosen = [q if isinstance(q, Item) else Item(i, q) for i, q in enumerate(questions)]
+    if not chosen:
         raise DataError("no question to evaluate on")
+    items = [replace(item, sample=sample) for item in chosen for sample in range(samples)]
     cells: list[Cell] = []
     for level in levels:
         key = CellKey(agent.name, engine_name, level)
         cell = store.evaluation.find(agent.name, level, engine_name) if store else None
-        taken_over = cell is not None and cell.complete
-        if cell is None or not cell.complete:
+        taken_over = cell is not None and cell.complete and cell.samples == samples
+        if cell is None or not taken_over:
             if cells and not agent.searches:
                 # An agent that never searches draws no noise, so its episodes are the same at every level.
                 cell = replace(cells[0], noise_level=level, seconds=0.0)
             else:
-                cell = _play_cell(agent, items, engine, rules, key, seed, on_progress, store)
+                cell = _play_cell(agent, items, engine, rules, key, seed, samples, on_progress, store)
         cells.append(cell)
         if store:
             store.add(cell)
@@ -260,25 +280,25 @@ def _play_cell(
     rules: Rules,
     key: CellKey,
     seed: int,
+    samples: int,
     on_progress: OnProgress | None,
     store: Store | None,
 ) -> Cell:
     """Play what is missing of a cell; finished episodes are kept even if it fails."""
-    indices = [item.index for item in items]
-    with store.journal(key, indices) if store else Journal(None, key, "", indices) as journal:
+    with store.journal(key, items) if store else Journal(None, key, "", items) as journal:
         done = journal.finished
         started = time.perf_counter() - journal.seconds
 
         def cell() -> Cell:
-            rows = tuple(done[index] for index in sorted(done))
-            return Cell(*key, planned=len(items), episodes=rows, seconds=time.perf_counter() - started)
+            rows = tuple(done[key] for key in sorted(done))
+            return Cell(*key, len(items), rows, seconds=time.perf_counter() - started, samples=samples)
 
         right, valid = sum(result.em for result in done.values()), len(done)
         warned = False
 
         def record(item: Item, episode: Episode) -> None:
             nonlocal right, valid, warned
-            result = done[item.index] = journal.write(episode, item.index)
+            result = done[item.key] = journal.write(episode, item)
             if not result.failed:
                 right, valid = right + result.em, valid + 1
             elif not warned and result.stop_reason == StopReason.ENGINE_ERROR:
@@ -289,7 +309,7 @@ def _play_cell(
             if on_progress:
                 on_progress(key, len(done), right / valid if valid else 0.0)
 
-        waiting = [item for item in items if item.index not in done]
+        waiting = [item for item in items if item.key not in done]
         try:
             play_items(agent, waiting, engine, rules, key.noise_level, seed, record)
         finally:
@@ -316,7 +336,7 @@ def play_items(
 
     def make(position: int) -> Episode:
         item = items[position]
-        return Episode(item.question, own_rules, noise_level=noise_level, seed=mix(seed, item.index))
+        return Episode(item.question, own_rules, noise_level=noise_level, seed=item.seed(seed))
 
     episodes = PlannedEpisodes(len(items), make)
 
@@ -401,29 +421,32 @@ class Journal:
         path: the file; None keeps nothing.
         key: the cell. Two cells may share a file, if their names differ only in characters unsuited to file names.
         run: a hash of the settings and the agent. Lines with another one are removed.
-        indices: the questions of the cell, by their position in the dataset.
+        items: the episodes of the cell.
         seconds: how long the cell was played before.
 
     Attributes:
-        finished: results of the episodes that need not be played again, by index. Lines of failed episodes, and
+        finished: results of the episodes that need not be played again, by `Item.key`. Lines of failed episodes, and
             damaged lines, are removed.
     """
 
     def __init__(
-        self, path: Path | None, key: CellKey, run: str, indices: Collection[int], *, seconds: float = 0.0
+        self, path: Path | None, key: CellKey, run: str, items: Sequence[Item], *, seconds: float = 0.0
     ) -> None:
-        self.finished: dict[int, EpisodeResult] = {}
+        self.finished: dict[tuple[int, int], EpisodeResult] = {}
         self.seconds = seconds
         self._key, self._run = key, run
         self._writer = None if path is None else TranscriptWriter(path)
         if path is not None and path.exists():
-            self._read(path, set(indices))
+            self._read(path, {item.key for item in items})
 
-    def write(self, episode: Episode, index: int) -> EpisodeResult:
+    def write(self, episode: Episode, item: Item) -> EpisodeResult:
         """Append a finished episode; returns its result."""
         agent, engine, _ = self._key
         hops = (episode.question.metadata or {}).get("hops")
-        record = transcript_record(episode, agent=agent, engine=engine, index=index, hops=hops, run=self._run)
+        sample = {"sample": item.sample} if item.sample else {}
+        record = transcript_record(
+            episode, agent=agent, engine=engine, index=item.index, **sample, hops=hops, run=self._run
+        )
         if self._writer is not None:
             self._writer.write(record)
         return episode_result(record)
@@ -435,15 +458,15 @@ class Journal:
         if self._writer is not None:
             self._writer.close()
 
-    def _read(self, path: Path, indices: Collection[int]) -> None:
+    def _read(self, path: Path, keys: Collection[tuple[int, int]]) -> None:
         """Read what earlier runs have left, and rewrite the file without the lines that no longer count."""
         with path.open("rb") as lines:  # line by line: a large cell has gigabytes of them
-            counts = bytes(self._take_over(line, indices) for line in lines)
+            counts = bytes(self._take_over(line, keys) for line in lines)
         if not all(counts):
             with path.open("rb") as lines, replaced_file(path) as stream:
                 stream.writelines(compress(lines, counts))
 
-    def _take_over(self, line: bytes, indices: Collection[int]) -> bool:
+    def _take_over(self, line: bytes, keys: Collection[tuple[int, int]]) -> bool:
         """Take over the result on a line, if it still counts; returns whether the line stays in the file."""
         try:
             record = json.loads(line)
@@ -453,9 +476,9 @@ class Journal:
             result = episode_result(record)
         except (ValueError, KeyError, TypeError):
             return False  # cut off by a kill, or damaged
-        if extra.get("run") != self._run or result.failed or result.index not in indices:
+        if extra.get("run") != self._run or result.failed or result.key not in keys:
             return False
-        self.finished[result.index] = result
+        self.finished[result.key] = result
         return True
 
 

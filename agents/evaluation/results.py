@@ -24,6 +24,7 @@ from zerosearch_env.files import write_text
 from zerosearch_env.types import JsonObject, StopReason
 
 from ..runs.output import RESULTS_FILE
+from .samples import SampleScores, majority, pass_at, pass_sizes
 from .statistics import EMPTY, Interval, Kind, mean_interval, paired_difference
 
 SCHEMA_VERSION = 2
@@ -74,6 +75,13 @@ class EpisodeResult:
     """The data set that the question comes from (`Question.dataset`)."""
     extra: Mapping[str, float | None] = field(default_factory=dict)
     """Additional scores by name; None if one has no value."""
+    sample: int = 0
+    """Number of the sample of its question, from 0."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Identifies the episode within its cell: the question's index, and the sample."""
+        return self.index, self.sample
 
     @property
     def failed(self) -> bool:
@@ -94,8 +102,8 @@ def episode_result(record: JsonObject) -> EpisodeResult:
     """Reduce the transcript of a finished episode to its result.
 
     Args:
-        record: a record of `transcript_record`, with `index` (position of the question in its dataset) and `hops` in
-            its `extra`.
+        record: a record of `transcript_record`, with `index` (position of the question in its dataset), `hops` and, if
+            it is not 0, `sample` in its `extra`.
 
     Raises:
         DataError: the episode is not over, or the record lacks an entry.
@@ -118,6 +126,7 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             error=record["error"],
             data_source=question["dataset"],
             extra={name: value for name, value in scores.items() if name not in _RECORDED},
+            sample=extra.get("sample", 0),
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
@@ -141,7 +150,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over the episodes of a cell, without those in which the engine or the agent's code failed."""
+    """Means over the episodes of a cell, without those in which the engine or the agent's code failed.
+
+    With several samples per question every mean is over questions, each with the mean of its samples: samples of the
+    same question are no independent observations, so the intervals count questions.
+    """
 
     em: Interval
     f1: Interval
@@ -165,6 +178,8 @@ class Summary:
     """Episodes left out of the mean of an additional score because it has no value (a judge gave no verdict)."""
     agreement: Agreement | None = None
     """How often the judge and EM agree; None without a judge."""
+    samples: SampleScores | None = None
+    """What several samples per question show; None with one."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
@@ -178,26 +193,54 @@ class Summary:
             **({"extra": {name: interval.as_dict() for name, interval in self.extra.items()}} if self.extra else {}),
             **({"without_value": dict(self.without_value)} if self.extra else {}),
             **({"judge_agreement": self.agreement.as_dict()} if self.agreement else {}),
+            **({"samples": self.samples.as_dict()} if self.samples else {}),
         }
 
 
-def _kind(metric: str) -> Kind:
-    return KINDS.get(metric) or _EXTRA_KINDS.get(metric, "count")
+def _kind(metric: str, samples: int = 1) -> Kind:
+    """The kind of a metric, or of its means over several samples of a question."""
+    kind = KINDS.get(metric) or _EXTRA_KINDS.get(metric, "count")
+    return "graded" if kind == "binary" and samples > 1 else kind
 
 
-def _agreement(episodes: Iterable[EpisodeResult]) -> Agreement:
-    pairs = [(verdict, episode.em) for episode in episodes if (verdict := episode.score(JUDGE)) is not None]
+def _by_question(values: Iterable[tuple[EpisodeResult, float]]) -> dict[int, float]:
+    """The mean value of each question's samples, by its index; with one sample, the value."""
+    of_question: dict[int, list[float]] = {}
+    for result, value in values:
+        of_question.setdefault(result.index, []).append(value)
+    return {index: sum(values) / len(values) for index, values in of_question.items()}
+
+
+def _interval(values: Iterable[tuple[EpisodeResult, float]], kind: Kind) -> Interval:
+    return mean_interval(list(_by_question(values).values()), kind)
+
+
+def _agreement(episodes: Iterable[EpisodeResult], samples: int) -> Agreement:
+    pairs = [(episode, verdict) for episode in episodes if (verdict := episode.score(JUDGE)) is not None]
     return Agreement(
-        mean_interval([float(verdict == em) for verdict, em in pairs], "binary"),
-        sum(verdict > em for verdict, em in pairs),
-        sum(verdict < em for verdict, em in pairs),
+        _interval([(episode, float(verdict == episode.em)) for episode, verdict in pairs], _kind(JUDGE, samples)),
+        sum(verdict > episode.em for episode, verdict in pairs),
+        sum(verdict < episode.em for episode, verdict in pairs),
+    )
+
+
+def _sample_scores(episodes: Iterable[EpisodeResult], samples: int) -> SampleScores:
+    of_question: dict[int, list[EpisodeResult]] = {}
+    for episode in episodes:
+        of_question.setdefault(episode.index, []).append(episode)
+    whole = [row for row in of_question.values() if len(row) == samples]
+    right = [round(sum(episode.em for episode in row)) for row in whole]
+    return SampleScores(
+        mean_interval([count / samples for count in right], "graded"),
+        {k: mean_interval([pass_at(samples, count, k) for count in right], "graded") for k in pass_sizes(samples)},
+        mean_interval([majority((episode.prediction, episode.em) for episode in row) for row in whole], "graded"),
     )
 
 
 def _row(result: EpisodeResult) -> dict[str, Any]:
-    """Plain JSON values, without additional scores if there are none."""
-    row = {name: getattr(result, name) for name in _COLUMNS}
-    return row | {"extra": dict(result.extra)} if result.extra else {k: v for k, v in row.items() if k != "extra"}
+    """Plain JSON values, without additional scores if there are none, and without the number of the first sample."""
+    row = {name: getattr(result, name) for name in _COLUMNS} | {"extra": dict(result.extra)}
+    return {name: value for name, value in row.items() if value or name not in ("extra", "sample")}
 
 
 class CellKey(NamedTuple):
@@ -223,6 +266,8 @@ class Cell:
     episodes: tuple[EpisodeResult, ...] = field(repr=False)
     seconds: float = 0.0
     """Wall time of playing the cell."""
+    samples: int = 1
+    """Episodes per question."""
 
     @property
     def key(self) -> CellKey:
@@ -280,20 +325,22 @@ class Cell:
         valid = [r for r in chosen if not r.failed]
         reasons = Counter(r.stop_reason for r in chosen)
         turns, draws = sum(r.turns for r in valid), sum(r.draws for r in valid)
-        extra: dict[str, list[float]] = {name: [] for r in chosen for name in r.extra}
+        values: dict[str, list[tuple[EpisodeResult, float]]] = {name: [] for r in chosen for name in r.extra}
         for result in valid:
             for name, value in result.extra.items():
-                extra[name] += [] if value is None else [value]
+                values[name] += [] if value is None else [(result, value)]
+        n = self.samples
         return Summary(
-            **{name: mean_interval([getattr(r, name) for r in valid], kind) for name, kind in KINDS.items()},
+            **{name: _interval(((r, getattr(r, name)) for r in valid), _kind(name, n)) for name in KINDS},
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
             realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
             stop_reasons=dict(sorted(reasons.items())),
             engine_failures=reasons[StopReason.ENGINE_ERROR],
             agent_failures=reasons[StopReason.AGENT_ERROR],
-            extra={name: mean_interval(values, _kind(name)) for name, values in extra.items()},
-            without_value={name: len(valid) - len(values) for name, values in extra.items()},
-            agreement=_agreement(valid) if JUDGE in extra else None,
+            extra={name: _interval(pairs, _kind(name, n)) for name, pairs in values.items()},
+            without_value={name: len(valid) - len(pairs) for name, pairs in values.items()},
+            agreement=_agreement(valid, n) if JUDGE in values else None,
+            samples=_sample_scores(valid, n) if n > 1 else None,
         )
 
     @cached_property
@@ -308,6 +355,7 @@ class Cell:
             "engine": self.engine,
             "noise_level": self.noise_level,
             "planned": self.planned,
+            **({"samples": self.samples} if self.samples > 1 else {}),
             "complete": self.complete,
             "seconds": self.seconds,
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
@@ -322,6 +370,7 @@ class Cell:
         return cls(
             **{name: values[name] for name in names},
             episodes=tuple(EpisodeResult(**row) for row in values["episodes"]),
+            samples=values.get("samples", 1),
         )
 
 
@@ -359,6 +408,11 @@ class Evaluation:
         return tuple(sorted({name for cell in self.cells for name in cell.data_sources}))
 
     @property
+    def samples(self) -> int:
+        """Episodes per question; of cells that differ, the largest number."""
+        return max((cell.samples for cell in self.cells), default=1)
+
+    @property
     def additional_scores(self) -> tuple[str, ...]:
         """Names of the additional scores, in the order in which they were asked for."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.summary().extra))
@@ -382,6 +436,8 @@ class Evaluation:
     ) -> Interval:
         """The paired difference `first - second` of a metric, over the questions that both agents finished.
 
+        Of several samples of a question, the mean is taken.
+
         Args:
             first: name of an agent.
             second: name of the agent it is compared with.
@@ -396,7 +452,8 @@ class Evaluation:
             return EMPTY
         left, right = (_scores(cell, metric, group) for cell in (a, b))
         common = sorted(left.keys() & right.keys())
-        return paired_difference([left[i] for i in common], [right[i] for i in common], _kind(metric))
+        kind = _kind(metric, max(a.samples, b.samples))
+        return paired_difference([left[i] for i in common], [right[i] for i in common], kind)
 
     def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:
         """This evaluation with `cells` added; a cell with the same key replaces the old one."""
@@ -413,9 +470,9 @@ class Evaluation:
 
 
 def _scores(cell: Cell, metric: str, group: str | None) -> dict[int, float]:
-    """The values of a metric by the question's index, of the episodes that have one."""
+    """The value of a metric by the question's index, of the questions that have one."""
     chosen = (r for r in cell.finished if group in (None, r.group))
-    return {r.index: value for r in chosen if (value := r.score(metric)) is not None}
+    return _by_question((r, value) for r in chosen if (value := r.score(metric)) is not None)
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:

@@ -34,6 +34,7 @@ from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.game.together import advance_all
+from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Step
@@ -278,6 +279,7 @@ class _ScriptedPlayer(Player):
             steps: Mapping[int, Step | None] = dict.fromkeys(range(len(block)))
             while steps:
                 texts = {i: self._act(block[i], step) for i, step in steps.items()}
+                WORK.add(turns=len(texts))
                 steps = _take_turns(block, texts, engine, done)
 
     def _act(self, episode: Episode, step: Step | None) -> str:

@@ -35,6 +35,7 @@ from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.llm.backend import Completion, Prompt
 from zerosearch_env.llm.http.options import HttpOptions
 from zerosearch_env.llm.openai import Model, OpenAIBackend
+from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.protocols.hygiene import defuse_tags
 from zerosearch_env.randomness import mix
@@ -181,6 +182,7 @@ class EndpointPlayer(ConcurrentPlayer):
                     return
                 raise AgentError(f"{self._where(episode)}, turn {len(episode.turns) + 1}: {done.failure}")
             tokens = (done.prompt_tokens or 0) + (done.completion_tokens or 0)
+            WORK.add(tokens=done.completion_tokens or 0)
             text = card.prefill + with_stop_string(done, protocol)
             thought = shown_thought(done.reasoning, episode.rules.max_action_chars - len(text))
             outcome = episode.advance(thought + text)

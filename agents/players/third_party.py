@@ -29,6 +29,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
+from zerosearch_env.progress import WORK
 from zerosearch_env.types import Document, Step, StopReason
 
 from .base import OnDone, Player
@@ -161,6 +162,7 @@ class ConcurrentPlayer(Player):
                 try:
                     play_turn = play_turn or self.begin(episode, engine, instance)
                     play_turn()
+                    WORK.add(turns=1)
                 except AgentError as error:
                     failures += 1
                     if options.on_error == "stop":

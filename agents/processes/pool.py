@@ -13,16 +13,18 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import exact_match
 from zerosearch_env.game.together import MAX_WAITING
+from zerosearch_env.progress import WORK
 from zerosearch_env.types import SearchResult, Step, StopReason, Turn
 
 if TYPE_CHECKING:
@@ -84,7 +86,9 @@ class WorkerPool:
         try:
             for _ in range(self.count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs,), daemon=True, name="zerosearch-player")
+                counts = RawArray("q", 2)
+                WORK.include(counts)
+                process = context.Process(target=_serve, args=(theirs, counts), daemon=True, name="zerosearch-player")
                 process.start()
                 theirs.close()
                 self._connections.append(ours)
@@ -267,8 +271,9 @@ def _packed(value: Any, what: str) -> bytes:
         raise ConfigError(f"{what} cannot be sent to worker processes ({cause}); use workers=1") from cause
 
 
-def _serve(connection: Connection) -> None:
-    """The loop of a worker process."""
+def _serve(connection: Connection, counts: MutableSequence[int]) -> None:
+    """The loop of a worker process. What it plays is counted in `counts` too, while it plays."""
+    WORK.count_into(counts)
     # Ctrl-C, and SIGTERM from a job scheduler, also reach the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -26,6 +26,7 @@ from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.local.decoder import make_decoder
 from zerosearch_env.llm.local.draw import draw
+from zerosearch_env.progress import WORK
 from zerosearch_env.randomness import uniform_rows
 
 from .protocol import Finish, TurnSample
@@ -72,6 +73,7 @@ class Sampler(RowSampler[_SlotRow]):
     """
 
     _row_type = _SlotRow
+    _counts_steps = True
 
     def __init__(
         self,
@@ -270,6 +272,7 @@ class Sampler(RowSampler[_SlotRow]):
     @torch.inference_mode()
     def _accept(self, slots: NDArray[np.int64], logits: Tensor, finished: list[TurnSample]) -> None:
         """Draw the next token of each slot, and end the turns that are complete."""
+        WORK.add(tokens=len(slots))
         uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
         drawn, drawn_logprobs = draw(logits, uniforms, self.temperature, self._top_p)
         tokens = drawn.cpu().numpy()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import ConfigError
+from zerosearch_env.progress import WORK
 
 from .protocol import Finish, TurnSample
 from .stops import StopFinder, decode
@@ -53,6 +54,8 @@ class RowSampler(ABC, Generic[RowT]):
     """
 
     _row_type: ClassVar[type[Row]] = Row
+    _counts_steps: ClassVar[bool] = False
+    """Whether the subclass itself adds tokens to `WORK` during a turn; otherwise they are added at its end."""
 
     def __init__(
         self,
@@ -149,6 +152,7 @@ class RowSampler(ABC, Generic[RowT]):
         """End a turn with these tokens."""
         row.ids += ids
         row.waiting = True
+        WORK.add(turns=1, tokens=0 if self._counts_steps else len(ids))
         text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
         return TurnSample(row.key, tuple(ids), tuple(logprobs), text, finish, row.version)
 

@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import main
-from zerosearch_agents.evaluation.evaluate import Store, evaluate
+from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.players.baselines import RandomPlayer
 from zerosearch_env.cli import main as zerosearch
@@ -64,7 +64,7 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
         assert [cell.agent for cell in again.evaluation.cells] == agents
         assert again.replaced == f"compared with the earlier run, {why} measured again"
         for key in (("a", "e", 0.0), ("b", "f", 0.0)):
-            with again.journal(key, range(len(QUESTIONS))) as journal:
+            with again.journal(key, [Item(i, q) for i, q in enumerate(QUESTIONS)]) as journal:
                 assert len(journal.finished) == (8 if key[0] in agents else 0)
         again.add()
         assert store(**changed).replaced == ""

@@ -19,6 +19,7 @@ from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine
 from zerosearch_env.errors import AgentError, CheckpointError, ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.progress import WORK
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import transcript_record
 from zerosearch_env.types import Question, SearchRequest, Step, StopReason
@@ -223,7 +224,7 @@ def test_a_policy_plays_by_its_own_card(policy_folder: Path, engine: CorpusEngin
 def test_results_do_not_depend_on_slots_or_processes(
     policy_folder: Path, engine: CorpusEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    records = []
+    records, counted = [], []
     with WorkerPool(2) as pool:
         for options, workers in (
             (PolicyOptions(str(policy_folder), temperature=1.0, slots=64), None),
@@ -233,8 +234,10 @@ def test_results_do_not_depend_on_slots_or_processes(
             player = PolicyPlayer(options, pool=workers)
             played = episodes(8, rules=player.rules_for(RULES))
             done: list[int] = []
+            before = WORK.total()
             player.play(played, engine, done.append)
             assert len(done) == 8
+            counted.append([now - then for now, then in zip(WORK.total(), before, strict=True)])
             records.append([transcript_record(e) for e in played])
         assert any(e["turns"][0]["documents"] for e in records[0])
         failing = episodes(4, rules=player.rules_for(RULES))
@@ -242,6 +245,8 @@ def test_results_do_not_depend_on_slots_or_processes(
         with pytest.raises(CheckpointError, match="no policy directory"):
             PolicyPlayer(policy_folder / "none", pool=pool).play(episodes(2), engine)
     assert capfd.readouterr().err == ""  # the second process to fail finds its pipe closed
+    assert counted[0] == counted[1] == counted[2]  # turns and tokens, for the display of progress
+    assert counted[0][0] == sum(len(record["turns"]) for record in records[0]) < counted[0][1]
     assert records[0] == records[1]
     # A replayed search has the same documents; how long the engine took is no part of a transcript.
     assert json.dumps(records[0]) == json.dumps(records[2])

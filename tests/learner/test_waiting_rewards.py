@@ -152,6 +152,27 @@ def test_the_evaluation_reports_the_judge_and_its_agreement_with_em(judged: Eval
     assert out.count("66.7 [30.0, 90.3]") == 2
 
 
+def test_the_option_judge_is_short_for_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--agent", "baseline:random", "--questions", "3", "--noise", "0", "--world.passages", "200"]
+    calls: list[Call] = []
+
+    async def counted(call: Call) -> Reply:
+        calls.append(call)
+        return await judge_server(call)
+
+    with ServerThread(counted) as server:
+        judge = f"openai:{server.url}#m"
+        out = ["--output", str(tmp_path)]
+        assert main([*options, *out, "--judge", judge]) == 0
+        assert "judge agrees with EM" in capsys.readouterr().out
+        assert load_evaluation(tmp_path).settings["scores"] == [f"judge:{judge}"]
+        asked = len(calls)
+        assert main([*options, *out, "--scores", f"judge:{judge}"]) == 0  # the same evaluation: nothing is asked again
+        assert len(calls) == asked
+    with pytest.raises(ConfigError, match="expected judge:openai:URL"):
+        main([*options, *out, "--judge", "openia:URL"])
+
+
 def test_results_of_additional_scores_survive_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def longest(episode):\n    return float(len(episode.turns))\n")
     options = ["--agent", "baseline:random", "--questions", "4", "--noise", "0", "--output", str(tmp_path / "out")]

@@ -125,7 +125,7 @@ def render_page(records: Iterable[JsonObject], *, title: str, total: int | None 
 
 
 def _facts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    scored = [record["scores"] for record in records if record["scores"] is not None]
+    scored = [record["scores"] for record in records if _is_scored(record["scores"])]
     searches = [turn for record in records for turn in record["turns"] if turn["noisy"] is not None]
     facts = [f"{len(records)} transcripts"]
     if scored:
@@ -136,13 +136,18 @@ def _facts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return facts
 
 
+def _is_scored(scores: Mapping[str, Any] | None) -> bool:
+    """False if the episode is not over, or its question has no gold answers."""
+    return scores is not None and scores["em"] is not None
+
+
 def _item(record: Mapping[str, Any]) -> dict[str, Any]:
     scores = record["scores"]
     extra = [(name, value) for name, value in record["extra"].items() if name not in _INTERNAL]
     extra = [(name, value) for name, value in extra if isinstance(value, (str, int, float))]
     return {
         "record": record,
-        "verdict": "open" if scores is None else "correct" if scores["em"] == 1.0 else "wrong",
+        "verdict": "open" if not _is_scored(scores) else "correct" if scores["em"] == 1.0 else "wrong",
         "noisy": any(any(noisy_flags(turn)) for turn in record["turns"]),
         "note": " · ".join([*(f"{name} {value}" for name, value in extra), f"noise level {record['noise_level']:g}"]),
     }

@@ -23,6 +23,7 @@ searches return, and with the same seed a higher noise level gives a superset of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -62,6 +63,10 @@ Outcome = SearchRequest | tuple[SearchRequest, ...] | Step
 Messages = tuple[tuple[Literal["tool", "user"], str], ...]
 
 
+_UNSCORED = (math.nan, math.nan, math.nan)
+"""The EM, F1 and subEM of an answer to a question without gold answers."""
+
+
 def _state_answer(answers: Sequence[str], documents: Sequence[Document]) -> bool:
     return documents_contain_answer(documents, answers)
 
@@ -96,17 +101,23 @@ class Episode:
         """Start an episode.
 
         Raises:
-            DataError: the question has no answers, or no prompt although the rules take it from the dataset.
+            DataError: the question has no answers although the rules require them or there is noise, or no prompt
+                although the rules take it from the dataset.
             ConfigError: the noise level is not a number in [0, 1].
         """
-        if not question.answers:
+        if not question.answers and rules.answers_required:
             raise DataError(f"question {question.id!r} has no answers; every question needs at least one.")
         self.question = question
         self.rules = rules
         self.noise_level = check_level(noise_level)
+        if not question.answers and self.noise_level > 0:
+            raise DataError(
+                f"question {question.id!r} has no gold answers, so noisy documents cannot be kept free of the answer: "
+                "use noise level 0, or give the answers."
+            )
         self.seed = index(seed)  # a Python int: numpy integers would overflow in `mix`
         self.prompt = rules.prompt(question)
-        self._find_answer = partial(_state_answer, question.answers)
+        self._find_answer = partial(_state_answer, question.answers) if question.answers else None
         self.restart()
 
     def restart(self) -> None:
@@ -430,9 +441,9 @@ class Episode:
         error: str | None = None,
     ) -> Step:
         answers, rules = self.question.answers, self.rules
-        em, f1, subem = score(prediction, answers)
-        default = rules.reward is exact_match
-        unicode_scores = unicode_score(prediction, answers)
+        em, f1, subem = score(prediction, answers) if answers else _UNSCORED
+        default = rules.reward is exact_match or not answers
+        unicode_scores = unicode_score(prediction, answers) if answers else _UNSCORED[:2]
         scores = Scores(prediction, answers, em, f1, subem, em if default else 0.0, self.searches, *unicode_scores)
         turn, level = len(self._turns) + 1, self.noise_level
         noisy = searches = None
@@ -443,7 +454,7 @@ class Episode:
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error, searches)
         self.stop_reason = reason
         self._turns.append((action_text, step, end))
-        if not default or rules.scores:
+        if answers and (not default or rules.scores):
             self._pay(step, scores)
         return step
 

@@ -36,14 +36,15 @@ def normalize_answer(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", _bare(text)).split())
 
 
-def _key(text: str) -> str:
+def answer_key(text: str) -> str:
+    """What exact match compares: two answers are the same if their keys are equal. Empty only for a blank text."""
     # Some answers normalise to the empty string, such as the band names "The" or "!!!". They are compared without
     # normalisation, ignoring only case and white space. The two kinds of key cannot collide, because a key of the
     # second kind would normalise to the empty string.
     return normalize_answer(text) or " ".join(text.casefold().split())
 
 
-_short_key = lru_cache(maxsize=8192)(_key)
+_short_key = lru_cache(maxsize=8192)(answer_key)
 """Cached, because policies often repeat an answer; `score` bypasses the cache for long texts."""
 
 
@@ -59,7 +60,7 @@ def _golds(answers: tuple[str, ...]) -> tuple[_Gold, ...]:
     golds = []
     for answer in answers:
         normal = normalize_answer(answer)
-        key = _key(answer)
+        key = answer_key(answer)
         if key:
             golds.append(_Gold(key, f" {normal} " if normal else ""))
     return tuple(golds)
@@ -78,7 +79,7 @@ def answer_tuple(answers: Sequence[str]) -> tuple[str, ...]:
 
 def score(prediction: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
     """Exact match, F1 and subEM of one prediction, computed in one pass. Each is the best over `answers`, in [0, 1]."""
-    key = "" if not prediction else _short_key(prediction) if len(prediction) <= 256 else _key(prediction)
+    key = "" if not prediction else _short_key(prediction) if len(prediction) <= 256 else answer_key(prediction)
     if not key:
         return 0.0, 0.0, 0.0
     golds = _golds(answer_tuple(answers))

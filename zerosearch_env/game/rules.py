@@ -51,6 +51,9 @@ class Rules:
     """Name and function of each additional score."""
     few_shot: str = ""
     """Worked examples that are shown before the instruction; may be empty."""
+    answers_required: bool = True
+    """Whether every question needs gold answers. If False, an episode without any has no scores (NaN, null in
+    transcripts) and must have noise level 0."""
     given: Options = field(default_factory=dict, compare=False, repr=False)
     """The arguments of `make_rules` that were given, for which an agent may have its own values (see
     `agent_rules`)."""
@@ -269,5 +272,6 @@ def _remade(rules: Rules, own: Mapping[str, Any], given: Mapping[str, Any]) -> R
         noise_unit=rules.noise_unit,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
+        answers_required=rules.answers_required,
         given=given,
     )

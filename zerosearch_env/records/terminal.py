@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..types import JsonObject
+from ..types import JsonObject, StopReason
 from .html import clean, no_documents
 from .transcripts import search_groups
 
@@ -102,24 +102,23 @@ def result_block(record: Record) -> Block:
     """The result of an episode: the stop reason, the answer, the gold answers and the scores."""
     lines = [Line("rule", f"── end · {record['stop_reason']}")]
     if record["error"]:
-        lines.append(Line("bad", clean(f"engine failed: {record['error']}"), 2))
+        who = "agent" if record["stop_reason"] == StopReason.AGENT_ERROR else "engine"
+        lines.append(Line("bad", clean(f"{who} failed: {record['error']}"), 2))
     scores = record["scores"]
     if scores is None:
         return lines
-    style = "good" if scores["em"] == 1.0 else "bad"
     prediction = "no answer" if scores["prediction"] is None else clean(scores["prediction"])
-    lines.append(Line(style, f"answer: {prediction}", 2))
-    lines.append(Line("note", "gold: " + clean(" | ".join(record["answers"])), 2))
-    lines.append(
-        Line(
-            style,
-            f"EM {scores['em']:.0f} · F1 {scores['f1']:.2f} · subEM {scores['subem']:.0f} · "
-            f"reward {scores['reward']:g} · "
-            f"{scores['searches']} {'search' if scores['searches'] == 1 else 'searches'}",
-            2,
-        )
-    )
-    return lines
+    searches = f"{scores['searches']} {'search' if scores['searches'] == 1 else 'searches'}"
+    if scores["em"] is None:  # a question without gold answers
+        return [*lines, Line("head", f"answer: {prediction}", 2), Line("note", searches, 2)]
+    style = "good" if scores["em"] == 1.0 else "bad"
+    figures = f"EM {scores['em']:.0f} · F1 {scores['f1']:.2f} · subEM {scores['subem']:.0f}"
+    return [
+        *lines,
+        Line(style, f"answer: {prediction}", 2),
+        Line("note", "gold: " + clean(" | ".join(record["answers"])), 2),
+        Line(style, f"{figures} · reward {scores['reward']:g} · {searches}", 2),
+    ]
 
 
 def render_ansi(record: Record) -> str:
@@ -175,18 +174,19 @@ def make_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def print_new(record: Record, shown: int, *, title: str | None = None) -> int:
+def print_new(record: Record, shown: int, *, title: str | None = None, show_noise: bool = True) -> int:
     """Print the blocks of a transcript that have not been printed yet.
 
     Args:
         record: a record from `transcript_record`.
         shown: number of blocks printed before.
         title: printed above the new blocks, to distinguish several episodes.
+        show_noise: mark noisy documents and show the noise level.
 
     Returns:
         Number of blocks printed so far.
     """
-    parts = blocks(record)
+    parts = blocks(record, show_noise=show_noise)
     if shown < len(parts):
         console = make_console()
         if title is not None:

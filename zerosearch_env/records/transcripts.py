@@ -11,14 +11,15 @@ A record (`schema_version` 1) has the fields
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `documents` has those of all
 searches of the turn, in the order of `searches`. `messages` is the observation as chat messages, in protocols with
 tools. (Records of earlier versions have neither `searches` nor `messages`.) `stop_reason` and `scores` are null until
-the episode ends; an additional score is null if it has no value. `extra` holds values added by the writer (training
-step, name of the agent, ...).
+the episode ends; an additional score is null if it has no value, and every score but the prediction is null if the
+question has no gold answers. `extra` holds values added by the writer (training step, name of the agent, ...).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..game.episode import Episode
 from ..types import Document, Json, JsonObject, Turn
 
 SCHEMA_VERSION = 1
+_FIGURES = ("em", "f1", "subem", "em_unicode", "f1_unicode", "reward")
 _log = logging.getLogger(__name__)
 
 
@@ -67,17 +69,17 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
         if scores is None
         else {
             "prediction": scores.prediction,
-            "em": float(scores.em),
-            "f1": float(scores.f1),
-            "subem": float(scores.subem),
-            "em_unicode": float(scores.em_unicode),
-            "f1_unicode": float(scores.f1_unicode),
-            "reward": float(scores.reward),
+            **{name: _figure(getattr(scores, name)) for name in _FIGURES},
             "searches": int(scores.searches),
             **{name: None if value is None else float(value) for name, value in scores.extra},
         },
         "extra": extra,
     }
+
+
+def _figure(value: float) -> float | None:
+    """A score, or None (NaN cannot be written as JSON) if the question has no gold answers."""
+    return None if math.isnan(value) else float(value)
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
