@@ -33,8 +33,8 @@ from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.llm.backend import Completion, Prompt
-from zerosearch_env.llm.http.options import HttpOptions
-from zerosearch_env.llm.openai import Model, OpenAIBackend
+from zerosearch_env.llm.make import make_endpoint
+from zerosearch_env.llm.openai import Model
 from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.protocols.hygiene import defuse_tags
@@ -94,17 +94,15 @@ class EndpointPlayer(ConcurrentPlayer):
             card, chat=card.chat is not False
         )  # the server has a chat template, or says that it has none
         limit_s = self.options.turn_timeout_s or TIMEOUT_S
-        urls, _, model = source.partition(":")[2].partition("#")
         thinking = self.card.thinking
         # Templates call the switch by one of these names, and take no notice of the other.
         switch = {"chat_template_kwargs": {"enable_thinking": thinking, "thinking": thinking}}
-        self.backend = OpenAIBackend(
-            [url for url in urls.split(",") if url.strip()],
-            model=model,
+        self.backend = make_endpoint(
+            source.partition(":")[2],
             api_key_env=api_key_env,
             api="chat" if self.card.chat else "completions",
             extra_body=None if thinking is None else switch,
-            options=HttpOptions(concurrency=self.concurrency, attempts=_ATTEMPTS, read_s=limit_s, total_s=limit_s),
+            http={"concurrency": self.concurrency, "attempts": _ATTEMPTS, "read_s": limit_s, "total_s": limit_s},
         )
         self._cache = None if cache is None else ResultCache(cache)
 

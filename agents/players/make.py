@@ -4,7 +4,7 @@
     EndpointPlayer    a model behind an endpoint, `openai:URL` (`endpoint.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
     ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
-    baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
+    built-in players  direct answer, one-search RAG, random, oracle (`builtin/`)
 
 `make_player` and `make_tool_player` build one from its command-line spec.
 """
@@ -17,14 +17,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.privacy import redact
 
 from ..config.agent import RULE_OPTIONS
 from ..policy.card import AgentCard
 from ..policy.files import policy_path
 from .base import Player, PolicyOptions
-from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
+from .builtin.make import BASELINES, BUILT_ON_POLICY, make_builtin
 from .endpoint import WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
@@ -67,13 +67,11 @@ def make_player(
             if path.is_dir():
                 return PolicyPlayer(policy_options(common or policy, spec), name=name, pool=pool)
         case "baseline":
-            if tail not in BASELINES:
-                raise unknown_name("baseline", tail, BASELINES)
             if tail in BUILT_ON_POLICY:
-                own = policy_options(policy, replace(spec, source=policy.path))
-                return BUILT_ON_POLICY[tail](own, name=name, pool=pool)
-            _check_options(spec, ())
-            return RandomPlayer(seed=seed, name=name) if tail == "random" else OraclePlayer(name=name)
+                policy = policy_options(policy, replace(spec, source=policy.path))
+            else:
+                _check_options(spec, ())
+            return make_builtin(tail, label=name, policy=policy, pool=pool, seed=seed)
         case "openai":
             own = policy_options(common or policy, spec)
             return EndpointPlayer(source, own, name=name, options=third_party, **spec.endpoint)

@@ -216,7 +216,7 @@ def test_bad_requests_and_descriptions() -> None:
     url = "openai:http://127.0.0.1:1/v1"
     for option, message in {
         "prompt": "Did you mean 'tuned'",
-        "device": "not one of simulated:openai",
+        "device": "not one of the backend 'openai'",
         "http": "Did you mean 'attempts'",
         "temperature": "temperature",
         "top_p": "top_p",

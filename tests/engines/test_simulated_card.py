@@ -13,11 +13,11 @@ import pytest
 from sim_fakes import FakeBackend
 
 import zerosearch_env  # noqa: F401  (registers the environment)
-from zerosearch_env.engines.simulated import make
 from zerosearch_env.engines.simulated.card import CARD_FILE, SimulatorCard, read_card
 from zerosearch_env.engines.simulated.make import TINY_MODEL
 from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.errors import CheckpointError
+from zerosearch_env.llm import make
 
 CARD = SimulatorCard("few-shot-1", 5, "a-base", "0" * 64)
 VALUES = {"version": 1, **asdict(CARD)}

@@ -13,12 +13,11 @@ from zerosearch_agents.simulator.cli import main
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat, documents
 from zerosearch_env.engines import ConstantEngine, make_engine
 from zerosearch_env.engines.base import try_engine
-from zerosearch_env.engines.simulated import make
 from zerosearch_env.engines.simulated.engine import SimulatedEngine
 from zerosearch_env.engines.simulated.fitness import KNOWN, fitness_requests
 from zerosearch_env.engines.simulated.sets import SimulationOptions
 from zerosearch_env.errors import ConfigError, EngineError
-from zerosearch_env.llm import Completion
+from zerosearch_env.llm import Completion, make
 from zerosearch_env.types import Question
 
 GOOD = "4 of 4 sets usable, 2 of 2 useful ones with the answer, 0 of 2 noisy ones with a leak: fit\n"

@@ -8,18 +8,17 @@ import pytest
 from tiny import tiny_dataset, tiny_policy, tiny_tokenizer
 
 from zerosearch_agents.players.base import PolicyOptions
-from zerosearch_agents.players.baselines import (
+from zerosearch_agents.players.builtin.own_format import (
     Context,
     DirectPlayer,
-    OraclePlayer,
     OwnQueryRagPlayer,
     RagPlayer,
-    RandomPlayer,
     Written,
     answer_tags,
     question_search,
     thought_before_action,
 )
+from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlayer
 from zerosearch_agents.policy.policy import save_policy
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig

@@ -14,7 +14,7 @@ from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions, transcript_path
 from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, save_evaluation
-from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.report.page import Notes, Report, render_report
 from zerosearch_env.cli import main as zerosearch

@@ -12,7 +12,7 @@ from tiny import tiny_dataset
 from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
-from zerosearch_agents.players.baselines import RandomPlayer
+from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.errors import ConfigError, DataError

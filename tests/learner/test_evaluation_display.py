@@ -11,7 +11,7 @@ from tiny import tiny_dataset
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import Evaluation
-from zerosearch_agents.players.baselines import RandomPlayer
+from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.game.rules import make_rules
 

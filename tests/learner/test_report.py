@@ -12,7 +12,7 @@ import pytest
 
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions
 from zerosearch_agents.evaluation.results import Cell, Evaluation
-from zerosearch_agents.players.baselines import OraclePlayer, RandomPlayer
+from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlayer
 from zerosearch_agents.report import cli
 from zerosearch_agents.report.charts import (
     STYLES,

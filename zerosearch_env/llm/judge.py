@@ -21,7 +21,7 @@ from ..game.published_rewards import FinishedEpisode
 from ..identity import text_hash
 from .backend import AsyncBackend, Prompt
 from .http.deduplicate import Deduplicator
-from .openai import OpenAIBackend
+from .make import make_endpoint
 
 MAX_CHARS = 2_000
 """Longer predictions are not asked about and are wrong: they hold candidates or documents instead of an answer."""
@@ -155,11 +155,10 @@ def make_judge(argument: str) -> Judge:
     Raises:
         ConfigError: the argument has another form.
     """
-    kind, _, rest = argument.partition(":")
-    urls, _, model = rest.partition("#")
-    if kind != "openai" or not urls:
+    kind, _, address = argument.partition(":")
+    if kind != "openai" or not address.partition("#")[0]:
         raise ConfigError(
             f"judge {argument!r}: expected judge:openai:URL or judge:openai:URL#MODEL, for example "
             "judge:openai:http://127.0.0.1:8000/v1#Qwen/Qwen3-8B"
         )
-    return Judge(OpenAIBackend([url for url in urls.split(",") if url.strip()], model=model))
+    return Judge(make_endpoint(address))

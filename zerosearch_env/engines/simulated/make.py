@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, unknown_name
-from ...llm import Backend, HttpOptions, OpenAIBackend, TransformersBackend, VLLMBackend
+from ...llm import OpenAIBackend, TransformersBackend, VLLMBackend
+from ...llm.make import make_backend
 from ...types import Dataset, Options
 from ..registry import forwards
 from .card import read_card
 from .engine import SimulatedEngine
 from .sets import SimulationOptions
 
-_LOCAL = ("device", "dtype", "max_batch")
-_OWN_OPTIONS = {
-    "openai": ("model", "api_key_env", "api", "extra_body", "http"),
-    "hf": _LOCAL,
-    "vllm": ("engine_options",),
-    "tiny": _LOCAL,
-}
-"""Options that only some backends accept."""
+_KINDS = ("openai", "hf", "vllm", "tiny")
 
 TINY_MODEL = Path(__file__).parents[2] / "assets" / "simulator-tiny"
 """The simulation LLM shipped with the package; created by `zerosearch simulator tiny`."""
@@ -63,35 +57,24 @@ def simulated_engine(
     if not isinstance(probe, bool):
         raise ConfigError(f"probe must be true or false, got {probe!r:.200}")
     kind, _, what = argument.partition(":")
-    if kind not in _OWN_OPTIONS:
-        raise unknown_name("backend of the simulated engine", kind, _OWN_OPTIONS)
+    if kind not in _KINDS:
+        raise unknown_name("backend of the simulated engine", kind, _KINDS)
     if kind == "tiny" and what:
         raise ConfigError(f'"simulated:tiny" takes no argument, got {what!r}; use "simulated:hf:FOLDER" for a model')
+    if kind == "openai" and "#" in what:  # may be a secret
+        raise ConfigError("an address of a simulation LLM must not hold '#': name the model with the option `model`")
     own = {name: options.pop(name) for name in [*options] if name not in SimulationOptions.__dataclass_fields__}
-    given = {name: value for name, value in {**own, "http": http}.items() if value is not None}
-    for name in given:
-        if name not in _OWN_OPTIONS[kind]:
-            options_of_kind = ", ".join(_OWN_OPTIONS[kind])
-            raise ConfigError(f"the option {name!r} is not one of simulated:{kind}, which has {options_of_kind}")
+    if kind == "tiny":
+        kind, what = "hf", str(TINY_MODEL)
+        given = {name: value for name, value in own.items() if value is not None}
+        own = {"device": "cpu", "dtype": "float32", "max_batch": 64} | given
     if prompt is None:
-        folder = str(TINY_MODEL) if kind == "tiny" else what
-        card = read_card(folder) if folder and kind != "openai" else None
+        card = read_card(what) if what and kind != "openai" else None
         prompt = "tuned" if card is None else card.prompt
     simulation = SimulationOptions(
         prompt=prompt,
         temperature=(0.65 if prompt == "tiny" else 0.8) if temperature is None else temperature,
         **options,
     )
-    return SimulatedEngine(_backend(kind, what, given), options=simulation, cache=cache, probe=probe)
-
-
-def _backend(kind: str, what: str, given: dict[str, Any]) -> Backend:
-    if kind == "hf":
-        return TransformersBackend(what, **given)
-    if kind == "tiny":
-        defaults: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_batch": 64}
-        return TransformersBackend(str(TINY_MODEL), **defaults | given)
-    if kind == "vllm":
-        return VLLMBackend(what, **given)
-    http = HttpOptions.from_mapping(given.pop("http", None))
-    return OpenAIBackend([url for url in what.split(",") if url.strip()], options=http, **given)
+    backend = make_backend(f"{kind}:{what}", http=http, **own)
+    return SimulatedEngine(backend, options=simulation, cache=cache, probe=probe)

@@ -1,6 +1,4 @@
-"""Baselines to compare an agent with.
-
-Three use a policy model, so that they differ from the agent only in their access to search:
+"""Baselines that use a policy in its own format, so that they differ from the agent only in their access to search.
 
 `direct` answers without searching. The model writes one turn. If that turn is an answer, it is used. Otherwise the
 player keeps the thought, cuts off the rest, appends the protocol's opening answer tag, and lets the model write the
@@ -14,11 +12,7 @@ only an answer is allowed now. The model then writes its answer turn; if that is
 `rag-own` is the same with the model's own query. If the model answers in its first turn, that answer is used. This is
 the agent itself, limited to one search.
 
-Two need no model. `random` takes random, well-formed actions. `oracle` sees the gold answer and stops searching as
-soon as the documents contain it. It is not a competitor: it shows what perfect reading and repeated searching could
-reach.
-
-Forcing the tag gives every baseline its best chance: none loses a question because of its format.
+Forcing the tag gives every baseline its best chance: no trained policy loses a question because of its format.
 """
 
 from __future__ import annotations
@@ -29,18 +23,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from zerosearch_env.bounded_cache import BoundedCache
-from zerosearch_env.engines.run import observe_searches
-from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.game.together import advance_all
-from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
-from zerosearch_env.types import Step
 
-from .base import OnDone, Player, blocks
-from .policy import PolicyPlayer
+from ..base import OnDone
+from ..policy import PolicyPlayer
+from .turns import NO_ANSWER, take_turns
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -48,9 +39,6 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 4096
 """Sampled turns that a player caches: at least three for each of a thousand questions."""
-
-_NO_ANSWER = "unknown"
-"""Answer used when the model's forced answer is empty, since an empty answer is an invalid action."""
 
 
 class Context(NamedTuple):
@@ -114,7 +102,7 @@ class DirectPlayer(PolicyPlayer):
                 content = (turn.text.partition(closing)[0] if closing else turn.text).strip()
                 texts[i] = thought + protocol.render_answer(content)
                 if protocol.parse(texts[i]).kind != "answer":
-                    texts[i] = protocol.render_answer(_NO_ANSWER)
+                    texts[i] = protocol.render_answer(NO_ANSWER)
         advance_all([episodes[position] for position in contexts], texts)
         for position in contexts:
             if on_done:
@@ -178,7 +166,7 @@ class RagPlayer(DirectPlayer):
         encoder = self._encoder(episodes)
         rows = self._prompts(episodes, encoder)
         turns = self.first_turns(episodes, rows)
-        steps = _take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done)
+        steps = take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done)
         ends = [(turns[i].text, turns[i].end) for i in steps]
         observations = encoder.observations(list(steps.values()), ends)
         longer = {
@@ -206,17 +194,6 @@ class OwnQueryRagPlayer(RagPlayer):
         """The model's own first turn."""
         seeds = [mix(episode.seed, 0) for episode in episodes]
         return self._sample(rows, episodes[0].rules.protocol, seeds)
-
-
-BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {
-    "direct": DirectPlayer,
-    "rag": RagPlayer,
-    "rag-own": OwnQueryRagPlayer,
-}
-"""The baselines that sample from a policy, by name."""
-
-BASELINES = (*BUILT_ON_POLICY, "random", "oracle")
-"""The name of every baseline."""
 
 
 def answer_tags(protocol: Protocol) -> tuple[str, str]:
@@ -263,115 +240,3 @@ def thought_before_action(text: str, protocol: Protocol, opened: str = "") -> st
 
 
 _MARK = "MARK"
-
-
-class _ScriptedPlayer(Player):
-    """Plays without a model: all episodes turn by turn, by the evaluation's own rules."""
-
-    name: str
-
-    def __init__(self, *, name: str | None = None) -> None:
-        self.name = name or self.name
-
-    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
-        """Play every episode; see `Player.play`."""
-        for block, done in blocks(episodes, on_done):
-            steps: Mapping[int, Step | None] = dict.fromkeys(range(len(block)))
-            while steps:
-                texts = {i: self._act(block[i], step) for i, step in steps.items()}
-                WORK.add(turns=len(texts))
-                steps = _take_turns(block, texts, engine, done)
-
-    def _act(self, episode: Episode, step: Step | None) -> str:
-        """The text of the next turn; `step` is the latest one, None at the start of the episode."""
-        raise NotImplementedError
-
-
-class RandomPlayer(_ScriptedPlayer):
-    """Takes random, well-formed actions: the lower bound of every score.
-
-    Each turn searches with probability 1/2 for one to four words of the question. Otherwise it answers with one to
-    three consecutive words of the latest documents, or of the question if there are none.
-
-    Args:
-        seed: determines every action, together with the episode's seed and the turn.
-        name: name in results.
-    """
-
-    name = "baseline:random"
-
-    def __init__(self, *, seed: int = 0, name: str | None = None) -> None:
-        super().__init__(name=name)
-        self._seed = seed
-
-    def _act(self, episode: Episode, step: Step | None) -> str:
-        turn = len(episode.turns)
-
-        def pick(count: int, what: int) -> int:
-            return mix(episode.seed, self._seed, turn, what) % count
-
-        question_words = episode.question.text.split() or [_NO_ANSWER]
-        protocol = episode.rules.protocol
-        if not episode.last_turn and pick(2, 0):
-            words = [question_words[pick(len(question_words), 2 + i)] for i in range(1 + pick(4, 1))]
-            return protocol.render_search(" ".join(words))
-        seen = step.documents[pick(len(step.documents), 7)].text.split() if step and step.documents else []
-        words = seen or question_words
-        start = pick(len(words), 8)
-        return protocol.render_answer(" ".join(words[start : start + 1 + pick(3, 9)]).strip(" .,;:?!") or _NO_ANSWER)
-
-
-class OraclePlayer(_ScriptedPlayer):
-    """Sees the gold answer; searches until the documents contain it, then gives it.
-
-    If the dataset records the question's chain of relations (`world` does), the queries follow it: first the subject,
-    then each intermediate entity as soon as the documents contain it. Without a chain it searches for the question's
-    text.
-
-    Args:
-        name: name in results.
-    """
-
-    name = "baseline:oracle"
-
-    def _act(self, episode: Episode, step: Step | None) -> str:
-        question, protocol = episode.question, episode.rules.protocol
-        if step is not None and step.answer_in_documents:
-            return protocol.render_answer(question.answers[0])
-        if episode.last_turn:
-            return protocol.render_answer(_NO_ANSWER)
-        metadata = question.metadata or {}
-        chain, relations = metadata.get("chain"), metadata.get("relations")
-        if not chain or not relations or "subject" not in metadata:
-            return protocol.render_search(question.text)
-        entities = (metadata["subject"], *chain[:-1])
-        read = " \x01 ".join(d.text for turn in episode.turns for d in turn.step.documents)
-        hop = 0
-        while hop + 1 < len(entities) and contains_answer(read, (entities[hop + 1],)):
-            hop += 1
-        return protocol.render_search(f"{relations[hop].replace('_', ' ')} of {entities[hop]}")
-
-
-def _take_turns(
-    episodes: Sequence[Episode], texts: Mapping[int, str], engine: SearchEngine, on_done: OnDone | None
-) -> dict[int, Step]:
-    """Takes one turn in some of the episodes, with one engine call for all searches.
-
-    Args:
-        episodes: all episodes.
-        texts: position of each episode that takes a turn, and the text of the turn.
-        engine: answers the searches.
-        on_done: called with the position of each episode that is over now.
-
-    Returns:
-        The position of each episode that is not over, and its step, in the order of the positions.
-    """
-    advanced = advance_all([episodes[i] for i in texts], list(texts.values()))
-    outcomes = dict(zip(texts, advanced, strict=True))
-    steps = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Step)}
-    searching = [i for i in outcomes if i not in steps]
-    steps |= zip(searching, observe_searches(engine, [episodes[i] for i in searching]), strict=True)
-    for i, step in steps.items():
-        if step.done and on_done:
-            on_done(i)
-    return {i: steps[i] for i in sorted(steps) if not steps[i].done}

@@ -1,0 +1,1 @@
+"""The built-in players of `--agent baseline:NAME`, to compare an agent with."""
