@@ -15,6 +15,7 @@ from .base import Player
 from .endpoint import EndpointPlayer
 from .policy import PolicyPlayer
 from .third_party import ConcurrentPlayer, ThirdPartyPlayer
+from .vllm import VLLMPlayer
 
 
 def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
@@ -33,6 +34,8 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
         options = player.options
         parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu", dtype=player.dtype)))
         parts["files"] = folder_hash(Path(options.path))
+    if isinstance(player, VLLMPlayer):
+        parts["model"] = json.dumps(player.identity)
     if isinstance(player, EndpointPlayer):
         model, *how = player.identity.values()
         parts |= {"model": json.dumps(model), "options": text_hash(json.dumps(how))}

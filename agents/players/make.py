@@ -2,6 +2,7 @@
 
     PolicyPlayer      a policy directory, batched over all episodes, in one process or several
     EndpointPlayer    a model behind an endpoint, `openai:URL` (`endpoint.py`)
+    VLLMPlayer        a policy that vLLM samples, `vllm:URL` or `vllm:MODEL` (`vllm.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
     ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
     built-in players  direct answer, one-search RAG, random, oracle (`builtin/`)
@@ -25,11 +26,12 @@ from ..policy.card import AgentCard
 from ..policy.files import policy_path
 from .base import Player, PolicyOptions
 from .builtin.make import BASELINES, BUILT_ON_POLICY, make_builtin
-from .endpoint import WITHOUT_EFFECT, EndpointPlayer
+from .endpoint import TIMEOUT_S, WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
 from .third_party import AgentOptions, CallablePlayer
 from .tool_agents import ToolAgentPlayer
+from .vllm import make_vllm_player
 
 if TYPE_CHECKING:
     from ..processes.pool import WorkerPool
@@ -75,6 +77,9 @@ def make_player(
         case "openai":
             own = policy_options(common or policy, spec)
             return EndpointPlayer(source, own, name=name, options=third_party, **spec.endpoint)
+        case "vllm":
+            limit_s = (third_party or AgentOptions()).turn_timeout_s or TIMEOUT_S
+            return make_vllm_player(tail, policy_options(common or policy, spec), name=name, timeout_s=limit_s)
         case "code":
             _check_options(spec, RULE_OPTIONS)
             return CallablePlayer(source, name=name, options=third_party, card=spec.card)
@@ -84,7 +89,7 @@ def make_player(
         raise ConfigError(f"agent {source!r} is a file: name its function or class too, for example {source}:agent")
     raise ConfigError(
         f"agent {source!r} is not a directory{_near_directory(source)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), openai:URL, your own file.py:callable or module:callable, or one of: "
+        f"runs/quickstart/policy), openai:URL, vllm:URL, your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 
@@ -104,7 +109,7 @@ def policy_options(common: PolicyOptions, spec: AgentSpec) -> PolicyOptions:
     _check_options(
         spec, [*(name for name in valid if name not in WITHOUT_EFFECT), *ENDPOINT_OPTIONS] if endpoint else valid
     )
-    path = spec.source if endpoint else str(policy_path(spec.source))
+    path = spec.source if spec.kind in ("openai", "vllm") else str(policy_path(spec.source))
     return replace(common, path=path).changed({**spec.card, **spec.sampling})
 
 

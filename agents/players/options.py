@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from zerosearch_env.datasets.options import ReadingOptions
@@ -17,7 +16,6 @@ from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.types import Dataset
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
-from ..policy.files import check_complete
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
 from .endpoint import EndpointPlayer
@@ -25,6 +23,7 @@ from .make import make_player, make_tool_player, policy_options
 from .policy import PolicyPlayer
 from .spec import parse_agent
 from .third_party import AgentOptions, ConcurrentPlayer, OnAgentError
+from .vllm import VLLMPlayer
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,12 @@ class PlayConfig(ReadingOptions, AgentChoices):
             (make_tool_player(agent, third_party) for agent in tool_agents),
         )
         for player in made:
-            if isinstance(player, ConcurrentPlayer):
+            if isinstance(player, ConcurrentPlayer | VLLMPlayer):
                 stack.callback(player.close)
             if isinstance(player, EndpointPlayer):
                 _ = player.model  # a server that is not there is an error before anything is played
             if isinstance(player, PolicyPlayer):
-                check_complete(Path(player.options.path))
+                player.check()
             if player.name in [other.name for other in players]:
                 raise ConfigError(f"two agents are called {player.name!r}; rename one of them with LABEL=...")
             players.append(player)

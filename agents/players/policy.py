@@ -24,12 +24,15 @@ from ..policy.card import (
     read_card,
     token_limits,
 )
+from ..policy.files import check_complete
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
 from .base import OnDone, PolicyOptions, blocks
 
 if TYPE_CHECKING:
-    from ..sampling.local import Sampler
+    from transformers import PreTrainedTokenizerBase
+
+    from ..sampling.protocol import TurnSampler
 
 
 class PolicyPlayer:
@@ -62,6 +65,19 @@ class PolicyPlayer:
 
             self._policy = load_policy(self.options.path, dtype=self.dtype, device=self.options.device)
         return self._policy
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer."""
+        return self.policy.tokenizer
+
+    def check(self) -> None:
+        """Check the policy's files, before anything is played.
+
+        Raises:
+            CheckpointError: the directory is incomplete or damaged, or holds another kind of model.
+        """
+        check_complete(Path(self.options.path))
 
     @cached_property
     def dtype(self) -> str:
@@ -109,11 +125,11 @@ class PolicyPlayer:
         if not episodes:
             return
         sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol)
-        for index, _ in stream(episodes, engine, sampler, self.policy.tokenizer, format=self.card.format):
+        for index, _ in stream(episodes, engine, sampler, self.tokenizer, format=self.card.format):
             if on_done:
                 on_done(index)
 
-    def make_sampler(self, rows: int, protocol: Protocol, stop_strings: Sequence[str] | None = None) -> Sampler:
+    def make_sampler(self, rows: int, protocol: Protocol, stop_strings: Sequence[str] | None = None) -> TurnSampler:
         """A sampler for `rows` episodes; turns end at `stop_strings`, by default the protocol's."""
         policy, options = self.policy, self.options  # first: without torch, it says what to install
         from ..sampling.local import Sampler

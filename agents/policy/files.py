@@ -126,7 +126,7 @@ def check_replaceable(directory: Path) -> None:
         raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")
 
 
-def policy_path(policy: str) -> Path:
+def policy_path(policy: str, *, weights: bool = True) -> Path:
     """The directory of a policy: the shipped base model for "tiny", a download for a hub name, else the path itself.
 
     A model on the Hugging Face Hub is downloaded into its cache: configuration, tokenizer, chat template and
@@ -134,12 +134,13 @@ def policy_path(policy: str) -> Path:
 
     Args:
         policy: "tiny", a directory, or ORG/NAME or ORG/NAME@REVISION on the hub.
+        weights: whether its weights are needed too; otherwise a download leaves them out.
 
     Raises:
         ConfigError: the hub has no such model, it does not give it out, or it cannot be reached.
         MissingExtraError: a hub name, and huggingface_hub is not installed.
     """
-    return _download(policy) if is_hub_name(policy) else local_policy(policy)
+    return _download(policy, weights) if is_hub_name(policy) else local_policy(policy)
 
 
 def local_policy(policy: str) -> Path:
@@ -153,14 +154,15 @@ def is_hub_name(policy: str) -> bool:
 
 
 @cache
-def _download(policy: str) -> Path:
+def _download(policy: str, weights: bool) -> Path:
     hub = require("huggingface_hub")
     errors = hub.errors
     name, _, revision = policy.partition("@")
     token = "run `hf auth login`, or set HF_TOKEN"
+    ignored = _OTHER_FILES if weights else (*_OTHER_FILES, "*.safetensors")
     try:
         folder = hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_OTHER_FILES)
+            name, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=list(ignored)
         )
     except errors.GatedRepoError as cause:
         raise ConfigError(

@@ -36,6 +36,8 @@ class FakeVLLM(ServerThread):
         self.bodies: list[Any] = []
         self.paths: list[str] = []
         self.loaded: list[str] = []
+        self.listed = {"id": "policy"}
+        """Its entry in `/v1/models`."""
         self.routes = True
         """Whether it runs with VLLM_SERVER_DEV_MODE=1."""
         self.restart()
@@ -53,6 +55,10 @@ class FakeVLLM(ServerThread):
 
     async def _answer(self, call: Call) -> Reply:
         self.paths.append(call.path)
+        if call.path == "/v1/models":
+            return Reply({"data": [self.listed]})
+        if call.path == "/v1/completions" and "return_token_ids" not in call.body:
+            return Reply({"choices": [{"text": "Hi"}]})
         if not self.routes and call.path != "/v1/completions":
             return Reply({"error": "no such route"}, 404)
         if call.path in ("/pause?mode=abort", "/resume"):
@@ -102,8 +108,9 @@ class FakeVLLM(ServerThread):
             hidden = self.model.model(torch.tensor([[*body["prompt"], *ids]])).last_hidden_state[0, -1]
             head = self.model.get_output_embeddings().weight if self.head is None else self.head
             logits = head @ hidden
-            processed = (logits / body["temperature"]).log_softmax(-1)
-            token = int(torch.multinomial(processed.exp(), 1, generator=generator))
+            processed = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
+            sampled = torch.multinomial(processed.exp(), 1, generator=generator)
+            token = int(sampled if body["temperature"] else logits.argmax())
             ids.append(token)
             logprobs.append(float((logits.log_softmax(-1) if self.raw else processed)[token]))
             text = decode(self.tokenizer, ids)

@@ -28,7 +28,8 @@ class VLLMEngine:
 
     Args:
         path: folder of the policy: configuration, tokenizer and initial weights.
-        model: the learner's model; `load` takes the weights from it.
+        model: the learner's model; `load` takes the weights from it. None: there is no learner, so the weights stay,
+            and on a GPU vLLM uses as much memory as it does by default.
         limits: sampling settings.
         context_tokens: maximum tokens per row.
         slots: number of rows decoded in parallel.
@@ -43,7 +44,7 @@ class VLLMEngine:
     def __init__(
         self,
         path: Path,
-        model: torch.nn.Module,
+        model: torch.nn.Module | None,
         limits: TurnLimits,
         *,
         context_tokens: int,
@@ -55,12 +56,12 @@ class VLLMEngine:
         self._vllm: Any = require("vllm")
         self._model = model
         self._limits = limits
-        first = next(model.parameters())
-        self._sleeps = first.is_cuda
+        first = None if model is None else next(model.parameters())
+        self._sleeps = first is not None and first.is_cuda
         """Whether GPU memory is freed between rollouts; CPUs do not support this."""
         self._asleep = False
         arguments: dict[str, Any] = {
-            "dtype": options.dtype or str(first.dtype).removeprefix("torch."),
+            "dtype": options.dtype or ("auto" if first is None else str(first.dtype).removeprefix("torch.")),
             "enforce_eager": options.eager,
             "max_model_len": context_tokens,
             "max_num_seqs": slots,
@@ -114,6 +115,7 @@ class VLLMEngine:
 
     def load(self, version: int) -> None:
         """See `TurnEngine.load`."""
+        assert self._model is not None, "without a learner nothing is loaded"
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         try:

@@ -42,7 +42,8 @@ class VLLMServers:
     Args:
         urls: addresses of the servers, without "/v1"; all serve the learner's model.
         limits: sampling settings.
-        sync: makes the weight transfer, given a name unique to this learner and the event loop of the requests.
+        sync: makes the weight transfer, given a name unique to this learner and the event loop of the requests. None:
+            the servers keep their weights, and need no more than `/v1/completions`.
         concurrency: maximum turns in progress.
         timeout_s: timeout for a turn or for loading weights, in seconds.
         workers: the learner's processes; only worker 0 sends weights to the servers.
@@ -56,7 +57,7 @@ class VLLMServers:
         urls: Sequence[str],
         limits: TurnLimits,
         *,
-        sync: Callable[[str, LoopThread], WeightSync],
+        sync: Callable[[str, LoopThread], WeightSync] | None,
         concurrency: int,
         timeout_s: float,
         workers: Workers | None = None,
@@ -68,14 +69,14 @@ class VLLMServers:
         self._workers = workers or Workers()
         self._options = HttpOptions(concurrency=max(concurrency, 1), read_s=timeout_s, total_s=timeout_s)
         self._loop = LoopThread("zerosearch-vllm")
-        self._sync = sync(self._run, self._loop)
+        self._sync = None if sync is None else sync(self._run, self._loop)
         self._live = self.urls  # servers with the newest weights
         self._client = self._connect(self.urls)
         self._controls = {url: self._connect([url], attempts=_ATTEMPTS) for url in self.urls}
         self._replies: queue.SimpleQueue[tuple[int, TurnReply | _Failed | None]] = queue.SimpleQueue()
         self._futures: dict[int, concurrent.futures.Future[None]] = {}
         self._label = ""  # names the weights on the servers; empty: the ones they started with
-        if self._workers.rank == 0:
+        if self._sync is not None and self._workers.rank == 0:
             for url in self.urls:
                 self._loop.run(self._resume(url))
 
@@ -119,6 +120,7 @@ class VLLMServers:
         A server that fails would sample with old weights, so it is excluded until the next update, with a warning.
         With several workers, all of them must call this method.
         """
+        assert self._sync is not None, "without a weight transfer nothing is loaded"
         leader = self._workers.rank == 0
         self._workers.gather(None)  # wait until no worker has turns in progress
         self._sync.prepare(leader=leader)
@@ -153,7 +155,8 @@ class VLLMServers:
     def close(self) -> None:
         """See `TurnEngine.close`."""
         self._loop.close()
-        self._sync.close()
+        if self._sync is not None:
+            self._sync.close()
 
     async def _turn(self, number: int, request: TurnRequest) -> None:
         body = {
@@ -191,6 +194,7 @@ class VLLMServers:
         # Cancelled turns may still be running there; none may run while the weights change.
         await control.request("POST", "/pause", params={"mode": "abort"})
         try:
+            assert self._sync is not None
             await self._sync.give(url, control)
             reply = await control.request("POST", "/reset_prefix_cache")
             if not isinstance(reply.data, dict) or reply.data.get("success") is not True:
