@@ -1,5 +1,7 @@
 """Third-party agents as players: any function `(observation, info) -> text of one turn`, sync or async.
 
+Agents that own their loop are in `tool_agents.py`; `ThirdPartyPlayer` has what both have in common.
+
 An agent sees what the environment shows a policy, and nothing about the setup of the experiment: no gold answer, noise
 level, `noisy` or `answer_in_documents`, no scores or passage ids of documents, and no id of the question's row.
 
@@ -12,23 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
-from zerosearch_env.engines.run import run_searches
+from zerosearch_env.engines.run import Engine, run_searches
 from zerosearch_env.errors import AgentError, ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.identity import text_hash
 from zerosearch_env.loading import load_callable
-from zerosearch_env.types import Document, SearchRequest, SearchResult, Step, StopReason
+from zerosearch_env.types import Document, Step, StopReason
 
-from ..processes.pool import replay
 from .base import OnDone, Player
 from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
@@ -36,8 +37,10 @@ from .isolated import IsolatedAgent
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
+Started = TypeVar("Started")
 OnAgentError = Literal["stop", "retry", "skip"]
-RunSearch = Callable[[Sequence[SearchRequest]], Sequence[SearchResult]]
+PlayTurn = Callable[[], None]
+"""Plays one turn of an episode that has been begun."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class AgentOptions:
     backoff_s: float = 1.0
     """Pause before the first retry, in seconds; it doubles with every further one."""
     turn_timeout_s: float | None = None
-    """Time limit of a turn, in seconds; None: no limit."""
+    """Time limit of a turn, in seconds, without the engine's time; None: no limit."""
     isolate: bool = False
     """Run the agent in its own process, which the gold answers never enter (`isolated.py`)."""
 
@@ -69,8 +72,152 @@ class AgentOptions:
             check_number("turn_timeout_s", self.turn_timeout_s, above=0)
 
 
-class CallablePlayer(Player):
-    """Plays with a third-party function, one episode after the other (or several in threads).
+class ThirdPartyPlayer(Player):
+    """Plays with a user's code, one episode after the other (or several in threads).
+
+    Args:
+        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
+        name: its name in results; None uses the spec or the callable's own name.
+        options: concurrency, time limit, and what follows a failure.
+
+    Raises:
+        ConfigError: the spec does not lead to a callable.
+    """
+
+    _local: ClassVar[type[LocalAgent]] = LocalAgent
+    _isolated: ClassVar[type[IsolatedAgent]] = IsolatedAgent
+
+    def __init__(
+        self, agent: str | Callable[..., Any], *, name: str | None = None, options: AgentOptions | None = None
+    ) -> None:
+        self.options = options or AgentOptions()
+        own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
+        self.name: str = name or own_name
+        limit = self.options.turn_timeout_s
+        self._agent: LocalAgent | IsolatedAgent
+        if not self.options.isolate:
+            function = load_callable(agent, "agent") if isinstance(agent, str) else agent
+            self._agent = self._local(function, self.name, limit)
+        elif isinstance(agent, str):
+            self._agent = self._isolated(agent, limit)
+        else:
+            raise ConfigError(
+                f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
+            )
+        self._done_lock = threading.Lock()
+
+    @property
+    def source(self) -> Path | None:
+        """The source file of the agent; None if it has none."""
+        return self._agent.source
+
+    @property
+    @abstractmethod
+    def restarts(self) -> bool:
+        """Whether a retry plays the episode again from its beginning, instead of the turn that failed."""
+
+    @abstractmethod
+    def begin(self, episode: Episode, engine: Engine, instance: contextlib.ExitStack) -> PlayTurn:
+        """Begin an episode.
+
+        Args:
+            episode: the episode, from its beginning.
+            engine: answers the searches.
+            instance: closed when the episode is over or begins again; what belongs to this attempt ends with it.
+
+        Returns:
+            A function that plays one turn. It raises an `AgentError` if the agent fails.
+
+        Raises:
+            AgentError: the agent failed.
+        """
+
+    def close(self) -> None:
+        """End the agent's event loop or processes, if it has any."""
+        self._agent.close()
+
+    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
+        """Play every episode; see `Player.play`.
+
+        Raises:
+            AgentError: the agent failed, and `on_error` is "stop".
+            ConfigError: the agent cannot be called with its arguments.
+        """
+        stop = threading.Event()
+        positions = iter(range(len(episodes)))  # shared by the threads: each takes the next episode when it is free
+
+        def work(engine: Engine) -> None:
+            for position in positions:
+                if stop.is_set() or not self._play_to_the_end(episodes[position], engine, stop):
+                    return
+                if on_done:
+                    with self._done_lock:
+                        on_done(position)
+
+        if self.options.concurrency == 1:
+            work(engine)
+            return
+        searches = ConcurrentSearches(engine)
+        with contextlib.closing(searches), ThreadPoolExecutor(self.options.concurrency) as pool:
+            futures = [pool.submit(work, searches) for _ in range(self.options.concurrency)]
+            try:
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        for future in finished:
+            future.result()
+
+    def _play_to_the_end(self, episode: Episode, engine: Engine, stop: threading.Event) -> bool:
+        """Play one episode; after a failure again, as often as the options allow. Returns False if it was stopped."""
+        options = self.options
+        play_turn: PlayTurn | None = None
+        failures = 0
+        with contextlib.ExitStack() as instance:
+            while not episode.done:
+                if stop.is_set():
+                    return False
+                try:
+                    play_turn = play_turn or self.begin(episode, engine, instance)
+                    play_turn()
+                except AgentError as error:
+                    failures += 1
+                    if options.on_error == "stop":
+                        raise
+                    if options.on_error == "skip" or failures > options.retries:
+                        episode.stop(StopReason.AGENT_ERROR, error=str(error))
+                        break
+                    stop.wait(options.backoff_s * 2 ** (failures - 1))
+                    if self.restarts:
+                        instance.close()
+                        episode.restart()
+                        play_turn = None
+        return True
+
+    def _enter(
+        self, place: contextlib.AbstractContextManager[Started], episode: Episode, instance: contextlib.ExitStack
+    ) -> Started:
+        """Enter the context in which the agent plays an episode.
+
+        Raises:
+            AgentError: the agent's constructor failed.
+        """
+        try:
+            return instance.enter_context(place)
+        except (Exception, SystemExit) as cause:
+            if isinstance(cause, ConfigError):
+                raise
+            raise AgentError(
+                f"{self._where(episode)}: it could not be instantiated: {describe_error(cause)}"
+            ) from cause
+
+    def _where(self, episode: Episode) -> str:
+        """The agent and the question, for the messages of errors."""
+        return f"agent {self.name!r}, question {episode.question.id!r}"
+
+
+class CallablePlayer(ThirdPartyPlayer):
+    """Plays with a third-party function that returns the text of one turn.
 
     The function is called once per turn with `(observation, info)` and returns the text of its turn. `observation` is
     the text added since its last turn (at first the prompt). `info` has `question`, `question_id` (a hash of the
@@ -84,138 +231,28 @@ class CallablePlayer(Player):
     A class is instantiated once per episode, without arguments, and the instance is called: it may keep what it wants
     from turn to turn. A retry of a function repeats the turn. A retry of a class plays the episode again from its
     beginning with a new instance, because the state of one that failed within a turn cannot be trusted.
-
-    Args:
-        agent: the function, the class, or `"module:callable"` (also `"file.py:callable"`); `async def` works too.
-        name: its name in results; None uses the spec or the callable's own name.
-        options: concurrency, time limit, and what follows a failure.
-
-    Raises:
-        ConfigError: the spec does not lead to a callable.
     """
 
-    def __init__(
-        self, agent: str | Callable[..., Any], *, name: str | None = None, options: AgentOptions | None = None
-    ) -> None:
-        self.options = options or AgentOptions()
-        own_name = agent if isinstance(agent, str) else getattr(agent, "__name__", type(agent).__name__)
-        self.name: str = name or own_name
-        limit = self.options.turn_timeout_s
-        self._agent: LocalAgent | IsolatedAgent
-        if not self.options.isolate:
-            function = load_callable(agent, "agent") if isinstance(agent, str) else agent
-            self._agent = LocalAgent(function, self.name, limit)
-        elif isinstance(agent, str):
-            self._agent = IsolatedAgent(agent, limit)
-        else:
-            raise ConfigError(
-                f"agent {self.name!r}: isolate needs an agent given as module:callable or file.py:callable"
-            )
-        self._done_lock = threading.Lock()
-
     @property
-    def source(self) -> Path | None:
-        """The source file of the agent; None if it has none."""
-        return self._agent.source
+    def restarts(self) -> bool:
+        """See `ThirdPartyPlayer.restarts`."""
+        return self._agent.stateful
 
-    def close(self) -> None:
-        """End the agent's event loop or processes, if it has any."""
-        self._agent.close()
-
-    def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
-        """Play every episode; see `Player.play`.
-
-        Raises:
-            AgentError: the agent failed, and `on_error` is "stop".
-            ConfigError: the agent cannot be called with an observation and an info.
-        """
-        stop = threading.Event()
-        positions = iter(range(len(episodes)))  # shared by the threads: each takes the next episode when it is free
-
-        def work(run: RunSearch) -> None:
-            for position in positions:
-                if stop.is_set():
-                    return
-                self._play_one(position, episodes[position], run, on_done, stop)
-
-        if self.options.concurrency == 1:
-            work(partial(run_searches, engine))
-            return
-        searches = ConcurrentSearches(engine)
-        with contextlib.closing(searches), ThreadPoolExecutor(self.options.concurrency) as pool:
-            futures = [pool.submit(work, searches.run) for _ in range(self.options.concurrency)]
-            try:
-                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        for future in finished:
-            future.result()
-
-    def _play_one(
-        self, position: int, episode: Episode, run: RunSearch, on_done: OnDone | None, stop: threading.Event
-    ) -> None:
-        """Play one episode to its end, and report it."""
-        with contextlib.ExitStack() as instance:
-            played = self._play_to_the_end(episode, run, stop, instance)
-        if played is None:
-            return
-        with self._done_lock:
-            if played is not episode:
-                replay(episode, played.turns)
-            if on_done:
-                on_done(position)
-
-    def _play_to_the_end(
-        self, episode: Episode, run: RunSearch, stop: threading.Event, instance: contextlib.ExitStack
-    ) -> Episode | None:
-        """Play one episode; after a failure again, as often as the options allow.
-
-        Returns:
-            The episode, or a copy if it may have to begin again; None if it was stopped.
-        """
-        options = self.options
-        restarts = options.on_error == "retry" and self._agent.stateful
-        current = _new_episode(episode) if restarts else episode
+    def begin(self, episode: Episode, engine: Engine, instance: contextlib.ExitStack) -> PlayTurn:
+        """See `ThirdPartyPlayer.begin`."""
+        take_turn = self._enter(self._agent.start(), episode, instance)
         step: Step | None = None
-        take_turn: TakeTurn | None = None
-        failures = 0
-        while not current.done:
-            if stop.is_set():
-                return None
-            try:
-                take_turn = take_turn or self._start(current, instance)
-                text = self._ask(take_turn, current, step)
-            except AgentError as error:
-                failures += 1
-                if options.on_error == "stop":
-                    raise
-                if options.on_error == "skip" or failures > options.retries:
-                    current.stop(StopReason.AGENT_ERROR, error=str(error))
-                    break
-                stop.wait(options.backoff_s * 2 ** (failures - 1))
-                if restarts:
-                    instance.close()
-                    current, step, take_turn = _new_episode(episode), None, None
-                continue
-            outcome = current.advance(text)
-            if not isinstance(outcome, Step):
-                outcome = current.observe(run(current.requests))
-            step = outcome
-        return current
 
-    def _start(self, episode: Episode, instance: contextlib.ExitStack) -> TakeTurn:
-        try:
-            return instance.enter_context(self._agent.start())
-        except (Exception, SystemExit) as cause:
-            if isinstance(cause, ConfigError):
-                raise
-            where = f"agent {self.name!r}, question {episode.question.id!r}"
-            raise AgentError(f"{where}: it could not be instantiated: {describe_error(cause)}") from cause
+        def play_turn() -> None:
+            nonlocal step
+            outcome = episode.advance(self._ask(take_turn, episode, step))
+            step = outcome if isinstance(outcome, Step) else episode.observe(run_searches(engine, episode.requests))
+
+        return play_turn
 
     def _ask(self, take_turn: TakeTurn, episode: Episode, step: Step | None) -> str:
         observation = episode.prompt if step is None else step.observation
-        where = f"agent {self.name!r}, question {episode.question.id!r}, turn {len(episode.turns) + 1}"
+        where = f"{self._where(episode)}, turn {len(episode.turns) + 1}"
         try:
             text = take_turn(observation, public_info(episode, step))
         except (Exception, SystemExit) as cause:
@@ -252,8 +289,3 @@ def public_info(episode: Episode, step: Step | None) -> dict[str, Any]:
         # Scores and sources are left out: they would reveal which documents are noisy.
         info["documents"] = tuple(Document(title=d.title, text=d.text) for d in step.documents)
     return info
-
-
-def _new_episode(episode: Episode) -> Episode:
-    """The same episode, from its beginning."""
-    return Episode(episode.question, episode.rules, noise_level=episode.noise_level, seed=episode.seed)

@@ -354,7 +354,7 @@ def test_concurrent_searches_of_threads() -> None:
     """In batches with an engine in this process, at the same time with one that waits."""
     engine = Held()
     searches = ConcurrentSearches(engine)
-    assert [text(result) for result in in_threads(8, lambda n: searches.run([ask(f"q{n}")])[0])] == [
+    assert [text(result) for result in in_threads(8, lambda n: searches.search([ask(f"q{n}")])[0])] == [
         f"q{n}" for n in range(8)
     ]
     assert engine.most_at_once == 1
@@ -368,7 +368,7 @@ def test_concurrent_searches_of_threads() -> None:
             return SearchResult((Document("", request.query),))
 
     searches = ConcurrentSearches(Waiting(waits=True))
-    results = in_threads(8, lambda n: searches.run([ask(f"q{n}")])[0])
+    results = in_threads(8, lambda n: searches.search([ask(f"q{n}")])[0])
     assert [text(result) for result in results] == [f"q{n}" for n in range(8)]
     searches.close()
 
@@ -376,6 +376,6 @@ def test_concurrent_searches_of_threads() -> None:
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_failure_of_the_engine_is_a_failed_result(waits: bool) -> None:
     searches = ConcurrentSearches(Held(waits=waits))
-    result = searches.run([ask("boom")])[0]
-    assert (result.failure, result.attempts, result.documents) == ("down", 3, ())
+    for result in (searches.search([ask("boom")])[0], asyncio.run(searches.asearch(ask("boom")))):
+        assert (result.failure, result.attempts, result.documents) == ("down", 3, ())
     searches.close()

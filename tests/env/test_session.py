@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from zerosearch_env.engines import BatchedEngine, ConstantEngine, CorpusEngine, 
 from zerosearch_env.envs.session import Session
 from zerosearch_env.envs.single import ZeroSearchEnv
 from zerosearch_env.errors import ConfigError, DataError, EngineError, EpisodeError
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.records.transcripts import transcript_record
@@ -137,6 +139,27 @@ def test_what_the_protocol_cannot_hold_is_scored_as_it_was_given() -> None:
     session = Session(question, make_rules(), ConstantEngine())
     scores = session.answer(" vector<int>\n")
     assert (scores.prediction, scores.em) == ("vector<int>", 1.0)
+
+
+@settings(max_examples=10)
+@given(level=st.floats(0, 1), seed=st.integers(0, 2**32), moves=st.lists(WORDS, max_size=3))
+def test_an_episode_that_begins_again_or_is_continued_has_the_same_draws(
+    level: float, seed: int, moves: list[str]
+) -> None:
+    question = WORLD.questions[0]
+    episode = Episode(question, make_rules(), noise_level=level, seed=seed)
+    turns = []
+    for _ in range(2):
+        for query in moves:
+            session = Session.of(episode, CORPUS)
+            with suppress(EpisodeError):
+                session.search(query)
+        Session.of(episode, CORPUS).answer("x")
+        turns.append(transcript_record(episode))
+        assert episode.done
+        episode.restart()
+        assert (episode.done, episode.turns, episode.searches, episode.pending) == (False, (), 0, False)
+    assert turns[0] == turns[1]
 
 
 # Errors for a model

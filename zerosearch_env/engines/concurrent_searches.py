@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -15,6 +16,8 @@ from .run import as_result, run_search
 
 class ConcurrentSearches:
     """Runs many searches at once: concurrently if the engine waits for other machines, else in batches.
+
+    It is an engine for threads that each search for themselves (`run.Engine`).
 
     Args:
         engine: the search engine. If it waits and has its own `asearch`, that is called for each search, all in one
@@ -40,9 +43,13 @@ class ConcurrentSearches:
         self._batcher.submit(request).add_done_callback(lambda done: result.set_result(self._result(done)))
         return result
 
-    def run(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Search for all requests at once, and wait for the results."""
         return [future.result() for future in [self.submit(request) for request in requests]]
+
+    async def asearch(self, request: SearchRequest) -> SearchResult:
+        """Search, and await the result."""
+        return await asyncio.wrap_future(self.submit(request))
 
     def close(self) -> None:
         """End the threads. The engine is not closed."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..engines import SearchEngine
-from ..engines.run import run_search, run_searches
+from ..engines.run import Engine, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
 from ..game.rules import Rules
@@ -62,7 +62,19 @@ class Session:
                 raise ConfigError(f"{name} must be a {kind.__name__} {how}, got {value!r:.200}.")
         self.episode = Episode(question, rules, noise_level=noise_level, seed=seed)
         """The episode so far, for example for `transcript_record`."""
-        self.engine = engine
+        self.engine: Engine = engine
+
+    @classmethod
+    def of(cls, episode: Episode, engine: Engine) -> Session:
+        """A session that plays an existing episode, for example one of an evaluation.
+
+        Args:
+            episode: the episode; what has been played of it stays.
+            engine: the search engine.
+        """
+        session = cls.__new__(cls)
+        session.episode, session.engine = episode, engine
+        return session
 
     @property
     def prompt(self) -> str:

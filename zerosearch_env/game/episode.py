@@ -106,9 +106,13 @@ class Episode:
         self.noise_level = check_level(noise_level)
         self.seed = index(seed)  # a Python int: numpy integers would overflow in `mix`
         self.prompt = rules.prompt(question)
+        self._find_answer = partial(_state_answer, question.answers)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again with the same draws, as if nothing had been played."""
         self.searches = 0
         self.stop_reason: StopReason | None = None
-        self._find_answer = partial(_state_answer, question.answers)
         self._turns: list[tuple[str, Step, int | None]] = []
         self._pending: tuple[str, tuple[SearchRequest, ...], int | None, tuple[ToolCall, ...]] | None = None
 
