@@ -53,6 +53,10 @@ class EvalConfig(PlayConfig):
     """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), your own
     module:callable, or one of baseline:direct, baseline:rag, baseline:rag-own, baseline:random, baseline:oracle.
     LABEL=... sets its name."""
+    tool_agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """An agent that owns its loop, to measure next to the others; may be repeated. Your own file.py:callable or
+    module:callable, called as agent(question, search) -> answer, for example with a framework. LABEL=... sets its
+    name."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
     engine: tuple[str, ...] = ("corpus",)
@@ -110,8 +114,10 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
 
     from .display import EvaluationDisplay, print_evaluation, print_failures
 
-    if not config.agent:
-        raise ConfigError("no agent given: pass --agent at least once, for example --agent baseline:rag")
+    if not config.agent and not config.tool_agent:
+        raise ConfigError(
+            "no agent given: pass --agent or --tool-agent at least once, for example --agent baseline:rag"
+        )
     if not config.noise:
         raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
     levels = tuple(check_level(level) for level in config.noise)
@@ -120,7 +126,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
-        players = config.make_players(config.agent, stack)
+        players = config.make_players(config.agent, stack, config.tool_agent)
         questions = [item.question for item in items]
         for player in players:
             check_prompts(player.rules_for(rules), questions)

@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.identity import source_file
 from zerosearch_env.llm.http.loop import LoopThread
 
+Value = TypeVar("Value")
 TakeTurn = Callable[[str, Mapping[str, Any]], Any]
 """(observation, info) -> the text of a turn, if the agent is right; its type is checked by the caller."""
 
@@ -63,18 +64,30 @@ class LocalAgent:
             ConfigError: the agent cannot be called with an observation and an info.
             BaseException: whatever the agent's constructor raises.
         """
+        yield partial(self._call, self._instance("observation", "info"))
+
+    def _instance(self, *parameters: str) -> Callable[..., Any]:
+        """The function or object that plays an episode; of a class, a new instance.
+
+        Args:
+            parameters: what it will be called with, in words.
+
+        Raises:
+            ConfigError: it cannot be called with that many arguments.
+            BaseException: whatever the agent's constructor raises.
+        """
         agent = self._agent
         if self.stateful:
             agent = self._await(_make(agent)) if self._made_in_loop else self._call(agent)
         if not callable(agent):
             raise ConfigError(f"agent {self._name!r}: an instance of the class is not callable; define __call__")
         try:
-            inspect.signature(agent).bind("observation", {})
+            inspect.signature(agent).bind(*parameters)
         except TypeError as cause:
-            raise ConfigError(f"agent {self._name!r} must take (observation, info): {cause}") from cause
+            raise ConfigError(f"agent {self._name!r} must take ({', '.join(parameters)}): {cause}") from cause
         except ValueError:
             pass  # a builtin without a signature: a wrong one fails at the first call
-        yield partial(self._call, agent)
+        return agent
 
     def close(self) -> None:
         """End the event loop, if there is one."""
@@ -84,11 +97,11 @@ class LocalAgent:
         if self._timeout_s is None or inspect.iscoroutinefunction(function):
             result = function(*arguments)
         else:
-            result = self._within_the_limit(_in_thread(partial(function, *arguments)))
+            result = self._within_the_limit(in_thread(partial(function, *arguments)))
         return self._await(result) if inspect.isawaitable(result) else result
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
-        result, error = self._within_the_limit(self._loop.submit(_outcome(awaitable)))
+        result, error = self._within_the_limit(self._loop.submit(outcome_of(awaitable)))
         if error is not None:
             raise error
         return result
@@ -99,16 +112,21 @@ class LocalAgent:
         except TimeoutError as cause:
             if future.done():
                 raise  # the agent's own
-            raise TimeoutError(f"no reply within {self._timeout_s:g} s (the time limit of a turn)") from cause
+            raise overdue(self._timeout_s) from cause
         finally:
             future.cancel()  # after the limit, and after Ctrl-C
+
+
+def overdue(limit_s: float | None) -> TimeoutError:
+    """The error of an agent that takes longer than the limit of a turn, in seconds."""
+    return TimeoutError(f"no reply within {limit_s:g} s (the time limit of a turn)")
 
 
 async def _make(agent: Callable[[], Any]) -> Any:
     return agent()
 
 
-async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+async def outcome_of(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     """Await in the loop. What is raised is returned: `SystemExit` would end the loop's thread."""
     try:
         return await awaitable, None
@@ -118,9 +136,9 @@ async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None
         return None, error
 
 
-def _in_thread(call: Callable[[], Any]) -> Future[Any]:
+def in_thread(call: Callable[[], Value]) -> Future[Value]:
     """Call in a daemon thread: one that hangs does not keep the process alive."""
-    future: Future[Any] = Future()
+    future: Future[Value] = Future()
 
     def work() -> None:
         try:

@@ -12,7 +12,7 @@ from zerosearch_env.identity import file_hash, folder_hash, source_file, source_
 
 from .base import Player
 from .policy import PolicyPlayer
-from .third_party import CallablePlayer
+from .third_party import ThirdPartyPlayer
 
 
 def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
@@ -23,8 +23,8 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
         tag: what no file shows, such as the version of a model behind an endpoint.
         rules: the rules of the evaluation; None: they take no part in the record.
     """
-    third_party = isinstance(player, CallablePlayer)
-    file = player.source if isinstance(player, CallablePlayer) else source_file(player)
+    third_party = isinstance(player, ThirdPartyPlayer)
+    file = player.source if isinstance(player, ThirdPartyPlayer) else source_file(player)
     code = "" if file is None else source_hash(file) if third_party else file_hash(file)
     parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
     if isinstance(player, PolicyPlayer):
@@ -60,6 +60,6 @@ def player_identities(
         tag_of[name] = tag  # without a name: of all third-party agents
     records = {}
     for player in players:
-        general = tag_of.get("", "") if isinstance(player, CallablePlayer) else ""
+        general = tag_of.get("", "") if isinstance(player, ThirdPartyPlayer) else ""
         records[player.name] = player_identity(player, tag_of.get(player.name, general), rules)
     return records

@@ -10,6 +10,13 @@ run code in the evaluator.
         |  --- {"observation": ..., "info": ...} ---------->  |   one turn
         |  <-- {"text": ...} or {"error": ...} -------------  |
 
+An agent that owns its loop is asked a question instead, and searches until it answers (`conversations.py`):
+
+        |  --- {"question": ...} -------------------------->  |
+        |  <-- {"query": ...} ------------------------------  |
+        |  --- {"documents": ...} or {"refused": ...} ----->  |   and so on
+        |  <-- {"answer": ...} or {"error": ...} -----------  |
+
 A process plays one episode at a time, so as many are started as episodes are played concurrently. One that ends, or
 that exceeds the time limit and is killed, fails its turn, and the next turn or episode gets a new one.
 
@@ -25,17 +32,19 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.errors import AgentError, ConfigError, EpisodeError
 from zerosearch_env.loading import load_callable
 from zerosearch_env.types import Document
 
 from .calls import LocalAgent, TakeTurn, describe_error
+from .conversations import Conversation, Converse, LocalToolAgent, Reply
 
 _LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes; a longer reply is a failure."""
@@ -43,7 +52,7 @@ _JOIN_S = 1.0
 
 
 class IsolatedAgent:
-    """An agent in its own process; see the module docstring.
+    """An agent that takes turns, in its own process; see the module docstring.
 
     Args:
         spec: `"module:callable"` or `"file.py:callable"`.
@@ -53,6 +62,8 @@ class IsolatedAgent:
         ConfigError: the spec does not lead to a callable.
         AgentError: the process ended while it loaded the agent.
     """
+
+    _role: ClassVar[str] = "turns"
 
     def __init__(self, spec: str, turn_timeout_s: float | None = None) -> None:
         self._spec = spec
@@ -86,24 +97,57 @@ class IsolatedAgent:
             started()
             yield take_turn
         finally:
-            if process is not None and process.alive:
-                self._idle.append(process)
+            if process is not None:
+                self._release(process)
+
+    def _release(self, process: _Process) -> None:
+        if process.alive:
+            self._idle.append(process)
 
     def _process(self) -> _Process:
         """An idle process, or a new one."""
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        process = _Process(self._spec)
+        process = _Process(self._spec, self._role)
         self._processes.append(process)
         return process
+
+
+class IsolatedToolAgent(IsolatedAgent):
+    """An agent that owns its loop, in its own process; see the module docstring."""
+
+    _role = "tools"
+
+    @contextlib.contextmanager
+    def prepare(self) -> Iterator[Converse]:
+        """Begin an episode; see `LocalToolAgent.prepare`. A process that still plays when the context ends is ended."""
+        process = self._process()
+        with contextlib.ExitStack() as running:
+            running.callback(self._release, process)
+            process.ask({"start": True}, self._timeout_s)
+            yield lambda question: running.enter_context(contextlib.closing(self._conversation(process, question)))
+
+    def _conversation(self, process: _Process, question: str) -> Conversation:
+        try:
+            event = process.ask({"question": question}, self._timeout_s)
+            while "query" in event:
+                reply = yield event["query"]
+                message = {"documents" if isinstance(reply, str) else "refused": str(reply)}
+                event = process.ask(message, self._timeout_s)
+        except GeneratorExit:
+            process.end()
+            raise
+        if "refused" in event:
+            raise EpisodeError(event["refused"])
+        return str(event["answer"])
 
 
 class _Process:
     """The evaluator's side of one process of an agent."""
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, role: str) -> None:
         self._connection, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), spec]
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), role, spec]
         self._popen = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
         try:
@@ -180,44 +224,70 @@ def _info(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **tuples}
 
 
-def serve(connection: Connection, spec: str) -> None:
-    """The loop of the agent's process, until the evaluator closes the connection."""
+def serve(connection: Connection, role: str, spec: str) -> None:
+    """The loop of the agent's process, until the evaluator closes the connection.
 
-    def send(reply: Mapping[str, Any]) -> None:
-        connection.send_bytes(json.dumps(reply).encode())
-
+    Args:
+        connection: leads to the evaluator.
+        role: "turns" for an agent that takes turns, "tools" for one that owns its loop.
+        spec: `"module:callable"` or `"file.py:callable"`.
+    """
     try:
-        agent = LocalAgent(load_callable(spec, "agent"), spec)
+        function = load_callable(spec, "agent")
     except ConfigError as error:
-        send({"config": str(error)})
+        _send(connection, {"config": str(error)})
         return
-    send({"stateful": agent.stateful, "source": None if agent.source is None else str(agent.source.resolve())})
-    take_turn: TakeTurn | None = None
-    with contextlib.ExitStack() as instance:
+    agent = LocalAgent(function, spec) if role == "turns" else LocalToolAgent(function, spec)
+    about = {"stateful": agent.stateful, "source": None if agent.source is None else str(agent.source.resolve())}
+    with contextlib.suppress(EOFError, OSError), contextlib.ExitStack() as instance:  # until the connection is closed
+        _send(connection, about)
+        play: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
         while True:
+            request = json.loads(connection.recv_bytes())
+            starts = "start" in request
             try:
-                request = json.loads(connection.recv_bytes())
-            except (EOFError, OSError):
-                return
-            try:
-                if "start" in request:
+                if starts:
                     instance.close()
-                    take_turn = instance.enter_context(agent.start())
-                    send({})
-                    continue
-                assert take_turn is not None
-                text = take_turn(request["observation"], _info(request["info"]))
-                if isinstance(text, str):
-                    send({"text": text})
+                    if isinstance(agent, LocalToolAgent):
+                        play = partial(_talk, connection, instance.enter_context(agent.prepare()))
+                    else:
+                        play = partial(_take_turn, instance.enter_context(agent.start()))
+                    reply: Mapping[str, Any] = {}
                 else:
-                    kind = type(text).__name__
-                    send({"error": f"expected the text of one turn (str), got {kind}: {text!r:.100}"})
-            except BrokenPipeError:
-                return
+                    assert play is not None
+                    reply = play(request)
             except ConfigError as error:
-                send({"config" if take_turn is None or "start" in request else "error": str(error)})
+                reply = {"config" if starts else "error": str(error)}
             except (Exception, SystemExit) as error:
-                send({"error": describe_error(error)})
+                reply = {"error": describe_error(error)}
+            _send(connection, reply)
+
+
+def _take_turn(take_turn: TakeTurn, request: Mapping[str, Any]) -> dict[str, str]:
+    """One turn of an agent that takes turns."""
+    text = take_turn(request["observation"], _info(request["info"]))
+    if isinstance(text, str):
+        return {"text": text}
+    return {"error": f"expected the text of one turn (str), got {type(text).__name__}: {text!r:.100}"}
+
+
+def _talk(connection: Connection, converse: Converse, request: Mapping[str, Any]) -> dict[str, str]:
+    """The whole conversation with an agent that owns its loop."""
+    conversation = converse(request["question"])
+    reply: Reply | None = None
+    try:
+        while True:
+            _send(connection, {"query": conversation.send(reply)})
+            message = json.loads(connection.recv_bytes())
+            reply = message["documents"] if "documents" in message else EpisodeError(message["refused"])
+    except StopIteration as end:
+        return {"answer": end.value}
+    except EpisodeError as error:
+        return {"refused": str(error)}
+
+
+def _send(connection: Connection, message: Mapping[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
 
 
 if __name__ == "__main__":
@@ -225,4 +295,4 @@ if __name__ == "__main__":
     # processes that the agent starts would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    serve(Connection(int(sys.argv[1])), sys.argv[2])
+    serve(Connection(int(sys.argv[1])), *sys.argv[2:])

@@ -2,9 +2,10 @@
 
     PolicyPlayer      a policy directory, batched over all episodes, in one process or several
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
+    ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
     baselines         direct answer, one-search RAG, random, oracle (`baselines.py`)
 
-`make_player` builds one from its command-line spec.
+`make_player` and `make_tool_player` build one from its command-line spec.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .base import Player, PolicyOptions
 from .baselines import BASELINES, BUILT_ON_POLICY, OraclePlayer, RandomPlayer
 from .policy import PolicyPlayer
 from .third_party import AgentOptions, CallablePlayer
+from .tool_agents import ToolAgentPlayer
 
 if TYPE_CHECKING:
     from ..processes.pool import WorkerPool
@@ -47,11 +49,7 @@ def make_player(
     Raises:
         ConfigError: the spec matches nothing; the message suggests the nearest name.
     """
-    label, equals, rest = spec.partition("=")
-    if equals and label and not any(mark in label for mark in ":/\\"):
-        name, spec = label, rest
-    else:
-        name = spec
+    name, spec = _name_and_source(spec)
     if spec == "tiny":
         return PolicyPlayer(replace(policy, path=str(policy_path(spec))), name=name, pool=pool)
     if Path(spec).is_dir():
@@ -76,6 +74,28 @@ def make_player(
         f"runs/quickstart/policy), your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
+
+
+def make_tool_player(spec: str, options: AgentOptions | None = None) -> ToolAgentPlayer:
+    """Builds the player of an agent that owns its loop from its command-line spec.
+
+    Args:
+        spec: `"module:callable"` or `"file.py:callable"`, with a `"LABEL="` before it if it is to have another name.
+        options: how it is played.
+
+    Raises:
+        ConfigError: the spec does not lead to a callable.
+    """
+    name, source = _name_and_source(spec)
+    return ToolAgentPlayer(source, name=name, options=options)
+
+
+def _name_and_source(spec: str) -> tuple[str, str]:
+    """The name in results, and the spec without its label."""
+    label, equals, rest = spec.partition("=")
+    if equals and label and not any(mark in label for mark in ":/\\"):
+        return label, rest
+    return spec, spec
 
 
 def _near_directory(spec: str) -> str:

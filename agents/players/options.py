@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..policy.files import policy_path
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
-from .make import make_player
-from .third_party import AgentOptions, CallablePlayer, OnAgentError
+from .make import make_player, make_tool_player
+from .third_party import AgentOptions, OnAgentError, ThirdPartyPlayer
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,15 @@ class PlayConfig(ReadingOptions, AgentChoices):
         """The dataset to play; the options of the world apply only to the world."""
         return self.load(self.dataset, split, world=self.world)
 
-    def make_players(self, agents: Sequence[str], stack: contextlib.ExitStack) -> list[Player]:
-        """The players of these specs (`make.make_player`); their worker processes, if any, end with `stack`.
+    def make_players(
+        self, agents: Sequence[str], stack: contextlib.ExitStack, tool_agents: Sequence[str] = ()
+    ) -> list[Player]:
+        """The players of these specs.
+
+        Args:
+            agents: specs of `make.make_player`.
+            stack: ends their worker processes, if any.
+            tool_agents: specs of `make.make_tool_player`.
 
         Raises:
             ConfigError: see `make_player`; or two players have the same name.
@@ -89,12 +97,15 @@ class PlayConfig(ReadingOptions, AgentChoices):
             isolate=self.isolate,
         )
         players: list[Player] = []
-        for agent in agents:
-            player = make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed)
-            if isinstance(player, CallablePlayer):
+        made = itertools.chain(
+            (make_player(agent, policy=policy, pool=pool, third_party=third_party, seed=self.seed) for agent in agents),
+            (make_tool_player(agent, third_party) for agent in tool_agents),
+        )
+        for player in made:
+            if isinstance(player, ThirdPartyPlayer):
                 stack.callback(player.close)
             if player.name in [other.name for other in players]:
-                raise ConfigError(f"two agents are called {player.name!r}; rename one of them with --agent LABEL=...")
+                raise ConfigError(f"two agents are called {player.name!r}; rename one of them with LABEL=...")
             players.append(player)
         return players
 

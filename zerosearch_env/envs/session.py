@@ -21,6 +21,8 @@ from ..engines.run import Engine, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
 from ..game.rules import Rules
+from ..protocols.documents import NOTHING_FOUND, render_block, zerosearch_line
+from ..protocols.hygiene import visible
 from ..types import Document, Question, Scores, SearchResult, Step, StopReason
 
 
@@ -115,6 +117,14 @@ class Session:
         self._request(query)
         return self._read(await self._arun())
 
+    def search_text(self, query: str) -> str:
+        """`search` for a model that calls tools: the documents as text, and a notice after the last search."""
+        return self._as_text(self.search(query))
+
+    async def asearch_text(self, query: str) -> str:
+        """`search_text` through the engine's `asearch`."""
+        return self._as_text(await self.asearch(query))
+
     def answer(self, text: str) -> Scores:
         """Answer, which ends the episode.
 
@@ -191,7 +201,7 @@ class Session:
     def _request(self, query: str) -> None:
         self._check_ready()
         if self.episode.last_turn:
-            raise EpisodeError(f"All {self.episode.rules.max_turns} searches are used up. Give the answer now.")
+            raise EpisodeError(self._used_up())
         outcome = self.episode.advance_action("search", query)
         if not isinstance(outcome, Step):
             return
@@ -207,6 +217,13 @@ class Session:
             if result.failure is not None:
                 raise EngineError(result.failure, result.attempts)
         return step.documents
+
+    def _as_text(self, documents: Sequence[Document]) -> str:
+        text = render_block(zerosearch_line, visible, "", "", NOTHING_FOUND, documents)
+        return f"{text}\n{self._used_up()}" if self.episode.last_turn else text
+
+    def _used_up(self) -> str:
+        return f"All {self.episode.rules.max_turns} searches are used up. Give the answer now."
 
     def _run(self) -> Sequence[SearchResult]:
         with self._ended_by_exceptions():
