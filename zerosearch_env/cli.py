@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "bench": Command("zerosearch_benchmarks.cli", "Compare the speed of this package with that of similar packages."),
     "serve": Command("zerosearch_env.serve.command", "Serve any engine over HTTP: answer /retrieve requests.", "serve"),
+    "mcp": Command("zerosearch_env.commands.mcp", "Let an agent play one question through an MCP server.", "mcp"),
     "index": Command("zerosearch_env.commands.index", "Build an index of a corpus, BM25 or dense, or describe one."),
     "cache": Command("zerosearch_env.commands.cache", "Show what is cached, search indexes and searches, or clear it."),
     "view": Command("zerosearch_env.commands.view", "Turn recorded transcripts into one HTML file."),

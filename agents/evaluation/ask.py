@@ -31,7 +31,7 @@ from zerosearch_env.records.terminal import make_console, print_new
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 from zerosearch_env.types import ActionKind, Question, SearchResult, Step, StopReason
 
-from ..players.baselines import OraclePlayer
+from ..players.builtin.scripted import OraclePlayer
 from ..players.options import PlayConfig
 
 

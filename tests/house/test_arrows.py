@@ -72,7 +72,7 @@ HEAVY = {
         "tensorboard",
         "scipy",
     ),
-    *("starlette", "uvicorn", "msgpack", "prometheus_client"),
+    *("starlette", "uvicorn", "msgpack", "prometheus_client", "mcp"),
     *("faiss", "sentence_transformers"),
     *("aiohttp", "sqlite3"),
 }
