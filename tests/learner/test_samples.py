@@ -17,7 +17,7 @@ from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate, transcr
 from zerosearch_agents.evaluation.results import Cell, CellKey, EpisodeResult, Evaluation, load_evaluation
 from zerosearch_agents.evaluation.samples import majority, pass_at, pass_sizes
 from zerosearch_agents.evaluation.statistics import graded_mean
-from zerosearch_agents.players.baselines import RandomPlayer
+from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import ConstantEngine, CorpusEngine
