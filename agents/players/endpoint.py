@@ -34,7 +34,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.llm.backend import Completion, Prompt
 from zerosearch_env.llm.make import make_endpoint
-from zerosearch_env.llm.openai import Model
+from zerosearch_env.llm.openai import Model, OpenAIBackend
 from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.protocols.hygiene import defuse_tags
@@ -90,19 +90,14 @@ class EndpointPlayer(ConcurrentPlayer):
         limits = {"turn_tokens": policy.turn_tokens, "context_tokens": policy.context_tokens}
         chosen = {name: value for name, value in policy.format if name not in WITHOUT_EFFECT}
         card = changed_card(AgentCard(), limits | chosen)
-        self.card = replace(
-            card, chat=card.chat is not False
-        )  # the server has a chat template, or says that it has none
-        limit_s = self.options.turn_timeout_s or TIMEOUT_S
-        thinking = self.card.thinking
-        # Templates call the switch by one of these names, and take no notice of the other.
-        switch = {"chat_template_kwargs": {"enable_thinking": thinking, "thinking": thinking}}
-        self.backend = make_endpoint(
-            source.partition(":")[2],
+        # The server has a chat template, or says that it has none.
+        self.card = replace(card, chat=card.chat is not False)
+        self.backend = endpoint_backend(
+            source,
+            self.card,
+            concurrency=self.concurrency,
+            timeout_s=self.options.turn_timeout_s,
             api_key_env=api_key_env,
-            api="chat" if self.card.chat else "completions",
-            extra_body=None if thinking is None else switch,
-            http={"concurrency": self.concurrency, "attempts": _ATTEMPTS, "read_s": limit_s, "total_s": limit_s},
         )
         self._cache = None if cache is None else ResultCache(cache)
 
@@ -113,14 +108,7 @@ class EndpointPlayer(ConcurrentPlayer):
         Raises:
             ConfigError: no server can be reached, or the model is not there; see `OpenAIBackend.check`.
         """
-        try:
-            entry = self.backend.check()
-        except ConfigError as cause:
-            hint = ""
-            if self.card.chat and "template" in str(cause):
-                hint = " A model without a chat template plays with chat=off."
-            raise ConfigError(f"agent {self.name!r}: {cause}{hint}") from cause
-        return {field: entry[field] for field in _LISTED if field in entry}
+        return served_model(self.backend, self.name, chat=bool(self.card.chat))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -211,6 +199,52 @@ class EndpointPlayer(ConcurrentPlayer):
         if done.failure is None:
             cache.put_many(self.backend.name, {key: [Document("", json.dumps(asdict(done)), self.backend.name)]})
         return done
+
+
+def endpoint_backend(
+    source: str, card: AgentCard, *, concurrency: int, timeout_s: float | None = None, api_key_env: str | None = None
+) -> OpenAIBackend:
+    """The backend of a model behind an endpoint.
+
+    Args:
+        source: `"openai:URL[,URL...][#MODEL]"`.
+        card: how it is asked: `chat` and `thinking`.
+        concurrency: maximum number of requests at the same time.
+        timeout_s: limit of a request with all retries, in seconds; None: `TIMEOUT_S`.
+        api_key_env: the environment variable with the key; None: `OPENAI_API_KEY`, if set.
+
+    Raises:
+        ConfigError: an address or an option is invalid.
+    """
+    limit_s = timeout_s or TIMEOUT_S
+    # Templates call the switch by one of these names, and take no notice of the other.
+    switch = {"chat_template_kwargs": {"enable_thinking": card.thinking, "thinking": card.thinking}}
+    return make_endpoint(
+        source.partition(":")[2],
+        api_key_env=api_key_env,
+        api="chat" if card.chat else "completions",
+        extra_body=None if card.thinking is None else switch,
+        http={"concurrency": concurrency, "attempts": _ATTEMPTS, "read_s": limit_s, "total_s": limit_s},
+    )
+
+
+def served_model(backend: OpenAIBackend, name: str, *, chat: bool = True) -> Model:
+    """What identifies the model behind an endpoint, from the server's list. The model is asked for one token.
+
+    Args:
+        backend: the endpoint.
+        name: name of the agent, for error messages.
+        chat: whether it is asked through a chat template.
+
+    Raises:
+        ConfigError: no server can be reached, or the model is not there; see `OpenAIBackend.check`.
+    """
+    try:
+        entry = backend.check()
+    except ConfigError as cause:
+        hint = " A model without a chat template plays with chat=off." if chat and "template" in str(cause) else ""
+        raise ConfigError(f"agent {name!r}: {cause}{hint}") from cause
+    return {field: entry[field] for field in _LISTED if field in entry}
 
 
 def _opening(episode: Episode, system: str | None) -> list[tuple[str, str | None]]:

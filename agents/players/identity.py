@@ -12,6 +12,7 @@ from zerosearch_env.game.rules import Rules
 from zerosearch_env.identity import file_hash, folder_hash, source_file, source_hash, text_hash
 
 from .base import Player
+from .builtin.prompted import PromptedPlayer
 from .endpoint import EndpointPlayer
 from .policy import PolicyPlayer
 from .third_party import ConcurrentPlayer, ThirdPartyPlayer
@@ -39,6 +40,8 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
     if isinstance(player, EndpointPlayer):
         model, *how = player.identity.values()
         parts |= {"model": json.dumps(model), "options": text_hash(json.dumps(how))}
+    if isinstance(player, PromptedPlayer):
+        parts |= player.identity
     if rules is not None:
         own = player.rules_for(rules)
         words = text_hash(repr((own.few_shot, own.prompt_template, own.invalid_notice, own.last_turn_notice)))

@@ -5,7 +5,7 @@
     VLLMPlayer        a policy that vLLM samples, `vllm:URL` or `vllm:MODEL` (`vllm.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
     ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
-    built-in players  direct answer, one-search RAG, random, oracle (`builtin/`)
+    built-in players  direct answer, RAG, chain of thought, Search-o1, random, oracle and others (`builtin/`)
 
 `make_player` and `make_tool_player` build one from its command-line spec.
 """
@@ -25,7 +25,7 @@ from ..config.agent import RULE_OPTIONS
 from ..policy.card import AgentCard
 from ..policy.files import policy_path
 from .base import Player, PolicyOptions
-from .builtin.make import BASELINES, BUILT_ON_POLICY, make_builtin
+from .builtin.make import BASELINES, WITH_MODEL, make_builtin
 from .endpoint import TIMEOUT_S, WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
@@ -42,6 +42,7 @@ def make_player(
     *,
     policy: PolicyOptions,
     common: PolicyOptions | None = None,
+    model: AgentSpec | None = None,
     pool: WorkerPool | None = None,
     third_party: AgentOptions | None = None,
     seed: int = 0,
@@ -50,8 +51,9 @@ def make_player(
 
     Args:
         agent: the spec, `[LABEL=]SOURCE[,key=value,...]` (`spec.py`), or the result of `parse_agent`.
-        policy: the model used by `direct`, `rag` and `rag-own`, with its options.
+        policy: the model used by the built-in players, with its options.
         common: the options of every other policy, whose path is ignored; None: those of `policy`.
+        model: the spec of `policy`, if it has one.
         pool: worker processes for players that use a policy.
         third_party: how a third-party agent, or a model behind an endpoint, is played.
         seed: seed of the random baseline.
@@ -69,11 +71,20 @@ def make_player(
             if path.is_dir():
                 return PolicyPlayer(policy_options(common or policy, spec), name=name, pool=pool)
         case "baseline":
-            if tail in BUILT_ON_POLICY:
+            if tail in WITH_MODEL:
                 policy = policy_options(policy, replace(spec, source=policy.path))
             else:
                 _check_options(spec, ())
-            return make_builtin(tail, label=name, policy=policy, pool=pool, seed=seed)
+            return make_builtin(
+                tail,
+                label=name,
+                policy=policy,
+                own={**(model.card if model else {}), **spec.card},
+                endpoint={**(model.endpoint if model else {}), **spec.endpoint},
+                pool=pool,
+                third_party=third_party,
+                seed=seed,
+            )
         case "openai":
             own = policy_options(common or policy, spec)
             return EndpointPlayer(source, own, name=name, options=third_party, **spec.endpoint)

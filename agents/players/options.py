@@ -18,6 +18,7 @@ from zerosearch_env.types import Dataset
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
+from .builtin.prompted import PromptedPlayer
 from .endpoint import EndpointPlayer
 from .make import make_player, make_tool_player, policy_options
 from .policy import PolicyPlayer
@@ -35,8 +36,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
     seed: int = 0
     """Random seed for the choice of questions, the noise draws and the sampled tokens."""
     policy: str = "tiny"
-    """The model of baseline:direct, baseline:rag and baseline:rag-own, with options as in --agent: a policy directory,
-    a name on the Hugging Face Hub (ORG/NAME, ORG/NAME@REVISION), or "tiny", the shipped base model."""
+    """The model of the built-in players, with options as in --agent: a policy directory, a name on the Hugging Face Hub
+    (ORG/NAME, ORG/NAME@REVISION), openai:URL, vllm:MODEL, or "tiny", the shipped base model."""
     temperature: float = 0.0
     """Sampling temperature of policies; 0 is greedy."""
     top_p: float = 1.0
@@ -99,7 +100,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
             device=self.device,
             dtype=self.dtype,
         )
-        policy = policy_options(common, parse_agent(self.policy))
+        model = parse_agent(self.policy)
+        policy = policy_options(common, model)
         workers = default_workers(self.device) if self.workers is None else self.workers
         pool = stack.enter_context(WorkerPool(workers)) if workers != 1 else None
         third_party = AgentOptions(
@@ -111,15 +113,17 @@ class PlayConfig(ReadingOptions, AgentChoices):
         players: list[Player] = []
         made = itertools.chain(
             (
-                make_player(agent, policy=policy, common=common, pool=pool, third_party=third_party, seed=self.seed)
+                make_player(
+                    agent, policy=policy, common=common, model=model, pool=pool, third_party=third_party, seed=self.seed
+                )
                 for agent in agents
             ),
             (make_tool_player(agent, third_party) for agent in tool_agents),
         )
         for player in made:
-            if isinstance(player, ConcurrentPlayer | VLLMPlayer):
+            if isinstance(player, ConcurrentPlayer | VLLMPlayer | PromptedPlayer):
                 stack.callback(player.close)
-            if isinstance(player, EndpointPlayer):
+            if isinstance(player, EndpointPlayer | PromptedPlayer):
                 _ = player.model  # a server that is not there is an error before anything is played
             if isinstance(player, PolicyPlayer):
                 player.check()

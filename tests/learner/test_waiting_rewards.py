@@ -24,7 +24,7 @@ from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import ConfigError, UnjudgedError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.reward_registry import get_reward, get_scores
-from zerosearch_env.game.together import advance_all
+from zerosearch_env.game.together import advance, advance_all
 from zerosearch_env.types import StopReason
 
 
@@ -90,7 +90,7 @@ def test_a_reward_that_fails_ends_the_rollouts(monkeypatch: pytest.MonkeyPatch) 
 def test_episodes_that_end_in_one_batch_and_replays_of_workers_wait_together() -> None:
     rules = replace(RULES, reward=get_reward(Together(3)))
     episodes = [Episode(QUESTION, rules, seed=index) for index in range(3)]
-    steps = advance_all(episodes, ["<answer>k</answer>"] * 3)
+    steps = advance_all(episodes, ["<answer>k</answer>"] * 3, advance)
     assert [step.reward for step in steps] == [1.0] * 3  # type: ignore[union-attr]
 
     played = [Episode(QUESTION, RULES, seed=index) for index in range(3)]

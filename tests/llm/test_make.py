@@ -14,14 +14,10 @@ def test_a_model_in_this_process(source: str) -> None:
     assert backend.model == source.removeprefix("hf:")
 
 
-def test_vllm_in_this_process_and_behind_an_address() -> None:
+def test_vllm_in_this_process() -> None:
     local = make_backend("vllm:org/name", engine_options={"dtype": "float16"})
     assert isinstance(local, VLLMBackend)
     assert local.model == "org/name"
-    served = make_backend("vllm:http://127.0.0.1:1/v1#m")
-    assert isinstance(served, OpenAIBackend)
-    assert served.model == "m"
-    served.close()
 
 
 def test_replicas_of_a_server_and_the_limits_of_its_client() -> None:

@@ -17,7 +17,7 @@ from ..checks import check_options, check_whole_number
 from ..engines.run import run_searches
 from ..errors import ConfigError, EngineError, unknown_name
 from ..game.episode import Episode, Outcome
-from ..game.together import advance_all
+from ..game.together import advance, advance_all
 from ..types import SearchRequest, SearchResult, Step, StopReason
 from .curriculum import Curriculum
 from .infos import Infos, batch_infos, no_draw
@@ -285,7 +285,7 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         playing = [i for i in range(self.num_envs) if i not in skip] if skip else range(self.num_envs)
         waiting: list[Outcome] = []
         if self._setup.rules.waits:
-            waiting = advance_all([episodes[i] for i in playing], [texts[i] for i in playing])
+            waiting = advance_all([episodes[i] for i in playing], [texts[i] for i in playing], advance)
         for place, index in enumerate(playing):
             outcome = waiting[place] if waiting else episodes[index].advance(texts[index])
             if isinstance(outcome, Step):

@@ -59,6 +59,11 @@ class InProcessBackend(ABC):
         self._lock = threading.Lock()
 
     @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+    @property
     def identity(self) -> str:
         """The model and its dtype; see `model_identity`."""
         return model_identity(self.model, self._dtype, self._revision)

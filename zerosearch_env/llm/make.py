@@ -25,8 +25,8 @@ def make_backend(source: str, **options: Any) -> Backend:
 
     Args:
         source: `"hf:MODEL"` (Transformers) or `"vllm:MODEL"`, both in this process, where MODEL is a folder or a name
-            on the Hugging Face Hub; `"openai:URL[,URL...][#MODEL]"` (see `make_endpoint`), which may also be written
-            `"vllm:URL[,URL...][#MODEL]"`; or a folder or hub name alone, which means `hf`.
+            on the Hugging Face Hub; `"openai:URL[,URL...][#MODEL]"` (see `make_endpoint`); or a folder or hub name
+            alone, which means `hf`.
         **options: those of the backend, see `BACKEND_OPTIONS`; None is the default of the backend.
 
     Raises:
@@ -35,8 +35,6 @@ def make_backend(source: str, **options: Any) -> Backend:
     kind, colon, what = source.partition(":")
     if not colon or kind not in BACKEND_OPTIONS:
         kind, what = "hf", source
-    elif kind == "vllm" and what.startswith(("http://", "https://")):
-        kind = "openai"
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in BACKEND_OPTIONS[kind]:

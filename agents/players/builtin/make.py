@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
-from zerosearch_env.errors import unknown_name
+from zerosearch_env.errors import ConfigError, unknown_name
+from zerosearch_env.llm.backend import Backend
+from zerosearch_env.llm.make import make_backend
 
+from ...config.agent import RULE_OPTIONS
+from ...policy.card import AgentCard, changed_card, read_card
+from ...policy.files import check_complete
 from ..base import Player, PolicyOptions
+from ..endpoint import EndpointPlayer, endpoint_backend
 from ..policy import PolicyPlayer
+from ..spec import source_kind
+from ..third_party import AgentOptions
 from .own_format import DirectPlayer, OwnQueryRagPlayer, RagPlayer
+from .plans import PLANS
+from .prompted import PromptedPlayer, PromptOptions
 from .scripted import OraclePlayer, RandomPlayer
 
 if TYPE_CHECKING:
     from ...processes.pool import WorkerPool
 
-BUILT_ON_POLICY: dict[str, type[PolicyPlayer]] = {
+IN_OWN_FORMAT: dict[str, type[PolicyPlayer]] = {
     "direct": DirectPlayer,
     "rag": RagPlayer,
     "rag-own": OwnQueryRagPlayer,
 }
-"""The baselines that sample from a policy in its own format, by name."""
+"""The players that sample from a policy in its own format, by name."""
 
-BASELINES = (*BUILT_ON_POLICY, "random", "oracle")
-"""The name of every baseline."""
+WITH_MODEL = tuple(dict.fromkeys((*IN_OWN_FORMAT, *PLANS)))
+"""The names of the players that use a model."""
+
+BASELINES = (*WITH_MODEL, "random", "oracle")
+"""The name of every built-in player."""
+
+_APPLIED = {*RULE_OPTIONS, "system", "turn_tokens"} - {"prompt_template"}
+"""Entries of a card that apply to a model that is asked in plain words."""
+_APPLIED_TO_ENDPOINTS = _APPLIED | {"chat", "thinking"}
 
 
 def make_builtin(
-    name: str, *, label: str, policy: PolicyOptions, pool: WorkerPool | None = None, seed: int = 0
+    name: str,
+    *,
+    label: str,
+    policy: PolicyOptions,
+    own: Mapping[str, Any] | None = None,
+    endpoint: Mapping[str, str] | None = None,
+    pool: WorkerPool | None = None,
+    third_party: AgentOptions | None = None,
+    seed: int = 0,
 ) -> Player:
     """Makes a built-in player.
+
+    `direct` and `rag` of a model that has a card, or a `protocol` among its options, play in the model's own format.
+    Other models are asked in plain words.
 
     Args:
         name: one of `BASELINES`.
         label: its name in results.
-        policy: the model that it uses, if it uses one.
-        pool: worker processes for players that use a policy.
-        seed: seed of the random baseline.
+        policy: the model that it uses, if it uses one; its path may also be `"openai:..."` or `"vllm:..."`.
+        own: entries of the card that were given for this model or player, not for all of the command.
+        endpoint: `api_key_env`, for a model behind an endpoint.
+        pool: worker processes for players that use a policy in its own format.
+        third_party: what follows a failed completion; for an endpoint also concurrency and time limit.
+        seed: seed of the random player.
 
     Raises:
-        ConfigError: there is no such player; the message suggests the nearest name.
+        ConfigError: there is no such player; the message suggests the nearest name. Or the model cannot be used for
+            it, or has an option that would have no effect.
+        CheckpointError: the model's folder is incomplete or damaged.
     """
     if name not in BASELINES:
         raise unknown_name("baseline", name, BASELINES)
@@ -46,4 +83,62 @@ def make_builtin(
         return RandomPlayer(seed=seed, name=label)
     if name == "oracle":
         return OraclePlayer(name=label)
-    return BUILT_ON_POLICY[name](policy, name=label, pool=pool)
+    served = source_kind(policy.path) in ("openai", "vllm")
+    own = own or {}
+    if name not in PLANS or (name in IN_OWN_FORMAT and not served and (read_card(policy.path) or own.get("protocol"))):
+        if served:
+            raise ConfigError(
+                f"agent {label!r}: baseline:{name} plays in the own format of a model in this process, which must be a "
+                f"folder or a hub name; with an endpoint use {', '.join(f'baseline:{plan}' for plan in PLANS)}"
+            )
+        return IN_OWN_FORMAT[name](policy, name=label, pool=pool)
+    applied = _APPLIED_TO_ENDPOINTS if served else _APPLIED
+    if unused := [option for option in own if option not in applied]:
+        raise ConfigError(
+            f"agent {label!r}: {unused[0]} has no effect on baseline:{name}, which asks the model in its own words; "
+            f"it has the options {', '.join(sorted(applied))}, temperature and top_p"
+        )
+    if "cache" in (endpoint or {}):
+        raise ConfigError(
+            f"agent {label!r}: cache is not an option of baseline:{name}, which asks nothing twice in one command; "
+            "leave it out"
+        )
+    card = changed_card(AgentCard(), {option: value for option, value in policy.format if option in applied})
+    card = replace(card, chat=card.chat is not False)
+    options = PromptOptions(
+        temperature=policy.temperature,
+        top_p=policy.top_p,
+        turn_tokens=policy.turn_tokens,
+        system=card.system,
+        rules={option: value for option, value in policy.rules if option in applied},
+    )
+    backend = _backend(policy, card, third_party or AgentOptions(), endpoint or {})
+    return PromptedPlayer(name, backend, name=label, options=options, failures=third_party)
+
+
+def _backend(policy: PolicyOptions, card: AgentCard, options: AgentOptions, endpoint: Mapping[str, str]) -> Backend:
+    """The backend of a model. Players of the same model in this process share one, so that it is loaded once."""
+    source = policy.path
+    kind, _, what = source.partition(":")
+    if kind == "openai" or (kind == "vllm" and what.startswith(("http://", "https://"))):
+        return endpoint_backend(
+            # After "#", vllm:URL names a tokenizer, which is not needed here.
+            source if kind == "openai" else source.partition("#")[0],
+            card,
+            concurrency=options.concurrency or EndpointPlayer.default_concurrency,
+            timeout_s=options.turn_timeout_s,
+            **endpoint,
+        )
+    given: dict[str, Any] = {}
+    if kind != "vllm":
+        check_complete(Path(source))
+        source = f"hf:{source}"
+        given = {"device": policy.device, "dtype": policy.dtype, "max_batch": policy.slots}
+    key = (source, *given.values())
+    backend = _shared.get(key)
+    if backend is None or backend.closed:
+        backend = _shared[key] = make_backend(source, **given)
+    return backend
+
+
+_shared: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()

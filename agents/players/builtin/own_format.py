@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zerosearch_env.bounded_cache import BoundedCache
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.game.together import advance_all
+from zerosearch_env.game.together import advance, advance_all
 from zerosearch_env.protocols import Protocol
 from zerosearch_env.randomness import mix
 
@@ -103,7 +103,7 @@ class DirectPlayer(PolicyPlayer):
                 texts[i] = thought + protocol.render_answer(content)
                 if protocol.parse(texts[i]).kind != "answer":
                     texts[i] = protocol.render_answer(NO_ANSWER)
-        advance_all([episodes[position] for position in contexts], texts)
+        advance_all([episodes[position] for position in contexts], texts, advance)
         for position in contexts:
             if on_done:
                 on_done(position)
@@ -166,7 +166,7 @@ class RagPlayer(DirectPlayer):
         encoder = self._encoder(episodes)
         rows = self._prompts(episodes, encoder)
         turns = self.first_turns(episodes, rows)
-        steps = take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done)
+        steps = take_turns(episodes, {i: turn.text for i, turn in enumerate(turns)}, engine, on_done, take=advance)
         ends = [(turns[i].text, turns[i].end) for i in steps]
         observations = encoder.observations(list(steps.values()), ends)
         longer = {

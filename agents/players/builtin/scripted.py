@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zerosearch_env.game.answers import contains_answer
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.together import advance
 from zerosearch_env.progress import WORK
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Step
@@ -33,7 +34,7 @@ class _ScriptedPlayer(Player):
             while steps:
                 texts = {i: self._act(block[i], step) for i, step in steps.items()}
                 WORK.add(turns=len(texts))
-                steps = take_turns(block, texts, engine, done)
+                steps = take_turns(block, texts, engine, done, take=advance)
 
     def _act(self, episode: Episode, step: Step | None) -> str:
         """The text of the next turn; `step` is the latest one, None at the start of the episode."""

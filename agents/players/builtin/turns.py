@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from zerosearch_env.engines.run import observe_searches
-from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.episode import Episode, Outcome
 from zerosearch_env.game.together import advance_all
 from zerosearch_env.types import Step
 
@@ -19,22 +19,31 @@ NO_ANSWER = "unknown"
 """The answer of a player whose model gave none, since an empty answer is an invalid action."""
 
 
+TurnType = TypeVar("TurnType")
+
+
 def take_turns(
-    episodes: Sequence[Episode], texts: Mapping[int, str], engine: SearchEngine, on_done: OnDone | None
+    episodes: Sequence[Episode],
+    turns: Mapping[int, TurnType],
+    engine: SearchEngine,
+    on_done: OnDone | None,
+    *,
+    take: Callable[[Episode, TurnType], Outcome],
 ) -> dict[int, Step]:
     """Takes one turn in some of the episodes, with one engine call for all searches.
 
     Args:
         episodes: all episodes.
-        texts: position of each episode that takes a turn, and the text of the turn.
+        turns: position of each episode that takes a turn, and the turn.
         engine: answers the searches.
         on_done: called with the position of each episode that is over now.
+        take: takes the turn of an episode, `advance` if turns are texts.
 
     Returns:
         The position of each episode that is not over, and its step, in the order of the positions.
     """
-    advanced = advance_all([episodes[i] for i in texts], list(texts.values()))
-    outcomes = dict(zip(texts, advanced, strict=True))
+    advanced = advance_all([episodes[i] for i in turns], list(turns.values()), take)
+    outcomes = dict(zip(turns, advanced, strict=True))
     steps = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Step)}
     searching = [i for i in outcomes if i not in steps]
     steps |= zip(searching, observe_searches(engine, [episodes[i] for i in searching]), strict=True)
