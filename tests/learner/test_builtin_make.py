@@ -97,10 +97,11 @@ def test_vllm_in_this_process() -> None:
 def test_a_model_behind_an_endpoint_plays(name: str) -> None:
     with server(lambda _: r"\boxed{Ann}" if name == "search-o1" else "Answer: Ann") as (url, calls):
         if name not in PLANS:
-            with pytest.raises(ConfigError, match="own format of a model in this process"):
+            with pytest.raises(ConfigError, match="own format of a policy"):
                 players(f"openai:{url}", f"baseline:{name}")
             return
-        player = make_player(f"baseline:{name},thinking=off", policy=PolicyOptions(f"openai:{url}"))
+        source = f"vllm:{url}#tokenizer" if name == "rag" else f"openai:{url}"
+        player = make_player(f"baseline:{name},thinking=off", policy=PolicyOptions(source))
         assert isinstance(player, PromptedPlayer)
         with contextlib.closing(player):
             record = player_identity(player, rules=make_rules())

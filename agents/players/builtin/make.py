@@ -13,6 +13,7 @@ from zerosearch_env.llm.backend import Backend
 from zerosearch_env.llm.make import make_backend
 
 from ...config.agent import RULE_OPTIONS
+from ...config.vllm import parse_sampler
 from ...policy.card import AgentCard, changed_card, read_card
 from ...policy.files import check_complete
 from ..base import Player, PolicyOptions
@@ -83,16 +84,17 @@ def make_builtin(
         return RandomPlayer(seed=seed, name=label)
     if name == "oracle":
         return OraclePlayer(name=label)
-    served = source_kind(policy.path) in ("openai", "vllm")
     own = own or {}
-    if name not in PLANS or (name in IN_OWN_FORMAT and not served and (read_card(policy.path) or own.get("protocol"))):
-        if served:
-            raise ConfigError(
-                f"agent {label!r}: baseline:{name} plays in the own format of a model in this process, which must be a "
-                f"folder or a hub name; with an endpoint use {', '.join(f'baseline:{plan}' for plan in PLANS)}"
-            )
+    is_folder = source_kind(policy.path) not in ("openai", "vllm")
+    if name not in PLANS and not is_folder:
+        raise ConfigError(
+            f"agent {label!r}: baseline:{name} plays in the own format of a policy, which must be a folder or a name "
+            f"on the hub; other models have {', '.join(f'baseline:{plan}' for plan in PLANS)}"
+        )
+    if name not in PLANS or (name in IN_OWN_FORMAT and is_folder and (read_card(policy.path) or own.get("protocol"))):
         return IN_OWN_FORMAT[name](policy, name=label, pool=pool)
-    applied = _APPLIED_TO_ENDPOINTS if served else _APPLIED
+    address = _address(policy.path)
+    applied = _APPLIED if address is None else _APPLIED_TO_ENDPOINTS
     if unused := [option for option in own if option not in applied]:
         raise ConfigError(
             f"agent {label!r}: {unused[0]} has no effect on baseline:{name}, which asks the model in its own words; "
@@ -112,25 +114,35 @@ def make_builtin(
         system=card.system,
         rules={option: value for option, value in policy.rules if option in applied},
     )
-    backend = _backend(policy, card, third_party or AgentOptions(), endpoint or {})
-    return PromptedPlayer(name, backend, name=label, options=options, failures=third_party)
-
-
-def _backend(policy: PolicyOptions, card: AgentCard, options: AgentOptions, endpoint: Mapping[str, str]) -> Backend:
-    """The backend of a model. Players of the same model in this process share one, so that it is loaded once."""
-    source = policy.path
-    kind, _, what = source.partition(":")
-    if kind == "openai" or (kind == "vllm" and what.startswith(("http://", "https://"))):
-        return endpoint_backend(
-            # After "#", vllm:URL names a tokenizer, which is not needed here.
-            source if kind == "openai" else source.partition("#")[0],
+    failures = third_party or AgentOptions()
+    backend = (
+        _shared_backend(policy)
+        if address is None
+        else endpoint_backend(
+            address,
             card,
-            concurrency=options.concurrency or EndpointPlayer.default_concurrency,
-            timeout_s=options.turn_timeout_s,
-            **endpoint,
+            concurrency=failures.concurrency or EndpointPlayer.default_concurrency,
+            timeout_s=failures.turn_timeout_s,
+            **(endpoint or {}),
         )
+    )
+    return PromptedPlayer(name, backend, name=label, options=options, failures=failures)
+
+
+def _address(path: str) -> str | None:
+    """The endpoint that a policy's path names, as `"openai:URL[,URL...][#MODEL]"`; None if it names none."""
+    kind, _, what = path.partition(":")
+    if kind == "vllm" and what.startswith(("http://", "https://")):
+        # After "#" there is a tokenizer, which is not needed here.
+        return "openai:" + ",".join(f"{url}/v1" for url in parse_sampler(path.partition("#")[0]).urls)
+    return path if kind == "openai" else None
+
+
+def _shared_backend(policy: PolicyOptions) -> Backend:
+    """The backend of a model in this process. Players of the same model share one, so that it is loaded once."""
+    source = policy.path
     given: dict[str, Any] = {}
-    if kind != "vllm":
+    if not source.startswith("vllm:"):
         check_complete(Path(source))
         source = f"hf:{source}"
         given = {"device": policy.device, "dtype": policy.dtype, "max_batch": policy.slots}

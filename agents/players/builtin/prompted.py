@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.bounded_cache import BoundedCache
@@ -24,7 +25,6 @@ from zerosearch_env.types import StopReason
 from ..base import OnDone, Player, blocks
 from ..endpoint import served_model, shown_thought
 from ..third_party import AgentOptions
-from . import answers, plans, prompts
 from .plans import PLANS, Answer, Ask, Plan, Search
 from .turns import NO_ANSWER, take_turns
 
@@ -107,7 +107,7 @@ class PromptedPlayer(Player):
     @property
     def identity(self) -> dict[str, str]:
         """What decides its answers: the model, the options and the prompts."""
-        files = [file_hash(module.__file__) for module in (answers, plans, prompts)]
+        files = [file_hash(Path(__file__).with_name(f"{module}.py")) for module in ("answers", "plans", "prompts")]
         return {
             "model": self.model,
             "options": text_hash(f"{self.plan} {self.options!r}"),
