@@ -262,6 +262,9 @@ class EvaluationDisplay(ProgressBar):
             *(f"{name} {100 * cell.summary(data_source=name).em.mean:.0f} %" for name in cell.data_sources),
             *(f"{name} {share(interval.mean)} %" for name, interval in s.extra.items()),
             f"{s.searches.mean:.2f} searches" if s.searches.n else "",
+            f"{s.tokens_read:,} tokens read, {s.tokens_written:,} written"
+            if s.tokens_read and s.tokens_written
+            else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             f"{s.agent_failures} agent failures" if s.agent_failures else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,10 @@ class EpisodeResult:
     """Additional scores by name; None if one has no value."""
     sample: int = 0
     """Number of the sample of its question, from 0."""
+    tokens_read: int | None = None
+    """Tokens that the agent's model read, over all turns; None if they are not counted."""
+    tokens_written: int | None = None
+    """Tokens that the agent's model wrote, thoughts included; None if they are not counted."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -95,6 +99,7 @@ class EpisodeResult:
 
 _RECORDED = frozenset((*METRICS, "searches", "prediction", "reward"))
 """Entries of a transcript's scores that are not additional scores."""
+_TOKENS = ("tokens_read", "tokens_written")
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))
 
 
@@ -112,7 +117,7 @@ def episode_result(record: JsonObject) -> EpisodeResult:
         question, turns, scores, extra = (record[name] for name in ("question", "turns", "scores", "extra"))
         draws = [turn["noisy"] for turn in turns if turn["noisy"] is not None]
         flags = [flag for draw in draws for flag in (draw if isinstance(draw, list) else [draw])]
-        hops = extra["hops"]
+        hops, tokens = extra["hops"], record.get("tokens", {})
         return EpisodeResult(
             index=extra["index"],
             question_id=question["id"],
@@ -127,6 +132,8 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             data_source=question["dataset"],
             extra={name: value for name, value in scores.items() if name not in _RECORDED},
             sample=extra.get("sample", 0),
+            tokens_read=tokens.get("read"),
+            tokens_written=tokens.get("written"),
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
@@ -180,6 +187,10 @@ class Summary:
     """How often the judge and EM agree; None without a judge."""
     samples: SampleScores | None = None
     """What several samples per question show; None with one."""
+    tokens_read: int | None = None
+    """Tokens that the agent's model read in all episodes, failed ones included; None if they are not counted."""
+    tokens_written: int | None = None
+    """Tokens that it wrote."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
@@ -194,6 +205,7 @@ class Summary:
             **({"without_value": dict(self.without_value)} if self.extra else {}),
             **({"judge_agreement": self.agreement.as_dict()} if self.agreement else {}),
             **({"samples": self.samples.as_dict()} if self.samples else {}),
+            **{name: getattr(self, name) for name in _TOKENS if getattr(self, name) is not None},
         }
 
 
@@ -238,9 +250,15 @@ def _sample_scores(episodes: Iterable[EpisodeResult], samples: int) -> SampleSco
 
 
 def _row(result: EpisodeResult) -> dict[str, Any]:
-    """Plain JSON values, without additional scores if there are none, and without the number of the first sample."""
+    """Plain JSON values, without entries that few evaluations have: the number of the first sample is one."""
     row = {name: getattr(result, name) for name in _COLUMNS} | {"extra": dict(result.extra)}
-    return {name: value for name, value in row.items() if value or name not in ("extra", "sample")}
+    return {name: value for name, value in row.items() if value or name not in ("extra", "sample", *_TOKENS)}
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """The sum of those that are known; None if none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 class CellKey(NamedTuple):
@@ -341,6 +359,7 @@ class Cell:
             without_value={name: len(valid) - len(pairs) for name, pairs in values.items()},
             agreement=_agreement(valid, n) if JUDGE in values else None,
             samples=_sample_scores(valid, n) if n > 1 else None,
+            **{name: _total([getattr(r, name) for r in chosen]) for name in _TOKENS},
         )
 
     @cached_property

@@ -167,8 +167,12 @@ class EndpointPlayer(ConcurrentPlayer):
                     episode.stop(StopReason.CONTEXT_LIMIT)
                     return
                 raise AgentError(f"{self._where(episode)}, turn {len(episode.turns) + 1}: {done.failure}")
-            tokens = (done.prompt_tokens or 0) + (done.completion_tokens or 0)
-            WORK.add(tokens=done.completion_tokens or 0)
+            read, written = done.prompt_tokens or 0, done.completion_tokens or 0
+            tokens = read + written
+            WORK.add(tokens=written)
+            if tokens:
+                before = episode.tokens or (0, 0)
+                episode.tokens = (before[0] + read, before[1] + written)
             text = card.prefill + with_stop_string(done, protocol)
             thought = shown_thought(done.reasoning, episode.rules.max_action_chars - len(text))
             outcome = episode.advance(thought + text)

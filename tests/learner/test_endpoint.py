@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerosearch_agents.evaluation.evaluate import Store, evaluate
+from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.players.base import PolicyOptions
 from zerosearch_agents.players.endpoint import EndpointPlayer, shown_thought, with_stop_string
 from zerosearch_agents.players.identity import player_identity
@@ -228,6 +230,24 @@ def test_an_episode_ends_at_its_own_number_of_tokens() -> None:
     with server(counted) as (url, calls):
         (episode,) = play(url, ",context_tokens=130", rules=rules)
     assert (episode.stop_reason, len(calls)) == (StopReason.CONTEXT_LIMIT, 2)
+
+
+def test_tokens_are_summed_per_cell(tmp_path: Path) -> None:
+    def counted(call: Call) -> Reply:
+        usage = {"prompt_tokens": 100 * len(call.body["messages"]), "completion_tokens": 7}
+        return Reply({"choices": [{"message": {"content": two_turns(call)}}], "usage": usage})
+
+    questions = [episode.question for episode in episodes(3)]
+    with server(counted) as (url, _), contextlib.closing(make(url)) as player:
+        store = Store(tmp_path, {})
+        evaluate(player, questions, ConstantEngine(), RULES, (0.0,), store=store)
+    (cell,) = load_evaluation(tmp_path).cells
+    assert [(e.tokens_read, e.tokens_written) for e in cell.episodes] == [(400, 14)] * 3
+    assert (cell.summary().tokens_read, cell.summary().tokens_written) == (1200, 42)
+    with server() as (url, _), contextlib.closing(make(url)) as player:
+        (cell,) = evaluate(player, questions, ConstantEngine(), RULES, (0.0,)).cells
+    assert cell.summary().tokens_read is None
+    assert "tokens_read" not in cell.summary().as_dict()
 
 
 # failures

@@ -82,6 +82,8 @@ class Episode:
         prompt: the first text for the policy.
         searches: number of searches made so far.
         stop_reason: why the episode ended; None while it is running.
+        tokens: how many tokens the model that plays has read and written, over all turns; None unless its player
+            counts them.
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class Episode:
         "searches",
         "seed",
         "stop_reason",
+        "tokens",
     )
 
     def __init__(self, question: Question, rules: Rules, *, noise_level: float = 0.0, seed: int = 0) -> None:
@@ -124,6 +127,7 @@ class Episode:
         """Begin again with the same draws, as if nothing had been played."""
         self.searches = 0
         self.stop_reason: StopReason | None = None
+        self.tokens: tuple[int, int] | None = None
         self._turns: list[tuple[str, Step, int | None]] = []
         self._pending: tuple[str, tuple[SearchRequest, ...], int | None, tuple[ToolCall, ...]] | None = None
 

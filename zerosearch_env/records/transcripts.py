@@ -6,13 +6,14 @@ A record (`schema_version` 1) has the fields
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
             observation, searches [{query, noisy, documents (their number)}], messages [{role, content}]}],
     stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches, additional scores},
-    extra
+    tokens {read, written}, extra
 
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `documents` has those of all
 searches of the turn, in the order of `searches`. `messages` is the observation as chat messages, in protocols with
 tools. (Records of earlier versions have neither `searches` nor `messages`.) `stop_reason` and `scores` are null until
 the episode ends; an additional score is null if it has no value, and every score but the prediction is null if the
-question has no gold answers. `extra` holds values added by the writer (training step, name of the agent, ...).
+question has no gold answers. `tokens` is only there if the agent's player counts them. `extra` holds values added by
+the writer (training step, name of the agent, ...).
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
             "searches": int(scores.searches),
             **{name: None if value is None else float(value) for name, value in scores.extra},
         },
+        **({} if episode.tokens is None else {"tokens": dict(zip(("read", "written"), episode.tokens, strict=True))}),
         "extra": extra,
     }
 
