@@ -78,7 +78,7 @@ class VLLMPlayer(PolicyPlayer):
         return load_tokenizer(self.options.path)
 
     def check(self) -> None:
-        """See `PolicyPlayer.check`; a folder beside servers needs no weights."""
+        """See `PolicyPlayer.check`; with servers the folder needs no weights."""
         if not self.urls:
             check_complete(Path(self.options.path))
 
