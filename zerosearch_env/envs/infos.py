@@ -5,7 +5,8 @@ value has the same type at every turn, because Gymnasium's vector environments c
 value they see. Therefore `noisy` and `answer_in_documents` are False, not None, if the turn was not a search.
 
 `answer_in_documents` is computed when it is first read: it takes as long as the rest of a step, and few callers need
-it.
+it. In a vector environment so are `queries`, `document_groups` and `noise_flags`, which repeat the query, documents and
+noise of turns with one search.
 """
 
 from __future__ import annotations
@@ -59,37 +60,42 @@ _DTYPES: Mapping[str, Any] = {
 """Keys with arrays of numbers or booleans; `noisy` is one of them only if noise is drawn per search. Every other key
 has an object array, with None for sub-environments without a value."""
 
-_LATE = "answer_in_documents"
-"""The key with a value that is computed when it is read."""
+_FOUND = "answer_in_documents"
+_LATE: Mapping[str, str] = {
+    "queries": "queries",
+    "document_groups": "groups",
+    "noise_flags": "noise_flags",
+    _FOUND: _FOUND,
+}
+"""Keys with values that are computed when they are read, each with its attribute of `Step`."""
 _UNKNOWN = object()
-"""The value of this key until then."""
+"""The value of such a key until then."""
 
 
 class LateInfo(dict[str, Any]):
-    """An info in which `answer_in_documents` is computed (`compute`) when it is first read.
+    """An info with values that are computed when they are first read.
 
-    Everything that may read the value computes it, also `dict(info)`, `{**info}`, comparing, copying and pickling. What
+    Everything that may read them computes them, also `dict(info)`, `{**info}`, comparing, copying and pickling. What
     only looks at the keys does not: `in`, `len`, `keys()`.
     """
 
-    __slots__ = ("_compute",)
+    __slots__ = ("compute",)
 
-    # Any: a bool for one environment, an array for several
-    def __init__(self, values: Infos, compute: Callable[[], Any] | None = None) -> None:
-        super().__init__(values)
-        if compute is not None:
-            self[_LATE] = _UNKNOWN
-            self._compute = compute
+    # Any: a value for one environment, an array for several
+    compute: Callable[[str], Any]
+    """Key -> its value; needed if a value is `_UNKNOWN`. It is set later, because dict's own constructor is faster."""
 
     def complete(self) -> None:
-        """Compute the value, if that has not been done."""
-        if dict.get(self, _LATE) is _UNKNOWN:
-            self[_LATE] = self._compute()
+        """Compute the values, if that has not been done."""
+        for key in _LATE:
+            if dict.get(self, key) is _UNKNOWN:
+                self.__getitem__(key)
 
     def __getitem__(self, key: str) -> Any:
-        if key == _LATE:
-            self.complete()
-        return super().__getitem__(key)
+        value = super().__getitem__(key)
+        if value is _UNKNOWN:
+            value = self[key] = self.compute(key)
+        return value
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return LateInfo, (dict(self),)
@@ -114,9 +120,7 @@ for _name in ("copy", "get", "items", "pop", "popitem", "setdefault", "values"):
 
 
 _RESET_GETTERS = [(key, itemgetter(key)) for key in RESET_KEYS]
-_STEP_GETTERS = [
-    (key, attrgetter("groups" if key == "document_groups" else key)) for key in STEP_KEYS if key not in ("noisy", _LATE)
-]
+_STEP_GETTERS = [(key, attrgetter(key)) for key in STEP_KEYS if key != "noisy" and key not in _LATE]
 _SCORE_GETTERS = [(key, attrgetter(key)) for key in SCORE_KEYS]
 
 
@@ -143,7 +147,7 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         "document_groups": (step.documents,) if usual else step.groups,
         "noise_flags": (step.noisy,) if usual else step.noise_flags,
         "noise_level": step.noise_level,
-        _LATE: False,
+        _FOUND: False if step.find_answer is None else _UNKNOWN,
         "turn": step.turn,
         "stop_reason": step.stop_reason,
     }
@@ -161,7 +165,13 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
             info[name] = math.nan if value is None else value
         if step.error is not None:
             info["error"] = step.error
-    return info if step.find_answer is None else LateInfo(info, partial(step.find_answer, step.documents))
+    return info if step.find_answer is None else _late(info, partial(getattr, step))
+
+
+def _late(values: Infos, compute: Callable[[str], Any]) -> LateInfo:
+    info = LateInfo(values)
+    info.compute = compute
+    return info
 
 
 def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Step], unset: NoDraw = False) -> Infos:
@@ -181,8 +191,7 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
         _write(infos, count, list(starts), list(starts.values()), _RESET_GETTERS)
     if steps:
         indices, rows = list(steps), list(steps.values())
-        noisy = ("noisy", lambda step: unset if step.noisy is None else step.noisy)
-        _write(infos, count, indices, rows, [*_STEP_GETTERS, noisy, (_LATE, lambda step: False)])
+        _write(infos, count, indices, rows, [*_STEP_GETTERS, ("noisy", _NOISY if unset is False else _flags)])
         ended = [(index, step) for index, step in zip(indices, rows, strict=True) if step.scores is not None]
         if ended:
             scores = [step.scores for _, step in ended if step.scores is not None]
@@ -193,9 +202,19 @@ def batch_infos(count: int, starts: Mapping[int, Infos], steps: Mapping[int, Ste
             failed = {index: step for index, step in ended if step.error is not None}
             if failed:
                 _write(infos, count, list(failed), list(failed.values()), [("error", attrgetter("error"))])
-        if any(step.find_answer is not None for step in rows):
-            return LateInfo(infos, partial(_found, count, indices, rows))
+        for key in _LATE:
+            infos[key], infos[f"_{key}"] = _UNKNOWN, infos["_turn"].copy()
+        return _late(infos, partial(_late_column, count, indices, rows))
     return infos
+
+
+_NOISY = attrgetter("noisy")
+"""`Step.noisy` for an array of booleans, in which None becomes False."""
+
+
+def _flags(step: Step) -> tuple[bool, ...]:
+    """`Step.noisy` if noise is drawn per document."""
+    return () if step.noisy is None else step.noisy  # type: ignore[return-value]
 
 
 def _extra(place: int, scores: Scores) -> float:
@@ -204,10 +223,14 @@ def _extra(place: int, scores: Scores) -> float:
     return math.nan if value is None else value
 
 
-def _found(count: int, indices: Sequence[int], rows: Sequence[Step]) -> NDArray[np.bool_]:
-    """The array `answer_in_documents`."""
-    column = np.zeros(count, np.bool_)
-    column[indices] = [step.answer_in_documents is True for step in rows]
+def _late_column(count: int, indices: Sequence[int], rows: Sequence[Step], key: str) -> NDArray[Any]:
+    """The array of a late key."""
+    if key == _FOUND:
+        column: NDArray[Any] = np.zeros(count, np.bool_)
+        column[indices] = [step.answer_in_documents is True for step in rows]
+    else:
+        column = np.empty(count, object)
+        column[indices] = np.fromiter(map(attrgetter(_LATE[key]), rows), object, len(rows))
     return column
 
 

@@ -328,9 +328,10 @@ class ZeroSearchVectorEnv(SetupViews, VectorEnv[Observations, Sequence[str], NDA
         rewards, terminations, truncations = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         observations = self._observations
         ended: list[int] = []
+        limited = self._limit is not None
         for index, step in steps.items():
             observations[index] = step.observation
-            if self._ends(step):
+            if step.stop_reason is not None or (limited and self._ends(step)):
                 ended.append(index)
         if ended:
             reasons = [steps[index].stop_reason for index in ended]

@@ -87,9 +87,12 @@ class Episode:
     """
 
     __slots__ = (
+        "_calls",
         "_find_answer",
-        "_pending",
+        "_requests",
         "_turns",
+        "_written",
+        "_written_end",
         "noise_level",
         "prompt",
         "question",
@@ -129,7 +132,11 @@ class Episode:
         self.stop_reason: StopReason | None = None
         self.tokens: tuple[int, int] | None = None
         self._turns: list[tuple[str, Step, int | None]] = []
-        self._pending: tuple[str, tuple[SearchRequest, ...], int | None, tuple[ToolCall, ...]] | None = None
+        # The pending searches, and the turn that they belong to: its text, the end of its action, its calls.
+        self._requests: tuple[SearchRequest, ...] = ()
+        self._written = ""
+        self._written_end: int | None = None
+        self._calls: tuple[ToolCall, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -144,12 +151,12 @@ class Episode:
     @property
     def pending(self) -> bool:
         """True between a search that `advance` returned and `observe`."""
-        return self._pending is not None
+        return bool(self._requests)
 
     @property
     def requests(self) -> tuple[SearchRequest, ...]:
         """The pending searches, in order; empty if none is pending."""
-        return () if self._pending is None else self._pending[1]
+        return self._requests
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -246,12 +253,13 @@ class Episode:
         Raises:
             EpisodeError: no search is pending, or the number of results is not the number of searches.
         """
-        if self._pending is None:
+        requests = self._requests
+        if not requests:
             raise EpisodeError("no search is pending; call advance(action_text) first.")
-        action_text, requests, end, calls = self._pending
-        if calls or len(requests) > 1 or not isinstance(result, SearchResult):
+        if self._calls or len(requests) > 1 or not isinstance(result, SearchResult):
             return self._observe_all((result,) if isinstance(result, SearchResult) else tuple(result))
-        self._pending = None
+        self._requests = ()
+        action_text, end = self._written, self._written_end
         if result.failure is not None:
             return self._end(
                 StopReason.ENGINE_ERROR, action_text, "search", end=end, requests=requests, error=result.failure
@@ -278,11 +286,10 @@ class Episode:
 
     def _observe_all(self, results: Sequence[SearchResult]) -> Step:
         """`observe` for any number of searches, and for the calls of protocols with tools."""
-        assert self._pending is not None
-        action_text, requests, end, calls = self._pending
+        action_text, requests, end, calls = self._written, self._requests, self._written_end, self._calls
         if len(results) != len(requests):
             raise EpisodeError(f"{len(requests)} searches are pending, got {len(results)} results: pass one for each.")
-        self._pending = None
+        self._requests = ()
         failure = next((result.failure for result in results if result.failure is not None), None)
         if failure is not None:
             return self._end(StopReason.ENGINE_ERROR, action_text, "search", end=end, requests=requests, error=failure)
@@ -356,17 +363,17 @@ class Episode:
             raise EpisodeError(f"the episode is over ({self.stop_reason.value}); it cannot be stopped again.")
         if reason.terminates:
             raise EpisodeError(f"{reason!r} is not allowed here: only the policy's own turn terminates an episode.")
-        if self._pending is None:
+        requests = self._requests
+        if not requests:
             return self._end(reason, action_text, "invalid", error=error)
-        pending_text, requests, end, _ = self._pending
-        self._pending = None
-        return self._end(reason, pending_text, "search", end=end, requests=requests, error=error)
+        self._requests = ()
+        return self._end(reason, self._written, "search", end=self._written_end, requests=requests, error=error)
 
     def _check_ready(self) -> None:
         """Raise an `EpisodeError` unless it is the policy's turn."""
         if self.stop_reason is not None:
             raise EpisodeError(f"the episode is over ({self.stop_reason.value}); start a new one.")
-        if self._pending is not None:
+        if self._requests:
             raise EpisodeError("a search is pending; call observe(result) before the next advance.")
 
     def _take(self, action: ParsedAction, action_text: str, *, whole: bool = False) -> Outcome:
@@ -384,11 +391,13 @@ class Episode:
             return self._end(StopReason.MAX_TURNS, action_text, kind, end=end, query=query)
         if query is not None and not action.calls:
             request = self._request(query)
-            self._pending = (action_text, (request,), end, ())
+            self._requests, self._calls = (request,), ()
+            self._written, self._written_end = action_text, end
             return request
         if query is not None:
             requests = tuple([self._request(one[: rules.max_query_chars].rstrip()) for one in action.queries])
-            self._pending = (action_text, requests, end, action.calls)
+            self._requests, self._calls = requests, action.calls
+            self._written, self._written_end = action_text, end
             return requests if len(requests) > 1 else requests[0]
         if action.calls:
             return self._answer_calls(kind, action.calls, action_text, end)

@@ -16,33 +16,33 @@ from .hygiene import defuse_tags, visible
 NOTHING_FOUND = "No documents were found."
 """The content of a `zerosearch` block when the search succeeded but returned no documents."""
 
-Line = Callable[[int, str, str], str]
-"""(1-based number, title, text) -> the paragraph of one document, without a line break at its end."""
+Heading = Callable[[int, str], str]
+"""(1-based number, title) -> what stands before the text of one document."""
 
 
-def zerosearch_line(number: int, title: str, text: str) -> str:
-    """`Doc 1: title: text`; an empty title is left out."""
-    return f"Doc {number}: {title}: {text}" if title else f"Doc {number}: {text}"
+def zerosearch_heading(number: int, title: str) -> str:
+    """`Doc 1: title: `; an empty title is left out."""
+    return f"Doc {number}: {title}: " if title else f"Doc {number}: "
 
 
-def search_r1_line(number: int, title: str, text: str) -> str:
-    """`Doc 1(Title: "title") text`, as Search-R1's corpus quotes its titles."""
-    return f'Doc {number}(Title: "{title}") {text}'
+def search_r1_heading(number: int, title: str) -> str:
+    """`Doc 1(Title: "title") `, as Search-R1's corpus quotes its titles."""
+    return f'Doc {number}(Title: "{title}") '
 
 
-def r1_searcher_line(number: int, title: str, text: str) -> str:
-    """`(1)title text`."""
-    return f"({number}){title} {text}" if title else f"({number}){text}"
+def r1_searcher_heading(number: int, title: str) -> str:
+    """`(1)title `."""
+    return f"({number}){title} " if title else f"({number})"
 
 
-def quoted_passage(number: int, title: str, text: str) -> str:
-    """The title in quotes and the text on two lines, with a blank line between documents."""
-    head = "\n" if number > 1 else ""
-    return f'{head}"{title}"\n{text}' if title else f"{head}{text}"
+def quoted_heading(number: int, title: str) -> str:
+    """The title in quotes on a line of its own, after a blank line between documents."""
+    between = "\n" if number > 1 else ""
+    return f'{between}"{title}"\n' if title else between
 
 
 def render_block(
-    line: Line,
+    heading: Heading,
     clean: Callable[[str], str],
     opening: str,
     closing: str,
@@ -50,10 +50,10 @@ def render_block(
     documents: Sequence[Document],
     query: str = "",
 ) -> str:
-    """The block of one search: `opening`, the paragraphs of the documents, one below the other, `closing`.
+    """The block of one search: `opening`, the documents, one below the other, `closing`.
 
     Args:
-        line: renders one document.
+        heading: renders the number and the title of a document.
         clean: cleans a text: `visible` makes it one line, `visible_lines` keeps its lines.
         opening: start of the block.
         closing: end of the block.
@@ -63,14 +63,13 @@ def render_block(
     """
     if not documents:
         return opening + nothing
-    body = "\n".join(
-        [
-            line(
-                number,
-                document.title if document.title.isprintable() else visible(document.title),
-                clean(document.text),
-            )
-            for number, document in enumerate(documents, 1)
-        ]
-    )
-    return f"{opening}{defuse_tags(body)}{closing}"
+    parts = [opening]
+    for number, document in enumerate(documents, 1):
+        title = document.title
+        parts += heading(number, title if title.isprintable() else visible(title)), clean(document.text), "\n"
+    parts[-1] = closing
+    block = "".join(parts)  # one piece, because texts are long: every copy shows in the time of a step
+    end = len(block) - len(closing)
+    if block.find("<", len(opening), end) < 0:
+        return block
+    return f"{opening}{defuse_tags(block[len(opening) : end])}{closing}"

@@ -40,7 +40,7 @@ _ZEROSEARCH = Protocol(
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
         docs.render_block,
-        docs.zerosearch_line,
+        docs.zerosearch_heading,
         visible,
         "\n\n<information>",
         "</information>\n\n",
@@ -64,7 +64,7 @@ _SEARCH_R1 = Protocol(
     parse=partial(parse_tags, _TAGGED, {"search": query_action, "answer": answer_action}),
     render_documents=partial(
         docs.render_block,
-        docs.search_r1_line,
+        docs.search_r1_heading,
         visible_lines,
         "\n\n<information>",
         "</information>\n\n",
@@ -89,7 +89,7 @@ _R1_SEARCHER_PROTOCOL = Protocol(
     parse=partial(parse_tags, _R1_SEARCHER, {"search": _unquoted_query, "answer": answer_action}),
     render_documents=partial(
         docs.render_block,
-        docs.r1_searcher_line,
+        docs.r1_searcher_heading,
         visible_lines,
         "\n\n<|begin_of_documents|>\n",
         "\n<|end_of_documents|>\n\n",
@@ -113,7 +113,7 @@ _RESEARCH = Protocol(
     context_tokens=8192,
     parse=partial(parse_tags, _RESEARCH_TAGS, {"search": query_action, "answer": boxed_action}),
     render_documents=partial(
-        docs.render_block, docs.quoted_passage, visible_lines, " <result>\n", "\n</result>", "\n</result>"
+        docs.render_block, docs.quoted_heading, visible_lines, " <result>\n", "\n</result>", "\n</result>"
     ),
     invalid_notice=prompts.RESEARCH_INVALID_NOTICE,
     last_turn_notice=prompts.BOXED_LAST_TURN_NOTICE,

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..types import Document
 from .base import INVALID, ParsedAction, ToolCall
-from .documents import quoted_passage, render_block
+from .documents import quoted_heading, render_block
 from .hygiene import clean_query, defuse_tags, visible, visible_lines
 from .tags import THINK_END, answer_action, boxed_action
 
@@ -176,7 +176,7 @@ def hermes_result(call: ToolCall, groups: Sequence[Sequence[Document]]) -> str:
         return f"{call.text}\nerror: \n{call.error}"
     documents = [document for group in groups for document in group]
     head = f"{call.text}\n"
-    return render_block(quoted_passage, visible_lines, f"{head}result: \n", "", "", documents) if documents else head
+    return render_block(quoted_heading, visible_lines, f"{head}result: \n", "", "", documents) if documents else head
 
 
 def deepresearcher_result(call: ToolCall, groups: Sequence[Sequence[Document]]) -> str:
