@@ -7,11 +7,13 @@
 #   make check        what CI runs: linters, type checker, tests
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
+#   make test-agents  the examples of agent frameworks, each in an environment of its own (.venv-agents, 1.6 GB)
 #   make format       let the formatter and the linter rewrite the code
 #   make clean        remove build products and caches (runs/ stays);  make distclean also removes .venv
 
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+AGENTS_VENV ?= .venv-agents
 BIN := $(VENV)/bin
 ARGS ?=
 LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
@@ -26,10 +28,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm lint check format clean distclean setup
+.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents lint check format clean distclean setup
 
 help:
-	@sed -n '2,11s/^#   *//p' Makefile
+	@sed -n '2,12s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -58,6 +60,12 @@ test-vllm:
 	@python=$$(sh .ci/find-python) && "$$python" .ci/vllm_venv.py $(VLLM_VENV)
 	@$(VLLM_VENV)/bin/python -m pytest -q -m servers tests/servers/test_vllm.py $(ARGS)
 
+test-agents:
+	@python=$$(sh .ci/find-python) && "$$python" .ci/agents_venv.py $(AGENTS_VENV)
+	@for folder in $(AGENTS_VENV)/*/; do \
+		$${folder}bin/python -m pytest -q -rP -m servers tests/servers/test_frameworks.py $(ARGS) || exit 1; \
+	done
+
 lint: $(VENV)/.ready-dev $(LINKED)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "ruff format would change files: run 'make format'" >&2; exit 1; }
@@ -78,7 +86,7 @@ clean:
 	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	@rm -rf $(VENV) $(VLLM_VENV)
+	@rm -rf $(VENV) $(VLLM_VENV) $(AGENTS_VENV)
 
 # The stamps make a second call instant; editing pyproject.toml or constraints.txt installs again.
 # `strict` installs a tree of links under the packages' real names, so that type checkers see them. Files made later are

