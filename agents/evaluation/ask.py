@@ -42,8 +42,10 @@ class AskConfig(PlayConfig):
     question: tyro.conf.Positional[str] = ""
     """The question."""
     agent: str | None = None
-    """The agent: a policy directory ("tiny" is the shipped base model), your own file.py:callable, or whatever else
-    `zerosearch eval --agent` takes."""
+    """The agent, as in `zerosearch eval`: a policy directory ("tiny" is the shipped base model), openai:URL, your own
+    file.py:callable, ..."""
+    tool_agent: str | None = None
+    """Instead of --agent: an agent that owns its loop, file.py:callable with `callable(question, search) -> answer`."""
     engine: str = "corpus"
     """The search engine, as in `zerosearch eval`; "corpus" searches the passages of --dataset."""
     split: str = "test"
@@ -80,8 +82,10 @@ def ask(config: AskConfig) -> Episode:
     """
     if not config.question.strip():
         raise ConfigError('no question given, for example: zerosearch ask --agent tiny "Who wrote The Glass Harbour?"')
-    if config.agent is None:
-        raise ConfigError("no agent given: pass --agent, for example --agent tiny")
+    agents, tool_agents = ([spec] if spec else [] for spec in (config.agent, config.tool_agent))
+    if len(agents) + len(tool_agents) != 1:
+        how_many = "two agents" if agents else "no agent"
+        raise ConfigError(f"{how_many} given: pass one with --agent or --tool-agent, for example --agent tiny")
     if check_level(config.noise) > 0 and not config.answers:
         raise ConfigError(
             f"noise {config.noise:g} needs gold answers: without them noisy documents cannot be kept free of the "
@@ -90,7 +94,7 @@ def ask(config: AskConfig) -> Episode:
     question = Question("asked", config.question, config.answers)
     with contextlib.ExitStack() as stack:
         # One episode needs no worker processes.
-        (player,) = replace(config, workers=1).make_players((config.agent,), stack)
+        (player,) = replace(config, workers=1).make_players(agents, stack, tool_agents)
         if isinstance(player, OraclePlayer) and not config.answers:
             raise ConfigError(f"{player.name} sees the gold answers: pass --answers, or ask another agent")
         rules = replace(player.rules_for(config.make_rules()), answers_required=False)
@@ -106,12 +110,13 @@ def ask(config: AskConfig) -> Episode:
 
         def show(episode: Episode) -> None:
             nonlocal shown
+            if shown > max(1, len(episode.turns)):  # it has begun again, after a failure
+                shown = 1
             shown = print_new(transcript_record(episode), shown, show_noise=bool(config.answers))
 
         episode = ShownEpisode(question, rules, noise_level=config.noise, seed=config.seed, show=show)
         show(episode)
         player.play([episode], engine)
-        show(episode)
         if config.transcripts is not None:
             with TranscriptWriter(config.transcripts) as writer:
                 writer.write(transcript_record(episode, agent=player.name, engine=config.engine))
@@ -139,11 +144,11 @@ class ShownEpisode(Episode):
 
     def advance(self, action_text: str) -> Outcome:
         """See `Episode.advance`."""
-        return self._shown(super().advance(action_text))
+        return self._after(super().advance(action_text))
 
     def advance_action(self, kind: ActionKind, content: str, text: str | None = None) -> Outcome:
         """See `Episode.advance_action`."""
-        return self._shown(super().advance_action(kind, content, text))
+        return self._after(super().advance_action(kind, content, text))
 
     def observe(self, result: SearchResult | Sequence[SearchResult]) -> Step:
         """See `Episode.observe`."""
@@ -157,7 +162,7 @@ class ShownEpisode(Episode):
         self._show(self)
         return step
 
-    def _shown(self, outcome: Outcome) -> Outcome:
+    def _after(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Step):
             self._show(self)
         return outcome

@@ -37,10 +37,11 @@ from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
-from ..players.base import Player
+from ..players.base import Player, PolicyOptions
+from ..players.builtin.prompted import PromptOptions
+from ..players.endpoint import EndpointPlayer
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
-from ..players.policy import PolicyPlayer
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
 from .results import Cell
 
@@ -229,4 +230,5 @@ def _settings(config: EvalConfig, rules: Rules, questions: int) -> dict[str, Any
 
 def is_greedy(player: Player) -> bool:
     """Whether a player is known to decode greedily: with the same documents it writes the same episode again."""
-    return isinstance(player, PolicyPlayer) and player.options.temperature == 0
+    options = player.policy if isinstance(player, EndpointPlayer) else getattr(player, "options", None)
+    return isinstance(options, (PolicyOptions, PromptOptions)) and options.temperature == 0

@@ -53,7 +53,7 @@ ROOMS = {
         "simulator",
         "plan quickstart",
     ],
-    "zerosearch_benchmarks": ["measure", "speed", "learning gpu noise", "cli"],
+    "zerosearch_benchmarks": ["measure models", "speed", "learning gpu noise", "cli"],
 }
 MOST_MODULES = 14
 """Modules of one folder, `__init__.py` not counted."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from zerosearch_agents.evaluation.ask import ShownEpisode
+from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_env.cli import main
 from zerosearch_env.commands.view import render_page
 from zerosearch_env.engines import CorpusEngine
@@ -90,6 +92,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(
         "def agent(observation, info):\n"
         "    return '<search>Emma</search>' if info['turn'] == 0 else '<answer>Jane Austen</answer>'\n\n\n"
+        "def loop(question, search):\n    return 'Austen' if 'Austen' in search('Emma') else 'unknown'\n\n\n"
+        "class Twice:\n    failed = []\n\n    def __call__(self, observation, info):\n"
+        "        if info['turn'] == 1 and not self.failed:\n            self.failed.append(1)\n"
+        "            raise ValueError('once')\n        return agent(observation, info)\n\n\n"
         "def fails(observation, info):\n    raise ValueError('oh no')\n"
     )
     rows = [{"id": str(i), "title": t, "text": f"{t} is a novel by {a}."} for i, (t, a) in enumerate(BOOKS)]
@@ -117,6 +123,20 @@ def test_the_turns_are_printed_and_recorded(folder: Path, capsys: pytest.Capture
     assert record["extra"] == {"agent": "mine.py:agent", "engine": "corpus:books.jsonl"}
 
 
+def test_an_agent_that_owns_its_loop(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ASK, "--tool-agent", "mine.py:loop"]) == 0
+    assert "answer: Austen" in capsys.readouterr().out
+
+
+def test_an_episode_that_begins_again_is_shown_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zerosearch_agents.players.options.AgentOptions", partial(AgentOptions, backoff_s=0.0))
+    assert main([*ASK, "--agent", "mine.py:Twice", "--on-agent-error", "retry"]) == 0
+    out = capsys.readouterr().out
+    assert (out.count("Question:"), out.count("── turn 1"), out.count("── turn 2"), out.count("── end")) == (1, 2, 1, 1)
+
+
 def test_with_gold_answers_it_is_scored_and_may_be_noisy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gold = ["--answers", "Jane Austen", "--noise", "1"]
     assert main([*ASK, "--agent", "mine.py:agent", *gold]) == 0
@@ -130,7 +150,8 @@ def test_with_gold_answers_it_is_scored_and_may_be_noisy(folder: Path, capsys: p
     ("arguments", "status", "message"),
     [
         (["ask", "--agent", "mine.py:agent"], 2, "no question given"),
-        (["ask", "Who?"], 2, "no agent given: pass --agent"),
+        (["ask", "Who?"], 2, "no agent given: pass one with --agent or --tool-agent"),
+        ([*ASK, "--agent", "tiny", "--tool-agent", "mine.py:loop"], 2, "two agents given"),
         ([*ASK, "--agent", "mine.py:agent", "--noise", "0.5"], 2, "noise 0.5 needs gold answers"),
         ([*ASK, "--agent", "mine.py:agent", "--engine", "corpus"], 2, "'questions' has no passages to search"),
         ([*ASK, "--agent", "mine.py:agent", "--prompt-template", "dataset"], 2, "takes the prompt from the row"),

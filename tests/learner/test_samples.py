@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import EvalConfig, run_evaluation
+from zerosearch_agents.evaluation.cli import EvalConfig, is_greedy, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate, transcript_path
 from zerosearch_agents.evaluation.results import Cell, CellKey, EpisodeResult, Evaluation, load_evaluation
 from zerosearch_agents.evaluation.samples import majority, pass_at, pass_sizes
 from zerosearch_agents.evaluation.statistics import graded_mean
+from zerosearch_agents.players.base import Player, PolicyOptions
+from zerosearch_agents.players.builtin.prompted import PromptedPlayer, PromptOptions
 from zerosearch_agents.players.builtin.scripted import RandomPlayer
+from zerosearch_agents.players.endpoint import EndpointPlayer
+from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import ConstantEngine, CorpusEngine
@@ -183,3 +187,15 @@ def test_the_command_shows_them_and_refuses_another_number_of_samples(
 def test_tables_keep_their_form_with_one_sample(capsys: pytest.CaptureFixture[str]) -> None:
     print_evaluation(Evaluation((Cell("a", "e", 0.0, 3, ROWS[::4]),)), Console(width=100))
     assert "@" not in capsys.readouterr().out
+
+
+def test_greedy_players_are_known(tmp_path: Path) -> None:
+    def made(**options: float) -> list[Player]:
+        policy = PolicyOptions(str(tmp_path), **options)
+        endpoint = EndpointPlayer("openai:http://127.0.0.1:1/v1", policy, name="endpoint")
+        prompted = PromptedPlayer("direct", endpoint.backend, options=PromptOptions(**options))
+        endpoint.close()
+        return [PolicyPlayer(policy), endpoint, prompted]
+
+    assert [is_greedy(player) for player in [*made(), *made(temperature=0.7)]] == [True] * 3 + [False] * 3
+    assert not is_greedy(RandomPlayer())

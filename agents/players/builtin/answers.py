@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from zerosearch_env.game.rewards import normalize_answer
+from zerosearch_env.game.rewards import answer_key
 from zerosearch_env.protocols.tags import THINK, THINK_END, last_boxed
 
 _MAX_WORDS = 5
@@ -62,11 +62,6 @@ def conclusion(reasoning: str) -> str:
         return cut_answer(boxed)
     found = list(_CONCLUSION.finditer(reasoning))
     return cut_answer(reasoning[found[-1].end() :]) if found else ""
-
-
-def answer_key(answer: str) -> str:
-    """Answers with the same key are the same to exact match."""
-    return normalize_answer(answer) or " ".join(answer.casefold().split())
 
 
 def abstains(answer: str) -> bool:
