@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zerosearch_env.protocols.documents import NOTHING_FOUND, render_block, zerosearch_line
+from zerosearch_env.protocols.documents import NOTHING_FOUND, render_block, zerosearch_heading
 from zerosearch_env.protocols.hygiene import visible
 from zerosearch_env.types import Document
 
@@ -87,7 +87,7 @@ def reading_prompt(question: str, reasoning: str, query: str, documents: Sequenc
 
 def shown(documents: Sequence[Document]) -> str:
     """The documents as the model reads them, without control characters and with the tags of all protocols defused."""
-    return render_block(zerosearch_line, visible, "", "", NOTHING_FOUND, documents)
+    return render_block(zerosearch_heading, visible, "", "", NOTHING_FOUND, documents)
 
 
 def recent_steps(reasoning: str) -> str:
