@@ -80,7 +80,7 @@ class TransformersBackend(InProcessBackend):
                 )
         except (OSError, ValueError) as cause:
             raise ConfigError(f"the model {self.model!r} could not be loaded: {cause}") from cause
-        dtype = self._dtype
+        dtype = self._dtype or "auto"
         if dtype == "auto":
             dtype = auto_dtype(device, str(model.dtype).removeprefix("torch."), model.num_parameters())
         elif note := slow_dtype_note(device, dtype):
