@@ -1,7 +1,8 @@
 """`zerosearch simulator extract`: make balanced training pairs from labelled trajectories, split by question.
 
-The steps are, in this order: read; cut or drop sets by the number of documents; drop sets that contradict their label;
-remove duplicates; split; balance. Every step counts what it leaves out. SimulationTuning-style files (prompt and
+The steps are, in this order: read; remove texts that the simulated engine would not accept as documents; cut or drop
+sets by the number of documents; drop sets that contradict their label; remove duplicates; split; balance. Every step
+counts what it leaves out. SimulationTuning-style files (prompt and
 response strings) can be read too, and give the same pairs.
 """
 
@@ -18,15 +19,17 @@ from typing import Literal
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.datasets.files.rows import NumberedRow, OnBadRow, RowError, RowReader, read_files
-from zerosearch_env.engines.simulated.prompts import STYLES
+from zerosearch_env.engines.simulated.prompts import STYLES, style_name
+from zerosearch_env.engines.simulated.reject import prompt_words, rejection, text_key
 from zerosearch_env.errors import ConfigError, DataError, unknown_name
 from zerosearch_env.files import replaced_file
 from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
+from zerosearch_env.types import Document
 
 from .files import input_files, input_record, manifest_path, write_manifest
 from .foreign import foreign_pair, looks_foreign
-from .pair import Pair, as_record, pair_key, question_key
+from .pair import Pair, as_record, one_line, pair_key, prompt_text, question_key
 from .records import LABELS, TrajectoryReader, holds_answer
 
 Keep = Literal["drop", "keep"]
@@ -167,6 +170,7 @@ def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str])
     """The pairs with an allowed number of documents that do not contradict their label."""
     for pair in pairs:
         counts["searches"] += 1
+        pair = _without_rejected(pair, counts)
         if len(pair.documents) < config.min_documents:
             counts["too_few_documents"] += 1
             continue
@@ -183,6 +187,24 @@ def _checked(pairs: Iterable[Pair], config: ExtractConfig, counts: Counter[str])
             if config.useful_without_answer == "drop":
                 continue
         yield pair
+
+
+def _without_rejected(pair: Pair, counts: Counter[str]) -> Pair:
+    """The pair without texts that the engine rejects (`rejection`): a model learns to write what it is shown."""
+    prompt = prompt_words(
+        prompt_text(pair), STYLES[style_name(pair.prompt_id)], noisy=pair.noisy, count=len(pair.documents)
+    )
+    kept: list[Document] = []
+    seen: set[str] = set()
+    for document in pair.documents:
+        text = one_line(document.text)
+        reason = rejection(text, seen, prompt) if text else "fragment"
+        if reason is not None:
+            counts[f"{reason}_documents"] += 1
+            continue
+        seen.add(text_key(text))
+        kept.append(document)
+    return pair if len(kept) == len(pair.documents) else replace(pair, documents=tuple(kept))
 
 
 def _balanced(pairs: Sequence[Pair], seed: int, counts: Counter[str]) -> list[Pair]:

@@ -54,12 +54,12 @@ def target_text(documents: Iterable[Document]) -> str:
     """The completion to train on: one document per line, as the prompt asks for."""
     lines = []
     for number, document in enumerate(documents, 1):
-        title, body = _one_line(document.title), _one_line(document.text)
+        title, body = one_line(document.title), one_line(document.text)
         lines.append(f"Doc {number}: (Title: {title}) {body}" if title else f"Doc {number}: {body}")
     return "\n".join(lines)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text on one line, without control characters, which could split a document."""
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 

@@ -13,13 +13,15 @@ from zerosearch_agents.simulator.pairs.extract import ExtractConfig, extract, sp
 from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
 from zerosearch_agents.simulator.pairs.foreign import foreign_pair
 from zerosearch_agents.simulator.pairs.pair import Pair, as_record, prompt_text, question_key, read_pairs, target_text
+from zerosearch_env.engines.simulated.parse import parse_documents
+from zerosearch_env.engines.simulated.prompts import STYLES
 from zerosearch_env.engines.simulated.sets import SimulationOptions, prompt_of
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.types import Document, SearchRequest
 
 
 def pair(query: str, *texts: str, noisy: bool = False, question: str = "Which tree?", **fields: str) -> Pair:
-    documents = tuple(Document("", text) for text in texts or ("An oak.",))
+    documents = tuple(Document("", f"{text} It stands behind the old barn.") for text in texts or ("An oak.",))
     return Pair("tuned-1", question, ("oak",), query, noisy, documents, **fields)
 
 
@@ -62,6 +64,32 @@ def test_documents_that_contradict_their_label() -> None:
     assert [p.query for p in kept] == ["a", "c", "d"]
 
 
+def test_what_the_engine_rejects_is_not_learnt() -> None:
+    good, title = Document("", "An ash stands behind the old barn."), Document("An ash", "")
+    texts = [
+        "I hope this helps with your question.",
+        "Three words only.",
+        "Which tree?",
+        "AN ASH stands behind the old barn.",
+    ]
+    junk = [Document("", text) for text in texts]
+    echo = Document("", STYLES["tuned"].instruction.partition("\n")[0])
+    mixed = replace(pair("a"), documents=(*junk[:3], good, title, junk[3], echo))
+    useless = replace(pair("b"), documents=(title, *junk[:3]))
+    kept, counts = extract([mixed, useless, pair("c", "An ash.")], config())
+    assert kept == [replace(mixed, documents=(good,)), pair("c", "An ash.")]
+    rejected = {name: count for name, count in counts.items() if name.endswith("_documents") and count}
+    assert rejected == {
+        "chat_documents": 2,
+        "fragment_documents": 6,
+        "looping_documents": 1,
+        "echo_documents": 1,
+        "too_few_documents": 1,
+    }
+    parsed = parse_documents(target_text(kept[0].documents), 1)
+    assert (parsed.documents, parsed.rejected) == ((good,), ())
+
+
 def test_number_of_documents() -> None:
     pairs = [pair("a", "1"), pair("b", "1", "2"), pair("c", "1", "2", "3")]
     kept, counts = extract(pairs, config(min_documents=2, max_documents=2))
@@ -99,7 +127,7 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 def labelled(label: str | None, query: str = "tree") -> dict:
-    search = {"query": query, "documents": [{"title": "", "text": "An ash."}], "label": label}
+    search = {"query": query, "documents": [{"title": "", "text": "An ash stands behind the barn."}], "label": label}
     return {"id": query, "question": "Which tree?", "answers": ["oak"], "em": True, "searches": [search]}
 
 
