@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.llm import tokens
 from zerosearch_env.llm.chat import prompt_ids
-from zerosearch_env.llm.tokens import control_ids, encode_prompts, encode_texts
+from zerosearch_env.llm.tokens import control_ids, encode_framed, encode_prompts, encode_texts, make_frame
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.types import Document, Question
 
@@ -159,6 +160,34 @@ def test_an_observation_keeps_the_tags_of_its_protocol(protocol: str) -> None:
     tag = BASE.convert_tokens_to_ids("<information>")
     assert ids.count(tag) == hostile.count("<information>")
     assert BASE.decode(ids) == hostile
+
+
+@settings(max_examples=25)
+@given(st.lists(texts, min_size=1, max_size=3), st.none() | st.integers(1, 9))
+@example(["<eos>", "<|use", "<b>"], None)
+def test_a_text_without_beginnings_of_control_tokens_is_not_looked_at_again(
+    contents: list[str], limit: int | None
+) -> None:
+    frame = make_frame(["<|user|>", *["<eos>\n<|user|>"] * (len(contents) - 1), "<eos>\n"], BASE)
+    quick = encode_framed([(frame, contents)], BASE, limit=limit)
+    ids, beginnings = tokens._control(BASE)
+    assert beginnings is not None
+    tokens._CONTROL[BASE] = (len(PROTOCOLS), ids, None)
+    assert encode_framed([(frame, contents)], BASE, limit=limit) == quick
+    tokens._CONTROL[BASE] = (len(PROTOCOLS), ids, beginnings)
+
+
+@few
+@given(texts)
+def test_texts_have_the_ids_that_transformers_gives_them(text: str) -> None:
+    assert tokens._encode([text, ""], BASE) == BASE([text, ""], add_special_tokens=False)["input_ids"]
+
+
+def test_what_a_tokenizer_file_says_about_truncation_and_padding_is_not_applied() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    assert [len(ids) for ids in tokens._encode(["abcd", "a"], tokenizer)] == [4, 1]
 
 
 def test_a_spelling_that_only_the_normaliser_sees() -> None:

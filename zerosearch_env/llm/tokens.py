@@ -203,11 +203,14 @@ def encode_framed(
         tokenizer: a tokenizer of Transformers.
         limit: the contents of a row are cut to this many tokens together, its frame is kept; None: no limit.
     """
-    control = control_ids(tokenizer)
+    control, openings = _control(tokenizer)
     encoded = _encode([_fill(frame, contents) for frame, contents in rows], tokenizer)
     for number, ((frame, contents), ids) in enumerate(zip(rows, encoded, strict=True)):
-        middle = ids[len(frame.head) : len(ids) - frame.tail]
-        clean = control.isdisjoint(middle) if not frame.inside else _count(middle, control) == frame.inside
+        # Looking for beginnings of control tokens is much faster than looking at every id.
+        clean = openings is not None and not any(map(openings.search, contents))
+        if not clean:
+            middle = ids[len(frame.head) : len(ids) - frame.tail]
+            clean = control.isdisjoint(middle) if not frame.inside else _count(middle, control) == frame.inside
         if not clean:
             encoded[number] = _encode_cut(_fill(frame, [_cut(text, tokenizer) for text in contents]), tokenizer)
         if limit is not None and len(encoded[number]) > limit:
@@ -250,8 +253,8 @@ def _encode_plain(prompt: str, question: str, tokenizer: Any) -> list[int]:
     return [*framed[:start], *_encode_cut(cut, tokenizer), *framed[start + len(bare) :]]
 
 
-_CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
-"""Per tokenizer: the number of registered protocols, and its control ids."""
+_CONTROL: WeakKeyDictionary[Any, tuple[int, frozenset[int], re.Pattern[str] | None]] = WeakKeyDictionary()
+"""Per tokenizer: the number of registered protocols, and what `_control` returns."""
 
 
 # Any: tokenizers of Transformers have no common type without importing it
@@ -264,18 +267,41 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
 
     Computed once per tokenizer, so add tokens to it before its first use.
     """
+    return _control(tokenizer)[0]
+
+
+def _control(tokenizer: Any) -> tuple[frozenset[int], re.Pattern[str] | None]:
+    """The control ids, and the first four characters of their tokens; a text without those has none of the ids.
+
+    The pattern is None if a text may spell one of the tokens differently.
+    """
     known = _CONTROL.get(tokenizer)
     if known is None or known[0] != len(PROTOCOLS):
         own, special = _protocol_tags(), set(getattr(tokenizer, "all_special_ids", ()))
-        ids = frozenset(
-            number
+        tokens = {
+            number: token
             for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
             if (token.special or number in special or _in_brackets(token.content))
             and len(token.content.strip()) > 1
             and token.content not in own
-        )
-        known = _CONTROL[tokenizer] = (len(PROTOCOLS), ids)
-    return known[1]
+        }
+        known = _CONTROL[tokenizer] = (len(PROTOCOLS), frozenset(tokens), _beginnings(tokens, tokenizer))
+    return known[1:]
+
+
+def _beginnings(tokens: Mapping[int, Any], tokenizer: Any) -> re.Pattern[str] | None:
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    # A token that is found after normalisation, or by the model itself, has more than one spelling ("\uff1cs\uff1e").
+    if core is None or any(
+        token.normalized or any(piece.id in tokens for piece in core.model.tokenize(token.content))
+        for token in tokens.values()
+    ):
+        return None
+    openings: dict[str, set[str]] = {}  # the first character apart: `re` looks for a single one fastest
+    for token in tokens.values():
+        openings.setdefault(token.content[0], set()).add(re.escape(token.content[1:4]))
+    pattern = "|".join(f"{re.escape(first)}(?:{'|'.join(sorted(rest))})" for first, rest in openings.items())
+    return re.compile(pattern or r"(?!)")
 
 
 def _in_brackets(content: str) -> bool:
@@ -315,7 +341,13 @@ def _encode_cut(text: str, tokenizer: Any) -> list[int]:
 
 
 def _encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+    if not texts:
+        return []
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is not None and not (core.truncation or core.padding or core.encode_special_tokens):
+        # A quarter faster than Transformers, which also computes where each token stands in the text.
+        return [encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def _count(ids: Sequence[int], control: frozenset[int]) -> int:
