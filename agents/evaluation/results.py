@@ -359,7 +359,8 @@ class Cell:
             without_value={name: len(valid) - len(pairs) for name, pairs in values.items()},
             agreement=_agreement(valid, n) if JUDGE in values else None,
             samples=_sample_scores(valid, n) if n > 1 else None,
-            **{name: _total([getattr(r, name) for r in chosen]) for name in _TOKENS},
+            tokens_read=_total([r.tokens_read for r in chosen]),
+            tokens_written=_total([r.tokens_written for r in chosen]),
         )
 
     @cached_property

@@ -139,7 +139,7 @@ class EndpointPlayer(ConcurrentPlayer):
     def begin(self, episode: Episode, engine: Engine, instance: contextlib.ExitStack) -> PlayTurn:
         """See `ConcurrentPlayer.begin`."""
         card, protocol = self.card, episode.rules.protocol
-        system, *messages = _opening(episode, card.system)
+        system, messages = _opening(episode, card.system)
         tokens = 0
 
         def prompt() -> Prompt:
@@ -151,7 +151,7 @@ class EndpointPlayer(ConcurrentPlayer):
                 self.policy.temperature,
                 self.policy.top_p,
                 stop=protocol.stop_strings,
-                system=system[1],
+                system=system,
                 prefill=card.prefill,
                 history=tuple(history),
             )
@@ -251,10 +251,10 @@ def served_model(backend: OpenAIBackend, name: str, *, chat: bool = True) -> Mod
     return {field: entry[field] for field in _LISTED if field in entry}
 
 
-def _opening(episode: Episode, system: str | None) -> list[tuple[str, str | None]]:
-    """The first messages of a conversation: the system message, whose content may be None, and the prompt."""
-    prompt = [(str(message["role"]), str(message["content"])) for message in episode.messages]
-    return [*([] if prompt[0][0] == "system" else [("system", system)]), *prompt]
+def _opening(episode: Episode, system: str | None) -> tuple[str | None, list[tuple[str, str]]]:
+    """The system message of a conversation, if it has one, and its first messages; a row's own system message wins."""
+    (role, text), *others = [(str(message["role"]), str(message["content"])) for message in episode.messages]
+    return (text, others) if role == "system" else (system, [(role, text), *others])
 
 
 def _as_message(step: Step) -> str:
