@@ -18,6 +18,7 @@ from zerosearch_env.errors import AgentError, EngineError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.llm import Completion, Prompt
+from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import PROTOCOLS
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult, StopReason, Turn
@@ -339,6 +340,17 @@ def test_what_was_completed_at_one_noise_level_is_not_asked_again() -> None:
     for level in (0.0, 0.5):
         player.play([Episode(Question("q", QUESTION, ("a",)), rules, noise_level=level, seed=3)], Engine())
     assert len(backend.prompts) == 1
+
+
+def test_batches_are_bounded_and_tokens_counted_once() -> None:
+    backend = FakeBackend(lambda *_: Completion("a", completion_tokens=2))
+    player = PromptedPlayer("rag", backend, batch=2)
+    rules = player.rules_for(RULES)
+    _, before = WORK.total()
+    for _ in range(2):
+        player.play([Episode(Question(f"q{i}", f"{i}?", ("a",)), rules, seed=i) for i in range(5)], Engine())
+    assert backend.batches == [2, 2, 1]
+    assert WORK.total()[1] - before == 10
 
 
 def test_no_plan_sees_more_than_the_question() -> None:

@@ -106,6 +106,7 @@ def test_end_tokens_stop_texts_and_limits(backend: TransformersBackend) -> None:
     first = long.text[len(long.text) // 2]
     (stopped,) = backend.complete(prompts(1, stop=(first,)))
     assert (stopped.text, stopped.truncated) == (long.text[: long.text.index(first)], False)
+    assert 0 < (stopped.completion_tokens or 0) <= (long.completion_tokens or 0) == 24
     (fits, too_long) = backend.complete([Prompt("a", 1, 8), Prompt("a" * 2000, 1, 50)])
     assert fits.failure is None
     assert "2002 tokens" in (too_long.failure or "")
@@ -203,7 +204,8 @@ class FakeLLM:
             if text == "die":
                 raise RuntimeError("engine core died")
             reason = {"abort": "abort", "long": "length"}.get(text, "stop")
-            outputs.append(SimpleNamespace(outputs=[SimpleNamespace(text=f"{text}/{how.seed}", finish_reason=reason)]))
+            written = SimpleNamespace(text=f"{text}/{how.seed}", finish_reason=reason, token_ids=[1, 2, 3])
+            outputs.append(SimpleNamespace(outputs=[written]))
         return outputs
 
 
@@ -223,6 +225,7 @@ def test_vllm_gets_ids_seeds_and_prefix_caching() -> None:
     short, long, aborted, too_long = backend.complete(asked)
     assert short.text.startswith("short/")
     assert (short.truncated, long.truncated) == (False, True)
+    assert (short.completion_tokens, aborted.completion_tokens) == (3, None)
     assert 0 <= int(short.text.partition("/")[2]) < 2**63
     assert short.text.partition("/")[2] != long.text.partition("/")[2]
     assert aborted.failure == "vLLM aborted the request"

@@ -84,4 +84,5 @@ def _sampling(prompt: Prompt) -> Any:
 def _completion(output: Any) -> Completion:
     if output.finish_reason == "abort":
         return Completion(failure="vLLM aborted the request")
-    return Completion(output.text, truncated=output.finish_reason == "length")
+    tokens = len(output.token_ids)
+    return Completion(output.text, truncated=output.finish_reason == "length", completion_tokens=tokens)

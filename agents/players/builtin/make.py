@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.llm.backend import Backend
+from zerosearch_env.llm.local.backend import TransformersBackend
 from zerosearch_env.llm.make import make_backend
 
 from ...config.agent import RULE_OPTIONS
@@ -126,7 +127,8 @@ def make_builtin(
             **(endpoint or {}),
         )
     )
-    return PromptedPlayer(name, backend, name=label, options=options, failures=failures)
+    batch = policy.slots if isinstance(backend, TransformersBackend) else None
+    return PromptedPlayer(name, backend, name=label, options=options, failures=failures, batch=batch)
 
 
 def _address(path: str) -> str | None:

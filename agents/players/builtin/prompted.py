@@ -58,9 +58,10 @@ class PromptedPlayer(Player):
     """Plays a plan with a language model.
 
     The episodes of a block take their turns side by side: in each round, one call of the backend completes what all of
-    them ask, and one call of the engine answers all of their searches. A completion that fails is a failure of the
-    agent (`AgentOptions.on_error`): it ends the evaluation, or its episode, and is never an answer. A prompt that does
-    not fit into the model's context ends its episode like that of a policy (`context_limit`).
+    them ask (or several, see `batch`), and one call of the engine answers all of their searches. A completion that
+    fails is a failure of the agent (`AgentOptions.on_error`): it ends the evaluation, or its episode, and is never an
+    answer. A prompt that does not fit into the model's context ends its episode like that of a policy
+    (`context_limit`).
 
     Completions are cached: the noise draws of different levels are coupled, so most prompts are the same at the next
     level.
@@ -71,6 +72,7 @@ class PromptedPlayer(Player):
         name: name in results; None: `"baseline:PLAN"`.
         options: how the model is asked.
         failures: what follows a failed completion, after the retries of the backend.
+        batch: maximum number of prompts in one call of the backend, so that progress shows; None: all of a round.
 
     Attributes:
         backend: the backend.
@@ -84,12 +86,14 @@ class PromptedPlayer(Player):
         name: str | None = None,
         options: PromptOptions | None = None,
         failures: AgentOptions | None = None,
+        batch: int | None = None,
     ) -> None:
         self.plan, self.kind = plan, PLANS[plan]
         self.backend = backend
         self.name = name or f"baseline:{plan}"
         self.options = options or PromptOptions()
         self.failures = failures or AgentOptions()
+        self.batch = batch
         self.searches = self.kind.searches != 0
         self._completed: BoundedCache[Prompt, Completion] = BoundedCache(_REMEMBERED)
 
@@ -153,7 +157,7 @@ class PromptedPlayer(Player):
             for i, completions in completed.items():
                 apart[i] += [completion.reasoning for completion in completions if completion.reasoning]
             actions = {i: move._replace(thought=_join(apart.pop(i, []), move.thought)) for i, move in actions.items()}
-            WORK.add(turns=len(actions), tokens=sum(c.completion_tokens or 0 for cs in completed.values() for c in cs))
+            WORK.add(turns=len(actions))
             results: dict[int, Any] = {**completed}
             results |= take_turns(episodes, actions, engine, on_done, take=_act)
             moves = {i: _next(started[i], results[i]) for i in sorted(results)}
@@ -218,15 +222,23 @@ class PromptedPlayer(Player):
                 break
             if attempt:
                 time.sleep(self.failures.backoff_s * 2 ** (attempt - 1))
-            try:
-                completions = self.backend.complete(missing)
-            except EngineError as error:
-                completions = [Completion(failure=str(error))] * len(missing)
-            for prompt, completion in zip(missing, completions, strict=True):
-                made[prompt] = completion
-                if completion.failure is None:
-                    self._completed.put(prompt, completion)
+            missing.sort(key=lambda prompt: len(prompt.text))  # batches of prompts of about the same length
+            size = self.batch or len(missing)
+            for start in range(0, len(missing), size):
+                made |= self._complete_batch(missing[start : start + size])
         return [made[prompt] for prompt in asked]
+
+    def _complete_batch(self, asked: Sequence[Prompt]) -> dict[Prompt, Completion]:
+        try:
+            completions = self.backend.complete(asked)
+        except EngineError as error:
+            completions = [Completion(failure=str(error))] * len(asked)
+        WORK.add(tokens=sum(completion.completion_tokens or 0 for completion in completions))
+        made = dict(zip(asked, completions, strict=True))
+        for prompt, completion in made.items():
+            if completion.failure is None:
+                self._completed.put(prompt, completion)
+        return made
 
 
 def _count(number: int, what: str) -> str:

@@ -132,19 +132,19 @@ class _Generation:
         """Append the next token; sets `completion` if it was the last one."""
         count = len(self.tokens) + 1
         if token in end_ids:
-            self.completion = Completion(self._text(tokenizer)[0])
+            self.completion = Completion(self._text(tokenizer)[0], completion_tokens=count)
             return
         self.tokens.append(token)
         if count == self.prompt.max_tokens:
             text, stopped = self._text(tokenizer)
-            self.completion = Completion(text, truncated=not stopped)
+            self.completion = Completion(text, truncated=not stopped, completion_tokens=count)
         elif self.prompt.stop and count % _STOP_CHECK_EVERY == 0:
             # The tail is long enough for any stop string completed since the last check: a stop string has at most as
             # many tokens as characters. If one is found, the whole text is searched.
             tail = self.tokens[-_STOP_CHECK_EVERY - max(map(len, self.prompt.stop)) :]
             if cut_at_stop(tokenizer.decode(tail, skip_special_tokens=True), self.prompt.stop)[1]:
                 text, stopped = self._text(tokenizer)
-                self.completion = Completion(text) if stopped else None
+                self.completion = Completion(text, completion_tokens=count) if stopped else None
 
     def _text(self, tokenizer: Any) -> tuple[str, bool]:
         return cut_at_stop(tokenizer.decode(self.tokens, skip_special_tokens=True), self.prompt.stop)
