@@ -454,3 +454,34 @@ def test_a_check_refuses_what_would_fail_later() -> None:
         port = server.port
     with pytest.raises(ConfigError, match=rf"no model can be asked at http://127.0.0.1:{port}/v1: .*ClientConnector"):
         check(f"http://127.0.0.1:{port}/v1")
+
+
+def test_fields_that_a_model_refuses_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[Call] = []
+
+    async def handler(call: Call) -> Reply:
+        calls.append(call)
+        for field in ("max_tokens", "temperature", "stop"):
+            if field in call.body:
+                return Reply({"error": {"message": f"Unsupported parameter: '{field}' is not supported"}}, 400)
+        return chat("well")
+
+    with ServerThread(handler) as server:
+        backend = OpenAIBackend([server.url], model="m", options=FAST)
+        assert [done.text for done in backend.complete([PROMPT])] == ["well"]
+        assert [done.text for done in backend.complete([PROMPT])] == ["well"]
+        backend.close()
+    assert len(calls) == 5
+    assert calls[-1].body["max_completion_tokens"] == 7
+    assert not {"max_tokens", "temperature", "stop"} & set(calls[-1].body)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "max_tokens is sent as max_completion_tokens, as the model wants it",
+        "temperature is left out, because the model does not take it",
+        "stop is left out, because the model does not take it",
+    ]
+
+
+def test_a_field_that_is_refused_for_ever_is_a_failure() -> None:
+    reply = Reply({"error": {"message": "Unsupported value: 'seed' is not supported"}}, 400)
+    with serving(models=Reply({}), completion=reply) as server:
+        assert "Unsupported value" in (complete(server, model="m").failure or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +20,15 @@ from .http.keys import Key, check_key, key_of
 from .http.loop import LoopThread
 from .http.options import HttpOptions
 
+_log = logging.getLogger(__name__)
+
 Api = Literal["chat", "completions"]
 Model = Mapping[str, Any]
 """An entry of a server's list of models. Any: read from JSON, and checked where it is used."""
 
 _PATHS: dict[str, str] = {"chat": "/chat/completions", "completions": "/completions"}
 _PINNED = re.compile(r"pinned to '([^']+)'")
+_UNSUPPORTED = re.compile(r"Unsupported (?:parameter|value): '(\w+)'")
 _TOO_LONG = re.compile(r"(?i)context.{0,20}(length|window|size|limit)|exceeds?.{0,40}context|prompt is too long")
 _CHECK_ATTEMPTS, _CHECK_S = 3, 60.0
 
@@ -33,8 +37,9 @@ class OpenAIBackend:
     """Completes prompts on servers that answer `POST URL/chat/completions` or `POST URL/completions`.
 
     Requests contain only fields that every server knows: model, messages (or prompt), max_tokens, temperature, top_p,
-    seed, and stop if the prompt has stop strings. `transformers serve` decodes greedily unless the model's generation
-    config enables sampling.
+    seed, and stop if the prompt has stop strings. One that a model refuses (`Unsupported parameter`, as reasoning
+    models of paid services answer) is left out from then on, with a warning. `transformers serve` decodes greedily
+    unless the model's generation config enables sampling.
 
     A prompt with a prefill adds an assistant message with it and `continue_final_message`, which vLLM and SGLang know.
     A server that rejects the field fails the prompt with a message about it. One that ignores it writes a new turn.
@@ -80,6 +85,7 @@ class OpenAIBackend:
         self.model = model
         self._extra = check_options("extra_body", extra_body or {}, '{"min_p": 0.1}')
         self._served: str | None = None
+        self._refused: set[str] = set()
         self._lists: Deduplicator[str] = Deduplicator()
 
     def _connect(self) -> None:
@@ -125,15 +131,7 @@ class OpenAIBackend:
     async def acomplete(self, prompt: Prompt) -> Completion:
         """Complete one prompt. Await it in `loop`."""
         try:
-            model = self.model or await self._served_model()
-            try:
-                return await self._ask(prompt, model)
-            except EngineError as error:
-                pinned = "" if self.model else _pinned_model(error)
-                if pinned in ("", model):
-                    raise
-                self._served = pinned
-                return await self._ask(prompt, pinned)
+            return await self._ask_for(prompt, self.model or await self._served_model())
         except EngineError as error:
             refused = _status(error) in (400, 413, 422)
             hint = _NO_PREFILL if prompt.prefill and refused else ""
@@ -162,7 +160,7 @@ class OpenAIBackend:
                 f"the servers have different models: {', '.join(f'{own[0]} at {url}' for url, own in names.items())}. "
                 "Choose the one that all of them have: openai:URL,URL#MODEL"
             )
-        done = await self.acomplete(Prompt("Hello", 0, 1, temperature=0.0))
+        done = await self.acomplete(Prompt("Hello", 0, 1, temperature=0.0, stop=("###",)))
         if done.failure is not None:
             has = f" The server lists the models {', '.join(listed)}." if self.model and listed else ""
             raise ConfigError(f"{sentence(done.failure)}{has}")
@@ -186,6 +184,24 @@ class OpenAIBackend:
             raise ConfigError(f"no model can be asked at {url}: {error}") from error
         finally:
             await client.aclose()
+
+    async def _ask_for(self, prompt: Prompt, model: str) -> Completion:
+        """Ask for a completion; again, if the server says that it has another model, or does not take a field."""
+        for _ in _LEFT_OUT:
+            try:
+                return await self._ask(prompt, model)
+            except EngineError as error:
+                pinned = "" if self.model else _pinned_model(error)
+                if pinned not in ("", model):
+                    self._served = pinned
+                    return await self._ask(prompt, pinned)
+                field = _refused_field(error)
+                if not field:
+                    raise
+                if field not in self._refused:
+                    self._refused.add(field)
+                    _log.warning("%s: %s %s", ", ".join(self.client.urls), field, _LEFT_OUT[field])
+        return await self._ask(prompt, model)
 
     def _conversation(self, prompt: Prompt) -> dict[str, Any]:
         """The fields of a request that hold the texts.
@@ -218,6 +234,10 @@ class OpenAIBackend:
             **({"stop": list(prompt.stop)} if prompt.stop else {}),
             **self._extra,
         }
+        for field in self._refused & body.keys():
+            value = body.pop(field)
+            if field == "max_tokens":
+                body["max_completion_tokens"] = value
         reply = await self.client.request("POST", self._path, body=body)
         try:
             text, reasoning = _content(reply.data) if self._path == _PATHS["chat"] else (_text(reply.data), "")
@@ -270,6 +290,11 @@ async def _models(client: JsonClient) -> list[Model]:
     return [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
 
 
+_LEFT_OUT = {
+    "max_tokens": "is sent as max_completion_tokens, as the model wants it",
+    **dict.fromkeys(("temperature", "top_p", "seed", "stop"), "is left out, because the model does not take it"),
+}
+"""Fields that reasoning models of paid services refuse, and what is done instead."""
 _NO_PREFILL = (
     ". The request continues an assistant turn, because the option `prefill` is set. The server may not know the field "
     '`continue_final_message`, which vLLM and SGLang have: leave `prefill` out, or use api "completions"'
@@ -280,6 +305,12 @@ def _status(error: EngineError) -> int | None:
     """The HTTP status with which a server has rejected a request; None if something else failed."""
     cause = error.__cause__
     return cause.status if isinstance(cause, StatusError) else None
+
+
+def _refused_field(error: EngineError) -> str:
+    """The field that a server does not take, one of `_LEFT_OUT`; empty if the error is another one."""
+    refused = _UNSUPPORTED.search(str(error)) if _status(error) == 400 else None
+    return refused[1] if refused and refused[1] in _LEFT_OUT else ""
 
 
 def _pinned_model(error: EngineError) -> str:
