@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.evaluate import Store, evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.players.base import PolicyOptions
@@ -270,6 +271,18 @@ def test_a_server_that_is_busy_for_too_long_fails_the_turn(on_error: str, reason
         assert '429: {"error": "busy"}' in episode.turns[-1].step.error
 
 
+def test_a_server_that_never_answers_fails_the_turn() -> None:
+    async def handler(call: Call) -> Reply:
+        if call.method == "POST" and call.body["messages"][-1]["content"] != "Hello":
+            await asyncio.sleep(30)
+        return MODELS if call.method == "GET" else Reply({"choices": [{"message": {"content": "Hi"}}]})
+
+    with ServerThread(handler) as thread:
+        (episode,) = play(thread.url, on_error="skip", turn_timeout_s=0.3)
+    assert episode.stop_reason == StopReason.AGENT_ERROR
+    assert "limits: 20 attempts, 0.3 s" in episode.turns[-1].step.error
+
+
 def test_a_failure_stops_by_default_and_names_the_turn() -> None:
     def breaks(call: Call) -> str | Reply:
         return SEARCH if len(call.body["messages"]) == 1 else Reply({"choices": []})
@@ -330,6 +343,26 @@ def test_the_identity_is_the_model_and_not_the_address() -> None:
         assert first["the model of the agent it"] == '{"id": "m", "root": "org/m"}'
         assert identity(url, ",temperature=1") != first
         assert identity(url, ",system=Be brief.") != first
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_continued_unless_the_model_is_another_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(url: str) -> list[str]:
+        world = ["--world.passages", "400", "--questions", "2", "--noise", "0", "--workers", "1"]
+        return ["--agent", f"it=openai:{url}", *world, "--output", str(tmp_path)]
+
+    with server() as (url, calls):
+        assert main(command(url)) == 0
+        asked = len(calls)
+        assert main(command(url)) == 0
+        assert len(calls) == asked > 0
+        assert "from an earlier run" in capsys.readouterr().out
+    with server(models=Reply({"data": [{"id": "m", "root": "org/m-v2"}]})) as (other, more):
+        assert main(command(other)) == 0
+    assert len(more) == asked
+    assert "the model of the agent it" in capsys.readouterr().out
 
 
 def test_a_note_says_how_the_model_is_asked() -> None:
