@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerosearch_agents.players.builtin.answers import abstains, answer_key, conclusion, cut_answer, majority
-from zerosearch_env.game.rewards import exact_match
+from zerosearch_agents.players.builtin.answers import abstains, conclusion, cut_answer, majority
+from zerosearch_env.game.rewards import answer_key, exact_match
 
 
 @pytest.mark.parametrize(

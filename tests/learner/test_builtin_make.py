@@ -131,6 +131,17 @@ def test_identity_depends_on_the_model_the_plan_and_the_options(trained: str, un
     assert player_identity(again) == player_identity(one)
 
 
+def test_identity_depends_on_how_an_endpoint_is_asked() -> None:
+    with server() as (url, _):
+        records = []
+        for option in ("", ",thinking=off", ",chat=off"):
+            player = make_player(f"x=baseline:cot{option}", policy=PolicyOptions(f"openai:{url}"))
+            assert isinstance(player, PromptedPlayer)
+            with contextlib.closing(player):
+                records.append(tuple(player_identity(player).values()))
+    assert len(set(records)) == 3
+
+
 @pytest.mark.parametrize(
     ("policy", "agent", "message"),
     [

@@ -342,6 +342,14 @@ def test_what_was_completed_at_one_noise_level_is_not_asked_again() -> None:
     assert len(backend.prompts) == 1
 
 
+def test_a_limit_that_a_thought_uses_up_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    thoughts = [Completion("<think>Hm", truncated=True), Completion("", truncated=True, reasoning="Hm")]
+    episodes, _, _ = play("direct", lambda _, number: thoughts[number % 2], count=4)
+    assert {prediction(episode) for episode in episodes} == {"unknown"}
+    (record,) = caplog.records
+    assert "within a thought after 64 tokens" in record.getMessage()
+
+
 def test_batches_are_bounded_and_tokens_counted_once() -> None:
     backend = FakeBackend(lambda *_: Completion("a", completion_tokens=2))
     player = PromptedPlayer("rag", backend, batch=2)

@@ -42,7 +42,7 @@ def cut_answer(text: str) -> str:
 
     A line of more than five words ends with its first sentence. "" if there is no answer.
     """
-    text = text.rpartition(THINK_END)[2].partition(THINK)[0]
+    text = after_thought(text)
     if label := _LABEL.match(text):
         text = text[label.end() :]
     lines = [line for line in text.splitlines() if line.strip(" \t*_`#>")]
@@ -54,9 +54,14 @@ def cut_answer(text: str) -> str:
     return line.strip()
 
 
+def after_thought(text: str) -> str:
+    """What follows a thought; "" if the thought does not end."""
+    return text.rpartition(THINK_END)[2].partition(THINK)[0]
+
+
 def conclusion(reasoning: str) -> str:
     r"""The answer that reasoning ends with: its last `\boxed{}`, or what follows its last "Answer:"; "" if neither."""
-    reasoning = reasoning.rpartition(THINK_END)[2]
+    reasoning = after_thought(reasoning)
     boxed = last_boxed(reasoning)
     if boxed:
         return cut_answer(boxed)

@@ -113,6 +113,8 @@ def make_builtin(
         top_p=policy.top_p,
         turn_tokens=policy.turn_tokens,
         system=card.system,
+        chat=bool(card.chat),
+        thinking=card.thinking,
         rules={option: value for option, value in policy.rules if option in applied},
     )
     failures = third_party or AgentOptions()

@@ -36,12 +36,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from zerosearch_env.game.rewards import answer_key
 from zerosearch_env.llm.backend import Completion
 from zerosearch_env.protocols.hygiene import clean_query
 from zerosearch_env.types import Step
 
 from . import prompts
-from .answers import abstains, answer_key, conclusion, cut_answer, majority
+from .answers import abstains, conclusion, cut_answer, majority
 from .prompts import BEGIN_QUERY, BEGIN_RESULT, END_QUERY, END_RESULT, FINAL_INFORMATION
 
 ANSWER_TOKENS = 64

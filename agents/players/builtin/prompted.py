@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,11 +26,14 @@ from zerosearch_env.types import StopReason
 from ..base import OnDone, Player, blocks
 from ..endpoint import served_model, shown_thought
 from ..third_party import AgentOptions
+from .answers import after_thought
 from .plans import PLANS, Answer, Ask, Plan, Search
 from .turns import NO_ANSWER, take_turns
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
+
+_log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = 256
 """Episodes played side by side: enough to fill batches, few enough that a killed command loses little."""
@@ -49,6 +53,10 @@ class PromptOptions:
     """Maximum tokens of a completion; None: 64 for short answers, 512 for reasoning and for readings of documents."""
     system: str | None = None
     """The system message; None: none."""
+    chat: bool = True
+    """Whether an endpoint is asked through its chat API."""
+    thinking: bool | None = None
+    """The switch of an endpoint's chat template; None: it is not set."""
     # Any: `make_rules` checks them
     rules: Mapping[str, Any] = field(default_factory=dict)
     """Rules that were given for this player only: arguments of `make_rules`."""
@@ -96,6 +104,7 @@ class PromptedPlayer(Player):
         self.batch = batch
         self.searches = self.kind.searches != 0
         self._completed: BoundedCache[Prompt, Completion] = BoundedCache(_REMEMBERED)
+        self._warned = False
 
     @cached_property
     def model(self) -> str:
@@ -105,7 +114,7 @@ class PromptedPlayer(Player):
             ConfigError: no server can be reached, or the model is not there.
         """
         if isinstance(self.backend, OpenAIBackend):
-            return json.dumps(served_model(self.backend, self.name))
+            return json.dumps(served_model(self.backend, self.name, chat=self.options.chat))
         return self.backend.identity
 
     @property
@@ -235,6 +244,14 @@ class PromptedPlayer(Player):
             completions = [Completion(failure=str(error))] * len(asked)
         WORK.add(tokens=sum(completion.completion_tokens or 0 for completion in completions))
         made = dict(zip(asked, completions, strict=True))
+        if not self._warned and (cut := next((p for p, completion in made.items() if _only_thought(completion)), None)):
+            self._warned = True
+            _log.warning(
+                "%s: a completion ended within a thought after %d tokens, without an answer. Give the model more with "
+                "--turn-tokens, or switch thinking off",
+                self.name,
+                cut.max_tokens,
+            )
         for prompt, completion in made.items():
             if completion.failure is None:
                 self._completed.put(prompt, completion)
@@ -247,6 +264,11 @@ def _count(number: int, what: str) -> str:
 
 def _join(thoughts: Sequence[str], written: str) -> str:
     return "\n\n".join(filter(None, (*thoughts, written)))
+
+
+def _only_thought(completion: Completion) -> bool:
+    """Whether a completion reached its limit before the model wrote anything but a thought."""
+    return completion.truncated and not after_thought(completion.text).strip()
 
 
 def _may_be_retried(completion: Completion) -> bool:
