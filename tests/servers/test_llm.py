@@ -134,16 +134,18 @@ def test_an_instruct_model_plays_with_its_chat_template(
     print(f"SmolLM2, {protocol}: {cell.summary().searches.mean:.2f} searches, {cell.summary().stop_reasons}")
 
 
-def test_worked_examples_make_it_search(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reads_documents_after_an_opened_search(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with recorded(monkeypatch) as played:
-        cell = measure(f"smollm2={SMOLLM2},few_shot={data / 'example.txt'}", data, tmp_path)
+        cell = measure(f"smollm2={SMOLLM2},few_shot={data / 'example.txt'},prefill=<search>", data, tmp_path)
     tokenizer = tokenizer_of(SMOLLM2)
     searching = max(played, key=lambda each: each.scores.searches)
-    show("SmolLM2 with a worked example: the episode with most searches", tokenizer.decode(searching.token_ids))
+    show("SmolLM2 after a worked example and <search>: an episode", tokenizer.decode(searching.token_ids))
     assert all("Ines Aalto" in tokenizer.decode(environment_parts(each)[0]) for each in played)
-    print(
-        f"SmolLM2 with a worked example: {cell.summary().searches.mean:.2f} searches, EM {cell.summary().em.mean:.2f}"
-    )
+    assert searching.scores.searches > 0
+    read = [part for part in environment_parts(searching)[1:] if "<information>" in tokenizer.decode(part)]
+    assert all("Say no." in tokenizer.decode(part) for part in read)
+    assert all("<|endoftext|>" not in control_tokens(part, tokenizer) for part in read)
+    print(f"SmolLM2, an opened search: {cell.summary().searches.mean:.2f} searches, EM {cell.summary().em.mean:.2f}")
 
 
 def test_a_base_model_plays_after_one_bos_token(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +188,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]: make test-llm")
     command = [sys.executable, "-c", SERVE, "serve", str(SMOLLM2), "--host", "127.0.0.1", "--port", "{port}"]
     with serving([*command, "--device", "cpu", "--dtype", "float32"], tmp_path / "server.log") as server:
-        server.start()
         yield server
 
 
