@@ -100,7 +100,8 @@ def make_player(
         raise ConfigError(f"agent {source!r} is a file: name its function or class too, for example {source}:agent")
     raise ConfigError(
         f"agent {source!r} is not a directory{_near_directory(source)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), openai:URL, vllm:URL, your own file.py:callable or module:callable, or one of: "
+        f"runs/quickstart/policy), a model on the Hugging Face Hub (ORG/NAME), openai:URL, vllm:URL, your own "
+        f"file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 

@@ -237,7 +237,8 @@ def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, ru
         template = "the chat template of its tokenizer" if card.chat else "plain prompts (chat off)"
         notes.append(
             f"{name} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
-            f"{own.max_turns} turns that may search, {own.top_k} documents, {limits.turn_tokens} tokens per turn and "
+            f"{_count(own.max_turns, 'turn')} that may search, {_count(own.top_k, 'document')} per search, "
+            f"{limits.turn_tokens} tokens per turn and "
             f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
             "and --chat, or with a card (docs/third-party-agents.md)."
         )
@@ -256,6 +257,10 @@ def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, ru
             f"{PASSAGE_TOKENS} tokens each. Raise context_tokens, or set max_observation_tokens."
         )
     return notes
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def searches_that_fit(card: AgentCard, rules: Rules, limits: TokenLimits) -> int:

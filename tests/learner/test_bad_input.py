@@ -76,6 +76,21 @@ def test_a_model_without_a_chat_template(tmp_path):
         run(config, overwrite=True)
 
 
+@pytest.mark.parametrize(("chat", "decided"), [(None, True), ("off", False)])
+def test_a_policy_without_a_card_is_trained_with_its_chat_template(tmp_path, caplog, chat, decided):
+    config = tiny.tiny_train_config(tmp_path, steps=1, rollout=FEW)
+    folder = Path(config.policy)
+    (folder / "zerosearch.json").unlink()
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}\n", "utf-8"
+    )
+    environment = replace(config.environment, prompt_template="{question}\n", chat=chat)
+    learner = build_learner(replace(config, environment=environment), Workers(), tiny.tiny_dataset())
+    assert learner.policy.card.chat is decided
+    (note,) = [record.getMessage() for record in caplog.records if "has no card" in record.getMessage()]
+    assert ("with the chat template of its tokenizer" in note) is decided
+
+
 def test_a_context_too_short_for_the_prompts(tmp_path):
     config = tiny.tiny_train_config(tmp_path, rollout=RolloutConfig(prompts=4, group_size=4, context_tokens=3))
     with pytest.raises(TrainingError, match=r"the shortest has \d+ tokens.*Raise rollout\.context_tokens"):

@@ -183,11 +183,14 @@ def test_a_chat_model_without_a_card_says_what_is_assumed(tmp_path: Path) -> Non
     assert "model: 4096 tokens hold 2 of 5 searches if every turn takes 500 tokens" in searches
     assert "5 passages of real text, about 164 tokens each. Raise context_tokens, or set max_obs" in searches
     assert "has no card (zerosearch.json): it plays protocol 'zerosearch' with the chat template of its tok" in note
-    assert "5 turns that may search, 5 documents, 500 tokens per turn and 4096 per episode" in note
+    assert "5 turns that may search, 5 documents per search, 500 tokens per turn and 4096 per episode" in note
     assert "\n" not in note
     options = PolicyOptions(str(tmp_path / "model"), turn_tokens=7, context_tokens=4000, format=(("chat", "off"),))
     (note,) = PolicyPlayer(options).notes(make_rules(protocol="search-r1", max_turns=2))
-    assert "protocol 'search-r1' with plain prompts (chat off), 2 turns that may search, 3 documents, 7 tokens" in note
+    assert (
+        "protocol 'search-r1' with plain prompts (chat off), 2 turns that may search, 3 documents per search, 7 tokens"
+        in note
+    )
 
 
 @given(st.integers(1, 900), st.none() | st.integers(1, 900), st.integers(1, 9), st.integers(1, 9))
