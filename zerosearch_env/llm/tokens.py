@@ -345,7 +345,7 @@ def _encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         return []
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is not None and not (core.truncation or core.padding or core.encode_special_tokens):
-        # A quarter faster than Transformers, which also computes where each token stands in the text.
+        # A quarter faster than Transformers, which also computes where each token is in the text.
         return [encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=False)]
     return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
