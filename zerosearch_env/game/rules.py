@@ -247,6 +247,7 @@ def agent_rules(rules: Rules, **own: Any) -> Rules:
     return _remade(rules, {name: value for name, value in own.items() if value is not None}, rules.given)
 
 
+# Any: likewise
 def changed_rules(rules: Rules, changes: Mapping[str, Any]) -> Rules:
     """The rules as if `make_rules` had been given these arguments too; they replace given ones of the same name.
 

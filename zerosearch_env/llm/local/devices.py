@@ -52,7 +52,7 @@ def default_device() -> str:
 def inference_dtype(device: str) -> str:
     """The fastest data type of at most 32 bits on a device.
 
-    Without instructions for it, bfloat16 takes 4.5 to 30 times as long as float32 on a CPU.
+    Without instructions for it, bfloat16 is several times slower than float32 on a CPU.
 
     Args:
         device: for example `"cpu"` or `"cuda"`.
@@ -105,6 +105,6 @@ def slow_dtype_note(device: str, dtype: str) -> str | None:
     place = "GPU" if device.startswith("cuda") else "CPU"
     return (
         f"dtype {dtype!r} is slow on this {place}, which has no instructions for it"
-        f"{' (4.5 to 30 times slower than float32 where we measured)' * (place == 'CPU')}: leave the option out, or "
+        f"{' (several times slower than float32)' * (place == 'CPU')}: leave the option out, or "
         f"choose {fast!r}."
     )
