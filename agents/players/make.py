@@ -150,6 +150,11 @@ def make_tool_player(agent: str, options: AgentOptions | None = None) -> ToolAge
         ConfigError: the spec does not lead to a callable, or has an option that such an agent does not have.
     """
     spec = parse_agent(agent)
+    if spec.kind != "code":
+        raise ConfigError(
+            f"tool agent {redact(spec.source)!r}: expected your own file.py:callable or module:callable, called as "
+            "agent(question, search); give policies, endpoints and baselines with --agent"
+        )
     _check_options(spec, RULE_OPTIONS)
     return ToolAgentPlayer(spec.source, name=spec.label, options=options, card=spec.card)
 

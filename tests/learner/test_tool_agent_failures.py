@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tool_episodes import actions, number, play, play_one
 
+from zerosearch_agents.players.make import make_tool_player
 from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_agents.players.tool_agents import ToolAgentPlayer
 from zerosearch_env.engines import ConstantEngine, FailingEngine
@@ -173,6 +174,9 @@ def test_wrong_agents_are_named() -> None:
         play(lambda question: "x")
     with pytest.raises(ConfigError, match=r"expected module:name or file\.py:name"):
         ToolAgentPlayer("agent")
+    for source in ("baseline:rag", "tiny", "tools.py", "openai:http://127.0.0.1:9/v1"):
+        with pytest.raises(ConfigError, match=r"expected your own .*with --agent"):
+            make_tool_player(source)
     with pytest.raises(ConfigError, match="isolate needs an agent given as module:callable"):
         ToolAgentPlayer(sleeps, options=AgentOptions(isolate=True))
 

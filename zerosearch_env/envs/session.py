@@ -21,8 +21,7 @@ from ..engines.run import Engine, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
 from ..game.rules import Rules
-from ..protocols.documents import NOTHING_FOUND, render_block, zerosearch_heading
-from ..protocols.hygiene import visible
+from ..protocols.documents import render_plain
 from ..types import Document, Question, Scores, SearchResult, Step, StopReason
 
 
@@ -219,7 +218,7 @@ class Session:
         return step.documents
 
     def _as_text(self, documents: Sequence[Document]) -> str:
-        text = render_block(zerosearch_heading, visible, "", "", NOTHING_FOUND, documents)
+        text = render_plain(documents)
         return f"{text}\n{self._used_up()}" if self.episode.last_turn else text
 
     def _used_up(self) -> str:

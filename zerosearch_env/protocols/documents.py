@@ -73,3 +73,8 @@ def render_block(
     if block.find("<", len(opening), end) < 0:
         return block
     return f"{opening}{defuse_tags(block[len(opening) : end])}{closing}"
+
+
+def render_plain(documents: Sequence[Document]) -> str:
+    """Documents without a block around them, for agents outside the protocols: `Doc 1: title: text`, one line each."""
+    return render_block(zerosearch_heading, visible, "", "", NOTHING_FOUND, documents)

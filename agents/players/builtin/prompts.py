@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zerosearch_env.protocols.documents import NOTHING_FOUND, render_block, zerosearch_heading
-from zerosearch_env.protocols.hygiene import visible
+from zerosearch_env.protocols.documents import render_plain
 from zerosearch_env.types import Document
 
 BEGIN_QUERY, END_QUERY = "<|begin_search_query|>", "<|end_search_query|>"
@@ -55,12 +54,12 @@ def direct_prompt(question: str) -> str:
 
 def rag_prompt(question: str, documents: Sequence[Document]) -> str:
     """Asks for a short answer with the help of documents."""
-    return f"{_RAG}\n\n{shown(documents)}\n\n{_answer(question)}"
+    return f"{_RAG}\n\n{render_plain(documents)}\n\n{_answer(question)}"
 
 
 def one_document_prompt(question: str, document: Document) -> str:
     """Asks for the short answer that one document gives, or "unknown"."""
-    return f"{_ONE_DOCUMENT}\n\n{shown([document])}\n\n{_answer(question)}"
+    return f"{_ONE_DOCUMENT}\n\n{render_plain([document])}\n\n{_answer(question)}"
 
 
 def reasoning_prompt(question: str) -> str:
@@ -82,12 +81,7 @@ def search_o1_prompt(question: str, searches: int) -> str:
 def reading_prompt(question: str, reasoning: str, query: str, documents: Sequence[Document]) -> str:
     """Asks for what documents say that helps the reasoning."""
     parts = (f"Question: {question}", f"Reasoning so far:\n{recent_steps(reasoning)}", f"Query: {query}")
-    return "\n\n".join((_READ, *parts, f"Documents:\n{shown(documents)}\n"))
-
-
-def shown(documents: Sequence[Document]) -> str:
-    """The documents as the model reads them, without control characters and with the tags of all protocols defused."""
-    return render_block(zerosearch_heading, visible, "", "", NOTHING_FOUND, documents)
+    return "\n\n".join((_READ, *parts, f"Documents:\n{render_plain(documents)}\n"))
 
 
 def recent_steps(reasoning: str) -> str:
