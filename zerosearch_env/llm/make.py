@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ConfigError
+from ..types import Options
 from .backend import Backend
 from .http.options import HttpOptions
 from .local.backend import TransformersBackend
@@ -46,7 +47,8 @@ def make_backend(source: str, **options: Any) -> Backend:
     return TransformersBackend(what, **given) if kind == "hf" else VLLMBackend(what, **given)
 
 
-def make_endpoint(address: str, *, model: str = "", http: Any = None, **options: Any) -> OpenAIBackend:
+# Any: the backend checks its own options
+def make_endpoint(address: str, *, model: str = "", http: Options | None = None, **options: Any) -> OpenAIBackend:
     """Build the backend for `"URL[,URL...][#MODEL]"`.
 
     Args:
