@@ -87,7 +87,8 @@ def test_a_model_on_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: 
     try:
         assert model_identity("owner/cached") == f"owner/cached {'a' * 40}"
         assert model_identity("owner/cached", "float32", "dev") == f"owner/cached {'b' * 40} (float32)"
-        assert TransformersBackend("owner/cached").identity == model_identity("owner/cached")
+        named = TransformersBackend("owner/cached", dtype="float32").identity
+        assert named == model_identity("owner/cached", "float32")
         assert VLLMBackend("owner/cached", engine_options={"revision": "dev"}).identity == f"owner/cached {'b' * 40}"
         assert model_identity("owner/other", revision="v1") == "owner/other v1"
     finally:
