@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -170,7 +171,7 @@ def convert(gguf: Path, folder: Path) -> None:
     config = copy.deepcopy(read.config)
     vars(config).pop("quantization_config", None)
     # A model that was read from a GGUF file refuses to be saved; one with its weights does not.
-    model = type(read)(config)
+    model: Any = type(read)(config)
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.generation_config = read.generation_config
