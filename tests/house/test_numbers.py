@@ -356,7 +356,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"15 %|60 %|0\.75": "defaults of PretrainConfig",
     },
     "protocols.md": {r"\d+\.\d → \d+\.\d": "shares that test_published_loops.py measures; before: commit f357240"},
-    "third-party-agents.md": {r"every 30 seconds": "a constant of the code"},
+    "third-party-agents.md": {r"every 30 seconds|600 s(?= unless given)": "constants of the code"},
     "rewards.md": {r"\b0\.[1258]\b": "constants of published rewards"},
     "samplers.md": {
         r"1\.5|0\.05|temperature 0\.8": "options and their defaults",

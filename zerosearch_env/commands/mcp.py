@@ -220,7 +220,7 @@ class Game:
         print(f"zerosearch mcp: {answer} after {scores.searches} searches: {outcome}", file=sys.stderr, flush=True)
 
 
-# MCPServer is generic in a type that does not matter here
+# Any: MCPServer is generic in a type that does not matter here
 def make_server(game: Game) -> MCPServer[Any]:
     """The MCP server over an episode: the tools `search` and `answer`, and the question as instructions and prompt."""
     from mcp.server import MCPServer
