@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -99,6 +100,7 @@ class EndpointPlayer(ConcurrentPlayer):
             timeout_s=self.options.turn_timeout_s,
             api_key_env=api_key_env,
         )
+        self._pending: set[Future[Completion]] = set()
         self._cache = None if cache is None else ResultCache(cache)
 
     @cached_property
@@ -182,6 +184,11 @@ class EndpointPlayer(ConcurrentPlayer):
 
         return play_turn
 
+    def interrupt(self) -> None:
+        """See `ConcurrentPlayer.interrupt`: pending requests are cancelled, which may take minutes otherwise."""
+        for future in tuple(self._pending):
+            future.cancel()
+
     def close(self) -> None:
         """Close the connections and the cache."""
         self.backend.close()
@@ -193,16 +200,27 @@ class EndpointPlayer(ConcurrentPlayer):
 
     def _complete(self, prompt: Prompt) -> Completion:
         """The completion of a prompt, from the cache if it is there; it does not depend on the address."""
-        loop, cache = self.backend.loop, self._cache
+        cache = self._cache
         if cache is None:
-            return loop.run(self.backend.acomplete(prompt))
+            return self._ask(prompt)
         key = cache_key("completion", self.identity, asdict(prompt))
         if found := cache.get_many([key]).get(key):
             return Completion(**json.loads(found[0].text))
-        done = loop.run(self.backend.acomplete(prompt))
+        done = self._ask(prompt)
         if done.failure is None:
             cache.put_many(self.backend.name, {key: [Document("", json.dumps(asdict(done)), self.backend.name)]})
         return done
+
+    def _ask(self, prompt: Prompt) -> Completion:
+        future = self.backend.loop.submit(self.backend.acomplete(prompt))
+        self._pending.add(future)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C
+            raise
+        finally:
+            self._pending.discard(future)
 
 
 def endpoint_backend(

@@ -118,6 +118,9 @@ class ConcurrentPlayer(Player):
     def close(self) -> None:
         """End threads and processes, and close connections."""
 
+    def interrupt(self) -> None:
+        """Abandon the turns in progress, where that is possible: their episodes will not be finished."""
+
     def play(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode; see `Player.play`.
 
@@ -146,6 +149,7 @@ class ConcurrentPlayer(Player):
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 stop.set()
+                self.interrupt()
                 pool.shutdown(wait=True, cancel_futures=True)
         for future in finished:
             future.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,21 @@ def test_a_server_that_never_answers_fails_the_turn() -> None:
         (episode,) = play(thread.url, on_error="skip", turn_timeout_s=0.3)
     assert episode.stop_reason == StopReason.AGENT_ERROR
     assert "limits: 20 attempts, 0.3 s" in episode.turns[-1].step.error
+
+
+def test_a_failure_that_stops_does_not_wait_for_the_other_turns() -> None:
+    async def handler(call: Call) -> Reply:
+        if call.method == "GET":
+            return MODELS
+        if "Who is 1?" not in call.body["messages"][-1]["content"]:
+            await asyncio.sleep(30)
+        return Reply({"choices": []})
+
+    with ServerThread(handler) as thread, contextlib.closing(make(f"{thread.url}#m")) as player:
+        began = time.monotonic()
+        with pytest.raises(AgentError, match="question 'q1', turn 1"):
+            player.play(episodes(4), ConstantEngine())
+        assert time.monotonic() - began < 20
 
 
 def test_a_failure_stops_by_default_and_names_the_turn() -> None:
