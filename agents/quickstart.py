@@ -34,8 +34,6 @@ from zerosearch_env.types import Dataset
 from .config.train import TrainConfig, load_preset
 from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions, versions
 from .players.base import Player, PolicyOptions
-from .players.identity import player_identities
-from .players.make import make_player
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
 from .processes.pool import WorkerPool, default_workers
@@ -116,6 +114,7 @@ class Bench:
             name: name of the engine in the results.
         """
         from .evaluation.display import EvaluationDisplay
+        from .players.identity import player_identities
 
         levels = self.levels if engine is None else (0.0,)
         known = self.store.evaluation.settings["agents"]
@@ -276,6 +275,8 @@ def _train(training: TrainConfig) -> TrainResult:
 
 def _measure_trained(bench: Bench, training: TrainConfig, test: Dataset, pool: WorkerPool | None) -> None:
     """Measure the trained policy, every baseline that uses it, and the trained policy on a larger index."""
+    from .players.make import make_player
+
     options = PolicyOptions(str(Path(training.output) / "policy"))
     after = PolicyPlayer(options, name="after", pool=pool)
     baselines = [make_player(f"{name}=baseline:{name}", policy=options, pool=pool) for name in BASELINES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import sys
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -40,6 +42,35 @@ def read_options(
     Raises:
         SystemExit: the help was asked for, or an option is wrong or missing.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    with _without_typeguard() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
+        return _read_options(options, arguments, command, description=description, default=default)
+
+
+@contextlib.contextmanager
+def _without_typeguard() -> Iterator[None]:
+    """A stand-in for `typeguard`, with which tyro compares the default of each option with its type.
+
+    Importing it takes a tenth of the time of a help text, and nothing depends on the outcome there.
+    """
+    stand_in = ModuleType("typeguard")
+    vars(stand_in).update(check_type=lambda value, kind: value, TypeCheckError=TypeError)
+    ours = sys.modules.setdefault("typeguard", stand_in) is stand_in
+    try:
+        yield
+    finally:
+        if ours:
+            del sys.modules["typeguard"]
+
+
+def _read_options(
+    options: type[Options],
+    argv: Sequence[str],
+    command: str,
+    *,
+    description: str | None,
+    default: Options | None,
+) -> Options:
     import tyro
     from tyro.constructors import MISSING_NONPROP, ConstructorRegistry
 

@@ -9,12 +9,10 @@ import dataclasses
 import math
 import os
 import shlex
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -245,10 +243,12 @@ Alarms are included, so that a run stopped by an alarm can continue with a diffe
 """
 
 
+_PRESETS = Path(__file__).parent / "presets"
+
+
 def preset_names() -> list[str]:
     """Names of the presets shipped with the package."""
-    folder = resources.files(__package__) / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def load_preset(name: str, *, typed: Collection[str] = ()) -> TrainConfig:
@@ -265,7 +265,7 @@ def load_preset(name: str, *, typed: Collection[str] = ()) -> TrainConfig:
         return read_config(name, typed=typed)
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names())
-    text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8")
     return parse_config(text, f"preset {name}")
 
 
@@ -312,6 +312,8 @@ def parse_config(text: str, where: str = "configuration", *, typed: Collection[s
     Raises:
         ConfigError: it is not TOML, a field is unknown or has a wrong type, or a field names code.
     """
+    import tomllib  # when it is used: a help text takes long enough to import
+
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:

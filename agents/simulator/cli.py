@@ -9,6 +9,7 @@ whether a model is fit to play the search engine, and `tiny` makes the simulatio
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shlex
 import sys
@@ -22,25 +23,26 @@ from zerosearch_env.command_line import read_options
 from zerosearch_env.commands.dispatch import run_command
 from zerosearch_env.errors import AgentError
 
-from ..config.tune import TuneConfig
-from .evaluation.evaluate import SimulatorEvalConfig, run_evaluate
-from .evaluation.fitness import SimulatorProbeConfig, run_probe
-from .pairs.collect import CollectConfig, run_collect
-from .pairs.extract import ExtractConfig, run_extract
-from .pairs.label import LabelConfig, run_label
-from .tiny.make import TinySimulatorConfig, run_tiny
-from .tuning.train import run_train
-
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline, or one of the commands `probe` and `tiny`."""
+    """One stage of the pipeline, or `probe` or `tiny`; its module is imported when it is needed."""
 
-    options: type
-    """The dataclass of its options; the first paragraph of its docstring is the summary."""
-    # Any: an instance of `options`
-    run: Callable[..., Mapping[str, Any]]
-    """`run(options, command=...)` runs the stage and returns counts to print."""
+    module: str
+    """The module, below this package."""
+    options_name: str
+    """Its dataclass of the options; the first paragraph of the docstring is the summary."""
+    run_name: str
+    """Its function `run(options, command=...)`, which runs the stage and returns counts to print."""
+
+    @property
+    def options(self) -> type:
+        """The dataclass of the options."""
+        return self._load(self.options_name)  # type: ignore[no-any-return]
+
+    # Any: a class or a function
+    def _load(self, name: str) -> Any:
+        return getattr(importlib.import_module(f"{__package__}.{self.module}"), name)
 
     @property
     def summary(self) -> str:
@@ -50,11 +52,12 @@ class Stage:
     def load(self, name: str) -> Callable[[list[str]], int]:
         """The function that runs the stage called `name` with its arguments, and prints its counts."""
 
-        def run(argv: list[str]) -> int:
+        def main(argv: list[str]) -> int:
             words = ["zerosearch", "simulator", name]
-            description = sys.modules[self.run.__module__].__doc__
+            run: Callable[..., Mapping[str, Any]] = self._load(self.run_name)
+            description = sys.modules[run.__module__].__doc__
             options: Any = read_options(self.options, argv, " ".join(words), description=description)
-            counts = self.run(options, command=shlex.join([*words, *argv]))
+            counts = run(options, command=shlex.join([*words, *argv]))
             if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
                 _print(name, counts)
             if counts.get("stopped") == "interrupt":
@@ -62,17 +65,17 @@ class Stage:
             failed = counts.get("engine_failures") or counts.get("agent_failures")
             return AgentError.exit_status if failed else 0
 
-        return run
+        return main
 
 
 STAGES = {
-    "collect": Stage(CollectConfig, run_collect),
-    "label": Stage(LabelConfig, run_label),
-    "extract": Stage(ExtractConfig, run_extract),
-    "train": Stage(TuneConfig, run_train),
-    "evaluate": Stage(SimulatorEvalConfig, run_evaluate),
-    "probe": Stage(SimulatorProbeConfig, run_probe),
-    "tiny": Stage(TinySimulatorConfig, run_tiny),
+    "collect": Stage("pairs.collect", "CollectConfig", "run_collect"),
+    "label": Stage("pairs.label", "LabelConfig", "run_label"),
+    "extract": Stage("pairs.extract", "ExtractConfig", "run_extract"),
+    "train": Stage("tuning.train", "TuneConfig", "run_train"),
+    "evaluate": Stage("evaluation.evaluate", "SimulatorEvalConfig", "run_evaluate"),
+    "probe": Stage("evaluation.fitness", "SimulatorProbeConfig", "run_probe"),
+    "tiny": Stage("tiny.make", "TinySimulatorConfig", "run_tiny"),
 }
 
 

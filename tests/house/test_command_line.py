@@ -244,3 +244,20 @@ def test_options_are_read_and_their_help_lists_a_commands_own_ones_first(
     assert "What it is for." in shown
     assert "whose second line is indented in the source: 'a', \"b\" (c). (default: n)" in shown
     assert shown.index("--name") < shown.index("--mode {one,two}") < shown.index("--shared")
+
+
+@dataclass(frozen=True)
+class _Several:
+    number: int | None = None
+    """A number."""
+    names: tuple[str, ...] = ("a", "b")
+    """Names."""
+
+
+def test_a_help_does_not_import_typeguard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "typeguard", raising=False)
+    with pytest.raises(SystemExit):
+        read_options(_Several, ["--help"], "zerosearch x")
+    assert "(default: a b)" in capsys.readouterr().out
+    assert "typeguard" not in sys.modules
+    assert read_options(_Several, ["--names", "c"], "zerosearch x") == _Several(names=("c",))

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
 from .registry import EngineFactory, engine_name, loads_code, make_engine, register_engine
-from .testing import ConstantEngine, FailingEngine, check_engine
 
 if TYPE_CHECKING:
     from .corpus.engine import CorpusEngine
     from .dense.engine import DenseEngine
+    from .testing import ConstantEngine, FailingEngine, check_engine
 
 # The module of a kind is imported when an engine of that kind is built.
 register_engine("corpus", f"{__name__}.corpus.engine:corpus_engine")
@@ -40,14 +41,17 @@ __all__ = [
 ]
 
 
+_MODULE_OF = {
+    "CorpusEngine": "corpus.engine",
+    "DenseEngine": "dense.engine",
+    "ConstantEngine": "testing",
+    "FailingEngine": "testing",
+    "check_engine": "testing",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import the module of an engine when its class is first used."""
-    if name == "CorpusEngine":
-        from .corpus.engine import CorpusEngine
-
-        return CorpusEngine
-    if name == "DenseEngine":
-        from .dense.engine import DenseEngine
-
-        return DenseEngine
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

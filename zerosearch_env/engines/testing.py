@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -139,6 +138,8 @@ def check_engine(
     for request, result in zip(batch, results, strict=True):
         _check_result(request, result)
     if deterministic:
+        import asyncio
+
         backwards = engine.search(batch[::-1])[::-1]
         alone = [engine.search([request])[0] for request in batch[: 4 * len(base)]]
         for request, first, again in zip(batch, results, backwards, strict=True):
@@ -161,6 +162,8 @@ def _require(condition: bool, message: str) -> None:
 
 
 async def _ask_all(engine: SearchEngine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    import asyncio
+
     return await asyncio.gather(*(engine.asearch(request) for request in requests))
 
 

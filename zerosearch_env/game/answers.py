@@ -23,7 +23,6 @@ Both readings fold accents, case, full-width letters, dashes and quotation marks
 from __future__ import annotations
 
 import codecs
-import html
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -256,6 +255,8 @@ def _checked(answers: Sequence[str]) -> tuple[str, ...]:
 
 def without_markup(text: str) -> str:
     """`text` without HTML tags and comments, and with its entities (`&amp;`) replaced by characters."""
+    import html  # when it is used: its table of entities takes longer than this module
+
     return html.unescape(_MARKUP.sub("", text))
 
 
