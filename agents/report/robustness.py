@@ -63,6 +63,12 @@ class Robustness:
         self.levels = evaluation.noise_levels
         self.groups: tuple[str | None, ...] = evaluation.groups or (None,)
         self.data_sources = evaluation.data_sources
+        self.samples = evaluation.samples
+        """Episodes per question; every figure is the mean over them."""
+        named = (cell.summary().samples for cell in evaluation.cells if cell.engine == self.engine)
+        figures = (name for scores in named if scores is not None for name in scores.named())
+        self.sample_figures = [name for name in dict.fromkeys(figures) if not name.startswith("mean@")]
+        """Names of the figures that need several samples, such as `"pass@4"`."""
         self._evaluation = evaluation
         roles = roles_of(evaluation)
         self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
@@ -81,6 +87,12 @@ class Robustness:
         """The exact match of an agent on a group of questions, or on those of one data set."""
         cell = self._cell(role, level)
         return EMPTY if cell is None else cell.summary(group, data_source).em
+
+    def of_samples(self, role: Role, level: float, name: str) -> Interval:
+        """One of `sample_figures` of an agent, over all questions."""
+        cell = self._cell(role, level)
+        scores = None if cell is None else cell.summary().samples
+        return EMPTY if scores is None else scores.named().get(name, EMPTY)
 
     def gap(self, level: float, group: str | None) -> Interval:
         """The paired difference in exact match between the trained agent and one-search RAG."""

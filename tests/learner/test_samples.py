@@ -23,6 +23,7 @@ from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_agents.players.endpoint import EndpointPlayer
 from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
+from zerosearch_agents.report.page import Notes, Report, render_report
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import ConstantEngine, CorpusEngine
 from zerosearch_env.errors import ConfigError
@@ -185,8 +186,15 @@ def test_the_command_shows_them_and_refuses_another_number_of_samples(
 
 
 def test_tables_keep_their_form_with_one_sample(capsys: pytest.CaptureFixture[str]) -> None:
-    print_evaluation(Evaluation((Cell("a", "e", 0.0, 3, ROWS[::4]),)), Console(width=100))
+    one, four = (
+        Evaluation((Cell("a", "e", 0.0, len(rows), rows, samples=n),)) for n, rows in ((1, ROWS[::4]), (4, ROWS))
+    )
+    print_evaluation(one, Console(width=100))
     assert "@" not in capsys.readouterr().out
+    page = render_report(Report(Notes("results"), four))
+    assert "pass@4, exact match" in page
+    assert "the mean of 4 samples per question" in page
+    assert "sample" not in render_report(Report(Notes("results"), one))
 
 
 def test_greedy_players_are_known(tmp_path: Path) -> None:
