@@ -81,8 +81,8 @@ class EvalConfig(PlayConfig):
     output: Path = Path("runs/eval")
     """Folder for results.json and the transcripts. Episodes that are finished in it are not played again."""
     agent_tag: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What no file shows, such as the version of a model behind an endpoint: TAG for all of your own agents, or
-    NAME=TAG for one. Cells measured with another tag are measured again; may be repeated."""
+    """What no file shows, such as the version of a model behind an endpoint: TAG for all of your own agents
+    and endpoints, or NAME=TAG for one. Cells measured with another tag are measured again; may be repeated."""
     fresh: bool = False
     """Delete the results of earlier runs in the output folder."""
     noise_unit: Literal["search", "document"] = "search"

@@ -39,11 +39,11 @@ class PlayConfig(ReadingOptions, AgentChoices):
     """The model of the built-in players, with options as in --agent: a policy directory, a name on the Hugging Face Hub
     (ORG/NAME, ORG/NAME@REVISION), openai:URL, vllm:MODEL, or "tiny", the shipped base model."""
     temperature: float = 0.0
-    """Sampling temperature of policies; 0 is greedy."""
+    """Sampling temperature of policies and of models behind an endpoint; 0 is greedy."""
     top_p: float = 1.0
     """Nucleus sampling of policies: only the most probable tokens that together have this probability, in (0, 1]."""
     turn_tokens: int | None = None
-    """Maximum number of tokens a policy samples per turn; unset: the value in its card, else the protocol's."""
+    """Maximum number of tokens a model samples per turn; unset: the value in its card, else the protocol's."""
     context_tokens: int | None = None
     """Maximum number of tokens of a policy's episode, prompt and documents included; unset: the value in its card, else
     the protocol's, at most 4,096. The model's own context is never exceeded."""
