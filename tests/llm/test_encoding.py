@@ -243,3 +243,11 @@ def test_rows_of_fine_tuning_have_the_ids_of_rollouts() -> None:
     assert turn[-1] == BASE.eos_token_id
     assert (base.ids, base.targets) == (BASE("base text", add_special_tokens=False)["input_ids"], len(base.ids))
     assert encode_rows(BASE, []) == []
+
+
+def test_a_model_without_a_token_for_unknown_characters() -> None:
+    inner = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="<none>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["<eos>"])
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
+    assert encode_framed([(make_frame(["", "<eos>"], tokenizer), ["a b"])], tokenizer) == [[0, 1, 2]]

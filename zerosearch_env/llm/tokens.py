@@ -291,11 +291,14 @@ def _control(tokenizer: Any) -> tuple[frozenset[int], re.Pattern[str] | None]:
 
 def _beginnings(tokens: Mapping[int, Any], tokenizer: Any) -> re.Pattern[str] | None:
     core = getattr(tokenizer, "backend_tokenizer", None)
-    # A token that is found after normalisation, or by the model itself, has more than one spelling ("\uff1cs\uff1e").
-    if core is None or any(
-        token.normalized or any(piece.id in tokens for piece in core.model.tokenize(token.content))
-        for token in tokens.values()
-    ):
+    if core is None or any(token.normalized for token in tokens.values()):
+        return None
+    # A token that the model itself finds, after normalisation, has more than one spelling ("\uff1cs\uff1e").
+    try:
+        spelt = [piece.id for token in tokens.values() for piece in core.model.tokenize(token.content)]
+    except Exception:  # the model has no token for unknown characters, and tokenizers raises no class of its own
+        return None
+    if not tokens.keys().isdisjoint(spelt):
         return None
     openings: dict[str, set[str]] = {}  # the first character apart: `re` looks for a single one fastest
     for token in tokens.values():
