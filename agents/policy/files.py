@@ -155,8 +155,7 @@ def is_hub_name(policy: str) -> bool:
 
 @cache
 def _download(policy: str, weights: bool) -> Path:
-    hub = require("huggingface_hub")
-    errors = hub.errors
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     name, _, revision = policy.partition("@")
     token = "run `hf auth login`, or set HF_TOKEN"
     ignored = _OTHER_FILES if weights else (*_OTHER_FILES, "*.safetensors")
@@ -179,7 +178,11 @@ def _download(policy: str, weights: bool) -> Path:
             f"the model {name} on the Hugging Face Hub has no branch, tag or commit {revision!r}"
         ) from cause
     except (OSError, ValueError) as cause:
-        offline = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else sentence(one_line(cause)).rstrip(".")
+        offline = (
+            "HF_HUB_OFFLINE is set"
+            if require("huggingface_hub.constants").HF_HUB_OFFLINE
+            else sentence(one_line(cause)).rstrip(".")
+        )
         raise ConfigError(
             f"the model {policy} is neither a folder nor in the local cache of the Hugging Face Hub, and the hub "
             f"cannot be reached ({offline}). On a machine with a network run `hf download {name}`, or give the model's "
