@@ -14,8 +14,9 @@ takes as many results.
              +-- Step: answer, invalid turn, last turn    +-- Step: the engine failed, the episode is over
 
 The caller runs the searches, one at a time or in batches, whenever it likes. The environment, the vector environment,
-the trainer's rollouts and the evaluation all use these two methods, so no rule is written twice. An agent that calls
-tools has no text to parse: `advance_action("search", query)` takes its turn instead of `advance(text)`.
+the trainer's rollouts and the evaluation all use these two methods, and the rules are one file, so none is written
+twice. An agent that calls tools has no text to parse: `advance_action("search", query)` takes its turn instead of
+`advance(text)`.
 
 All randomness is a function of (seed, search, document). It depends neither on other episodes nor on the order in which
 searches return, and with the same seed a higher noise level gives a superset of the noisy searches.
