@@ -49,6 +49,7 @@ class LocalAgent:
         self._name = name
         self._timeout_s = turn_timeout_s
         self._loop = LoopThread("zerosearch-agent")
+        self._pending: set[Future[Any]] = set()
         self.stateful = inspect.isclass(agent)
         self.source = source_file(agent)
         # An async client made in a constructor expects a running loop.
@@ -89,6 +90,11 @@ class LocalAgent:
             pass  # a builtin without a signature: a wrong one fails at the first call
         return agent
 
+    def interrupt(self) -> None:
+        """Stop waiting for calls in other threads; each of them fails."""
+        for call in tuple(self._pending):
+            call.cancel()
+
     def close(self) -> None:
         """End the event loop, if there is one."""
         self._loop.close()
@@ -107,6 +113,7 @@ class LocalAgent:
         return result
 
     def _within_the_limit(self, future: Future[Any]) -> Any:
+        self._pending.add(future)
         try:
             return future.result(self._timeout_s)
         except TimeoutError as cause:
@@ -115,6 +122,7 @@ class LocalAgent:
             raise overdue(self._timeout_s) from cause
         finally:
             future.cancel()  # after the limit, and after Ctrl-C
+            self._pending.discard(future)
 
 
 def overdue(limit_s: float | None) -> TimeoutError:

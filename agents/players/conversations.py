@@ -72,6 +72,7 @@ class LocalToolAgent(LocalAgent):
         else:
             call = in_thread(partial(_outcome, agent, question, searches.blocking()))
         call.add_done_callback(lambda _: searches.end())
+        self._pending.add(call)
         left_behind = True
         try:
             while (search := searches.next(self._timeout_s)) is not None:
@@ -93,6 +94,7 @@ class LocalToolAgent(LocalAgent):
         finally:
             searches.close(abandoned=left_behind)
             call.cancel()
+            self._pending.discard(call)
         answer, error = call.result()
         if error is not None:
             raise error

@@ -100,6 +100,12 @@ class IsolatedAgent:
             if process is not None:
                 self._release(process)
 
+    def interrupt(self) -> None:
+        """End the processes that play; each of their turns fails."""
+        for process in self._processes:
+            if process not in self._idle:
+                process.kill()
+
     def _release(self, process: _Process) -> None:
         if process.alive:
             self._idle.append(process)
@@ -172,6 +178,10 @@ class _Process:
             self._connection.send_bytes(json.dumps(request, default=_plain).encode())
         return self._reply(timeout_s)
 
+    def kill(self) -> None:
+        """Kill the process, from any thread; whoever waits for its reply gets an `AgentError`."""
+        self._popen.kill()
+
     def end(self) -> None:
         """End the process: it leaves when its connection is closed, and is killed if it does not."""
         self._connection.close()
@@ -184,7 +194,7 @@ class _Process:
     def _reply(self, timeout_s: float | None) -> Mapping[str, Any]:
         try:
             if not self._connection.poll(timeout_s):
-                self._popen.kill()
+                self.kill()
                 self.end()
                 raise AgentError(f"no reply within {timeout_s:g} s (the time limit of a turn); its process was killed")
             reply = json.loads(self._connection.recv_bytes(_LONGEST_REPLY))
@@ -192,7 +202,7 @@ class _Process:
             self.end()
             raise AgentError(f"its process ended (exit status {self._popen.returncode})") from cause
         except BaseException:  # Ctrl-C: a late reply must not be taken for that of the next request
-            self._popen.kill()
+            self.kill()
             self.end()
             raise
         if "config" in reply:

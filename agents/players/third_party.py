@@ -168,6 +168,8 @@ class ConcurrentPlayer(Player):
                     play_turn()
                     WORK.add(turns=1)
                 except AgentError as error:
+                    if stop.is_set():  # it was interrupted
+                        return False
                     failures += 1
                     if options.on_error == "stop":
                         raise
@@ -233,6 +235,10 @@ class ThirdPartyPlayer(ConcurrentPlayer):
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, changed by the agent's own options."""
         return changed_rules(rules, self.card)
+
+    def interrupt(self) -> None:
+        """See `ConcurrentPlayer.interrupt`; a sync function without a time limit cannot be abandoned."""
+        self._agent.interrupt()
 
     def close(self) -> None:
         """End the agent's event loop or processes, if it has any."""

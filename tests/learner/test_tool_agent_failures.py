@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_episodes import actions, number, play, play_one
+from tool_episodes import actions, episodes, number, play, play_one
 
 from zerosearch_agents.players.make import make_tool_player
 from zerosearch_agents.players.third_party import AgentOptions
@@ -129,6 +129,50 @@ def test_an_agent_that_was_left_behind_cannot_play_on() -> None:
     assert gone.wait(5)
     assert actions(episode) == ["search", "invalid"]
     assert episode.searches == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_an_evaluation_that_is_stopped_does_not_wait_for_agents_that_hang(is_async: bool, on_error: Any) -> None:
+    hang, all_play = threading.Event(), threading.Barrier(3)
+
+    def agent(question: str, search: Any) -> str:
+        search(question)
+        all_play.wait(5)
+        if number(question) == "1":
+            raise ConfigError("stop")
+        hang.wait(600)
+        return ""
+
+    async def awaits(question: str, search: Any) -> str:
+        await search(question)
+        await asyncio.to_thread(all_play.wait, 5)
+        if number(question) == "1":
+            raise RuntimeError("stop")
+        await asyncio.sleep(600)
+        return ""
+
+    class Stops(ToolAgentPlayer):
+        def begin(self, episode: Any, engine: Any, instance: Any) -> Any:
+            play_turn = super().begin(episode, engine, instance)
+
+            def play_and_stop() -> None:
+                try:
+                    play_turn()
+                except AgentError as error:
+                    if "stop" in str(error):
+                        raise RuntimeError("whatever ends the evaluation") from error
+                    raise
+
+            return play_and_stop
+
+    played = episodes(3)
+    player = Stops(awaits if is_async else agent, options=AgentOptions(concurrency=3, on_error=on_error))
+    with pytest.raises(RuntimeError, match="whatever ends"):
+        player.play(played, ConstantEngine())
+    assert [episode.done for episode in played] == [False] * 3
+    hang.set()
+    player.close()
 
 
 @pytest.mark.parametrize("is_async", [False, True])
