@@ -29,6 +29,24 @@ class Player(Protocol):
     """Name of the player in results."""
     searches: bool = True
     """False if it never searches. Noise then has no effect, and one noise level represents all of them."""
+    tagged: bool = False
+    """True if it may depend on what no file shows, such as a server: a general `--agent-tag` is then meant for it."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides its turns, apart from its code and the rules: the parts of its record, by name."""
+        return {}
+
+    def check(self) -> None:
+        """Check that it can play, before anything is played.
+
+        Raises:
+            ConfigError: it cannot.
+            CheckpointError: its files are incomplete or damaged.
+        """
+
+    def close(self) -> None:
+        """Release what it holds: connections, threads, processes, models."""
 
     def rules_for(self, rules: Rules) -> Rules:
         """The rules it plays by: the evaluation's rules, with the player's own protocol if it was trained with one."""

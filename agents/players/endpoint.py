@@ -26,13 +26,14 @@ import json
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from zerosearch_env.engines.cache import ResultCache, cache_key
 from zerosearch_env.engines.run import Engine, run_searches
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
+from zerosearch_env.identity import text_hash
 from zerosearch_env.llm.backend import Completion, Prompt
 from zerosearch_env.llm.make import make_endpoint
 from zerosearch_env.llm.openai import Model, OpenAIBackend
@@ -113,13 +114,14 @@ class EndpointPlayer(ConcurrentPlayer):
         return served_model(self.backend, self.name, chat=bool(self.card.chat))
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that its turns depend on, apart from the rules: the model and how it is asked, not where it is."""
-        return {
-            "model": dict(self.model),
-            "card": asdict(self.card),
-            "sampling": [self.policy.temperature, self.policy.top_p],
-        }
+    def identity(self) -> dict[str, str]:
+        """See `Player.identity`: the model and how it is asked, not where it is."""
+        how = [asdict(self.card), self.policy.temperature, self.policy.top_p]
+        return {"model": json.dumps(self.model), "options": text_hash(json.dumps(how))}
+
+    def check(self) -> None:
+        """See `Player.check`: the server answers, and has the model."""
+        _ = self.model
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, with what was given for this agent only."""
@@ -190,7 +192,7 @@ class EndpointPlayer(ConcurrentPlayer):
             future.cancel()
 
     def close(self) -> None:
-        """Close the connections and the cache."""
+        """See `Player.close`."""
         self.backend.close()
         if self._cache is not None:
             self._cache.close()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from zerosearch_env.errors import unknown_name
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import file_hash, folder_hash, source_file, source_hash, text_hash
+from zerosearch_env.identity import file_hash, source_file, source_hash, text_hash
 
 from .base import Player
-from .builtin.prompted import PromptedPlayer
-from .endpoint import EndpointPlayer
-from .policy import PolicyPlayer
-from .third_party import ConcurrentPlayer, ThirdPartyPlayer
-from .vllm import VLLMPlayer
+from .third_party import ThirdPartyPlayer
 
 
 def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
@@ -31,17 +24,7 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
     file = player.source if isinstance(player, ThirdPartyPlayer) else source_file(player)
     code = "" if file is None else source_hash(file) if third_party else file_hash(file)
     parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
-    if isinstance(player, PolicyPlayer):
-        options = player.options
-        parts["options"] = text_hash(repr(replace(options, path="", slots=1, device="cpu", dtype=player.dtype)))
-        parts["files"] = folder_hash(Path(options.path))
-    if isinstance(player, VLLMPlayer):
-        parts["model"] = json.dumps(player.identity)
-    if isinstance(player, EndpointPlayer):
-        model, *how = player.identity.values()
-        parts |= {"model": json.dumps(model), "options": text_hash(json.dumps(how))}
-    if isinstance(player, PromptedPlayer):
-        parts |= player.identity
+    parts |= player.identity
     if rules is not None:
         own = player.rules_for(rules)
         words = text_hash(repr((own.few_shot, own.prompt_template, own.invalid_notice, own.last_turn_notice)))
@@ -71,6 +54,6 @@ def player_identities(
         tag_of[name] = tag  # without a name: of all third-party agents
     records = {}
     for player in players:
-        general = tag_of.get("", "") if isinstance(player, ConcurrentPlayer) else ""
+        general = tag_of.get("", "") if player.tagged else ""
         records[player.name] = player_identity(player, tag_of.get(player.name, general), rules)
     return records

@@ -18,13 +18,9 @@ from zerosearch_env.types import Dataset
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..processes.pool import WorkerPool, default_workers
 from .base import Player, PolicyOptions
-from .builtin.prompted import PromptedPlayer
-from .endpoint import EndpointPlayer
 from .make import make_player, make_tool_player, policy_options
-from .policy import PolicyPlayer
 from .spec import parse_agent
-from .third_party import AgentOptions, ConcurrentPlayer, OnAgentError
-from .vllm import VLLMPlayer
+from .third_party import AgentOptions, OnAgentError
 
 
 @dataclass(frozen=True)
@@ -121,12 +117,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
             (make_tool_player(agent, third_party) for agent in tool_agents),
         )
         for player in made:
-            if isinstance(player, ConcurrentPlayer | VLLMPlayer | PromptedPlayer):
-                stack.callback(player.close)
-            if isinstance(player, EndpointPlayer | PromptedPlayer):
-                _ = player.model  # a server that is not there is an error before anything is played
-            if isinstance(player, PolicyPlayer):
-                player.check()
+            stack.callback(player.close)
+            player.check()
             if player.name in [other.name for other in players]:
                 raise ConfigError(f"two agents are called {player.name!r}; rename one of them with LABEL=...")
             players.append(player)

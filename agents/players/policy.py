@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
+from zerosearch_env.identity import folder_hash, text_hash
 from zerosearch_env.llm.local.devices import slow_dtype_note
 from zerosearch_env.protocols import Protocol
 
@@ -27,7 +29,7 @@ from ..policy.card import (
 from ..policy.files import check_complete
 from ..policy.policy import Policy
 from ..processes.pool import WorkerPool
-from .base import OnDone, PolicyOptions, blocks
+from .base import OnDone, Player, PolicyOptions, blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from ..sampling.protocol import TurnSampler
 
 
-class PolicyPlayer:
+class PolicyPlayer(Player):
     """Plays with a policy directory: greedy by default, all episodes in one batch.
 
     A row's tokens do not depend on the other rows, so splitting the episodes over processes does not
@@ -46,8 +48,6 @@ class PolicyPlayer:
         name: name in results; None uses the directory.
         pool: worker processes to share with other players; None plays in this process.
     """
-
-    searches = True
 
     def __init__(
         self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
@@ -71,12 +71,14 @@ class PolicyPlayer:
         """The policy's tokenizer."""
         return self.policy.tokenizer
 
-    def check(self) -> None:
-        """Check the policy's files, before anything is played.
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `Player.identity`: the options that its turns depend on, and its files."""
+        options = replace(self.options, path="", slots=1, device="cpu", dtype=self.dtype)
+        return {"options": text_hash(repr(options)), "files": folder_hash(Path(self.options.path))}
 
-        Raises:
-            CheckpointError: the directory is incomplete or damaged, or holds another kind of model.
-        """
+    def check(self) -> None:
+        """See `Player.check`: the policy's files are complete, and those of a causal language model."""
         check_complete(Path(self.options.path))
 
     @cached_property

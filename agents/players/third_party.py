@@ -84,6 +84,7 @@ class ConcurrentPlayer(Player):
         options: concurrency, time limit, and what follows a failure.
     """
 
+    tagged = True
     default_concurrency: ClassVar[int] = 1
     """Used if the options leave it open."""
 
@@ -113,10 +114,6 @@ class ConcurrentPlayer(Player):
         Raises:
             AgentError: the agent failed.
         """
-
-    @abstractmethod
-    def close(self) -> None:
-        """End threads and processes, and close connections."""
 
     def interrupt(self) -> None:
         """Abandon the turns in progress, where that is possible: their episodes will not be finished."""
@@ -241,7 +238,7 @@ class ThirdPartyPlayer(ConcurrentPlayer):
         self._agent.interrupt()
 
     def close(self) -> None:
-        """End the agent's event loop or processes, if it has any."""
+        """See `Player.close`: end the agent's event loop or processes, if it has any."""
         self._agent.close()
 
     def _enter(

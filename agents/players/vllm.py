@@ -7,12 +7,13 @@ card, its chat template, BOS, the tokens that it has written. Only the sampler i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.base import SearchEngine
 from zerosearch_env.errors import AgentError, ConfigError, TrainingError, require
@@ -66,9 +67,10 @@ class VLLMPlayer(PolicyPlayer):
         self._engines: dict[TurnLimits, TurnEngine] = {}
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What identifies the model on the servers, in addition to the files of its folder."""
-        return {field: self.model[field] for field in ("id", "root") if field in self.model}
+    def identity(self) -> dict[str, str]:
+        """See `Player.identity`: in addition to a policy's, what the servers say about their model."""
+        model = {field: self.model[field] for field in ("id", "root") if field in self.model}
+        return {**super().identity, "model": json.dumps(model)}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -78,7 +80,7 @@ class VLLMPlayer(PolicyPlayer):
         return load_tokenizer(self.options.path)
 
     def check(self) -> None:
-        """See `PolicyPlayer.check`; with servers the folder needs no weights."""
+        """See `Player.check`; with servers the folder needs no weights."""
         if not self.urls:
             check_complete(Path(self.options.path))
 
@@ -98,7 +100,7 @@ class VLLMPlayer(PolicyPlayer):
             raise AgentError(f"agent {self.name!r}: {cause}") from cause
 
     def close(self) -> None:
-        """End the engine, or the connections to the servers."""
+        """See `Player.close`."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()

@@ -119,7 +119,7 @@ class PromptedPlayer(Player):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides its answers: the model, the options and the prompts."""
+        """See `Player.identity`: the model, the options and the prompts."""
         files = [file_hash(Path(__file__).with_name(f"{module}.py")) for module in ("answers", "plans", "prompts")]
         return {
             "model": self.model,
@@ -140,6 +140,11 @@ class PromptedPlayer(Player):
         if "prompt_template" in rules.given:
             notes.append(f"{self.name}: its prompts are its own, prompt_template has no effect on it.")
         return notes
+
+    def check(self) -> None:
+        """See `Player.check`: an endpoint answers, and has the model."""
+        if isinstance(self.backend, OpenAIBackend):
+            _ = self.model
 
     def close(self) -> None:
         """Close the backend, and with it that of other players of the same model."""
