@@ -188,7 +188,7 @@ class SearchResult:
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top
 class Scores:
-    """The prediction of a finished episode and its scores."""
+    """The prediction of a finished episode and its scores, which are NaN if the question has no gold answers."""
 
     prediction: str | None
     answers: tuple[str, ...]
@@ -229,7 +229,8 @@ class Step:
     """Whether a search of this turn was noisy; one flag per document with `noise_unit="document"`. None if the turn was
     not a search."""
     find_answer: Callable[[Sequence[Document]], bool] | None = field(default=None, compare=False, repr=False)
-    """Looks for a gold answer in documents; None if the turn was not a search. See `answer_in_documents`."""
+    """Looks for a gold answer in documents; None if the turn was not a search, or the question has no gold answers. See
+    `answer_in_documents`."""
     stop_reason: StopReason | None = None
     scores: Scores | None = None
     """Set exactly when `stop_reason` is set."""
@@ -244,7 +245,7 @@ class Step:
 
     @property
     def answer_in_documents(self) -> bool | None:
-        """Whether this turn's documents contain a gold answer; None if the turn was not a search.
+        """Whether this turn's documents contain a gold answer; None if the turn was not a search, or there are none.
 
         Computed at each access, because it takes as long as the rest of the turn and few callers need it.
         """
