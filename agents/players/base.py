@@ -44,9 +44,11 @@ class Player(Protocol):
             ConfigError: it cannot.
             CheckpointError: its files are incomplete or damaged.
         """
+        return
 
     def close(self) -> None:
         """Release what it holds: connections, threads, processes, models."""
+        return
 
     def rules_for(self, rules: Rules) -> Rules:
         """The rules it plays by: the evaluation's rules, with the player's own protocol if it was trained with one."""
