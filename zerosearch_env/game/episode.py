@@ -20,8 +20,6 @@ twice. An agent that calls tools has no text to parse: `advance_action("search",
 
 All randomness is a function of (seed, search, document). It depends neither on other episodes nor on the order in which
 searches return, and with the same seed a higher noise level gives a superset of the noisy searches.
-
-All of it is one file, so that every rule of the game has one place.
 """
 
 from __future__ import annotations
