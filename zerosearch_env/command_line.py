@@ -1,23 +1,39 @@
-"""Reads the options of a command into a dataclass, with `tyro`."""
+"""What commands share: their options, read into a dataclass with `tyro`, and the signals that end them."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import inspect
+import signal
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from tyro.constructors import StructConstructorSpec, StructTypeInfo
 
 Options = TypeVar("Options")
+
+
+@contextlib.contextmanager
+def signals_handled(handler: Callable[[], object]) -> Iterator[None]:
+    """Call a function on SIGINT and SIGTERM. Only in the main thread."""
+
+    def handled(number: int, frame: FrameType | None) -> None:
+        handler()
+
+    before = {number: signal.signal(number, handled) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def read_options(

@@ -13,15 +13,13 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from ..command_line import read_options
+from ..command_line import read_options, signals_handled
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import SearchEngine, make_engine
@@ -96,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.callback(game.end)
         server = make_server(game)
         if listener is None:
-            with _signals_end(game):
+            with signals_handled(game.exit_now):
                 server.run("stdio")  # meanwhile, what is printed goes to stderr
         else:
             import uvicorn
@@ -106,22 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 asyncio.run(uvicorn.Server(options).serve(sockets=[listener]))
     return game.exit_status
-
-
-@contextlib.contextmanager
-def _signals_end(game: Game) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the process: the library waits for stdin in a thread that cannot be interrupted."""
-
-    def handled(number: int, frame: FrameType | None) -> None:
-        game.end()
-        os._exit(game.exit_status)
-
-    before = {number: signal.signal(number, handled) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_game(config: MCPConfig) -> Game:
@@ -203,6 +185,11 @@ class Game:
             finally:
                 if self.session.done:
                     self._report()
+
+    def exit_now(self) -> NoReturn:
+        """End the process. The library waits for stdin in a thread that cannot be interrupted."""
+        self.end()
+        os._exit(self.exit_status)
 
     def _report(self) -> None:
         """Write the transcript and the scores, once: as soon as they exist, since a server may be killed."""

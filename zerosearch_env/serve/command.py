@@ -6,18 +6,16 @@ import asyncio
 import gc
 import math
 import os
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from ..checks import check_number, check_whole_number
-from ..command_line import read_options
+from ..command_line import read_options, signals_handled
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
@@ -242,12 +240,8 @@ def _signals_end(server: Any) -> Iterator[None]:
         yield
         return
 
-    def handled(number: int, frame: FrameType | None) -> None:
+    def handled() -> None:
         server.should_exit = True
 
-    before = {number: signal.signal(number, handled) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_handled(handled):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
