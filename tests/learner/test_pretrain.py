@@ -65,7 +65,9 @@ def same(first: Path, second: Path) -> bool:
 def test_one_command_leaves_the_policy_and_its_stages(whole: Path) -> None:
     assert sorted(path.name for path in whole.parent.iterdir()) == ["tiny", "tiny-base", "tiny-warm"]
     policy = load_policy(whole)
-    assert policy.card == AgentCard(protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048)
+    assert policy.card == AgentCard(
+        protocol="zerosearch", prompt_template=PROMPT, turn_tokens=64, context_tokens=2048, chat=False
+    )
     assert len(policy.tokenizer) == 1000
     assert policy.model.config.num_hidden_layers == 3
     assert policy.model.config._attn_implementation == "sdpa"  # how it was trained is no part of it
