@@ -8,7 +8,7 @@
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
 #   make test-agents  the examples of agent frameworks, each in an environment of its own (.venv-agents, 1.6 GB)
-#   make test-llm     two real language models play 20 questions each way; downloads 330 MB once, an hour on two cores
+#   make test-llm     two real language models play 20 questions each way; downloads 330 MB once, half an hour on two cores
 #   make format       let the formatter and the linter rewrite the code
 #   make clean        remove build products and caches (runs/ stays);  make distclean also removes .venv
 
