@@ -43,14 +43,23 @@ class Timing:
     """Lower quartile."""
     high: float
     """Upper quartile."""
-    rounds: int
     items: int
     """Total number of items over all rounds."""
+    values: tuple[float, ...]
+    """The figure of each round, in order."""
 
     @property
     def per_second(self) -> float:
         """Items per CPU second."""
         return 1e6 / self.median
+
+    def over(self, other: Timing) -> float:
+        """The time of this case over another's: the median of the ratios of each round.
+
+        A machine that others use is slower for seconds at a time, which changes both figures of a round, but may change
+        the median of only one case.
+        """
+        return statistics.median(a / b for a, b in zip(self.values, other.values, strict=True))
 
 
 def alternating(items: Sequence[T], rounds: int) -> Iterator[T]:
@@ -100,8 +109,8 @@ def _timing(name: str, values: Sequence[float], items: int) -> Timing:
         median=statistics.median(ordered),
         low=ordered[len(ordered) // 4],
         high=ordered[(3 * len(ordered)) // 4] if len(ordered) > 3 else ordered[-1],
-        rounds=len(ordered),
         items=items,
+        values=tuple(values),
     )
 
 

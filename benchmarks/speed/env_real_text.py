@@ -119,9 +119,9 @@ RATIOS = (
 
 
 def ratios(timings: dict[str, Timing]) -> dict[str, float]:
-    """Our median over the peer's, for every pair that was measured; below 1 we are faster."""
+    """Our time over the peer's (`Timing.over`), for every pair that was measured; below 1 we are faster."""
     return {
-        f"{ours} / {peer}": round(timings[ours].median / timings[peer].median, 3)
+        f"{ours} / {peer}": round(timings[ours].over(timings[peer]), 3)
         for ours, peer in RATIOS
         if ours in timings and peer in timings
     }

@@ -65,7 +65,7 @@ def _against_generate(which: str, rounds: int) -> dict[str, Any]:
         for case in (ours, peer):
             speed = timings[case].per_second
             print(f"  {case:<29} {speed:6.0f}  {speed / limit:4.0%} of the limit")
-        ratio = timings[peer].median / timings[ours].median
+        ratio = timings[peer].over(timings[ours])
         record[name] = {"ratio": ratio, "of_limit": timings[ours].per_second / limit}
         print(f"  ratio {ratio:.2f}")
     return record | {"timings": timings}

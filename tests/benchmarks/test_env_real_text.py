@@ -44,7 +44,7 @@ def test_cases_count_their_steps_and_end_right(data: Path, read: bool) -> None:
 
 
 def test_ratios_only_of_what_was_measured() -> None:
-    timings = {name: Timing(name, us, us, us, 1, 1) for name, us in [("GEM", 50.0), ("gym.make", 40.0)]}
+    timings = {name: Timing(name, us, us, us, 1, (us,)) for name, us in [("GEM", 50.0), ("gym.make", 40.0)]}
     assert bench.ratios(timings) == {"gym.make / GEM": 0.8}
 
 

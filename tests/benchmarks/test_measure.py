@@ -38,7 +38,7 @@ def test_time_per_item() -> None:
     timings = measure(cases, rounds=3, seconds=1.0, clock=clock)
     assert timings["a"].median == pytest.approx(5_000.0)
     assert timings["b"].median == pytest.approx(50_000.0)
-    assert (timings["a"].rounds, timings["a"].items) == (3, 600)
+    assert (len(timings["a"].values), timings["a"].items) == (3, 600)
 
 
 def test_cases_take_turns_and_warm_up() -> None:
@@ -58,6 +58,12 @@ def test_a_turn_runs_at_least_once() -> None:
     assert timings["a"].items == 4
 
 
+def test_a_ratio_is_the_median_over_rounds() -> None:
+    ours = Timing("ours", 2.0, 1.0, 20.0, 3, (1.0, 20.0, 2.0))
+    peer = Timing("peer", 4.0, 2.0, 10.0, 3, (2.0, 10.0, 4.0))  # the second round was slow for both
+    assert ours.over(peer) == 0.5
+
+
 def test_quartiles() -> None:
     clock = Clock()
     durations = iter([9.0, 4.0, 1.0, 2.0, 3.0, 5.0])
@@ -71,7 +77,7 @@ def test_quartiles() -> None:
 
 
 def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timings = {"a": Timing("a", 4.0, 3.0, 5.0, 7, 1000)}
+    timings = {"a": Timing("a", 4.0, 3.0, 5.0, 1000, (3.0, 4.0, 5.0))}
     write_record(tmp_path / "deep" / "record.json", ["numpy", "no-such-thing"], timings=timings, ratios={"x": 2.0})
     record = json.loads((tmp_path / "deep" / "record.json").read_text())
     assert record["timings"]["a"]["median"] == 4.0
