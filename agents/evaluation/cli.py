@@ -37,9 +37,6 @@ from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 
-from ..players.base import Player, PolicyOptions
-from ..players.builtin.prompted import PromptOptions
-from ..players.endpoint import EndpointPlayer
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
 from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
@@ -182,7 +179,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         )
         for note in dict.fromkeys(note for player in players for note in player.notes(rules)):
             console.print(note)
-        if config.samples > 1 and (greedy := [p.name for p in players if is_greedy(p)]):
+        if config.samples > 1 and (greedy := [p.name for p in players if p.greedy]):
             console.print(
                 f"{', '.join(greedy)}: temperature 0, so the samples of a question differ only by their noise draws; "
                 "set --temperature, for example to 0.7"
@@ -226,9 +223,3 @@ def _settings(config: EvalConfig, rules: Rules, questions: int) -> dict[str, Any
     if config.samples > 1:
         eval_settings["samples"] = config.samples
     return {**config.play_settings(rules), **eval_settings, "questions": questions, "scores": list(config.all_scores)}
-
-
-def is_greedy(player: Player) -> bool:
-    """Whether a player is known to decode greedily: with the same documents it writes the same episode again."""
-    options = player.policy if isinstance(player, EndpointPlayer) else getattr(player, "options", None)
-    return isinstance(options, (PolicyOptions, PromptOptions)) and options.temperature == 0

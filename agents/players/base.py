@@ -1,17 +1,18 @@
-"""The interface of a player, and the options of players that use a policy."""
+"""The interface of a player, and the options of players: how a policy is sampled, and what follows a failure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.base import SearchEngine
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.identity import file_hash, source_file
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
 
@@ -19,6 +20,7 @@ _CARD_OPTIONS = RULE_OPTIONS + FORMAT_OPTIONS
 
 OnDone = Callable[[int], None]
 """Called with the position of an episode in the list, as soon as the episode is done."""
+OnAgentError = Literal["stop", "retry", "skip"]
 
 
 @runtime_checkable
@@ -31,6 +33,17 @@ class Player(Protocol):
     """False if it never searches. Noise then has no effect, and one noise level represents all of them."""
     tagged: bool = False
     """True if it may depend on what no file shows, such as a server: a general `--agent-tag` is then meant for it."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it is known to decode greedily: with the same documents it writes the same episode again."""
+        return False
+
+    @property
+    def code(self) -> str:
+        """Hash of its code; "" if it is in no file."""
+        file = source_file(self)
+        return "" if file is None else file_hash(file)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -141,3 +154,34 @@ class PolicyOptions:
             given = {name: entries[name] for name in names if name in entries}
             changes[field] = tuple((dict(getattr(self, field)) | given).items())
         return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """How a third-party agent is played."""
+
+    concurrency: int | None = None
+    """Episodes played at the same time, each in its own thread; None: 1, and 16 for a model behind an endpoint. Their
+    searches run at the same time if the engine waits for other machines, else in batches. Values above 1 need a
+    function that is thread-safe, or a class."""
+    on_error: OnAgentError = "stop"
+    """What follows a failure of the agent: "stop" ends the evaluation, "skip" ends the episode as failed, "retry" asks
+    again, at most `retries` times per episode, and then skips."""
+    retries: int = 3
+    """Number of retries per episode."""
+    backoff_s: float = 1.0
+    """Pause before the first retry, in seconds; it doubles with every further one."""
+    turn_timeout_s: float | None = None
+    """Time limit of a turn, in seconds, without the engine's time; None: no limit."""
+    isolate: bool = False
+    """Run the agent in its own process, which the gold answers never enter (`isolated.py`)."""
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None:
+            check_whole_number("concurrency", self.concurrency)
+        if self.on_error not in get_args(OnAgentError):
+            raise unknown_name("on_agent_error", self.on_error, get_args(OnAgentError))
+        check_whole_number("retries", self.retries)
+        check_number("backoff_s", self.backoff_s, least=0)
+        if self.turn_timeout_s is not None:
+            check_number("turn_timeout_s", self.turn_timeout_s, above=0)

@@ -44,8 +44,8 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, Step, StopReason
 
 from ..policy.card import AgentCard, card_rules, changed_card
-from .base import PolicyOptions
-from .third_party import AgentOptions, ConcurrentPlayer, PlayTurn
+from .base import AgentOptions, PolicyOptions
+from .third_party import ConcurrentPlayer, PlayTurn
 
 TIMEOUT_S = 600.0
 """Limit of a turn with all retries, in seconds, unless `AgentOptions.turn_timeout_s` says otherwise. A model that
@@ -112,6 +112,11 @@ class EndpointPlayer(ConcurrentPlayer):
             ConfigError: no server can be reached, or the model is not there; see `OpenAIBackend.check`.
         """
         return served_model(self.backend, self.name, chat=bool(self.card.chat))
+
+    @property
+    def greedy(self) -> bool:
+        """See `Player.greedy`."""
+        return self.policy.temperature == 0
 
     @property
     def identity(self) -> dict[str, str]:

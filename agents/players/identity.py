@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from zerosearch_env.errors import unknown_name
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import file_hash, source_file, source_hash, text_hash
+from zerosearch_env.identity import text_hash
 
 from .base import Player
-from .third_party import ThirdPartyPlayer
 
 
 def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -> dict[str, str]:
@@ -20,11 +19,7 @@ def player_identity(player: Player, tag: str = "", rules: Rules | None = None) -
         tag: what no file shows, such as the version of a model behind an endpoint.
         rules: the rules of the evaluation; None: they take no part in the record.
     """
-    third_party = isinstance(player, ThirdPartyPlayer)
-    file = player.source if isinstance(player, ThirdPartyPlayer) else source_file(player)
-    code = "" if file is None else source_hash(file) if third_party else file_hash(file)
-    parts = {"code": text_hash(f"{type(player).__qualname__} {code}"), "tag": tag}
-    parts |= player.identity
+    parts = {"code": text_hash(f"{type(player).__qualname__} {player.code}"), "tag": tag, **player.identity}
     if rules is not None:
         own = player.rules_for(rules)
         words = text_hash(repr((own.few_shot, own.prompt_template, own.invalid_notice, own.last_turn_notice)))

@@ -24,12 +24,12 @@ from zerosearch_env.privacy import redact
 from ..config.agent import RULE_OPTIONS
 from ..policy.card import AgentCard
 from ..policy.files import policy_path
-from .base import Player, PolicyOptions
+from .base import AgentOptions, Player, PolicyOptions
 from .builtin.make import BASELINES, WITH_MODEL, make_builtin
 from .endpoint import TIMEOUT_S, WITHOUT_EFFECT, EndpointPlayer
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
-from .third_party import AgentOptions, CallablePlayer
+from .third_party import CallablePlayer
 from .tool_agents import ToolAgentPlayer
 from .vllm import make_vllm_player
 

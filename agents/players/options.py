@@ -17,10 +17,8 @@ from zerosearch_env.types import Dataset
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
 from ..processes.pool import WorkerPool, default_workers
-from .base import Player, PolicyOptions
-from .make import make_player, make_tool_player, policy_options
+from .base import AgentOptions, OnAgentError, Player, PolicyOptions
 from .spec import parse_agent
-from .third_party import AgentOptions, OnAgentError
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,8 @@ class PlayConfig(ReadingOptions, AgentChoices):
                 not answer.
             CheckpointError: a policy's directory is incomplete or damaged, or holds another kind of model.
         """
+        from .make import make_player, make_tool_player, policy_options  # HTTP clients: not needed for a help text
+
         common = PolicyOptions(
             path="",
             temperature=self.temperature,

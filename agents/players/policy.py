@@ -72,6 +72,11 @@ class PolicyPlayer(Player):
         return self.policy.tokenizer
 
     @property
+    def greedy(self) -> bool:
+        """See `Player.greedy`."""
+        return self.options.temperature == 0
+
+    @property
     def identity(self) -> dict[str, str]:
         """See `Player.identity`: the options that its turns depend on, and its files."""
         options = replace(self.options, path="", slots=1, device="cpu", dtype=self.dtype)

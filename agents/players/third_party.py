@@ -17,22 +17,20 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.engines.run import Engine, run_searches
-from zerosearch_env.errors import AgentError, ConfigError, unknown_name
+from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
-from zerosearch_env.identity import text_hash
+from zerosearch_env.identity import source_hash, text_hash
 from zerosearch_env.loading import load_callable
 from zerosearch_env.progress import WORK
 from zerosearch_env.types import Document, Step, StopReason
 
-from .base import OnDone, Player
+from .base import AgentOptions, OnDone, Player
 from .calls import LocalAgent, TakeTurn, describe_error
 from .isolated import IsolatedAgent
 
@@ -40,40 +38,8 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 Started = TypeVar("Started")
-OnAgentError = Literal["stop", "retry", "skip"]
 PlayTurn = Callable[[], None]
 """Plays one turn of an episode that has been begun."""
-
-
-@dataclass(frozen=True)
-class AgentOptions:
-    """How a third-party agent is played."""
-
-    concurrency: int | None = None
-    """Episodes played at the same time, each in its own thread; None: 1, and 16 for a model behind an endpoint. Their
-    searches run at the same time if the engine waits for other machines, else in batches. Values above 1 need a
-    function that is thread-safe, or a class."""
-    on_error: OnAgentError = "stop"
-    """What follows a failure of the agent: "stop" ends the evaluation, "skip" ends the episode as failed, "retry" asks
-    again, at most `retries` times per episode, and then skips."""
-    retries: int = 3
-    """Number of retries per episode."""
-    backoff_s: float = 1.0
-    """Pause before the first retry, in seconds; it doubles with every further one."""
-    turn_timeout_s: float | None = None
-    """Time limit of a turn, in seconds, without the engine's time; None: no limit."""
-    isolate: bool = False
-    """Run the agent in its own process, which the gold answers never enter (`isolated.py`)."""
-
-    def __post_init__(self) -> None:
-        if self.concurrency is not None:
-            check_whole_number("concurrency", self.concurrency)
-        if self.on_error not in get_args(OnAgentError):
-            raise unknown_name("on_agent_error", self.on_error, get_args(OnAgentError))
-        check_whole_number("retries", self.retries)
-        check_number("backoff_s", self.backoff_s, least=0)
-        if self.turn_timeout_s is not None:
-            check_number("turn_timeout_s", self.turn_timeout_s, above=0)
 
 
 class ConcurrentPlayer(Player):
@@ -228,6 +194,11 @@ class ThirdPartyPlayer(ConcurrentPlayer):
     def source(self) -> Path | None:
         """The source file of the agent; None if it has none."""
         return self._agent.source
+
+    @property
+    def code(self) -> str:
+        """See `Player.code`: of the agent, with the modules of its folder that it imports."""
+        return "" if self.source is None else source_hash(self.source)
 
     def rules_for(self, rules: Rules) -> Rules:
         """The evaluation's rules, changed by the agent's own options."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zerosearch_agents.players.third_party import AgentOptions
+from zerosearch_agents.players.base import AgentOptions
 from zerosearch_agents.players.tool_agents import ToolAgentPlayer
 from zerosearch_env.engines import ConstantEngine, SearchEngine
 from zerosearch_env.game.episode import Episode

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sim_fakes import FakeBackend
 
+from zerosearch_agents.players.base import AgentOptions
 from zerosearch_agents.players.builtin import prompts
 from zerosearch_agents.players.builtin.plans import PLANS, SEARCH_O1_TURNS
 from zerosearch_agents.players.builtin.prompted import PromptedPlayer, PromptOptions, turn_text
-from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_env.engines import FailingEngine
 from zerosearch_env.errors import AgentError, EngineError
 from zerosearch_env.game.episode import Episode

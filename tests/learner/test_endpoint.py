@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.evaluate import Store, evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
-from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.endpoint import EndpointPlayer, shown_thought, with_stop_string
 from zerosearch_agents.players.identity import player_identity
 from zerosearch_agents.players.make import make_player
 from zerosearch_agents.players.options import PlayConfig
-from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import AgentError, ConfigError

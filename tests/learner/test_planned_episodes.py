@@ -9,9 +9,9 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation import evaluate as evaluate_module
 from zerosearch_agents.evaluation.evaluate import PlannedEpisodes, evaluate
-from zerosearch_agents.players.base import blocks
+from zerosearch_agents.players.base import AgentOptions, blocks
 from zerosearch_agents.players.builtin.scripted import RandomPlayer
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.errors import EpisodeError
 from zerosearch_env.game.episode import Episode

@@ -8,11 +8,11 @@ import pytest
 from pid_player import PidOptions, PidPlayer
 from tiny import tiny_dataset, tiny_policy
 
-from zerosearch_agents.players.base import Player, PolicyOptions
+from zerosearch_agents.players.base import AgentOptions, Player, PolicyOptions
 from zerosearch_agents.players.identity import player_identity
 from zerosearch_agents.players.make import make_player
 from zerosearch_agents.players.policy import PolicyPlayer
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer, public_info
+from zerosearch_agents.players.third_party import CallablePlayer, public_info
 from zerosearch_agents.policy.policy import save_policy
 from zerosearch_agents.processes.pool import WorkerPool, replay
 from zerosearch_env.engines import ConstantEngine, CorpusEngine, FailingEngine

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import EvalConfig, is_greedy, run_evaluation
+from zerosearch_agents.evaluation.cli import EvalConfig, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate, transcript_path
 from zerosearch_agents.evaluation.results import Cell, CellKey, EpisodeResult, Evaluation, load_evaluation
@@ -205,5 +205,5 @@ def test_greedy_players_are_known(tmp_path: Path) -> None:
         endpoint.close()
         return [PolicyPlayer(policy), endpoint, prompted]
 
-    assert [is_greedy(player) for player in [*made(), *made(temperature=0.7)]] == [True] * 3 + [False] * 3
-    assert not is_greedy(RandomPlayer())
+    assert [player.greedy for player in [*made(), *made(temperature=0.7)]] == [True] * 3 + [False] * 3
+    assert not RandomPlayer().greedy

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from zerosearch_agents.evaluation.evaluate import Store, evaluate, transcript_path
 from zerosearch_agents.evaluation.results import Cell
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer, public_info
+from zerosearch_agents.players.base import AgentOptions
+from zerosearch_agents.players.third_party import CallablePlayer, public_info
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.episode import Episode

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tool_episodes import actions, episodes, number, play, play_one
 
+from zerosearch_agents.players.base import AgentOptions
 from zerosearch_agents.players.make import make_tool_player
-from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_agents.players.tool_agents import ToolAgentPlayer
 from zerosearch_env.engines import ConstantEngine, FailingEngine
 from zerosearch_env.errors import AgentError, ConfigError, EngineError, EpisodeError

@@ -23,7 +23,8 @@ from tool_episodes import actions, episodes, number, play, play_one
 from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer
+from zerosearch_agents.players.base import AgentOptions
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.players.tool_agents import MOST_REFUSED, ToolAgentPlayer
 from zerosearch_env.engines import ConstantEngine
 from zerosearch_env.errors import ConfigError, EpisodeError

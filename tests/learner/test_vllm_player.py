@@ -11,11 +11,10 @@ import pytest
 from fake_vllm import FakeVLLM
 from tiny import tiny_dataset, tiny_policy
 
-from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.identity import player_identity
 from zerosearch_agents.players.make import make_player
 from zerosearch_agents.players.policy import PolicyPlayer
-from zerosearch_agents.players.third_party import AgentOptions
 from zerosearch_agents.players.vllm import VLLMPlayer
 from zerosearch_agents.policy.policy import Policy, save_policy
 from zerosearch_agents.sampling.engine import TurnLimits

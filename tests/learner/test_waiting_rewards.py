@@ -16,7 +16,8 @@ from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import Evaluation, load_evaluation
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer
+from zerosearch_agents.players.base import AgentOptions
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.processes.pool import _Replays
 from zerosearch_agents.runs.metrics import rollout_metrics
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread, chat

@@ -17,11 +17,10 @@ from ...config.agent import RULE_OPTIONS
 from ...config.vllm import parse_sampler
 from ...policy.card import AgentCard, changed_card, read_card
 from ...policy.files import check_complete
-from ..base import Player, PolicyOptions
+from ..base import AgentOptions, Player, PolicyOptions
 from ..endpoint import EndpointPlayer, endpoint_backend
 from ..policy import PolicyPlayer
 from ..spec import source_kind
-from ..third_party import AgentOptions
 from .own_format import DirectPlayer, OwnQueryRagPlayer, RagPlayer
 from .plans import PLANS
 from .prompted import PromptedPlayer, PromptOptions

@@ -23,9 +23,8 @@ from zerosearch_env.progress import WORK
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import StopReason
 
-from ..base import OnDone, Player, blocks
+from ..base import AgentOptions, OnDone, Player, blocks
 from ..endpoint import served_model, shown_thought
-from ..third_party import AgentOptions
 from .answers import after_thought
 from .plans import PLANS, Answer, Ask, Plan, Search
 from .turns import NO_ANSWER, take_turns
@@ -116,6 +115,11 @@ class PromptedPlayer(Player):
         if isinstance(self.backend, OpenAIBackend):
             return json.dumps(served_model(self.backend, self.name, chat=self.options.chat))
         return self.backend.identity
+
+    @property
+    def greedy(self) -> bool:
+        """See `Player.greedy`."""
+        return self.options.temperature == 0
 
     @property
     def identity(self) -> dict[str, str]:
