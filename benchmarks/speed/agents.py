@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from zerosearch_agents.evaluation.evaluate import Store, evaluate
-from zerosearch_agents.players.third_party import AgentOptions, CallablePlayer
+from zerosearch_agents.players.base import AgentOptions
+from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.engines import BatchedEngine
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult

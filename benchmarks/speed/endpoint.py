@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zerosearch_agents.evaluation.evaluate import Store, evaluate
-from zerosearch_agents.players.base import PolicyOptions
+from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.endpoint import EndpointPlayer
-from zerosearch_agents.players.third_party import AgentOptions
 
 from ..measure import alternating, make_parser, middle, write_record
 from .agents import RULES, TimedEngine, questions

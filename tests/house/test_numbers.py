@@ -217,6 +217,24 @@ def serve() -> Iterator[str]:
     yield f"{times['32 clients']} times for 32 and {times['200 clients']} times for 200"
 
 
+def endpoint() -> Iterator[str]:
+    """The throughput and the CPU time of a model behind an endpoint."""
+    measured = record("endpoint")
+    middle = measured["medians"]["16 at once"]
+    yield (
+        f"With {measured['turn_ms']:.0f} ms per turn, {middle['concurrency']} at once reach "
+        f"{middle['of_ideal']:.0%} of the ideal, at "
+        f"{middle['cpu_ms']:.1f} ms of CPU time per turn, of which aiohttp alone takes {middle['aiohttp_ms']:.1f} ms"
+    ).replace("%", " %")
+
+
+def data() -> Iterator[str]:
+    """The time to load questions."""
+    measured = record("datasets")
+    times = measured["times_first_load_of_datasets"]
+    yield f"{measured['rows']:,} questions load in {times:.2f} times the CPU time that the library `datasets` takes"
+
+
 def simulated() -> Iterator[str]:
     """The tiny simulation LLM, and the speed of the client."""
     size = SIMULATOR.stat().st_size
@@ -325,6 +343,7 @@ def stability() -> Iterator[str]:
 
 PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "README.md": readme,
+    "data.md": data,
     "optimisation-step.md": optimisation_step,
     "samplers.md": samplers,
     "scale.md": scale,
@@ -332,6 +351,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "simulated.md": simulated,
     "simulator.md": simulator,
     "stability.md": stability,
+    "third-party-agents.md": endpoint,
 }
 
 # Numbers with a unit that are not measured, by page ("" is every page): what they are, by how they are written.
