@@ -192,4 +192,4 @@ def test_unknown_stage_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'extract'"):
         main(["extrakt"])
     assert main(["--help"]) == 0
-    assert "--on-bad-row" in capsys.readouterr().out
+    assert "\n  extract   Make training pairs" in capsys.readouterr().out
