@@ -5,6 +5,8 @@
 The file stores the scores of every episode, not only means, so that any later comparison on the same questions can be
 paired. It is rewritten after each cell by an atomic replace: an interrupted run loses at most the episodes that were
 still being played.
+
+This stays one file although it is long: the records, their summaries and the file's format change together.
 """
 
 from __future__ import annotations

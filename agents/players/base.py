@@ -185,3 +185,7 @@ class AgentOptions:
         check_number("backoff_s", self.backoff_s, least=0)
         if self.turn_timeout_s is not None:
             check_number("turn_timeout_s", self.turn_timeout_s, above=0)
+
+    def pause_s(self, failures: int) -> float:
+        """Pause after so many failures in a row, in seconds; `failures` is at least 1."""
+        return self.backoff_s * 2.0 ** (failures - 1)

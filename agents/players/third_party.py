@@ -139,7 +139,7 @@ class ConcurrentPlayer(Player):
                     if options.on_error == "skip" or failures > options.retries:
                         episode.stop(StopReason.AGENT_ERROR, error=str(error))
                         break
-                    stop.wait(options.backoff_s * 2 ** (failures - 1))
+                    stop.wait(options.pause_s(failures))
                     if self.restarts:
                         instance.close()
                         episode.restart()

@@ -139,7 +139,8 @@ class PromptedPlayer(Player):
     def notes(self, rules: Rules) -> list[str]:
         """See `Player.notes`."""
         own = self.rules_for(rules)
-        searches = "no search" if not self.searches else f"at most {_count(own.max_turns, 'search')}"
+        several = "1 search" if own.max_turns == 1 else f"{own.max_turns} searches"
+        searches = f"at most {several}" if self.searches else "no search"
         notes = [f"{self.name}: the model is asked in plain words (docs/builtin-players.md), {searches}."]
         if "prompt_template" in rules.given:
             notes.append(f"{self.name}: its prompts are its own, prompt_template has no effect on it.")
@@ -239,7 +240,7 @@ class PromptedPlayer(Player):
             if not missing:
                 break
             if attempt:
-                time.sleep(self.failures.backoff_s * 2 ** (attempt - 1))
+                time.sleep(self.failures.pause_s(attempt))
             missing.sort(key=lambda prompt: len(prompt.text))  # batches of prompts of about the same length
             size = self.batch or len(missing)
             for start in range(0, len(missing), size):
@@ -265,10 +266,6 @@ class PromptedPlayer(Player):
             if completion.failure is None:
                 self._completed.put(prompt, completion)
         return made
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}es"
 
 
 def _join(thoughts: Sequence[str], written: str) -> str:
