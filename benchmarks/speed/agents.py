@@ -53,6 +53,10 @@ class TimedEngine(BatchedEngine):
         self.waits = waits
         self._call_s = call_s
 
+    def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
+        """Whether a call takes no time; see `EngineParts`."""
+        return not self._call_s
+
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Wait, then return five documents of 100 words per request."""
         time.sleep(self._call_s)

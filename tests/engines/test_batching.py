@@ -373,6 +373,17 @@ def test_concurrent_searches_of_threads() -> None:
     searches.close()
 
 
+def test_quick_searches_of_threads_need_no_other_thread() -> None:
+    engine = Quick()
+    searches = ConcurrentSearches(engine)
+    assert text(searches.search([ask("a")])[0]) == "a"
+    assert searches.search([ask("boom")])[0].failure == "down"
+    assert engine.threads == {threading.get_ident()}
+    assert text(searches.search([ask("slow")])[0]) == "slow"
+    assert len(engine.threads) == 2
+    searches.close()
+
+
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_failure_of_the_engine_is_a_failed_result(waits: bool) -> None:
     searches = ConcurrentSearches(Held(waits=waits))

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..checks import check_number, check_whole_number
 from ..errors import ZeroSearchError
 from ..types import SearchRequest, SearchResult
-from .run import Engine, Outcome, search_each
+from .run import Engine, Outcome, is_quick, search_each
 
 OnCall = Callable[[int, float, Sequence[Outcome]], object]
 """Called after each engine call with the number of searches, the seconds that it took, and its outcomes."""
@@ -191,16 +191,11 @@ class Batcher:
 
     def _quick(self) -> int:
         """How many of the first searches that wait are quick together; 0 if even the first is not."""
-        is_quick = getattr(self._engine, "is_quick", None)
-        if not callable(is_quick):
-            return 0
         count = min(_QUICK_BATCH, self._max_batch, len(self._waiting))
         requests = [request for request, _, _ in islice(self._waiting, count)]
-        with contextlib.suppress(Exception):  # it would fail callers that it is not about
-            while requests and not is_quick(requests):
-                del requests[len(requests) // 2 :]
-            return len(requests)
-        return 0
+        while requests and not is_quick(self._engine, requests):
+            del requests[len(requests) // 2 :]
+        return len(requests)
 
     def _start_locked(self) -> None:
         if not self._waiting:

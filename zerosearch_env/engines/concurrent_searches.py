@@ -11,7 +11,7 @@ from ..llm.http.loop import LoopThread
 from ..types import SearchRequest, SearchResult
 from .base import BatchedEngine, SearchEngine, engine_parts
 from .batching import Batcher
-from .run import as_result, run_search
+from .run import as_result, is_quick, run_search, run_searches
 
 
 class ConcurrentSearches:
@@ -44,7 +44,9 @@ class ConcurrentSearches:
         return result
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """Search for all requests at once, and wait for the results."""
+        """Search for all requests at once, and wait for the results. Quick searches need no other thread."""
+        if is_quick(self._engine, requests):
+            return run_searches(self._engine, requests)
         return [future.result() for future in [self.submit(request) for request in requests]]
 
     async def asearch(self, request: SearchRequest) -> SearchResult:

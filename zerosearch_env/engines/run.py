@@ -7,6 +7,7 @@ for documents.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -39,6 +40,18 @@ class Engine(Protocol):
     async def asearch(self, request: SearchRequest) -> SearchResult:
         """See `SearchEngine.asearch`."""
         ...
+
+
+def is_quick(engine: object, requests: Sequence[SearchRequest]) -> bool:
+    """Whether the engine says that it answers these requests at once (`EngineParts.is_quick`).
+
+    One that raises is asked to answer all the same: whose request it was about shows then.
+    """
+    quick = getattr(engine, "is_quick", None)
+    if callable(quick):
+        with contextlib.suppress(Exception):
+            return bool(quick(requests))
+    return False
 
 
 def run_searches(engine: Engine, requests: Sequence[SearchRequest]) -> list[SearchResult]:
