@@ -30,6 +30,11 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.tiny.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
     "train": Command("zerosearch_agents.training.cli", "Train a policy with reinforcement learning.", "train"),
+    "demos": Command(
+        "zerosearch_agents.demos.cli",
+        "Make demonstrations for a warm start: scripted, or the best of an agent.",
+        "train",
+    ),
     "plan": Command("zerosearch_agents.plan.cli", "Estimate a preset's GPU memory and time, or do a dry run.", "train"),
     "eval": Command(
         "zerosearch_agents.evaluation.cli",

@@ -48,6 +48,7 @@ ROOMS = {
         "players",
         "evaluation",
         "report",
+        "demos",
         "sft",
         "tiny",
         "simulator",

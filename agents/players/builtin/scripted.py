@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 
-class _ScriptedPlayer(Player):
+class ScriptedPlayer(Player):
     """Plays without a model: all episodes turn by turn, by the evaluation's own rules."""
 
     name: str
@@ -41,7 +41,7 @@ class _ScriptedPlayer(Player):
         raise NotImplementedError
 
 
-class RandomPlayer(_ScriptedPlayer):
+class RandomPlayer(ScriptedPlayer):
     """Takes random, well-formed actions: the lower bound of every score.
 
     Each turn searches with probability 1/2 for one to four words of the question. Otherwise it answers with one to
@@ -75,7 +75,7 @@ class RandomPlayer(_ScriptedPlayer):
         return protocol.render_answer(" ".join(words[start : start + 1 + pick(3, 9)]).strip(" .,;:?!") or NO_ANSWER)
 
 
-class OraclePlayer(_ScriptedPlayer):
+class OraclePlayer(ScriptedPlayer):
     """Sees the gold answer; searches until the documents contain it, then gives it.
 
     It is not a competitor: it shows what perfect reading and repeated searching could reach.
