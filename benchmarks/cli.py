@@ -45,6 +45,10 @@ _MODULES = {
         "learning.stability.bench",
         "Effect of known bugs of search-RL code on training, compared with this learner, three seeds.",
     ),
+    "real-llm": (
+        "learning.real_llm.bench",
+        "A pretrained language model learns to search over real text: every stage, with tests before and after.",
+    ),
     "serve": (
         "speed.serve.bench",
         "Requests per second of the retrieval server, compared with a plain FastAPI and bm25s server.",

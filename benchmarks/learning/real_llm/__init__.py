@@ -1,0 +1,1 @@
+"""A pretrained language model learns to search over real text."""

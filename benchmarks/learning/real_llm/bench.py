@@ -1,0 +1,104 @@
+"""A pretrained language model learns to search over real text: warm start, reinforcement learning, tests.
+
+SmolLM2-135M-Instruct (or another model folder) answers questions over real passages of Wikipedia with a BM25 engine.
+Measured are the model as downloaded, after a warm start on demonstrations, and after GRPO with a curriculum of noise;
+next to each, RAG and direct answers with the same weights. Every stage is a command of the package and is printed.
+
+Takes two to four hours per seed on two cores. The same command continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zerosearch_agents.report.figures import save
+from zerosearch_env.errors import ConfigError, require
+from zerosearch_env.identity import file_hash, folder_hash
+
+from ...measure import make_parser, write_record
+from .stages import SMOKE, Data, Sizes, Stage, seed_stages, untrained_stages
+from .table import charts, markdown
+
+LIBRARIES = ("torch", "transformers", "numpy")
+KEPT_METRICS = ("step", "reward", "searches", "invalid_rate", "noise_level", "entropy", "update_kl", "updates",
+                "groups_without_signal", "seconds")  # fmt: skip
+
+
+def measured(stage: Stage, seed: int | None) -> list[dict[str, Any]]:
+    """The cells of a finished test: what was measured, EM with its interval, searches, and EM by relation."""
+    from zerosearch_agents.evaluation.results import load_evaluation
+
+    weights, kind = stage.name.removeprefix("test of ").split(", ")[:2]
+    rows = []
+    for cell in load_evaluation(stage.output).cells:
+        summary = cell.summary()
+        relations = {name: cell.summary(data_source=name).em.as_dict() for name in cell.data_sources}
+        rows.append(
+            {
+                "seed": seed,
+                "weights": weights,
+                "agent": cell.agent,
+                "kind": kind,
+                "noise": cell.noise_level,
+                "em": summary.em.as_dict(),
+                "searches": round(summary.searches.mean, 3),
+                "invalid_rate": round(summary.invalid_rate, 4),
+                "relations": relations,
+                "seconds": round(cell.seconds, 1),
+            }
+        )
+    return rows
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """The hashes and the training metrics of a seed's folder."""
+    from zerosearch_agents.runs.metrics import read_metrics
+
+    policies = {name: folder_hash(folder / name / "policy") for name in ("warm", "trained")}
+    history = read_metrics(folder / "trained" / "metrics.jsonl")
+    return {
+        "hashes": {"demonstrations": file_hash(folder / "demos" / "episodes.jsonl"), **policies},
+        "steps": [{name: row[name] for name in KEPT_METRICS if name in row} for row in history],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all stages; write the record, tables and picture after each seed."""
+    parser = make_parser("real-llm", __doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model (python -m "
+                        "zerosearch_benchmarks.models makes SmolLM2)")  # fmt: skip
+    parser.add_argument("--data", type=Path, required=True, help=f"folder with {', '.join(Data.FILES)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds (0 1)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/real-llm"), help="folder of the runs (runs/real-llm)")
+    parser.add_argument("--smoke", action="store_true", help="all stages at a tiny size; the figures mean nothing")
+    arguments = parser.parse_args(argv)
+    require("matplotlib")  # before the first hour, not after the last
+    model, sizes = arguments.model, SMOKE if arguments.smoke else Sizes()
+    if not model.is_dir():
+        raise ConfigError(f"{model}: no such folder. Make it with: python -m zerosearch_benchmarks.models FOLDER")
+    data = Data(arguments.data)
+    cells: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for stage in untrained_stages(model, data, sizes, arguments.runs):
+        stage.run()
+        cells += measured(stage, None)
+    hashes = {path.name: file_hash(path) for path in data.files} | {model.name: folder_hash(model)}
+    for seed in arguments.seeds:
+        stages = list(seed_stages(model, data, sizes, arguments.runs, seed))
+        for stage in stages:
+            stage.run()
+            if stage.name.startswith("test"):
+                cells += measured(stage, seed)
+        run: dict[str, Any] = {
+            "seed": seed,
+            "seconds": {stage.name: stage.record["seconds"] for stage in stages},
+            "commands": {stage.name: list(stage.command) for stage in stages},
+        }
+        runs.append(run | trained(arguments.runs / f"seed-{seed}"))
+        record = {"seeds": arguments.seeds[: len(runs)], "hashes": hashes, "sizes": sizes, "cells": cells, "runs": runs}
+        write_record(arguments.output, LIBRARIES, **record)
+        arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
+        save(charts(record), arguments.output.with_suffix(".svg"))
+    print(arguments.output.with_suffix(".md").read_text("utf-8"))
+    return 0

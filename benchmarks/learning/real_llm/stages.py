@@ -1,0 +1,215 @@
+"""The stages of `zerosearch bench real-llm` as commands of the package, which anybody can type.
+
+    untrained   the model as downloaded: its own play, RAG and direct answers       once, for all seeds
+    demos       demonstrations of a scripted searcher, on training questions        per seed, from here on
+    warm        supervised fine-tuning on them
+    trained     GRPO with the curriculum, on training questions
+    test-*      the warm and the trained policy, RAG and direct answers with their weights, on test questions
+
+Every stage writes one folder or file. A stage that has ended leaves `stage.json`, with its command and its seconds, and
+is not repeated unless its command changes; one that was interrupted continues where its command can.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zerosearch_env.errors import ConfigError
+from zerosearch_env.files import write_text
+
+PROMPT = "Question: {question}\n"
+"""What the warm policy sees: instructions would be 40 % of all tokens, and it learns the format from demonstrations."""
+RULES = ("--protocol", "zerosearch", "--max-turns", "3", "--top-k", "1")
+TURN = ("--turn-tokens", "64")
+FORMAT = ("--chat", "off", "--prompt-template", PROMPT, *TURN, "--context-tokens", "1024")
+
+TRAINING = (
+    "--rollout.prompts", "6", "--rollout.group-size", "8", "--algorithm.minibatches", "1",
+    "--optimizer.learning-rate", "1e-5", "--optimizer.warmup-steps", "3", "--optimizer.final-fraction", "0.1",
+    "--curriculum.schedule", "linear", "--curriculum.start", "0.25", "--curriculum.end", "0.5",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """The questions and passages: files named as in `FILES`, in one folder."""
+
+    folder: Path
+
+    FILES: ClassVar[tuple[str, ...]] = (
+        "wikiq_one_hop_train.jsonl",
+        "wikiq_one_hop_test.jsonl",
+        "wikiq_two_hop_test.jsonl",
+        "wikipedia_passages.jsonl",
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the files exist.
+
+        Raises:
+            ConfigError: a file is missing.
+        """
+        if missing := [name for name in self.FILES if not (self.folder / name).is_file()]:
+            raise ConfigError(
+                f"{self.folder}: {', '.join(missing)} is missing. Make the files with: python -m "
+                f"zerosearch_benchmarks.learning.wiki_questions {self.folder}"
+            )
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [self.folder / name for name in self.FILES]
+
+    @property
+    def train(self) -> Path:
+        """One-hop training questions."""
+        return self.folder / self.FILES[0]
+
+    @property
+    def tests(self) -> dict[str, Path]:
+        """Test questions, by name."""
+        return {"one-hop": self.folder / self.FILES[1], "two-hop": self.folder / self.FILES[2]}
+
+    @property
+    def engine(self) -> str:
+        """BM25 over the passages."""
+        return f"corpus:{self.folder / self.FILES[3]}"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    demonstrations: int = 300
+    steps: int = 100
+    questions: int = 150
+    """Test questions of each kind, at most."""
+    levels: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    """Noise levels of the one-hop test."""
+    transfer_levels: tuple[float, ...] = (0.0, 0.5)
+    """Noise levels of the two-hop test."""
+
+
+SMOKE = Sizes(demonstrations=12, steps=2, questions=4, levels=(0.0, 0.5))
+"""Every stage at a size that shows that it works. The figures mean nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the package, and the folder that it writes."""
+
+    name: str
+    output: Path
+    command: tuple[str, ...]
+    """Arguments after `zerosearch`."""
+    resume: tuple[str, ...] | None = None
+    """The arguments that continue an interrupted run instead; None: `command` does."""
+    started: str = ""
+    """A file in the folder that shows that there is something to continue."""
+
+    @property
+    def record_file(self) -> Path:
+        """Where the stage's record is."""
+        return self.output / "stage.json"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Command, whether it has finished, and seconds so far; empty if it never ran with this command."""
+        if not self.record_file.is_file():
+            return {}
+        record: dict[str, Any] = json.loads(self.record_file.read_text("utf-8"))
+        return record if record["command"] == list(self.command) else {}
+
+    def run(self) -> None:
+        """Run the command, or continue it; nothing if it has finished.
+
+        Raises:
+            ConfigError: the folder holds the results of another command, or the command failed.
+        """
+        record = self.record
+        if record.get("finished"):
+            return
+        if not record and self.record_file.is_file():
+            raise ConfigError(
+                f"{self.output} was made by another command. Remove the folder, or choose another with --runs."
+            )
+        arguments = self.command
+        if self.resume is not None and record and (self.output / self.started).exists():
+            arguments = self.resume
+        print(f"\n[{self.name}] zerosearch {shlex.join(arguments)}", flush=True)
+        seconds, began, status = record.get("seconds", 0.0), time.monotonic(), None
+        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(finished=False, seconds=seconds)
+            status = subprocess.run([sys.executable, "-m", "zerosearch_env.cli", *arguments], check=False).returncode
+        finally:
+            self._write(finished=status == 0, seconds=seconds + time.monotonic() - began)
+        if status:
+            raise ConfigError(f"stage {self.name!r} ended with status {status}; the same command continues it.")
+
+    def _write(self, *, finished: bool, seconds: float) -> None:
+        values = {"command": list(self.command), "finished": finished, "seconds": round(seconds, 1)}
+        write_text(self.record_file, json.dumps(values, indent=2) + "\n")
+
+
+def untrained_stages(model: Path, data: Data, sizes: Sizes, runs: Path) -> Iterator[Stage]:
+    """The model as downloaded: it gets the protocol's instruction, through its chat template if it has one."""
+    yield from _test("untrained", str(model), data, sizes, runs / "untrained")
+
+
+def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) -> Iterator[Stage]:
+    """The stages of one seed, in order."""
+    folder = runs / f"seed-{seed}"
+    demos, warm, trained = folder / "demos", folder / "warm", folder / "trained"
+    yield Stage(
+        "demonstrations",
+        demos,
+        ("demos", "--dataset", str(data.train), "--engine", data.engine, *RULES, "--noise", "0", "0.25", "0.5",
+         "--episodes", str(sizes.demonstrations), "--seed", str(seed), "--output", str(demos / "episodes.jsonl")),
+    )  # fmt: skip
+    yield Stage(
+        "warm start",
+        warm,
+        ("sft", "--policy", str(model), "--input", str(demos / "episodes.jsonl"), *RULES, *FORMAT,
+         "--seed", str(seed), "--output", str(warm)),
+    )  # fmt: skip
+    yield from _test("warm", str(warm / "policy"), data, sizes, folder / "test-warm")
+    yield Stage(
+        "training",
+        trained,
+        ("train", "--policy", str(warm / "policy"), "--data.dataset", str(data.train),
+         "--environment.search-engine", data.engine, "--steps", str(sizes.steps), "--seed", str(seed), *TRAINING,
+         "--output", str(trained)),
+        resume=("train", "--resume", str(trained)),
+        started="checkpoints",
+    )  # fmt: skip
+    yield from _test("trained", str(trained / "policy"), data, sizes, folder / "test-trained")
+
+
+def _test(name: str, policy: str, data: Data, sizes: Sizes, folder: Path) -> Iterator[Stage]:
+    """Measure a model's own play, RAG and direct answers with its weights."""
+    for kind, questions in data.tests.items():
+        levels = sizes.levels if kind == "one-hop" else sizes.transfer_levels
+        common = (
+            "eval", "--dataset", str(questions), "--columns", "data_source=relation", "--engine", data.engine, *RULES,
+            *TURN, "--questions", str(sizes.questions), "--policy", policy,
+        )  # fmt: skip
+        for part, agents, noise in (
+            ("play", (f"{name}={policy}", "rag=baseline:rag"), levels),
+            ("direct", ("direct=baseline:direct",), levels[:1]),
+        ):
+            output = folder / f"{kind}-{part}"
+            chosen = [word for agent in agents for word in ("--agent", agent)]
+            yield Stage(
+                f"test of {name}, {kind}, {part}",
+                output,
+                (*common, *chosen, "--noise", *(f"{level:g}" for level in noise), "--output", str(output)),
+            )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from zerosearch_benchmarks.learning.real_llm import stages, table
+from zerosearch_benchmarks.learning.real_llm.stages import SMOKE, Data, Sizes, Stage
+from zerosearch_env.errors import ConfigError
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in Data.FILES:
+        (tmp_path / name).write_text("{}\n")
+    return Data(tmp_path)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The commands that stages run; their exit status is the next of `statuses`, else 0."""
+    done = SimpleNamespace(commands=[], statuses=[])
+
+    def run(command, check):
+        assert not check
+        done.commands.append(shlex.join(command[3:]))
+        status = done.statuses.pop(0) if done.statuses else 0
+        if status is None:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(stages.subprocess, "run", run)
+    return done
+
+
+def test_missing_files_are_named_with_the_command_that_makes_them(data):
+    (data.folder / "wikipedia_passages.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"wikipedia_passages\.jsonl is missing\. .*wiki_questions"):
+        Data(data.folder)
+
+
+def test_a_finished_stage_is_not_run_again_but_with_another_command(tmp_path, runs):
+    stage = Stage("trial", tmp_path / "out", ("eval", "--seed", "1"))
+    stage.run()
+    stage.run()
+    assert runs.commands == ["eval --seed 1"]
+    assert stage.record["finished"]
+    with pytest.raises(ConfigError, match="another command"):
+        Stage("trial", tmp_path / "out", ("eval", "--seed", "2")).run()
+
+
+def test_an_interrupted_stage_continues_and_its_seconds_add_up(tmp_path, runs):
+    runs.statuses = [None, 3, 0]
+    stage = Stage("training", tmp_path, ("train", "--steps", "2"), resume=("train", "--resume", "x"), started="state")
+    with pytest.raises(KeyboardInterrupt):
+        stage.run()  # before the run had anything to continue
+    stage._write(finished=False, seconds=100.0)
+    with pytest.raises(ConfigError, match="status 3"):
+        stage.run()
+    (tmp_path / "state").mkdir()
+    stage.run()
+    assert runs.commands == ["train --steps 2", "train --steps 2", "train --resume x"]
+    assert 100 <= stage.record["seconds"] < 110
+
+
+def test_every_stage_is_a_command_with_a_folder_of_its_own(data, tmp_path):
+    model = tmp_path / "model"
+    listed = [
+        *stages.untrained_stages(model, data, Sizes(), tmp_path / "runs"),
+        *stages.seed_stages(model, data, Sizes(), tmp_path / "runs", 7),
+    ]
+    assert len({stage.output for stage in listed}) == len(listed)
+    assert [stage.command[0] for stage in listed] == ["eval"] * 4 + ["demos", "sft"] + ["eval"] * 4 + ["train"] + [
+        "eval"
+    ] * 4
+    seeds = [stage.command[stage.command.index("--seed") + 1] for stage in listed if "--seed" in stage.command]
+    assert seeds == ["7", "7", "7"]
+    # No stage trains on test questions.
+    for stage in listed:
+        dataset = next((stage.command[i + 1] for i, word in enumerate(stage.command) if word.endswith("dataset")), "")
+        assert ("test" in Path(dataset).name) == (stage.command[0] == "eval")
+
+
+def cell(weights, agent, seed, noise, em, kind="one-hop"):
+    interval = {"mean": em, "low": em - 0.1, "high": em + 0.1, "n": 150}
+    return {
+        "seed": seed, "weights": weights, "agent": agent, "kind": kind, "noise": noise, "em": interval,
+        "searches": 1.5, "invalid_rate": 0.0, "relations": {"director": interval}, "seconds": 1.0,
+    }  # fmt: skip
+
+
+RECORD = {
+    "seeds": [0, 1],
+    "cells": [
+        *(cell("untrained", "untrained", None, noise, 0.1) for noise in (0.0, 0.5)),
+        *(cell("trained", "trained", 0, noise, 0.8 - noise / 2) for noise in (0.0, 0.5)),
+        *(cell("trained", "trained", 1, noise, 0.6 - noise / 2) for noise in (0.0, 0.5)),
+        cell("trained", "trained", 0, 0.0, 0.2, "two-hop"),
+    ],
+    "runs": [
+        {"seed": seed, "seconds": {"training": 7200}, "steps": [{"reward": 0.1 * i, "searches": 1.0} for i in range(5)]}
+        for seed in (0, 1)
+    ],
+}
+
+
+def test_the_table_has_every_seed_and_their_mean():
+    text = table.markdown(RECORD)
+    assert "| as downloaded | 10 (0-20) | 10 (0-20) |" in text
+    assert "| after reinforcement learning | 80 (70-90) 60 (50-70), **70** | 55 (45-65) 35 (25-45), **45** |" in text
+    assert "## two-hop, 150 test questions" in text
+    assert "| 0 | 5 | 0.20, 0.20 | 1.00, 1.00 | training 2.00 |" in text
+
+
+def test_the_picture_has_the_mean_of_the_seeds_and_the_training():
+    em, reward, searches = table.charts(RECORD)
+    lines = {series.name: [point.y for point in series.points] for series in em.series if not series.faint}
+    assert lines == {"as downloaded": [0.1, 0.1], "after reinforcement learning": pytest.approx([0.7, 0.45])}
+    assert [len(chart.series) for chart in (em, reward, searches)] == [4, 3, 3]
+
+
+def test_the_smoke_run_has_every_stage():
+    assert SMOKE.steps == 2
+    assert json.dumps(SMOKE.levels) == "[0.0, 0.5]"
