@@ -32,12 +32,13 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
 from .config.train import TrainConfig, load_preset
-from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions, versions
+from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions
 from .players.base import Player, PolicyOptions
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path
 from .processes.pool import WorkerPool, default_workers
 from .report.page import Notes, write_report
+from .runs.manifest import versions
 from .runs.output import EVALUATION_FOLDER
 
 if TYPE_CHECKING:

@@ -29,6 +29,9 @@ COMMANDS: dict[str, Command] = {
     "pretrain": Command(
         "zerosearch_agents.tiny.pretrain", "Train the small base model that stands in for a pretrained LLM.", "train"
     ),
+    "sft": Command(
+        "zerosearch_agents.sft.cli", "Fine-tune a policy on episodes, before reinforcement learning.", "train"
+    ),
     "train": Command("zerosearch_agents.training.cli", "Train a policy with reinforcement learning.", "train"),
     "demos": Command(
         "zerosearch_agents.demos.cli",

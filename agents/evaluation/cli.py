@@ -39,7 +39,8 @@ from zerosearch_env.privacy import redact
 
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
-from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions, versions
+from ..runs.manifest import versions
+from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions
 from .results import Cell
 
 INCOMPLETE = AgentError.exit_status

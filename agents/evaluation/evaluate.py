@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import changes, installed_versions, text_hash
+from zerosearch_env.identity import changes, text_hash
 from zerosearch_env.privacy import redact
 from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
@@ -487,12 +486,6 @@ def forget(folder: Path) -> None:
     (folder / RESULTS_FILE).unlink(missing_ok=True)
     for file in (folder / TRANSCRIPTS_FOLDER).glob("*.jsonl"):
         file.unlink()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that influence the results."""
-    libraries = ("zerosearch-env", "torch", "transformers", "numpy")
-    return {"python": platform.python_version(), **installed_versions(libraries)}
 
 
 def _slug(name: str) -> str:

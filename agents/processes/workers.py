@@ -144,6 +144,31 @@ def torchrun_workers(device: str) -> Iterator[Workers]:
     dist.destroy_process_group()
 
 
+def join_workers(
+    workers: int | None, default: int, device: str, function: Callable[..., None], *arguments: Any
+) -> contextlib.AbstractContextManager[Workers]:
+    """The processes of a run: those that torchrun started, or as many as asked for, started here.
+
+    Args:
+        workers: number of worker processes that the user asks for; None: `default`.
+        default: number of worker processes without torchrun.
+        device: see `torchrun_workers`.
+        function: see `start_workers`.
+        arguments: see `start_workers`.
+
+    Raises:
+        ConfigError: torchrun started the processes, and the user asks for several others.
+    """
+    if not under_torchrun():
+        return start_workers(workers or default, function, *arguments)
+    if (workers or 1) > 1:
+        raise ConfigError(
+            f"workers = {workers} under torchrun, which starts the processes itself: leave workers out and pass "
+            f"--nproc-per-node {workers} to torchrun."
+        )
+    return torchrun_workers(device)
+
+
 @contextlib.contextmanager
 def start_workers(size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
     """Start `size - 1` more workers, each of which calls `function(workers, *arguments)`; yields worker 0's `Workers`.

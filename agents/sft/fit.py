@@ -60,11 +60,14 @@ def fit(
     Raises:
         TrainingError: the loss is not finite.
     """
+    import torch
+
+    from ..forward.mode import ForwardMode
     from .step import RowPass, adamw, sft_step
 
     name, tokens, peak = options.name, options.tokens, options.peak
     optimizer = adamw(model.train(), peak)
-    row_pass = RowPass(MICRO_BATCH_TOKENS, bfloat16=options.dtype == "bfloat16")
+    row_pass = RowPass(MICRO_BATCH_TOKENS, ForwardMode(dtype=getattr(torch, options.dtype)))
     seen, step, rows, losses = 0, 0, 8, []
     began = saved = time.monotonic()
     while seen < tokens:

@@ -24,6 +24,11 @@ class Row:
         """Number of tokens that are trained on."""
         return sum(self.trained)
 
+    @property
+    def longest_turn(self) -> int:
+        """Number of tokens in the longest run of tokens that are trained on."""
+        return max(map(len, bytes(self.trained).split(b"\0")))
+
 
 Segment = tuple[str, bool]
 """A piece of text, and whether the model is trained on it."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from zerosearch_env.errors import TrainingError
 
 from ..forward.batch import deal, plan_micro_batches
+from ..forward.mode import ForwardMode
 from ..processes.workers import Workers
 from ..training.optimizer import decay_groups
 from .loss import loss_sum
@@ -36,10 +37,8 @@ class RowPass:
 
     max_tokens: int
     """Maximum number of tokens per forward pass, padding included."""
-    bfloat16: bool = False
-    """Whether matrix products are in bfloat16; weights and optimizer state are float32."""
-    packed: bool = False
-    """Whether the rows of a forward pass are concatenated instead of padded."""
+    mode: ForwardMode = field(default_factory=ForwardMode)
+    """How the rows of a forward pass go through the model."""
     device: str = "cpu"
     workers: Workers = field(default_factory=Workers)
 
@@ -50,12 +49,12 @@ class RowPass:
     def micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Group rows into at most `max_tokens` tokens; a longer row forms its own group."""
         lengths = [len(row.ids) for row in rows]
-        return [[rows[i] for i in group] for group in plan_micro_batches(lengths, self.max_tokens, packed=self.packed)]
+        groups = plan_micro_batches(lengths, self.max_tokens, packed=self.mode.packed)
+        return [[rows[i] for i in group] for group in groups]
 
     def loss_sum(self, model: Any, rows: Sequence[Row]) -> Tensor:
         """The summed loss of a micro-batch (`loss.loss_sum`)."""
-        with torch.autocast(self.device.partition(":")[0], dtype=torch.bfloat16, enabled=self.bfloat16):
-            return loss_sum(model, rows, packed=self.packed, device=self.device)
+        return loss_sum(model, rows, self.mode, device=self.device)
 
 
 def adamw(model: Any, rate: float, weight_decay: float = 0.01) -> torch.optim.Optimizer:

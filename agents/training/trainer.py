@@ -28,7 +28,7 @@ import torch
 from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.engines.base import try_engine
-from zerosearch_env.errors import ConfigError, TrainingError
+from zerosearch_env.errors import TrainingError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.llm.chat_format import TurnEncoder
@@ -49,11 +49,9 @@ from ..policy.policy import Policy, load_policy, save_policy
 from ..processes.workers import (
     Workers,
     default_workers,
+    join_workers,
     launch_rank,
     local_device,
-    start_workers,
-    torchrun_workers,
-    under_torchrun,
 )
 from ..rollouts.async_rollouts import make_async_rollouts
 from ..rollouts.rollout import Rollout
@@ -203,16 +201,9 @@ def train(
 def _join_workers(
     config: TrainConfig, dataset: Dataset | None, engine: SearchEngine | None, force: bool
 ) -> AbstractContextManager[Workers]:
-    """The processes of this run: those started by torchrun, or `workers` processes started here."""
-    if not under_torchrun():
-        count = config.workers or sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
-        return start_workers(count, run_worker, config, dataset, engine, force)
-    if (config.workers or 1) > 1:
-        raise ConfigError(
-            f"workers = {config.workers} under torchrun, which starts the processes itself: leave workers out and pass "
-            f"--nproc-per-node {config.workers} to torchrun."
-        )
-    return torchrun_workers(config.device)
+    """The processes of this run."""
+    default = sampler_workers(config) or default_workers(policy_path(config.policy), config.device)
+    return join_workers(config.workers, default, config.device, run_worker, config, dataset, engine, force)
 
 
 def run_worker(

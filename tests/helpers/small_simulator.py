@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 from zerosearch_agents.config.tune import TinyShape, TuneConfig
+from zerosearch_agents.sft import tuner
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.pair import Pair, as_record
-from zerosearch_agents.simulator.tuning import tuner
 from zerosearch_env.records.transcripts import encode_line
 from zerosearch_env.types import Document
 
@@ -42,7 +42,7 @@ def small_run(pairs_file: Path, **options: object) -> TuneConfig:
     """A run over the pairs with a model of some ten thousand parameters."""
     shape = TinyShape(hidden=32, layers=3, heads=4, mlp=48, vocab_size=640, context_tokens=2048)
     base = {"init": "tiny", "tiny": shape, "output": pairs_file.parent / "run", "batch_size": 6, "epochs": 2.0}
-    return TuneConfig(pairs_file, **{**base, "device": "cpu", "checkpoint_every": 2, "eval_every": 2, **options})
+    return TuneConfig(input=pairs_file, **{**base, "device": "cpu", "checkpoint_every": 2, "eval_every": 2, **options})
 
 
 def killed_at_step(number: int, *arguments: str) -> None:

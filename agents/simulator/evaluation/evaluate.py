@@ -30,9 +30,10 @@ from zerosearch_env.progress import ProgressBar
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Dataset, Document, Question, SearchRequest, SearchResult, full_text
 
-from ...evaluation.evaluate import NOISE_LEVELS, versions
+from ...evaluation.evaluate import NOISE_LEVELS
 from ...evaluation.statistics import EMPTY, wilson
-from ..pairs.files import SCHEMA_VERSION, input_files, input_record, write_json
+from ...runs.manifest import SCHEMA_VERSION, input_record, versions, write_json
+from ..pairs.files import input_files
 from ..pairs.pair import read_pairs
 from .attacks import ATTACKS, holds_encoded
 from .measure import Answer, Answers, ask, level_report, plain, share

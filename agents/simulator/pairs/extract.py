@@ -27,7 +27,8 @@ from zerosearch_env.randomness import mix, text_seed, uniform
 from zerosearch_env.records.transcripts import encode_line
 from zerosearch_env.types import Document
 
-from .files import input_files, input_record, manifest_path, write_manifest
+from ...runs.manifest import input_record, write_manifest
+from .files import input_files, manifest_path
 from .foreign import foreign_pair, looks_foreign
 from .pair import Pair, as_record, one_line, pair_key, prompt_text, question_key
 from .records import LABELS, TrajectoryReader, holds_answer

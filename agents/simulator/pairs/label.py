@@ -27,7 +27,8 @@ from zerosearch_env.loading import code_identity, load_function
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Document
 
-from .files import StageOutput, input_files, input_record
+from ...runs.manifest import input_record
+from .files import StageOutput, input_files
 from .records import Search, Trajectory, TrajectoryReader, as_record, holds_answer
 
 Judge = Callable[[str, str, Sequence[Document]], bool]

@@ -11,13 +11,15 @@ from tiny import tiny_tokenizer
 
 from zerosearch_agents.forward.batch import pack
 from zerosearch_agents.forward.chunks import CHUNK_BYTES
+from zerosearch_agents.forward.mode import ForwardMode
 from zerosearch_agents.policy.policy import new_model, tiny_config
-from zerosearch_agents.sft import loss as loss_module
 from zerosearch_agents.sft.loss import check_loss, loss_sum
 from zerosearch_agents.sft.rows import Row
 from zerosearch_agents.simulator.pairs.pair import Pair, prompt_text, target_text
 from zerosearch_agents.simulator.tuning.encode import encode
 from zerosearch_env.errors import ConfigError
+
+PADDED, PACKED = ForwardMode(), ForwardMode("sequences")
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +79,17 @@ def by_hand(model, examples: list[Row]) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Row], packed: bool) -> None:
-    torch.testing.assert_close(loss_sum(model, examples, packed=packed), by_hand(model, examples))
+@pytest.mark.parametrize("mode", [PADDED, PACKED])
+def test_the_loss_is_that_of_the_documents_alone(model, examples: list[Row], mode: ForwardMode) -> None:
+    torch.testing.assert_close(loss_sum(model, examples, mode), by_hand(model, examples))
 
 
 def test_packed_examples_do_not_see_each_other(model, examples: list[Row]) -> None:
     """Other examples in the same row change neither loss nor gradient."""
-    alone = loss_sum(model, examples[:1], packed=True)
+    alone = loss_sum(model, examples[:1], PACKED)
     changed = [examples[0], replace(examples[1], ids=np.roll(examples[1].ids, 7).tolist())]
-    together = loss_sum(model, changed, packed=True) - loss_sum(model, changed[1:], packed=True)
-    behind = loss_sum(model, changed[::-1], packed=True) - loss_sum(model, changed[1:], packed=True)
+    together = loss_sum(model, changed, PACKED) - loss_sum(model, changed[1:], PACKED)
+    behind = loss_sum(model, changed[::-1], PACKED) - loss_sum(model, changed[1:], PACKED)
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(behind, alone)
 
@@ -95,7 +97,7 @@ def test_packed_examples_do_not_see_each_other(model, examples: list[Row]) -> No
 def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Row], monkeypatch) -> None:
     def gradient() -> torch.Tensor:
         model.zero_grad()
-        loss_sum(model, examples, packed=False).backward()
+        loss_sum(model, examples).backward()
         return model.get_input_embeddings().weight.grad.clone()
 
     whole = gradient()
@@ -103,21 +105,12 @@ def test_long_targets_go_through_the_head_in_chunks(model, examples: list[Row], 
     torch.testing.assert_close(gradient(), whole)
 
 
-def test_check_loss_finds_scaled_logits_and_cross_talk(model, examples: list[Row], monkeypatch) -> None:
-    check_loss(model, examples[:3], packed=True)
-    inputs = loss_module._inputs
-
-    def without_positions(rows, packed, device):
-        return {"input_ids": inputs(rows, packed, device)["input_ids"]}
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loss_module, "_inputs", without_positions)
-        with pytest.raises(ConfigError, match="--packing off"):
-            check_loss(model, examples[:3], packed=True)
+def test_check_loss_finds_scaled_logits(model, examples: list[Row]) -> None:
+    check_loss(model, examples[:3], PACKED)
     handle = model.register_forward_hook(lambda module, args, output: output.__setitem__("logits", 30 * output.logits))
     try:
         with pytest.raises(ConfigError, match="cap or scale"):
-            check_loss(model, examples[:3], packed=False)
+            check_loss(model, examples[:3], PADDED)
     finally:
         handle.remove()
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from forks import ForkedPopen
 
+from zerosearch_agents.runs.manifest import read_manifest
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest, repair_lines
+from zerosearch_agents.simulator.pairs.files import manifest_path, repair_lines
 from zerosearch_env.errors import AgentError, ConfigError, DataError
 
 AGENT = """

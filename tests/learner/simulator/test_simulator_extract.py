@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from zerosearch_agents.runs.manifest import read_manifest
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.pairs.extract import ExtractConfig, extract, split_of
-from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.files import manifest_path
 from zerosearch_agents.simulator.pairs.foreign import foreign_pair
 from zerosearch_agents.simulator.pairs.pair import Pair, as_record, prompt_text, question_key, read_pairs, target_text
 from zerosearch_env.engines.simulated.parse import parse_documents

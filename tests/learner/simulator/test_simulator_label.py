@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from zerosearch_agents.runs.manifest import read_manifest
 from zerosearch_agents.simulator.cli import main
-from zerosearch_agents.simulator.pairs.files import manifest_path, read_manifest
+from zerosearch_agents.simulator.pairs.files import manifest_path
 from zerosearch_agents.simulator.pairs.label import LabelConfig, by_judge, by_noise, by_trajectory
 from zerosearch_agents.simulator.pairs.records import Search, Trajectory, TrajectoryReader
 from zerosearch_env.datasets.files.rows import NumberedRow, RowReader, read_files

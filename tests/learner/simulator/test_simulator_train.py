@@ -17,16 +17,16 @@ from two_processes import FORKS, run_in_two
 
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.tune import TuneConfig
+from zerosearch_agents.forward.mode import ForwardMode
 from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.sft.step import RowPass
+from zerosearch_agents.sft.tuner import Tuner, build_tuner, held_out_loss, step_rows, tune_step
 from zerosearch_agents.simulator.cli import main
 from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig, run_evaluate
 from zerosearch_agents.simulator.pairs.pair import Pair
-from zerosearch_agents.simulator.tuning.step import held_out_loss, step_rows, tune_step
-from zerosearch_agents.simulator.tuning.train import run_train
-from zerosearch_agents.simulator.tuning.tuner import build_tuner
+from zerosearch_agents.simulator.tuning.train import load_task, run_train
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.simulated.card import read_card
 from zerosearch_env.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -98,6 +98,10 @@ def test_a_run_learns_and_its_model_serves_and_is_evaluated(
     assert "Style at noise 0" in capsys.readouterr().out
 
 
+def make_tuner(run: TuneConfig) -> Tuner:
+    return build_tuner(load_task(run, "cpu"), run, Workers(), "cpu")
+
+
 def test_rows_of_the_steps() -> None:
     rows = [i for step in range(6) for i in step_rows(8, 4, 3, step)]
     assert sorted(rows[:8]) == sorted(rows[8:16]) == list(range(8))
@@ -109,7 +113,7 @@ def test_rows_of_the_steps() -> None:
 def gradients(pairs_file: Path, **options: object) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and weights after one plain step: the same gradient gives the same weights."""
     run = config(pairs_file, max_grad_norm=1e9, **options)
-    tuner, _ = build_tuner(replace(run, tiny=replace(run.tiny, vocab_size=400)), Workers(), "cpu")
+    tuner = make_tuner(replace(run, tiny=replace(run.tiny, vocab_size=400)))
     tuner = replace(tuner, optimizer=torch.optim.SGD(tuner.model.parameters(), lr=1.0))
     metrics = tune_step(tuner, 0)
     return metrics["loss"], {name: p.grad.clone() for name, p in tuner.model.named_parameters() if p.grad is not None}
@@ -119,9 +123,10 @@ def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path) -> None:
     loss, expected = gradients(pairs_file)
     for options in (
         {"micro_batch_tokens": 200},
-        {"packing": "on"},
-        {"packing": "on", "micro_batch_tokens": 600},
+        {"packing": "off"},
+        {"packing": "sequences", "micro_batch_tokens": 600},
         {"gradient_checkpointing": True},
+        {"packing": "off", "gradient_checkpointing": True},
     ):
         other_loss, found = gradients(pairs_file, **options)
         assert other_loss == pytest.approx(loss, rel=1e-5), options
@@ -134,9 +139,9 @@ def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path) -> None:
 
 
 def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
+    tuner = make_tuner(config(pairs_file))
     for packed in (False, True):
-        groups = RowPass(400, packed=packed).micro_batches(tuner.train)
+        groups = RowPass(400, ForwardMode("sequences" if packed else "off")).micro_batches(tuner.train)
         assert sum(map(len, groups)) == len(tuner.train)
         for group in groups:
             lengths = [len(example.ids) for example in group]
@@ -144,7 +149,7 @@ def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
 
 
 def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
+    tuner = make_tuner(config(pairs_file))
     found = held_out_loss(tuner)
     tokens = {kind: sum(row.targets for row in rows) for kind, rows in tuner.held_out.items()}
     mean = (found["held_out_useful"] * tokens["useful"] + found["held_out_noisy"] * tokens["noisy"]) / sum(
@@ -252,13 +257,13 @@ def test_full_tuning_of_a_model(pairs_file: Path, base: Path) -> None:
 
 
 def test_learning_rate() -> None:
-    run = TuneConfig(Path("x"), init="tiny", learning_rate=1.0, warmup_share=0.1, final_fraction=0.1)
+    run = TuneConfig(input=Path("x"), init="tiny", learning_rate=1.0, warmup_share=0.1, final_fraction=0.1)
     assert [run.rate(step, 100) for step in (0, 9, 10)] == pytest.approx([0.1, 1.0, 1.0])
     assert run.rate(55, 100) == pytest.approx(0.55)
     assert replace(run, decay="linear").rate(55, 100) == pytest.approx(0.55)
     assert replace(run, decay="constant").rate(99, 100) == 1.0
-    assert TuneConfig(Path("x"), model=Path("m")).peak == 1e-6
-    assert TuneConfig(Path("x"), model=Path("m"), lora=LoraShape(rank=8)).peak == 1e-4
+    assert TuneConfig(input=Path("x"), model=Path("m")).peak == 1e-6
+    assert TuneConfig(input=Path("x"), model=Path("m"), lora=LoraShape(rank=8)).peak == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -310,7 +315,7 @@ def test_a_model_that_is_not_there(pairs_file: Path) -> None:
 
 
 def test_a_loss_that_is_no_number(pairs_file: Path) -> None:
-    tuner, _ = build_tuner(config(pairs_file), Workers(), "cpu")
+    tuner = make_tuner(config(pairs_file))
     with torch.no_grad():
         tuner.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 1: the loss is nan"):
