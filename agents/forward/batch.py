@@ -1,9 +1,10 @@
 """From rollouts to tensors: micro-batches, and hidden states and log-probabilities at the sampled tokens only.
 
 The mode of a micro-batch decides how it goes through the model. Packed: its rollouts are concatenated, without padding
-(`packed.py`). Padded: rows of similar length form a batch, with padding on the right. A causal model needs no attention
-mask for that, because a real position never sees the padding after it, and the outputs at padding are never read. So
-attention can use its causal kernel without a mask tensor.
+(`packed.py`), and what they have in common at their start is computed once (`prefixes.py`). Padded: rows of similar
+length form a batch, with padding on the right. A causal model needs no attention mask for that, because a real position
+never sees the padding after it, and the outputs at padding are never read. So attention can use its causal kernel
+without a mask tensor.
 
 Shape suffixes: `_R` rollouts, `_B` rows of a micro-batch, `_T` positions, `_N` sampled tokens, `_D` hidden size.
 """
@@ -24,6 +25,7 @@ from ..rollouts.rollout import Rollout
 from .head import score_tokens
 from .mode import ForwardMode, transformers_hidden
 from .packed import packed_hidden
+from .prefixes import sort_by_prefix
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,51 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int, *, packed: bool 
         else:
             groups.append([index])
     return groups
+
+
+def plan_passes(
+    rows: Sequence[NDArray[Any]], max_tokens: int, mode: ForwardMode, workers: int = 1
+) -> list[list[list[int]]]:
+    """Divides rows among workers and into micro-batches of at most `max_tokens` tokens (a longer row goes alone).
+
+    With packing "sequences", rows with a common prefix stay together and the prefix counts once.
+
+    Args:
+        rows: token ids of each row.
+        max_tokens: maximum tokens that go through the model together.
+        mode: how they go through it.
+        workers: number of workers; one that gets no row has no micro-batch.
+
+    Returns:
+        For each worker its micro-batches, as lists of row indices.
+    """
+    lengths = [len(row) for row in rows]
+    if mode.packing != "sequences":
+        return [
+            [
+                [share[i] for i in part]
+                for part in plan_micro_batches([lengths[i] for i in share], max_tokens, packed=mode.packed)
+            ]
+            for share in deal(lengths, workers)
+        ]
+    order, shared = sort_by_prefix(rows)
+    new = np.array([lengths[i] for i in order]) - shared
+    # Equal work for all: the worker of a row is that of its middle token. Only a prefix across a border costs twice.
+    owners = np.minimum((np.cumsum(new) - new / 2) * workers // new.sum(), workers - 1)
+    plans = []
+    for worker in range(workers):
+        runs: list[list[int]] = []
+        costs: list[int] = []
+        for place in np.flatnonzero(owners == worker):
+            index, cost = order[place], int(new[place])
+            if runs and shared[place] and costs[-1] + cost <= max_tokens:
+                runs[-1].append(index)
+                costs[-1] += cost
+            else:
+                runs.append([index])
+                costs.append(lengths[index])
+        plans.append([[index for run in part for index in runs[run]] for part in pack(costs, max_tokens)])
+    return plans
 
 
 def deal(lengths: Sequence[int], workers: int) -> list[list[int]]:

@@ -4,8 +4,8 @@ PyTorch's autograd stores every intermediate of a norm, a rotation or a gate, an
 These functions store only their inputs and make a few passes. Attention stores queries, keys and values, but never the
 scores. On a CPU that makes up a third of a layer's time and most of its memory.
 
-Shape suffixes: `_T` tokens of all sequences, concatenated; `_N` read tokens (the queries); `_H` query heads; `_K`
-key/value heads; `_G` query heads per key/value head (H = K * G); `_E` size of a head.
+Shape suffixes: `_T` tokens of a packed row, `_t` the keys of a block; `_N` read tokens (the queries); `_H` query heads;
+`_K` key/value heads; `_G` query heads per key/value head (H = K * G); `_E` size of a head.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .prefixes import Node
 
 BLOCK = 128
 """Queries per block of attention."""
@@ -82,47 +84,60 @@ class _SwiGlu(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries of one sequence and the keys that they see, as slices of the flat vectors.
+    """Some queries of one node of a packed row and the keys that they see, as slices of the flat vectors.
 
-    Example with the queries at positions 2, 3 and 5 of a sequence; `later` covers only the keys after position 2:
+    Example with the queries at positions 2, 3 and 5 of a node; `later` covers only the keys after position 2:
 
-        position   0 1 2 | 3 4 5
-        query 2    x x x | - - -       x: attends   -: masked, `later` is True
-        query 3    x x x | x - -
-        query 5    x x x | x x x
+        position     | 0 1 2 | 3 4 5
+        query 2    x | x x x | - - -       x: attends   -: masked, `later` is True
+        query 3    x | x x x | x - -
+        query 5    x | x x x | x x x
+                   ^ every query sees all keys before the node
     """
 
     queries: slice
-    keys: slice
+    keys: tuple[slice, ...]
+    """The keys of the nodes before this one, then its own."""
     later: Tensor | None
     """True where a query does not see one of the last keys, shape `(queries, last keys)`; None: all keys are seen."""
 
 
 def plan_blocks(
-    lengths: Sequence[int], positions: Sequence[NDArray[np.int64]] | None = None, device: torch.device | str = "cpu"
+    nodes: Sequence[Node], queries: NDArray[np.int64] | None = None, device: torch.device | str = "cpu"
 ) -> list[Block]:
     """Divides causal attention within each sequence into blocks.
 
     Args:
-        lengths: tokens of each sequence; the sequences are concatenated.
-        positions: the query positions of each sequence, ascending; None: all.
+        nodes: of the packed row.
+        queries: places of the queries in the row, ascending and distinct; None: all.
         device: device of the masks.
     """
     blocks: list[Block] = []
-    first_key = first_query = 0
-    for index, length in enumerate(lengths):
-        queried = np.arange(length) if positions is None else positions[index]
-        for begin in range(0, len(queried), BLOCK):
-            part = queried[begin : begin + BLOCK]
-            low, end = int(part[0]) + 1, int(part[-1]) + 1
+    for node in nodes:
+        first, last = node.tokens.start, node.tokens.stop
+        begin, end = (first, last) if queries is None else np.searchsorted(queries, (first, last)).tolist()
+        for start in range(begin, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            part = np.arange(start, stop) if queries is None else queries[start:stop]
+            low, high = int(part[0]) + 1, int(part[-1]) + 1
             later = None
-            if end > low:
-                later = torch.from_numpy(np.arange(low, end) > part[:, None]).to(device)
-            start = first_query + begin
-            blocks.append(Block(slice(start, start + len(part)), slice(first_key, first_key + end), later))
-        first_key += length
-        first_query += len(queried)
+            if high > low:
+                later = torch.from_numpy(np.arange(low, high) > part[:, None]).to(device)
+            blocks.append(Block(slice(start, stop), (*node.before, slice(first, high)), later))
     return blocks
+
+
+def gather(x_KTE: Tensor, keys: Sequence[slice], dim: int = 1) -> Tensor:
+    """The given slices along `dim`, one after another; a single one is a view."""
+    parts = [x_KTE.narrow(dim, part.start, part.stop - part.start) for part in keys]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _scatter_add(x_KTE: Tensor, keys: Sequence[slice], added_KtE: Tensor) -> None:
+    """Adds to the slices that `gather` returns."""
+    sizes = [part.stop - part.start for part in keys]
+    for part, added in zip(keys, added_KtE.split(sizes, 1), strict=True):
+        x_KTE[:, part] += added
 
 
 class _Attention(torch.autograd.Function):
@@ -140,8 +155,8 @@ class _Attention(torch.autograd.Function):
         q_KGNE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE, v_TKE)
         out_KGNE = torch.empty_like(q_KGNE)
         for block in blocks:
-            weights, shape = _weights(q_KGNE, k_KTE, block)
-            out_KGNE[:, :, block.queries] = torch.bmm(weights, v_KTE[:, block.keys]).view(shape)
+            weights, shape = _weights(q_KGNE, gather(k_KTE, block.keys), block)
+            out_KGNE[:, :, block.queries] = torch.bmm(weights, gather(v_KTE, block.keys)).view(shape)
         return out_KGNE.flatten(0, 1).transpose(0, 1).contiguous()
 
     @staticmethod
@@ -153,14 +168,15 @@ class _Attention(torch.autograd.Function):
         d_q_KGNE = torch.empty_like(q_KGNE)
         d_k_KTE, d_v_KTE = (torch.zeros_like(x, dtype=torch.float32) for x in (k_KTE, v_KTE))
         for block in ctx.blocks:
-            weights, shape = _weights(q_KGNE, k_KTE, block)
+            k, v = (gather(x_KTE, block.keys) for x_KTE in (k_KTE, v_KTE))
+            weights, shape = _weights(q_KGNE, k, block)
             q = q_KGNE[:, :, block.queries].flatten(1, 2)
             d_out = d_out_KGNE[:, :, block.queries].flatten(1, 2)
-            d_v_KTE[:, block.keys] += torch.bmm(weights.transpose(1, 2), d_out)
-            d_weights = torch.bmm(d_out, v_KTE[:, block.keys].transpose(1, 2))
+            _scatter_add(d_v_KTE, block.keys, torch.bmm(weights.transpose(1, 2), d_out))
+            d_weights = torch.bmm(d_out, v.transpose(1, 2))
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_q_KGNE[:, :, block.queries] = torch.bmm(d_scores, k_KTE[:, block.keys]).view(shape)
-            d_k_KTE[:, block.keys] += torch.bmm(d_scores.transpose(1, 2), q)
+            d_q_KGNE[:, :, block.queries] = torch.bmm(d_scores, k).view(shape)
+            _scatter_add(d_k_KTE, block.keys, torch.bmm(d_scores.transpose(1, 2), q))
         d_q_NHE = d_q_KGNE.flatten(0, 1).transpose(0, 1)
         return d_q_NHE, d_k_KTE.transpose(0, 1).to(k_TKE.dtype), d_v_KTE.transpose(0, 1).to(v_TKE.dtype), None
 
@@ -173,10 +189,10 @@ def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tenso
     return q_KGNE.contiguous(), k_TKE.transpose(0, 1).contiguous(), v_TKE.transpose(0, 1).contiguous()
 
 
-def _weights(q_KGNE: Tensor, k_KTE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
-    """Attention weights of a block, shape `(K, G * queries, keys)`, and the shape of its queries."""
+def _weights(q_KGNE: Tensor, k_KtE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
+    """Attention weights of a block with keys `k_KtE`, shape `(K, G * queries, t)`, and the shape of its queries."""
     q = q_KGNE[:, :, block.queries]
-    scores = torch.bmm(q.flatten(1, 2), k_KTE[:, block.keys].transpose(1, 2))
+    scores = torch.bmm(q.flatten(1, 2), k_KtE.transpose(1, 2))
     if block.later is not None:
         last = scores.view(*q.shape[:3], -1)[..., -block.later.shape[1] :]
         last.masked_fill_(block.later, float("-inf"))

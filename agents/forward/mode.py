@@ -21,6 +21,7 @@ from .activations import checkpoint_activations
 from .attention import use_block_attention
 from .fsdp import is_sharded
 from .packed import packed_hidden, why_not_packed
+from .prefixes import GRAIN
 
 Packing = Literal["off", "sequences", "flex", "flash"]
 BLOCK_ATTENTION_TOKENS = 2048
@@ -135,19 +136,22 @@ def transformers_hidden(model: Any, ids_BT: Tensor, lengths: list[int] | None, d
 def disagreement(model: Any, mode: ForwardMode) -> str | None:
     """How packing differs from the model's own forward pass of each sequence; None if it does not.
 
-    A new model's weights hardly use the context, so a leak is also tested directly: when the first of two sequences
-    changes, the hidden states of the second must stay the same.
+    A new model's weights hardly use the context, so a leak is also tested directly: when the end of the first of three
+    sequences changes, the hidden states of the others must stay the same. The first two have a common prefix.
     """
     count = int(model.get_input_embeddings().weight.shape[0])
-    rows = [np.array([(7 * i + 3 + 11 * shift) % count for i in range(n)]) for n, shift in ((9, 0), (7, 1))]
+    whole = np.array([(7 * i + 3) % count for i in range(GRAIN + 9)])
+    others = [np.concatenate([whole[:GRAIN], (whole[GRAIN:-2] + 2) % count]), (whole[:7] + 11) % count]
+    other = np.concatenate([whole[:GRAIN], (whole[GRAIN:][::-1] + 5) % count])
+    rows = [whole, *others]
     alone = [model.base_model(input_ids=_ids([row], model)[None], use_cache=False).last_hidden_state[0] for row in rows]
     expected = torch.cat(alone).float()
-    got, changed = (_packed(model, mode, [first, rows[1]]) for first in (rows[0], (rows[0][::-1] + 5) % count))
+    got, changed = (_packed(model, mode, [first, *others]) for first in (whole, other))
     scale = max(float(expected.abs().max()), 1e-3)
     allowed = 0.1 if mode.dtype == torch.bfloat16 or alone[0].dtype != torch.float32 else 1e-3
     if (error := float((got - expected).abs().max())) > allowed * scale:
         return f"packed hidden states differ by {error:.2g} from those of the model's own forward pass"
-    leak = float((got[len(rows[0]) :] - changed[len(rows[0]) :]).abs().max())
+    leak = float((got[len(whole) :] - changed[len(whole) :]).abs().max())
     if leak > (1e-2 if allowed == 0.1 else 1e-5) * scale:
         return f"packed sequences see each other (by {leak:.2g})"
     return None

@@ -1,12 +1,13 @@
 """Packed forward pass of a Llama, Qwen2 or Qwen3 model: several sequences in one row, which do not see each other.
 
-    ids_T        [ sequence 0 | sequence 1    | sequence 2 ]     T = sum of lengths, no padding
-    linear, MLP  [ all tokens together                     ]
-    attention    [ 0 with 0   | 1 with 1      | 2 with 2   ]     causal within each sequence, so no mask can leak
-    last layer      r      r     r   r  r        r               queries, output and MLP only at the N read positions
+    row          [ prefix of 0 and 1 | 0       | 1         | 2        ]     no padding, common prefixes once
+    linear, MLP  [ all tokens together                                ]
+    attention    [ with itself       | with prefix and itself | itself]     causal in each sequence, so no mask can leak
+    last layer                 r       r    r     r  r         r    r       queries, output and MLP at the read places
 
-The modules' own linear layers are called, so adapters inside them (LoRA) are applied. `why_not_packed` decides which
-models are supported; `agents/forward/mode.py` compares the result with the model's own forward pass before a run.
+`prefixes.py` has the tree of common prefixes. The modules' own linear layers are called, so adapters inside them (LoRA)
+are applied. `why_not_packed` decides which models are supported; `agents/forward/mode.py` compares the result with the
+model's own forward pass before a run.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
 from zerosearch_env.llm.local.architectures import why_not_dense
 
-from .dense_ops import attend_blocks, plan_blocks, rms_norm, rotate, swiglu
+from .dense_ops import attend_blocks, gather, plan_blocks, rms_norm, rotate, swiglu
+from .prefixes import Node, prefix_tree
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -73,29 +76,33 @@ def run_packed(
 ) -> Tensor:
     """`packed_hidden` for a model with unsharded weights; layers may be sharded if they have a `packed` method."""
     body, device = model.base_model, ids_T.device
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    places_N = torch.from_numpy(np.concatenate([p + start for p, start in zip(read, starts, strict=True)])).to(device)
-    positions_T = torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])).to(device)
-    x_TD = body.embed_tokens(ids_T)
+    tree = prefix_tree(ids_T.cpu().numpy(), lengths)
+    # Sequences may read the same place, in a common prefix: it is computed once and handed out to each of them.
+    wanted_N = np.concatenate([places[wanted] for places, wanted in zip(tree.places, read, strict=True)])
+    places_n, copies_N = np.unique(wanted_N, return_inverse=True)
+    positions_T = torch.from_numpy(tree.positions_T).to(device)
+    x_TD = body.embed_tokens(ids_T[torch.from_numpy(tree.origins_T).to(device)])
     cosine, sine = (part[0, :, None] for part in body.rotary_emb(x_TD[None], positions_T[None]))
     half = cosine.shape[-1] // 2
     turns = cosine[..., :half].float(), sine[..., :half].float()
     if device.type == "cpu":
-        everywhere, there = plan_blocks(lengths), plan_blocks(lengths, read)
+        everywhere, there = plan_blocks(tree.nodes), plan_blocks(tree.nodes, places_n)
         attend: Attend = lambda q, k, v: attend_blocks(q, k, v, everywhere)  # noqa: E731
         attend_last: Attend = lambda q, k, v: attend_blocks(q, k, v, there)  # noqa: E731
     else:
-        attend = lambda q, k, v: _attend_sequences(q, k, v, lengths)  # noqa: E731
+        attend = lambda q, k, v: _attend_nodes(q, k, v, tree.nodes)  # noqa: E731
         attend_last = attend
+    read_n = torch.from_numpy(places_n).to(device)
     kind = device.type
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for number, layer in enumerate(body.layers):
             last = number == len(body.layers) - 1
-            arguments = (x_TD, turns, attend_last if last else attend, places_N if last else None, dtype, checkpointing)
+            arguments = (x_TD, turns, attend_last if last else attend, read_n if last else None, dtype, checkpointing)
             through = getattr(layer, "packed", None)
             x_TD = run_layer(layer, *arguments) if through is None else through(*arguments)
         norm = body.norm
-        return rms_norm(x_TD, norm.weight, norm.variance_epsilon, x_TD.dtype)
+        hidden_nD = rms_norm(x_TD, norm.weight, norm.variance_epsilon, x_TD.dtype)
+    return hidden_nD.index_select(0, torch.from_numpy(copies_N).to(device))
 
 
 def run_layer(
@@ -145,15 +152,18 @@ def _layer(
     return result
 
 
-def _attend_sequences(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Causal attention, one sequence at a time, with PyTorch's own kernels, which are the fastest on a GPU."""
+def _attend_nodes(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, nodes: Sequence[Node]) -> Tensor:
+    """Causal attention, one node at a time, with PyTorch's own kernels, which are the fastest on a GPU."""
     parts = []
-    split = list(lengths)
-    for q, k, v in zip(q_THE.split(split), k_TKE.split(split), v_TKE.split(split), strict=True):
+    for node in nodes:
+        keys = (*node.before, node.tokens)
+        q, k, v = q_THE[node.tokens], gather(k_TKE, keys, 0), gather(v_TKE, keys, 0)
         groups = q.shape[1] // k.shape[1]
         if groups > 1 and q.dtype == torch.float32:  # kernels with shared keys support only 16-bit types
             k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+        # The last query sees the last key; PyTorch's `is_causal` lets the first query see only the first key.
+        mask = causal_lower_right(len(q), len(k))
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=q.shape[1] != k.shape[1])
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=q.shape[1] != k.shape[1])
         parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)

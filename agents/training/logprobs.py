@@ -26,9 +26,8 @@ def compute_logprobs(learner: Learner, groups: Sequence[Sequence[Sample]]) -> li
     if not (learner.config.algorithm.recompute_logprobs or learner.reference is not None or learner.critic is not None):
         return [list(group) for group in groups]
     flat = [(g, i) for g, group in enumerate(groups) for i in range(len(group))]
-    lengths = [len(groups[g][i].rollout.token_ids) for g, i in flat]
     scored: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
-    mine, fillers = my_micro_batches(learner, lengths) if lengths else ([], [])
+    mine, fillers = my_micro_batches(learner, [groups[g][i] for g, i in flat]) if flat else ([], [])
     for part in mine:
         keys = [flat[i] for i in part]
         batch = make_micro_batch([groups[g][i] for g, i in keys], learner.gradient.device, learner.mode)

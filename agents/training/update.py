@@ -19,7 +19,7 @@ from zerosearch_env.game.rules import Rules
 from zerosearch_env.types import Dataset
 
 from ..config.train import TrainConfig
-from ..forward.batch import Sample, deal, make_micro_batch, plan_micro_batches
+from ..forward.batch import Sample, make_micro_batch, plan_passes
 from ..forward.fsdp import Place, copy_weights, gradient_norm
 from ..forward.mode import ForwardMode
 from ..objective.losses import token_weights
@@ -204,7 +204,7 @@ def update(
     for gradient in gradients:
         gradient.zero_()
     sharded = [learner.full_copy is not None] if critic is None else [learner.full_copy is not None, critic.sharded]
-    mine, fillers = my_micro_batches(learner, [len(sample.rollout.token_ids) for sample in live])
+    mine, fillers = my_micro_batches(learner, live)
     sums = dict.fromkeys(SUMS, 0.0)
     for part in mine:
         batch = make_micro_batch([live[i] for i in part], learner.gradient.device, learner.mode)
@@ -234,7 +234,7 @@ def update(
     return UpdateStats(sums, norms[0], sum(norms[1:]), len(live), applied)
 
 
-def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+def my_micro_batches(learner: Learner, samples: Sequence[Sample]) -> tuple[list[list[int]], list[int]]:
     """This worker's micro-batches, and filler rollouts that keep sharded workers in step.
 
     Workers that share a sharded model gather its weights together, so all of them must run the same number of forward
@@ -242,21 +242,19 @@ def my_micro_batches(learner: Learner, lengths: Sequence[int]) -> tuple[list[lis
 
     Args:
         learner: its workers, and the maximum tokens per micro-batch.
-        lengths: tokens of each rollout; at least one rollout.
+        samples: the rollouts of all workers, at least one.
 
     Returns:
-        The micro-batches as lists of rollout indices, and the indices of the fillers (empty if nothing is sharded).
+        The micro-batches as lists of indices, and the indices of the fillers (empty if nothing is sharded).
     """
-    workers, most, packed = learner.workers, learner.config.optimizer.micro_batch_tokens, learner.mode.packed
-    shares = deal(lengths, workers.size)
-    plans = [
-        [[share[i] for i in part] for part in plan_micro_batches([lengths[i] for i in share], most, packed=packed)]
-        for share in (shares if learner.full_copy is not None else [shares[workers.rank]])
-    ]
+    rows = [sample.rollout.token_ids for sample in samples]
+    workers, most = learner.workers, learner.config.optimizer.micro_batch_tokens
+    plans = plan_passes(rows, most, learner.mode, workers.size)
+    mine = plans[workers.rank]
     if learner.full_copy is None:
-        return plans[0], []
-    shortest = min(range(len(lengths)), key=lengths.__getitem__)
-    return plans[workers.rank], [shortest] * (max(map(len, plans)) - len(plans[workers.rank]))
+        return mine, []
+    shortest = min(range(len(rows)), key=lambda index: len(rows[index]))
+    return mine, [shortest] * (max(map(len, plans)) - len(mine))
 
 
 def _has_other_losses(learner: Learner) -> bool:

@@ -15,7 +15,8 @@ from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
 from zerosearch_agents.forward import dense_ops
 from zerosearch_agents.forward.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
 from zerosearch_agents.forward.mode import ForwardMode, disagreement, prepare_model
-from zerosearch_agents.forward.packed import _attend_sequences, packed_hidden, why_not_packed
+from zerosearch_agents.forward.packed import _attend_nodes, packed_hidden, why_not_packed
+from zerosearch_agents.forward.prefixes import Node
 from zerosearch_agents.training.loss import loss_and_sums
 from zerosearch_env.errors import ConfigError
 
@@ -23,6 +24,9 @@ SIZES = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8,
 }  # fmt: skip
+# Two continuations of a common prefix, one of which goes on, and a sequence without a prefix.
+NODES = [Node(slice(0, 3)), Node(slice(3, 5), (slice(0, 3),)), Node(slice(5, 6), (slice(0, 3), slice(3, 5)))]
+NODES += [Node(slice(6, 7), (slice(0, 3),)), Node(slice(7, 9))]
 PADDED, PACKED = ForwardMode(), ForwardMode("sequences")
 
 
@@ -151,7 +155,9 @@ def test_a_model_that_computes_something_else_is_found(monkeypatch):
 
 def test_a_leak_between_sequences_is_found(monkeypatch):
     plan = dense_ops.plan_blocks
-    monkeypatch.setattr("zerosearch_agents.forward.packed.plan_blocks", lambda lengths, *_: plan([sum(lengths)]))
+    monkeypatch.setattr(
+        "zerosearch_agents.forward.packed.plan_blocks", lambda nodes, *_: plan([Node(slice(0, nodes[-1].tokens.stop))])
+    )
     with pytest.raises(ConfigError, match=r"differ|see each other"):
         prepare_model(make_model(), TrainConfig(optimizer=OptimizerConfig(packing="sequences")), 64)
 
@@ -179,8 +185,8 @@ def test_backward_passes_by_finite_differences(operation):
         assert torch.autograd.gradcheck(dense_ops.swiglu, (normal(5, 4), normal(5, 4)))
         return
     if operation == "attention":
-        blocks = dense_ops.plan_blocks([4, 3], [np.array([1, 3]), np.array([0, 1, 2])])
-        whole = (normal(5, 4, 2), normal(7, 2, 2), normal(7, 2, 2))
+        blocks = dense_ops.plan_blocks(NODES, np.array([1, 3, 4, 5, 6, 7]))
+        whole = (normal(6, 4, 2), normal(9, 2, 2), normal(9, 2, 2))
         assert torch.autograd.gradcheck(lambda *qkv: dense_ops.attend_blocks(*qkv, blocks), whole, atol=1e-4)
         return
     x, gain = normal(6, 3, 8, dtype=torch.float32), normal(8, dtype=torch.float32)
@@ -213,9 +219,9 @@ def test_backward_passes_by_finite_differences(operation):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_of_a_gpu_is_that_of_a_cpu(dtype):
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(12, heads, 8, generator=generator).to(dtype) for heads in (4, 2, 2))
-    expected = dense_ops.attend_blocks(q, k, v, dense_ops.plan_blocks([5, 7]))
-    got = _attend_sequences(q, k, v, [5, 7])
+    q, k, v = (torch.randn(9, heads, 8, generator=generator).to(dtype) for heads in (4, 2, 2))
+    expected = dense_ops.attend_blocks(q, k, v, dense_ops.plan_blocks(NODES))
+    got = _attend_nodes(q, k, v, NODES)
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
     torch.testing.assert_close(got, expected, **close)
 
