@@ -130,11 +130,14 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same metrics to 1e-4, the same weights to 1e-4."""
+    """The same metrics to 1e-4, the same weights to 3e-4.
+
+    AdamW's first updates are the learning rate times g / |g|, so rounding counts where a gradient is close to zero.
+    """
     for expected, found in zip(learnt(one), learnt(other), strict=True):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-7)
     for name, value in weights(one).items():
-        torch.testing.assert_close(weights(other)[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights(other)[name], value, rtol=1e-3, atol=3e-4)
 
 
 def assert_two_are_one(folder: Path) -> None:
