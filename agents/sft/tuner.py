@@ -35,7 +35,7 @@ from ..policy.lora import add_lora
 from ..policy.policy import quiet_transformers
 from ..processes.workers import Workers, join_workers, launch_rank, local_device
 from ..runs.checkpoint import RunState, load_latest, save_checkpoint, weights_hash
-from ..runs.metrics import MetricsLog
+from ..runs.metrics import MetricsLog, read_metrics
 from ..training.trainer import interrupt_flag
 from .loss import check_loss
 from .manifest import CHECKPOINTS, METRICS, prepare_output, run_settings, write_run_manifest
@@ -179,6 +179,16 @@ def _tune(
     return result
 
 
+def _shown(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The metrics of a step that a user sees."""
+    return {name: round(metrics[name], 4) for name in ("loss", "held_out") if name in metrics}
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The newest of these metrics in the file of a run."""
+    return {name: value for metrics in read_metrics(path) for name, value in _shown(metrics).items()}
+
+
 def _parameters(model: Any) -> dict[str, int]:
     """Number of parameters, all and trained ones."""
     return {
@@ -193,7 +203,7 @@ def _loop(
     options, step, saved = tuner.options, state.step, state.step
     loaded = time.perf_counter()
     tokens = 0.0
-    figures: dict[str, Any] = {}
+    figures = {} if log is None else _recorded(options.output / METRICS)
 
     def save() -> None:
         nonlocal saved
@@ -222,7 +232,7 @@ def _loop(
             tokens += metrics["tokens"]
             if any(tuner.held_out.values()) and (step % options.eval_every == 0 or step == tuner.steps):
                 metrics |= held_out_loss(tuner)
-            figures |= {k: round(metrics[k], 4) for k in ("loss", "held_out") if k in metrics}
+            figures |= _shown(metrics)
             if log is not None and bar is not None:
                 log.write(step, metrics)
                 shown = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()]
@@ -254,7 +264,7 @@ def build_tuner(task: Task, options: SftOptions, workers: Workers, device: str) 
         options=options,
         model=model,
         adapted=adapted,
-        optimizer=adamw(model, options.peak, options.weight_decay),
+        optimizer=adamw(model, options.peak, options.weight_decay, fused=True),
         train=task.rows,
         held_out=task.held_out,
         steps=options.steps(len(task.rows)),

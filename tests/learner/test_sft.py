@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.sft import SftConfig
 from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.sft import tuner
 from zerosearch_agents.sft.cli import main
 from zerosearch_agents.sft.policy import finished_episodes, held_out_questions, load_task, run_sft
 from zerosearch_env.engines import ConstantEngine
@@ -96,7 +99,7 @@ def test_a_policy_learns_and_has_the_card_of_the_run(whole: SftConfig) -> None:
 
 @pytest.mark.slow
 def test_stopped_and_resumed_is_the_same_to_the_bit(whole: SftConfig, tmp_path: Path) -> None:
-    parts = replace(whole, output=tmp_path, max_seconds=1e-3)
+    parts = replace(whole, output=tmp_path, max_seconds=0.02)
     sessions = 0
     while run_sft(parts)["stopped"] == "time":
         sessions += 1
@@ -104,6 +107,33 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(whole: SftConfig, tmp_path: 
         assert sessions < 50
     assert sessions >= 1
     assert without_times(tmp_path) == without_times(whole.output)
+    for name, value in weights(whole.output).items():
+        assert torch.equal(weights(tmp_path)[name], value), name
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_and_the_same_command_continues(
+    whole: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, run = tuner.tune_step, replace(whole, output=tmp_path)
+
+    def interrupted(state: tuner.Tuner, number: int) -> dict[str, float]:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(state, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner, "tune_step", interrupted)
+        stopped = run_sft(run)
+    assert (stopped["stopped"], stopped["steps"]) == ("interrupt", 4)
+    assert not json.loads((tmp_path / "manifest.json").read_text())["complete"]
+    expected = json.loads((whole.output / "manifest.json").read_text())["counts"]
+    for _ in range(2):  # a finished run has the same figures if it is started again
+        counts = run_sft(run)
+        assert (counts["steps"], counts["stopped"]) == (9, "finished")
+        assert [counts[n] for n in ("loss", "held_out")] == pytest.approx(
+            [expected[n] for n in ("loss", "held_out")], 1e-3
+        )
     for name, value in weights(whole.output).items():
         assert torch.equal(weights(tmp_path)[name], value), name
 
@@ -167,7 +197,7 @@ def test_what_does_not_fit_is_left_out(folder: Path, tmp_path: Path) -> None:
     [
         ({"turns": None}, "record 2: every turn must have action_text and observation"),
         ({"turns": [{"action_text": "x"}]}, "record 2: every turn must have action_text and observation"),
-        ({"question": "who?"}, "record 2: question must have a text, got 'who[?]'"),
+        ({"question": "who?"}, r"record 2: question must have a text, got 'who\?'"),
         ({"stop_reason": "boredom"}, "record 2: unknown stop_reason 'boredom'"),
     ],
 )
@@ -188,7 +218,7 @@ def test_inputs_that_cannot_be(folder: Path, tmp_path: Path) -> None:
         run_sft(config(folder, tmp_path, policy=str(tmp_path / "nowhere")))
     failed = demonstration(0) | {"stop_reason": "engine_error"}
     file = write(tmp_path / "failed.jsonl", [failed, demonstration(1) | {"stop_reason": None}])
-    with pytest.raises(DataError, match="no finished episode in .*: 2 ended with an error or not at all"):
+    with pytest.raises(DataError, match=r"no finished episode in .*: 2 ended with an error or not at all"):
         load_task(config(folder, tmp_path, input=(file,)), "cpu")
 
 
