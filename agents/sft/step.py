@@ -1,6 +1,6 @@
 """One optimizer step of supervised fine-tuning.
 
-    rows of the step -> a share per process -> micro-batches -> loss / trained tokens of the whole step -> AdamW
+    rows of the step -> forward passes of each process -> loss / trained tokens of the whole step -> AdamW
 
 Gradients are sums over tokens, divided by the number of trained tokens of the whole step over all processes. They
 therefore do not depend on the number of micro-batches or processes, up to rounding. With several processes (torchrun),
@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zerosearch_env.errors import TrainingError
 
-from ..forward.batch import deal, plan_micro_batches
+from ..forward.batch import plan_passes
 from ..forward.mode import ForwardMode
 from ..processes.workers import Workers
 from ..training.optimizer import decay_groups
@@ -42,15 +43,11 @@ class RowPass:
     device: str = "cpu"
     workers: Workers = field(default_factory=Workers)
 
-    def share(self, rows: Sequence[Row]) -> list[Row]:
-        """This process's share of some rows."""
-        return [rows[i] for i in deal([len(row.ids) for row in rows], self.workers.size)[self.workers.rank]]
-
-    def micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """Group rows into at most `max_tokens` tokens; a longer row forms its own group."""
-        lengths = [len(row.ids) for row in rows]
-        groups = plan_micro_batches(lengths, self.max_tokens, packed=self.mode.packed)
-        return [[rows[i] for i in group] for group in groups]
+    def passes(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """This process's share of some rows as forward passes (`forward.batch.plan_passes`)."""
+        ids = [np.array(row.ids, dtype=np.int64) for row in rows]
+        plans = plan_passes(ids, self.max_tokens, self.mode, self.workers.size)
+        return [[rows[i] for i in part] for part in plans[self.workers.rank]]
 
     def loss_sum(self, model: Any, rows: Sequence[Row]) -> Tensor:
         """The summed loss of a micro-batch (`loss.loss_sum`)."""
@@ -95,7 +92,7 @@ def sft_step(
     trained = sum(row.targets for row in rows)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=row_pass.device)
-    for group in row_pass.micro_batches(row_pass.share(rows)):
+    for group in row_pass.passes(rows):
         loss = row_pass.loss_sum(model, group) / trained
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()

@@ -358,7 +358,7 @@ def held_out_loss(tuner: Tuner) -> dict[str, float]:
     tuner.model.eval()
     sums = torch.zeros(len(tuner.held_out), 2, dtype=torch.float64)
     for kind, rows in enumerate(tuner.held_out.values()):
-        for group in tuner.row_pass.micro_batches(tuner.row_pass.share(rows)):
+        for group in tuner.row_pass.passes(rows) if rows else []:
             sums[kind, 0] += float(tuner.row_pass.loss_sum(tuner.model, group))
             sums[kind, 1] += sum(row.targets for row in group)
     tuner.row_pass.workers.add(sums)

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from two_processes import FORKS, run_in_two
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.tune import TuneConfig
 from zerosearch_agents.forward.mode import ForwardMode
+from zerosearch_agents.forward.prefixes import sort_by_prefix
 from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.runs.metrics import read_metrics
@@ -138,14 +140,16 @@ def test_how_a_step_is_computed_changes_no_gradient(pairs_file: Path) -> None:
     assert all(value.dtype == torch.float32 for value in found.values())
 
 
-def test_micro_batches_hold_to_the_bound(pairs_file: Path) -> None:
+def test_forward_passes_hold_to_the_bound(pairs_file: Path) -> None:
     tuner = make_tuner(config(pairs_file))
-    for packed in (False, True):
-        groups = RowPass(400, ForwardMode("sequences" if packed else "off")).micro_batches(tuner.train)
+    for packing in ("off", "sequences"):
+        groups = RowPass(400, ForwardMode(packing)).passes(tuner.train)
         assert sum(map(len, groups)) == len(tuner.train)
         for group in groups:
-            lengths = [len(example.ids) for example in group]
-            assert (sum(lengths) if packed else len(group) * max(lengths)) <= 400
+            ids = [np.array(example.ids) for example in group]
+            lengths = list(map(len, ids))
+            packed = sum(lengths) - sum(sort_by_prefix(ids)[1])  # common prefixes go through the model once
+            assert (packed if packing == "sequences" else len(group) * max(lengths)) <= 400
 
 
 def test_held_out_loss_is_a_mean_over_tokens(pairs_file: Path) -> None:
