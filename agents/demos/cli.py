@@ -1,102 +1,129 @@
 r"""`zerosearch demos`: demonstrations for a warm start, as transcripts that `zerosearch sft` reads.
 
     zerosearch demos --dataset questions.jsonl --engine corpus:passages.jsonl --episodes 300 --output demos.jsonl
+    zerosearch demos --agent runs/sft/policy --temperature 1 --samples 8 --keep em=1 --episodes 4000 ...
+    zerosearch demos --from runs/eval --keep em=1 --per-question 2
 
-A scripted searcher that sees the gold answers plays the questions of any dataset with any engine. It plans, searches,
-searches again when the documents miss the answer, and answers; it is imperfect on purpose, at the rates of --habits.
+By default a scripted searcher that sees the gold answers plays. It plans, searches, searches again when the documents
+miss the answer, and answers; it is imperfect on purpose, at the rates of --habits. With --agent any agent of
+`zerosearch eval` plays, and --keep chooses by scores (rejection sampling). With --from nothing is played: the episodes
+are those of an evaluation, or of files of transcripts.
+
+To continue an interrupted command, run it again: it plays only the episodes that are missing.
+
+Exit status: 0, 3 if episodes are missing because the agent or the engine failed, 2 after any other error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.command_line import read_options
-from zerosearch_env.datasets.prompts import check_prompts
-from zerosearch_env.engines import make_engine
-from zerosearch_env.engines.base import check_corpus, try_engine
-from zerosearch_env.errors import ConfigError
-from zerosearch_env.game.episode import Episode
-from zerosearch_env.game.noise import check_level
-from zerosearch_env.progress import ProgressBar
-from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
+from zerosearch_env.errors import AgentError, ConfigError, DataError
+from zerosearch_env.privacy import redact
+from zerosearch_env.records.transcripts import read_transcripts
+from zerosearch_env.types import JsonObject
 
-from ..evaluation.evaluate import Item, play_items, select_questions
-from ..players.options import PlayConfig
-from .searcher import Habits, ScriptedSearcher
-
-
-@dataclass(frozen=True)
-class DemosConfig(PlayConfig):
-    """Make demonstrations for a warm start: a scripted searcher plays questions with known answers."""
-
-    engine: str = "corpus"
-    """The search engine, as in `zerosearch eval`."""
-    split: str = "train"
-    """Split of the dataset."""
-    episodes: int = 300
-    """Number of episodes, one for each question chosen by the seed; with more episodes than questions, questions are
-    asked several times. A larger number adds episodes to those of a smaller one."""
-    noise: tuple[float, ...] = (0.0, 0.25, 0.5)
-    """Noise levels, dealt out over the episodes: the probability that a search is noisy, each in [0, 1]."""
-    habits: Habits = field(default_factory=Habits)
-    """Rates of the scripted searcher's behaviours."""
-    output: Path = Path("runs/demos.jsonl")
-    """The JSONL file."""
-    fresh: bool = False
-    """Delete the output of an earlier run first."""
+from ..runs.output import TRANSCRIPTS_FOLDER, WAY_OUT
+from .keep import RECORDED, is_finished, mean_scores, parse_condition, question_key, select
+from .options import DemosConfig
+from .play import play, write_records
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and make the demonstrations.
 
     Returns:
-        The exit status.
+        The exit status: 0, or 3 if episodes are missing because the agent or the engine failed.
     """
     config = read_options(DemosConfig, sys.argv[1:] if argv is None else argv, "zerosearch demos", description=__doc__)
-    run_demos(config)
-    return 0
+    return AgentError.exit_status if run_demos(config) else 0
 
 
-def run_demos(config: DemosConfig) -> None:
-    """Play the episodes and write those that are kept to `config.output`."""
-    check_whole_number("episodes", config.episodes)
-    levels = [check_level(level) for level in config.noise]
-    rules = config.make_rules()
-    dataset = config.load_dataset(config.split)
-    if config.fresh:
-        config.output.unlink(missing_ok=True)
+def run_demos(config: DemosConfig) -> int:
+    """Play the episodes, or read those of other files, and write the ones that are kept to `config.output`.
+
+    Args:
+        config: the options.
+
+    Returns:
+        Number of episodes that are missing because the agent or the engine failed.
+
+    Raises:
+        ConfigError: an option is invalid, or the output belongs to a run with other options.
+        DataError: no episode is kept, or a file cannot be read.
+        AgentError: a third-party agent failed; everything finished before is on disk.
+    """
+    conditions = [parse_condition(text) for text in config.keep]
+    if config.per_question is not None:
+        check_whole_number("per_question", config.per_question)
+    if not config.sources:
+        for condition in conditions:
+            condition.check(RECORDED)
+    records = read_sources(config) if config.sources else play(config)
+    finished = [record for record in records if is_finished(record)]
+    if not finished:
+        cause = next((record["error"] for record in records if record["error"]), "they were cut off")
+        raise DataError(f"none of {len(records)} episodes was finished; the first cause: {redact(cause)}")
+    kept = list(select(finished, conditions, config.per_question)) if config.filters else finished
+    if not kept:
+        raise DataError(
+            f"none of {_count(finished, 'episode')} meets {' and '.join(map(str, conditions))}. Their means: "
+            f"{_means(finished)}. Lower the bound, or play more samples (--samples, --temperature) or a better agent"
+        )
+    write_records(config.output, kept)
+    for level in sorted({record["noise_level"] for record in kept}):
+        part = [record for record in kept if record["noise_level"] == level]
+        print(f"noise {level:g}: {_count(part, 'episode')}, {_means(part)}")
+    if config.filters:
+        print(f"kept of {_count(finished, 'episode')} with {_means(finished)}")
+    questions = len({question_key(record) for record in kept})
+    print(f"{_count(kept, 'demonstration')} of {questions} questions: {config.output}")
+    failed = 0 if config.sources else len(records) - len(finished)
+    if failed:
+        cause = next(str(record["error"]) for record in records if not is_finished(record))
+        print(f"{failed} of {len(records)} episodes failed, the same command plays them again: {redact(cause)}")
+    return failed
+
+
+def read_sources(config: DemosConfig) -> list[JsonObject]:
+    """The transcripts of the files and evaluations of `--from`.
+
+    Raises:
+        ConfigError: another option does not fit, or the output is in the way.
+        DataError: a file or folder is missing, or holds no transcripts.
+    """
+    if config.agent is not None:
+        raise ConfigError("--from plays nothing, so there is no agent: pass --agent or --from")
+    files = [file for source in config.sources for file in _transcript_files(source)]
     if config.output.exists():
-        raise ConfigError(f"{config.output} exists already: choose another --output, or pass --fresh")
-    player = ScriptedSearcher(config.habits, seed=config.seed)
-    rules = player.rules_for(rules)
-    order = select_questions(dataset.questions, min(config.episodes, len(dataset.questions)), seed=config.seed)
-    questions = [item.question for item in order]
-    check_prompts(rules, questions)
-    plan = [
-        (Item(item.index, item.question, number // len(order)), levels[(number + number // len(order)) % len(levels)])
-        for number in range(config.episodes)
-        for item in [order[number % len(order)]]
-    ]
-    totals: list[tuple[float, int]] = []
-    with contextlib.ExitStack() as stack:
-        engine = make_engine(config.engine, dataset=dataset)
-        stack.callback(engine.close)
-        check_corpus(engine, questions, rules.top_k, noise=max(levels) > 0)
-        try_engine(engine, questions, rules.top_k)
-        writer = stack.enter_context(TranscriptWriter(config.output))
-        bar = stack.enter_context(ProgressBar("episodes", len(plan)))
+        if any(config.output.samefile(file) for file in files):
+            raise ConfigError(f"{config.output} is both input and output: choose another --output")
+        if not config.fresh:
+            raise ConfigError(f"{config.output} exists already; {WAY_OUT}")
+    return [record for file in files for record in read_transcripts(file)]
 
-        def record(item: Item, episode: Episode) -> None:
-            line = transcript_record(episode, agent=player.name, engine=config.engine, index=item.index)
-            writer.write(line)
-            totals.append((line["scores"]["em"], line["scores"]["searches"]))
-            bar.advance()
 
-        for level in dict.fromkeys(levels):
-            play_items(player, [item for item, at in plan if at == level], engine, rules, level, config.seed, record)
-    em, searches = (sum(column) / len(totals) for column in zip(*totals, strict=True))
-    print(f"{len(totals)} episodes, EM {100 * em:.1f} %, {searches:.2f} searches per episode: {config.output}")
+def _transcript_files(source: Path) -> list[Path]:
+    """The file, or those of an evaluation's output folder."""
+    if source.is_file():
+        return [source]
+    folder = source / TRANSCRIPTS_FOLDER
+    files = sorted((folder if folder.is_dir() else source).glob("*.jsonl"))
+    if not files:
+        raise DataError(f"{source}: expected a file of transcripts, or the output folder of `zerosearch eval`")
+    return files
+
+
+def _means(records: Sequence[JsonObject]) -> str:
+    """The mean scores of episodes, such as "EM 81.3 %, F1 84.0 %, 1.46 searches"."""
+    means = mean_scores(records)
+    shares = [f"{name} {100 * means[key]:.1f} %" for name, key in (("EM", "em"), ("F1", "f1"), ("subEM", "subem"))]
+    return ", ".join([*shares, f"{means['searches']:.2f} searches"])
+
+
+def _count(records: Sequence[object], what: str) -> str:
+    return f"{len(records):,} {what}" + ("" if len(records) == 1 else "s")

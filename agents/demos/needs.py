@@ -145,7 +145,7 @@ def other_answers(answers: tuple[str, ...], documents: Sequence[Document], quest
         question: names that it mentions are left out.
     """
     answer = answers[0]
-    texts = [full_text(document) for document in documents]
+    texts = [text for document in documents for text in (bare_title(document.title), document.text)]
     if _NUMBERS.fullmatch(answer):
         found = [n for text in texts for n in _NUMBERS.findall(text) if len(n) == len(answer)]
     else:

@@ -36,13 +36,13 @@ NEXT = (
     "Next, find {fact}.",
 )
 ELSEWHERE = (
+    "I found {titles}, not {subject}.",
     "This is about {titles}, not {subject}.",
-    "The documents are about {titles}, not {subject}.",
     "Only {titles}, nothing on {subject}.",
 )
 ABSENT = (
-    "This is about {titles} and does not say it.",
-    "{titles} does not answer it.",
+    "I found {titles}, but no answer.",
+    "No answer in {titles}.",
     "Nothing in {titles} answers it.",
 )
 NOTHING = ("Nothing was found.",)
@@ -62,7 +62,7 @@ CARELESS = (
 )
 
 _MARKS = re.compile(r"[<>|{}\\\[\]]")
-_TITLE_WORDS = 8
+_TITLE_WORDS = 6
 
 
 def plain(text: str, words: int | None = None) -> str:

@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, fields
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.rewards import answer_key
 from zerosearch_env.game.rules import Rules
+from zerosearch_env.protocols.hygiene import clean_query
 from zerosearch_env.protocols.tags import THINK, THINK_END
 from zerosearch_env.randomness import mix, uniform
-from zerosearch_env.types import Document, Step
+from zerosearch_env.types import Document, Question, Step
 
 from ..players.builtin.scripted import ScriptedPlayer
 from ..players.builtin.turns import NO_ANSWER
@@ -73,6 +75,11 @@ class ScriptedSearcher(ScriptedPlayer):
     def identity(self) -> dict[str, str]:
         """The rates of its habits."""
         return {"habits": json.dumps(asdict(self.habits))}
+
+    @staticmethod
+    def suits(question: Question) -> bool:
+        """Whether documents can state an answer of the question: yes and no are words of any text."""
+        return not {answer_key(answer) for answer in question.answers} & {"yes", "no"}
 
     def rules_for(self, rules: Rules) -> Rules:
         """The same rules.
@@ -195,13 +202,15 @@ class _Turn:
         return self._pick(choices).format(**names).replace("..", ".")
 
     def _search(self, thought: str, query: str) -> str:
+        query = query if clean_query(query) else self._episode.question.text
         return self._turn(thought, self._episode.rules.protocol.render_search, query)
 
     def _answer(self, thought: str, answer: str) -> str:
         return self._turn(thought, self._episode.rules.protocol.render_answer, answer)
 
     def _turn(self, thought: str, render: Callable[[str], str], content: str) -> str:
-        return write_turn(self._episode.rules, thought, render, content)
+        # Without the tags in it nothing may be left of a text from a file.
+        return write_turn(self._episode.rules, thought, render, clean_query(content) or NO_ANSWER)
 
 
 def write_turn(rules: Rules, thought: str, render: Callable[[str], str], content: str) -> str:
