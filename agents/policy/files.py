@@ -18,6 +18,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _HUB_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")
 _OTHER_FILES = ("*/*", "consolidated*")
 """Formats of other libraries, in folders of their own or under this name."""
+_CARDS = ("zerosearch.json", "simulator.json")
 _CAUSAL = re.compile(r"CausalLM|LMHead|ConditionalGeneration|Decoder")
 """In the names of classes of Transformers that continue a text."""
 
@@ -116,13 +117,13 @@ def one_line(error: BaseException) -> str:
 
 
 def check_replaceable(directory: Path) -> None:
-    """Refuse to replace a directory that is not a policy, because saving removes whatever was there.
+    """Refuse to replace a directory that is not a policy or a simulation LLM of this package: saving removes it.
 
     Raises:
-        ConfigError: if `directory` exists, is not empty and is not a policy.
+        ConfigError: if `directory` exists, is not empty and is neither.
     """
     empty = directory.is_dir() and not any(directory.iterdir())
-    if directory.exists() and not empty and not (directory / "zerosearch.json").is_file():
+    if directory.exists() and not empty and not any((directory / card).is_file() for card in _CARDS):
         raise ConfigError(f"{directory} exists and is not a policy; it would be removed. Give another --output.")
 
 

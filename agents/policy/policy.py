@@ -7,6 +7,7 @@ library that reads Transformers checkpoints can read it, and any local causal la
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence, unknown_name
 from zerosearch_env.files import replaced_directory, roll_back
+from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.local.devices import DTYPES, auto_dtype, check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
 from .card import CARD_FILE, AgentCard, card_values, decide_chat, read_card
 from .files import check_complete, one_line, read_json, stored_weights
+from .model_card import MODEL_CARD_FILE, Provenance, model_card
 
 if TYPE_CHECKING:
     import torch
@@ -135,18 +138,53 @@ def save_policy(
     path: str | os.PathLike[str],
     *,
     dtype: str | None = None,
-    write_more: Callable[[Path], object] = lambda directory: None,
+    provenance: Provenance | None = None,
 ) -> Path:
-    """Write a policy directory atomically.
+    """Write a policy directory atomically: weights, tokenizer, card, and a model card (`README.md`).
 
-    The files are written into a sibling directory that is renamed only when it is complete: a save that is killed
-    leaves the previous directory, or none, but never a partial one.
+    See `save_model`.
 
     Args:
         policy: the policy to write.
         path: the directory; an existing one is replaced.
         dtype: dtype of the weights on disk; None: the model's dtype.
-        write_more: called with the sibling directory to write further files that must appear together with the policy.
+        provenance: where the policy comes from, for its model card; None: unknown.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: if it cannot be written, for example to a full disk; an existing directory is unchanged.
+    """
+
+    def write_cards(directory: Path) -> None:
+        (directory / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
+        (directory / MODEL_CARD_FILE).write_text(model_card(policy, provenance), encoding="utf-8")
+
+    return save_model(policy.model, policy.tokenizer, path, dtype=dtype, write_more=write_cards)
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    write_more: Callable[[Path], object] = lambda directory: None,
+) -> Path:
+    """Write a model and its tokenizer as one directory, atomically.
+
+    The files are written into a sibling directory that is renamed only when it is complete: a save that is killed
+    leaves the previous directory, or none, but never a partial one.
+
+    Its `generation_config.json` has every token that ends a turn here, so that generation elsewhere ends there too.
+
+    Args:
+        model: the model; it is not changed.
+        tokenizer: its tokenizer.
+        path: the directory; an existing one is replaced.
+        dtype: dtype of the weights on disk; None: the model's dtype.
+        write_more: called with the sibling directory to write further files that must appear together with the model.
 
     Returns:
         The directory.
@@ -159,16 +197,28 @@ def save_policy(
     try:
         with replaced_directory(target) as new:
             with quiet_transformers():
-                _write_weights(policy.model, new, dtype)
-                policy.tokenizer.save_pretrained(new)
-            (new / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
+                _write_weights(model, new, dtype)
+                tokenizer.save_pretrained(new)
+                _write_end_tokens(model, tokenizer, new)
             write_more(new)
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
-            f"the policy {target} could not be written: {sentence(one_line(cause))} "
-            "An existing policy there is unchanged."
+            f"the model {target} could not be written: {sentence(one_line(cause))} An existing one there is unchanged."
         ) from cause
     return target
+
+
+def _write_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write `generation_config.json` with every token that ends a turn, and a padding token."""
+    settings: Any = copy.deepcopy(model.generation_config)
+    given = settings.eos_token_id
+    listed = [given] if isinstance(given, int) else list(given or ())
+    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, arg-type]
+    ends = [*listed, *sorted(end_ids(model, tokenizer, size).difference(listed))]
+    padding = (settings.pad_token_id, tokenizer.pad_token_id, *ends)
+    settings.eos_token_id = ends[0] if len(ends) == 1 else ends or None
+    settings.pad_token_id = next((token for token in padding if token is not None), None)
+    settings.save_pretrained(directory)
 
 
 def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device: str = "cpu") -> Policy:

@@ -38,6 +38,8 @@ class TrainCommand:
     """Resume even if the options differ from the saved ones."""
     overwrite: bool = False
     """Remove the run that is in the output directory and start a new one."""
+    push_to_hub: str | None = None
+    """Push the trained policy to this repository on the Hugging Face Hub, ORG/NAME; a new one is private."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run's configuration."""
 
@@ -88,11 +90,14 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 130 after Ctrl-C.
     """
     command = parse_command(sys.argv[1:] if argv is None else argv)
+    from ..policy.hub import check_push, push_policy
     from ..processes.workers import launch_rank
     from .trainer import train
 
     config = command.config
     leads = launch_rank() == 0
+    if leads:
+        check_push(command.push_to_hub)
     with TrainProgress(config.steps, max_seconds=config.max_seconds) if leads else nullcontext() as progress:
         result = train(
             config,
@@ -108,7 +113,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"policy       {result.output / 'policy'}")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
     print(f"transcripts  {result.output / 'transcripts.jsonl'}")
-    return 130 if result.stopped == "interrupt" else 0
+    if result.stopped == "interrupt":
+        return 130
+    if command.push_to_hub is not None:
+        print(f"pushed to    {push_policy(result.output / 'policy', command.push_to_hub)}")
+    return 0
 
 
 def _ending(stopped: str, output: Path) -> str:

@@ -55,11 +55,12 @@ from ..processes.workers import (
 )
 from ..rollouts.async_rollouts import make_async_rollouts
 from ..rollouts.rollout import Rollout
-from ..runs.metrics import rollout_metrics, staleness_metrics
+from ..runs.metrics import read_metrics, rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
+from .provenance import latest_scores, run_provenance
 from .run_files import RunFiles, check_contents, prepare_output
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
@@ -194,7 +195,8 @@ def train(
             raise TrainingError(files.stop_message(step))
         policy = finished_policy(learner)
         if workers.rank == 0:
-            save_policy(policy, output / "policy")
+            history = read_metrics(output / "metrics.jsonl")
+            save_policy(policy, output / "policy", provenance=run_provenance(config, step, latest_scores(history)))
     return TrainResult(output, policy, step, cause, seconds)
 
 

@@ -188,7 +188,7 @@ def test_a_disk_that_is_full_of_metrics(tmp_path, monkeypatch):
 def test_a_policy_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     save_policy(tiny.tiny_policy(), tmp_path / "policy")
     before = weights_hash({k: v.detach() for k, v in load_policy(tmp_path / "policy").model.named_parameters()})
-    with small_files(5_000), pytest.raises(CheckpointError, match="An existing policy there is unchanged"):
+    with small_files(5_000), pytest.raises(CheckpointError, match="An existing one there is unchanged"):
         save_policy(tiny.tiny_policy(seed=1), tmp_path / "policy")
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     after = load_policy(tmp_path / "policy")

@@ -19,7 +19,7 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder, without_doubled_newlines
-from zerosearch_env.llm.chat_template import describe_tools
+from zerosearch_env.llm.chat_template import describe_tools, turn_end
 from zerosearch_env.llm.tokens import control_ids, encode_texts
 from zerosearch_env.protocols import get_protocol
 from zerosearch_env.types import Document, Question, SearchResult, Step
@@ -383,3 +383,17 @@ def test_worked_examples_are_part_of_the_user_message(protocol: str) -> None:
         return str(tokenizer.decode(ids))
 
     assert text(few_shot=examples) == text().replace("<|im_start|>user\n", f"<|im_start|>user\n{examples}\n\n")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *PUBLISHED])
+def test_the_token_that_ends_a_turn_is_read_from_the_template(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    assert tokenizer.decode(turn_end(tokenizer)) == CLOSING[family.removesuffix("-real")]
+
+
+def test_a_template_without_such_a_token_ends_no_turn() -> None:
+    tokenizer = family_tokenizer("smollm2")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    assert turn_end(tokenizer) is None
+    tokenizer.chat_template = None
+    assert turn_end(tokenizer) is None

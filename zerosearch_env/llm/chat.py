@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from .chat_template import turn_end
 from .tokens import encode_chats, encode_prompts
 
 
@@ -47,14 +48,17 @@ def prompt_ids(
 
 # Any: models and tokenizers of Transformers have no common type without importing it
 def end_ids(model: Any, tokenizer: Any, vocab_size: int) -> set[int]:
-    """The ids that end a sequence, from the generation configuration, the configuration and the tokenizer.
+    """The ids that end a sequence, from the configurations of generation and model, the tokenizer and its template.
 
-    The set may be empty: then only stop strings and length limits end a text.
+    The tokenizer of a base model may come with a chat template that ends turns with another token than the tokenizer's
+    end of sequence. The set may be empty: then only stop strings and length limits end a text.
     """
     ids: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, tokenizer):
         value = getattr(source, "eos_token_id", None)
         ids |= {value} if isinstance(value, int) else set(value or ())
+    closing = turn_end(tokenizer)
+    ids |= set() if closing is None else {closing}
     return {token for token in ids if 0 <= token < vocab_size}
 
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import ConfigError
 from ..protocols import Protocol
-from .tokens import Frame, check_chat_template, make_frame, render_chat
+from .tokens import Frame, check_chat_template, control_ids, make_frame, render_chat
 
 _log = logging.getLogger(__name__)
 
@@ -202,6 +202,16 @@ def shows_episodes(tokenizer: Any) -> bool:
     except ConfigError:
         return False
     return True
+
+
+# Any: likewise
+def turn_end(tokenizer: Any) -> int | None:
+    """The control token with which a tokenizer's chat template ends a turn of the assistant; None if there is none."""
+    if not shows_episodes(tokenizer):
+        return None
+    frame, _ = read_chat_template(tokenizer, None, None, None, "").framed((), "x", tokenizer)
+    control = control_ids(tokenizer)
+    return next((token for token in frame.head if token in control), None)
 
 
 def _read(

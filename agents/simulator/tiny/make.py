@@ -149,8 +149,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
     require("torch")
     require("transformers")
     from ...forward.attention import use_block_attention
-    from ...policy.card import AgentCard
-    from ...policy.policy import Policy, save_policy
+    from ...policy.policy import save_model
     from ...tiny.induction import new_tiny_model
 
     with one_thread():
@@ -160,7 +159,6 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         look_at_relations(model, tokenizer, seed=config.seed)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         use_block_attention(model)
-        simulator = Policy(model, tokenizer, AgentCard(chat=False))
         card = SimulatorCard(_OPTIONS.style.id, max(COUNTS), "tiny, from scratch")
         options = FitOptions(
             name="simulator",
@@ -173,7 +171,7 @@ def run_tiny(config: TinySimulatorConfig, *, command: str = "") -> dict[str, Any
         )
 
         def save() -> None:
-            save_policy(simulator, output, dtype="bfloat16", write_more=card.write)
+            save_model(model, tokenizer, output, dtype="bfloat16", write_more=card.write)
 
         fit(model, PairWriter(tokenizer, config.seed).rows, options, save)
     return {"tokens": int(config.tokens), "model": str(output)}

@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zerosearch_env.engines.simulated.card import SimulatorCard
-from zerosearch_env.errors import require
-from zerosearch_env.files import replaced_directory
 
 from ...config.tune import TinyShape
-from ...policy.policy import quiet_transformers
+from ...policy.policy import save_model
 from ..pairs.pair import Pair, prompt_text, target_text
 
 if TYPE_CHECKING:
@@ -52,26 +50,9 @@ def save_simulator(
 
     Args:
         model: the model, with adapters merged.
-        tokenizer: its tokenizer; the model has learnt to stop with its end token.
+        tokenizer: its tokenizer.
         card: the card.
         path: the directory.
         dtype: data type of the weights on disk.
     """
-    torch = require("torch")
-    target = Path(path)
-    with replaced_directory(target) as new:
-        with quiet_transformers():
-            _stop_at(model, tokenizer)
-            model.to(getattr(torch, dtype)).save_pretrained(new)
-            tokenizer.save_pretrained(new)
-        card.write(new)
-    return target
-
-
-def _stop_at(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Add the trained end token to the tokens that end generation."""
-    settings: Any = model.generation_config
-    before = settings.eos_token_id
-    listed = list(before) if isinstance(before, (list, tuple)) else [] if before is None else [before]
-    if tokenizer.eos_token_id not in listed:
-        settings.eos_token_id = [*listed, tokenizer.eos_token_id] if listed else tokenizer.eos_token_id
+    return save_model(model, tokenizer, path, dtype=dtype, write_more=card.write)
