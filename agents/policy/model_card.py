@@ -22,13 +22,12 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.protocols.prompts import PLACEHOLDER
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult, Step
 
-from .card import card_rules, model_context, token_limits
+from .card import AgentCard, card_rules, model_context, token_limits
 from .files import is_hub_name, local_policy
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-    from .policy import Policy
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL_CARD_FILE = "README.md"
 _QUESTION, _QUERY = "Who wrote the novel Emma?", "author of the novel Emma"
@@ -52,19 +51,26 @@ class Provenance:
     """What it scored, by name, such as `{"EM at noise 0.5": 0.43}`."""
 
 
-def model_card(policy: Policy, provenance: Provenance | None = None) -> str:
+def model_card(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: AgentCard,
+    provenance: Provenance | None = None,
+) -> str:
     """The text of a policy's model card, in Markdown.
 
     Args:
-        policy: the policy.
+        model: the policy's model.
+        tokenizer: its tokenizer.
+        card: its card.
         provenance: what is known of its training; None: nothing.
     """
     provenance = Provenance() if provenance is None else provenance
-    card, rules = policy.card, card_rules(make_rules(), policy.card)
-    limits = token_limits(card, rules.protocol, model_context(policy.model.config))
-    prompt, observation, problem = _texts(policy, rules)
+    rules = card_rules(make_rules(), card)
+    limits = token_limits(card, rules.protocol, model_context(model.config))
+    prompt, observation, problem = _texts(tokenizer, rules, card)
     base = base_on_hub(provenance.base)
-    ends = sorted(end_ids(policy.model, policy.tokenizer, len(policy.tokenizer)))
+    ends = sorted(end_ids(model, tokenizer, len(tokenizer)))
     values = {
         "front_matter": _front_matter(base),
         "title": f"{base.rpartition('/')[2]} with search" if base else "A search agent",
@@ -77,7 +83,7 @@ def model_card(policy: Policy, provenance: Provenance | None = None) -> str:
         "search": rules.protocol.render_search("query"),
         "answer": rules.protocol.render_answer("answer"),
         "stops": rules.protocol.stop_strings,
-        "ends": policy.tokenizer.convert_ids_to_tokens(ends),
+        "ends": tokenizer.convert_ids_to_tokens(ends),
         "limits": limits,
         "turns": _count(rules.max_turns, "turn"),
         "documents": _count(rules.top_k, "document"),
@@ -115,13 +121,12 @@ def _front_matter(base: str) -> str:
     return str(data.to_yaml()).rstrip()
 
 
-def _texts(policy: Policy, rules: Rules) -> tuple[str | None, str | None, str]:
+def _texts(tokenizer: Any, rules: Rules, card: AgentCard) -> tuple[str | None, str | None, str]:
     """The prompt with its placeholder, what is appended after a search, and why there is no prompt."""
     if rules.dataset_prompts:
         return None, None, "Every question comes with its own prompt, in its row of the dataset (`Question.prompt`)."
-    tokenizer: Any = policy.tokenizer
     try:
-        encoder = TurnEncoder(tokenizer, rules, policy.card.format)
+        encoder = TurnEncoder(tokenizer, rules, card.format)
         (shown,), (ids,) = (encoder.prompts([_episode(text, rules)]) for text in (PLACEHOLDER, _QUESTION))
         prompt, observation = _decode(tokenizer, shown), _observation(encoder, tokenizer, rules)
     except ConfigError as cause:

@@ -159,7 +159,8 @@ def save_policy(
 
     def write_cards(directory: Path) -> None:
         (directory / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
-        (directory / MODEL_CARD_FILE).write_text(model_card(policy, provenance), encoding="utf-8")
+        text = model_card(policy.model, policy.tokenizer, policy.card, provenance)
+        (directory / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
 
     return save_model(policy.model, policy.tokenizer, path, dtype=dtype, write_more=write_cards)
 
@@ -213,8 +214,8 @@ def _write_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     settings: Any = copy.deepcopy(model.generation_config)
     given = settings.eos_token_id
     listed = [given] if isinstance(given, int) else list(given or ())
-    size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, arg-type]
-    ends = [*listed, *sorted(end_ids(model, tokenizer, size).difference(listed))]
+    embedding: Any = model.get_input_embeddings()
+    ends = [*listed, *sorted(end_ids(model, tokenizer, len(embedding.weight)).difference(listed))]
     padding = (settings.pad_token_id, tokenizer.pad_token_id, *ends)
     settings.eos_token_id = ends[0] if len(ends) == 1 else ends or None
     settings.pad_token_id = next((token for token in padding if token is not None), None)

@@ -125,13 +125,15 @@ def test_a_prompt_that_cannot_be_shown_is_explained(card: AgentCard, shown: str,
 
 def test_it_says_what_the_caller_knows_and_keeps_secrets_and_folders() -> None:
     facts = {"Questions": "/home/me/data/q.jsonl, runs/a|b.jsonl", "Engine": "retrieve:http://me:word@host:80/v1/s"}
-    text = model_card(tiny_policy(), Provenance("Org/Model@v2", facts, {"EM at noise 0.5": 0.43219, "Seeds": 2}))
+    policy = tiny_policy()
+    parts = policy.model, policy.tokenizer, policy.card
+    text = model_card(*parts, Provenance("Org/Model@v2", facts, {"EM at noise 0.5": 0.43219, "Seeds": 2}))
     assert "\nbase_model: Org/Model\n" in text
     assert "| Questions | q.jsonl, runs/a\\|b.jsonl |" in text
     assert "| Engine | retrieve:http://***@host:80/v1/s |" in text
     assert "| EM at noise 0.5 | 0.4322 |\n| Seeds | 2 |" in text
     assert not re.search("home|word@", text)
-    assert "## Training" not in model_card(tiny_policy())
+    assert "## Training" not in model_card(*parts)
 
 
 def test_the_base_model_is_handed_down(tmp_path: Path) -> None:
