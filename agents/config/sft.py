@@ -15,7 +15,7 @@ from .lora import LoraShape
 
 FREE = (
     "output", "fresh", "device", "workers", "micro_batch_tokens", "packing", "gradient_checkpointing",
-    "checkpoint_every", "keep_checkpoints", "max_seconds",
+    "checkpoint_every", "keep_checkpoints", "max_seconds", "push_to_hub",
 )  # fmt: skip
 """Options that a resumed run may change: they affect place and speed, not what is learned (up to rounding)."""
 
@@ -139,6 +139,8 @@ class SftConfig(AgentChoices, SftOptions):
     context_tokens: int | None = None
     """Maximum tokens per episode; unset: the value on the policy's card, else the protocol's, at most 4,096. The
     model's own context is never exceeded."""
+    push_to_hub: str | None = None
+    """Push the policy to this repository on the Hugging Face Hub, ORG/NAME; a new one is private."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

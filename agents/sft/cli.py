@@ -29,9 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     config = read_options(SftConfig, argv, "zerosearch sft", description=__doc__)
+    from ..policy.hub import check_push, push_policy
     from ..processes.workers import launch_rank
     from .policy import RESULT, run_sft
 
+    if launch_rank() == 0:
+        check_push(config.push_to_hub)
     result = run_sft(config, command=redact(shlex.join(["zerosearch", "sft", *argv])))
     if launch_rank() != 0:
         return 0
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130 if result["stopped"] == "interrupt" else 0
     print(f"policy   {config.output / RESULT}")
     print(f"metrics  {config.output / 'metrics.jsonl'}")
+    if config.push_to_hub is not None:
+        print(f"pushed to {push_policy(config.output / RESULT, config.push_to_hub)}")
     return 0
 
 

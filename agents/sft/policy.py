@@ -6,7 +6,7 @@ episodes.jsonl -> finished episodes -> rows that fit the policy's limits -> `tun
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 from zerosearch_env.datasets.files.find import find_files
 from zerosearch_env.errors import DataError, require
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.identity import package_version
 from zerosearch_env.randomness import mix, mix_array
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import JsonObject, StopReason
@@ -23,6 +24,7 @@ from zerosearch_env.types import JsonObject, StopReason
 from ..config.sft import SftConfig
 from ..policy.card import card_notes, card_rules, changed_card, decide_chat, model_context, token_limits, trained_card
 from ..policy.files import policy_path
+from ..policy.model_card import Provenance
 
 if TYPE_CHECKING:
     from .tuner import Task
@@ -128,9 +130,26 @@ def load_task(config: SftConfig, device: str) -> Task:
     trained = trained_card(card, rules)
 
     def save(model: Any) -> None:
-        save_policy(replace(policy, model=model.float(), card=trained), config.output / RESULT)
+        tuned = replace(policy, model=model.float(), card=trained)
+        save_policy(tuned, config.output / RESULT, provenance=sft_provenance(config, counts))
 
     return Task(policy.model, train, {"": held_out}, counts, save)
+
+
+def sft_provenance(config: SftConfig, counts: Mapping[str, int]) -> Provenance:
+    """What the model card of the policy says about the run, with the counts of its episodes."""
+    facts = {
+        "Method": "supervised fine-tuning on the turns of episodes",
+        "Started from": config.policy,
+        "Episodes": f"{counts['train_episodes']} of {_names(config)}",
+        "Passes": f"{config.epochs:g}",
+        "Episodes per step": config.batch_size,
+        "Learning rate": f"{config.peak:g}",
+        "LoRA rank": config.lora.rank or "none, all weights",
+        "Seed": config.seed,
+        "Version of zerosearch-env": package_version(),
+    }
+    return Provenance(config.policy, facts)
 
 
 def input_files(paths: Sequence[Path]) -> list[Path]:

@@ -13,11 +13,15 @@ from huggingface_hub import errors
 
 from zerosearch_agents.policy.hub import check_push, push_policy
 from zerosearch_agents.policy.policy import load_policy
+from zerosearch_agents.sft import policy as sft_policy
+from zerosearch_agents.sft.cli import main as sft_main
 from zerosearch_agents.training import trainer
 from zerosearch_agents.training.cli import main
 from zerosearch_env.errors import CheckpointError, ConfigError
 
 USER = {"name": "me", "orgs": [{"name": "lab"}], "auth": {"accessToken": {"role": "write"}}}
+COUNTS = ("train_episodes", "episode_tokens", "trained_tokens", "held_out_episodes", "steps", "seconds")
+FIGURES = {**dict.fromkeys(COUNTS, 1), "stopped": "finished"}
 
 
 class FakeHub:
@@ -82,6 +86,18 @@ def test_what_cannot_be_pushed_is_an_error_before_anything_is_trained(
     with pytest.raises(ConfigError, match=message):
         main(["--push-to-hub", name, "--output", str(tmp_path / "run")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fine_tuning_asks_first_too(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sft_policy, "run_sft", lambda *args, **options: {**FIGURES, "seconds": 1.0, "stopped": "finished"}
+    )
+    options = ["--policy", "tiny", "--input", "demos.jsonl", "--output", str(tmp_path), "--push-to-hub"]
+    assert sft_main([*options, "me/model"]) == 0
+    assert hub.calls[1][1]["folder_path"] == tmp_path / "policy"
+    monkeypatch.setattr(sft_policy, "run_sft", lambda *args, **options: pytest.fail("it trained"))
+    with pytest.raises(ConfigError, match="me is logged in"):
+        sft_main([*options, "other/model"])
 
 
 def test_offline_nothing_can_be_pushed(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "tokens/s" in err
     card = json.loads((tmp_path / "policy" / "zerosearch.json").read_text())
     assert (card["prompt_template"], card["turn_tokens"]) == ("Q: {question}\n", 40)
+    assert "| Episodes | 11 of demos.jsonl |" in (tmp_path / "policy" / "README.md").read_text("utf-8")
     with pytest.raises(ConfigError, match="turn_tokens: 40 -> 32"):
         main([*options, "--prompt-template", "Q: {question}\n", "--turn-tokens", "32", "--workers", "1"])
 

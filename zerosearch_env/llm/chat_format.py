@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import check_whole_number
 from ..errors import ConfigError
 from .chat_template import ChatTemplate, read_chat_template
-from .tokens import BARE, Frame, control_ids, encode_chats, encode_framed, encode_prompts
+from .tokens import BARE, Frame, encode_chats, encode_framed, encode_prompts
 
 if TYPE_CHECKING:
     from ..game.episode import Episode
@@ -136,11 +136,8 @@ class TurnEncoder:
         assistant (`<end_of_turn>`, `<|eot_id|>`), that one.
         """
         end: int | None = self._tokenizer.eos_token_id
-        if self._template is None:
-            return end
-        head = self._template.framed((), "x", self._tokenizer)[0].head
-        control = control_ids(self._tokenizer)
-        return end if end in head else next((number for number in head if number in control), end)
+        written = None if self._template is None else self._template.turn_end(self._tokenizer)
+        return end if written is None else written
 
     def opening(self, step: Step | None = None, end: int | None = None) -> str:
         """The part of the policy's next turn that its context already holds, such as a prefilled `<think>`.

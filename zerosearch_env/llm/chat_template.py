@@ -102,6 +102,13 @@ class ChatTemplate:
             "false, and write the chat format into prompt_template."
         )
 
+    # Any: likewise
+    def turn_end(self, tokenizer: Any) -> int | None:
+        """The control token that the template writes after a turn of the assistant; None if it writes none."""
+        head = self.framed((), "x", tokenizer)[0].head
+        control = control_ids(tokenizer)
+        return self.end_id if self.end_id in head else next((token for token in head if token in control), None)
+
     def sampled_ids(self, frame: Frame, end: int) -> int:
         """How many ids at the start of a frame the model has sampled itself, after it ended its turn with `end`."""
         # Another end-of-sequence token stands for the one that the template writes.
@@ -206,12 +213,10 @@ def shows_episodes(tokenizer: Any) -> bool:
 
 # Any: likewise
 def turn_end(tokenizer: Any) -> int | None:
-    """The control token with which a tokenizer's chat template ends a turn of the assistant; None if there is none."""
+    """As `ChatTemplate.turn_end`, for any tokenizer; None without a chat template that can show an episode."""
     if not shows_episodes(tokenizer):
         return None
-    frame, _ = read_chat_template(tokenizer, None, None, None, "").framed((), "x", tokenizer)
-    control = control_ids(tokenizer)
-    return next((token for token in frame.head if token in control), None)
+    return read_chat_template(tokenizer, None, None, None, "").turn_end(tokenizer)
 
 
 def _read(
