@@ -68,7 +68,7 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Forwa
             return packed
     if settings.packing == "sequences":
         raise ConfigError(
-            f'optimizer.packing = "sequences" does not fit this model: {sentence(reason)} Use "auto" or "off".'
+            f'packing = "sequences" does not fit this model: {sentence(reason)} Use "auto" or "off".'
         )
     if settings.packing in ("flex", "flash"):
         return _through_transformers(model, ForwardMode(settings.packing, mode.dtype, mode.checkpointing))
@@ -84,18 +84,18 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Forwa
 def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
     name = {"flex": "flex_attention", "flash": "flash_attention_2"}[mode.packing]
     if model.device.type != "cuda":
-        raise ConfigError(f'optimizer.packing = "{mode.packing}" needs a GPU (device "cuda"); use "auto".')
+        raise ConfigError(f'packing = "{mode.packing}" needs a GPU (device "cuda"); use "auto".')
     if mode.packing == "flash" and mode.dtype != torch.bfloat16:
-        raise ConfigError('optimizer.packing = "flash" computes only in bfloat16: set optimizer.dtype = "bfloat16".')
+        raise ConfigError('packing = "flash" computes only in bfloat16: set dtype = "bfloat16".')
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as cause:
-        raise ConfigError(f'optimizer.packing = "{mode.packing}" cannot be used: {cause}') from cause
+        raise ConfigError(f'packing = "{mode.packing}" cannot be used: {cause}') from cause
     if mode.checkpointing:
         _checkpoint_layers(model)
     if (reason := disagreement(model, mode)) is not None:
         raise ConfigError(
-            f'optimizer.packing = "{mode.packing}" does not fit this model: {sentence(reason)} Use "off".'
+            f'packing = "{mode.packing}" does not fit this model: {sentence(reason)} Use "off".'
         )
     return mode
 
