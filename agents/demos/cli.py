@@ -89,7 +89,7 @@ def run_demos(config: DemosConfig) -> int:
     return failed
 
 
-def read_sources(config: DemosConfig) -> list[JsonObject]:
+def read_sources(config: DemosConfig) -> Sequence[JsonObject]:
     """The transcripts of the files and evaluations of `--from`.
 
     Raises:

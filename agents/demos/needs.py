@@ -24,7 +24,8 @@ _FUNCTION_WORDS = frozenset(
 )
 
 _NO_ANSWERS = _FUNCTION_WORDS | {month.lower() for month in calendar.month_name}
-_CLAUSE_ENDS = re.compile(r"[.;:,()\[\]\"\u201c\u201d\n]|\s[-\u2013\u2014]\s")
+# A comma inside a date, as in "May 1, 1950", ends no clause.
+_CLAUSE_ENDS = re.compile(r"[.;:()\[\]\"\u201c\u201d\n]|\s[-\u2013\u2014]\s|,(?!\s?\d{4})")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def quote(document: Document, answer: str, *, before: int = 3, after: int = 2) -
     if not spans:
         return answer
     start, end = spans[0]
-    clause = _CLAUSE_ENDS.split(document.text[max(0, start - 80) : start])[-1]
+    begin = max((match.end() for match in _CLAUSE_ENDS.finditer(document.text) if match.end() <= start), default=0)
+    clause = document.text[begin:start]
     following = _CLAUSE_ENDS.split(document.text[end : end + 80])[0]
     tail = following.split()[:after] if following[:1].isspace() else []
     kept = list(itertools.takewhile(lambda word: word.isalpha() and word not in _FUNCTION_WORDS, tail))

@@ -22,28 +22,32 @@ PLAN_UNKNOWN = (
     "I have to look this up.",
     "Let me search for it.",
 )
-FOUND = (
-    "This is about {title}: {quote}.",
-    "The document on {title} says: {quote}.",
-    "{title} is the right one: {quote}.",
+# After a search it first writes what the documents are about, and only then whether that is what it needs: a small
+# model judges better what it has just written.
+READ = (
+    "This is about {titles}",
+    "I found {titles}",
+    "The search gives {titles}",
 )
-FOUND_UNTITLED = (
+STATED = (
+    ": {quote}.",
+    ", and it says: {quote}.",
+)
+ELSEWHERE = (
+    ", not {subject}.",
+    ", nothing on {subject}.",
+)
+ABSENT = (
+    ", without the answer.",
+    ", but no answer.",
+)
+STATED_UNTITLED = (
     "It says: {quote}.",
     "The document says: {quote}.",
 )
 NEXT = (
     "Now I need {fact}.",
     "Next, find {fact}.",
-)
-ELSEWHERE = (
-    "I found {titles}, not {subject}.",
-    "This is about {titles}, not {subject}.",
-    "Only {titles}, nothing on {subject}.",
-)
-ABSENT = (
-    "I found {titles}, but no answer.",
-    "No answer in {titles}.",
-    "Nothing in {titles} answers it.",
 )
 NOTHING = ("Nothing was found.",)
 AGAIN = (
@@ -71,5 +75,9 @@ def plain(text: str, words: int | None = None) -> str:
 
 
 def title_text(title: str) -> str:
-    """A title as it is named in a thought."""
-    return plain(bare_title(title), _TITLE_WORDS)
+    """A title as it is named in a thought; a long one is cut."""
+    words = plain(bare_title(title)).split()
+    kept = words[:_TITLE_WORDS]
+    while len(kept) < len(words) and len(kept) > 1 and kept[-1].islower():
+        kept.pop()  # "of"
+    return " ".join(kept) if len(kept) == len(words) else " ".join(kept).rstrip(",")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
 
 
-def play(config: DemosConfig) -> list[JsonObject]:
+def play(config: DemosConfig) -> Sequence[JsonObject]:
     """Play the episodes that are missing in `config.played`, and read it.
 
     Returns:

@@ -150,12 +150,13 @@ class _Turn:
     def _miss(self, fact: Fact, step: Step) -> str:
         titles = [phrases.title_text(document.title) for document in step.documents[:2]]
         shown = " and ".join(dict.fromkeys(filter(None, titles)))
+        read = self._fill(phrases.READ, titles=shown)
         if not shown:
             thought = self._fill(phrases.NOTHING)
         elif fact.subject and not any(fact.about(document) for document in step.documents):
-            thought = self._fill(phrases.ELSEWHERE, titles=shown, subject=phrases.title_text(fact.subject))
+            thought = read + self._fill(phrases.ELSEWHERE, subject=phrases.title_text(fact.subject))
         else:
-            thought = self._fill(phrases.ABSENT, titles=shown)
+            thought = read + self._fill(phrases.ABSENT)
         if self._episode.last_turn or not self._chance(self._habits.search_again):
             return self._guess(step.documents, thought)
         queries = self._queries(fact)
@@ -173,7 +174,9 @@ class _Turn:
     def _noted(self, found: tuple[Document, str]) -> str:
         document, answer = found
         title, said = phrases.title_text(document.title), phrases.plain(quote(document, answer))
-        return self._fill(phrases.FOUND if title else phrases.FOUND_UNTITLED, title=title, quote=said)
+        if not title:
+            return self._fill(phrases.STATED_UNTITLED, quote=said)
+        return self._fill(phrases.READ, titles=title) + self._fill(phrases.STATED, quote=said)
 
     def _name(self, fact: Fact) -> str:
         return phrases.plain(fact.phrase or fact.question, MAX_QUERY_WORDS)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zerosearch_agents.demos import play
 from zerosearch_agents.demos.keep import mean_scores, parse_condition, select
 from zerosearch_agents.demos.needs import bare_title, content_words, facts_of, other_answers, quote
+from zerosearch_agents.demos.phrases import title_text
 from zerosearch_agents.demos.searcher import Habits, ScriptedSearcher
 from zerosearch_env.cli import main
 from zerosearch_env.engines import CorpusEngine
@@ -123,6 +124,12 @@ def test_a_quotation_is_the_clause_around_the_answer() -> None:
     assert quote(PASSAGES[0], "Scottish") == "is a Scottish painter"
     assert quote(PASSAGES[5], "Ada Bell") == "film directed by Ada Bell"
     assert quote(Document("Ada Bell", "A painter."), "Ada Bell") == "Ada Bell"
+    dated = Document("Ada Bell", "Ada Bell, a painter (born May 1, 1950, in Leith) lived alone.")
+    assert quote(dated, "1950") == "born May 1, 1950"
+    assert quote(dated, "Leith") == "in Leith"
+    assert title_text("Carlos Stuart, 19th Duke of Alba (painter)") == "Carlos Stuart, 19th Duke of Alba"
+    assert title_text("Hugh Willoughby, 15th Baron Willoughby of Parham") == "Hugh Willoughby, 15th Baron Willoughby"
+    assert title_text("<b>{Emma}</b>") == "b Emma /b"
 
 
 def test_other_answers_are_of_the_same_kind() -> None:
