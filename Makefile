@@ -9,6 +9,7 @@
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
 #   make test-agents  the examples of agent frameworks, each in an environment of its own (.venv-agents, 1.6 GB)
 #   make test-llm     two real language models play 20 questions each way; downloads 330 MB once, half an hour on two cores
+#   make real         SmolLM2 learns to search over real text; hours on two cores, continues where it stopped
 #   make format       let the formatter and the linter rewrite the code
 #   make clean        remove build products and caches (runs/ stays);  make distclean also removes .venv
 
@@ -16,6 +17,8 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 AGENTS_VENV ?= .venv-agents
 LLMS ?= .llms
+# Questions and passages of `make real`; made from the hub's 2WikiMultihopQA if the folder does not exist.
+WIKIQ ?= $(or $(ZEROSEARCH_SHARED_DATA),.wikiq)
 BIN := $(VENV)/bin
 ARGS ?=
 LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
@@ -30,10 +33,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents test-llm lint check format clean distclean setup
+.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents test-llm real lint check format clean distclean setup
 
 help:
-	@sed -n '2,13s/^#   *//p' Makefile
+	@sed -n '2,14s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -71,6 +74,11 @@ test-agents:
 	@for folder in $(AGENTS_VENV)/*/; do \
 		$${folder}bin/python -m pytest -q -rP -m servers tests/servers/test_frameworks.py $(ARGS) || exit 1; \
 	done
+
+real: $(VENV)/.ready-servers $(LINKED)
+	@$(BIN)/python -m zerosearch_benchmarks.models $(LLMS) --models smollm2
+	@test -d $(WIKIQ) || HF_HUB_OFFLINE=0 $(BIN)/python -m zerosearch_benchmarks.learning.wiki_questions $(WIKIQ)
+	@$(BIN)/zerosearch bench real-llm --model $(LLMS)/smollm2-135m-instruct --data $(WIKIQ) $(ARGS)
 
 lint: $(VENV)/.ready-dev $(LINKED)
 	@$(BIN)/ruff check --quiet
