@@ -33,7 +33,8 @@ class AlgorithmConfig:
     constant_length: int | None = None
     """Length that aggregation "constant" divides by, in tokens; unset: `context_tokens`."""
     minibatches: int = 2
-    """Number of mini-batches into which a step's groups are split; each gives one optimizer update."""
+    """Number of mini-batches into which a step's groups are split, at most one per group; each gives one optimizer
+    update."""
     epochs: int = 1
     """Passes over the rollouts of a step."""
     clip_low: float = 0.2

@@ -434,11 +434,6 @@ def _check(config: TrainConfig) -> None:
         check_number(name, given[name], least=0, most=math.inf)
     for name in filter(given.__contains__, _FRACTIONS):
         check_number(name, given[name], least=0, most=1)
-    if config.algorithm.minibatches > config.rollout.prompts:
-        raise ConfigError(
-            f"algorithm.minibatches ({config.algorithm.minibatches}) must not exceed rollout.prompts "
-            f"({config.rollout.prompts}): a group is never split between updates."
-        )
     curriculum = config.curriculum
     check_schedule(curriculum.schedule, start=curriculum.start, end=curriculum.end, base=curriculum.base)
     check_algorithm(config.algorithm, config.rollout.group_size)

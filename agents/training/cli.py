@@ -17,7 +17,8 @@ from zerosearch_env.errors import ConfigError
 
 from ..config.algorithms import ALGORITHMS
 from ..config.train import TrainConfig, load_preset, preset_names, read_config, with_algorithm
-from .progress import TrainProgress, format_seconds
+from ..runs.advice import format_seconds
+from .progress import TrainProgress
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     if not leads:
         return 0
-    done = f"{result.step} of {config.steps} steps in {format_seconds(result.seconds)}"
+    done = f"{result.step} of {config.steps} steps and {_count(result.updates)} in {format_seconds(result.seconds)}"
     print(f"{done}; {_ending(result.stopped, result.output)}")
     print(f"policy       {result.output / 'policy'}")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
@@ -118,6 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     if command.push_to_hub is not None:
         print(f"pushed to    {push_policy(result.output / 'policy', command.push_to_hub)}")
     return 0
+
+
+def _count(updates: int) -> str:
+    return f"{updates} update{'s' * (updates != 1)}"
 
 
 def _ending(stopped: str, output: Path) -> str:

@@ -106,8 +106,12 @@ def sampling_seed(seed: int, step: int, slot: int, member: int) -> int:
 
 
 def split_groups(groups: int, minibatches: int, seed: int, step: int, epoch: int) -> list[list[int]]:
-    """Randomly divides the groups into mini-batches (seeded), as lists of indices; sizes differ by at most one."""
+    """Randomly divides the groups into mini-batches (seeded), as lists of indices; sizes differ by at most one.
+
+    No mini-batch is empty: with fewer groups than `minibatches` there is one for each group.
+    """
     order = _order(groups, mix(seed, _MINIBATCH, step, epoch)).tolist()
+    minibatches = min(minibatches, groups)
     return [sorted(order[part::minibatches]) for part in range(minibatches)]
 
 

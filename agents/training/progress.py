@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from typing import IO, TYPE_CHECKING
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
 
 from zerosearch_env.progress import ProgressBar
+
+from ..runs.advice import format_seconds
 
 if TYPE_CHECKING:
     from .trainer import StepReport
@@ -31,15 +35,10 @@ def describe(report: StepReport) -> str:
     return "  ".join(parts)
 
 
-def format_seconds(seconds: float) -> str:
-    """Formats seconds as m:ss, or as h:mm:ss from one hour on."""
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class TrainProgress(ProgressBar):
     """A callback for `train` that shows progress, with one plain line per step outside a terminal.
+
+    As a context manager it also shows what the training logs: the first step's episodes, evaluations, warnings.
 
     Args:
         steps: total steps of the run.
@@ -54,6 +53,20 @@ class TrainProgress(ProgressBar):
         self._max_seconds = max_seconds
         self._began = self._last = time.monotonic()
         self._durations: list[float] = []
+
+        self._log = logging.getLogger(__package__)
+        self._handler = _Lines(self)
+
+    def __enter__(self) -> Self:
+        self._level_before = self._log.level
+        self._log.addHandler(self._handler)
+        self._log.setLevel(logging.INFO)
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._log.removeHandler(self._handler)
+        self._log.setLevel(self._level_before)
+        super().__exit__(kind, error, at)
 
     def __call__(self, report: StepReport) -> None:
         """Shows a finished step."""
@@ -71,3 +84,14 @@ class TrainProgress(ProgressBar):
         if self._max_seconds is None:
             return left
         return min(left, self._max_seconds - (self._last - self._began))
+
+
+class _Lines(logging.Handler):
+    """Prints log records above a bar."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._bar.print(record.getMessage())

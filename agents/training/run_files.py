@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from ..config.train import TrainConfig, dump_config, flatten_config, read_config
 from ..forward.fsdp import copy_share
 from ..policy.files import one_line, policy_path
 from ..rollouts.rollout import Rollout
+from ..runs.advice import no_update_warning
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
@@ -36,6 +38,8 @@ from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollback
 from .critic import split_weights, with_critic
 from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
+
+_log = logging.getLogger(__name__)
 
 CONTENTS_FILE = "contents.json"
 """What the run is made from, by content: the hashes of its questions, corpus, index, simulation LLM and policy."""
@@ -59,9 +63,10 @@ _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="
 
 
 def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bool, overwrite: bool) -> None:
-    """Creates the run directory and saves the configuration in it. Removes an existing run only with `overwrite`.
+    """Checks that a run may write its directory. Removes an existing run only with `overwrite`.
 
-    With the run goes what other commands have written into its directory about it: evaluations and reports.
+    With the run goes what other commands have written into its directory about it: evaluations and reports. What a
+    start has left that failed before its first step counts as no run, and makes room for the next one.
 
     Raises:
         ConfigError: the directory of a new run already holds a run, or credentials were removed from a value.
@@ -86,18 +91,31 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
         remove_given_up(output)
     else:
         existing = [name for name in RUN_FILES if (output / name).exists()]
-        if existing and not overwrite:
+        if existing and not overwrite and not _failed_start(output):
             raise ConfigError(
                 f"{output} already holds a run ({', '.join(existing)}): "
                 "resume it, choose another output, or overwrite it."
             )
         if existing:
             remove_run(output, config)
-    write_text(saved, dump_config(config))
 
 
-def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
-    """Compares what a run is made from with its record, and writes the record. All workers must call it together.
+def _failed_start(output: Path) -> bool:
+    """Whether a directory holds nothing but the record of a run that has not finished a step."""
+    metrics = output / "metrics.jsonl"
+    results = (output / "policy", *checkpoint_paths(output / "checkpoints"))
+    return (
+        (output / CONTENTS_FILE).is_file()
+        and not (metrics.is_file() and metrics.stat().st_size)
+        and not any(path.exists() and path.name != "step-000000" for path in results)
+    )
+
+
+def record_start(output: Path, learner: Learner, *, force: bool) -> None:
+    """Compares what a run is made from with its record, and writes the record: contents, then configuration.
+
+    Nothing is written earlier, so a start that fails (no such dataset, for example) does not block the next one. All
+    workers must call it together.
 
     Args:
         output: the run directory, prepared.
@@ -117,6 +135,7 @@ def check_contents(output: Path, learner: Learner, *, force: bool) -> None:
             )
         else:
             write_text(file, json.dumps(now, indent=2) + "\n")
+            write_text(output / "config.toml", dump_config(learner.config))
     problem = learner.workers.gather(problem)[0]
     if problem is not None:
         raise CheckpointError(problem)
@@ -307,6 +326,8 @@ class RunFiles:
             extra["rollbacks"] = float(self._rollbacks)
         self._history[-1] |= extra
         log.write(step, {**metrics, **extra})
+        if warning := no_update_warning(self._history, self._config.rollout.group_size):
+            _log.warning("%s", warning)
         if files.transcripts_every and (step == 1 or step % files.transcripts_every == 0):
             self._write_transcripts(step, groups, files.transcripts)
         return [alarm for alarm in alarms if alarm.field not in earlier]
@@ -315,6 +336,11 @@ class RunFiles:
     def alarms(self) -> list[Alarm]:
         """The alarms that are currently raised."""
         return find_alarms(self._config.alarms, self._history)
+
+    @property
+    def updates(self) -> int:
+        """Updates made in all steps of the run so far; 0 in workers that write no logs."""
+        return int(sum(record.get("updates", 0.0) for record in self._history))
 
     def roll_back(self, step: int) -> bool:
         """Undoes everything since the newest checkpoint from before the alarm; `restore` continues from there.

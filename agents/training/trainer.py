@@ -55,13 +55,14 @@ from ..processes.workers import (
 )
 from ..rollouts.async_rollouts import make_async_rollouts
 from ..rollouts.rollout import Rollout
+from ..runs.advice import describe_first_step
 from ..runs.metrics import read_metrics, rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
 from .provenance import latest_scores, run_provenance
-from .run_files import RunFiles, check_contents, prepare_output
+from .run_files import RunFiles, prepare_output, record_start
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
 
@@ -101,6 +102,8 @@ class TrainResult:
     """Why it ended: all steps done, the time limit, or Ctrl-C (also SIGTERM)."""
     seconds: float
     """Wall time of the run, resumed parts included, in seconds."""
+    updates: int
+    """Updates made, resumed parts included; counted by process 0, and 0 in the others."""
 
 
 def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list[Rollout]]]:
@@ -119,6 +122,8 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
     collected = sample_step(learner, step, level)
     pause_sampler(learner)
     sampled = time.perf_counter()
+    if step == 0 and learner.workers.rank == 0:
+        _report_first_step(learner, collected.groups, sampled - began)
 
     samples = make_samples(collected.trained, mask_overlong=algorithm.mask_overlong)
     samples = assign_credit(algorithm, compute_logprobs(learner, samples))
@@ -142,6 +147,17 @@ def train_step(learner: Learner, step: int) -> tuple[dict[str, float], list[list
         metrics |= {"sampling_rounds": float(collected.rounds), "kept_groups": float(len(collected.trained))}
     metrics |= {"noise_level": level, "tokens_per_second": tokens / (ended - began), "seconds": ended - began}
     return metrics | {"rollout_seconds": sampled - began, "update_seconds": ended - sampled}, groups
+
+
+def _report_first_step(learner: Learner, groups: list[list[Rollout]], seconds: float) -> None:
+    """Logs what the first episodes are like, before hours are spent on more of them."""
+    lines, warnings = describe_first_step(
+        groups, context_tokens=learner.sampler.context_tokens, seconds=seconds, steps=learner.config.steps
+    )
+    for line in lines:
+        _log.info("%s", line)
+    for line in warnings:
+        _log.warning("%s", line)
 
 
 def train(
@@ -188,7 +204,7 @@ def train(
         workers = stack.enter_context(_join_workers(config, dataset, engine, force))
         learner = build_learner(config, workers, dataset, engine)
         with closing(learner), RunFiles(output, learner, began) as files:
-            check_contents(output, learner, force=force)
+            record_start(output, learner, force=force)
             step, cause = _loop(learner, files, interrupted, callback if workers.rank == 0 else None)
             seconds = files.seconds
         if cause == "alarm":
@@ -197,7 +213,13 @@ def train(
         if workers.rank == 0:
             history = read_metrics(output / "metrics.jsonl")
             save_policy(policy, output / "policy", provenance=run_provenance(config, step, latest_scores(history)))
-    return TrainResult(output, policy, step, cause, seconds)
+            if step and not files.updates:
+                _log.warning(
+                    "0 updates were made in %d steps: %s is the policy that the run began with.",
+                    step,
+                    output / "policy",
+                )
+    return TrainResult(output, policy, step, cause, seconds, files.updates)
 
 
 def _join_workers(
@@ -214,7 +236,7 @@ def run_worker(
     """Main function of the workers started by `start_workers`: runs the same steps; worker 0 writes the files."""
     learner = build_learner(config, workers, dataset, engine)
     with closing(learner), RunFiles(Path(config.output), learner, time.perf_counter()) as files:
-        check_contents(Path(config.output), learner, force=force)
+        record_start(Path(config.output), learner, force=force)
         _, cause = _loop(learner, files, threading.Event(), None)
     if cause != "alarm":
         finished_policy(learner)

@@ -43,6 +43,7 @@ def test_more_prompts_than_questions_repeat_them():
 def test_groups_are_split_once_each_and_evenly(groups, minibatches, step):
     parts = split_groups(groups, minibatches, 3, step, 0)
     assert sorted(group for part in parts for group in part) == list(range(groups))
+    assert len(parts) == min(groups, minibatches)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

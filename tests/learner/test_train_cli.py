@@ -15,7 +15,8 @@ from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import cli as train_cli
 from zerosearch_agents.training import progress as progress_module
 from zerosearch_agents.training.cli import main, parse_command
-from zerosearch_agents.training.progress import TrainProgress, describe, format_seconds
+from zerosearch_agents.runs.advice import format_seconds
+from zerosearch_agents.training.progress import TrainProgress, describe
 from zerosearch_agents.training.trainer import StepReport
 from zerosearch_env.errors import CheckpointError, ConfigError
 
@@ -77,9 +78,10 @@ def test_a_run_is_interrupted_and_resumed_from_the_command_line(tmp_path, monkey
         patch.setattr(train_cli, "TrainProgress", Interrupting)
         assert main(arguments) == 130
     output = capsys.readouterr()
-    assert "1 of 2 steps in 0:0" in output.out
+    assert "1 of 2 steps and " in output.out
     assert f"continue with: zerosearch train --resume {run}" in output.out
-    assert output.err.startswith("step 1/2  reward ")
+    assert output.err.startswith("first step, 6 episodes of 2 questions: reward ")
+    assert "\nstep 1/2  reward " in output.err
     assert main(["--resume", str(run)]) == 0
     assert "2 of 2 steps" in capsys.readouterr().out
     assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == [1, 2]

@@ -69,7 +69,6 @@ def test_a_preset_of_ones_own(tmp_path):
         ("steps = 0", "steps must be a number above 0, got 0"),
         ("[curriculum]\nend = 1.5", "curriculum.end must be a number of at least 0 and at most 1, got 1.5"),
         ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate must be a number above 0"),
-        ("[algorithm]\nminibatches = 99", "must not exceed rollout.prompts"),
     ],
 )
 def test_a_wrong_field_or_value_is_named(text, message):
