@@ -95,9 +95,10 @@ def describe_first_step(
     if "reward" not in metrics:
         return [], [f"FIRST STEP: every search failed in {count} episodes: {_first_error(groups)}"]
     differing = sum(len({rollout.scores.reward for rollout in group}) > 1 for group in groups)
+    questions = f"{len(groups)} question{'s' * (len(groups) != 1)}"
     longest = max(len(rollout.token_ids) for group in groups for rollout in group)
     lines = [
-        f"first step, {count} episodes of {len(groups)} question{'s' * (len(groups) != 1)}: reward {metrics['reward']:.2f}, "
+        f"first step, {count} episodes of {questions}: reward {metrics['reward']:.2f}, "
         f"{metrics['searches']:.2f} searches per episode, {100 * metrics['invalid_rate']:.0f} % of turns invalid",
         f"groups with different rewards, the only ones to learn from: {differing} of {len(groups)}; an episode has "
         f"{metrics['episode_tokens']:.0f} tokens on average, the longest {longest} of at most {context_tokens}",

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from zerosearch_agents.config.train import load_preset, read_config
 from zerosearch_agents.policy.policy import save_policy
+from zerosearch_agents.runs.advice import format_seconds
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import cli as train_cli
 from zerosearch_agents.training import progress as progress_module
 from zerosearch_agents.training.cli import main, parse_command
-from zerosearch_agents.runs.advice import format_seconds
 from zerosearch_agents.training.progress import TrainProgress, describe
 from zerosearch_agents.training.trainer import StepReport
 from zerosearch_env.errors import CheckpointError, ConfigError
