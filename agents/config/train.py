@@ -157,6 +157,23 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluations during the run: greedy episodes on questions that are not trained on. The best policy is kept."""
+
+    every: int | None = None
+    """Steps between evaluations; there is also one before the first step and one after the last. Unset: none."""
+    questions: int = 64
+    """Questions per evaluation, chosen by the seed; always the same ones."""
+    noise: tuple[float, ...] = (0.0, 0.5)
+    """Probabilities of a noisy search; every question is played at each of them."""
+    dataset: str | None = None
+    """Where the questions come from. Unset: from `data.dataset`, its split if it has one of that name; otherwise they
+    are taken out of the training questions."""
+    split: str = "test"
+    """Split of that dataset."""
+
+
+@dataclass(frozen=True)
 class ScaleConfig:
     """How a run is distributed over processes (docs/scale.md)."""
 
@@ -205,6 +222,8 @@ class TrainConfig:
     """Bounds on metrics that detect a collapse, and the action to take."""
     lora: LoraShape = field(default_factory=LoraShape)
     """Train low-rank adapters instead of the whole policy."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluations on questions that are not trained on."""
     files: OutputConfig = field(default_factory=OutputConfig)
     """Files written into the run directory, and how often."""
     scale: ScaleConfig = field(default_factory=ScaleConfig)
@@ -412,7 +431,8 @@ _POSITIVE = (
     "algorithm.minibatches", "algorithm.epochs", "algorithm.importance_cap", "optimizer.learning_rate",
     "optimizer.max_grad_norm", "optimizer.micro_batch_tokens", "files.checkpoint_every", "files.keep_checkpoints",
     "files.transcripts_every", "files.transcripts", "algorithm.constant_length", "critic.learning_rate",
-    "critic.value_clip", "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap", "lora.alpha",
+    "critic.value_clip", "evaluation.every", "evaluation.questions",
+    "vllm.gpu_memory", "vllm.timeout_s", "vllm.logprob_gap", "lora.alpha",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "algorithm.clip_high", "algorithm.kl_coefficient", "algorithm.entropy_coefficient",
@@ -436,5 +456,21 @@ def _check(config: TrainConfig) -> None:
         check_number(name, given[name], least=0, most=1)
     curriculum = config.curriculum
     check_schedule(curriculum.schedule, start=curriculum.start, end=curriculum.end, base=curriculum.base)
+    _check_evaluation(config)
     check_algorithm(config.algorithm, config.rollout.group_size)
     check_staleness(config.rollout.sampler, config.rollout.max_staleness)
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    evaluation = config.evaluation
+    if not evaluation.noise:
+        raise ConfigError("evaluation.noise must have at least one level, for example 0.")
+    for level in evaluation.noise:
+        check_number("evaluation.noise", level, least=0, most=1)
+    if len(set(evaluation.noise)) < len(evaluation.noise):
+        raise ConfigError(f"evaluation.noise has a level twice: {' '.join(f'{level:g}' for level in evaluation.noise)}")
+    if evaluation.every is not None and config.rollout.max_staleness:
+        raise ConfigError(
+            "evaluation.every needs rollout.max_staleness = 0: with rollouts that run ahead, the sampler is never free "
+            "for an evaluation. Evaluate the checkpoints with `zerosearch eval` instead."
+        )

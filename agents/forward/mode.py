@@ -67,9 +67,7 @@ def prepare_model(model: Any, config: TrainConfig, context_tokens: int) -> Forwa
         if (reason := disagreement(model, packed)) is None:
             return packed
     if settings.packing == "sequences":
-        raise ConfigError(
-            f'packing = "sequences" does not fit this model: {sentence(reason)} Use "auto" or "off".'
-        )
+        raise ConfigError(f'packing = "sequences" does not fit this model: {sentence(reason)} Use "auto" or "off".')
     if settings.packing in ("flex", "flash"):
         return _through_transformers(model, ForwardMode(settings.packing, mode.dtype, mode.checkpointing))
     if settings.packing == "auto":
@@ -94,9 +92,7 @@ def _through_transformers(model: Any, mode: ForwardMode) -> ForwardMode:
     if mode.checkpointing:
         _checkpoint_layers(model)
     if (reason := disagreement(model, mode)) is not None:
-        raise ConfigError(
-            f'packing = "{mode.packing}" does not fit this model: {sentence(reason)} Use "off".'
-        )
+        raise ConfigError(f'packing = "{mode.packing}" does not fit this model: {sentence(reason)} Use "off".')
     return mode
 
 

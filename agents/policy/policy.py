@@ -157,12 +157,31 @@ def save_policy(
         CheckpointError: if it cannot be written, for example to a full disk; an existing directory is unchanged.
     """
 
-    def write_cards(directory: Path) -> None:
-        (directory / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
-        text = model_card(policy.model, policy.tokenizer, policy.card, provenance)
-        (directory / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
+    return save_model(
+        policy.model,
+        policy.tokenizer,
+        path,
+        dtype=dtype,
+        write_more=lambda directory: _write_cards(policy, directory, provenance),
+    )
 
-    return save_model(policy.model, policy.tokenizer, path, dtype=dtype, write_more=write_cards)
+
+def write_policy(policy: Policy, directory: Path, *, provenance: Provenance | None = None) -> None:
+    """Write the files of a policy into a directory that exists; for directories that hold more than a policy.
+
+    Args:
+        policy: the policy to write.
+        directory: where to write.
+        provenance: see `save_policy`.
+    """
+    _write_model(policy.model, policy.tokenizer, directory, None)
+    _write_cards(policy, directory, provenance)
+
+
+def _write_cards(policy: Policy, directory: Path, provenance: Provenance | None) -> None:
+    (directory / CARD_FILE).write_text(json.dumps(card_values(policy.card), indent=2) + "\n")
+    text = model_card(policy.model, policy.tokenizer, policy.card, provenance)
+    (directory / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def save_model(
@@ -197,16 +216,22 @@ def save_model(
     safetensors = require("safetensors")
     try:
         with replaced_directory(target) as new:
-            with quiet_transformers():
-                _write_weights(model, new, dtype)
-                tokenizer.save_pretrained(new)
-                _write_end_tokens(model, tokenizer, new)
+            _write_model(model, tokenizer, new, dtype)
             write_more(new)
     except (OSError, safetensors.SafetensorError) as cause:
         raise CheckpointError(
             f"the model {target} could not be written: {sentence(one_line(cause))} An existing one there is unchanged."
         ) from cause
     return target
+
+
+def _write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: str | None
+) -> None:
+    with quiet_transformers():
+        _write_weights(model, directory, dtype)
+        tokenizer.save_pretrained(directory)
+        _write_end_tokens(model, tokenizer, directory)
 
 
 def _write_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

@@ -1,7 +1,9 @@
 """Checkpoints: everything needed to continue a run. A kill at any moment leaves a valid checkpoint on disk.
 
 A checkpoint is a directory `checkpoints/step-000040` ("40 steps are finished") with `weights.safetensors`,
-`optimizer.pt` and `state.json`. The last is written last, with a hash of itself and the sizes and hashes of the other
+`optimizer.pt` and `state.json`. A checkpoint of a policy is a policy directory as well: the trained parameters are then
+in its `model.safetensors`, and `weights.safetensors` is only there if they are others than the policy's (adapters, or
+with a critic). `state.json` is written last, with a hash of itself and the sizes and hashes of the other
 files, so that later damage is noticed. The directory is written under a temporary name, every file is synced, and then
 it is renamed: a directory with a final name is complete.
 No random state is stored, since all randomness of a run is a function of (seed, step). A critic's weights are stored
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,7 +41,9 @@ T = TypeVar("T")
 STATE_FILE = "state.json"
 VERSION = 2
 _NAME = re.compile(r"step-(\d{6,})")
-_FILES = ("weights.safetensors", "optimizer.pt")
+_WEIGHTS, _MODEL, _OPTIMIZER = "weights.safetensors", "model.safetensors", "optimizer.pt"
+_KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Types of parameters, by their names in safetensors."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,13 @@ class RunState:
 
 
 def save_checkpoint(
-    folder: Path, state: RunState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], *, keep: int
+    folder: Path,
+    state: RunState,
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+    *,
+    keep: int,
+    write_policy: Callable[[Path], object] = lambda directory: None,
 ) -> Path:
     """Writes a checkpoint, then removes the oldest ones beyond `keep` and the remains of killed saves.
 
@@ -71,6 +81,8 @@ def save_checkpoint(
         weights: the parameters by name, without duplicates.
         optimizer: the optimizer's `state_dict()`.
         keep: number of checkpoints to keep, including this one.
+        write_policy: called with the checkpoint's directory to write a policy into it. If the weights are those of its
+            `model.safetensors`, they are not written again.
 
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full. It is then removed completely,
@@ -78,14 +90,27 @@ def save_checkpoint(
     """
     new = new_checkpoint(folder, state.step)
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _FILES[0])
-        torch.save(dict(optimizer), new / _FILES[1])
-        for name in _FILES:
-            sync(new / name)
-        write_state(new, state, dict(zip(_FILES, file_hashes(new / name for name in _FILES), strict=True)))
+        write_policy(new)
+        if not _holds(new / _MODEL, weights):
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, new / _WEIGHTS)
+        torch.save(dict(optimizer), new / _OPTIMIZER)
+        files = [path for path in sorted(new.rglob("*")) if path.is_file()]
+        for path in files:
+            sync(path)
+        names = [path.relative_to(new).as_posix() for path in files]
+        write_state(new, state, dict(zip(names, file_hashes(files), strict=True)))
     except (OSError, RuntimeError, SafetensorError) as cause:
         raise failed_checkpoint(new, cause) from cause
     return finish_checkpoint(new, keep=keep)
+
+
+def _holds(file: Path, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds parameters with exactly these names and types."""
+    if not file.is_file():
+        return False
+    with safe_open(file, framework="pt") as saved:
+        kinds = {name: _KINDS.get(saved.get_slice(name).get_dtype()) for name in saved.keys()}  # noqa: SIM118
+    return kinds == {name: value.dtype for name, value in weights.items()}
 
 
 def new_checkpoint(folder: Path, step: int) -> Path:
@@ -187,8 +212,8 @@ def load_checkpoint(path: Path) -> tuple[RunState, dict[str, Tensor], dict[str, 
     state = checkpoint_state(path)
     check_files(path)
     try:
-        weights = load_file(path / _FILES[0])
-        optimizer = torch.load(path / _FILES[1], map_location="cpu", weights_only=True)
+        weights = load_file(path / (_WEIGHTS if (path / _WEIGHTS).is_file() else _MODEL))
+        optimizer = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch, safetensors and pickle raise exceptions of various classes
         raise CheckpointError(f"{path} is damaged: {type(cause).__name__}: {cause}") from cause
     for name, value in weights.items():

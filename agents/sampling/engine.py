@@ -34,6 +34,8 @@ class TurnRequest:
     """63 bits."""
     home: int
     """Number of the row: with several servers, a row stays on the server that has its prefix in the cache."""
+    greedy: bool = False
+    """Whether to take the most likely token, whatever the temperature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ class EngineSampler(RowSampler[_RequestRow]):
         self._busy[row.number] = row
         # The seed depends only on row and position, so a turn that is requested again draws the same numbers.
         seed = mix(row.seed, len(row.ids)) >> 1
-        self.engine.submit(row.number, TurnRequest(tuple(row.ids), row.limit, seed, row.home))
+        self.engine.submit(row.number, TurnRequest(tuple(row.ids), row.limit, seed, row.home, self._greedy))
 
     def _end(self, row: _RequestRow, reply: TurnReply) -> TurnSample:
         ids, logprobs = reply.token_ids, reply.logprobs

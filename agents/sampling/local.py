@@ -174,12 +174,14 @@ class Sampler(RowSampler[_SlotRow]):
         (self._ready if row.slot >= 0 else self._queue).append(row)
 
     def _drop(self, row: _SlotRow) -> None:
-        if not self._rows:
-            self._prompts.clear()
         for turns in (self._queue, self._ready):
             if row in turns:
                 turns.remove(row)
         self._release(row)
+        if not self._rows:  # the next rows are sampled as if they were the first
+            self._prompts.clear()
+            self._free.sort(reverse=True)
+            self._postponed = 0
 
     def _admit(self) -> list[_SlotRow]:
         """Choose the rows to prefill now and give each a slot; at least one if no row is being decoded.
@@ -274,7 +276,7 @@ class Sampler(RowSampler[_SlotRow]):
         """Draw the next token of each slot, and end the turns that are complete."""
         WORK.add(tokens=len(slots))
         uniforms = torch.from_numpy(uniform_rows(self._seeds[slots], self._lengths[slots])).to(logits.device)
-        drawn, drawn_logprobs = draw(logits, uniforms, self.temperature, self._top_p)
+        drawn, drawn_logprobs = draw(logits, uniforms, 0.0 if self._greedy else self.temperature, self._top_p)
         tokens = drawn.cpu().numpy()
         counts = self._counts[slots]
         self._tokens[slots, counts] = tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -65,6 +66,10 @@ class TurnSampler(Protocol):
 
     def wake(self) -> None:
         """Make a `run` in progress (or the next one) return soon with the finished turns. Callable from any thread."""
+        ...
+
+    def greedy(self) -> AbstractContextManager[None]:
+        """A context in which every token is the most likely one. There are no rows when it is entered or left."""
         ...
 
     def refresh(self, version: int | None = None) -> None:

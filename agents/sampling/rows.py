@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -76,6 +77,22 @@ class RowSampler(ABC, Generic[RowT]):
         self._stops = StopFinder(tokenizer, stop_strings, vocab_size)
         self._rows: dict[Hashable, RowT] = {}
         self._full: list[RowT] = []  # rows whose next turn has no room in the context
+        self._greedy = False
+
+    @contextmanager
+    def greedy(self) -> Iterator[None]:
+        """See `TurnSampler.greedy`.
+
+        Raises:
+            ConfigError: if there are rows.
+        """
+        if self._rows:
+            raise ConfigError(f"{len(self._rows)} rows are being sampled; finish them first.")
+        self._greedy = True
+        try:
+            yield
+        finally:
+            self._greedy = False
 
     def start(self, key: Hashable, ids: Sequence[int], seed: int, *, turn_tokens: int | None = None) -> None:
         """Add a row, and begin its first turn.

@@ -19,7 +19,7 @@ from torch import Tensor
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import CheckpointError, ConfigError, sentence
 from zerosearch_env.files import sync, write_text
-from zerosearch_env.identity import changes, dataset_identity, folder_hash
+from zerosearch_env.identity import changes, dataset_identity, folder_hash, package_identity
 from zerosearch_env.loading import code_identity
 from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
@@ -27,6 +27,8 @@ from zerosearch_env.records.transcripts import TranscriptWriter, transcript_reco
 from ..config.train import TrainConfig, dump_config, flatten_config, read_config
 from ..forward.fsdp import copy_share
 from ..policy.files import one_line, policy_path
+from ..policy.lora import sampled_model
+from ..policy.policy import Policy, save_policy, write_policy
 from ..rollouts.rollout import Rollout
 from ..runs.advice import no_update_warning
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
@@ -36,6 +38,7 @@ from ..runs.metrics import MetricsLog, read_metrics, recorded
 from ..runs.output import ABOUT_RUN, config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
+from .held_out import BEST_METRIC, HeldOutResult
 from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
 
@@ -43,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 CONTENTS_FILE = "contents.json"
 """What the run is made from, by content: the hashes of its questions, corpus, index, simulation LLM and policy."""
+
+BEST_FOLDER = "best"
+"""The policy with the best evaluation so far."""
 
 RUN_FILES = (
     "config.toml",
@@ -52,6 +58,7 @@ RUN_FILES = (
     ROLLBACKS_FILE,
     "checkpoints",
     "policy",
+    BEST_FOLDER,
     "tensorboard",
     "wandb",
     WANDB_ID_FILE,
@@ -103,7 +110,7 @@ def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bo
 def _failed_start(output: Path) -> bool:
     """Whether a directory holds nothing but the record of a run that has not finished a step."""
     metrics = output / "metrics.jsonl"
-    results = (output / "policy", *checkpoint_paths(output / "checkpoints"))
+    results = (output / "policy", output / BEST_FOLDER, *checkpoint_paths(output / "checkpoints"))
     return (
         (output / CONTENTS_FILE).is_file()
         and not (metrics.is_file() and metrics.stat().st_size)
@@ -146,10 +153,21 @@ def _contents(learner: Learner) -> dict[str, str]:
     config = learner.config
     return {
         **dataset_identity(learner.dataset),
+        **_held_out_identity(learner),
         **engine_identity(learner.engine, config.environment.search_engine),
         f"the policy {config.policy}": folder_hash(policy_path(config.policy)),
         **code_identity(flatten_config(config).values()),
     }
+
+
+def _held_out_identity(learner: Learner) -> dict[str, str]:
+    """The record of the questions, and the engine if it has another one, of the evaluations."""
+    held_out = learner.held_out
+    if held_out is None:
+        return {}
+    engine = engine_identity(held_out.engine) if held_out.owns_engine else {}
+    record = dataset_identity(held_out.dataset) | engine
+    return {f"{name}, held out": value for name, value in record.items() if name not in package_identity()}
 
 
 def _read_contents(file: Path) -> dict[str, str]:
@@ -176,6 +194,15 @@ def remove_run(output: Path, config: TrainConfig) -> None:
 def learner_weights(learner: Learner) -> dict[str, Tensor]:
     """The trained parameters by name; tied parameters appear once. With adapters, only the adapters' parameters."""
     return {name: p.data for name, p in learner.policy.model.named_parameters() if p.requires_grad}
+
+
+def current_policy(learner: Learner) -> Policy:
+    """The policy as it is now, to be saved: with adapters merged; of a sharded model the full copy.
+
+    It shares its weights with the learner.
+    """
+    model = sampled_model(learner.policy.model, learner.adapter) if learner.full_copy is None else learner.full_copy
+    return replace(learner.policy, model=model)
 
 
 def restore_learner(learner: Learner, output: Path, config: TrainConfig) -> RunState:
@@ -298,8 +325,26 @@ class RunFiles:
         transcripts.touch()
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
 
-    def record(self, step: int, metrics: Mapping[str, float], groups: Sequence[Sequence[Rollout]]) -> list[Alarm]:
+    def record_first_evaluation(self, held_out: HeldOutResult | None) -> None:
+        """Writes the evaluation before the first step, if there was one, as the metrics of step 0."""
+        if self._metrics is None or held_out is None:
+            return
+        with self._writing():
+            self._history.append(recorded(0, held_out.metrics))
+            self._metrics.write(0, held_out.metrics)
+            self._write_evaluation(0, held_out)
+
+    def record(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        groups: Sequence[Sequence[Rollout]],
+        held_out: HeldOutResult | None = None,
+    ) -> list[Alarm]:
         """Writes the metrics and transcripts of a finished step (1-based), and a checkpoint if one is due.
+
+        If there was an evaluation after the step, its metrics are written with those of the step, and the policy is
+        kept if it is the best so far.
 
         Returns:
             The alarms raised by this step.
@@ -309,7 +354,11 @@ class RunFiles:
         """
         files = self._config.files
         with self._writing():
+            if held_out is not None:
+                metrics = {**metrics, **held_out.metrics}
             alarms = [] if self._metrics is None else self._record(self._metrics, step, metrics, groups)
+            if held_out is not None and self._metrics is not None:
+                self._write_evaluation(step, held_out)
             if files.checkpoint_every and step % files.checkpoint_every == 0:
                 self.checkpoint(step)
         return alarms
@@ -331,6 +380,24 @@ class RunFiles:
         if files.transcripts_every and (step == 1 or step % files.transcripts_every == 0):
             self._write_transcripts(step, groups, files.transcripts)
         return [alarm for alarm in alarms if alarm.field not in earlier]
+
+    def _write_evaluation(self, step: int, held_out: HeldOutResult) -> None:
+        """Writes some transcripts of an evaluation that is in the history, and keeps the policy if it is the best."""
+        files = self._config.files
+        if files.transcripts_every:
+            with TranscriptWriter(self._output / "transcripts.jsonl") as writer:
+                for episode in held_out.episodes[: files.transcripts]:
+                    writer.write(transcript_record(episode, step=step, held_out=True))
+        em = self._history[-1].get(BEST_METRIC)
+        if em is not None and em > max(self._earlier_evaluations(), default=-1.0):
+            save_policy(current_policy(self._learner), self._output / BEST_FOLDER)
+
+    def _earlier_evaluations(self) -> Iterator[float]:
+        """The results of all evaluations before the last step, those of undone steps included."""
+        undone = [record for rollback in read_rollbacks(self._output) for record in rollback.undone]
+        for record in [*self._history[:-1], *undone]:
+            if BEST_METRIC in record:
+                yield record[BEST_METRIC]
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -390,7 +457,14 @@ class RunFiles:
             weights = with_critic(learner_weights(learner), critic)
             if critic is not None:
                 optimizer |= {"critic": critic.optimizer.state_dict()}
-            save_checkpoint(folder, state, weights, optimizer, keep=keep)
+            save_checkpoint(
+                folder,
+                state,
+                weights,
+                optimizer,
+                keep=keep,
+                write_policy=lambda directory: write_policy(current_policy(learner), directory),
+            )
         self._saved_step = step
 
     def _state_after(self, step: int) -> RunState | None:

@@ -59,6 +59,7 @@ from ..runs.advice import describe_first_step
 from ..runs.metrics import read_metrics, rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
+from .held_out import HeldOutResult, describe_held_out, is_due, make_held_out, play_held_out, split_held_out
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
 from .provenance import latest_scores, run_provenance
@@ -250,17 +251,32 @@ def _loop(
 ) -> tuple[int, StopCause | Literal["alarm"]]:
     """Runs all steps after the newest checkpoint; returns the steps finished and the cause. Every worker calls it."""
     step = files.restore()
+    if step == 0:
+        files.record_first_evaluation(evaluate_held_out(learner, 0))
     while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
         if cause == "rollback":
             step = files.restore()
             continue
         metrics, groups = train_step(learner, step)
         step += 1
-        alarms = tuple(map(str, files.record(step, metrics, groups)))
+        held_out = evaluate_held_out(learner, step)
+        alarms = tuple(map(str, files.record(step, metrics, groups, held_out)))
+        metrics |= {} if held_out is None else held_out.metrics
         if callback is not None:
             callback(StepReport(step, learner.config.steps, metrics, files.seconds, alarms))
     files.checkpoint(step)
     return step, cause
+
+
+def evaluate_held_out(learner: Learner, step: int) -> HeldOutResult | None:
+    """The evaluation after `step` finished steps; None if none is due. Every worker calls it."""
+    if learner.held_out is None or not is_due(learner.config, step):
+        return None
+    result = play_held_out(learner.held_out, learner.rules, learner.sampler, learner.policy, learner.workers)
+    if learner.workers.rank == 0:
+        line = describe_held_out(result.metrics, learner.held_out.levels)
+        _log.info("%s: %s", f"after step {step}" if step else "before training", line)
+    return result
 
 
 _CAUSES: tuple[Decision | None, ...] = (None, "finished", "time", "interrupt", "alarm", "rollback")
@@ -319,10 +335,13 @@ def build_learner(
     tokens = token_limits(card, rules.protocol, model_context(policy.model.config))
     mode = prepare_model(policy.model, config, tokens.context_tokens)
     adapter = make_adapter(policy.model, config)
+    given_data = dataset is not None
     if dataset is None:
         data = config.data
         dataset = data.load(data.dataset, data.split, world=data.world, limit=data.limit)
-    check_prompts(rules, dataset.questions)
+    dataset, held_out = split_held_out(config, dataset, given=given_data)
+    for part in (dataset, held_out):
+        check_prompts(rules, () if part is None else part.questions)
     place = make_place(workers, device) if sharded else None
     models = make_models(policy, config, place)
     if place is not None:
@@ -350,6 +369,7 @@ def build_learner(
         engine=search,
         owns_engine=engine is None,
         dataset=dataset,
+        held_out=make_held_out(config, held_out, search, dataset, given=engine is not None),
         rules=rules,
         schedule=make_schedule(config.curriculum),
         workers=workers,

@@ -29,6 +29,7 @@ from ..processes.workers import Workers
 from ..rollouts.async_rollouts import AsyncRollouts
 from ..sampling.protocol import TurnSampler
 from .critic import Critic, critic_rate, make_critic
+from .held_out import HeldOut
 from .loss import SUMS, loss_and_sums
 from .optimizer import clip_and_step
 
@@ -66,6 +67,8 @@ class Learner:
     """The unsharded copy of a sharded policy's model, used by the sampler; None if the policy is not sharded."""
     async_rollouts: AsyncRollouts | None = None
     """Plays episodes of later steps in advance, with the sampler; None if every step is on-policy."""
+    held_out: HeldOut | None = None
+    """The questions of the evaluations during the run; None without evaluations."""
     owns_engine: bool = False
     """Whether the engine was made from the configuration and is closed with the learner."""
     skipped: int = 0
@@ -76,6 +79,8 @@ class Learner:
         with contextlib.ExitStack() as stack:
             if self.owns_engine:
                 stack.callback(self.engine.close)
+            if self.held_out is not None:
+                stack.callback(self.held_out.close)
             stack.callback(self.sampler.close)
             if self.async_rollouts is not None:
                 stack.callback(self.async_rollouts.close)

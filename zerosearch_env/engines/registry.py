@@ -112,6 +112,12 @@ def loads_code(spec: str | Options) -> bool:
     return kind not in _FACTORIES and names_code(f"{kind}:{argument}")
 
 
+def searches_dataset(spec: str | Options) -> bool:
+    """Whether an engine with this description searches the passages of the dataset that it is made with."""
+    kind, argument, _ = _parts(spec)
+    return kind == "corpus" and not argument
+
+
 def engine_name(spec: str | Options) -> str:
     """A description as it is shown in tables: `retrieve:URL (cache=searches.sqlite)`, without credentials."""
     kind, argument, options = _parts(spec)

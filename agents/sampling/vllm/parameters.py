@@ -13,7 +13,7 @@ def vllm_parameters(limits: TurnLimits, request: TurnRequest) -> dict[str, Any]:
         "n": 1,
         "max_tokens": request.max_tokens,
         "seed": request.seed,
-        "temperature": limits.temperature,
+        "temperature": 0.0 if request.greedy else limits.temperature,
         # vLLM would take missing fields from the model's generation config.
         **{"top_p": limits.top_p, "top_k": 0, "min_p": 0.0},
         **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
