@@ -18,10 +18,12 @@ from zerosearch_env.errors import DataError
 from zerosearch_env.records.html import load_templates
 
 from ..evaluation.results import Evaluation, load_evaluation
+from ..runs.advice import format_seconds
 from ..runs.output import EVALUATION_FOLDER, NOTES_FILE, REPORT_FILE, RESULTS_FILE
 from .charts import MARKERS, STYLES, Chart, percent
+from .held_out import HeldOutSection, has_evaluations
 from .robustness import Robustness, of_group, signed
-from .training import Pair, alarm_notes, choose_pairs, training_curves
+from .training import Pair, alarm_notes, choose_pairs, choose_stages, training_curves
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -56,9 +58,10 @@ class Report:
     """The run's configuration as TOML."""
 
     def charts(self) -> list[Chart]:
-        """All charts: exact match and searches over the noise level, then the training curves."""
+        """All charts: exact match and searches over the noise level and during training, then the training curves."""
         robustness = Robustness(self.evaluation).charts() if self.evaluation.cells else []
-        return robustness + training_curves(self.metrics)
+        held_out = HeldOutSection(self.metrics).charts() if has_evaluations(self.metrics) else []
+        return robustness + held_out + training_curves(self.metrics)
 
 
 def read_report(folder: str | os.PathLike[str]) -> Report:
@@ -74,12 +77,15 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     evaluation = Evaluation() if results is None else load_evaluation(results)
     config, notes = folder / "config.toml", folder / NOTES_FILE
     heading = f"{'Evaluation' if results == folder else 'Run'} {folder.resolve().name}"
+    metrics = _read_metrics(folder / "metrics.jsonl")
     return Report(
-        notes=Notes(**json.loads(notes.read_text("utf-8"))) if notes.exists() else Notes(heading),
+        notes=Notes(**json.loads(notes.read_text("utf-8")))
+        if notes.exists()
+        else Notes(heading, describe_run(metrics)),
         evaluation=evaluation,
-        metrics=_read_metrics(folder / "metrics.jsonl"),
+        metrics=metrics,
         rollbacks=_read_rollbacks(folder),
-        pairs=() if results is None else choose_pairs(evaluation, results),
+        pairs=choose_stages(folder / "transcripts.jsonl") if results is None else choose_pairs(evaluation, results),
         config=config.read_text("utf-8") if config.exists() else "",
     )
 
@@ -114,10 +120,12 @@ def load_page_templates() -> Environment:
 
 def render_report(report: Report) -> str:
     """The whole page as HTML."""
+    held_out = HeldOutSection(report.metrics) if has_evaluations(report.metrics) else None
     page = load_page_templates().get_template("report.html")
     return page.render(
         **asdict(report.notes),
-        tiles=_tiles(report.evaluation),
+        tiles=_tiles(report.evaluation) or ([] if held_out is None else held_out.tiles()),
+        held_out=held_out,
         robustness=Robustness(report.evaluation) if report.evaluation.cells else None,
         curves=training_curves(report.metrics),
         alarms=alarm_notes(report.metrics, report.rollbacks),
@@ -143,6 +151,17 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
         figures = {"before": before.mean, "after": after.mean, "low": after.low, "high": after.high}
         tiles.append({key: form(value) for key, value in figures.items()} | {"what": what, "unit": unit, "n": after.n})
     return tiles
+
+
+def describe_run(metrics: Sequence[Mapping[str, float]]) -> str:
+    """A sentence about the extent of a training run; "" if there was none."""
+    steps = [record for record in metrics if "updates" in record]
+    if not steps:
+        return ""
+    updates = sum(record["updates"] for record in steps)
+    changed = "" if updates else ": the policy has not changed"
+    seconds = sum(record.get("seconds", 0.0) + record.get("held_out_seconds", 0.0) for record in metrics)
+    return f"{len(steps)} training steps with {updates:.0f} updates in {format_seconds(seconds)}{changed}."
 
 
 def _decimal(value: float) -> str:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """One question as it was played before and after training."""
+    """Two episodes next to each other: one question as it was played before and after training, or early and late."""
 
     reason: str
     """Why the report shows it."""
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+    headings: tuple[str, str] = ("Before training", "After training")
 
 
 _CURVES: tuple[tuple[str, str, str, str], ...] = (
@@ -48,7 +49,10 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
 
 def alarm_notes(metrics: Sequence[Mapping[str, float]], rollbacks: Sequence[Rollback]) -> list[str]:
     """One sentence per rollback, and one with the steps (of those that were kept) at which an alarm was on."""
-    notes = [
+    trained = [record["updates"] for record in metrics if "updates" in record]
+    idle = trained.count(0.0)
+    notes = [f"There was no update in {idle} of {len(trained)} steps."] if idle else []
+    notes += [
         f"After step {rollback.step} the run went back to step {rollback.to_step}, with another seed and a lower "
         f"learning rate: {rollback.alarm}. The curves leave out the discarded steps; they are in rollbacks.jsonl."
         for rollback in rollbacks
@@ -95,6 +99,53 @@ def choose_pairs(evaluation: Evaluation, folder: Path) -> list[Pair]:
     return pairs
 
 
+def choose_stages(file: Path) -> list[Pair]:
+    """Episodes of a run's own transcripts, early and late, for a run that no evaluation has compared.
+
+    Where it has held-out questions, the pairs are questions of the first and of the last evaluation, chosen as in
+    `choose_pairs`; otherwise they are the first episodes of the first and of the last step with transcripts.
+
+    Args:
+        file: the run's `transcripts.jsonl`; it may be missing.
+    """
+    if not file.exists():
+        return []
+    trained: dict[int, list[Mapping[str, Any]]] = {}
+    held_out: dict[int, list[Mapping[str, Any]]] = {}
+    for record in read_transcripts(file):
+        if record["scores"] is not None:
+            by_step = held_out if record["extra"].get("held_out") else trained
+            by_step.setdefault(record["extra"].get("step", 0), []).append(record)
+    if len(held_out) > 1:
+        early, late = (held_out[choose(held_out)] for choose in (min, max))
+        headings = tuple(
+            f"After step {choose(held_out)}" if choose(held_out) else "Before training" for choose in (min, max)
+        )
+        return _held_out_pairs(early, late, headings)
+    if len(trained) < 2:
+        return []
+    first, last = min(trained), max(trained)
+    pairs = zip(trained[first][:_STAGES], trained[last][:_STAGES], strict=False)
+    reason = "Sampled for training, at different questions."
+    return [Pair(reason, early, late, (f"In step {first}", f"In step {last}")) for early, late in pairs]
+
+
+def _held_out_pairs(
+    early: Sequence[Mapping[str, Any]], late: Sequence[Mapping[str, Any]], headings: tuple[str, str]
+) -> list[Pair]:
+    at = {(record["question"]["id"], record["noise_level"]): record for record in late}
+    both = [(old, new) for old in early if (new := at.get((old["question"]["id"], old["noise_level"])))]
+    pairs: list[Pair] = []
+    shown: set[Any] = set()
+    for reason, fits in _STAGE_KINDS:
+        for old, new in both:
+            if old["question"]["id"] not in shown and fits(old, new):
+                shown.add(old["question"]["id"])
+                pairs.append(Pair(f"{reason} (noise {old['noise_level']:g})", old, new, headings))
+                break
+    return pairs
+
+
 def _right(record: Mapping[str, Any]) -> bool:
     return bool(record["scores"]["em"] == 1.0)
 
@@ -123,3 +174,16 @@ _KINDS = (
     (0.0, "A question that only training made answerable.", lambda old, new: _right(new) and not _right(old)),
     (0.5, "A question that it still gets wrong.", lambda old, new: not _right(new)),
 )
+_STAGES = 2
+"""Pairs of episodes sampled for training."""
+_STAGE_KINDS = (
+    (
+        "A held-out question whose first documents mislead, answered after another search.",
+        lambda old, new: _right(new) and not _right(old) and _misled_first(new),
+    ),
+    ("A held-out question that only training made answerable.", lambda old, new: _right(new) and not _right(old)),
+    ("A held-out question that it lost.", lambda old, new: _right(old) and not _right(new)),
+    ("A held-out question that it gets wrong.", lambda old, new: not _right(new)),
+    ("A held-out question that it gets right.", lambda old, new: _right(new)),
+)
+"""What to show, with at most one question each."""

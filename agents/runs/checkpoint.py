@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -99,7 +99,7 @@ def save_checkpoint(
             sync(path)
         names = [path.relative_to(new).as_posix() for path in files]
         write_state(new, state, dict(zip(names, file_hashes(files), strict=True)))
-    except (OSError, RuntimeError, SafetensorError) as cause:
+    except Exception as cause:  # torch, safetensors and tokenizers raise exceptions of various classes
         raise failed_checkpoint(new, cause) from cause
     return finish_checkpoint(new, keep=keep)
 

@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+BEST_METRIC = "held_out_em"
+"""The best policy is the one for which this is highest: the exact match, averaged over the noise levels."""
 _SCORES = ("em", "f1", "subem", "em_unicode", "f1_unicode")
 _ENDS = {"answered": "answer", "out_of_turns": "max_turns", "context_limit": "context_limit"}
 """Metric -> the stop reason of which it is the share."""
@@ -94,6 +97,11 @@ def recorded(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
     """A step's metrics as written to the file: rounded to six digits, without values that are not finite."""
     finite = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
     return {"step": step, **finite}
+
+
+def best_evaluation(history: Iterable[Mapping[str, float]]) -> Mapping[str, float] | None:
+    """The record with the highest `BEST_METRIC`, the first of several; None without evaluations."""
+    return max((record for record in history if BEST_METRIC in record), key=itemgetter(BEST_METRIC), default=None)
 
 
 class MetricsLog:

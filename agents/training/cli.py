@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     command = parse_command(sys.argv[1:] if argv is None else argv)
     from ..policy.hub import check_push, push_policy
     from ..processes.workers import launch_rank
+    from ..runs.metrics import BEST_METRIC, best_evaluation, read_metrics
+    from .run_files import BEST_FOLDER
     from .trainer import train
 
     config = command.config
@@ -112,6 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     done = f"{result.step} of {config.steps} steps and {_count(result.updates)} in {format_seconds(result.seconds)}"
     print(f"{done}; {_ending(result.stopped, result.output)}")
     print(f"policy       {result.output / 'policy'}")
+    if best := best_evaluation(read_metrics(result.output / "metrics.jsonl")):
+        figures = f"held-out EM {100 * best[BEST_METRIC]:.1f} % over all noise levels, after step {best['step']:.0f}"
+        print(f"best policy  {result.output / BEST_FOLDER}  ({figures})")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
     print(f"transcripts  {result.output / 'transcripts.jsonl'}")
     if result.stopped == "interrupt":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,15 +27,13 @@ from ..config.train import TrainConfig
 from ..policy.policy import Policy
 from ..processes.workers import Workers
 from ..rollouts.rollout import Rollout, rollout
-from ..runs.metrics import rollout_metrics
+from ..runs.metrics import BEST_METRIC, rollout_metrics
 from ..sampling.protocol import TurnSampler
 
 _log = logging.getLogger(__name__)
 _CHOICE, _EPISODE = 6, 7
 """Random streams of the run's seed (others: `curriculum`, `alarms`)."""
 _MEASURED = ("em", "searches", "invalid_rate")
-BEST_METRIC = "held_out_em"
-"""The best policy is the one for which this is highest: the exact match, averaged over the noise levels."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +202,13 @@ def _play(
     return rollout(episodes, engine, sampler, policy.tokenizer, format=format) if episodes else []
 
 
-def describe_held_out(metrics: dict[str, float], levels: Sequence[float]) -> str:
+def describe_held_out(metrics: Mapping[str, float], levels: Sequence[float]) -> str:
     """One line about an evaluation, for a terminal."""
     parts = []
     for level in levels:
         em, searches = (metrics.get(f"held_out_{name}_{level:g}") for name in ("em", "searches"))
         if em is not None and searches is not None:
-            parts.append(f"EM {100 * em:.1f} % and {searches:.2f} searches at noise {level:g}")
+            parts.append(f"EM {100 * em:.1f} % at noise {level:g} ({searches:.2f} searches)")
     failures = metrics.get("held_out_failures")
     failed = f"; {failures:.0f} episodes failed and do not count" if failures else ""
     return f"{metrics['held_out_questions']:.0f} held-out questions: {', '.join(parts)}{failed}"

@@ -34,11 +34,11 @@ from ..runs.advice import no_update_warning
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
-from ..runs.metrics import MetricsLog, read_metrics, recorded
+from ..runs.metrics import MetricsLog, best_evaluation, read_metrics, recorded
 from ..runs.output import ABOUT_RUN, config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
-from .held_out import BEST_METRIC, HeldOutResult
+from .held_out import HeldOutResult
 from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
 
@@ -388,16 +388,9 @@ class RunFiles:
             with TranscriptWriter(self._output / "transcripts.jsonl") as writer:
                 for episode in held_out.episodes[: files.transcripts]:
                     writer.write(transcript_record(episode, step=step, held_out=True))
-        em = self._history[-1].get(BEST_METRIC)
-        if em is not None and em > max(self._earlier_evaluations(), default=-1.0):
-            save_policy(current_policy(self._learner), self._output / BEST_FOLDER)
-
-    def _earlier_evaluations(self) -> Iterator[float]:
-        """The results of all evaluations before the last step, those of undone steps included."""
         undone = [record for rollback in read_rollbacks(self._output) for record in rollback.undone]
-        for record in [*self._history[:-1], *undone]:
-            if BEST_METRIC in record:
-                yield record[BEST_METRIC]
+        if best_evaluation([*undone, *self._history]) is self._history[-1]:
+            save_policy(current_policy(self._learner), self._output / BEST_FOLDER)
 
     @property
     def alarms(self) -> list[Alarm]:

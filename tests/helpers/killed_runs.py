@@ -22,7 +22,7 @@ from zerosearch_agents.training import run_files
 from zerosearch_agents.training.trainer import train
 
 KILLS: dict[str, tuple[ModuleType | type, str, int]] = {
-    "weights half written": (checkpoint, "save_file", 2),
+    "half written": (checkpoint.torch, "save", 2),
     "before the rename": (checkpoint.os, "rename", 2),
     "before the old one goes": (checkpoint.shutil, "rmtree", 1),
     "between steps": (run_files.RunFiles, "record", 3),

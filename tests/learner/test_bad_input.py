@@ -15,7 +15,6 @@ import tiny
 from zerosearch_agents.config.train import AlgorithmConfig, OptimizerConfig, RolloutConfig
 from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.processes.workers import Workers
-from zerosearch_agents.runs import checkpoint
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, load_latest, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.training import run_files
@@ -145,7 +144,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     always_trained = {"rollout": FEW, "algorithm": AlgorithmConfig(kl_coefficient=0.01)}
     whole = run(tiny.tiny_train_config(tmp_path / "whole", **always_trained))
     config = tiny.tiny_train_config(tmp_path, **always_trained)
-    original, saves = checkpoint.save_file, []
+    original, saves = run_files.write_policy, []
 
     def full(*arguments):
         saves.append(arguments)
@@ -155,7 +154,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
             return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(run_files, "write_policy", full)
         with pytest.raises(
             CheckpointError, match=r"step-000002 could not be written: .*step-000001 is untouched; make"
         ):

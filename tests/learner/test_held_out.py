@@ -129,6 +129,9 @@ def test_a_run_evaluates_and_keeps_the_best_policy(whole):
         r["question"]["id"] for r in read_transcripts(output / "transcripts.jsonl") if "held_out" not in r["extra"]
     }
     assert not questions & trained
+    page = (output / "report.html").read_text("utf-8")
+    assert "Held-out questions during training" in page
+    assert "Before training" in page
 
 
 @pytest.mark.slow

@@ -25,13 +25,16 @@ from zerosearch_agents.report.charts import (
     smoothed,
 )
 from zerosearch_agents.report.figures import save
-from zerosearch_agents.report.page import Notes, Report, load_page_templates, render_report, write_report
+from zerosearch_agents.report.page import Notes, Report, load_page_templates, read_report, render_report, write_report
 from zerosearch_agents.report.robustness import ROLES, roles_of
+from zerosearch_agents.report.training import choose_stages
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import FailingEngine, make_engine
 from zerosearch_env.errors import ConfigError, DataError, MissingExtraError
+from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
+from zerosearch_env.records.transcripts import transcript_record
 from zerosearch_env.types import Question
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "img", "link", "hr"}
@@ -108,7 +111,7 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
         "before training",
         "Exact match, 2-hop questions",
         "larger",
-        "Transcripts, before and after",
+        "<h2>Transcripts</h2>",
         "95 % CI",
         "(prefers-color-scheme: dark)",
     ):
@@ -141,6 +144,67 @@ def test_a_run_with_nothing_but_metrics_has_a_report(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert check(page).tags.count("figure") == 1
     assert f"Run {tmp_path.name}" in page
+
+
+def _record(step: int, **metrics: float) -> str:
+    return json.dumps({"step": step, **metrics}) + "\n"
+
+
+def _held_out(first: float, second: float) -> dict[str, float]:
+    named = {"held_out_em_0": first, "held_out_em_0.5": second, "held_out_em": (first + second) / 2}
+    return named | {"held_out_searches_0": 1.0, "held_out_searches_0.5": 1.5, "held_out_questions": 20.0}
+
+
+def test_evaluations_during_training_are_shown(tmp_path: Path) -> None:
+    lines = [_record(0, **_held_out(0.1, 0.05)), _record(1, reward=0.5, updates=0.0, seconds=3.0)]
+    lines += [
+        _record(2, reward=0.5, updates=2.0, **_held_out(0.6, 0.4)),
+        _record(3, updates=1.0, **_held_out(0.6, 0.2)),
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    page = write_report(tmp_path).read_text("utf-8")
+    check(page)
+    assert "3 training steps with 3 updates in 0:03." in page
+    assert "There was no update in 1 of 3 steps." in page
+    assert "The policy after step 2 had the highest exact match, 50 %" in " ".join(page.split())
+    assert "Exact match on held-out questions" in page
+    assert re.search(
+        r"held-out questions, noise 0.5</div>\s*<div class=\"figure\"><span class=\"from\">5 →</span> 20 %", page
+    )
+    charts = [chart for chart in read_report(tmp_path).charts() if "held-out" in chart.title]
+    em, searches = charts
+    assert [[point.y for point in line.points] for line in em.series] == [[0.1, 0.6, 0.6], [0.05, 0.4, 0.2]]
+    assert [line.name for line in searches.series] == ["no noise", "noise 0.5"]
+    assert all(point.low <= point.y <= point.high for line in em.series for point in line.points)
+
+
+def _episode(question: str, step: int, em: float, *, held_out: bool = True) -> dict[str, object]:
+    world = Episode(Question(question, f"where is {question}?", ("Rome",)), make_rules())
+    world.advance(f"<answer>{'Rome' if em else 'Oslo'}</answer>")
+    return transcript_record(world, step=step, **({"held_out": True} if held_out else {}))
+
+
+def test_transcripts_early_and_late(tmp_path: Path) -> None:
+    file = tmp_path / "transcripts.jsonl"
+    assert choose_stages(file) == []
+    sampled = [_episode("a", 1, 0.0, held_out=False), _episode("b", 10, 1.0, held_out=False)]
+    held_out = [_episode("a", 0, 0.0), _episode("b", 0, 0.0), _episode("a", 10, 1.0), _episode("b", 10, 0.0)]
+    for records in (sampled, sampled + held_out):
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        pairs = choose_stages(file)
+        if records is sampled:
+            assert [(pair.headings, pair.before["question"]["id"]) for pair in pairs] == [
+                (("In step 1", "In step 10"), "a")
+            ]
+    assert [pair.before["question"]["id"] for pair in pairs] == ["a", "b"]
+    assert {pair.headings for pair in pairs} == {("Before training", "After step 10")}
+    assert [pair.reason.partition(" (")[0] for pair in pairs] == [
+        "A held-out question that only training made answerable.",
+        "A held-out question that it gets wrong.",
+    ]
+    page = write_report(tmp_path).read_text("utf-8")
+    check(page)
+    assert "After step 10" in page
 
 
 def test_an_evaluation_without_hops_has_no_line_of_a_perfect_reader(tmp_path: Path, run: Path) -> None:

@@ -226,7 +226,8 @@ def test_a_directory_with_a_run_is_not_overwritten_by_accident(whole, tmp_path):
         run(replace(config, policy=str(tmp_path / "run" / "policy")), overwrite=True)
     assert all(file.exists() for file in stale)
     assert run(config, overwrite=True).step == 1
-    assert [file for file in stale if file.exists()] == []
+    assert [file.name for file in stale if file.exists()] == ["report.html"]  # a new one
+    assert "of the earlier run" not in (tmp_path / "run" / "report.html").read_text()
     assert notes.read_text() == "mine"
     with pytest.raises(CheckpointError, match="no run to resume"):
         run(replace(config, output=str(tmp_path / "nothing")), resume=True)
