@@ -156,7 +156,6 @@ def save_policy(
     Raises:
         CheckpointError: if it cannot be written, for example to a full disk; an existing directory is unchanged.
     """
-
     return save_model(
         policy.model,
         policy.tokenizer,

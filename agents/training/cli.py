@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     from ..policy.hub import check_push, push_policy
     from ..processes.workers import launch_rank
     from ..runs.metrics import BEST_METRIC, best_evaluation, read_metrics
+    from ..runs.output import REPORT_FILE
     from .run_files import BEST_FOLDER
     from .trainer import train
 
@@ -119,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"best policy  {result.output / BEST_FOLDER}  ({figures})")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
     print(f"transcripts  {result.output / 'transcripts.jsonl'}")
+    print(f"report       {result.output / REPORT_FILE}")
     if result.stopped == "interrupt":
         return 130
     if command.push_to_hub is not None:

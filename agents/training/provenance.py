@@ -37,7 +37,8 @@ def run_provenance(config: TrainConfig, step: int, metrics: Mapping[str, float])
         "Seed": config.seed,
         "Version of zerosearch-env": package_version(),
     }
-    scores = {name.removeprefix(HELD_OUT): value for name, value in metrics.items() if name.startswith(HELD_OUT)}
+    held_out = {name.removeprefix(HELD_OUT): value for name, value in metrics.items() if name.startswith(HELD_OUT)}
+    scores = {name: value for name, value in held_out.items() if name != "seconds"}
     return Provenance(config.policy, facts, scores)
 
 

@@ -35,10 +35,11 @@ from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
 from ..runs.loggers import WANDB_ID_FILE, make_loggers
 from ..runs.metrics import MetricsLog, best_evaluation, read_metrics, recorded
-from ..runs.output import ABOUT_RUN, config_differences, remove_files
+from ..runs.output import ABOUT_RUN, REPORT_FILE, config_differences, remove_files
 from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
 from .critic import split_weights, with_critic
 from .held_out import HeldOutResult
+from .provenance import run_provenance
 from .sharded_checkpoint import find_newest, load_shards, read_checkpoint, save_shards, spread_optimizer
 from .update import Learner, refresh_sampler
 
@@ -390,7 +391,20 @@ class RunFiles:
                     writer.write(transcript_record(episode, step=step, held_out=True))
         undone = [record for rollback in read_rollbacks(self._output) for record in rollback.undone]
         if best_evaluation([*undone, *self._history]) is self._history[-1]:
-            save_policy(current_policy(self._learner), self._output / BEST_FOLDER)
+            provenance = run_provenance(self._config, step, self._history[-1])
+            save_policy(current_policy(self._learner), self._output / BEST_FOLDER, provenance=provenance)
+        self.write_report()
+
+    def write_report(self) -> None:
+        """Writes `report.html` in the worker that writes logs. A page that fails is reported and ends no run."""
+        if self._metrics is None:
+            return
+        from ..report.page import write_report  # when it is needed: it loads what evaluations use
+
+        try:
+            write_report(self._output)
+        except Exception as error:
+            _log.warning("%s could not be written: %s", self._output / REPORT_FILE, one_line(error))
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -456,7 +470,9 @@ class RunFiles:
                 weights,
                 optimizer,
                 keep=keep,
-                write_policy=lambda directory: write_policy(current_policy(learner), directory),
+                write_policy=lambda directory: write_policy(
+                    current_policy(learner), directory, provenance=run_provenance(self._config, step, {})
+                ),
             )
         self._saved_step = step
 

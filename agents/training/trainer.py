@@ -213,13 +213,11 @@ def train(
         policy = finished_policy(learner)
         if workers.rank == 0:
             history = read_metrics(output / "metrics.jsonl")
-            save_policy(policy, output / "policy", provenance=run_provenance(config, step, latest_scores(history)))
+            scores = latest_scores([record for record in history if record["step"] == step])
+            save_policy(policy, output / "policy", provenance=run_provenance(config, step, scores))
+            files.write_report()
             if step and not files.updates:
-                _log.warning(
-                    "0 updates were made in %d steps: %s is the policy that the run began with.",
-                    step,
-                    output / "policy",
-                )
+                _log.warning("0 updates were made in %d steps: the policy is the one that the run began with.", step)
     return TrainResult(output, policy, step, cause, seconds, files.updates)
 
 
