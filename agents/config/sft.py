@@ -10,7 +10,7 @@ from typing import Literal
 from zerosearch_env.checks import check_number, check_whole_number
 from zerosearch_env.errors import ConfigError
 
-from .agent import FORMAT_OPTIONS, RULE_OPTIONS, AgentChoices
+from .agent import AgentChoices
 from .lora import LoraShape
 
 FREE = (
@@ -150,14 +150,3 @@ class SftConfig(AgentChoices, SftOptions):
         for name in ("turn_tokens", "context_tokens"):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name))
-
-    @property
-    def card_changes(self) -> dict[str, object]:
-        """The entries of the policy's card that are given here."""
-        limits = {"turn_tokens": self.turn_tokens, "context_tokens": self.context_tokens}
-        return limits | self.given(FORMAT_OPTIONS)
-
-    @property
-    def rule_options(self) -> dict[str, object]:
-        """The rules of an episode that are given here: arguments of `make_rules`."""
-        return self.given(RULE_OPTIONS)

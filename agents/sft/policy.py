@@ -21,6 +21,7 @@ from zerosearch_env.randomness import mix, mix_array
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import JsonObject, StopReason
 
+from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
 from ..config.sft import SftConfig
 from ..policy.card import card_notes, card_rules, changed_card, decide_chat, model_context, token_limits, trained_card
 from ..policy.files import policy_path
@@ -94,8 +95,10 @@ def load_task(config: SftConfig, device: str) -> Task:
         raise DataError(f"no finished episode in {_names(config)}: {unfinished} ended with an error or not at all")
     folder = policy_path(config.policy)
     policy = load_policy(folder, dtype=config.loading_dtype, device=device)
-    given = make_rules(**config.rule_options)
-    card = decide_chat(changed_card(policy.card, config.card_changes), policy.tokenizer)
+    given = make_rules(**config.given(RULE_OPTIONS))
+    entries = {"turn_tokens": config.turn_tokens, "context_tokens": config.context_tokens}
+    changed = changed_card(policy.card, entries | config.given(FORMAT_OPTIONS))
+    card = decide_chat(changed, policy.tokenizer)
     rules = card_rules(given, card)
     if launch_rank() == 0:
         for note in card_notes(config.policy, folder, card, given):
@@ -177,7 +180,7 @@ def read_files(files: Iterable[Path]) -> list[JsonObject]:
 
 
 def _read(path: Path) -> list[JsonObject]:
-    records = list(read_transcripts(path))
+    records: list[JsonObject] = list(read_transcripts(path))
     for number, record in enumerate(records, 1):
         if (problem := _problem(record)) is not None:
             raise DataError(
