@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_policy
 
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.players.third_party import CallablePlayer
+from zerosearch_agents.policy.policy import save_policy
 from zerosearch_env import make_engine, make_rules
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
@@ -81,6 +83,19 @@ def test_the_engine_passes_the_conformance_suite_and_plays(
     monkeypatch.setattr(example, "load_dataset", small_world)
     example.main()
     assert "Doc 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_seed_question_is_asked_in_three_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("seed_question")
+    played = example.main(str(save_policy(tiny_policy(context_tokens=512), tmp_path / "policy")))
+    assert list(played) == list(example.WAYS)
+    assert all(episode.done for episode in played.values())
+    memory, search = (played[way].turns for way in ("from memory", "with one search"))
+    assert search[0].step.action == "search"
+    assert search[0].step.answer_in_documents
+    assert all(turn.step.action != "search" for turn in memory)
+    assert "--- with one search" in capsys.readouterr().out
 
 
 @pytest.mark.slow
