@@ -53,11 +53,11 @@ _BORN = re.compile(rf"\b(?:born|b\.)\s(?:on )?(?:{_DATE}|{_MONTH} )?(\d{{4}})\b"
 _LIVED = re.compile(rf"\(\s?{_DATE}(\d{{4}})\s?[-\u2013]\s?{_DATE}\d{{4}}\s?\)")
 _EVENT = re.compile(r"\b(?:War|Battle|Siege|Campaign|Revolution|Conference|Games|Championship)s?\b")
 _NATIONALITIES = (
-    "American Argentine Australian Austrian Belgian Brazilian British Bulgarian Canadian Chilean Chinese Colombian "
-    "Croatian Cuban Czech Danish Dutch Egyptian English Estonian Finnish French German Greek Hungarian Icelandic "
-    "Indian Indonesian Iranian Irish Israeli Italian Japanese Kenyan Korean Latvian Lithuanian Malaysian Mexican "
-    "Norwegian Pakistani Peruvian Polish Portuguese Romanian Russian Scottish Serbian Slovak Slovenian Spanish Swedish Swiss "
-    "Thai Turkish Ukrainian Vietnamese Welsh"
+    "American Argentine Australian Austrian Belgian Brazilian British Bulgarian Canadian Chilean Chinese "
+    "Colombian Croatian Cuban Czech Danish Dutch Egyptian English Estonian Finnish French German Greek "
+    "Hungarian Icelandic Indian Indonesian Iranian Irish Israeli Italian Japanese Kenyan Korean Latvian "
+    "Lithuanian Malaysian Mexican Norwegian Pakistani Peruvian Polish Portuguese Romanian Russian Scottish "
+    "Serbian Slovak Slovenian Spanish Swedish Swiss Thai Turkish Ukrainian Vietnamese Welsh"
 ).split()
 _NATION = rf"(?:{'|'.join(_NATIONALITIES)})"
 _CITIZEN = re.compile(rf"\b(?:is|was) an? (?:former |retired |late )?({_NATION})(?! ?(?:-|and\b|{_NATION}))\b")
