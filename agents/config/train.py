@@ -123,7 +123,7 @@ class OptimizerConfig:
     """Decay rate of AdamW's running mean of squared gradients."""
     max_grad_norm: float = 1.0
     """The gradient is clipped to this L2 norm."""
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: int = 1024
     """Maximum tokens, padding included, per forward pass. More tokens need more memory, results do not change."""
     packing: Literal["auto", "off", "sequences", "flex", "flash"] = "auto"
     """Concatenate rollouts in one row without padding: "sequences" on any device, "flex" and "flash" through

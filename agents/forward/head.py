@@ -176,8 +176,8 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(begin, min(begin + size, len(targets_N)))
             cast_nD = hidden_ND[part].to(dtype)
             logits_nV = cast_nD @ cast_VD.t()
-            # In bfloat16, the float32 part runs on a few rows at a time and overwrites the logits with their gradient.
-            rows = part.stop - begin if exact else max(1, size // 8)
+            # The float32 part runs on a few rows at a time and overwrites the logits with their gradient.
+            rows = max(1, size // 8)
             for first in range(0, part.stop - begin, rows):
                 inner = slice(begin + first, min(begin + first + rows, part.stop))
                 here = logits_nV[first : first + rows]

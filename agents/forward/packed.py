@@ -12,7 +12,9 @@ model's own forward pass before a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,40 +118,80 @@ def run_layer(
 ) -> Tensor:
     """Runs one decoder layer; with `places_N` it returns only the tokens at these places."""
     arguments = (layer, x_TD, turns, attend, places_N, dtype)
-    result: Tensor = checkpoint(_layer, *arguments, use_reentrant=False) if checkpointing else _layer(*arguments)
+    if not checkpointing:
+        return _layer(*arguments, recomputed)
+    # The checkpoint keeps nothing of the layer, so there is nothing to leave out.
+    result: Tensor = checkpoint(_layer, *arguments, lambda *_: nullcontext(), use_reentrant=False)
     return result
 
 
+@contextmanager
+def recomputed(tensor: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
+    """Inside the block, an operation that would keep `tensor` for its backward pass keeps `compute` instead.
+
+    For results of cheap operations that large products need again: the inputs of linear layers. `compute` must return
+    the same values, and may use only tensors that are kept anyway.
+    """
+    place, shape = tensor.data_ptr(), tensor.shape
+
+    def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
+        return compute if kept.data_ptr() == place and kept.shape == shape else kept
+
+    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
 def _layer(
-    layer: Any, x_TD: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, places_N: Tensor | None, dtype: torch.dtype
+    layer: Any,
+    x_TD: Tensor,
+    turns: tuple[Tensor, Tensor],
+    attend: Attend,
+    places_N: Tensor | None,
+    dtype: torch.dtype,
+    inputs: Callable[[Tensor, Callable[[], Tensor]], AbstractContextManager[None]],
 ) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
-    normed = rms_norm(x_TD, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon, dtype)
     cosine, sine = turns
+
+    def norm(module: Any, tokens: Tensor, kept: torch.dtype = dtype) -> Tensor:
+        return rms_norm(tokens, module.weight, module.variance_epsilon, kept)
 
     def heads(projection: Any, norm_name: str, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         split = projection(tokens).unflatten(-1, (-1, attention.head_dim))
-        norm = getattr(attention, norm_name, None)
-        if norm is not None:
-            split = rms_norm(split, norm.weight, norm.variance_epsilon, torch.float32)
+        head_norm = getattr(attention, norm_name, None)
+        if head_norm is not None:
+            split = norm(head_norm, split, torch.float32)
         return rotate(split, cos, sin, dtype)
 
-    k_TKE = heads(attention.k_proj, "k_norm", normed, cosine, sine)
-    v_TKE = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
+    normed = norm(layer.input_layernorm, x_TD)
     narrow = places_N is not None and x_TD.device.type == "cpu"
-    if narrow:
-        normed, cosine, sine = normed[places_N], cosine[places_N], sine[places_N]
     scale = attention.scaling
-    q_NHE = heads(attention.q_proj, "q_norm", normed, cosine * scale, sine * scale)
+    with inputs(normed, partial(_without_gradient, norm, layer.input_layernorm, x_TD)):
+        k_TKE = heads(attention.k_proj, "k_norm", normed, cosine, sine)
+        v_TKE = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
+        if narrow:
+            normed, cosine, sine = normed[places_N], cosine[places_N], sine[places_N]
+        q_NHE = heads(attention.q_proj, "q_norm", normed, cosine * scale, sine * scale)
     attended = attend(q_NHE, k_TKE, v_TKE).flatten(1)
     if places_N is not None:
         x_TD = x_TD[places_N]
         attended = attended if narrow else attended[places_N]
     x_TD = x_TD + attention.o_proj(attended)
-    norm_2 = layer.post_attention_layernorm
-    normed = rms_norm(x_TD, norm_2.weight, norm_2.variance_epsilon, dtype)
-    result: Tensor = x_TD + mlp.down_proj(swiglu(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    normed = norm(layer.post_attention_layernorm, x_TD)
+    with inputs(normed, partial(_without_gradient, norm, layer.post_attention_layernorm, x_TD)):
+        gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
+    product = swiglu(gate, up)
+    with inputs(product, partial(_without_gradient, swiglu, gate, up)):
+        result: Tensor = x_TD + mlp.down_proj(product)
     return result
+
+
+@torch.no_grad()
+def _without_gradient(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return function(*arguments)
 
 
 def _attend_nodes(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, nodes: Sequence[Node]) -> Tensor:

@@ -124,7 +124,9 @@ class Sampler(RowSampler[_SlotRow]):
         self._woken.set()
 
     def before_training(self) -> None:
-        """Nothing to free: the learner's own model samples."""
+        """Free the decoder's copy of the weights and its cache, unless a row is still being played."""
+        if not self._rows:
+            self._decoder.free()
 
     def close(self) -> None:
         """Nothing to release."""

@@ -85,8 +85,8 @@ class TurnSampler(Protocol):
     def before_training(self) -> None:
         """Prepare for training on the sampled turns; the sampler checks, where it can, that they are valid.
 
-        If no turn is in progress, nothing is sampled until the next `refresh`. A sampler that shares a GPU with the
-        learner then frees its memory.
+        If no turn is in progress, nothing is sampled until the next `refresh`. A sampler that shares its device
+        with the learner then frees memory.
 
         Raises:
             TrainingError: if the sampled turns cannot be used.

@@ -6,6 +6,9 @@ temperature 1, no end token; turns of 64 tokens (`equal`) or of 16 to 112 (`vari
 cache between turns does; it runs each turn as long as the longest of its episodes needs. The model is a random Qwen3 of
 width 256. The arithmetic limit is the least work (every token through the layers once, the head only where a token is
 sampled) at the speed of one large matrix product. A second table has the shape of the quickstart's rollouts.
+
+With `--model FOLDER`, a real model plays 16 episodes of 3 turns of 16 tokens, prompts of 60 tokens and 200 document
+tokens between turns, in float32.
 """
 
 from __future__ import annotations
@@ -14,17 +17,19 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measure import Case, Timing, make_parser, matrix_rate, measure, one_thread, write_record
+from ..measure import Case, Timing, default_output, make_parser, matrix_rate, measure, one_thread, write_record
 from .learner.work import character_tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EPISODES, TURNS, PROMPT, DOCUMENT = 32, 4, 50, 150
+MODEL_EPISODES, MODEL_TURNS, MODEL_LENGTH, MODEL_PROMPT, MODEL_DOCUMENT = 16, 3, 16, 60, 200
 EQUAL, SHORTEST, LONGEST = 64, 16, 112
 VOCABULARY, WIDTH, LAYERS = 4096, 256, 4
 
@@ -34,13 +39,50 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser("sampler", __doc__, rounds=3)
     parser.add_argument("--turns", choices=("equal", "varied", "both"), default="both", help="turn lengths (both)")
     parser.add_argument("--tiny-only", action="store_true", help="only the table of the quickstart's shape")
+    parser.add_argument("--model", help="folder of a Transformers model to measure instead of the small one")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on shared cores spinning threads cost more than they give
+    if arguments.model is not None:
+        output = default_output("sampler-model") if arguments.output == default_output("sampler") else arguments.output
+        with one_thread():
+            record = compare_model(load_endless(arguments.model), arguments.rounds)
+        write_record(output, ["torch", "transformers", "numpy"], model=Path(arguments.model).name, **record)
+        return 0
     with one_thread():
         record = {} if arguments.tiny_only else _against_generate(arguments.turns, arguments.rounds)
         record["tiny_tokens_per_cpu_s"] = _tiny()
     write_record(arguments.output, ["torch", "transformers", "numpy"], **record)
     return 0
+
+
+def load_endless(folder: str) -> Any:
+    """Load a model in float32, without end tokens: every turn is as long as the workload says."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    return model.eval()
+
+
+def compare_model(model: Any, rounds: int) -> dict[str, Any]:
+    """Measure both sides with a real model; print the ratio and return the record."""
+    from zerosearch_agents.policy.policy import quiet_transformers
+
+    lengths = np.full((MODEL_TURNS, MODEL_EPISODES), MODEL_LENGTH)
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
+    work = multi_turn(lengths, prompt=MODEL_PROMPT, document=MODEL_DOCUMENT, vocabulary=vocabulary)
+    cases = [Case("sampler", sampler_case(model, work)), Case("generate per turn", generate_case(model, work))]
+    with quiet_transformers():
+        timings = measure(cases, rounds=rounds, seconds=0.0)
+    ratio = timings["generate per turn"].over(timings["sampler"])
+    for timing in timings.values():
+        print(f"  {timing.name:<17} {timing.per_second:6.1f} new tokens per CPU second")
+    print(f"  ratio {ratio:.2f}")
+    return {
+        "episodes": MODEL_EPISODES, "turns": MODEL_TURNS, "turn_tokens": MODEL_LENGTH, "prompt_tokens": MODEL_PROMPT,
+        "document_tokens": MODEL_DOCUMENT, "ratio": ratio, "timings": timings,
+    }  # fmt: skip
 
 
 def _against_generate(which: str, rounds: int) -> dict[str, Any]:

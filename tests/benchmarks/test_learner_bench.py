@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
 from unittest import mock
@@ -18,6 +19,8 @@ import torch
 from forks import FORKS
 from modules import SMALL, run_module
 
+from zerosearch_agents.forward import prefixes
+from zerosearch_agents.policy.policy import new_model, tiny_config
 from zerosearch_benchmarks.gpu import command as gpu
 from zerosearch_benchmarks.speed.learner import bench as learner
 from zerosearch_benchmarks.speed.learner import sides, work
@@ -115,3 +118,54 @@ def test_both_sides_have_the_same_gradient(tmp_path, monkeypatch) -> None:
     (case,) = record["cases"]
     assert case["work"] == "search"
     assert case["ours"]["gradient_norm"] == pytest.approx(case["trl"]["gradient_norm"], rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", ["group", "search"])
+def test_all_sides_of_a_real_model_have_the_same_gradient(case, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(learner, "subprocess", SimpleNamespace(Popen=SideHere, PIPE=None))
+    monkeypatch.setattr(prefixes, "GRAIN", prefixes.GRAIN)  # a side here sets it
+    changes = {"vocabulary": 300, "shortest": 50, "longest": 80, "prompt": 30 if case == "group" else 20}
+    spec = replace(learner.MODEL_CASES[case], **changes)
+    monkeypatch.setitem(learner.MODEL_CASES, case, spec)
+    new_model(tiny_config(300, hidden=32, layers=2, heads=2, mlp=48)).save_pretrained(tmp_path / "model")
+    output = tmp_path / "learner-model.json"
+    peer = find_spec("trl") is not None
+    rows = ["--peer-rows", "4"] if peer else ["--no-peer"]
+    size = ["--rounds", "1", "--cases", case, "--output", str(output), *rows]
+    assert learner.main(["--model", str(tmp_path / "model"), *size]) == 0
+    record = json.loads(output.read_text())["cases"][case]
+    unshared = ["ours unshared"] if case == "group" else []
+    assert list(record["sides"]) == ["ours", *unshared, *(["trl"] if peer else []), "plain"]
+    norm = record["sides"]["plain"]["gradient_norm"]
+    for side, measured in record["sides"].items():
+        assert measured["gradient_norm"] == pytest.approx(norm, rel=0.02 if side == "trl" else 1e-3)
+        assert measured["peak_mib"] > 100
+        assert record["ours_over"][side] > 0
+
+
+def test_the_peers_best_micro_batch_is_tried_first(monkeypatch) -> None:
+    seconds = {1: 9.0, 2: 5.0, 4: 7.0}
+
+    def run_sides(spec, sides, rounds, *, model):
+        def step(side, options):
+            cpu = seconds[options["micro_batch"]] if side in ("trl", "plain") else 2.0
+            return {"update_cpu_s": cpu, "peak_mib": 100.0 if side == "trl" else 50.0, "gradient_norm": 1.0}
+
+        return {side: [step(side, options)] * (rounds + 1) for side, options in sides.items()}
+
+    monkeypatch.setattr(learner, "run_sides", run_sides)
+    result = learner.compare_model("model", learner.MODEL_CASES["group"], 2, {}, (1, 2, 4))
+    assert result["peer_micro_batch"] == 2
+    assert result["ours_over"] == {"ours": 1.0, "ours unshared": 1.0, "trl": 2.5, "plain": 2.5}
+    assert result["memory_ratio"]["trl"] == 0.5
+    assert result["tokens"] / 8 == pytest.approx(330, rel=0.05)
+    assert result["sides"]["ours"]["tokens_per_cpu_s"] == result["tokens"] / 2
+
+
+def test_workloads_of_a_model_are_not_those_of_the_small_one(capsys) -> None:
+    for arguments in (["--cases", "group"], ["--model", "folder", "--cases", "float32"]):
+        with pytest.raises(SystemExit):
+            learner.main(arguments)
+        assert "is not a workload of this benchmark" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -21,3 +23,16 @@ def test_both_sides_sample_the_same_number_of_tokens() -> None:
     work = benchmark.multi_turn(lengths, prompt=10, document=20, vocabulary=benchmark.VOCABULARY)
     assert benchmark.sampler_case(model, work)() == lengths.sum()
     assert benchmark.generate_case(model, work)() == lengths.sum()
+
+
+def test_a_real_model_plays_every_turn_to_its_length(tmp_path, monkeypatch, capsys) -> None:
+    for name, size in {"EPISODES": 3, "LENGTH": 2, "PROMPT": 5, "DOCUMENT": 7}.items():
+        monkeypatch.setattr(benchmark, f"MODEL_{name}", size)
+    config = tiny_config(300, hidden=8, layers=1, heads=2, mlp=8, eos_token_id=list(range(300)))
+    new_model(config).save_pretrained(tmp_path / "model")  # every token would end a turn
+    output = tmp_path / "record.json"
+    assert benchmark.main(["--model", str(tmp_path / "model"), "--rounds", "1", "--output", str(output)]) == 0
+    record = json.loads(output.read_text())
+    assert record["timings"]["sampler"]["items"] == 3 * 3 * 2
+    assert record["model"] == "model"
+    assert f"ratio {record['ratio']:.2f}" in capsys.readouterr().out

@@ -229,3 +229,19 @@ def test_attention_of_a_gpu_is_that_of_a_cpu(dtype):
 def test_packing_counts_real_tokens():
     lengths = [50, 40, 30, 20, 10]
     assert plan_micro_batches(lengths, 60, packed=True) == [[0, 4], [1, 3], [2]]
+
+
+def test_inputs_of_linear_layers_are_recomputed_not_kept():
+    model = make_model("Llama")
+    (batch,) = [make_micro_batch(samples_of((40, 30)), mode=PACKED)]
+    shapes: list[tuple[int, ...]] = []
+
+    def keep(tensor):
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = token_logprobs(model, batch)[0].sum()
+    wide = model.config.intermediate_size
+    assert shapes.count((70, wide)) == 2  # gate and up of the first layer; the last one computes only what is read
+    loss.backward()

@@ -18,6 +18,7 @@ from zerosearch_agents.tiny.tokenizer import build_tokenizer
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.local.draw import draw
+from zerosearch_env.llm.local.fused import FusedDecoder
 from zerosearch_env.randomness import uniform, uniform_rows
 
 STOPS = ("</search>", "</answer>")
@@ -80,6 +81,28 @@ def workload(tokenizer: PreTrainedTokenizerFast) -> tuple[list[list[int]], list[
 def together(model, tokenizer, workload) -> dict[object, list[TurnSample]]:
     """The turns of all rows, each in its own slot."""
     return play(make(model, tokenizer), *workload)
+
+
+def test_memory_is_freed_before_training_and_nothing_changes(model, tokenizer, workload, together) -> None:
+    prompts, texts = workload
+    sampler = make(model, tokenizer)
+    decoder = sampler._decoder
+    assert isinstance(decoder, FusedDecoder)
+    sampler.start(0, prompts[0], seed=100)
+    (first,) = sampler.run()
+    sampler.before_training()
+    assert decoder._layers  # a row is still being played
+    sampler.finish(0)
+    sampler.before_training()
+    assert not decoder._layers
+    assert not sum(pages.numel() for pages in (*decoder._cache.keys, *decoder._cache.values))
+    assert first.token_ids == together[0][0].token_ids
+    for refreshed in (True, False):
+        if refreshed:
+            sampler.refresh()
+        again = play(sampler, prompts[:2], texts)
+        assert [turn.token_ids for turn in again[1]] == [turn.token_ids for turn in together[1]]
+        sampler.before_training()
 
 
 @pytest.mark.slow

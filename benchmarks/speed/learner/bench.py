@@ -8,6 +8,11 @@ checkpointing, which is its faster setting, and pads to micro-batches of `--peer
 MFU is the least work of the step (`work.flops`) over its CPU time, over the speed of a large matrix product of
 the same type measured in the same run. The last table is the peak memory of this package's side as the batch and the
 rollouts grow.
+
+With `--model FOLDER`, a real model in float32 does one update per step, without a KL: groups of 8 rollouts of about 330
+tokens with a common prompt of 131 tokens, and search rollouts of up to 512 tokens with a prompt each. Four sides: this
+package, this package without shared prefixes, TRL with the micro-batch that is its fastest in one trial step of each,
+and Transformers with PyTorch alone.
 """
 
 from __future__ import annotations
@@ -17,14 +22,16 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self
 
 from zerosearch_env.errors import AgentError
 
-from ...measure import alternating, make_parser, matrix_rate, write_record
+from ...measure import alternating, default_output, make_parser, matrix_rate, write_record
 from .work import WorkSpec, flops, make_work
 
 CASES = {
@@ -32,6 +39,13 @@ CASES = {
     "bfloat16": WorkSpec(sequences=16, dtype="bfloat16"),
     "search": WorkSpec(vocabulary=151_936, search=True, sequences=8),
 }
+MODEL_CASES = {
+    "group": WorkSpec(search=True, sequences=8, shortest=291, longest=371, prompt=131, beta=0.0),
+    "search": WorkSpec(search=True, sequences=8, shortest=128, longest=512, common=False, beta=0.0),
+}
+"""Workloads of `--model`: a common prompt as in `zerosearch train`, and nothing in common."""
+MODEL_ROWS = (1, 2, 4, 8)
+"""Micro-batches of TRL that are tried."""
 PEER_ROWS = {4096: 16}
 """Rollouts per micro-batch of the peer, by vocabulary; 4 for larger vocabularies."""
 LIBRARIES = ["torch", "transformers", "trl", "accelerate", "numpy"]
@@ -41,7 +55,7 @@ class Side:
     """The process of one side; a context manager.
 
     Args:
-        side: "ours" or "trl".
+        side: "ours", "trl" or "plain"; a name such as "ours unshared" may follow.
         spec: the workload.
         cycles: number of steps that it will do.
         options: options of the side (see `sides`).
@@ -49,7 +63,7 @@ class Side:
     """
 
     def __init__(self, side: str, spec: WorkSpec, cycles: int, options: dict[str, Any], **where: str) -> None:
-        job = {"side": side, "work": asdict(spec), "cycles": cycles, "options": options, **where}
+        job = {"side": side.partition(" ")[0], "work": asdict(spec), "cycles": cycles, "options": options, **where}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._name = side
         self.ready: dict[str, float] = {}
@@ -95,7 +109,8 @@ class Side:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print tables, and write a JSON record."""
     parser = make_parser("learner", __doc__, rounds=3)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which workloads (all)")
+    parser.add_argument("--model", help="folder of a Transformers model to measure instead of the small ones")
+    parser.add_argument("--cases", nargs="+", choices=sorted({*CASES, *MODEL_CASES}), help="which workloads (all)")
     parser.add_argument("--sequences", type=int, help="rollouts per step, a multiple of 8 (16; 8 for search)")
     parser.add_argument("--longest", type=int, help="tokens of the longest rollout (512)")
     parser.add_argument("--vocabulary", type=int, help="size of the vocabulary instead of the workload's own")
@@ -114,7 +129,22 @@ def main(argv: list[str] | None = None) -> int:
     if not peer and not arguments.no_peer:
         print('TRL is not installed (pip install "zerosearch-env[trl]"): this package alone')
     record: dict[str, Any] = {"options": options, "cases": {}}
-    for name in arguments.cases:
+    known = CASES if arguments.model is None else MODEL_CASES
+    for name in (cases := arguments.cases or list(known)):
+        if name not in known:
+            parser.error(f"--cases: {name!r} is not a workload of this benchmark; with and without --model they differ")
+    if arguments.model is not None:
+        output = default_output("learner-model") if arguments.output == default_output("learner") else arguments.output
+        rows = (arguments.peer_rows,) if arguments.peer_rows else MODEL_ROWS
+        for name in cases:
+            spec = replace(MODEL_CASES[name], **changes)
+            record["cases"][name] = compare_model(
+                arguments.model, spec, arguments.rounds, options, rows if peer else ()
+            )
+            print_model(name, record["cases"][name])
+            write_record(output, LIBRARIES, model=Path(arguments.model).name, **record)
+        return 0
+    for name in cases:
         spec = replace(CASES[name], **changes)
         rows = arguments.peer_rows or PEER_ROWS.get(spec.vocabulary, 4)
         record["cases"][name] = compare(name, spec, arguments.rounds, options, rows if peer else None)
@@ -184,6 +214,62 @@ def compare(name: str, spec: WorkSpec, rounds: int, options: dict[str, Any], pee
             f"  ours / TRL: {result['ratio']:.2f} times the tokens per CPU-s, {result['memory_ratio']:.2f} of the peak"
         )
     return result
+
+
+def compare_model(
+    model: str, spec: WorkSpec, rounds: int, options: dict[str, Any], peer_rows: Sequence[int]
+) -> dict[str, Any]:
+    """Measure the updates of a real model on all sides.
+
+    Args:
+        model: its folder.
+        spec: the workload.
+        rounds: timed steps of each side, after a warm-up.
+        options: of this package's side.
+        peer_rows: micro-batches that TRL tries, in rollouts; none: without TRL.
+    """
+    work = make_work(spec)
+    trials: dict[int, float] = {}
+    for rows in peer_rows if len(peer_rows) > 1 else ():
+        (trial,) = run_sides(spec, {"trl": {"micro_batch": rows}}, 0, model=model)["trl"]
+        trials[rows] = trial["update_cpu_s"]
+    best = min(trials, key=trials.__getitem__) if trials else next(iter(peer_rows), 4)
+    unshared = {"ours unshared": {**options, "share_prefixes": False}} if spec.common else {}
+    padded = {name: {"micro_batch": best} for name in (("trl", "plain") if peer_rows else ("plain",))}
+    steps = run_sides(spec, {"ours": options, **unshared, **padded}, rounds, model=model)
+    sides = {
+        side: {
+            "tokens_per_cpu_s": work.tokens / statistics.median(step["update_cpu_s"] for step in measured[1:]),
+            "peak_mib": measured[-1]["peak_mib"],
+            "gradient_norm": measured[0]["gradient_norm"],
+            "steps": measured[1:],
+        }
+        for side, measured in steps.items()
+    }
+    ours = steps["ours"][1:]
+    ratios = {
+        side: statistics.median(b["update_cpu_s"] / a["update_cpu_s"] for a, b in zip(ours, theirs[1:], strict=True))
+        for side, theirs in steps.items()
+    }
+    return {
+        "work": asdict(spec), "tokens": work.tokens, "trained_tokens": sum(map(sum, work.masks)),
+        "peer_micro_batch": best, "peer_trial_cpu_s": trials, "sides": sides, "ours_over": ratios,
+        "memory_ratio": {side: sides["ours"]["peak_mib"] / row["peak_mib"] for side, row in sides.items()},
+    }  # fmt: skip
+
+
+def print_model(name: str, result: dict[str, Any]) -> None:
+    """Print a table of `compare_model`."""
+    print(
+        f"{name}: {result['work']['sequences']} rollouts, {result['tokens']:,} tokens, {result['trained_tokens']:,} of "
+        f"them trained; TRL's best micro-batch: {result['peer_micro_batch']} rollouts"
+    )
+    for side, row in result["sides"].items():
+        print(
+            f"  {side:<14} {row['tokens_per_cpu_s']:6.1f} tokens/CPU-s  peak {row['peak_mib']:6.0f} MiB  gradient norm "
+            f"{row['gradient_norm']:.5f}  ours: {result['ours_over'][side]:.2f} times as fast, "
+            f"{result['memory_ratio'][side]:.2f} of the peak"
+        )
 
 
 def memory(changes: dict[str, Any], options: dict[str, Any]) -> list[dict[str, float]]:

@@ -3,8 +3,8 @@
     python -m zerosearch_benchmarks.speed.learner.sides '{"side": "ours", "cycles": 3, "work": {...}}'
 
 It writes a line of JSON when it is ready, then one for every line that it reads, and ends after `cycles` of them.
-The time spent waiting for a line is not measured. `"model"` names a model of `agents/plan/estimate.py` to use
-instead of the workload's own; `"device": "cuda"` runs it on a GPU.
+The time spent waiting for a line is not measured. `"model"` is the folder of a model, or names a model of
+`agents/plan/estimate.py`, to use instead of the workload's own; `"device": "cuda"` runs it on a GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .work import (
     make_work,
 )
 
-BETA, CLIP, RATE = 0.001, 0.2, 1e-6
+CLIP, RATE = 0.2, 1e-6
 
 
 def peak_mib(device: str = "cpu") -> float:
@@ -56,10 +56,16 @@ def peak_mib(device: str = "cpu") -> float:
 
 
 def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
-    """Create a random model: the workload's own, or one with the shape of a model in `plan.MODELS`."""
+    """Create a random model, the workload's own or one with the shape of a model in `plan.MODELS`, or load a folder."""
     from zerosearch_agents.plan.estimate import MODELS, transformers_config
     from zerosearch_agents.policy.policy import new_model, tiny_config
 
+    if name is not None and Path(name).is_dir():
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), local_files_only=True)
+        return loaded.eval()
     if name is not None:
         return new_model(transformers_config(MODELS[name]), dtype=dtype)
     config = tiny_config(
@@ -70,15 +76,17 @@ def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32
 
 
 def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
-    """Make a function that does one step of this package: `compute_logprobs`, then `update`.
+    """Make a function that does one step of this package: `compute_logprobs` (with a KL), then `update`.
 
     Args:
         spec: the workload.
-        options: fields of `OptimizerConfig` that differ from the defaults.
+        options: fields of `OptimizerConfig` that differ from the defaults, and `share_prefixes`: false computes common
+            prefixes again for every rollout.
         model: a model to use instead of the workload's own, on any device.
     """
     from zerosearch_agents.config.algorithms import AlgorithmConfig
     from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
+    from zerosearch_agents.forward import prefixes
     from zerosearch_agents.forward.batch import Sample
     from zerosearch_agents.forward.mode import prepare_model
     from zerosearch_agents.policy.policy import Policy
@@ -87,12 +95,15 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     from zerosearch_agents.training.optimizer import flat_gradient, make_optimizer
     from zerosearch_agents.training.update import Learner, make_reference, update
 
+    options = dict(options)
+    if not options.pop("share_prefixes", True):
+        prefixes.GRAIN = spec.longest + 1
     config = TrainConfig(
         algorithm=AlgorithmConfig(
             aggregation="sequences",
             clip_low=CLIP,
             clip_high=CLIP,
-            kl_coefficient=BETA,
+            kl_coefficient=spec.beta,
             recompute_logprobs=True,
             importance_cap=1.0,
         ),
@@ -118,10 +129,12 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     work = make_work(spec)
     samples = [Sample(rollout, float(a), 0.0) for rollout, a in zip(rollouts(work), work.advantages, strict=True)]
     device = policy.model.device.type
+    groups = [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)]
+    before = compute_logprobs(learner, groups) if spec.beta == 0 else None
 
     def cycle() -> dict[str, float]:
         clocks = [read_clocks(device)]
-        scored = compute_logprobs(learner, [samples[i : i + GROUP] for i in range(0, len(samples), GROUP)])
+        scored = compute_logprobs(learner, groups) if before is None else before
         clocks.append(read_clocks(device))
         stats = update(learner, [sample for group in scored for sample in group], RATE)
         clocks.append(read_clocks(device))
@@ -185,6 +198,7 @@ def trl(
 
     work = make_work(spec)
     rows = min(int(options.get("micro_batch", 16)), spec.sequences)
+    iterations = 2 if spec.beta else 1
     device: str = options.get("device", "cpu")
     clocks: dict[str, list[float]] = {"cpu": [], "wall": []}
     score: dict[str, float] = {}
@@ -203,21 +217,24 @@ def trl(
             steps.append((now_cpu - cpu - sum(clocks["cpu"]), now_wall - wall - sum(clocks["wall"])))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if len(steps) == 2 and "grad_norm" in logs:
+            if len(steps) == iterations and "grad_norm" in logs:
                 cpu, wall = np.mean(steps, axis=0).tolist()
                 say(**score, update_cpu_s=cpu, update_wall_s=wall, gradient_norm=float(logs["grad_norm"]))
                 steps.clear()
 
     with tempfile.TemporaryDirectory() as folder:
-        start = Path(folder) / "start"  # TRL loads its reference from the folder of the policy
-        make_model(spec, options.get("model")).save_pretrained(start)
+        name = options.get("model")
+        start = Path(name or "")
+        if name is None or not start.is_dir():
+            start = Path(folder) / "start"  # TRL loads its reference from the folder of the policy
+            make_model(spec, name).save_pretrained(start)
         config = peer.GRPOConfig(
             output_dir=folder, per_device_train_batch_size=rows, gradient_accumulation_steps=spec.sequences // rows,
-            steps_per_generation=spec.sequences // rows, num_generations=GROUP, num_iterations=2, beta=BETA,
-            epsilon=CLIP, max_completion_length=spec.longest, learning_rate=RATE, use_cpu=device == "cpu",
-            bf16=spec.dtype == "bfloat16", activation_checkpointing=False, loss_type="grpo", max_steps=2 * cycles,
-            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, optim="adamw_torch",
-            dataloader_num_workers=0, shuffle_dataset=False, lr_scheduler_type="constant",
+            steps_per_generation=spec.sequences // rows, num_generations=GROUP, num_iterations=iterations,
+            beta=spec.beta, epsilon=CLIP, max_completion_length=spec.longest, learning_rate=RATE,
+            use_cpu=device == "cpu", bf16=spec.dtype == "bfloat16", activation_checkpointing=False, loss_type="grpo",
+            max_steps=iterations * cycles, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+            optim="adamw_torch", dataloader_num_workers=0, shuffle_dataset=False, lr_scheduler_type="constant",
             model_init_kwargs={"dtype": "float32"},
         )  # fmt: skip
         trainer: Any = peer.GRPOTrainer(
@@ -252,6 +269,46 @@ def trl(
         trainer.train()
 
 
+def plain(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> Callable[[], dict[str, float]]:
+    """Make a function that does one update with Transformers and PyTorch alone, on padded rows and without a KL.
+
+    Args:
+        spec: the workload.
+        options: `micro_batch`, the number of rollouts per forward pass.
+        model: a model to use instead of the workload's own, on the CPU.
+    """
+    import torch
+
+    work, rows = make_work(spec), int(options.get("micro_batch", 4))
+    model = make_model(spec) if model is None else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    ids = [[*prompt, *completion] for prompt, completion in zip(work.prompts, work.completions, strict=True)]
+    masks = [[0] * len(prompt) + mask for prompt, mask in zip(work.prompts, work.masks, strict=True)]
+
+    def pad(lists: list[list[int]]) -> Any:
+        width = max(map(len, lists))
+        return torch.tensor([row + [0] * (width - len(row)) for row in lists])
+
+    def cycle() -> dict[str, float]:
+        start = read_clocks("cpu")
+        optimizer.zero_grad(set_to_none=True)
+        for first in range(0, len(ids), rows):
+            part = slice(first, first + rows)
+            ids_BT, mask_BT = pad(ids[part]), pad(masks[part])
+            seen_BT = pad([[1] * len(row) for row in ids[part]])
+            logits = model(ids_BT, attention_mask=seen_BT, use_cache=False).logits[:, :-1].float()
+            chosen = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+            weights = mask_BT[:, 1:] / mask_BT.sum(1, keepdim=True) / len(ids)
+            advantages = torch.tensor(work.advantages[part], dtype=torch.float32)
+            (advantages[:, None] * chosen * weights).sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        end = read_clocks("cpu")
+        return {**_spent([start, start, end]), "gradient_norm": float(norm)}
+
+    return cycle
+
+
 def main(argv: list[str]) -> int:
     """Run the side described by the JSON in `argv`."""
     job = json.loads(argv[0])
@@ -274,7 +331,8 @@ def main(argv: list[str]) -> int:
     if job["side"] == "trl":
         trl(spec, {**options, "model": name, "device": device}, cycles, wait, say)
         return 0
-    cycle = ours(spec, options, None if name is None and device == "cpu" else make_model(spec, name).to(device))
+    side = plain if job["side"] == "plain" else ours
+    cycle = side(spec, options, None if name is None and device == "cpu" else make_model(spec, name).to(device))
     say(ready=True)
     for _ in range(cycles):
         wait()

@@ -3,7 +3,8 @@
 A model of 4 layers, width 256 (Qwen3, tied embeddings, random weights), and groups of 8 rollouts of 64 to 512 tokens of
 which 32 are the prompt. In `dense` work every completion token is sampled by the policy; in `search` work turns of 24
 tokens alternate with documents of 72, so about a quarter of the tokens is trained. A step is that of a run with a KL:
-log-probabilities of policy and reference, then one forward and backward pass and one AdamW update.
+log-probabilities of policy and reference, then one forward and backward pass and one AdamW update. Without a KL, a step
+is the update alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class WorkSpec:
     shortest: int = 64
     longest: int = 512
     """Tokens of the longest rollout, prompt included."""
+    prompt: int = PROMPT
+    """Tokens of a prompt."""
+    common: bool = True
+    """Whether the rollouts of a group have the same prompt."""
+    beta: float = 0.001
+    """Coefficient of the KL; 0: no reference, and no log-probabilities before the update."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,14 @@ def make_work(spec: WorkSpec, seed: int = 0) -> Work:
     rng = np.random.default_rng(seed)
     top = min(spec.vocabulary, 4000)
     lengths = rng.integers(spec.shortest, spec.longest + 1, spec.sequences)
-    questions = [rng.integers(10, top, PROMPT).tolist() for _ in range(spec.sequences // GROUP)]
-    completions = [rng.integers(10, top, length - PROMPT).tolist() for length in lengths]
+    every = GROUP if spec.common else 1
+    questions = [rng.integers(10, top, spec.prompt).tolist() for _ in range(spec.sequences // every)]
+    completions = [rng.integers(10, top, length - spec.prompt).tolist() for length in lengths]
     rewards = rng.normal(size=spec.sequences)
     grouped = rewards.reshape(-1, GROUP)
     spread = grouped.std(1, ddof=1, keepdims=True)
     advantages = ((grouped - grouped.mean(1, keepdims=True)) / (spread + 1e-4)).reshape(-1)
-    prompts = [questions[i // GROUP] for i in range(spec.sequences)]
+    prompts = [questions[i // every] for i in range(spec.sequences)]
     return Work(prompts, completions, [mask_of(len(ids), spec.search) for ids in completions], rewards, advantages)
 
 

@@ -66,6 +66,10 @@ class Decoder(Protocol):
         """Load changed weights. The cache was computed with the old ones: the caller must prefill its rows again."""
         ...
 
+    def free(self) -> None:
+        """Free memory until the next use; every slot must be empty."""
+        ...
+
 
 def make_decoder(model: PreTrainedModel, slots: int, context_tokens: int, *, copy_weights: bool = True) -> Decoder:
     """Make the fastest decoder that gives the same results as the model.

@@ -84,9 +84,11 @@ class FusedDecoder:
         self._eps = float(config.rms_norm_eps)
         self.vocab_size = int(model.lm_head.weight.shape[0])
         self._device, self._dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
-        self._cache = PagedCache(
-            len(model.model.layers), self._kv_heads, self._width, slots, context_tokens, self._dtype, self._device
+        layers = len(model.model.layers)
+        self._new_cache = lambda: PagedCache(
+            layers, self._kv_heads, self._width, slots, context_tokens, self._dtype, self._device
         )
+        self._cache = self._new_cache()
         # Rotary embeddings rotate the pairs (i, i + half) of a head. The permutation makes each pair adjacent, so that
         # a rotation is one complex product. Queries and keys get the same permutation: their products do not change.
         self._order = torch.arange(self._width, device=self._device).view(2, -1).t().reshape(-1)
@@ -99,6 +101,11 @@ class FusedDecoder:
         """See `Decoder.refresh`."""
         with torch.inference_mode():
             self._layers = [self._fuse(layer) for layer in self._model.model.layers]
+
+    def free(self) -> None:
+        """See `Decoder.free`: the copy of the weights and the pages of the cache."""
+        self._layers = []
+        self._cache = self._new_cache()
 
     @torch.inference_mode()
     def copy(self, source: int, slots: Sequence[int], length: int) -> None:
@@ -155,6 +162,8 @@ class FusedDecoder:
         Returns:
             Hidden states, shape `(tokens, hidden_size)`.
         """
+        if not self._layers:
+            self.refresh()
         pages, offsets = self._cache.places(slots, positions)
         rotations = self._rotations_at(positions)
         x = F.embedding(ids, self._model.model.embed_tokens.weight)

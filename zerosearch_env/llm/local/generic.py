@@ -116,6 +116,9 @@ class _ModelDecoder:
     def refresh(self) -> None:
         """See `Decoder.refresh`: nothing to do, the model itself is used."""
 
+    def free(self) -> None:
+        """See `Decoder.free`: there is no copy of the weights; the cache is kept."""
+
     def release(self, slot: int) -> None:
         """See `Decoder.release`: old tokens of a slot are never read again."""
 
