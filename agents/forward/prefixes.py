@@ -39,12 +39,12 @@ class Node:
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """A packed row of `T` tokens in which each common prefix stands once."""
+    """A packed row of `T` tokens that holds each common prefix once."""
 
     nodes: list[Node]
     """In the order of the row, each after the nodes before it."""
     origins_T: NDArray[np.int64]
-    """Where each token of the row stands in the concatenated sequences."""
+    """The index of each token of the row in the concatenated sequences."""
     positions_T: NDArray[np.int64]
     """The position of each token in its sequences."""
     places: list[NDArray[np.int64]]

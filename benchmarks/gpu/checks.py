@@ -201,8 +201,7 @@ def _work_spec(setting: Setting, search: bool) -> WorkSpec:
 
     if setting.tiny:
         return WorkSpec(vocabulary=300, dtype="bfloat16", search=search, sequences=8, shortest=40, longest=64)
-    size = {"sequences": 32, "shortest": 512, "longest": 2048}
-    return WorkSpec(vocabulary=151_936, dtype="bfloat16", search=search, **size)
+    return WorkSpec(vocabulary=151_936, dtype="bfloat16", search=search, sequences=32, shortest=512, longest=2048)
 
 
 def _options(setting: Setting) -> dict[str, Any]:

@@ -135,11 +135,11 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--cases: {name!r} is not a workload of this benchmark; with and without --model they differ")
     if arguments.model is not None:
         output = default_output("learner-model") if arguments.output == default_output("learner") else arguments.output
-        rows = (arguments.peer_rows,) if arguments.peer_rows else MODEL_ROWS
+        tried = (arguments.peer_rows,) if arguments.peer_rows else MODEL_ROWS
         for name in cases:
             spec = replace(MODEL_CASES[name], **changes)
             record["cases"][name] = compare_model(
-                arguments.model, spec, arguments.rounds, options, rows if peer else ()
+                arguments.model, spec, arguments.rounds, options, tried if peer else ()
             )
             print_model(name, record["cases"][name])
             write_record(output, LIBRARIES, model=Path(arguments.model).name, **record)
@@ -237,7 +237,7 @@ def compare_model(
     unshared = {"ours unshared": {**options, "share_prefixes": False}} if spec.common else {}
     padded = {name: {"micro_batch": best} for name in (("trl", "plain") if peer_rows else ("plain",))}
     steps = run_sides(spec, {"ours": options, **unshared, **padded}, rounds, model=model)
-    sides = {
+    sides: dict[str, dict[str, Any]] = {
         side: {
             "tokens_per_cpu_s": work.tokens / statistics.median(step["update_cpu_s"] for step in measured[1:]),
             "peak_mib": measured[-1]["peak_mib"],
