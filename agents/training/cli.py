@@ -40,7 +40,8 @@ class TrainCommand:
     overwrite: bool = False
     """Remove the run that is in the output directory and start a new one."""
     push_to_hub: str | None = None
-    """Push the trained policy to this repository on the Hugging Face Hub, ORG/NAME; a new one is private."""
+    """Push the trained policy, the best one if the run evaluates, to this repository on the Hugging Face Hub, ORG/NAME;
+    a new one is private."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """The run's configuration."""
 
@@ -115,16 +116,18 @@ def main(argv: list[str] | None = None) -> int:
     done = f"{result.step} of {config.steps} steps and {_count(result.updates)} in {format_seconds(result.seconds)}"
     print(f"{done}; {_ending(result.stopped, result.output)}")
     print(f"policy       {result.output / 'policy'}")
+    published = result.output / "policy"
     if best := best_evaluation(read_metrics(result.output / "metrics.jsonl")):
         figures = f"held-out EM {100 * best[BEST_METRIC]:.1f} % over all noise levels, after step {best['step']:.0f}"
-        print(f"best policy  {result.output / BEST_FOLDER}  ({figures})")
+        published = result.output / BEST_FOLDER
+        print(f"best policy  {published}  ({figures})")
     print(f"metrics      {result.output / 'metrics.jsonl'}")
     print(f"transcripts  {result.output / 'transcripts.jsonl'}")
     print(f"report       {result.output / REPORT_FILE}")
     if result.stopped == "interrupt":
         return 130
     if command.push_to_hub is not None:
-        print(f"pushed to    {push_policy(result.output / 'policy', command.push_to_hub)}")
+        print(f"pushed to    {push_policy(published, command.push_to_hub)}")
     return 0
 
 

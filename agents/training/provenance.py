@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from zerosearch_env.identity import package_version
 
@@ -11,6 +11,7 @@ from ..policy.model_card import Provenance
 
 HELD_OUT = "held_out_"
 """Metrics with this prefix are scores on questions that were not trained on."""
+_LABELS = {"em": "Exact match", "searches": "Searches per episode", "invalid_rate": "Share of invalid turns"}
 
 
 def run_provenance(config: TrainConfig, step: int, metrics: Mapping[str, float]) -> Provenance:
@@ -37,11 +38,14 @@ def run_provenance(config: TrainConfig, step: int, metrics: Mapping[str, float])
         "Seed": config.seed,
         "Version of zerosearch-env": package_version(),
     }
-    held_out = {name.removeprefix(HELD_OUT): value for name, value in metrics.items() if name.startswith(HELD_OUT)}
-    scores = {name: value for name, value in held_out.items() if name != "seconds"}
-    return Provenance(config.policy, facts, scores)
+    return Provenance(config.policy, facts, _scores(metrics))
 
 
-def latest_scores(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of a run's latest evaluation on held-out questions, of its records in order; empty without any."""
-    return next(({**record} for record in reversed(history) if any(name.startswith(HELD_OUT) for name in record)), {})
+def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics on held-out questions, by names for readers who know nothing of this package."""
+    scores = {}
+    for name, value in metrics.items():
+        metric, _, level = name.removeprefix(HELD_OUT).rpartition("_")
+        if name.startswith(HELD_OUT) and metric in _LABELS:
+            scores[f"{_LABELS[metric]}, noise {level}"] = value
+    return {"Held-out questions": metrics[f"{HELD_OUT}questions"]} | scores if scores else {}

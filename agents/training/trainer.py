@@ -62,7 +62,7 @@ from .curriculum import make_schedule, noise_level, split_groups
 from .held_out import HeldOutResult, describe_held_out, is_due, make_held_out, play_held_out, split_held_out
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
-from .provenance import latest_scores, run_provenance
+from .provenance import run_provenance
 from .run_files import RunFiles, prepare_output, record_start
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
@@ -212,9 +212,9 @@ def train(
             raise TrainingError(files.stop_message(step))
         policy = finished_policy(learner)
         if workers.rank == 0:
-            history = read_metrics(output / "metrics.jsonl")
-            scores = latest_scores([record for record in history if record["step"] == step])
-            save_policy(policy, output / "policy", provenance=run_provenance(config, step, scores))
+            records = [record for record in read_metrics(output / "metrics.jsonl") if record["step"] == step]
+            provenance = run_provenance(config, step, records[-1] if records else {})
+            save_policy(policy, output / "policy", provenance=provenance)
             files.write_report()
             if step and not files.updates:
                 _log.warning("0 updates were made in %d steps: the policy is the one that the run began with.", step)

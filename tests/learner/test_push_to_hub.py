@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,16 +121,19 @@ def test_a_training_pushes_what_it_has_saved(
     config = tiny.tiny_train_config(tmp_path, steps=1)
     arguments = ["--policy", config.policy, "--output", config.output, "--steps", "1", "--workers", "1"]
     arguments += ["--rollout.prompts", "2", "--rollout.group-size", "2", "--push-to-hub", "me/model"]
+    arguments += ["--evaluation.every", "1", "--evaluation.questions", "2", "--evaluation.noise", "0", "0.5"]
     train = trainer.train
     monkeypatch.setattr(trainer, "train", lambda *args, **options: train(*args, dataset=tiny.tiny_dataset(), **options))
     assert main(arguments) == 0
-    assert hub.calls[1][1]["folder_path"] == Path(config.output) / "policy"
+    assert hub.calls[1][1]["folder_path"] == Path(config.output) / "best"
     assert "pushed to    https://huggingface.co/me/model" in capsys.readouterr().out
     card = (Path(config.output) / "policy" / "README.md").read_text("utf-8")
     assert "| Steps | 1 |" in card
+    assert re.search(r"\| Held-out questions \| 2 \|\n\| Exact match, noise 0 \| [01](\.5)? \|\n", card)
+    assert "| Searches per episode, noise 0.5 |" in card
 
     hub.failure = refusal(errors.HfHubHTTPError)
-    message = rf"the policy is saved in .*policy, but could not be pushed: .*: hf upload me/model {config.output}"
+    message = rf"the policy is saved in .*best, but could not be pushed: .*: hf upload me/model {config.output}"
     with pytest.raises(CheckpointError, match=message):
         main([*arguments, "--overwrite"])
     load_policy(Path(config.output) / "policy")
