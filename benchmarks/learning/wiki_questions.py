@@ -114,7 +114,9 @@ def make_files(config: WikiQuestionsConfig) -> dict[str, int]:
         DataError: the dataset or the file cannot be read.
     """
     passages = load_passages(config)
-    rows = [{"id": str(n), "contents": f'"{p.title}"\n{p.text}'} for n, p in enumerate(passages)]
+    rows: list[dict[str, object]] = [
+        {"id": str(n), "contents": f'"{p.title}"\n{p.text}'} for n, p in enumerate(passages)
+    ]
     files = {PASSAGES_FILE: rows}
     facts = find_facts(passages)
     for hops, questions in zip(HOPS, (one_hop(facts), two_hop(facts)), strict=True):
