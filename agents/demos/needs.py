@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import itertools
 import re
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ _FUNCTION_WORDS = frozenset(
     "whom whose why will with would you your name called".split()
 )
 
-_NO_ANSWERS = _FUNCTION_WORDS | {month.lower() for month in calendar.month_name}
+_MONTHS = "january february march april may june july august september october november december"
+_NO_ANSWERS = _FUNCTION_WORDS | {*_MONTHS.split()}
 # A comma inside a date, as in "May 1, 1950", ends no clause.
 _CLAUSE_ENDS = re.compile(r"[.;:()\[\]\"\u201c\u201d\n]|\s[-\u2013\u2014]\s|,(?!\s?\d{4})")
 

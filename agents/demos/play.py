@@ -20,7 +20,7 @@ from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import make_engine
 from zerosearch_env.engines.base import check_corpus, try_engine
 from zerosearch_env.engines.registry import engine_identity
-from zerosearch_env.errors import ConfigError, DataError
+from zerosearch_env.errors import AgentError, ConfigError, DataError
 from zerosearch_env.files import replaced_file
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
@@ -90,7 +90,11 @@ def play(config: DemosConfig) -> Sequence[JsonObject]:
                 bar.advance()
 
             waiting = [item for item in items if item.key not in journal.finished]
-            play_items(player, waiting, engine, rules, level, config.seed, record)
+            try:
+                play_items(player, waiting, engine, rules, level, config.seed, record)
+            except (AgentError, KeyboardInterrupt):
+                print(f"stopped; {config.played} has the episodes so far, and the same command plays the rest")
+                raise
     by_key = {_key(record): record for record in read_transcripts(config.played)}
     records = [by_key[item.key] for item, _ in plan if item.key in by_key]
     write_records(config.played, records)  # in the order of the plan, however often it was interrupted
