@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from tiny import tiny_policy
 
 from zerosearch_agents.config.lora import LoraShape
 from zerosearch_agents.config.sft import SftConfig
+from zerosearch_agents.policy import policy as policy_module
 from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.sft import tuner
@@ -144,6 +146,25 @@ def test_two_workers_are_one(whole: SftConfig, tmp_path: Path) -> None:
     run_sft(replace(whole, output=tmp_path, workers=2))
     for one, other in zip(without_times(whole.output), without_times(tmp_path), strict=True):
         assert other == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_the_end_loses_no_step(
+    whole: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = replace(whole, output=tmp_path, epochs=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_module, "_write_weights", full)
+        with pytest.raises(CheckpointError, match=r"could not be written: OSError: .*No space left"):
+            run_sft(run)
+    assert not (tmp_path / "policy").exists()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert run_sft(run)["stopped"] == "finished"
+    assert (tmp_path / "policy" / "zerosearch.json").is_file()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
 @pytest.mark.slow
