@@ -46,8 +46,9 @@ class SftOptions:
     """AdamW weight decay, applied to matrices only."""
     max_grad_norm: float = 1.0
     """The gradient is clipped to this norm."""
-    micro_batch_tokens: int = 2048
-    """Maximum tokens, padding included, per forward pass. More tokens need more memory, results do not change."""
+    micro_batch_tokens: int | None = None
+    """Maximum tokens, padding included, per forward pass; unset: 1,024 on a CPU, 8,192 on a GPU. More tokens need more
+    memory, results do not change."""
     packing: Literal["auto", "off", "sequences", "flex", "flash"] = "auto"
     """Concatenate rows without padding: "sequences" on any device, "flex" and "flash" through Transformers on a GPU;
     "off" pads. "auto" is "sequences" if the model supports it."""
@@ -73,16 +74,17 @@ class SftOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "max_grad_norm"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("batch_size", "micro_batch_tokens", "checkpoint_every", "keep_checkpoints", "eval_every"):
+        for name in ("batch_size", "checkpoint_every", "keep_checkpoints", "eval_every"):
             check_whole_number(name, getattr(self, name))
+        for name in ("micro_batch_tokens", "workers"):
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name))
         for name in ("warmup_share", "final_fraction"):
             check_number(name, getattr(self, name), least=0, most=1)
         if self.learning_rate is not None:
             check_number("learning_rate", self.learning_rate, above=0)
         if self.max_seconds is not None:
             check_number("max_seconds", self.max_seconds, above=0, most=math.inf)
-        if self.workers is not None:
-            check_whole_number("workers", self.workers)
         check_number("weight_decay", self.weight_decay, least=0)
         check_whole_number("lora.rank", self.lora.rank, 0)
 

@@ -42,6 +42,8 @@ from .manifest import CHECKPOINTS, METRICS, prepare_output, run_settings, write_
 from .rows import Row
 from .step import RowPass, adamw, sft_step
 
+_CPU_TOKENS, _GPU_TOKENS = 1024, 8192
+"""Maximum tokens per forward pass; on a CPU more are not faster."""
 Options = TypeVar("Options", bound=SftOptions)
 
 
@@ -268,7 +270,9 @@ def build_tuner(task: Task, options: SftOptions, workers: Workers, device: str) 
         train=task.rows,
         held_out=task.held_out,
         steps=options.steps(len(task.rows)),
-        row_pass=RowPass(options.micro_batch_tokens, mode, device, workers),
+        row_pass=RowPass(
+            options.micro_batch_tokens or (_CPU_TOKENS if device == "cpu" else _GPU_TOKENS), mode, device, workers
+        ),
     )
 
 
