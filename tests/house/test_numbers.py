@@ -393,6 +393,10 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"\| 0\.[51](?= of| \|)|\(0\.5\)": "defaults of [alarms]",
         r"[24]e-4|0\.2\b|0\.001|[01]\.[23] M|0\.05": "settings of the benchmark",
     },
+    "warm-start.md": {
+        r"\| 0\.[149] \|": "defaults of --habits",
+        r"[125]e-[45]|0\.05": "defaults of options, and advice on --learning-rate",
+    },
     "zerosearch.md": {r"top-p 0\.95": "a published option"},
     "web.md": {r"120 s|8 MiB": "defaults of options"},
 }
