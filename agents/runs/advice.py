@@ -14,7 +14,9 @@ STEPS_WITHOUT_UPDATE = 3
 """After this many steps in a row without an update, `no_update_warning` returns a message."""
 _MOST = 0.5
 """A share from which on a fault counts as the reason."""
-_WARM_START = "Warm-start it on demonstrations with `zerosearch demos` and `zerosearch sft` (docs/warm-start.md)."
+_WARM_START = (
+    "Warm-start the policy on demonstrations with `zerosearch demos` and `zerosearch sft` (docs/warm-start.md)."
+)
 _TOO_HARD = f"The questions may be too hard for this policy, or their answers not in its documents. {_WARM_START}"
 
 

@@ -208,7 +208,7 @@ def describe_held_out(metrics: Mapping[str, float], levels: Sequence[float]) -> 
     for level in levels:
         em, searches = (metrics.get(f"held_out_{name}_{level:g}") for name in ("em", "searches"))
         if em is not None and searches is not None:
-            parts.append(f"EM {100 * em:.1f} % at noise {level:g} ({searches:.2f} searches)")
+            parts.append(f"{100 * em:.1f} % at noise {level:g} ({searches:.2f} searches)")
     failures = metrics.get("held_out_failures")
     failed = f"; {failures:.0f} episodes failed and do not count" if failures else ""
-    return f"{metrics['held_out_questions']:.0f} held-out questions: {', '.join(parts)}{failed}"
+    return f"held-out EM {', '.join(parts)}{failed}"

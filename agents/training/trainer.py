@@ -273,7 +273,7 @@ def evaluate_held_out(learner: Learner, step: int) -> HeldOutResult | None:
     result = play_held_out(learner.held_out, learner.rules, learner.sampler, learner.policy, learner.workers)
     if learner.workers.rank == 0:
         line = describe_held_out(result.metrics, learner.held_out.levels)
-        _log.info("%s: %s", f"after step {step}" if step else "before training", line)
+        _log.info("%s, %s", f"after step {step}" if step else "before training", line)
     return result
 
 
