@@ -117,11 +117,9 @@ def choose_stages(file: Path) -> list[Pair]:
             by_step = held_out if record["extra"].get("held_out") else trained
             by_step.setdefault(record["extra"].get("step", 0), []).append(record)
     if len(held_out) > 1:
-        early, late = (held_out[choose(held_out)] for choose in (min, max))
-        headings = tuple(
-            f"After step {choose(held_out)}" if choose(held_out) else "Before training" for choose in (min, max)
-        )
-        return _held_out_pairs(early, late, headings)
+        first, last = min(held_out), max(held_out)
+        headings = (f"After step {first}" if first else "Before training", f"After step {last}")
+        return _held_out_pairs(held_out[first], held_out[last], headings)
     if len(trained) < 2:
         return []
     first, last = min(trained), max(trained)

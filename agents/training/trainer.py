@@ -248,12 +248,10 @@ def _loop(
     callback: Callable[[StepReport], None] | None,
 ) -> tuple[int, StopCause | Literal["alarm"]]:
     """Runs all steps after the newest checkpoint; returns the steps finished and the cause. Every worker calls it."""
-    step = files.restore()
-    if step == 0:
-        files.record_first_evaluation(evaluate_held_out(learner, 0))
+    step = _restore(learner, files)
     while (cause := _decide(learner, step, interrupted, files)) is None or cause == "rollback":
         if cause == "rollback":
-            step = files.restore()
+            step = _restore(learner, files)
             continue
         metrics, groups = train_step(learner, step)
         step += 1
@@ -264,6 +262,14 @@ def _loop(
             callback(StepReport(step, learner.config.steps, metrics, files.seconds, alarms))
     files.checkpoint(step)
     return step, cause
+
+
+def _restore(learner: Learner, files: RunFiles) -> int:
+    """Continues after the newest checkpoint; at the start of the run, with the evaluation before training."""
+    step = files.restore()
+    if step == 0:
+        files.record_first_evaluation(evaluate_held_out(learner, 0))
+    return step
 
 
 def evaluate_held_out(learner: Learner, step: int) -> HeldOutResult | None:

@@ -109,9 +109,9 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         original = run_files.RunFiles.record
 
-        def record(self, step, metrics, groups):
+        def record(self, step, metrics, groups, held_out):
             found.append(ages(groups, step - 1))
-            return original(self, step, metrics, groups)
+            return original(self, step, metrics, groups, held_out)
 
         patch.setattr(run_files.RunFiles, "record", record)
         result = run(config)
@@ -146,10 +146,10 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, monkeypatch):
     original = run_files.RunFiles.record
     for killed_in in (2, 4, 6):
 
-        def record(self, step, metrics, groups, killed_in=killed_in):
+        def record(self, step, metrics, groups, held_out, killed_in=killed_in):
             if step == killed_in:
                 raise KilledError
-            return original(self, step, metrics, groups)
+            return original(self, step, metrics, groups, held_out)
 
         with monkeypatch.context() as patch:
             patch.setattr(run_files.RunFiles, "record", record)

@@ -11,13 +11,17 @@ import pytest
 import tiny
 import torch
 
-from zerosearch_agents.config.train import EvaluationConfig, RolloutConfig, TrainConfig
+from zerosearch_agents.config.alarms import AlarmConfig
+from zerosearch_agents.config.train import EvaluationConfig, OutputConfig, RolloutConfig, TrainConfig
 from zerosearch_agents.policy.policy import load_policy
+from zerosearch_agents.runs.alarms import Alarm
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.runs.rollbacks import read_rollbacks
+from zerosearch_agents.training import run_files
 from zerosearch_agents.training.held_out import is_due, split_held_out
 from zerosearch_agents.training.trainer import train
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, TrainingError
 from zerosearch_env.records.transcripts import read_transcripts
 
 EVALUATION = EvaluationConfig(every=2, questions=3, noise=(0.0, 0.5))
@@ -186,3 +190,20 @@ def test_two_workers_evaluate_as_one_does(whole, tmp_path, caplog):
     assert "before training, held-out EM " in caplog.text
     names = [name for name in _learning(config)[0] if name.startswith("held_out")]
     assert [_learning(both)[0][name] for name in names] == [_learning(config)[0][name] for name in names]
+
+
+@pytest.mark.slow
+def test_a_run_that_turns_back_to_its_start_is_evaluated_there_again(tmp_path, monkeypatch):
+    alarms = AlarmConfig(action="rollback", patience=1, max_rollbacks=1, reward_fraction=None)
+
+    def find(config, history):
+        return [Alarm("answered_below", 0.0, 1.0, 2, 1)] if history and history[-1]["step"] == 2 else []
+
+    monkeypatch.setattr(run_files, "find_alarms", find)
+    config = _config(tmp_path, steps=3, alarms=alarms, files=OutputConfig(checkpoint_every=None))
+    with pytest.raises(TrainingError, match="rolled back 1 times already"):
+        _run(config)
+    records = _learning(config)
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert "held_out_em" in records[0]
+    assert len(read_rollbacks(Path(config.output))) == 1
