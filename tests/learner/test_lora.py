@@ -85,6 +85,9 @@ def test_a_run_trains_saves_the_merged_policy_and_goes_on_to_the_same_bits(tmp_p
     names = load_checkpoint(checkpoint_paths(whole.output / "checkpoints")[-1])[1]
     assert names
     assert all("lora_" in name for name in names)
+    merged = weights_of(load_policy(checkpoint_paths(whole.output / "checkpoints")[-1]))
+    for name, value in saved.items():
+        np.testing.assert_array_equal(merged[name], value, err_msg=name)
 
     def stop(report):
         if report.step == 1:

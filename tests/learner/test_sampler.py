@@ -324,6 +324,21 @@ def test_options_that_cannot_be_used(model, tokenizer, options: dict[str, object
         make(model, tokenizer, **options)
 
 
+def test_a_greedy_context_leaves_the_sampler_as_it_was(model, tokenizer, workload) -> None:
+    prompts, texts = workload
+    greedy = play(make(model, tokenizer, temperature=0.0), prompts, texts)
+    mixed, untouched = (make(model, tokenizer, slots=4) for _ in range(2))
+    with mixed.greedy():
+        inside = play(mixed, prompts, texts)
+    assert [[turn.token_ids for turn in inside[row]] for row in inside] == [
+        [turn.token_ids for turn in greedy[row]] for row in greedy
+    ]
+    assert play(mixed, prompts, texts) == play(untouched, prompts, texts)
+    mixed.start("row", prompts[0], seed=1)
+    with pytest.raises(ConfigError, match="1 rows are being sampled"), mixed.greedy():
+        pass
+
+
 def test_a_turn_after_no_environment_text_goes_on_from_the_last_token(model, tokenizer) -> None:
     turns = []
     for limits in ((6,), (3, 3)):
