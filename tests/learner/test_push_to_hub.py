@@ -114,6 +114,14 @@ def test_a_folder_is_pushed_as_one_commit_to_a_private_repository(hub: FakeHub, 
     assert (upload["repo_id"], upload["folder_path"]) == ("me/model", tmp_path)
 
 
+def test_an_interrupted_training_pushes_nothing(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = trainer.TrainResult(tmp_path, tiny.tiny_policy(), 1, "interrupt", 1.0, 0)
+    monkeypatch.setattr(trainer, "train", lambda *args, **options: stopped)
+    (tmp_path / "metrics.jsonl").touch()
+    assert main(["--push-to-hub", "model", "--output", str(tmp_path)]) == 130
+    assert hub.calls == []
+
+
 @pytest.mark.slow
 def test_a_training_pushes_what_it_has_saved(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
