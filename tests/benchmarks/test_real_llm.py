@@ -55,7 +55,14 @@ def test_a_finished_stage_is_not_run_again_but_with_another_command(tmp_path, ru
 
 def test_an_interrupted_stage_continues_and_its_seconds_add_up(tmp_path, runs):
     runs.statuses = [None, 3, 0]
-    stage = Stage("training", tmp_path, ("train", "--steps", "2"), resume=("train", "--resume", "x"), started="state")
+    stage = Stage(
+        "training",
+        tmp_path,
+        ("train", "--steps", "2"),
+        resume=("train", "--resume", "x"),
+        started="state",
+        speed=("-j2",),
+    )
     with pytest.raises(KeyboardInterrupt):
         stage.run()  # before the run had anything to continue
     stage._write(finished=False, seconds=100.0)
@@ -63,7 +70,8 @@ def test_an_interrupted_stage_continues_and_its_seconds_add_up(tmp_path, runs):
         stage.run()
     (tmp_path / "state").mkdir()
     stage.run()
-    assert runs.commands == ["train --steps 2", "train --steps 2", "train --resume x"]
+    assert runs.commands == ["train --steps 2 -j2", "train --steps 2 -j2", "train --resume x -j2"]
+    assert stage.record["command"] == ["train", "--steps", "2"]
     assert 100 <= stage.record["seconds"] < 110
 
 

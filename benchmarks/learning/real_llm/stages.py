@@ -35,7 +35,10 @@ TRAINING = (
     "--rollout.prompts", "6", "--rollout.group-size", "8", "--algorithm.minibatches", "1",
     "--optimizer.learning-rate", "1e-5", "--optimizer.warmup-steps", "3", "--optimizer.final-fraction", "0.1",
     "--curriculum.schedule", "linear", "--curriculum.start", "0.25", "--curriculum.end", "0.5",
+    "--evaluation.every", "20", "--evaluation.questions", "40", "--evaluation.noise", "0", "0.5",
 )  # fmt: skip
+WORKERS = ("--workers", "2")
+"""Two processes of one thread are faster than one of two threads."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Sizes:
     """How much of everything."""
 
     demonstrations: int = 300
-    steps: int = 100
+    steps: int = 80
     questions: int = 150
     """Test questions of each kind, at most."""
     levels: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
@@ -114,6 +117,8 @@ class Stage:
     """The arguments that continue an interrupted run instead; None: `command` does."""
     started: str = ""
     """A file in the folder that shows that there is something to continue."""
+    speed: tuple[str, ...] = ()
+    """Arguments that decide how fast it runs, not what it writes."""
 
     @property
     def record_file(self) -> Path:
@@ -144,6 +149,7 @@ class Stage:
         arguments = self.command
         if self.resume is not None and record and (self.output / self.started).exists():
             arguments = self.resume
+        arguments += self.speed
         print(f"\n[{self.name}] zerosearch {shlex.join(arguments)}", flush=True)
         seconds, began, status = record.get("seconds", 0.0), time.monotonic(), None
         self.output.mkdir(parents=True, exist_ok=True)
@@ -180,6 +186,7 @@ def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) ->
         warm,
         ("sft", "--policy", str(model), "--input", str(demos / "episodes.jsonl"), *RULES, *FORMAT,
          "--seed", str(seed), "--output", str(warm)),
+        speed=WORKERS,
     )  # fmt: skip
     yield from _test("warm", str(warm / "policy"), data, sizes, folder / "test-warm")
     yield Stage(
@@ -190,6 +197,7 @@ def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) ->
          "--output", str(trained)),
         resume=("train", "--resume", str(trained)),
         started="checkpoints",
+        speed=WORKERS,
     )  # fmt: skip
     yield from _test("trained", str(trained / "policy"), data, sizes, folder / "test-trained")
 
