@@ -59,4 +59,4 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-_LEFT_OUT = {"too_long": "that do not fit the context or a turn", "unfinished": "without an end"}
+_LEFT_OUT = {"too_long": "too long for the context or a turn", "unfinished": "without an end"}
