@@ -60,7 +60,10 @@ def load_endless(folder: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    from zerosearch_agents.policy.policy import quiet_transformers
+
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     return model.eval()
 

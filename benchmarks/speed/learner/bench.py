@@ -233,6 +233,7 @@ def compare_model(
     for rows in peer_rows if len(peer_rows) > 1 else ():
         (trial,) = run_sides(spec, {"trl": {"micro_batch": rows}}, 0, model=model)["trl"]
         trials[rows] = trial["update_cpu_s"]
+        print(f"TRL, {rows} rollouts per micro-batch: {work.tokens / trials[rows]:.1f} tokens/CPU-s in its first step")
     best = min(trials, key=trials.__getitem__) if trials else next(iter(peer_rows), 4)
     unshared = {"ours unshared": {**options, "share_prefixes": False}} if spec.common else {}
     padded = {name: {"micro_batch": best} for name in (("trl", "plain") if peer_rows else ("plain",))}

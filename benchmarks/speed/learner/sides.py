@@ -58,13 +58,14 @@ def peak_mib(device: str = "cpu") -> float:
 def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:
     """Create a random model, the workload's own or one with the shape of a model in `plan.MODELS`, or load a folder."""
     from zerosearch_agents.plan.estimate import MODELS, transformers_config
-    from zerosearch_agents.policy.policy import new_model, tiny_config
+    from zerosearch_agents.policy.policy import new_model, quiet_transformers, tiny_config
 
     if name is not None and Path(name).is_dir():
         import torch
         from transformers import AutoModelForCausalLM
 
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), local_files_only=True)
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), local_files_only=True)
         return loaded.eval()
     if name is not None:
         return new_model(transformers_config(MODELS[name]), dtype=dtype)
