@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from chat_templates import CLOSING, family_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_exact_tokens import actions, split_tokenizer
 from test_rollout import ScriptedSampler
 from tiny import tiny_tokenizer
 
@@ -24,6 +27,7 @@ from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.llm.chat_format import PromptFormat, TurnEncoder
+from zerosearch_env.protocols import PROTOCOLS as KNOWN
 from zerosearch_env.protocols import get_protocol
 from zerosearch_env.records.transcripts import encode_line, transcript_record
 from zerosearch_env.types import Document, Question, StopReason
@@ -50,9 +54,13 @@ class TextSampler(ScriptedSampler):
         finder, scripts = StopFinder(tokenizer, stops, len(tokenizer)), []
         self.end_id = end_id
         for text in texts:
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            ends = (n for n, i in enumerate(ids, 1) if finder.candidates[i] and finder.completed(ids[:n]))
-            stop = next(ends, None)
+            while True:  # until the text is spelt as its tokenizer spells it
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+                ends = (n for n, i in enumerate(ids, 1) if finder.candidates[i] and finder.completed(ids[:n]))
+                stop = next(ends, None)
+                if stop is None or text == decode(tokenizer, ids[:stop]):
+                    break
+                text = decode(tokenizer, ids[:stop])
             scripts.append(ids[:stop] if stop else [*ids, end_id][:limit])
         super().__init__(tokenizer, [scripts], **options)
 
@@ -91,6 +99,18 @@ def test_a_transcript_has_the_tokens_of_its_rollout(family: str, protocol: str) 
     played = play(tokenizer, protocol, texts, options)
     check(again(tokenizer, played, options), played)
     assert played.turns == (2 if protocol == "hermes" else 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [False, True], ids=["tags are tokens", "tags fall apart"])
+@pytest.mark.parametrize("name", list(KNOWN))
+@settings(max_examples=8)
+@given(data=st.data())
+def test_any_transcript_has_the_tokens_of_its_rollout(name: str, split: bool, data: st.DataObject) -> None:
+    tokenizer = split_tokenizer() if split else tiny_tokenizer()
+    texts = data.draw(st.lists(actions(KNOWN[name]), min_size=4, max_size=4))
+    played = play(tokenizer, name, texts, {})
+    check(again(tokenizer, played, {}), played)
 
 
 def test_what_the_context_holds_of_a_turn_is_not_trained() -> None:
