@@ -238,7 +238,7 @@ def _bench(
     stack: contextlib.ExitStack,
 ) -> tuple[Bench, Dataset]:
     """Remove an earlier run and prepare the evaluations; also returns the test dataset."""
-    from .training.run_files import remove_run
+    from .runs.directory import remove_run
 
     test = _load(training, "test")
     environment = training.environment

@@ -94,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     command = parse_command(sys.argv[1:] if argv is None else argv)
     from ..policy.hub import check_push, push_policy
     from ..processes.workers import launch_rank
+    from ..runs.directory import BEST_FOLDER
     from ..runs.metrics import BEST_METRIC, best_evaluation, read_metrics
     from ..runs.output import REPORT_FILE
-    from .run_files import BEST_FOLDER
     from .trainer import train
 
     config = command.config

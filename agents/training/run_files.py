@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from zerosearch_env.engines.registry import engine_identity
-from zerosearch_env.errors import CheckpointError, ConfigError, sentence
+from zerosearch_env.errors import CheckpointError, sentence
 from zerosearch_env.files import sync, write_text
 from zerosearch_env.identity import changes, dataset_identity, folder_hash, package_identity
 from zerosearch_env.loading import code_identity
-from zerosearch_env.privacy import HIDDEN
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
-from ..config.train import TrainConfig, dump_config, flatten_config, read_config
+from ..config.train import TrainConfig, dump_config, flatten_config
 from ..forward.fsdp import copy_share
 from ..policy.files import one_line, policy_path
 from ..policy.lora import sampled_model
@@ -33,10 +32,11 @@ from ..rollouts.rollout import Rollout
 from ..runs.advice import no_update_warning
 from ..runs.alarms import Alarm, after_rollbacks, find_alarms, last_good_step
 from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weights_hash
-from ..runs.loggers import WANDB_ID_FILE, make_loggers
+from ..runs.directory import BEST_FOLDER, CONTENTS_FILE
+from ..runs.loggers import make_loggers
 from ..runs.metrics import MetricsLog, best_evaluation, read_metrics, recorded
-from ..runs.output import ABOUT_RUN, REPORT_FILE, config_differences, remove_files
-from ..runs.rollbacks import ROLLBACKS_FILE, Rollback, is_current, read_rollbacks, record_rollback, remove_given_up
+from ..runs.output import REPORT_FILE
+from ..runs.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
 from .critic import split_weights, with_critic
 from .held_out import HeldOutResult
 from .provenance import run_provenance
@@ -45,78 +45,7 @@ from .update import Learner, refresh_sampler
 
 _log = logging.getLogger(__name__)
 
-CONTENTS_FILE = "contents.json"
-"""What the run is made from, by content: the hashes of its questions, corpus, index, simulation LLM and policy."""
-
-BEST_FOLDER = "best"
-"""The policy with the best evaluation so far."""
-
-RUN_FILES = (
-    "config.toml",
-    CONTENTS_FILE,
-    "metrics.jsonl",
-    "transcripts.jsonl",
-    ROLLBACKS_FILE,
-    "checkpoints",
-    "policy",
-    BEST_FOLDER,
-    "tensorboard",
-    "wandb",
-    WANDB_ID_FILE,
-    "sync",
-)
-"""Files and folders that a run writes into its directory."""
-
 _START = RunState(step=0, metrics_bytes=0, transcripts_bytes=0, initial_policy="", seconds=0.0)
-
-
-def prepare_output(output: Path, config: TrainConfig, *, resume: bool, force: bool, overwrite: bool) -> None:
-    """Checks that a run may write its directory. Removes an existing run only with `overwrite`.
-
-    With the run goes what other commands have written into its directory about it: evaluations and reports. What a
-    start has left that failed before its first step counts as no run, and makes room for the next one.
-
-    Raises:
-        ConfigError: the directory of a new run already holds a run, or credentials were removed from a value.
-        CheckpointError: there is no run to resume, or its configuration differs and `force` is not set.
-    """
-    saved = output / "config.toml"
-    for name, value in flatten_config(config).items():
-        if isinstance(value, str) and HIDDEN in value:
-            raise ConfigError(
-                f"{name} is {value!r}: its credentials are not kept in {saved}. Give the complete value again, or put "
-                "them into the environment variable that the engine reads."
-            )
-    if resume:
-        if not saved.is_file():
-            raise CheckpointError(f"there is no run to resume in {output}: it has no config.toml.")
-        differences = config_differences(read_config(saved, typed=None), config)
-        if differences and not force:
-            raise CheckpointError(
-                f"the run in {output} had a different configuration: {'; '.join(differences)}. "
-                "Resume without these options, or force it."
-            )
-        remove_given_up(output)
-    else:
-        existing = [name for name in RUN_FILES if (output / name).exists()]
-        if existing and not overwrite and not _failed_start(output):
-            raise ConfigError(
-                f"{output} already holds a run ({', '.join(existing)}): "
-                "resume it, choose another output, or overwrite it."
-            )
-        if existing:
-            remove_run(output, config)
-
-
-def _failed_start(output: Path) -> bool:
-    """Whether a directory holds nothing but the record of a run that has not finished a step."""
-    metrics = output / "metrics.jsonl"
-    results = (output / "policy", output / BEST_FOLDER, *checkpoint_paths(output / "checkpoints"))
-    return (
-        (output / CONTENTS_FILE).is_file()
-        and not (metrics.is_file() and metrics.stat().st_size)
-        and not any(path.exists() and path.name != "step-000000" for path in results)
-    )
 
 
 def record_start(output: Path, learner: Learner, *, force: bool) -> None:
@@ -178,18 +107,6 @@ def _read_contents(file: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def remove_run(output: Path, config: TrainConfig) -> None:
-    """Removes the run in a directory, its evaluations and its report, to make place for another run.
-
-    Raises:
-        ConfigError: the new run starts from a policy of the old one; nothing is removed.
-    """
-    names, policy = (*RUN_FILES, *ABOUT_RUN), policy_path(config.policy).resolve()
-    if any(policy.is_relative_to((output / name).resolve()) for name in names):
-        raise ConfigError(f"the policy {config.policy} belongs to the run in {output}: choose another output.")
-    remove_files(output, names)
 
 
 def learner_weights(learner: Learner) -> dict[str, Tensor]:

@@ -56,6 +56,7 @@ from ..processes.workers import (
 from ..rollouts.async_rollouts import make_async_rollouts
 from ..rollouts.rollout import Rollout
 from ..runs.advice import describe_first_step
+from ..runs.directory import prepare_output
 from ..runs.metrics import read_metrics, rollout_metrics, staleness_metrics
 from ..sampling.make import CHECK_PROMPTS, make_sampler, sampler_workers
 from .curriculum import make_schedule, noise_level, split_groups
@@ -63,7 +64,7 @@ from .held_out import HeldOutResult, describe_held_out, is_due, make_held_out, p
 from .logprobs import compute_logprobs
 from .optimizer import flat_gradient, learning_rate, make_optimizer
 from .provenance import run_provenance
-from .run_files import RunFiles, prepare_output, record_start
+from .run_files import RunFiles, record_start
 from .step_rollouts import sample_step
 from .update import Learner, UpdateStats, make_models, pause_sampler, refresh_sampler, update, update_metrics
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,10 @@ class _Turns:
 
     def finish(self, key: Hashable) -> None:
         """Nothing to free."""
+
+    def greedy(self) -> AbstractContextManager[None]:
+        """Nothing is drawn."""
+        return nullcontext()
 
     def refresh(self, version: int | None = None) -> None:
         """No weights."""
