@@ -146,12 +146,12 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path, monkeypatch):
     config = tiny.tiny_train_config(tmp_path, **always_trained)
     original, saves = run_files.write_policy, []
 
-    def full(*arguments):
+    def full(*arguments, **options):
         saves.append(arguments)
         if len(saves) < 2:
-            return original(*arguments)
+            return original(*arguments, **options)
         with small_files(20_000):
-            return original(*arguments)
+            return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_files, "write_policy", full)
