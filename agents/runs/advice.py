@@ -108,10 +108,10 @@ def describe_first_step(
         "the updates come on top",
     ]
     warnings = []
-    if metrics["reward"] <= 0.0:
+    if not any(rollout.scores.reward > 0.0 for group in groups for rollout in group):
         warnings.append(
-            f"NO QUESTION SOLVED: all {count} episodes of the first step have reward 0. If that remains so, nothing is "
-            f"learnt. {_WARM_START if metrics['invalid_rate'] >= _MOST else _TOO_HARD}"
+            f"NO QUESTION SOLVED: none of the {count} episodes of the first step has a reward above 0. If that remains "
+            f"so, nothing is learnt. {_WARM_START if metrics['invalid_rate'] >= _MOST else _TOO_HARD}"
         )
     if metrics.get("answer_in_documents", 1.0) == 0.0:
         warnings.append(

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from killed_runs import train_until_killed
+from two_processes import FORKS
 
 from zerosearch_agents.config.alarms import AlarmConfig
-from zerosearch_agents.config.train import EvaluationConfig, OutputConfig, RolloutConfig, TrainConfig
+from zerosearch_agents.config.train import EvaluationConfig, OutputConfig, RolloutConfig, TrainConfig, dump_config
 from zerosearch_agents.policy.policy import load_policy
 from zerosearch_agents.runs.alarms import Alarm
 from zerosearch_agents.runs.checkpoint import checkpoint_paths, weights_hash
 from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.runs.rollbacks import read_rollbacks
+from zerosearch_agents.sampling.engine import TurnLimits, TurnRequest
+from zerosearch_agents.sampling.vllm.parameters import vllm_parameters
 from zerosearch_agents.training import run_files
 from zerosearch_agents.training.held_out import is_due, split_held_out
 from zerosearch_agents.training.trainer import train
@@ -179,6 +183,29 @@ def test_an_interrupted_run_evaluates_and_keeps_as_an_uninterrupted_one(whole, t
     assert texts[0] == texts[1]
     best = [weights_hash(_weights(load_policy(Path(one.output) / "best").model)) for one in (config, mine)]
     assert best[0] == best[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_evaluates_and_keeps_as_an_uninterrupted_one(whole, tmp_path):
+    config, result = whole
+    mine = replace(config, output=str(tmp_path / "run"))
+    (tmp_path / "config.toml").write_text(dump_config(mine))
+    kill = "between steps"  # after the evaluation of step 2 and the checkpoint of that step
+    child = FORKS.Process(target=train_until_killed, args=(tmp_path / "config.toml", kill), daemon=True)
+    child.start()
+    child.join(100)
+    assert child.exitcode == -signal.SIGKILL
+    again = _run(mine, resume=True)
+    assert weights_hash(_weights(again.policy.model)) == weights_hash(_weights(result.policy.model))
+    assert _learning(mine) == _learning(config)
+    best = [weights_hash(_weights(load_policy(Path(one.output) / "best").model)) for one in (config, mine)]
+    assert best[0] == best[1]
+
+
+def test_a_turn_of_an_evaluation_is_greedy_in_vllm():
+    limits = TurnLimits(("</answer>",), (0,), temperature=0.7)
+    turns = [TurnRequest((1,), 8, seed=3, home=0, greedy=greedy) for greedy in (False, True)]
+    assert [vllm_parameters(limits, turn)["temperature"] for turn in turns] == [0.7, 0.0]
 
 
 @pytest.mark.slow
