@@ -139,7 +139,7 @@ def _held_out_pairs(
         for old, new in both:
             if old["question"]["id"] not in shown and fits(old, new):
                 shown.add(old["question"]["id"])
-                pairs.append(Pair(f"{reason} (noise {old['noise_level']:g})", old, new, headings))
+                pairs.append(Pair(f"{reason} (noise {old['noise_level']:g}).", old, new, headings))
                 break
     return pairs
 
@@ -176,12 +176,12 @@ _STAGES = 2
 """Pairs of episodes sampled for training."""
 _STAGE_KINDS = (
     (
-        "A held-out question whose first documents mislead, answered after another search.",
+        "A held-out question whose first documents mislead, answered after another search",
         lambda old, new: _right(new) and not _right(old) and _misled_first(new),
     ),
-    ("A held-out question that only training made answerable.", lambda old, new: _right(new) and not _right(old)),
-    ("A held-out question that it lost.", lambda old, new: _right(old) and not _right(new)),
-    ("A held-out question that it gets wrong.", lambda old, new: not _right(new)),
-    ("A held-out question that it gets right.", lambda old, new: _right(new)),
+    ("A held-out question that only training made answerable", lambda old, new: _right(new) and not _right(old)),
+    ("A held-out question that it lost", lambda old, new: _right(old) and not _right(new)),
+    ("A held-out question that it gets wrong", lambda old, new: not _right(new)),
+    ("A held-out question that it gets right", lambda old, new: _right(new)),
 )
 """What to show, with at most one question each."""

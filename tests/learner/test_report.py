@@ -199,8 +199,8 @@ def test_transcripts_early_and_late(tmp_path: Path) -> None:
     assert [pair.before["question"]["id"] for pair in pairs] == ["a", "b"]
     assert {pair.headings for pair in pairs} == {("Before training", "After step 10")}
     assert [pair.reason.partition(" (")[0] for pair in pairs] == [
-        "A held-out question that only training made answerable.",
-        "A held-out question that it gets wrong.",
+        "A held-out question that only training made answerable",
+        "A held-out question that it gets wrong",
     ]
     page = write_report(tmp_path).read_text("utf-8")
     check(page)
