@@ -196,7 +196,7 @@ def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) ->
          "--environment.search-engine", data.engine, "--steps", str(sizes.steps), "--seed", str(seed), *TRAINING,
          "--output", str(trained)),
         resume=("train", "--resume", str(trained)),
-        started="checkpoints",
+        started="config.toml",
         speed=WORKERS,
     )  # fmt: skip
     yield from _test("trained", str(trained / "policy"), data, sizes, folder / "test-trained")
