@@ -237,7 +237,7 @@ def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, ru
         template = "the chat template of its tokenizer" if card.chat else "plain prompts (chat off)"
         notes.append(
             f"{name} has no card ({CARD_FILE}): it plays protocol {own.protocol.name!r} with {template}, "
-            f"{_count(own.max_turns, 'turn')} that may search, {_count(own.top_k, 'document')} per search, "
+            f"{counted(own.max_turns, 'turn')} that may search, {counted(own.top_k, 'document')} per search, "
             f"{limits.turn_tokens} tokens per turn and "
             f"{limits.context_tokens} per episode. If it was trained otherwise, say so with options such as --protocol "
             "and --chat, or with a card (docs/third-party-agents.md)."
@@ -259,7 +259,8 @@ def card_notes(name: str, directory: str | os.PathLike[str], card: AgentCard, ru
     return notes
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number with a noun, for example `"2 turns"`."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 

@@ -22,7 +22,7 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.protocols.prompts import PLACEHOLDER
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult, Step
 
-from .card import AgentCard, card_rules, model_context, token_limits
+from .card import AgentCard, card_rules, counted, model_context, token_limits
 from .files import is_hub_name, local_policy
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def model_card(
         "stops": rules.protocol.stop_strings,
         "ends": tokenizer.convert_ids_to_tokens(ends),
         "limits": limits,
-        "turns": _count(rules.max_turns, "turn"),
-        "documents": _count(rules.top_k, "document"),
+        "turns": counted(rules.max_turns, "turn"),
+        "documents": counted(rules.top_k, "document"),
         "training": [(name, _shown(value)) for name, value in provenance.training.items()],
         "scores": [(name, _shown(value)) for name, value in provenance.scores.items()],
     }
@@ -116,7 +116,7 @@ def _front_matter(base: str) -> str:
         base_model=base or None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["zerosearch", "search-agent", "question-answering", "reinforcement-learning"],
+        tags=["zerosearch", "search-agent", "question-answering"],
     )
     return str(data.to_yaml()).rstrip()
 
@@ -170,10 +170,6 @@ def _python_text(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _shown(value: object) -> str:

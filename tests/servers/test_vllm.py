@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import os
+import re
 import signal
 import sys
 from contextlib import closing
@@ -25,6 +28,7 @@ from zerosearch_agents.config.train import (
     VLLMConfig,
 )
 from zerosearch_agents.policy.files import policy_path
+from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.sampling.checks import measure_gap
 from zerosearch_agents.sampling.engine import EngineSampler
@@ -240,3 +244,17 @@ def test_rollouts_run_ahead_on_a_server(sync: str, tmp_path: Path, monkeypatch: 
     assert ages == {0, 1}
     assert largest < 1e-3
     print(f"largest difference of log-probabilities: {largest:.2e}")
+
+
+def test_the_lines_of_a_model_card_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for Transformers, then those for vLLM: the same turn, and it ends after its stop string."""
+    folder = save_policy(load_policy(policy_path("tiny")), tmp_path / "policy")
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    printed = []
+    for block in re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.M | re.S):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(block, names)
+        printed.append(out.getvalue().strip())
+    assert printed[0] == printed[1]
+    assert printed[0].endswith(("</search>", "</answer>"))
