@@ -10,6 +10,8 @@ import tiny
 import torch
 
 from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
+from zerosearch_agents.forward.fsdp import gradient_norm
+from zerosearch_agents.processes.workers import Workers
 from zerosearch_agents.training.optimizer import _eight_bit, make_optimizer
 from zerosearch_env.errors import ConfigError
 
@@ -38,3 +40,10 @@ def test_eight_bits_are_the_librarys_own_optimizer(monkeypatch):
     assert asked["lr"] == 1e-3
     assert asked["betas"] == (0.9, 0.99)
     assert asked["groups"][0]["weight_decay"] == 0.1
+
+
+def test_the_norm_of_a_long_gradient_is_exact():
+    gradient = torch.full((1 << 24,), 1e-3)
+    norm = gradient_norm(gradient, Workers(), sharded=False)
+    assert norm == pytest.approx(1e-3 * 2**12, rel=1e-3)  # one sum in float32 is a percent too small
+    assert gradient_norm(gradient[:100], Workers(), sharded=False) == float(gradient[:100].norm())
