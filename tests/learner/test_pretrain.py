@@ -223,11 +223,11 @@ def test_ctrl_c_is_one_line_and_what_was_saved_stays(
 ) -> None:
     steps, step = [], loss_sum
 
-    def interrupted(model, rows, **options):
+    def interrupted(model, rows, mode, **options):
         steps.append(len(rows))
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return step(model, rows, **options)
+        return step(model, rows, mode, **options)
 
     monkeypatch.setattr(step_module, "loss_sum", interrupted)
     monkeypatch.setattr(fit_module, "MICRO_BATCH_TOKENS", 10**6)  # one call a step
