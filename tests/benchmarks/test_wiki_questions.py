@@ -27,7 +27,7 @@ from zerosearch_env.types import Document
 TEXTS = {
     "Red Harbour (1931 film)": "Red Harbour is a 1931 Danish film directed by Ida van der Holt. It was shot in Skagen.",
     "Ida van der Holt": "Ida van der Holt( born 3 May 1899) was a Dutch film director.",
-    "The Quiet Mill": "The Quiet Mill is a drama film directed by Otto Brandis and Lene Falk.",
+    "The Quiet Mill": "The Quiet Mill is a drama film directed by Otto Brandis and Lena Falk.",
     "Otto Brandis": "Otto Brandis (August 20, 1901 – 7 March 1970) was a German-Danish actor.",
     "Kelp": "Kelp is a large brown seaweed.",
 }
