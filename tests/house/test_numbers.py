@@ -155,6 +155,13 @@ def optimisation_step() -> Iterator[str]:
         f"8 rollouts of up to 512 tokens, {peaks[32, 512]['peak_mib']:,.0f} for 32 of them, and "
         f"{peaks[8, 2048]['peak_mib']:,.0f} for 8 of up to 2,048"
     )
+    group, ours = record("learner-model")["cases"]["group"], record("learner-model")["cases"]["group"]["ours_over"]
+    row = group["sides"]["ours"]
+    yield f"the update makes {row['tokens_per_cpu_s']:.0f} tokens per CPU-second: {ours['ours unshared']:.2f} times"
+    yield f"{ours['trl']:.2f} times as many as TRL with {group['peer_micro_batch']} rollouts per micro-batch"
+    yield f"{ours['plain']:.2f} times as many as Transformers alone"
+    yield f"{row['peak_mib']:,.0f} MiB, {group['memory_ratio']['trl']:.2f} of TRL's"
+    yield f"The sampler is {record('sampler-model')['ratio']:.2f} times as fast as `model.generate`"
 
 
 def samplers() -> Iterator[str]:
