@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from zerosearch_env.errors import ConfigError, unknown_name
-from zerosearch_env.types import JsonObject, Scores, StopReason
+from zerosearch_env.records.transcripts import was_played
+from zerosearch_env.types import JsonObject, Scores
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "=": operator.eq}
 _CONDITION = re.compile(r"\s*([A-Za-z_][\w.:#/-]*?)\s*(>=|<=|=)\s*([+-]?\d+(?:\.\d+)?)\s*")
@@ -92,9 +93,8 @@ def select(
 
 
 def is_finished(record: JsonObject) -> bool:
-    """Whether the episode of a transcript is over, and neither the engine nor the agent failed in it."""
-    reason = record["stop_reason"]
-    return reason is not None and record["scores"] is not None and not StopReason(reason).failed
+    """Whether the episode of a transcript was played to its end, and has scores."""
+    return was_played(record) and record["scores"] is not None
 
 
 def question_key(record: JsonObject) -> tuple[str, ...]:

@@ -10,20 +10,31 @@ import contextlib
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.errors import CheckpointError, ConfigError, require, sentence, unknown_name
 from zerosearch_env.files import replaced_directory, roll_back
+from zerosearch_env.game.rules import Rules
 from zerosearch_env.llm.chat import end_ids
 from zerosearch_env.llm.local.devices import DTYPES, auto_dtype, check_device
 from zerosearch_env.llm.quiet import no_progress_bars
 
-from .card import CARD_FILE, AgentCard, card_values, decide_chat, read_card
-from .files import check_complete, one_line, read_json, stored_weights
+from .card import (
+    CARD_FILE,
+    AgentCard,
+    card_notes,
+    card_rules,
+    card_values,
+    changed_card,
+    decide_chat,
+    read_card,
+    trained_card,
+)
+from .files import check_complete, one_line, policy_path, read_json, stored_weights
 from .model_card import MODEL_CARD_FILE, Provenance, model_card
 
 if TYPE_CHECKING:
@@ -290,6 +301,29 @@ def load_policy(path: str | os.PathLike[str], *, dtype: str = "float32", device:
             f"{model.get_input_embeddings().weight.shape[0]}: they do not belong together."
         )
     return Policy(model.to(device).eval(), tokenizer, card)
+
+
+def policy_to_train(
+    policy: Policy, name: str, given: Rules, entries: Mapping[str, Any]
+) -> tuple[Policy, Rules, list[str]]:
+    """What a training command makes of a policy: its card with the changes of the command, and the rules it plays by.
+
+    Args:
+        policy: the policy as loaded.
+        name: what the user calls it; also where it is (`policy_path`).
+        given: the rules that the command gives.
+        entries: entries of the card that the command gives; those that are None change nothing.
+
+    Returns:
+        The policy with the card that it is trained with, its rules, and what the user should know (`card_notes`).
+
+    Raises:
+        ConfigError: an entry is invalid, or the tokenizer's chat template cannot show what the card asks for.
+    """
+    card = decide_chat(changed_card(policy.card, entries), policy.tokenizer)
+    rules = card_rules(given, card)
+    notes = card_notes(name, policy_path(name), card, given)
+    return replace(policy, card=trained_card(card, rules)), rules, notes
 
 
 def policy_dtype(directory: Path, device: str) -> str:

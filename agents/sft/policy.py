@@ -18,12 +18,12 @@ from zerosearch_env.errors import DataError, require
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.identity import package_version
 from zerosearch_env.randomness import mix, mix_array
-from zerosearch_env.records.transcripts import read_transcripts
+from zerosearch_env.records.transcripts import read_transcripts, was_played
 from zerosearch_env.types import JsonObject, StopReason
 
 from ..config.agent import FORMAT_OPTIONS, RULE_OPTIONS
 from ..config.sft import SftConfig
-from ..policy.card import card_notes, card_rules, changed_card, decide_chat, model_context, token_limits, trained_card
+from ..policy.card import model_context, token_limits
 from ..policy.files import policy_path
 from ..policy.model_card import Provenance
 
@@ -85,7 +85,7 @@ def load_task(config: SftConfig, device: str) -> Task:
     """
     from dataclasses import replace
 
-    from ..policy.policy import load_policy, quiet_transformers, save_policy
+    from ..policy.policy import load_policy, policy_to_train, quiet_transformers, save_policy
     from ..processes.workers import launch_rank
     from .transcripts import transcript_rows
     from .tuner import Task
@@ -93,16 +93,14 @@ def load_task(config: SftConfig, device: str) -> Task:
     records, unfinished = finished_episodes(read_files(input_files(config.input)))
     if not records:
         raise DataError(f"no finished episode in {_names(config)}: {unfinished} ended with an error or not at all")
-    folder = policy_path(config.policy)
-    policy = load_policy(folder, dtype=config.loading_dtype, device=device)
+    policy = load_policy(policy_path(config.policy), dtype=config.loading_dtype, device=device)
     given = make_rules(**config.given(RULE_OPTIONS))
     entries = {"turn_tokens": config.turn_tokens, "context_tokens": config.context_tokens}
-    changed = changed_card(policy.card, entries | config.given(FORMAT_OPTIONS))
-    card = decide_chat(changed, policy.tokenizer)
-    rules = card_rules(given, card)
+    policy, rules, notes = policy_to_train(policy, config.policy, given, entries | config.given(FORMAT_OPTIONS))
     if launch_rank() == 0:
-        for note in card_notes(config.policy, folder, card, given):
+        for note in notes:
             _log.warning("%s", note)
+    card = policy.card
     limits = token_limits(card, rules.protocol, model_context(policy.model.config))
     with quiet_transformers():  # hides the warning about too long inputs, which are counted here
         rows = transcript_rows(records, policy.tokenizer, rules, card.format, turn_tokens=limits.turn_tokens)
@@ -130,10 +128,9 @@ def load_task(config: SftConfig, device: str) -> Task:
         "episode_tokens": round(sum(len(row.ids) for row in train) / len(train)),
         "trained_tokens": round(sum(row.targets for row in train) / len(train)),
     }
-    trained = trained_card(card, rules)
 
     def save(model: Any) -> None:
-        tuned = replace(policy, model=model.float(), card=trained)
+        tuned = replace(policy, model=model.float())
         save_policy(tuned, config.output / RESULT, provenance=sft_provenance(config, counts))
 
     return Task(policy.model, train, {"": held_out}, counts, save)
@@ -212,11 +209,10 @@ def finished_episodes(records: Iterable[JsonObject]) -> tuple[list[JsonObject], 
     """The episodes that were played to their end, and the number of the others (which an error ended, for example)."""
     finished, others = [], 0
     for record in records:
-        reason = record["stop_reason"]
-        if reason is None or StopReason(reason).failed or not record["turns"]:
-            others += 1
-        else:
+        if was_played(record) and record["turns"]:
             finished.append(record)
+        else:
+            others += 1
     return finished, others
 
 

@@ -42,10 +42,10 @@ from ..forward.activations import checkpoint_activations
 from ..forward.fsdp import copy_weights, make_place, wants_fsdp
 from ..forward.mode import prepare_model
 from ..objective.credit import assign_credit, credit_metrics, make_samples
-from ..policy.card import card_notes, card_rules, changed_card, decide_chat, model_context, token_limits, trained_card
+from ..policy.card import model_context, token_limits
 from ..policy.files import policy_path
 from ..policy.lora import make_adapter, sampled_model
-from ..policy.policy import Policy, load_policy, save_policy
+from ..policy.policy import Policy, load_policy, policy_to_train, save_policy
 from ..processes.workers import (
     Workers,
     default_workers,
@@ -329,14 +329,11 @@ def build_learner(
         noise_unit=environment.noise_unit,
     )
     limits = {"turn_tokens": settings.turn_tokens, "context_tokens": settings.context_tokens}
-    changed = changed_card(policy.card, limits | environment.given(FORMAT_OPTIONS))
-    card = decide_chat(changed, policy.tokenizer)
-    rules = card_rules(given, card)
+    policy, rules, notes = policy_to_train(policy, config.policy, given, limits | environment.given(FORMAT_OPTIONS))
     if workers.rank == 0:
-        for note in card_notes(config.policy, policy_path(config.policy), card, given):
+        for note in notes:
             _log.warning("%s", note)
-    card = trained_card(card, rules)
-    policy = replace(policy, card=card)
+    card = policy.card
     tokens = token_limits(card, rules.protocol, model_context(policy.model.config))
     mode = prepare_model(policy.model, config, tokens.context_tokens)
     adapter = make_adapter(policy.model, config)

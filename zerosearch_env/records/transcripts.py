@@ -29,7 +29,7 @@ from typing import Any, Self
 
 from ..errors import DataError
 from ..game.episode import Episode
-from ..types import Document, Json, JsonObject, Turn
+from ..types import Document, Json, JsonObject, StopReason, Turn
 
 SCHEMA_VERSION = 1
 _FIGURES = ("em", "f1", "subem", "em_unicode", "f1_unicode", "reward")
@@ -115,6 +115,12 @@ def _document_record(document: Document) -> dict[str, Any]:
         "source": document.source,
         "score": None if score is None else float(score),
     }
+
+
+def was_played(record: JsonObject) -> bool:
+    """Whether a recorded episode is over, and neither the engine nor the agent failed in it."""
+    reason = record["stop_reason"]
+    return reason is not None and not StopReason(reason).failed
 
 
 def noisy_flags(turn: JsonObject) -> list[bool]:
