@@ -7,6 +7,8 @@ habits that reinforcement learning can unlearn, because the matching good behavi
 - it sometimes answers with a fact of the first document, even if that is about someone else;
 - if the fact is not in the documents, it usually guesses from them instead of searching again;
 - after the first hop of a two-hop question it often stops and answers with the intermediate result.
+
+On request it sometimes answers "unknown" when it does not find the fact, so that a reward can decide when to abstain.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class Habits:
     """Probability of searching again if the fact is not in the documents; otherwise it guesses."""
     next_hop: float = 0.45
     """Probability of continuing with the second hop; otherwise it answers with the result of the first."""
+    abstain: float = 0.0
+    """Probability of answering "unknown" instead of guessing, if the fact is not in the documents."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -126,6 +130,9 @@ def _read(
     if answer is None and rng.random() < habits.search_again and not last:
         script.short = False
         return f"<think>The {script.need} is not here.</think>{_search(script)}"
+    # At 0 nothing is drawn: the demonstrations of the shipped model stay the same.
+    if answer is None and habits.abstain and rng.random() < habits.abstain:
+        return f"<think>The {script.need} is not here.</think><answer> unknown</answer>"
     if answer is None or rng.random() < habits.careless:
         return f"<think>Just guess.</think><answer> {_first_object(script.relation, library, documents)}</answer>"
     noted = f"The {script.need} is {answer}."

@@ -177,3 +177,12 @@ def test_without_next_hop_the_first_object_is_the_answer(
 def test_habits_are_probabilities(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"habits.{name} is a probability"):
         Habits(**{name: value})
+
+
+def test_an_abstaining_searcher_says_unknown_only_without_the_fact(
+    library: Library, engine: CorpusEngine, questions: list[Question]
+) -> None:
+    habits = replace(DILIGENT, search_again=0.0, abstain=1.0)
+    missed = played(library, engine, questions[:40], habits, 1.0)
+    assert {answer(episode) for episode, _ in missed} == {"unknown"}
+    assert score(played(library, engine, questions[:40], habits)) > 0.97

@@ -17,7 +17,8 @@ from zerosearch_env.errors import ConfigError, require
 from zerosearch_env.identity import file_hash, folder_hash
 
 from ...measure import make_parser, write_record
-from .stages import SMOKE, Data, Sizes, Stage, seed_stages, untrained_stages
+from ..stages import Stage
+from .stages import SMOKE, Data, Sizes, seed_stages, untrained_stages
 from .table import charts, markdown
 
 LIBRARIES = ("torch", "transformers", "numpy")
