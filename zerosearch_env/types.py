@@ -168,6 +168,10 @@ class SearchRequest:
     """The question's own paragraphs, if it has any."""
     steps: tuple[str, ...] = ()
     """Answers of the intermediate steps (`Question.steps`), which searches before the last one should find."""
+    noise_kind: str = "distractor"
+    """What the search returns where it is noisy (`game.noise_kinds`)."""
+    episode_seed: int = 0
+    """64-bit seed of what all searches of an episode share, such as the wrong answer of counterfactual documents."""
 
     @property
     def noise_mask(self) -> tuple[bool, ...]:
@@ -184,6 +188,11 @@ class SearchResult:
     latency_s: float = 0.0
     attempts: int = 1
     failure: str | None = None
+    message: str | None = None
+    """What the policy is told instead of documents, as if the tool had failed (noise of the kind `outage`). Unlike
+    `failure` it does not end the episode."""
+    wrong_answers: tuple[str, ...] = ()
+    """Wrong answers to the question that noisy documents were made to state."""
 
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top
@@ -201,15 +210,32 @@ class Scores:
     f1_unicode: float = 0.0
     extra: tuple[tuple[str, float | None], ...] = ()
     """Name and value of each additional score (`Rules.scores`); None if it has no value (`UnjudgedError`)."""
+    misled: float = 0.0
+    """1.0 if the prediction is a wrong answer that noisy documents were made to state, else 0.0."""
+    abstained: float = 0.0
+    """1.0 if the whole prediction is one of `Rules.abstentions` and not right, else 0.0."""
+    hallucinated: float = 0.0
+    """1.0 if there is a prediction that is neither right nor an abstention, else 0.0. `em - hallucinated` is the
+    truthfulness of TruthRL (arXiv 2509.25760)."""
+    counterfactual: str | None = None
+    """The wrong answer that noisy documents of this episode were made to state; None if there was none."""
+    noise_kind: tuple[str | None, ...] = ()
+    """The kind of noise of each search; None for those that were not noisy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """One of several searches of a turn."""
+    """One search of a turn that made several, or of an episode with other noise than the default kind."""
 
     query: str
     noisy: bool | tuple[bool, ...]
     documents: tuple[Document, ...] = ()
+    kind: str | None = None
+    """The kind of noise; None if the search was not noisy."""
+    message: str | None = None
+    """See `SearchResult.message`."""
+    wrong_answers: tuple[str, ...] = ()
+    """See `SearchResult.wrong_answers`."""
 
 
 @dataclass(slots=True, unsafe_hash=True)  # see the note at the top
@@ -237,8 +263,8 @@ class Step:
     error: str | None = None
     """The error message, if the episode ended because the engine or the agent's code failed."""
     searches: tuple[Searched, ...] | None = None
-    """The searches of this turn, if they are not the one that `query`, `documents` and `noisy` describe; read them with
-    `queries`, `groups` and `noise_flags`."""
+    """The searches of this turn, if `query`, `documents` and `noisy` do not describe them: there are several, or the
+    noise is not of the default kind. Read them with `queries`, `groups`, `noise_flags` and `noise_kinds`."""
     messages: tuple[tuple[Literal["tool", "user"], str], ...] = ()
     """The observation as chat messages, (role, content) each, if the protocol's `observation_role` is "tool": one
     "tool" message per call, without the protocol's own tags, and notices as "user" messages. Otherwise empty."""
@@ -272,6 +298,30 @@ class Step:
         if self.searches is not None:
             return tuple([search.noisy for search in self.searches])
         return () if self.noisy is None else (self.noisy,)
+
+    @property
+    def noise_kinds(self) -> tuple[str | None, ...]:
+        """The kind of noise of each search of this turn; None for those that were not noisy."""
+        if self.searches is not None:
+            return tuple([search.kind for search in self.searches])
+        if self.noisy is None:
+            return ()
+        noisy = self.noisy if isinstance(self.noisy, bool) else any(self.noisy)
+        return ("distractor" if noisy else None,)
+
+    @property
+    def results(self) -> tuple[SearchResult, ...]:
+        """Results with which `Episode.observe` makes this step again."""
+        if self.noisy is None:
+            return ()
+        if self.searches is None:
+            return (SearchResult(self.documents, failure=self.error),)
+        return tuple(
+            [
+                SearchResult(s.documents, failure=self.error, message=s.message, wrong_answers=s.wrong_answers)
+                for s in self.searches
+            ]
+        )
 
     @property
     def done(self) -> bool:

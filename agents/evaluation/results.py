@@ -99,7 +99,9 @@ class EpisodeResult:
         return getattr(self, metric) if metric in KINDS else self.extra.get(metric)  # type: ignore[no-any-return]
 
 
-_RECORDED = frozenset((*METRICS, "searches", "prediction", "reward"))
+_RECORDED = frozenset(
+    (*METRICS, "searches", "prediction", "reward", "misled", "abstained", "hallucinated", "counterfactual")
+)
 """Entries of a transcript's scores that are not additional scores."""
 _TOKENS = ("tokens_read", "tokens_written")
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))

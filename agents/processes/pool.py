@@ -25,7 +25,7 @@ from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import exact_match
 from zerosearch_env.game.together import MAX_WAITING
 from zerosearch_env.progress import WORK
-from zerosearch_env.types import SearchResult, Step, StopReason, Turn
+from zerosearch_env.types import Step, StopReason, Turn
 
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
@@ -246,8 +246,7 @@ def replay(episode: Episode, turns: Sequence[Turn]) -> None:
         else:
             outcome = episode.advance(turn.action_text)
             if not isinstance(outcome, Step):
-                groups = step.groups or ((),) * len(episode.requests)
-                outcome = episode.observe([SearchResult(group, failure=step.error) for group in groups])
+                outcome = episode.observe(step.results)
         # A worker computes no reward, so only the replay finds out that a reward has no value.
         unjudged = step.done and outcome.stop_reason is StopReason.ENGINE_ERROR
         same_end = unjudged or outcome.stop_reason == step.stop_reason
@@ -261,7 +260,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZER
 def _start(episode: Episode) -> tuple[Any, ...]:
     """The arguments that recreate the episode. The parent computes reward and scores, so these are not sent."""
     rules = replace(episode.rules, reward=exact_match, scores=())
-    return episode.question, rules, episode.noise_level, episode.seed
+    return episode.question, rules, episode.noise_level, episode.noise_kinds, episode.seed
 
 
 def _packed(value: Any, what: str) -> bytes:
@@ -294,7 +293,10 @@ def _serve(connection: Connection, counts: MutableSequence[int]) -> None:
                 players.clear()
                 players[key] = player(options)
             positions = [position for position, *_ in starts]
-            episodes = [Episode(q, rules, noise_level=p, seed=seed) for _, q, rules, p, seed in starts]
+            episodes = [
+                Episode(question, rules, noise_level=level, noise_kinds=kinds, seed=seed)
+                for _, question, rules, level, kinds, seed in starts
+            ]
 
             def send(n: int, positions: list[int] = positions, episodes: list[Episode] = episodes) -> None:
                 connection.send_bytes(pickle.dumps(("episode", (positions[n], tuple(episodes[n].turns)))))

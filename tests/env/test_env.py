@@ -42,7 +42,10 @@ STEP_KEYS = {
     "turn",
     "stop_reason",
 }
-END_KEYS = STEP_KEYS | {"prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches"}
+END_KEYS = STEP_KEYS | {
+    *("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches"),
+    *("misled", "abstained", "hallucinated", "counterfactual", "noise_kind"),
+}
 
 
 def make(**arguments: Any) -> ZeroSearchEnv:

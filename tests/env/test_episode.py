@@ -109,7 +109,7 @@ def test_a_whole_episode() -> None:
         turn=3,
         noise_level=0.0,
         stop_reason=StopReason.ANSWER,
-        scores=Scores("geneva", QUESTION.answers, 1.0, 1.0, 1.0, 1.0, 1, 1.0, 1.0),
+        scores=Scores("geneva", QUESTION.answers, 1.0, 1.0, 1.0, 1.0, 1, 1.0, 1.0, noise_kind=(None,)),
     )
     assert episode.done
     assert episode.stop_reason is StopReason.ANSWER
@@ -155,6 +155,7 @@ def test_a_request_carries_the_question_and_is_bounded() -> None:
         top_k=3,
         seed=split(42, 0),
         paragraphs=paragraphs,
+        episode_seed=42,
     )
     step = episode.observe(SearchResult((USEFUL, BESIDE) * 5))
     assert step.documents == (USEFUL, BESIDE, USEFUL)
@@ -248,7 +249,7 @@ def test_a_driver_may_stop_an_episode() -> None:
     play(episode, [SEARCH])
     step = episode.stop(StopReason.CONTEXT_LIMIT, "<think>half a")
     assert (step.stop_reason, step.action, step.turn) == (StopReason.CONTEXT_LIMIT, "invalid", 2)
-    assert step.scores == Scores(None, QUESTION.answers, 0.0, 0.0, 0.0, 0.0, 1)
+    assert step.scores == Scores(None, QUESTION.answers, 0.0, 0.0, 0.0, 0.0, 1, noise_kind=(None,))
     assert episode.text.endswith("<think>half a")
     with pytest.raises(EpisodeError, match=r"over \(context_limit\); it cannot be stopped again"):
         episode.stop(StopReason.CONTEXT_LIMIT)
@@ -330,7 +331,7 @@ def test_the_reward_is_what_the_rules_say() -> None:
         return -0.5
 
     assert play(start(reward=own), [text])[0].scores == Scores(
-        "Geneva, by the lake", QUESTION.answers, 0.0, 0.5, 1.0, -0.5, 0, 0.0, 0.5
+        "Geneva, by the lake", QUESTION.answers, 0.0, 0.5, 1.0, -0.5, 0, 0.0, 0.5, hallucinated=1.0
     )
     play(start(reward=own, max_turns=1), [INVALID, INVALID])
     assert seen == [("Geneva, by the lake", QUESTION.answers), (None, QUESTION.answers)]

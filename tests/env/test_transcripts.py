@@ -57,7 +57,11 @@ def test_a_record_says_everything_and_is_json() -> None:
         "em_unicode": 1.0,
         "f1_unicode": 1.0,
         "reward": 1.0,
+        "misled": 0.0,
+        "abstained": 0.0,
+        "hallucinated": 0.0,
         "searches": 1,
+        "counterfactual": None,
     }
     assert record["extra"] == {"agent": "me", "step": 3}
     assert episode.text == record["prompt"] + "".join(t["action_text"] + t["observation"] for t in record["turns"])

@@ -45,7 +45,10 @@ STEP_KEYS = (
     "stop_reason",
 )
 """Keys present at every step: attributes of `Step` (`document_groups`: `groups`)."""
-SCORE_KEYS = ("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches")
+SCORE_KEYS = (
+    *("prediction", "answers", "em", "f1", "subem", "em_unicode", "f1_unicode", "searches"),
+    *("misled", "abstained", "hallucinated", "counterfactual", "noise_kind"),
+)
 """Additional keys at the end of an episode: attributes of `Scores`. Gold answers never appear before the end. Names of
 additional scores (`Rules.scores`) are keys too."""
 
@@ -54,6 +57,7 @@ NoDraw = Literal[False] | tuple[()]
 
 _DTYPES: Mapping[str, Any] = {
     **dict.fromkeys(("noise_level", "progress", "em", "f1", "subem", "em_unicode", "f1_unicode"), np.float64),
+    **dict.fromkeys(("misled", "abstained", "hallucinated"), np.float64),
     **dict.fromkeys(("turn", "searches"), np.int64),
     **dict.fromkeys(("noisy", "answer_in_documents"), np.bool_),
 }
@@ -161,6 +165,11 @@ def step_info(step: Step, unset: NoDraw = False) -> Infos:
         info["em_unicode"] = scores.em_unicode
         info["f1_unicode"] = scores.f1_unicode
         info["searches"] = scores.searches
+        info["misled"] = scores.misled
+        info["abstained"] = scores.abstained
+        info["hallucinated"] = scores.hallucinated
+        info["counterfactual"] = scores.counterfactual
+        info["noise_kind"] = scores.noise_kind
         for name, value in scores.extra:
             info[name] = math.nan if value is None else value
         if step.error is not None:

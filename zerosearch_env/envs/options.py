@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..checks import make_options
 from ..datasets import Columns, DatasetSource, OnBadRow
+from ..game.noise_kinds import NoiseSpec
 from ..types import Options
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class EnvOptions:
     noise_base: float = 4.0
     noise_level: float | None = None
     noise_unit: str = "search"
+    noise_kind: NoiseSpec | Sequence[NoiseSpec] = "distractor"
     curriculum_episodes: int = 10_000
     reward: str | Callable[..., float] = "em"
     scores: Sequence[str | Callable[..., float]] = ()
+    abstentions: Sequence[str] | None = None
     protocol: str | Protocol = "zerosearch"
     prompt_template: str | None = None
     max_turns: int | None = None

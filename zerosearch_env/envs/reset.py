@@ -12,10 +12,11 @@ from ..checks import check_options, is_whole_number
 from ..errors import ConfigError, unknown_name
 from ..game.episode import Episode
 from ..game.noise import check_level, check_progress
+from ..game.noise_kinds import DISTRACTOR, NoiseMixture, read_mixture
 from ..types import Info, Options
 from .setup import Setup
 
-RESET_OPTIONS = ("question", "noise_level", "progress")
+RESET_OPTIONS = ("question", "noise_level", "progress", "noise_kind")
 RESET_EXAMPLE = '{"noise_level": 0.5}'
 
 
@@ -26,6 +27,7 @@ class ResetOptions:
     question: int | None = None
     noise_level: float | None = None
     progress: float | None = None
+    noise_kind: NoiseMixture | None = None
 
 
 NO_OPTIONS = ResetOptions()
@@ -36,22 +38,37 @@ def read_options(setup: Setup, options: Options | None) -> ResetOptions:
 
     Args:
         setup: the setup of the environment.
-        options: `question` (index or id), `noise_level`, `progress`; all optional.
+        options: `question` (index or id), `noise_level`, `progress`, `noise_kind`; all optional.
 
     Raises:
-        ConfigError: an option or a question is unknown, or a noise level or progress is outside [0, 1].
+        ConfigError: an option, a question or a kind of noise is unknown, the environment was not made for this kind, or
+            a noise level or progress is outside [0, 1].
     """
     if not options:
         return NO_OPTIONS
     for key in check_options("options", options, RESET_EXAMPLE):
         if key not in RESET_OPTIONS:
             raise unknown_name("reset option", key, RESET_OPTIONS)
-    question, level, progress = (options.get(key) for key in RESET_OPTIONS)
+    question, level, progress, kind = (options.get(key) for key in RESET_OPTIONS)
     return ResetOptions(
         None if question is None else _question_index(setup, question),
         None if level is None else check_level(level),
         None if progress is None else check_progress(progress),
+        None if kind is None else _noise_kind(setup, kind),
     )
+
+
+def _noise_kind(setup: Setup, kind: Any) -> NoiseMixture:
+    """The kind of noise for one episode, which the environment's engine must be made for."""
+    mixture = read_mixture(kind)
+    possible = {*setup.noise_kinds.kinds, *DISTRACTOR.kinds}
+    if missing := [name for name in mixture.kinds if name not in possible]:
+        raise ConfigError(
+            f"options['noise_kind'] has {missing[0]!r}, but this environment was made with noise_kind="
+            f"{str(setup.noise_kinds)!r}: name every kind that you will use when you make it, for example as stages, "
+            f"noise_kind={[*setup.noise_kinds.kinds, *missing]!r}."
+        )
+    return mixture
 
 
 def _question_index(setup: Setup, question: Any) -> int:
@@ -100,7 +117,8 @@ def draw_episode(
         progress = progress if options.progress is None else options.progress
     level = setup.noise_at(progress) if options.noise_level is None else options.noise_level
     question = setup.dataset.questions[index]
-    episode = Episode(question, setup.rules, noise_level=level, seed=int(draw * 2.0**53))
+    kinds = setup.noise_kinds.at(progress) if options.noise_kind is None else options.noise_kind
+    episode = Episode(question, setup.rules, noise_level=level, noise_kinds=kinds, seed=int(draw * 2.0**53))
     return episode, {
         "question": question.text,
         "question_id": question.id,

@@ -20,6 +20,7 @@ from ..engines import SearchEngine
 from ..engines.run import Engine, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
+from ..game.noise_kinds import DISTRACTOR, NoiseMixture, NoiseSpec, read_mixture
 from ..game.rules import Rules
 from ..protocols.documents import render_plain
 from ..types import Document, Question, Scores, SearchResult, Step, StopReason
@@ -35,10 +36,13 @@ class Session:
         rules: protocol, limits and reward; see `make_rules`.
         engine: a search engine; see `make_engine`. It may be shared by many sessions and stays open.
         noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
+        noise_kind: what noisy searches return, a kind or a mixture (`read_mixture`); the engine must be made for it
+            with `add_noise_kinds`.
         seed: 64-bit integer from which every draw of this episode is derived.
 
     Raises:
-        ConfigError: the noise level is not a number in [0, 1], or an argument has the wrong type.
+        ConfigError: the noise level is not a number in [0, 1], a kind of noise is unknown, or an argument has the wrong
+            type.
         DataError: the question has no answers.
 
     Example:
@@ -52,7 +56,14 @@ class Session:
     """
 
     def __init__(
-        self, question: Question, rules: Rules, engine: SearchEngine, *, noise_level: float = 0.0, seed: int = 0
+        self,
+        question: Question,
+        rules: Rules,
+        engine: SearchEngine,
+        *,
+        noise_level: float = 0.0,
+        noise_kind: NoiseSpec | NoiseMixture = DISTRACTOR,
+        seed: int = 0,
     ) -> None:
         for name, value, kind, how in (
             ("question", question, Question, "such as load_dataset(...).questions[0]"),
@@ -61,7 +72,8 @@ class Session:
         ):
             if not isinstance(value, kind):
                 raise ConfigError(f"{name} must be a {kind.__name__} {how}, got {value!r:.200}.")
-        self.episode = Episode(question, rules, noise_level=noise_level, seed=seed)
+        kinds = read_mixture(noise_kind)
+        self.episode = Episode(question, rules, noise_level=noise_level, noise_kinds=kinds, seed=seed)
         """The episode so far, for example for `transcript_record`."""
         self.engine: Engine = engine
 
@@ -104,7 +116,8 @@ class Session:
         Raises:
             EpisodeError: no document comes back, and the message says what to do instead. The episode is over, a search
                 is running, or only the answer is left: nothing has changed. The query is empty or far too long:
-                as in the environment, this was an invalid turn.
+                as in the environment, this was an invalid turn. The tool says that it failed (noise of the kind
+                `outage`): this was a search like any other.
             EngineError: the engine failed, whatever it raised or returned; the episode is over.
             ConfigError: the query is not a string.
         """
@@ -215,10 +228,16 @@ class Session:
         for result in results:
             if result.failure is not None:
                 raise EngineError(result.failure, result.attempts)
+        for result in results:
+            if result.message is not None:
+                raise EpisodeError(self._with_notice(result.message))
         return step.documents
 
     def _as_text(self, documents: Sequence[Document]) -> str:
-        text = render_plain(documents)
+        return self._with_notice(render_plain(documents))
+
+    def _with_notice(self, text: str) -> str:
+        """The result of a search, and after the last one a notice that only the answer is left."""
         return f"{text}\n{self._used_up()}" if self.episode.last_turn else text
 
     def _used_up(self) -> str:

@@ -15,6 +15,7 @@ from ..engines import make_engine
 from ..engines.base import check_corpus
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, Schedule, check_level, choose_noise
+from ..game.noise_kinds import NoiseKinds, read_noise_kinds
 from ..game.rules import Rules, make_rules
 from ..types import Dataset, Options
 from .curriculum import Curriculum
@@ -39,6 +40,8 @@ class Setup:
     """True if the environment created the engine from a description and must close it."""
     noise: Schedule | float
     """The fixed noise level, or a schedule: progress in [0, 1] -> noise level."""
+    noise_kinds: NoiseKinds
+    """What noisy searches return, in stages over the progress of the curriculum."""
     options: EnvOptions
     """The arguments as they were given."""
 
@@ -120,6 +123,7 @@ def make_setup(options: EnvOptions) -> Setup:
         end=options.noise_end,
         base=options.noise_base,
     )
+    noise_kinds = read_noise_kinds(options.noise_kind)
     rules = make_rules(
         protocol=options.protocol,
         prompt_template=options.prompt_template,
@@ -130,6 +134,7 @@ def make_setup(options: EnvOptions) -> Setup:
         reward=options.reward,
         scores=options.scores,
         noise_unit=options.noise_unit,
+        abstentions=options.abstentions,
     )
     data = make_dataset(options)
     check_prompts(rules, data.questions)
@@ -141,7 +146,7 @@ def make_setup(options: EnvOptions) -> Setup:
         if owns_engine:
             engine.close()
         raise
-    return Setup(data, rules, engine, owns_engine, noise, options)
+    return Setup(data, rules, engine, owns_engine, noise, noise_kinds, options)
 
 
 def _can_be_noisy(noise: Schedule | float) -> bool:

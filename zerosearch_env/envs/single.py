@@ -94,6 +94,10 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
     | `prediction` | end | the answer given, or None |
     | `answers` | end | tuple of gold answers; they appear nowhere before the end |
     | `em`, `f1`, `subem`, `em_unicode`, `f1_unicode` | end | these scores, whatever `reward` is |
+    | `misled`, `abstained`, `hallucinated` | end | 1.0 or 0.0: the answer is a wrong one that noisy documents were made
+      to state; it is one of `abstentions`; it is neither right nor one of them |
+    | `noise_kind` | end | tuple with the kind of noise of each search; None for those that were not noisy |
+    | `counterfactual` | end | the wrong answer that noisy documents were made to state, or None |
     | the names of `scores` | end | the additional scores; NaN if a score has no value |
     | `searches` | end | number of searches |
     | `error` | end, if the engine failed | the engine's error message |
@@ -120,11 +124,16 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         noise_base: base b of the exponential schedule.
         noise_level: a fixed p in [0, 1]. None without a schedule: 0.
         noise_unit: draw noise once per `"search"` or once per `"document"`.
+        noise_kind: what a noisy search returns: `"distractor"`, `"irrelevant"`, `"counterfactual"`, `"mixed"`,
+            `"empty"`, `"garbled"`, `"markup"`, `"incomplete"`, `"redundant"`, `"outage"`, `"injection"`
+            (docs/noise.md), a mixture such as `{"distractor": 0.5, "empty": 0.5}`, or a list of these: the stages of
+            the curriculum.
         curriculum_episodes: with a schedule, progress = ended episodes / this, unless `set_progress` was called. An
             episode that a time limit or a reset cut off counts too, if it had at least one turn.
-        reward: a name (`"em"`, `"f1"`, `"subem"`, `"research"`, ...: docs/rewards.md lists all),
+        reward: a name (`"em"`, `"f1"`, `"subem"`, `"ternary"`, ...: docs/rewards.md lists all),
             `"judge:openai:URL"`, or a callable (episode) -> float or (prediction or None, gold answers) -> float.
         scores: additional scores for the info of the last step, each given like `reward`.
+        abstentions: answers that count as abstaining, such as `["unknown"]`. None: the usual ones.
         protocol: the tag grammar: `"zerosearch"`, `"search-r1"`, `"r1-searcher"`, `"research"`, `"deepresearcher"`,
             `"hermes"`, or a `Protocol`.
         prompt_template: a string or a file that contains `{question}`, for checkpoints that were trained with another
@@ -144,7 +153,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         DataError: the dataset is empty, or a question has no answer.
 
     ## Reset options
-    `reset(options={"question": index_or_id, "noise_level": p, "progress": x})`, all optional, for this episode only.
+    `reset(options={"question": index_or_id, "noise_level": p, "progress": x, "noise_kind": kind})`, all optional, for
+    this episode only.
     `env.unwrapped.set_progress(x)` sets the progress of the curriculum from the next reset on.
 
     ## Vectorized environment
@@ -203,8 +213,8 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
 
         Args:
             seed: seeds the environment's random generator again; questions and noise are drawn from it.
-            options: `question` (index or id), `noise_level`, `progress`, each for this episode only. The dict is not
-                changed.
+            options: `question` (index or id), `noise_level`, `progress`, `noise_kind`, each for this episode only. The
+                dict is not changed.
 
         Returns:
             The prompt and the info; see the class.

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from operator import index
@@ -33,6 +34,7 @@ from typing import Literal
 
 from ..errors import ConfigError, DataError, EpisodeError, UnjudgedError, unknown_name
 from ..protocols import INVALID, ParsedAction, ToolCall
+from ..protocols.base import clean_message
 from ..protocols.tags import answer_action, query_action
 from ..protocols.tools import render_results
 from ..randomness import split, uniform2
@@ -51,8 +53,9 @@ from ..types import (
 )
 from .answers import documents_contain_answer
 from .noise import check_level
+from .noise_kinds import DISTRACTOR, NoiseMixture, is_noisy
 from .reward_registry import Reward, pay
-from .rewards import exact_match, score
+from .rewards import answer_key, exact_match, score
 from .rules import Rules
 from .unicode_scores import unicode_score
 
@@ -79,6 +82,7 @@ class Episode:
         question: the question.
         rules: the rules, shared by all episodes of an environment.
         noise_level: probability in [0, 1] that a search (or a document, by `rules.noise_unit`) is noisy.
+        noise_kinds: what noisy searches return.
         seed: 64-bit integer from which every draw of this episode is derived.
         prompt: the first text for the policy.
         searches: number of searches made so far.
@@ -90,10 +94,13 @@ class Episode:
     __slots__ = (
         "_calls",
         "_find_answer",
+        "_kinds",
         "_requests",
         "_turns",
         "_written",
         "_written_end",
+        "_wrong_answers",
+        "noise_kinds",
         "noise_level",
         "prompt",
         "question",
@@ -104,7 +111,15 @@ class Episode:
         "tokens",
     )
 
-    def __init__(self, question: Question, rules: Rules, *, noise_level: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        question: Question,
+        rules: Rules,
+        *,
+        noise_level: float = 0.0,
+        noise_kinds: NoiseMixture = DISTRACTOR,
+        seed: int = 0,
+    ) -> None:
         """Start an episode.
 
         Raises:
@@ -117,6 +132,7 @@ class Episode:
         self.question = question
         self.rules = rules
         self.noise_level = check_level(noise_level)
+        self.noise_kinds = DISTRACTOR if noise_kinds == DISTRACTOR else noise_kinds
         if not question.answers and self.noise_level > 0:
             raise DataError(
                 f"question {question.id!r} has no gold answers, so noisy documents cannot be kept free of the answer: "
@@ -133,6 +149,8 @@ class Episode:
         self.stop_reason: StopReason | None = None
         self.tokens: tuple[int, int] | None = None
         self._turns: list[tuple[str, Step, int | None]] = []
+        self._kinds: list[str | None] = []  # of each search so far
+        self._wrong_answers: tuple[str, ...] = ()
         # The pending searches, and the turn that they belong to: its text, the end of its action, its calls.
         self._requests: tuple[SearchRequest, ...] = ()
         self._written = ""
@@ -268,7 +286,12 @@ class Episode:
         rules = self.rules
         request = requests[0]
         documents = tuple(result.documents[: request.top_k])
-        observation = rules.protocol.render_documents(documents, request.query)
+        if result.message is None:
+            observation = rules.protocol.render_documents(documents, request.query)
+        else:
+            documents, observation = (), rules.protocol.show_message(result.message, request.query)
+        if result.wrong_answers:
+            self._wrong_answers += result.wrong_answers
         turns = len(self._turns) + 1
         if turns == rules.max_turns:
             observation += rules.last_turn_notice
@@ -282,6 +305,8 @@ class Episode:
             request.noisy,
             self._find_answer,
         )
+        if self.noise_kinds is not DISTRACTOR:
+            step.searches = self._searched(requests, (documents,), (result,))
         self._turns.append((action_text, step, end))
         return step
 
@@ -295,18 +320,22 @@ class Episode:
         if failure is not None:
             return self._end(StopReason.ENGINE_ERROR, action_text, "search", end=end, requests=requests, error=failure)
         groups = tuple(
-            tuple(result.documents[: request.top_k]) for request, result in zip(requests, results, strict=True)
+            tuple(result.documents[: request.top_k]) if result.message is None else ()
+            for request, result in zip(requests, results, strict=True)
         )
+        self._wrong_answers += tuple(chain.from_iterable(result.wrong_answers for result in results))
         if calls:
-            observation, messages = self._tell(calls, groups)
+            observation, messages = self._tell(calls, groups, [result.message for result in results])
         else:
-            render = self.rules.protocol.render_documents
-            observation = "".join(render(group, request.query) for request, group in zip(requests, groups, strict=True))
+            protocol = self.rules.protocol
+            observation = "".join(
+                protocol.render_documents(group, request.query)
+                if result.message is None
+                else protocol.show_message(result.message, request.query)
+                for request, group, result in zip(requests, groups, results, strict=True)
+            )
             observation, messages = self._with_notice(observation, ())
         documents = tuple(chain.from_iterable(groups))
-        searches = tuple(
-            Searched(request.query, request.noisy, group) for request, group in zip(requests, groups, strict=True)
-        )
         step = Step(
             observation,
             "search",
@@ -316,19 +345,49 @@ class Episode:
             documents,
             _any_noisy(requests),
             self._find_answer,
-            searches=searches if len(searches) > 1 else None,
+            searches=self._searched(requests, groups, results),
             messages=messages,
         )
         self._turns.append((action_text, step, end))
         return step
 
-    def _tell(self, calls: Sequence[ToolCall], groups: Sequence[tuple[Document, ...]] = ()) -> tuple[str, Messages]:
-        """The observation after the calls of a turn, as text and as messages; `groups` are the results of searches."""
+    def _searched(
+        self,
+        requests: Sequence[SearchRequest],
+        groups: Sequence[tuple[Document, ...]],
+        results: Sequence[SearchResult],
+    ) -> tuple[Searched, ...] | None:
+        """`Step.searches` of the searches of this turn, which are the last ones so far."""
+        if len(requests) == 1 and self.noise_kinds is DISTRACTOR:
+            return None
+        kinds = self._kinds[-len(requests) :]
+        return tuple(
+            [
+                Searched(request.query, request.noisy, group, kind, result.message, result.wrong_answers)
+                for request, group, kind, result in zip(requests, groups, kinds, results, strict=True)
+            ]
+        )
+
+    def _tell(
+        self,
+        calls: Sequence[ToolCall],
+        groups: Sequence[tuple[Document, ...]] = (),
+        failures: Sequence[str | None] = (),
+    ) -> tuple[str, Messages]:
+        """The observation after the calls of a turn, as text and as messages.
+
+        Args:
+            calls: the calls.
+            groups: the documents of each search.
+            failures: for each search the message of the failed tool, or None.
+        """
         protocol = self.rules.protocol
         assert protocol.render_call is not None
         contents: list[str] = []
-        left = iter(groups)
+        left, failed = iter(groups), iter(failures)
         for call in calls:
+            if failure := next(filter(None, [next(failed) for _ in call.queries]), None):
+                call = replace(call, error=clean_message(failure))
             shown = [next(left) for _ in call.queries] or [self._shown(page) for page in call.pages]
             contents.append(protocol.render_call(call, shown))
         messages: Messages = tuple(("tool", content) for content in contents)
@@ -425,11 +484,13 @@ class Episode:
         rules, level, seed, search = self.rules, self.noise_level, self.seed, self.searches
         self.searches = search + 1
         noisy: bool | tuple[bool, ...]
+        kind = "distractor" if self.noise_kinds is DISTRACTOR else self.noise_kinds.draw(seed, search)
         if rules.noise_unit == "search":
             # u is in [0, 1), so the levels 0 and 1 need no draw.
             noisy = level > 0.0 and (level >= 1.0 or uniform2(seed, search, 0) < level)
         else:
             noisy = tuple([level > 0.0 and uniform2(seed, search, j) < level for j in range(rules.top_k)])
+        self._kinds.append(kind if is_noisy(noisy) else None)
         question = self.question
         return SearchRequest(
             query,
@@ -440,6 +501,8 @@ class Episode:
             split(seed, search),
             question.paragraphs,
             question.steps if question.metadata else (),
+            kind,
+            seed,
         )
 
     def _end(
@@ -459,12 +522,20 @@ class Episode:
         default = rules.reward is exact_match or not answers
         unicode_scores = unicode_score(prediction, answers) if answers else _UNSCORED[:2]
         scores = Scores(prediction, answers, em, f1, subem, em if default else 0.0, self.searches, *unicode_scores)
+        scores.noise_kind = tuple(self._kinds)
+        scores.counterfactual = next(iter(self._wrong_answers), None)
+        if not answers:
+            scores.misled = scores.abstained = scores.hallucinated = math.nan
+        elif prediction and not em:
+            key = answer_key(prediction)
+            scores.misled = float(key in map(answer_key, self._wrong_answers))
+            scores.abstained = float(key in rules.abstention_keys)
+            scores.hallucinated = 1.0 - scores.abstained
         turn, level = len(self._turns) + 1, self.noise_level
         noisy = searches = None
         if requests:  # searches without a result
             query, noisy = "; ".join([request.query for request in requests]), _any_noisy(requests)
-            if len(requests) > 1:
-                searches = tuple([Searched(request.query, request.noisy) for request in requests])
+            searches = self._searched(requests, [()] * len(requests), [SearchResult(())] * len(requests))
         step = Step("", action, turn, level, query, (), noisy, None, reason, scores, error, searches)
         self.stop_reason = reason
         self._turns.append((action_text, step, end))

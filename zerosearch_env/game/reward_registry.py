@@ -26,7 +26,7 @@ from .published_rewards import FinishedEpisode
 from .rewards import exact_match, f1_score, sub_exact_match
 from .unicode_scores import unicode_exact_match, unicode_f1
 
-_ALWAYS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
+_ALWAYS = ("em", "f1", "subem", "em_unicode", "f1_unicode", "misled", "abstained", "hallucinated")
 """Scores that every episode has."""
 _RESERVED = frozenset(entry.name for kind in (Step, Scores) for entry in fields(kind)) | {
     *("question", "question_id", "progress", "queries", "document_groups", "answer_in_documents", "final_obs"),
@@ -77,6 +77,16 @@ class EpisodeReward:
         return _checked_value(self.function, (episode,), None if episode.scores is None else episode.scores.prediction)
 
 
+def ternary(episode: FinishedEpisode) -> float:
+    """1 for a right answer (exact match), 0 for an abstention, -1 for anything else (TruthRL, arXiv 2509.25760).
+
+    An episode without an answer counts as wrong: otherwise not to answer would be the cheapest way to abstain.
+    """
+    scores = episode.scores
+    assert scores is not None  # the episode has ended
+    return 1.0 if scores.em else 0.0 if scores.abstained else -1.0
+
+
 Reward: TypeAlias = Callable[[str | None, Sequence[str]], float] | EpisodeReward
 """(prediction or None, gold answers) -> a finite number, or an `EpisodeReward`."""
 ScoreSpec: TypeAlias = str | Callable[..., float]
@@ -84,6 +94,7 @@ ScoreSpec: TypeAlias = str | Callable[..., float]
 
 REWARDS: Mapping[str, Reward] = {
     "em": exact_match,
+    "ternary": EpisodeReward(ternary),
     "f1": f1_score,
     "subem": sub_exact_match,
     "em_unicode": unicode_exact_match,

@@ -16,10 +16,31 @@ from ..protocols.base import check_prompt
 from ..protocols.prompts import DATASET_PROMPT, PLACEHOLDER, load_few_shot, load_prompt_template
 from ..types import JsonObject, Options, Question
 from .reward_registry import Reward, ScoreSpec, get_reward, get_scores
-from .rewards import exact_match
+from .rewards import answer_key, exact_match
 
 NoiseUnit = Literal["search", "document"]
 
+ABSTENTIONS = (
+    "unknown",
+    "I don't know",
+    "I do not know",
+    "don't know",
+    "not known",
+    "no answer",
+    "cannot answer",
+    "can't answer",
+    "cannot be determined",
+    "cannot determine",
+    "not enough information",
+    "insufficient information",
+    "unanswerable",
+    "unsure",
+    "not sure",
+    "I am not sure",
+    "I'm not sure",
+    "N/A",
+)
+"""Answers that abstain, by default."""
 NOTICES = ("own", "reference", "none")
 """The words that select a notice; see `choose_notices`."""
 
@@ -51,6 +72,8 @@ class Rules:
     """Name and function of each additional score."""
     few_shot: str = ""
     """Worked examples that are shown before the instruction; may be empty."""
+    abstentions: tuple[str, ...] = ABSTENTIONS
+    """Answers that abstain: a prediction that is one of them as a whole, after normalisation, is no hallucination."""
     answers_required: bool = True
     """Whether every question needs gold answers. If False, an episode without any has no scores (NaN, null in
     transcripts) and must have noise level 0."""
@@ -62,6 +85,11 @@ class Rules:
     def waits(self) -> bool:
         """Whether the reward or a score waits for a server, so that many episodes should end at the same time."""
         return any(getattr(reward, "waits", False) for reward in (self.reward, *(score for _, score in self.scores)))
+
+    @cached_property
+    def abstention_keys(self) -> frozenset[str]:
+        """The normalised abstentions (`rewards.answer_key`)."""
+        return frozenset(map(answer_key, self.abstentions))
 
     @cached_property
     def prompt_pieces(self) -> tuple[str, ...]:
@@ -162,6 +190,7 @@ def make_rules(
     reward: ScoreSpec = "em",
     scores: Sequence[ScoreSpec] = (),
     noise_unit: str = "search",
+    abstentions: Sequence[str] | None = None,
     max_action_chars: int = 65_536,
     max_query_chars: int = 512,
 ) -> Rules:
@@ -183,6 +212,7 @@ def make_rules(
         scores: additional scores, computed at the end of every episode: what `reward` may be. They are part of infos,
             transcripts, metrics and results.
         noise_unit: `"search"` or `"document"`.
+        abstentions: answers that count as abstaining instead of wrong; None: `ABSTENTIONS`.
         max_action_chars: longest accepted text of one turn, in characters.
         max_query_chars: maximum length of a query, in characters; longer ones are cut.
 
@@ -223,10 +253,21 @@ def make_rules(
         scores=get_scores(scores),
         few_shot=examples,
         noise_unit=noise_unit,  # type: ignore[arg-type]
+        abstentions=_check_abstentions(abstentions),
         max_action_chars=check_whole_number("max_action_chars", max_action_chars),
         max_query_chars=check_whole_number("max_query_chars", max_query_chars),
         given={name: value for name, value in given.items() if value is not None},
     )
+
+
+def _check_abstentions(abstentions: Sequence[str] | None) -> tuple[str, ...]:
+    if abstentions is None:
+        return ABSTENTIONS
+    if isinstance(abstentions, str) or not all(isinstance(phrase, str) and phrase.strip() for phrase in abstentions):
+        raise ConfigError(
+            f'abstentions must be a list of answers such as ["unknown", "I don\'t know"], got {abstentions!r}.'
+        )
+    return tuple(abstentions)
 
 
 # Any: `make_rules` checks the values
@@ -271,6 +312,7 @@ def _remade(rules: Rules, own: Mapping[str, Any], given: Mapping[str, Any]) -> R
         reward=rules.reward,
         scores=rules.scores,
         noise_unit=rules.noise_unit,
+        abstentions=rules.abstentions,
         max_action_chars=rules.max_action_chars,
         max_query_chars=rules.max_query_chars,
         answers_required=rules.answers_required,

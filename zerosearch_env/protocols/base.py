@@ -10,6 +10,7 @@ from typing import Any, Literal, SupportsIndex
 
 from ..errors import ConfigError, unknown_name
 from ..types import ActionKind, Document, JsonObject
+from .hygiene import defuse_tags, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ INVALID = ParsedAction("invalid", "")
 """The action of every turn that neither searches nor answers."""
 
 
+def clean_message(message: str) -> str:
+    """What a failed tool says, on one line and without tags that would act."""
+    return defuse_tags(visible(message))
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How a policy and the environment communicate: the tags and limits of one family of search agents.
@@ -93,6 +99,9 @@ class Protocol:
     observation_role: Literal["assistant", "tool"] = "assistant"
     """Whether an observation continues the policy's own turn, or is a message of its own, which a chat model's template
     frames."""
+    render_message: Callable[[str, str], str] | None = None
+    """(cleaned message, query) -> the observation if the search tool says that it failed. None: the block of one
+    document with this text."""
     render_call: Callable[[ToolCall, Sequence[Sequence[Document]]], str] | None = None
     """(call, documents of each of its queries or pages) -> what the policy is told about one call, without tags. None:
     the protocol has no tools, and a turn makes at most one search."""
@@ -104,6 +113,12 @@ class Protocol:
     tool_prompt_template: str | None = None
     """The instruction without the functions, for chat templates that write `tools` themselves; contains `{question}`.
     None: the protocol has no tools."""
+
+    def show_message(self, message: str, query: str) -> str:
+        """The observation if the search tool says that it failed."""
+        if self.render_message is None:
+            return self.render_documents((Document("", message),), query)
+        return self.render_message(clean_message(message), query)
 
     def __reduce_ex__(self, version: SupportsIndex) -> str | tuple[Any, ...]:
         """Pickle and copy a registered protocol by its name, so that the result is the registered object itself."""

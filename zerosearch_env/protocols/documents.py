@@ -75,6 +75,18 @@ def render_block(
     return f"{opening}{defuse_tags(block[len(opening) : end])}{closing}"
 
 
+def render_message(opening: str, closing: str, message: str, query: str = "") -> str:
+    """The block of a search whose tool failed: its message in place of documents.
+
+    Args:
+        opening: start of the block.
+        closing: end of the block.
+        message: what the tool says, cleaned.
+        query: not used; protocols that call tools show it.
+    """
+    return f"{opening}{message}{closing}"
+
+
 def render_plain(documents: Sequence[Document]) -> str:
     """Documents without a block around them, for agents outside the protocols: `Doc 1: title: text`, one line each."""
     return render_block(zerosearch_heading, visible, "", "", NOTHING_FOUND, documents)

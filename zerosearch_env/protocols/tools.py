@@ -225,10 +225,22 @@ def hermes_documents(documents: Sequence[Document], query: str) -> str:
     return render_results(HERMES_TAGS, [hermes_result(call, [documents])])
 
 
+def hermes_message(message: str, query: str) -> str:
+    """The observation after the call of `hermes` if the search tool says that it failed."""
+    call = ToolCall(_hermes_call(query), (clean_query(query),), error=message)
+    return render_results(HERMES_TAGS, [hermes_result(call, [])])
+
+
 def deepresearcher_documents(documents: Sequence[Document], query: str) -> str:
     """The observation after the call of `deepresearcher` that searches for one query."""
     call = ToolCall("", (clean_query(query),))
     return render_results(DEEPRESEARCHER_TAGS, [deepresearcher_result(call, [documents])])
+
+
+def deepresearcher_message(message: str, query: str) -> str:
+    """The observation after the call of `deepresearcher` if the search tool says that it failed."""
+    call = ToolCall("", (clean_query(query),), error=message)
+    return render_results(DEEPRESEARCHER_TAGS, [deepresearcher_result(call, [])])
 
 
 def _hermes_call(query: str) -> str:

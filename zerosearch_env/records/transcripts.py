@@ -2,18 +2,25 @@
 
 A record (`schema_version` 1) has the fields
 
-    schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, seed, prompt,
+    schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, noise_kind, seed, prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
-            observation, searches [{query, noisy, documents (their number)}], messages [{role, content}]}],
-    stop_reason, error, scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, searches, additional scores},
+            observation, searches [{query, noisy, kind, documents (their number), message, wrong_answers}],
+            messages [{role, content}]}],
+    stop_reason, error,
+    scores {prediction, em, f1, subem, em_unicode, f1_unicode, reward, misled, abstained, hallucinated, searches,
+            counterfactual, additional scores},
     tokens {read, written}, extra
 
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `documents` has those of all
 searches of the turn, in the order of `searches`. `messages` is the observation as chat messages, in protocols with
-tools. (Records of earlier versions have neither `searches` nor `messages`.) `stop_reason` and `scores` are null until
-the episode ends; an additional score is null if it has no value, and every score but the prediction is null if the
+tools. `kind` is the kind of noise, null if the search was not noisy; `noise_kind` is the kind or mixture of the whole
+episode. `message` (of a failed tool) and `wrong_answers` are only there if there are any. `stop_reason` and `scores`
+are null until the episode ends; an additional score is null if it has no value, and every figure is null if the
 question has no gold answers. `tokens` is only there if the agent's player counts them. `extra` holds values added by
 the writer (training step, name of the agent, ...).
+
+Records of earlier versions lack `searches`, `messages`, everything about kinds of noise, and the scores `misled`,
+`abstained`, `hallucinated` and `counterfactual`.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from ..game.episode import Episode
 from ..types import Document, Json, JsonObject, StopReason, Turn
 
 SCHEMA_VERSION = 1
-_FIGURES = ("em", "f1", "subem", "em_unicode", "f1_unicode", "reward")
+_FIGURES = ("em", "f1", "subem", "em_unicode", "f1_unicode", "reward", "misled", "abstained", "hallucinated")
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +68,7 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
         },
         "answers": list(question.answers),
         "noise_level": float(episode.noise_level),
+        "noise_kind": str(episode.noise_kinds),
         "seed": int(episode.seed),
         "prompt": episode.prompt,
         "turns": [_turn_record(turn) for turn in episode.turns],
@@ -72,6 +80,7 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
             "prediction": scores.prediction,
             **{name: _figure(getattr(scores, name)) for name in _FIGURES},
             "searches": int(scores.searches),
+            "counterfactual": scores.counterfactual,
             **{name: None if value is None else float(value) for name, value in scores.extra},
         },
         **({} if episode.tokens is None else {"tokens": dict(zip(("read", "written"), episode.tokens, strict=True))}),
@@ -99,9 +108,14 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
             {
                 "query": query,
                 "noisy": list(noisy) if isinstance(noisy, tuple) else noisy,
-                "documents": len(step.groups[number]) if step.groups else 0,
+                "kind": kind,
+                "documents": len(result.documents),
+                **({} if result.message is None else {"message": result.message}),
+                **({"wrong_answers": list(result.wrong_answers)} if result.wrong_answers else {}),
             }
-            for number, (query, noisy) in enumerate(zip(step.queries, step.noise_flags, strict=True))
+            for query, noisy, kind, result in zip(
+                step.queries, step.noise_flags, step.noise_kinds, step.results, strict=True
+            )
         ],
         "messages": [{"role": role, "content": content} for role, content in step.messages],
     }
