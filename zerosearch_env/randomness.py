@@ -24,6 +24,8 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MUL_1 = 0xBF58476D1CE4E5B9
 _MUL_2 = 0x94D049BB133111EB
 _SPLIT = 0xD1B54A32D192ED03
+_GOLDEN_U64, _MUL_1_U64, _MUL_2_U64 = map(np.uint64, (_GOLDEN, _MUL_1, _MUL_2))
+_SHIFTS = tuple(map(np.uint64, (30, 27, 31)))
 
 
 def mix(seed: int, *path: int) -> int:
@@ -75,13 +77,17 @@ def uniform2(seed: int, first: int, second: int) -> float:
 
 def mix_array(seed: int, counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """`mix(seed, c)` for every counter c, vectorised. Returns an array of the shape of `counters`, dtype uint64."""
-    state = np.full(counters.shape, seed & _MASK, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for part in (counters.astype(np.uint64), np.zeros_like(counters, dtype=np.uint64)):
-            state = state + np.uint64(_GOLDEN) + part * np.uint64(_MUL_2)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(_MUL_1)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(_MUL_2)
-            state = state ^ (state >> np.uint64(31))
+    # In place, since most arrays are small: another array takes longer to make than to fill.
+    state = counters.astype(np.uint64)
+    state *= _MUL_2_U64
+    state += np.uint64(seed & _MASK)
+    for _ in range(2):
+        state += _GOLDEN_U64
+        state ^= state >> _SHIFTS[0]
+        state *= _MUL_1_U64
+        state ^= state >> _SHIFTS[1]
+        state *= _MUL_2_U64
+        state ^= state >> _SHIFTS[2]
     return state
 
 

@@ -50,6 +50,7 @@ class LocalAgent:
         self._timeout_s = turn_timeout_s
         self._loop = LoopThread("zerosearch-agent")
         self._pending: set[Future[Any]] = set()
+        self._checked = False
         self.stateful = inspect.isclass(agent)
         self.source = source_file(agent)
         # An async client made in a constructor expects a running loop.
@@ -82,6 +83,9 @@ class LocalAgent:
             agent = self._await(_make(agent)) if self._made_in_loop else self._call(agent)
         if not callable(agent):
             raise ConfigError(f"agent {self._name!r}: an instance of the class is not callable; define __call__")
+        if self._checked:  # a signature takes longer to read than the rest of a short episode's set-up
+            return agent
+        self._checked = True
         try:
             inspect.signature(agent).bind(*parameters)
         except TypeError as cause:

@@ -7,6 +7,7 @@ are drawn. They contain no gold answer and are never useful passages.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
 from math import gcd
 from typing import Protocol, TypeVar
 
@@ -45,10 +46,14 @@ class RankedPassages(Protocol):
 
 def seeded_orders(seeds: Sequence[int], size: int) -> list[list[int]]:
     """One random permutation of `range(size)` per seed, drawn with this package's generator."""
-    with np.errstate(over="ignore"):
-        counters = np.asarray(seeds, dtype=np.uint64)[:, None] + np.arange(size, dtype=np.uint64) * np.uint64(_STEP)
-    orders: list[list[int]] = np.argsort(mix_array(0, counters), axis=1, kind="stable").tolist()
+    counters = np.asarray(seeds, dtype=np.uint64)[:, None] + _steps(size)
+    orders: list[list[int]] = mix_array(0, counters).argsort(axis=1, kind="stable").tolist()
     return orders
+
+
+@lru_cache(maxsize=64)
+def _steps(size: int) -> NDArray[np.uint64]:
+    return np.arange(size, dtype=np.uint64) * np.uint64(_STEP)
 
 
 def sample_negatives(
@@ -97,10 +102,11 @@ def sample_negatives(
                 return True
         return False
 
-    pool = list(zip(ranking.ids[skip:].tolist(), ranking.scores[skip:].tolist(), strict=True))[: len(order)]
-    near = ((place, *pool[place]) for place in order if place < len(pool))
+    end = skip + len(order)
+    positions, scores = ranking.ids[skip:end].tolist(), ranking.scores[skip:end].tolist()
+    near = ((place, positions[place], scores[place]) for place in order if place < len(positions))
     if count > 0 and not examine(near):
-        examine(_further(index, request.query, request.seed, skip, len(pool)))
+        examine(_further(index, request.query, request.seed, skip, len(positions)))
     return [taken[rank] for rank in sorted(taken)]
 
 

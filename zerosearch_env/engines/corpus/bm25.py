@@ -15,7 +15,9 @@ variant of MaxScore (Turtle and Flood, 1995):
     the         0.3               ############   by binary search in the posting list
 
 The partial sums are kept in one dense array with a counter per passage. The array stays in the processor's cache; this
-measured several times faster than sorting the postings of many queries together.
+measured several times faster than sorting the postings of many queries together. The impacts of the most frequent words
+are kept in such an array too, a *column*: it is added to all sums at once, and a look-up is one access. A column is
+made when a query first needs it, within a fixed amount of memory.
 
 Impacts are fixed-point integers, so a sum does not depend on the order of its terms. A ranking is therefore the same
 in any batch, at any depth and on any machine. Ties are broken by the passage's position.
@@ -43,15 +45,23 @@ _FOUND_WORDS = 1 << 16
 """Maximum number of words whose places are remembered."""
 _LONG = 4096
 """Posting lists up to this length are always walked: testing whether they can be skipped costs as much."""
-_MARGIN = 2
+_FREQUENT = 8
+"""A word in more than one of so many passages has a column, which is then added faster than its postings."""
+_COLUMN_BYTES = 32 << 20
+"""Maximum memory of all columns."""
+_SPARE = 2
+"""Maximum number of arrays of counters that are kept for further calls."""
+_FEW = 128
+"""So few candidates are all looked up: dropping some first costs as much."""
+_MARGIN = 3
 """Walking ends when the threshold exceeds this multiple of what the remaining words can add. A value above 1 walks
 longer and leaves fewer candidates."""
 _WALK_PER_LOOKUP = 32
 """Number of postings that can be added in the time of one look-up."""
 _SCAN_PER_POSTING = 128
 """Number of counters that can be scanned in the time it takes to sort one touched passage."""
-_PROBE = 4096
-"""Maximum number of passages taken from the first posting list to bound the k-th best sum from below."""
+_PROBE = 1024
+"""Maximum number of passages taken from one posting list to bound the k-th best sum from below."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # its fields are millions of characters long
@@ -77,8 +87,12 @@ class Bm25Index:
     """Impact of each posting in units of 1 / SCALE, at least 1, shape (postings,)."""
     folder: Path | None = None
     """The folder of the files that the arrays are mapped from; None: they are in memory."""
-    _found: dict[str, tuple[int, int, int]] = field(default_factory=dict, init=False)
-    """The places of words of earlier queries: most words of a query are frequent ones."""
+    _found: dict[str, _Term] = field(default_factory=dict, init=False)
+    """The postings of words of earlier queries: most words of a query are frequent ones."""
+    _columns: dict[int, NDArray[np.int32]] = field(default_factory=dict, init=False)
+    """The columns of frequent words, by the start of their postings; each has shape (size,)."""
+    _spare: list[NDArray[np.int32]] = field(default_factory=list, init=False)
+    """Counters of earlier calls, all zero: new ones of a large corpus take as long as a query."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a mapped index as its folder; a copy maps the same files."""
@@ -98,50 +112,64 @@ class Bm25Index:
             queries: any strings; words that occur in no passage are ignored.
             depth: maximum number of passages per query, at least 1.
         """
-        sums = np.zeros(self.size, dtype=np.int32)
-        return [self._rank(query, depth, sums) for query in queries]
+        try:
+            sums = self._spare.pop()
+        except IndexError:
+            sums = np.zeros(self.size, dtype=np.int32)
+        rankings = [self._rank(query, depth, sums) for query in queries]
+        if len(self._spare) < _SPARE:
+            self._spare.append(sums)
+        return rankings
 
     def _rank(self, query: str, depth: int, sums: NDArray[np.int32]) -> Ranking:
         """Rank for one query; `sums` has one counter per passage, all zero before and after the call."""
         terms = self._terms(query)
-        rest = sum(term.bound for term in terms)  # Upper bound on what the remaining words can add to a score.
-        walked: list[NDArray[np.intp]] = []
-        probe: NDArray[np.intp] | None = None  # Distinct passages; their depth-th best sum is a lower bound.
-        # 1. Walk the posting lists of the strongest words, until a new passage can no longer enter the result.
-        postings = threshold = 0
-        for term in terms:
-            length = term.stop - term.start
-            if length > _LONG and postings >= depth:
-                probe = _distinct(walked, depth) if probe is None else probe
-                threshold = _kth_best(sums, probe, depth)
+        short = [term for term in terms if term.length <= _LONG]
+        long = [term for term in terms if term.length > _LONG]
+        rest = sum([term.bound for term in long])  # Upper bound on what the remaining words can add to a score.
+        # 1. Walk the short posting lists, then those of the strongest other words, until a new passage can no longer
+        # enter the result.
+        lists = [self.passages[term.start : term.stop] for term in short]
+        walked = [self._walk_together(short, lists, sums)] if short else []
+        postings = sum(map(len, walked))
+        probe: NDArray[Any] | None = None  # Distinct passages; their depth-th best sum is a lower bound.
+        threshold = steps = 0
+        for term in long:
+            if postings >= depth:
+                probe = _probe(lists, sums, depth) if probe is None else probe
+                threshold = _kth_best(sums[probe], depth)
                 if rest * _MARGIN < threshold:
                     break
             walked.append(self._walk(term, sums))
-            postings += length
+            lists.append(walked[-1])
+            steps += 1
+            postings += term.length
             rest -= term.bound
         else:
-            threshold = _kth_best(sums, _distinct(walked, depth) if probe is None else probe, depth)
+            threshold = _kth_best(sums[_probe(lists, sums, depth) if probe is None else probe], depth)
         # 2. Collect the candidates: passages that the remaining words can still lift to the threshold.
         least = max(threshold - rest, 1)
         sparse = postings * _SCAN_PER_POSTING < self.size
         if sparse:
-            touched = np.concatenate(walked) if walked else _NOBODY
+            touched: NDArray[np.intp] = np.concatenate(walked, dtype=np.intp) if walked else _NOBODY
             found = np.unique(touched[sums[touched] >= least])
         else:
-            found = np.flatnonzero(sums >= least)
+            found = (sums >= least).nonzero()[0]
         # 3. Add the remaining words for the candidates only, dropping those that fall too far behind.
-        for term in terms[len(walked) :]:
-            if len(found) * _WALK_PER_LOOKUP > term.stop - term.start:
+        for term in long[steps:]:
+            if len(found) > _FEW:
+                reached = sums[found]
+                threshold = max(threshold, _kth_best(reached, depth))
+                found = found[reached >= threshold - rest]
+            if len(found) * _WALK_PER_LOOKUP > term.length and self._column(term) is None:
                 sparse = False
                 self._walk(term, sums)
             else:
                 self._look_up(term, found, sums)
             rest -= term.bound
-            threshold = max(threshold, _kth_best(sums, found, depth))
-            found = found[sums[found] >= threshold - rest]
         # 4. Sort the candidates and reset the counters.
         scores = sums[found]
-        best = np.argsort(-scores, kind="stable")[:depth]
+        best = (-scores).argsort(kind="stable")[:depth]
         if sparse:
             for passages in walked:
                 sums[passages] = 0
@@ -159,36 +187,67 @@ class Bm25Index:
             found.clear()
         terms = []
         for text, weight in counts.items():
-            known = found.get(text)
-            if known is None:
-                known = found[text] = self._find(text)
-            strongest, start, stop = known
-            if stop > start:
-                terms.append(_Term(strongest * weight, start, stop, weight))
+            term = found.get(text)
+            if term is None:
+                term = found[text] = self._find(text)
+            if weight > 1:
+                term = _Term(term.bound * weight, term.start, term.stop, term.length, weight)
+            if term.length:
+                terms.append(term)
         terms.sort(reverse=True)
         return terms
 
-    def _find(self, text: str) -> tuple[int, int, int]:
-        """The largest impact of a word, and start and end of its postings; zeros if it is in no passage."""
+    def _find(self, text: str) -> _Term:
+        """A word and its postings; without postings if it is in no passage."""
         word = np.uint64(word_hash(text))
-        place = int(np.searchsorted(self.words, word))
+        place = int(self.words.searchsorted(word))
         if place == len(self.words) or self.words[place] != word:
-            return 0, 0, 0
-        return int(self.strongest[place]), int(self.starts[place]), int(self.starts[place + 1])
+            return _Term(0, 0, 0, 0, 1)
+        start, stop = int(self.starts[place]), int(self.starts[place + 1])
+        return _Term(int(self.strongest[place]), start, stop, stop - start, 1)
 
-    def _walk(self, term: _Term, sums: NDArray[np.int32]) -> NDArray[np.intp]:
-        """Add a word's impacts to the sums of all its passages, and return these passages."""
+    def _column(self, term: _Term) -> NDArray[np.int32] | None:
+        """The impact of a frequent word in every passage, made at first use; None if it has no column."""
+        column = self._columns.get(term.start)
+        if column is None and term.length * _FREQUENT > self.size:
+            if (len(self._columns) + 1) * self.size * np.dtype(np.int32).itemsize > _COLUMN_BYTES:
+                return None
+            column = np.zeros(self.size, dtype=np.int32)
+            column[self.passages[term.start : term.stop]] = self.impacts[term.start : term.stop]
+            self._columns[term.start] = column
+        return column
+
+    def _walk_together(
+        self, terms: Sequence[_Term], lists: Sequence[NDArray[np.int32]], sums: NDArray[np.int32]
+    ) -> NDArray[np.intp]:
+        """Add the impacts of several words, and return the passages of their lists, some of them several times."""
         # `add.at` is fastest with indices of the machine's own size.
-        passages = self.passages[term.start : term.stop].astype(np.intp)
-        impacts = self.impacts[term.start : term.stop]
-        np.add.at(sums, passages, impacts if term.weight == 1 else impacts * term.weight)
+        passages: NDArray[np.intp] = np.concatenate(lists, dtype=np.intp)
+        impacts = [
+            self.impacts[start:stop] * weight if weight > 1 else self.impacts[start:stop]
+            for _, start, stop, _, weight in terms
+        ]
+        np.add.at(sums, passages, np.concatenate(impacts))
         return passages
+
+    def _walk(self, term: _Term, sums: NDArray[np.int32]) -> NDArray[Any]:
+        """Add a word's impacts to the sums of all its passages, and return these passages."""
+        passages = self.passages[term.start : term.stop]
+        column = self._column(term)
+        if column is not None:
+            sums += column if term.weight == 1 else column * term.weight
+            return passages
+        return self._walk_together([term], [passages], sums)
 
     def _look_up(self, term: _Term, found: NDArray[np.intp], sums: NDArray[np.int32]) -> None:
         """Add a word's impacts to the sums of those passages in `found` (distinct) that contain the word."""
+        column = self._column(term)
+        if column is not None:
+            sums[found] += column[found] * term.weight
+            return
         passages = self.passages[term.start : term.stop]
         wanted = found.astype(np.int32)  # of the same type as the postings, which would all be converted otherwise
-        place = np.minimum(np.searchsorted(passages, wanted), len(passages) - 1)
+        place = np.minimum(passages.searchsorted(wanted), len(passages) - 1)
         hit = passages[place] == wanted
         sums[found[hit]] += self.impacts[place[hit] + term.start] * term.weight
 
@@ -200,6 +259,8 @@ class _Term(NamedTuple):
     """The most that it can add to a score."""
     start: int
     stop: int
+    length: int
+    """Number of postings."""
     weight: int
     """Occurrences in the query."""
 
@@ -207,20 +268,22 @@ class _Term(NamedTuple):
 _NOBODY = np.zeros(0, dtype=np.intp)
 
 
-def _distinct(lists: Sequence[NDArray[np.intp]], least: int) -> NDArray[np.intp]:
-    """Some distinct passages of the lists; at least `least` of them if the lists together have that many."""
-    probe = _NOBODY
+def _probe(lists: Sequence[NDArray[Any]], sums: NDArray[np.int32], least: int) -> NDArray[Any]:
+    """Some distinct passages of the lists with large sums; at least `least` if the lists together have that many."""
+    probe: NDArray[Any] = _NOBODY
     for passages in lists:
-        probe = np.union1d(probe, passages) if len(probe) else passages[:_PROBE]
+        probe = np.union1d(probe, passages[:_PROBE]) if len(probe) else passages[:_PROBE]
         if len(probe) >= least:
             break
+    if len(probe) > 4 * least:
+        probe = probe[sums[probe].argpartition(-4 * least)[-4 * least :]]
     return probe
 
 
-def _kth_best(sums: NDArray[np.int32], passages: NDArray[np.intp], rank: int) -> int:
-    """The `rank`-th largest sum among distinct passages; 0 if there are fewer than `rank` passages."""
-    count = len(passages)
-    return int(np.partition(sums[passages], count - rank)[count - rank]) if count >= rank else 0
+def _kth_best(values: NDArray[np.int32], rank: int) -> int:
+    """The `rank`-th largest value; 0 if there are fewer than `rank`."""
+    count = len(values)
+    return int(np.partition(values, count - rank)[count - rank]) if count >= rank else 0
 
 
 ARRAYS: dict[str, Any] = {
