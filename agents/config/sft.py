@@ -131,7 +131,7 @@ class SftConfig(AgentChoices, SftOptions):
     policy: str
     """Directory of the policy to start from, or its name on the Hugging Face Hub (ORG/NAME, ORG/NAME@REVISION)."""
     input: tuple[Path, ...]
-    """Transcripts to learn from: files written by `zerosearch demos`, `eval` or `train`."""
+    """Transcripts to learn from: files of `zerosearch demos`, output folders of `eval`, run directories of `train`."""
     output: Path = Path("runs/sft")
     """The run directory; the result is in its folder policy/."""
     held_out: float = 0.05

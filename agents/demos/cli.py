@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.command_line import read_options
@@ -27,7 +26,7 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import JsonObject
 
-from ..runs.output import TRANSCRIPTS_FOLDER, WAY_OUT
+from ..runs.output import WAY_OUT, transcript_files
 from .keep import RECORDED, is_finished, mean_scores, parse_condition, question_key, select
 from .options import DemosConfig
 from .play import play, write_records
@@ -98,24 +97,13 @@ def read_sources(config: DemosConfig) -> Sequence[JsonObject]:
     """
     if config.agent is not None:
         raise ConfigError("--from plays nothing, so there is no agent: pass --agent or --from")
-    files = [file for source in config.sources for file in _transcript_files(source)]
+    files = [file for source in config.sources for file in transcript_files(source)]
     if config.output.exists():
         if any(config.output.samefile(file) for file in files):
             raise ConfigError(f"{config.output} is both input and output: choose another --output")
         if not config.fresh:
             raise ConfigError(f"{config.output} exists already; {WAY_OUT}")
     return [record for file in files for record in read_transcripts(file)]
-
-
-def _transcript_files(source: Path) -> list[Path]:
-    """The file, or those of an evaluation's output folder."""
-    if source.is_file():
-        return [source]
-    folder = source / TRANSCRIPTS_FOLDER
-    files = sorted((folder if folder.is_dir() else source).glob("*.jsonl"))
-    if not files:
-        raise DataError(f"{source}: expected a file of transcripts, or the output folder of `zerosearch eval`")
-    return files
 
 
 def _means(records: Sequence[JsonObject]) -> str:

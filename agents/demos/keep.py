@@ -14,7 +14,7 @@ from zerosearch_env.types import JsonObject, Scores
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "=": operator.eq}
 _CONDITION = re.compile(r"\s*([A-Za-z_][\w.:#/-]*?)\s*(>=|<=|=)\s*([+-]?\d+(?:\.\d+)?)\s*")
-_NOT_NUMBERS = frozenset({"prediction", "answers", "extra"})
+_NOT_NUMBERS = frozenset({"prediction", "answers", "extra", "counterfactual", "noise_kind"})
 RECORDED = tuple(field.name for field in fields(Scores) if field.name not in _NOT_NUMBERS)
 """The scores of every transcript; an evaluation may add others."""
 

@@ -19,7 +19,7 @@ from zerosearch_env.records.html import load_templates
 
 from ..evaluation.results import Evaluation, load_evaluation
 from ..runs.advice import format_seconds
-from ..runs.output import EVALUATION_FOLDER, NOTES_FILE, REPORT_FILE, RESULTS_FILE
+from ..runs.output import EVALUATION_FOLDER, NOTES_FILE, REPORT_FILE, RESULTS_FILE, TRANSCRIPTS_FILE
 from .charts import MARKERS, STYLES, Chart, percent
 from .held_out import HeldOutSection, has_evaluations
 from .robustness import Robustness, of_group, signed
@@ -85,7 +85,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         evaluation=evaluation,
         metrics=metrics,
         rollbacks=_read_rollbacks(folder),
-        pairs=choose_stages(folder / "transcripts.jsonl") if results is None else choose_pairs(evaluation, results),
+        pairs=choose_stages(folder / TRANSCRIPTS_FILE) if results is None else choose_pairs(evaluation, results),
         config=config.read_text("utf-8") if config.exists() else "",
     )
 

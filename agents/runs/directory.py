@@ -11,7 +11,7 @@ from ..config.train import TrainConfig, flatten_config, read_config
 from ..policy.files import policy_path
 from .checkpoint import checkpoint_paths
 from .loggers import WANDB_ID_FILE
-from .output import ABOUT_RUN, config_differences, remove_files
+from .output import ABOUT_RUN, TRANSCRIPTS_FILE, config_differences, remove_files
 from .rollbacks import ROLLBACKS_FILE, remove_given_up
 
 CONTENTS_FILE = "contents.json"
@@ -24,7 +24,7 @@ RUN_FILES = (
     "config.toml",
     CONTENTS_FILE,
     "metrics.jsonl",
-    "transcripts.jsonl",
+    TRANSCRIPTS_FILE,
     ROLLBACKS_FILE,
     "checkpoints",
     "policy",

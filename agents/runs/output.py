@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.datasets.files.find import find_files
+from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.files import remove
 
 from ..config.train import FREE_FIELDS, TrainConfig, shown_config
@@ -19,6 +20,8 @@ RESULTS_FILE = "results.json"
 """The results of an evaluation, in its folder."""
 TRANSCRIPTS_FOLDER = "transcripts"
 """The episodes of an evaluation, in its folder."""
+TRANSCRIPTS_FILE = "transcripts.jsonl"
+"""The episodes of a training run, in its directory."""
 REPORT_FILE = "report.html"
 NOTES_FILE = "report.json"
 """What a page says about a run that is in no other file of it."""
@@ -28,6 +31,29 @@ WAY_OUT = "choose another --output, or pass --fresh to start from scratch"
 
 ABOUT_RUN = (EVALUATION_FOLDER, RESULTS_FILE, TRANSCRIPTS_FOLDER, REPORT_FILE, NOTES_FILE)
 """Files and folders that evaluations and reports of a run write into its directory."""
+
+
+def transcript_files(source: Path) -> list[Path]:
+    """The files of transcripts that a path names.
+
+    Args:
+        source: a file; the output folder of an evaluation; a run directory; or a folder with `.jsonl` files.
+
+    Raises:
+        DataError: there is none.
+    """
+    source = source.expanduser()
+    if source.is_dir():
+        run, folder = source / TRANSCRIPTS_FILE, source / TRANSCRIPTS_FOLDER
+        files = [run] if run.is_file() else sorted((folder if folder.is_dir() else source).glob("*.jsonl"))
+    else:
+        files = find_files(source, "train")
+    if not files:
+        raise DataError(
+            f"there is no .jsonl file in {source}: expected a file of transcripts, the output folder of "
+            "`zerosearch eval`, or a run directory"
+        )
+    return files
 
 
 def check_settings(

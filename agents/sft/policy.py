@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zerosearch_env.datasets.files.find import find_files
 from zerosearch_env.errors import DataError, require
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.identity import package_version
@@ -26,6 +25,7 @@ from ..config.sft import SftConfig
 from ..policy.card import model_context, token_limits
 from ..policy.files import policy_path
 from ..policy.model_card import Provenance
+from ..runs.output import transcript_files
 
 if TYPE_CHECKING:
     from .tuner import Task
@@ -153,18 +153,12 @@ def sft_provenance(config: SftConfig, counts: Mapping[str, int]) -> Provenance:
 
 
 def input_files(paths: Sequence[Path]) -> list[Path]:
-    """The files of transcripts: those given, and the `.jsonl` files in the folders given.
+    """The files of transcripts that the paths name (`transcript_files`).
 
     Raises:
-        DataError: a path does not exist, or a folder has no such file.
+        DataError: a path does not exist, or has no transcripts.
     """
-    files: list[Path] = []
-    for path in map(Path.expanduser, paths):
-        found = sorted(path.glob("*.jsonl")) if path.is_dir() else find_files(path, "train")
-        if not found:
-            raise DataError(f"there is no .jsonl file in the folder {path}")
-        files += found
-    return files
+    return list(chain.from_iterable(map(transcript_files, paths)))
 
 
 def read_files(files: Iterable[Path]) -> list[JsonObject]:

@@ -35,7 +35,7 @@ from ..runs.checkpoint import RunState, checkpoint_paths, save_checkpoint, weigh
 from ..runs.directory import BEST_FOLDER, CONTENTS_FILE
 from ..runs.loggers import make_loggers
 from ..runs.metrics import MetricsLog, best_evaluation, read_metrics, recorded
-from ..runs.output import REPORT_FILE
+from ..runs.output import REPORT_FILE, TRANSCRIPTS_FILE
 from ..runs.rollbacks import Rollback, is_current, read_rollbacks, record_rollback
 from .critic import split_weights, with_critic
 from .held_out import HeldOutResult
@@ -239,7 +239,7 @@ class RunFiles:
         others = make_loggers(self._output, self._config, state.step)
         self._metrics = MetricsLog(self._output / "metrics.jsonl", others=others, keep=state.metrics_bytes)
         self._history = read_metrics(self._output / "metrics.jsonl")
-        transcripts = self._output / "transcripts.jsonl"
+        transcripts = self._output / TRANSCRIPTS_FILE
         transcripts.touch()
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
 
@@ -303,7 +303,7 @@ class RunFiles:
         """Writes some transcripts of an evaluation that is in the history, and keeps the policy if it is the best."""
         files = self._config.files
         if files.transcripts_every:
-            with TranscriptWriter(self._output / "transcripts.jsonl") as writer:
+            with TranscriptWriter(self._output / TRANSCRIPTS_FILE) as writer:
                 for episode in held_out.episodes[: files.transcripts]:
                     writer.write(transcript_record(episode, step=step, held_out=True))
         undone = [record for rollback in read_rollbacks(self._output) for record in rollback.undone]
@@ -397,7 +397,7 @@ class RunFiles:
         """The state of the run, with its logs synced to disk; None in workers that write no logs."""
         if self._metrics is None:
             return None
-        transcripts = self._output / "transcripts.jsonl"
+        transcripts = self._output / TRANSCRIPTS_FILE
         sync(transcripts)
         return RunState(
             step=step,
@@ -424,7 +424,7 @@ class RunFiles:
         """Writes the first member of every group, then the second, and so on, if this process has their episodes."""
         by_member = [rollout for members in zip(*groups, strict=True) for rollout in members]
         episodes = [rollout.episode for rollout in by_member if rollout.episode is not None]
-        with TranscriptWriter(self._output / "transcripts.jsonl") as writer:
+        with TranscriptWriter(self._output / TRANSCRIPTS_FILE) as writer:
             for episode in episodes[:count]:
                 writer.write(transcript_record(episode, step=step))
 

@@ -390,7 +390,7 @@ def test_an_evaluation_is_a_source(files: Path) -> None:
         (["--episodes", "0"], "episodes"),
         (["--samples", "0"], "samples"),
         (["--per-question", "0"], "per_question"),
-        (["--from", "/nowhere"], "/nowhere: expected a file of transcripts, or the output folder of `zerosearch eval`"),
+        (["--from", "/nowhere"], "/nowhere"),
         (["--from", "/nowhere", "--agent", "tiny"], "--from plays nothing"),
     ],
 )

@@ -20,6 +20,7 @@ from zerosearch_agents.config.sft import SftConfig
 from zerosearch_agents.policy import policy as policy_module
 from zerosearch_agents.policy.policy import load_policy, save_policy
 from zerosearch_agents.runs.metrics import read_metrics
+from zerosearch_agents.runs.output import transcript_files
 from zerosearch_agents.sft import tuner
 from zerosearch_agents.sft.cli import main
 from zerosearch_agents.sft.policy import finished_episodes, held_out_questions, load_task, run_sft
@@ -229,10 +230,30 @@ def test_files_that_are_no_transcripts(folder: Path, tmp_path: Path, change: dic
         load_task(config(folder, tmp_path, input=(file,)), "cpu")
 
 
+def test_the_files_of_transcripts_that_a_path_names(tmp_path: Path) -> None:
+    evaluation, run, plain, empty = (tmp_path / name for name in ("eval", "run", "plain", "empty"))
+    for file in (
+        evaluation / "transcripts" / "a.jsonl",
+        evaluation / "transcripts" / "b.jsonl",
+        evaluation / "other.jsonl",
+        run / "metrics.jsonl",
+        run / "transcripts.jsonl",
+        plain / "demos.jsonl",
+        empty / "note.txt",
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert transcript_files(evaluation) == [evaluation / "transcripts" / name for name in ("a.jsonl", "b.jsonl")]
+    assert transcript_files(run) == [run / "transcripts.jsonl"]
+    assert transcript_files(plain) == [plain / "demos.jsonl"] == transcript_files(plain / "demos.jsonl")
+    with pytest.raises(DataError, match="expected a file of transcripts, the output folder of"):
+        transcript_files(empty)
+
+
 def test_inputs_that_cannot_be(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"demo\.jsonl does not exist\. Did you mean 'demos\.jsonl'"):
         run_sft(config(folder, tmp_path, input=(folder / "demo.jsonl",)))
-    with pytest.raises(DataError, match=r"there is no \.jsonl file in the folder"):
+    with pytest.raises(DataError, match=r"there is no \.jsonl file in"):
         run_sft(config(folder, tmp_path, input=(tmp_path,)))
     with pytest.raises(ConfigError, match="no input"):
         config(folder, tmp_path, input=())
