@@ -49,6 +49,10 @@ _MODULES = {
         "learning.real_llm.bench",
         "A pretrained language model learns to search over real text: every stage, with tests before and after.",
     ),
+    "sb3": (
+        "learning.sb3.bench",
+        "Agents of Stable-Baselines3 on the menu environment: four algorithms, three seeds, every noise level.",
+    ),
     "serve": (
         "speed.serve.bench",
         "Requests per second of the retrieval server, compared with a plain FastAPI and bm25s server.",

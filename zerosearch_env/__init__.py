@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 ENV_ID = "ZeroSearch-v0"
+MENU_ENV_ID = "ZeroSearchMenu-v0"
 
 _NAMES = {
     "datasets": "load_dataset",
@@ -97,7 +98,7 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = ["ENV_ID", "__version__", *sorted(_MODULE_OF)]
+__all__ = ["ENV_ID", "MENU_ENV_ID", "__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:
@@ -119,4 +120,11 @@ if ENV_ID not in gymnasium.registry:
         id=ENV_ID,
         entry_point="zerosearch_env.envs.single:ZeroSearchEnv",
         vector_entry_point="zerosearch_env.envs.vector:ZeroSearchVectorEnv",
+    )
+
+if MENU_ENV_ID not in gymnasium.registry:
+    gymnasium.register(
+        id=MENU_ENV_ID,
+        entry_point="zerosearch_env.integrations.menu.envs:MenuEnv",
+        vector_entry_point="zerosearch_env.integrations.menu.envs:MenuVectorEnv",
     )

@@ -116,6 +116,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "pyarrow": ("hub",),
     "safetensors": ("train",),
     "sentence_transformers": ("dense",),
+    "sb3_contrib": ("sb3",),
+    "stable_baselines3": ("sb3",),
     "starlette": ("serve",),
     "tantivy": ("tantivy",),
     "tensorboard": ("train",),

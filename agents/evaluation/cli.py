@@ -53,10 +53,11 @@ class EvalConfig(PlayConfig):
 
     agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An agent to measure; may be repeated. A policy directory ("tiny" is the shipped base model), a model's name
-    on the Hugging Face Hub, openai:URL[,URL...][#MODEL] or vllm:URL, your own module:callable, or a built-in player:
-    baseline:direct, cot, rag, rag-own, iterative-rag, vote, search-o1, random or oracle. LABEL=... sets its name.
-    Options of this agent only follow after commas, as in warm=runs/sft/policy,temperature=1. They are temperature,
-    top_p and the entries of a card (docs/third-party-agents.md), and precede the command's."""
+    on the Hugging Face Hub, openai:URL[,URL...][#MODEL], vllm:URL, menu:FILE.zip (Stable-Baselines3), your own
+    module:callable, or a built-in player: baseline:direct, cot, rag, rag-own, iterative-rag, vote, search-o1,
+    random or oracle. LABEL=... sets its name. Options of this agent only follow after commas, as in
+    warm=runs/sft/policy,temperature=1. They are temperature, top_p and the entries of a card
+    (docs/third-party-agents.md), and precede the command's."""
     tool_agent: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An agent that owns its loop, to measure next to the others; may be repeated. Your own file.py:callable or
     module:callable, called as agent(question, search) -> answer, for example with a framework. LABEL=... sets its

@@ -4,6 +4,7 @@
     EndpointPlayer    a model behind an endpoint, `openai:URL` (`endpoint.py`)
     VLLMPlayer        a policy that vLLM samples, `vllm:URL` or `vllm:MODEL` (`vllm.py`)
     CallablePlayer    any third-party `module:callable` (`third_party.py`)
+    MenuPlayer        an agent of Stable-Baselines3, `menu:FILE.zip` (`menu.py`)
     ToolAgentPlayer   a third-party `module:callable` that owns its loop (`tool_agents.py`)
     built-in players  direct answer, RAG, chain of thought, Search-o1, random, oracle and others (`builtin/`)
 
@@ -27,6 +28,7 @@ from ..policy.files import policy_path
 from .base import AgentOptions, Player, PolicyOptions
 from .builtin.make import BASELINES, WITH_MODEL, make_builtin
 from .endpoint import TIMEOUT_S, WITHOUT_EFFECT, EndpointPlayer
+from .menu import load_menu_player
 from .policy import PolicyPlayer
 from .spec import ENDPOINT_OPTIONS, OPTIONS, AgentSpec, parse_agent
 from .third_party import CallablePlayer
@@ -91,6 +93,9 @@ def make_player(
         case "vllm":
             limit_s = (third_party or AgentOptions()).turn_timeout_s or TIMEOUT_S
             return make_vllm_player(tail, policy_options(common or policy, spec), name=name, timeout_s=limit_s)
+        case "menu":
+            _check_options(spec, ())
+            return load_menu_player(tail, name=name)
         case "code":
             _check_options(spec, RULE_OPTIONS)
             return CallablePlayer(source, name=name, options=third_party, card=spec.card)
@@ -100,8 +105,8 @@ def make_player(
         raise ConfigError(f"agent {source!r} is a file: name its function or class too, for example {source}:agent")
     raise ConfigError(
         f"agent {source!r} is not a directory{_near_directory(source)}. Expected a policy directory (for example "
-        f"runs/quickstart/policy), a model on the Hugging Face Hub (ORG/NAME), openai:URL, vllm:URL, your own "
-        f"file.py:callable or module:callable, or one of: "
+        f"runs/quickstart/policy), a model on the Hugging Face Hub (ORG/NAME), openai:URL, vllm:URL, menu:FILE.zip, "
+        f"your own file.py:callable or module:callable, or one of: "
         f"{', '.join(f'baseline:{name}' for name in BASELINES)}."
     )
 

@@ -26,7 +26,7 @@ from ..config.agent import CHAT
 from ..policy.card import AgentCard
 from ..policy.files import is_hub_name
 
-SourceKind = Literal["tiny", "folder", "baseline", "openai", "vllm", "code", "hub", "unknown"]
+SourceKind = Literal["tiny", "folder", "baseline", "openai", "vllm", "menu", "code", "hub", "unknown"]
 
 _KEY = re.compile(r"([A-Za-z_-]+)=")
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -39,8 +39,8 @@ class AgentSpec:
     label: str
     """Its name in results: `LABEL`, or the source without credentials."""
     source: str
-    """What plays: `"tiny"`, a folder, `"baseline:NAME"`, `"openai:URL[,URL...][#MODEL]"`, `"vllm:..."`, the user's own
-    `"file.py:callable"`, or a name on the hub."""
+    """What plays: `"tiny"`, a folder, `"baseline:NAME"`, `"openai:URL[,URL...][#MODEL]"`, `"vllm:..."`,
+    `"menu:FILE.zip"`, the user's own `"file.py:callable"`, or a name on the hub."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """Entries of `AgentCard` that were given with it, of their own types; `chat` is "auto", "on" or "off"."""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def source_kind(source: str) -> SourceKind:
     if Path(source).is_dir():
         return "folder"
     if colon:
-        return head if head in ("baseline", "openai", "vllm") else "code"  # type: ignore[return-value]
+        return head if head in ("baseline", "openai", "vllm", "menu") else "code"  # type: ignore[return-value]
     return "hub" if is_hub_name(source) and not source.endswith(".py") else "unknown"
 
 

@@ -128,3 +128,19 @@ def test_the_training_loop_differentiates_sampled_tokens_alone() -> None:
     counts = torch.tensor([0.0, 1.0, 0.0, 1.0, -1.0])
     torch.testing.assert_close(bias.grad, advantage * (0.2 * 1 - counts) / 3)
     assert example.grpo_loss(model, [[right, right]]) is None
+
+
+@pytest.mark.slow
+def test_an_agent_of_stable_baselines3_is_trained_and_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sb3_contrib")
+    example = load("menu_agent")
+    monkeypatch.setattr(example, "load_dataset", small_world)
+    monkeypatch.setattr(example, "make_vec_env", lambda count, **given: make_small(2, **given))
+    assert set(example.main(steps=256, questions=5, file=str(tmp_path / "agent.zip"))) == {0.0, 0.5, 0.75}
+
+
+def make_small(count: int, **arguments: Any) -> Any:
+    """Few environments over a small world."""
+    from zerosearch_env.integrations.sb3 import make_vec_env
+
+    return make_vec_env(count, world={"passages": 300, "questions": 100}, **arguments)

@@ -33,6 +33,7 @@ ROOMS = {
         "records",
         "envs",
         "serve",
+        "integrations",
         "commands",
         "cli",
     ],

@@ -1,0 +1,30 @@
+"""`zerosearch bench sb3` at a small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zerosearch_benchmarks.learning.sb3.bench import FIRST, main, markdown
+
+
+@pytest.mark.slow
+def test_the_benchmark_trains_tests_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sb3_contrib")
+    arguments = ["--steps", "64", "--questions", "4", "--passages", "300", "--algorithms", "A2C", "--seeds", "0", "1"]
+    arguments += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "sb3.json")]
+    assert main(arguments) == 0
+    record = json.loads((tmp_path / "sb3.json").read_text("utf-8"))
+    assert [(row["name"], row["seed"]) for row in record["runs"]] == [("A2C", 0), ("A2C", 1)]
+    assert all(row["steps"] >= 64 and len(row["cells"]) == 8 for row in record["runs"])
+    assert record["ceilings"]["world"]["1-hop"]["questions"] == 4
+    text = (tmp_path / "sb3.md").read_text("utf-8")
+    assert text == markdown(record)
+    assert f"| {FIRST} |" in text
+    assert "| A2C |" in text
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == files
+    assert "A2C" in capsys.readouterr().out

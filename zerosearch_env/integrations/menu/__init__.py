@@ -1,0 +1,1 @@
+"""The environment as a finite menu with numbers as observations, for learners that do not write text."""
