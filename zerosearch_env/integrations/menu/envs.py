@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
 from gymnasium.error import InvalidAction
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ...checks import check_whole_number, is_whole_number
+from ...engines import SearchEngine
 from ...engines.corpus.engine import CorpusEngine
 from ...envs.curriculum import Curriculum
 from ...envs.setup import METADATA, RENDER_MODES, Setup, SetupViews
@@ -23,7 +24,7 @@ from ...envs.vector import ZeroSearchVectorEnv
 from ...errors import ConfigError
 from ...game.episode import Episode
 from ...game.rules import Rules
-from ...types import Document, Info
+from ...types import Dataset, Document, Info
 from .menu import Bools, Floats, Menu, action_count, feature_count
 from .reading import read_document
 
@@ -94,7 +95,7 @@ class MenuEnv(SetupViews, gymnasium.Env[Floats, np.int64]):
         self.text_env = ZeroSearchEnv(**arguments)
         """The environment that is played."""
         self.render_mode = self.text_env.render_mode
-        check_documents(self._setup)
+        check_documents(self.text_env)
         self.observation_space, self.action_space = menu_spaces(self.candidates)
         self._menu = Menu("", self._setup.rules, self.candidates)
 
@@ -145,7 +146,7 @@ class MenuEnv(SetupViews, gymnasium.Env[Floats, np.int64]):
         self._menu.observe(info["documents"] if info["action"] == "search" else None)
         return self._menu.features(), reward, terminated, truncated, self._with_mask(info)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Render the episode so far; see `ZeroSearchEnv.render`."""
         return self.text_env.render()
 
@@ -193,7 +194,7 @@ class MenuVectorEnv(SetupViews, VectorEnv[Floats, NDArray[np.int64], NDArray[Any
         self.num_envs = self.text_envs.num_envs
         self.metadata = self.text_envs.metadata
         self.render_mode = self.text_envs.render_mode
-        check_documents(self._setup)
+        check_documents(self.text_envs)
         self.single_observation_space, self.single_action_space = menu_spaces(self.candidates)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -237,14 +238,13 @@ class MenuVectorEnv(SetupViews, VectorEnv[Floats, NDArray[np.int64], NDArray[Any
             raise InvalidAction(f"expected {self.num_envs} actions, one per sub-environment, got {len(entries)}.")
         texts = [turn_text(menu, entry, self.rules) for menu, entry in zip(self._menus, entries, strict=True)]
         _, rewards, terminations, truncations, infos = self.text_envs.step(texts)
-        before, ended = self._menus, []
+        before = self._menus
         started = self._renew()
         for index, menu in enumerate(self._menus):
             if index not in started:
                 menu.observe(infos["documents"][index] if infos["action"][index] == "search" else None)
         if "final_obs" in infos:
-            ended = [int(index) for index in np.flatnonzero(infos["_final_obs"])]
-            for index in ended:
+            for index in np.flatnonzero(infos["_final_obs"]).tolist():
                 before[index].observe(None)
                 infos["final_obs"][index] = before[index].features()
         return self._features(), rewards, terminations, truncations, self._with_masks(infos)
@@ -262,18 +262,14 @@ class MenuVectorEnv(SetupViews, VectorEnv[Floats, NDArray[np.int64], NDArray[Any
     def _renew(self) -> set[int]:
         """Give new episodes new menus; returns the sub-environments that have one."""
         episodes = list(self.text_envs.episodes)
-        known = self._episodes or [None] * self.num_envs
+        known: Sequence[Episode | None] = self._episodes or [None] * self.num_envs
         new = {index for index, episode in enumerate(episodes) if episode is not known[index]}
-        old = self._menus or [None] * self.num_envs
         self._menus = [
-            self._new_menu(episode) if index in new else menu
-            for index, (episode, menu) in enumerate(zip(episodes, old, strict=True))
+            Menu(episode.question.text, self.rules, self.candidates) if index in new else self._menus[index]
+            for index, episode in enumerate(episodes)
         ]
         self._episodes = episodes
         return new
-
-    def _new_menu(self, episode: Episode) -> Menu:
-        return Menu(episode.question.text, self.rules, self.candidates)
 
     def _features(self) -> Floats:
         return np.stack([menu.features() for menu in self._menus])
@@ -292,9 +288,10 @@ def turn_text(menu: Menu, entry: int, rules: Rules) -> str:
     return rules.protocol.render_answer(content) if kind == "answer" else ""
 
 
-def menu_spaces(candidates: int) -> tuple[Box, Discrete]:
+def menu_spaces(candidates: int) -> tuple[Space[Floats], Discrete]:
     """The observation space and the action space of a menu with so many candidates."""
-    return Box(0.0, 1.0, (feature_count(candidates),), np.float32), Discrete(action_count(candidates))
+    box = Box(0.0, 1.0, (feature_count(candidates),), np.float32)
+    return cast("Space[Floats]", box), Discrete(action_count(candidates))
 
 
 def check_candidates(candidates: object) -> int:
@@ -322,25 +319,26 @@ def check_entry(action: object, candidates: int) -> int:
     return int(value)
 
 
-def check_documents(setup: Setup) -> None:
+def check_documents(env: ZeroSearchEnv | ZeroSearchVectorEnv) -> None:
     """Check that some documents of a dataset hold candidates. What a remote engine will find is not known before.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: none does; the environment is closed.
     """
-    documents = list(islice(_known_documents(setup), _SAMPLED))
+    documents = list(islice(_known_documents(env.engine, env.dataset), _SAMPLED))
     if documents and not any(s.spans for d in documents for s in read_document(d.title, d.text).sentences):
+        env.close()
         raise ConfigError(
-            f"the documents of dataset {setup.dataset.name!r} hold no candidates for a menu: expected names with "
+            f"the documents of dataset {env.dataset.name!r} hold no candidates for a menu: expected names with "
             f"capital letters, or numbers, and none of the first {len(documents)} has any; the first is "
             f"{documents[0].text[:80]!r}. Use ZeroSearch-v0, in which a policy writes its answers."
         )
 
 
-def _known_documents(setup: Setup) -> Iterator[Document]:
-    if isinstance(setup.engine, CorpusEngine):
-        yield from setup.engine.passages
-    yield from setup.dataset.passages or ()
-    for question in setup.dataset.questions:
+def _known_documents(engine: SearchEngine, dataset: Dataset) -> Iterator[Document]:
+    if isinstance(engine, CorpusEngine):
+        yield from engine.passages
+    yield from dataset.passages or ()
+    for question in dataset.questions:
         for paragraph in question.paragraphs or ():
             yield Document(paragraph.title, paragraph.text)
