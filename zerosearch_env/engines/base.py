@@ -23,7 +23,7 @@ class SearchEngine(Protocol):
     """Anything that answers searches. A result never depends on the other requests of its batch.
 
     An engine may also have the parts that `EngineParts` describes: `waits`, `is_quick`, `required_fields`,
-    `check_top_k`, `try_out`, `identity`, `stats`.
+    `written_kinds`, `check_top_k`, `try_out`, `identity`, `stats`.
     """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -50,6 +50,9 @@ class EngineParts:
     required_fields: Collection[str] = ()
     """Fields of `SearchRequest` without which the engine cannot answer, any of `"question"` and `"answers"`:
     `zerosearch serve` refuses requests that lack them."""
+    written_kinds: Collection[str] = ()
+    """Kinds of noise whose documents the engine writes itself if a noisy request has this `noise_kind`. Every other
+    kind is made from its useful and noisy documents (`KindsEngine`)."""
 
     def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
         """Whether `search` answers these requests within a few milliseconds, waiting for nothing. By default not.
@@ -97,10 +100,13 @@ class EngineParts:
         return None
 
 
+_PARTS = ("waits", "is_quick", "required_fields", "written_kinds", "check_top_k", "try_out", "identity", "stats")
+
+
 def engine_parts(engine: SearchEngine) -> EngineParts:
     """The optional parts of an engine. For a part that the engine lacks, the default."""
     parts = EngineParts()
-    for name in ("waits", "is_quick", "required_fields", "check_top_k", "try_out", "identity", "stats"):
+    for name in _PARTS:
         part = getattr(engine, name, None)
         # An engine of another author may have an attribute `stats` instead of the method.
         if part is not None and callable(part) == callable(getattr(parts, name)):

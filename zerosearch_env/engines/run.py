@@ -107,7 +107,7 @@ def search_each(engine: Engine, requests: Sequence[SearchRequest]) -> list[Outco
     name = type(engine).__name__
     results, error = _try(engine, requests)
     if error is None:
-        return _check_all(name, results, len(requests))
+        return check_results(name, results, len(requests))
     if len(requests) == 1 or isinstance(error, EngineError):
         return [_as_error(name, error)] * len(requests)
     half = len(requests) // 2
@@ -124,7 +124,14 @@ def _try(engine: Engine, requests: Sequence[SearchRequest]) -> tuple[object, Bas
         return None, cause
 
 
-def _check_all(name: str, results: object, count: int) -> list[Outcome]:
+def check_results(name: str, results: object, count: int) -> list[Outcome]:
+    """What an engine returned for a batch, with an error in the place of everything that is not a valid result.
+
+    Args:
+        name: the engine's class, for messages.
+        results: what its `search` returned.
+        count: number of requests.
+    """
     if isinstance(results, (list, tuple)) and len(results) == count:
         return [_checked(name, result) for result in results]
     got = f"{len(results)} results for {count} requests" if isinstance(results, (list, tuple)) else _kind(results)

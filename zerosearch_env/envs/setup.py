@@ -13,6 +13,7 @@ from ..datasets.prompts import check_prompts
 from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
 from ..engines.base import check_corpus
+from ..engines.kinds import add_noise_kinds
 from ..errors import ConfigError, DataError, unknown_name
 from ..game.noise import CheckedSchedule, Schedule, check_level, choose_noise
 from ..game.noise_kinds import NoiseKinds, read_noise_kinds
@@ -142,6 +143,7 @@ def make_setup(options: EnvOptions) -> Setup:
     owns_engine = isinstance(options.search_engine, (str, Mapping))
     try:
         check_corpus(engine, data.questions, rules.top_k, noise=_can_be_noisy(noise))
+        engine = add_noise_kinds(engine, noise_kinds, data.questions)
     except ConfigError:
         if owns_engine:
             engine.close()

@@ -73,7 +73,7 @@ class Rules:
     few_shot: str = ""
     """Worked examples that are shown before the instruction; may be empty."""
     abstentions: tuple[str, ...] = ABSTENTIONS
-    """Answers that abstain: a prediction that is one of them as a whole, after normalisation, is no hallucination."""
+    """Answers that abstain. A prediction that is one of them as a whole, once normalised, is not a hallucination."""
     answers_required: bool = True
     """Whether every question needs gold answers. If False, an episode without any has no scores (NaN, null in
     transcripts) and must have noise level 0."""

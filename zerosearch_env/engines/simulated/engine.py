@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...errors import EngineError
-from ...llm.backend import AsyncBackend, Backend
+from ...llm.backend import AsyncBackend, Backend, Completion, Prompt
 from ...llm.http.client import queued_since
 from ...types import Question, SearchRequest, SearchResult
 from ..base import check_mask
 from ..cache import ResultCache, cache_key
 from ..cached import CachedEngine
 from .fitness import Fitness, fitness_requests, ways_out
+from .prompts import KINDS_VERSION, WRITTEN_KINDS, PromptStyle
 from .sets import DocumentSet, SimulationOptions, make_set
 from .stats import SimulatorStats, counts_of
 from .template import PromptTemplate
@@ -34,6 +35,7 @@ class _Job:
     noisy: bool
     options: SimulationOptions
     key: bytes = b""
+    noise_kind: str = ""
     result: DocumentSet | None = field(default=None)
 
 
@@ -46,6 +48,8 @@ class SimulatedEngine(CachedEngine):
     - A useful set without a gold answer is resampled and then accepted: at the first hop of a question the documents
       need not contain the final answer. A noisy set with a gold answer is resampled and then redacted. `stats` counts
       both cases.
+    - With the prompts `"tuned"` and `"few-shot"`, noisy sets of the kinds `counterfactual` and `incomplete` have
+      prompts of their own. The answers of a counterfactual request are wrong answers, which the documents state.
 
     Args:
         backend: completes the prompts.
@@ -70,6 +74,9 @@ class SimulatedEngine(CachedEngine):
         self.waits = isinstance(backend, AsyncBackend)
         self._options = SimulationOptions() if options is None else options
         self._probe = probe
+        style = self._options.style
+        if isinstance(style, PromptStyle) and not style.terse:
+            self.written_kinds = WRITTEN_KINDS
 
     def identity(self) -> Mapping[str, str]:
         """The model, by content if it is a local folder, and your own prompt; see `EngineParts`."""
@@ -151,17 +158,19 @@ class SimulatedEngine(CachedEngine):
         """The sets that a request needs, useful before noisy; `jobs` collects the distinct sets of the whole batch."""
         plan = []
         for noisy in _kinds(request):
-            key = self._key(request, noisy)
-            plan.append(jobs.setdefault(key, _Job(request, noisy, self._options, key)))
+            kind = request.noise_kind if noisy and request.noise_kind in self.written_kinds else ""
+            key = self._key(request, noisy, kind)
+            plan.append(jobs.setdefault(key, _Job(request, noisy, self._options, key, kind)))
         return plan
 
-    def _key(self, request: SearchRequest, noisy: bool) -> bytes:
+    def _key(self, request: SearchRequest, noisy: bool, kind: str) -> bytes:
         options = self._options
         how = (options.style.id, options.temperature, options.top_p, options.max_tokens, options.resamples)
         more = (options.miss_resamples, options.max_query_chars, options.max_document_chars)
         frame = (options.system, options.prefill)
         what = (request.query, request.question, request.answers, request.steps, noisy, request.top_k, request.seed)
-        return cache_key(self._name, self._model, *how, *more, *frame, *what)
+        written = (kind, KINDS_VERSION) if kind else ()
+        return cache_key(self._name, self._model, *how, *more, *frame, *what, *written)
 
     @cached_property
     def _model(self) -> str:
@@ -193,7 +202,7 @@ class SimulatedEngine(CachedEngine):
 
     def _in_step(self, jobs: Sequence[_Job]) -> None:
         """Make all sets in lockstep: send one prompt per unfinished set as a batch, and repeat until all are done."""
-        makers = [(job, make_set(job.request, job.noisy, job.options, source=self._name)) for job in jobs]
+        makers = [(job, _set_of(job, self._name)) for job in jobs]
         waiting = [(job, maker, next(maker)) for job, maker in makers]
         while waiting:
             completions = self._backend.complete([prompt for _, _, prompt in waiting])
@@ -220,7 +229,7 @@ class SimulatedEngine(CachedEngine):
             queued_since.reset(began)
 
     async def _at_own_pace(self, backend: AsyncBackend, job: _Job) -> None:
-        maker = make_set(job.request, job.noisy, job.options, source=self._name)
+        maker = _set_of(job, self._name)
         prompt = next(maker)
         while job.result is None:
             try:
@@ -251,6 +260,10 @@ class SimulatedEngine(CachedEngine):
         documents = tuple(sets[noisy].documents[slot] for slot, noisy in enumerate(mask))
         self._counters.add(searches=1, documents=len(mask), noisy_documents=sum(mask))
         return SearchResult(documents, self._name, elapsed, attempts)
+
+
+def _set_of(job: _Job, source: str) -> Generator[Prompt, Completion, DocumentSet]:
+    return make_set(job.request, job.noisy, job.options, source=source, noise_kind=job.noise_kind)
 
 
 def _kinds(request: SearchRequest) -> tuple[bool, ...]:

@@ -74,7 +74,9 @@ class PromptWords:
 NO_PROMPT = PromptWords()
 
 
-def prompt_words(text: str, style: PromptStyle | PromptTemplate, *, noisy: bool, count: int) -> PromptWords:
+def prompt_words(
+    text: str, style: PromptStyle | PromptTemplate, *, noisy: bool, count: int, noise_kind: str = ""
+) -> PromptWords:
     """The words of a prompt.
 
     Args:
@@ -82,13 +84,15 @@ def prompt_words(text: str, style: PromptStyle | PromptTemplate, *, noisy: bool,
         style: its format.
         noisy: whether it requests noisy documents.
         count: number of documents that it requests.
+        noise_kind: as in `PromptStyle.render`.
     """
-    return PromptWords(f" {' '.join(words(text))} ", _fixed(style, noisy, count))
+    return PromptWords(f" {' '.join(words(text))} ", _fixed(style, noisy, count, noise_kind))
 
 
 @lru_cache(maxsize=256)
-def _fixed(style: PromptStyle | PromptTemplate, noisy: bool, count: int) -> frozenset[tuple[str, ...]]:
-    return frozenset(_runs(words(style.render(noisy=noisy, question="", answers=(), query="", count=count))))
+def _fixed(style: PromptStyle | PromptTemplate, noisy: bool, count: int, noise_kind: str) -> frozenset[tuple[str, ...]]:
+    text = style.render(noisy=noisy, question="", answers=(), query="", count=count, noise_kind=noise_kind)
+    return frozenset(_runs(words(text)))
 
 
 def _runs(found: list[str]) -> list[tuple[str, ...]]:

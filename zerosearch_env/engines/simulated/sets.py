@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from ...checks import check_number, check_whole_number
 from ...errors import ConfigError
 from ...game.answers import contains_answer
-from ...game.rewards import normalize_answer
 from ...llm.backend import Completion, Prompt
 from ...randomness import mix
 from ...types import Document, SearchRequest, full_text
 from ..corpus.tokens import words
 from ..guard import remove_answers
+from ..steps import named_steps
 from .parse import parse_documents
 from .prompts import STYLES, PromptStyle, clean_text, quotable_query
 from .reject import Rejection, prompt_words
@@ -113,8 +113,8 @@ class DocumentSet:
     failure: str | None = None
 
 
-def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -> str:
-    """The prompt for one set of a request."""
+def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions, noise_kind: str = "") -> str:
+    """The prompt for one set of a request; `noise_kind` as in `PromptStyle.render`."""
     answers, steps = (
         [text for answer in found if (text := clean_text(answer, _ANSWER_CHARS))]
         for found in (request.answers, request.steps)
@@ -126,6 +126,7 @@ def prompt_of(request: SearchRequest, noisy: bool, options: SimulationOptions) -
         steps=steps,
         query=quotable_query(request.query, options.max_query_chars),
         count=request.top_k,
+        noise_kind=noise_kind,
     )
 
 
@@ -135,18 +136,12 @@ def sought_answers(request: SearchRequest) -> tuple[str, ...]:
     A query names a step's answer by all of it or by its last word ("birthplace of Holm"). If no steps are known, or
     if the query names the last step, these are the gold answers of the question.
     """
-    words = normalize_answer(request.query).split()
-    named = [contains_answer(request.query, (step,)) or _last_word(step) in words for step in request.steps]
-    following = max((number + 1 for number, known in enumerate(named) if known), default=0)
+    following = max((number + 1 for number, known in enumerate(named_steps(request)) if known), default=0)
     return (request.steps[following],) if following < len(request.steps) else request.answers
 
 
-def _last_word(text: str) -> str | None:
-    return next(reversed(normalize_answer(text).split()), None)
-
-
 def make_set(
-    request: SearchRequest, noisy: bool, options: SimulationOptions, *, source: str
+    request: SearchRequest, noisy: bool, options: SimulationOptions, *, source: str, noise_kind: str = ""
 ) -> Generator[Prompt, Completion, DocumentSet]:
     """Make one set: a generator that yields prompts, receives their completions, and returns the set.
 
@@ -155,17 +150,20 @@ def make_set(
         noisy: whether to make noisy documents.
         options: how to prompt, sample and check.
         source: `source` field of the documents.
+        noise_kind: as in `PromptStyle.render`. Counterfactual documents state the answers of the request, which are
+            wrong; so they are checked as useful ones are.
     """
-    style, text = options.style, prompt_of(request, noisy, options)
-    known = prompt_words(text, style, noisy=noisy, count=request.top_k)
+    style, text = options.style, prompt_of(request, noisy, options, noise_kind)
+    known = prompt_words(text, style, noisy=noisy, count=request.top_k, noise_kind=noise_kind)
+    progress = DocumentSet((), noisy)
+    noisy = noisy and noise_kind != "counterfactual"
     sought = request.answers if noisy else sought_answers(request)
     max_tokens = options.max_tokens or 100 + 100 * request.top_k
-    progress = DocumentSet((), noisy)
     usable: list[tuple[Document, ...]] = []
     written: set[str] = set()
     last = ""
     for sample in range(1 + max(options.resamples, options.miss_resamples)):
-        seed = mix(request.seed, int(noisy), sample)
+        seed = mix(request.seed, int(progress.noisy), sample)
         done = yield Prompt(
             text,
             seed,

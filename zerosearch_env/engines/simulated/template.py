@@ -48,8 +48,9 @@ class PromptTemplate:
         query: str,
         count: int,
         steps: Sequence[str] = (),
+        noise_kind: str = "",
     ) -> str:
-        """Render the prompt for one set of documents; see `PromptStyle.render`. The steps are not used."""
+        """Render the prompt for one set of documents; see `PromptStyle.render`. Steps and kinds are not used."""
         values = {
             "kind": "noisy" if noisy else "useful",
             "question": question or UNKNOWN,

@@ -1,0 +1,33 @@
+"""Kinds of noise: what a noisy search returns, around any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...game.noise_kinds import NoiseKinds
+from ...types import Question
+from ..base import SearchEngine
+
+__all__ = ["add_noise_kinds"]
+
+
+def add_noise_kinds(engine: SearchEngine, kinds: NoiseKinds, questions: Sequence[Question]) -> SearchEngine:
+    """Give an engine the kinds of noise that will be requested from it.
+
+    Args:
+        engine: the engine.
+        kinds: the kinds.
+        questions: the questions of the dataset: wrong answers and irrelevant queries come from them.
+
+    Returns:
+        A `KindsEngine` (`engine.py`), which closes the engine when it is closed; the engine itself if `distractor` is
+        the only kind.
+
+    Raises:
+        ConfigError: the dataset cannot give a kind; the message names the kind and a way out.
+    """
+    if set(kinds.kinds) <= {"distractor"}:
+        return engine
+    from .engine import KindsEngine  # when it is used: most environments have distractors only
+
+    return KindsEngine(engine, kinds, questions)

@@ -1,0 +1,226 @@
+"""Documents inside the debris of web pages: navigation, banners, links, tables, source text.
+
+The sentences stay readable, between things that have nothing to do with them.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Sequence
+
+from ...randomness import split
+from ...types import Document
+from .sentences import whole_sentences
+
+_NAME = re.compile(r"(?<![\w/>.])[A-Z][\w\u2019'-]+(?: (?:of |de |von |van )?[A-Z][\w\u2019'-]+){1,3}(?![\w/])")
+_SITES = (
+    "Encyclopaedia Online",
+    "FactHub",
+    "AllAboutEverything",
+    "WikiMirror",
+    "The Daily Archive",
+    "InfoPages",
+    "Knowledge Base",
+)
+_JOINTS = ("-", "|", "\u2013")
+_CELLS = ("\u2014", "n/a", "TBA", "")
+_NOTES = ("", "[citation needed]", "[1]", "[2][3]", "&nbsp;")
+_SECTIONS = (
+    "Home",
+    "News",
+    "Topics",
+    "People",
+    "Places",
+    "Culture",
+    "Science",
+    "Sport",
+    "Film",
+    "Music",
+    "History",
+    "Travel",
+)
+_ACTIONS = (
+    "Log in",
+    "Sign up",
+    "Subscribe",
+    "Search",
+    "Menu",
+    "Skip to content",
+    "Contact",
+    "About us",
+    "Help",
+    "Newsletter",
+)
+_COOKIES = (
+    (
+        "We use cookies to improve your experience. By continuing to browse this site you agree to our use of "
+        "cookies. Accept all | Manage preferences"
+    ),
+    (
+        "This website uses cookies and similar technologies. We and our 742 partners store and access information "
+        "on a device. Accept Reject More options"
+    ),
+    "Your privacy matters to us. Cookie settings [x] Strictly necessary [ ] Performance [ ] Targeting Save and close",
+)
+_BREAKS = (
+    "Advertisement",
+    "Story continues below",
+    "Read more: 10 things you did not know",
+    "Share Tweet Pin Email Print",
+    "Related: the 25 most popular articles of the week",
+    "Sign up to our newsletter: enter your e-mail address",
+    "ADVERTISEMENT - CONTINUE READING BELOW",
+    "Loading comments ...",
+)
+_FOOTERS = (
+    "Terms of use | Privacy policy | Cookie policy | Do not sell my personal information | Sitemap",
+    "All rights reserved. Reproduction in whole or in part without permission is prohibited.",
+    "Back to top ^ | Report an error | Cite this page | Permanent link",
+    "Powered by PageBuilder. Page rendered in 0.318 s. 14 queries.",
+)
+
+
+def as_page(document: Document, golds: Sequence[str], seed: int) -> Document:
+    """The document as a part of a web page.
+
+    Args:
+        document: the document.
+        golds: the gold answers, which stay in sight.
+        seed: determines the form of the page, one of five, and everything around the sentences.
+    """
+    page = _PAGES[split(seed, 50) % len(_PAGES)]
+    site = _pick(_SITES, seed, 51)
+    title = document.title
+    heading = f"{title} {_pick(_JOINTS, seed, 52)} {site}"
+    text = page(title or site, whole_sentences(document.text, golds) or [document.text], site, seed)
+    return Document(heading if title else "", text, document.source, document.score)
+
+
+def _pick(choices: Sequence[str], seed: int, number: int) -> str:
+    return choices[split(seed, number) % len(choices)]
+
+
+def _several(choices: Sequence[str], seed: int, number: int, count: int) -> list[str]:
+    start = split(seed, number) % len(choices)
+    return [choices[(start + 7 * place) % len(choices)] for place in range(count)]
+
+
+def _slug(text: str) -> str:
+    return "-".join(re.findall(r"\w+", text.lower())) or "index"
+
+
+def _with_breaks(sentences: Sequence[str], seed: int, wrap: Callable[[str], str]) -> list[str]:
+    """The sentences with one or two interruptions between them."""
+    lines = list(sentences)
+    for number in range(1 + split(seed, 53) % 2):
+        lines.insert(split(seed, 5400 + number) % (len(lines) + 1), wrap(_pick(_BREAKS, seed, 55 + number)))
+    return lines
+
+
+def _plain_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
+    """The text of all elements of a page, as simple extraction leaves it."""
+    head = [*_several(_ACTIONS, seed, 60, 3), site, *_several(_SECTIONS, seed, 61, 5)]
+    crumbs = f"{site} > {_pick(_SECTIONS, seed, 62)} > {title}"
+    day, month, minutes = 1 + split(seed, 63) % 28, 1 + split(seed, 64) % 12, 2 + split(seed, 65) % 9
+    info = f"Last updated: {day:02d}/{month:02d} | {minutes} min read"
+    return "\n".join(
+        (*head, crumbs, info, *_with_breaks(sentences, seed, str), _pick(_COOKIES, seed, 66), _pick(_FOOTERS, seed, 67))
+    )
+
+
+def _html_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
+    """The source of a page."""
+    links = "".join(f'<li><a href="/{name.lower()}/">{name}</a></li>' for name in _several(_SECTIONS, seed, 70, 5))
+
+    def linked(match: re.Match[str]) -> str:
+        number = split(seed, 7100 + match.start()) % 90000 + 10000
+        return f'<a href="/topic/{_slug(match[0])}" data-id="{number}">{match[0]}</a>'
+
+    paragraphs = [f"<p>{_NAME.sub(linked, html.escape(sentence, quote=False))}</p>" for sentence in sentences]
+    return "\n".join(
+        (
+            f'<div id="header" class="sticky"><a class="logo" href="/"><img src="/img/logo@2x.png" alt="{site}"></a>'
+            f'<ul class="nav">{links}</ul></div>',
+            f'<div class="cookie-banner" role="dialog">{_pick(_COOKIES, seed, 72)}</div>',
+            f'<h1 class="entry-title">{html.escape(title, quote=False)}</h1>',
+            '<div class="meta">By Staff&nbsp;&bull;&nbsp;Updated</div>',
+            *_with_breaks(
+                paragraphs, seed, lambda text: f'<div class="ad-slot" data-slot="{split(seed, 73) % 9000}">{text}</div>'
+            ),
+            '<div class="share"><button>Share</button><button>Tweet</button></div>'
+            f"<footer>&copy; {site}. {_pick(_FOOTERS, seed, 74)}</footer>",
+        )
+    )
+
+
+def _markdown_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
+    """A page as a reader service converts it."""
+    host = f"https://www.{_slug(site).replace('-', '')}.example"
+    menu = " | ".join(f"[{name}]({host}/{name.lower()})" for name in _several(_SECTIONS, seed, 80, 6))
+
+    def linked(match: re.Match[str]) -> str:
+        return f"[{match[0]}]({host}/{_slug(match[0])})"
+
+    rows = [
+        f"| {_pick(_CELLS, seed, 81 + row)} | {split(seed, 8500 + row) % 9000} | [[{row + 1}]]({host}/ref#{row + 1}) |"
+        for row in range(2)
+    ]
+    return "\n".join(
+        (
+            f"[Skip to main content]({host}/#main) [![{site}]({host}/logo.svg)]({host})",
+            menu,
+            f"# {title}",
+            *_with_breaks([_NAME.sub(linked, sentence) for sentence in sentences], seed, lambda text: f"> **{text}**"),
+            "| | | |",
+            "|---|---|---|",
+            *rows,
+            f"![]({host}/pixel.gif?id={split(seed, 86) % 10**8}) {_pick(_COOKIES, seed, 87)}",
+            f"* [Terms]({host}/terms) * [Privacy]({host}/privacy)",
+        )
+    )
+
+
+def _wiki_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
+    """The source of a wiki's page."""
+    lines = []
+    for number, sentence in enumerate(sentences):
+        text = _NAME.sub(r"[[\g<0>]]", sentence)
+        if (split(seed, 9000 + number)) % 2:
+            ref = f"ref{split(seed, 9100 + number) % 90 + 10}"
+            url = f"http://{_slug(site)}.example/{ref}"
+            text += f'<ref name="{ref}">{{{{cite web |url={url} |access-date= |url-status=dead}}}}</ref>'
+        lines.append(text)
+    return "\n".join(
+        (
+            "{{Use dmy dates|date=}} {{More citations needed|date=}} "
+            f"{{{{Infobox | name = {title} | image = {_slug(title)}.jpg | caption = }}}}",
+            *lines,
+            "== See also == {{Portal}} {{Div col|colwidth=20em}}",
+            "== References == {{Reflist|2}} {{Authority control}} "
+            f"[[Category:{_pick(_SECTIONS, seed, 92)}]] [[Category:Articles with dead external links]] {{{{stub}}}}",
+        )
+    )
+
+
+def _table_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
+    """A page whose tables and scripts were flattened."""
+    cells = " \u2502 ".join(f"{split(seed, 10000 + cell) % 1000}" for cell in range(8))
+    page = f'{{"page":"{_slug(title)}","uid":"{split(seed, 101):x}"}}'
+    data = f"window.dataLayer=window.dataLayer||[];dataLayer.push({page});"
+    return "\n".join(
+        (
+            f"{data} !function(e,t){{e.async=!0}}(window,document);",
+            f"v t e {title} | Contents [hide] 1 Overview 2 Details 3 Notes 4 External links",
+            *(
+                f"| {sentence} || {_pick(_NOTES, seed, 102 + number)} ||"
+                for number, sentence in enumerate(_with_breaks(sentences, seed, str))
+            ),
+            f"\u2502 {cells} \u2502 .mw-parser-output{{display:inline}}",
+            "@media(max-width:640px){.navbox{display:none}}",
+            f"{site} &copy; {_pick(_FOOTERS, seed, 103)}",
+        )
+    )
+
+
+_PAGES = (_plain_page, _html_page, _markdown_page, _wiki_page, _table_page)

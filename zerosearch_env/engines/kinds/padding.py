@@ -1,0 +1,100 @@
+"""Documents that say little at length: every sentence of the original, in order, among repetitions and filler.
+
+redundant:8   a document eight times as long
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...game.answers import contains_answer
+from ...randomness import split
+from ...types import Document, full_text
+from .sentences import whole_sentences
+
+_LEADS = (
+    "As mentioned above, {s}",
+    "To put it another way: {s}",
+    "In other words, {s}",
+    "It is worth repeating that {s}",
+    "Once again, {s}",
+    "As already noted in this article, {s}",
+    "To summarise what has been said so far: {s}",
+    "Readers often ask about this, so let us say it once more: {s}",
+    "{s}",
+    "Keep in mind: {s}",
+)
+_LOWERED = frozenset(
+    "The A An It He She They This These Those That There In On At After Before During His Her Its Their While When "
+    "Since For From With By As Both Some Many Most Other".split()
+)
+"""First words of a sentence that have a small letter after "in other words,"."""
+_FILLER = (
+    "If you are looking for information about {t}, you have come to the right place.",
+    "In this article, we will take a closer look at {t} and at everything you need to know about it.",
+    "There is a lot to say about {t}, and we will get to all of it step by step.",
+    "Many people search for {t} every day, and it is easy to see why.",
+    "Before we go any further, let us first look at the background of {t}.",
+    "The topic of {t} is a broad one, and there is more to it than meets the eye.",
+    "Opinions about {t} differ, and there are many sides to consider.",
+    "As with any topic of this kind, it is important to look at the whole picture.",
+    "That being said, there are a number of further points that deserve attention.",
+    "This brings us to the next point, which is closely related to the previous one.",
+    "Of course, this is only one part of the story, and there is more to come below.",
+    "We hope that this overview of {t} is helpful; feel free to share it with your friends.",
+    "In the following section, the most important facts about {t} are presented once more.",
+    "It goes without saying that the details matter here, as they do in many other cases.",
+    "Whether you are new to {t} or have known it for years, the following will be of interest.",
+    "Having covered the basics, we can now turn to some of the finer points.",
+    "For the sake of completeness, some of the above is repeated here in a slightly different order.",
+    "All in all, it is fair to say that {t} continues to attract attention.",
+)
+
+
+def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -> Document:
+    """A document about `factor` times as long, with every sentence of the original one in its order.
+
+    Args:
+        document: the document.
+        golds: the gold answers. A sentence that states one is not repeated: that would show the answer.
+        factor: length of the new text in lengths of the old one, at least 1.
+        seed: determines the filler and where the sentences are.
+    """
+    sentences = whole_sentences(document.text, golds)
+    if not sentences:
+        return document
+    named = document.title and not contains_answer(document.title, golds)
+    topic = document.title if named else "this topic"
+    room = int(len(document.text) * factor) - len(document.text)
+    stated = contains_answer(full_text(document), golds)
+    repeated = [sentence for sentence in sentences if not stated or not contains_answer(sentence, golds)]
+    fillers: list[str] = []
+    for filler in _fillers(topic, repeated, seed):
+        room -= len(filler) + 1
+        if room < 0:
+            break
+        fillers.append(filler)
+    if contains_answer(" ".join(fillers), golds):
+        fillers = [filler for filler in fillers if not contains_answer(filler, golds)]
+    # Each sentence gets a place among the filler; sorted places keep the order of the sentences.
+    places = sorted(split(seed, 11000 + number) % (len(fillers) + 1) for number in range(len(sentences)))
+    parts: list[str] = []
+    at = 0
+    for place, sentence in zip(places, sentences, strict=True):
+        parts += (*fillers[at:place], sentence)
+        at = place
+    return Document(document.title, " ".join((*parts, *fillers[at:])), document.source, document.score)
+
+
+def _fillers(topic: str, repeated: Sequence[str], seed: int) -> Iterator[str]:
+    """Without an end: filler about the topic and repeated sentences in turn."""
+    number, start = 0, split(seed, 111)
+    while True:
+        yield _FILLER[(start + 7 * number) % len(_FILLER)].replace("{t}", topic)
+        if repeated:
+            sentence = repeated[split(seed, 11200 + number) % len(repeated)]
+            lead, rest = _LEADS[split(seed, 11300 + number) % len(_LEADS)].split("{s}")
+            if lead[-2:-1] not in ("", ":") and sentence.partition(" ")[0] in _LOWERED:
+                sentence = sentence[:1].lower() + sentence[1:]
+            yield lead + sentence + rest
+        number += 1

@@ -1,0 +1,38 @@
+"""Sentences of a text, for the kinds of noise that cut and repeat them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ...game.answers import contains_answer
+
+_END = re.compile(r"[.!?]+['\")\]\u201d\u2019]*(?=\s+[^a-z\s]|\s*\Z)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d]*")
+_ABBREVIATIONS = frozenset(
+    "Mr Mrs Ms Dr Prof St Sr Jr vs etc No Vol Gen Col Lt Sgt Capt Gov Sen Rep Hon Rev Mt Ft Inc Ltd Co Corp Bros ca "
+    "approx e.g i.e fl b d r c Jan Feb Aug Sept Oct Nov Dec".split()
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, without the blanks between them. Abbreviations and initials end none."""
+    sentences, start = [], 0
+    for match in _END.finditer(text):
+        end = match.end()
+        if match[0] == ".":
+            word = text[text.rfind(" ", start, end) + 1 : end - 1].lstrip("([\"'")
+            if (word in _ABBREVIATIONS or (word[-2:-1] in ("", ".") and word[-1:].isupper())) and text[end:].strip():
+                continue
+        if sentence := text[start:end].strip():
+            sentences.append(sentence)
+        start = end
+    if rest := text[start:].strip():
+        sentences.append(rest)
+    return sentences
+
+
+def whole_sentences(text: str, golds: Sequence[str]) -> list[str]:
+    """The sentences of a text; all of it as one if an answer crosses from one into the next, as after "Chi."."""
+    sentences = split_sentences(text)
+    crosses = contains_answer(text, golds) and not any(contains_answer(sentence, golds) for sentence in sentences)
+    return [text] if crosses else sentences
