@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .engines import check_engine as check_engine
     from .engines import make_engine as make_engine
     from .engines import register_engine as register_engine
+    from .engines.kinds import add_noise_kinds as add_noise_kinds
     from .envs.infos import plain as plain
     from .envs.rows import rows as rows
     from .envs.session import Session as Session
@@ -79,6 +80,7 @@ _NAMES = {
     "engines": (
         "BatchedEngine ConstantEngine CorpusEngine DenseEngine SearchEngine check_engine make_engine register_engine"
     ),
+    "engines.kinds": "add_noise_kinds",
     "envs.infos": "plain",
     "envs.rows": "rows",
     "envs.session": "Session",

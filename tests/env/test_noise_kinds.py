@@ -7,7 +7,6 @@ import json
 import math
 import pickle
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 
 import zerosearch_env
 from tests.helpers.env_fakes import SEARCH, EchoEngine, make_dataset
-from zerosearch_env import Session, make_rules, transcript_record
+from zerosearch_env import Session, add_noise_kinds, make_rules, transcript_record
+from zerosearch_env.engines.kinds.failures import MESSAGES
 from zerosearch_env.errors import ConfigError, EpisodeError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise_kinds import (
@@ -259,16 +259,23 @@ def test_a_protocol_of_its_own_shows_a_message_as_a_document() -> None:
 
 
 def test_a_session_raises_the_message_and_goes_on() -> None:
-    class Outage(EchoEngine):
-        def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-            return [SearchResult((), message="HTTP 429: Too Many Requests") for _ in requests]
-
-    session = Session(QUESTION, make_rules(max_turns=2), Outage(), noise_level=1.0, noise_kind="outage")
-    with pytest.raises(EpisodeError, match=r"429: Too Many Requests$"):
+    rules = make_rules(max_turns=2)
+    engine = add_noise_kinds(EchoEngine(), "outage", [QUESTION])
+    session = Session(QUESTION, rules, engine, noise_level=1.0, noise_kind="outage", seed=1)
+    with pytest.raises(EpisodeError) as first:
         session.search("Ann Lee")
-    with pytest.raises(EpisodeError, match=r"429: Too Many Requests\nAll 2 searches are used up"):
+    assert str(first.value) in MESSAGES
+    with pytest.raises(EpisodeError) as second:
         session.search_text("Ann Lee")
+    message, notice = str(second.value).split("\n")
+    assert message in MESSAGES
+    assert notice == "All 2 searches are used up. Give the answer now."
     assert session.answer("Geneva").em == 1
+
+
+def test_an_engine_without_the_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"EchoEngine does not return noise of the kind 'empty'.*add_noise_kinds"):
+        Session(QUESTION, make_rules(), EchoEngine(), noise_level=1.0, noise_kind="empty")
 
 
 # ---- the environment
@@ -284,6 +291,17 @@ def test_the_environment_forwards_kinds_and_says_them_only_at_the_end() -> None:
     assert "noise_kind" not in info
     *_, info = env.step("<answer>pass</answer>")
     assert (info["noise_kind"], info["abstained"], info["counterfactual"]) == (("distractor",), 1.0, None)
+    staged = zerosearch_env.ZeroSearchEnv(
+        make_dataset(), search_engine=engine, noise_level=1.0, noise_kind=["empty", {"outage": 0.5, "distractor": 0.5}]
+    )
+    for options, kinds in (({"progress": 0.0}, {"empty"}), ({"noise_kind": "outage"}, {"outage"})):
+        staged.reset(seed=0, options=options)
+        for _ in range(3):
+            _, _, _, _, info = staged.step(SEARCH)
+            assert info["documents"] == ()
+        *_, info = staged.step("<answer>x</answer>")
+        assert set(info["noise_kind"]) == kinds
+    assert json.loads(json.dumps(zerosearch_env.plain(info)))["noise_kind"] == ["outage"] * 3
     with pytest.raises(ConfigError, match="name every kind that you will use"):
         env.reset(options={"noise_kind": "outage"})
     with pytest.raises(ConfigError, match="Did you mean 'outage'"):

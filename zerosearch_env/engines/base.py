@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..errors import ConfigError, EngineError
+from ..game.noise_kinds import split_kind
 from ..types import Document, Question, SearchRequest, SearchResult
 from .batching import Batcher
 from .stats import SearchCounts
@@ -23,7 +24,7 @@ class SearchEngine(Protocol):
     """Anything that answers searches. A result never depends on the other requests of its batch.
 
     An engine may also have the parts that `EngineParts` describes: `waits`, `is_quick`, `required_fields`,
-    `written_kinds`, `check_top_k`, `try_out`, `identity`, `stats`.
+    `noise_kinds`, `written_kinds`, `check_top_k`, `try_out`, `identity`, `stats`.
     """
 
     def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -50,6 +51,8 @@ class EngineParts:
     required_fields: Collection[str] = ()
     """Fields of `SearchRequest` without which the engine cannot answer, any of `"question"` and `"answers"`:
     `zerosearch serve` refuses requests that lack them."""
+    noise_kinds: Collection[str] = ("distractor",)
+    """Names of the kinds of noise that may be requested. `add_noise_kinds` gives an engine more."""
     written_kinds: Collection[str] = ()
     """Kinds of noise whose documents the engine writes itself if a noisy request has this `noise_kind`. Every other
     kind is made from its useful and noisy documents (`KindsEngine`)."""
@@ -100,7 +103,10 @@ class EngineParts:
         return None
 
 
-_PARTS = ("waits", "is_quick", "required_fields", "written_kinds", "check_top_k", "try_out", "identity", "stats")
+_PARTS = (
+    *("waits", "is_quick", "required_fields", "noise_kinds", "written_kinds"),
+    *("check_top_k", "try_out", "identity", "stats"),
+)
 
 
 def engine_parts(engine: SearchEngine) -> EngineParts:
@@ -112,6 +118,24 @@ def engine_parts(engine: SearchEngine) -> EngineParts:
         if part is not None and callable(part) == callable(getattr(parts, name)):
             setattr(parts, name, part)
     return parts
+
+
+def check_noise_kinds(engine: SearchEngine, kinds: Iterable[str]) -> None:
+    """Check that an engine gives the kinds of noise that will be requested: another one would return distractors.
+
+    Args:
+        engine: the engine.
+        kinds: kinds of noise, with or without their number.
+
+    Raises:
+        ConfigError: it does not give one of them.
+    """
+    possible = engine_parts(engine).noise_kinds
+    if missing := [kind for kind in kinds if split_kind(kind)[0] not in possible]:
+        raise ConfigError(
+            f"{type(engine).__name__} does not return noise of the kind {missing[0]!r}: give it the kinds first, with "
+            f"engine = add_noise_kinds(engine, {list(missing)!r}, questions)."
+        )
 
 
 def check_corpus(engine: SearchEngine, questions: Iterable[Question], top_k: int, *, noise: bool) -> None:

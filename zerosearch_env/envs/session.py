@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..engines import SearchEngine
+from ..engines.base import check_noise_kinds
 from ..engines.run import Engine, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
@@ -41,8 +42,8 @@ class Session:
         seed: 64-bit integer from which every draw of this episode is derived.
 
     Raises:
-        ConfigError: the noise level is not a number in [0, 1], a kind of noise is unknown, or an argument has the wrong
-            type.
+        ConfigError: the noise level is not a number in [0, 1], a kind of noise is unknown or none of the engine's, or
+            an argument has the wrong type.
         DataError: the question has no answers.
 
     Example:
@@ -73,6 +74,7 @@ class Session:
             if not isinstance(value, kind):
                 raise ConfigError(f"{name} must be a {kind.__name__} {how}, got {value!r:.200}.")
         kinds = read_mixture(noise_kind)
+        check_noise_kinds(engine, kinds.kinds)
         self.episode = Episode(question, rules, noise_level=noise_level, noise_kinds=kinds, seed=seed)
         """The episode so far, for example for `transcript_record`."""
         self.engine: Engine = engine

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...game.noise_kinds import NoiseKinds
+from ...game.noise_kinds import NoiseKinds, NoiseSpec, read_noise_kinds
 from ...types import Question
 from ..base import SearchEngine
 
 __all__ = ["add_noise_kinds"]
 
 
-def add_noise_kinds(engine: SearchEngine, kinds: NoiseKinds, questions: Sequence[Question]) -> SearchEngine:
+def add_noise_kinds(
+    engine: SearchEngine, kinds: NoiseKinds | NoiseSpec | Sequence[NoiseSpec], questions: Sequence[Question]
+) -> SearchEngine:
     """Give an engine the kinds of noise that will be requested from it.
 
     Args:
         engine: the engine.
-        kinds: the kinds.
+        kinds: the kinds, a mixture, or a list of these (`read_noise_kinds`).
         questions: the questions of the dataset: wrong answers and irrelevant queries come from them.
 
     Returns:
@@ -24,8 +26,9 @@ def add_noise_kinds(engine: SearchEngine, kinds: NoiseKinds, questions: Sequence
         the only kind.
 
     Raises:
-        ConfigError: the dataset cannot give a kind; the message names the kind and a way out.
+        ConfigError: a kind is unknown, or the dataset cannot give it; the message names the kind and a way out.
     """
+    kinds = read_noise_kinds(kinds)
     if set(kinds.kinds) <= {"distractor"}:
         return engine
     from .engine import KindsEngine  # when it is used: most environments have distractors only

@@ -46,6 +46,7 @@ class KindsEngine(EngineParts):
         _check_questions(names, self._sources)
         self._closed = False
         self.waits = parts.waits
+        self.noise_kinds = frozenset(names | {"distractor"})
         needed = ("question", "answers") if names & NEEDS_ANSWERS else ()
         self.required_fields = tuple(dict.fromkeys((*parts.required_fields, *needed)))
 
