@@ -23,6 +23,10 @@ class ConfigError(ZeroSearchError, ValueError):
     """An option has an invalid value."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument is unknown or not possible. Libraries that try one go on without it after a `TypeError`."""
+
+
 class DataError(ZeroSearchError, ValueError):
     """A data file, or a row of it, does not follow its format."""
 

@@ -32,7 +32,8 @@ from zerosearch_env import (
 )
 from zerosearch_env.engines import BatchedEngine
 from zerosearch_env.errors import ConfigError
-from zerosearch_env.integrations.menu.envs import turn_text
+from zerosearch_env.game.noise_kinds import KINDS
+from zerosearch_env.integrations.menu.envs import MenuEnv, turn_text
 from zerosearch_env.integrations.menu.menu import CANDIDATE_FEATURES, FEATURES, Menu, action_count, feature_count
 
 ID = "zerosearch_env:ZeroSearchMenu-v0"
@@ -187,6 +188,16 @@ def test_searches_without_documents_leave_an_empty_menu() -> None:
         assert observation[FEATURES.index("documents")] == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_noise_can_be_read(kind: str) -> None:
+    env = make(noise_level=1.0, noise_kind=kind)
+    for seed in range(3):
+        env.reset(seed=seed)
+        observation, *_, info = env.step(0)
+        assert env.observation_space.contains(observation)
+        assert bool(info["documents"]) is (kind not in ("empty", "outage"))
+
+
 def test_arguments_of_the_environment_are_passed_on() -> None:
     env = make(noise_level=1.0, noise_kind="outage", reward="ternary", protocol="hermes", max_turns=2)
     env.reset(seed=0)
@@ -217,6 +228,10 @@ def test_bad_input_says_what_was_expected() -> None:
         make_vec(1, candidates=65)
     with pytest.raises(ConfigError, match="Did you mean 'noise_level'"):
         make(noise_levle=0.5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'"):  # what other libraries look for
+        make(frameskip=4)
+    with pytest.raises(ConfigError, match="there are no images"):
+        MenuEnv(dataset=DATA, search_engine=ENGINE, render_mode="rgb_array")
     lower = Dataset("lower", "train", [Question("q", "what is it", ("rain",))], [Document("", "rain falls often")] * 9)
     with pytest.raises(ConfigError, match="dataset 'lower' hold no candidates"):
         gym.make(ID, dataset=lower)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..checks import make_options
 from ..datasets import Columns, DatasetSource, OnBadRow
+from ..errors import ArgumentError, unknown_name
 from ..game.noise_kinds import NoiseSpec
 from ..types import Options
 
@@ -58,8 +59,11 @@ def read_env_options(*args: Any, **arguments: Any) -> EnvOptions:
     """Make options from the arguments of an environment.
 
     Raises:
-        ConfigError: a name is unknown; the message suggests the most similar valid one.
+        ArgumentError: a name is unknown; the message suggests the most similar valid one.
     """
+    for name in arguments.keys() - {option.name for option in fields(EnvOptions)}:
+        error = unknown_name("argument of the environment", name, (option.name for option in fields(EnvOptions)))
+        raise ArgumentError(f"{error} (unexpected keyword argument {name!r})")
     return make_options(EnvOptions, "argument of the environment", *args, **arguments)
 
 

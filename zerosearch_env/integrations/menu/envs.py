@@ -21,7 +21,7 @@ from ...envs.curriculum import Curriculum
 from ...envs.setup import METADATA, RENDER_MODES, Setup, SetupViews
 from ...envs.single import ZeroSearchEnv
 from ...envs.vector import ZeroSearchVectorEnv
-from ...errors import ConfigError
+from ...errors import ArgumentError, ConfigError
 from ...game.episode import Episode
 from ...game.rules import Rules
 from ...types import Dataset, Document, Info
@@ -32,10 +32,6 @@ MAX_CANDIDATES = 64
 """The largest menu has so many candidates."""
 _SAMPLED = 64
 """Number of documents in which candidates are looked for when an environment is made."""
-
-
-class NoImageError(ConfigError, TypeError):
-    """Images were asked for. A `TypeError` too, after which Stable-Baselines3 makes an id without them."""
 
 
 class MenuEnv(SetupViews, gymnasium.Env[Floats, np.int64]):
@@ -91,7 +87,7 @@ class MenuEnv(SetupViews, gymnasium.Env[Floats, np.int64]):
     def __init__(self, *, candidates: int = 4, **arguments: Any) -> None:
         self.candidates = check_candidates(candidates)
         if arguments.get("render_mode") == "rgb_array":
-            raise NoImageError(f"render_mode 'rgb_array': there are no images; expected one of {RENDER_MODES}.")
+            raise ArgumentError(f"render_mode 'rgb_array': there are no images; expected one of {RENDER_MODES}.")
         self.text_env = ZeroSearchEnv(**arguments)
         """The environment that is played."""
         self.render_mode = self.text_env.render_mode
