@@ -32,7 +32,9 @@ from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
 from .config.train import TrainConfig, load_preset
-from .evaluation.evaluate import NOISE_LEVELS, Item, Store, evaluate, select_questions
+from .evaluation.evaluate import NOISE_LEVELS, evaluate
+from .evaluation.items import Item, select_questions
+from .evaluation.store import Store
 from .players.base import Player, PolicyOptions
 from .players.policy import PolicyPlayer
 from .policy.files import policy_path

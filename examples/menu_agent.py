@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sb3_contrib import MaskablePPO
 
-from zerosearch_agents.evaluation.evaluate import evaluate, select_questions
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import select_questions
 from zerosearch_agents.players.menu import load_menu_player
 from zerosearch_env import load_dataset, make_engine, make_rules
 from zerosearch_env.integrations.sb3 import make_vec_env

@@ -30,8 +30,10 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.records.transcripts import encode_line, read_transcripts
 from zerosearch_env.types import Dataset, JsonObject, Question
 
-from ..evaluation.evaluate import Item, Journal, play_items
+from ..evaluation.evaluate import play_items
+from ..evaluation.items import Item
 from ..evaluation.results import CellKey
+from ..evaluation.store import Journal
 from ..players.base import Player
 from ..players.identity import player_identity
 from ..runs.output import WAY_OUT

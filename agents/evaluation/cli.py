@@ -3,9 +3,10 @@ r"""`zerosearch eval`: measure policies, your own agents and baselines at fixed 
     zerosearch eval --agent runs/quickstart/policy --agent baseline:rag --agent my_module:agent \
         --noise 0 0.25 0.5 0.75 1 --engine corpus --dataset world --split test --questions 300 --output runs/eval
 
-Every agent gets the same questions and the same noise draws. To continue an interrupted evaluation, run the same
-command again with the same options and the same `--output`: it plays only the episodes that are missing or failed, and
-those whose questions, agent, or engine's corpus, index or model have changed since.
+Every agent gets the same questions and the same noise draws, with every --noise-kind (docs/noise.md). To continue an
+interrupted evaluation, run the same command again with the same options and the same `--output`: it plays only the
+episodes that are missing or failed, and those whose questions, agent, or engine's corpus, index or model have changed
+since.
 
 Exit status: 0 if every cell is complete, 3 if episodes are missing because an agent or an engine failed, 2 after any
 other error.
@@ -17,6 +18,7 @@ import contextlib
 import itertools
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,20 +30,25 @@ from zerosearch_env.command_line import read_options
 from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, engine_name, make_engine
 from zerosearch_env.engines.base import check_corpus, try_engine
+from zerosearch_env.engines.kinds import add_noise_kinds
 from zerosearch_env.engines.registry import engine_identity
 from zerosearch_env.errors import AgentError, ConfigError
 from zerosearch_env.game.noise import check_level
+from zerosearch_env.game.noise_kinds import DISTRACTOR, NoiseKinds, NoiseMixture, read_mixture
 from zerosearch_env.game.rules import Rules
-from zerosearch_env.identity import dataset_identity
+from zerosearch_env.identity import dataset_identity, questions_hash
 from zerosearch_env.loading import code_identity
 from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
+from zerosearch_env.types import Dataset
 
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
 from ..runs.manifest import versions
-from .evaluate import NOISE_LEVELS, Store, evaluate, forget, select_questions
-from .results import Cell
+from .evaluate import NOISE_LEVELS, evaluate
+from .items import select_questions
+from .results import Cell, CellKey
+from .store import Store, forget
 
 INCOMPLETE = AgentError.exit_status
 """Exit status of an evaluation with incomplete cells."""
@@ -64,6 +71,9 @@ class EvalConfig(PlayConfig):
     name, and rules of this agent only follow after commas, as in mine=agent.py:agent,max_turns=3."""
     noise: tuple[float, ...] = NOISE_LEVELS
     """Noise levels: the probability that a search is noisy, each in [0, 1]."""
+    noise_kind: tuple[str, ...] = (str(DISTRACTOR),)
+    """Kinds of noise (docs/noise.md), each measured at every level: what a noisy search returns. A mixture gives each
+    kind its share, as in distractor=0.5,counterfactual=0.5."""
     engine: tuple[str, ...] = ("corpus",)
     """Search engines: KIND, KIND:ARGUMENT, your own file.py:attribute or module:attribute, or with options as JSON:
     '{"kind": "retrieve:URL", "cache": "searches.sqlite", "dialect": "flashrag"}'."""
@@ -86,6 +96,9 @@ class EvalConfig(PlayConfig):
     """Delete the results of earlier runs in the output folder."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
+    abstentions: tuple[str, ...] | None = None
+    """Answers that count as declining to answer, each compared as a whole after normalisation; unset: "unknown",
+    "I don't know" and the like (docs/noise.md)."""
     scores: tuple[str, ...] = ()
     """Additional scores: names such as zerosearch_em or r1_searcher_cover_em (docs/rewards.md), an LLM's verdict as
     judge:openai:URL[#MODEL], or your own file.py:function."""
@@ -136,10 +149,13 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         )
     if not config.noise:
         raise ConfigError("no noise level given: pass at least one, for example --noise 0 0.5")
+    if not config.noise_kind:
+        raise ConfigError("no kind of noise given: pass at least one, for example --noise-kind distractor")
     levels = tuple(check_level(level) for level in config.noise)
+    mixtures = tuple(dict.fromkeys(read_mixture(text) for text in config.noise_kind))
     check_whole_number("samples", config.samples)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    rules = config.make_rules(noise_unit=config.noise_unit, scores=config.all_scores)
+    rules = config.make_rules(noise_unit=config.noise_unit, scores=config.all_scores, abstentions=config.abstentions)
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
@@ -151,8 +167,9 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
         specs = {engine_name(spec): spec for spec in config.engine}
         engines: dict[str, SearchEngine] = {}
         for name, spec in specs.items():
-            engines[name] = make_engine(spec, dataset=dataset)
-            stack.callback(engines[name].close)
+            engine = make_engine(spec, dataset=dataset)
+            stack.callback(engine.close)
+            engines[name] = add_noise_kinds(engine, NoiseKinds(mixtures), dataset.questions) if any(levels) else engine
             check_corpus(engines[name], questions, top_k, noise=max(levels) > 0)
             try_engine(engines[name], questions, top_k)
         stack.enter_context(locked(config.output))
@@ -167,17 +184,22 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
             )
             | code_identity([config.protocol or "", *config.all_scores]),
             engines={name: engine_identity(engine, specs[name]) for name, engine in engines.items()},
-            planned=itertools.product([player.name for player in players], engines, levels),
+            noise=_noise_identity(mixtures, dataset),
+            planned=[
+                CellKey(player.name, name, level, str(mixture))
+                for player, name, level, mixture in itertools.product(players, engines, levels, mixtures)
+            ],
         )
         store.add(command=command, versions=versions(), skipped_rows=dataset.skipped_rows)
         if store.replaced:
             console.print(store.replaced)
-        episodes = len(items) * config.samples * len(players) * len(engines) * len(levels)
+        episodes = len(items) * config.samples * len(players) * len(engines) * len(levels) * len(mixtures)
         display = EvaluationDisplay(console, episodes)
         console.print(
             f"{_count(len(items), 'question')} of {dataset.name}/{dataset.split}, "
             f"{f'{config.samples} samples each, ' if config.samples > 1 else ''}{_count(len(players), 'agent')}, "
-            f"{_count(len(levels), 'noise level')}, {_count(len(engines), 'engine')}"
+            f"{_count(len(levels), 'noise level')}, "
+            f"{f'{len(mixtures)} kinds of noise, ' if len(mixtures) > 1 else ''}{_count(len(engines), 'engine')}"
         )
         for note in dict.fromkeys(note for player in players for note in player.notes(rules)):
             console.print(note)
@@ -198,6 +220,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
                             rules,
                             levels,
                             config.seed,
+                            noise_kinds=mixtures,
                             samples=config.samples,
                             engine_name=name,
                             store=store,
@@ -224,4 +247,13 @@ def _settings(config: EvalConfig, rules: Rules, questions: int) -> dict[str, Any
     eval_settings = {name: getattr(config, name) for name in ("split", "per_hop", "noise_unit")}
     if config.samples > 1:
         eval_settings["samples"] = config.samples
-    return {**config.play_settings(rules), **eval_settings, "questions": questions, "scores": list(config.all_scores)}
+    abstentions = None if config.abstentions is None else list(config.abstentions)
+    eval_settings |= {"questions": questions, "scores": list(config.all_scores), "abstentions": abstentions}
+    return {**config.play_settings(rules), **eval_settings}
+
+
+def _noise_identity(mixtures: Sequence[NoiseMixture], dataset: Dataset) -> dict[str, str]:
+    """The record of the questions that noise is made of: all of the dataset. Distractors need none."""
+    if set(mixtures) == {DISTRACTOR}:
+        return {}
+    return {f"the pool of questions for noise ({dataset.name}, {dataset.split})": questions_hash(dataset.questions)}

@@ -10,10 +10,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.privacy import redact
 from zerosearch_env.progress import ProgressBar, work_figures
 
-from .results import JUDGE, Cell, CellKey, Evaluation, Summary
+from .results import JUDGE, Cell, CellKey, Evaluation
 from .statistics import Interval
 
 
@@ -39,10 +40,12 @@ def share(value: float) -> str:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print EM at every noise level for every group of questions, then the table of the agents' behaviour."""
+    """Print EM at every noise level for every group of questions, then the tables of the agents' behaviour."""
     for engine in evaluation.engines:
         for group in evaluation.groups or (None,):
             console.print(em_table(evaluation, group, engine, width=console.width))
+        if evaluation.outcomes:
+            console.print(_outcomes(evaluation, engine, console.width))
         if evaluation.data_sources:
             console.print(_data_sources(evaluation, engine, console.width))
         if evaluation.samples > 1:
@@ -51,6 +54,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print(_additional_scores(evaluation, engine, console.width))
         if len(evaluation.agents) > 1:
             console.print(_differences(evaluation, engine, console.width))
+        if len(evaluation.noise_kinds) > 1 and any(evaluation.noise_levels):
+            console.print(_kind_differences(evaluation, engine, console.width))
     console.print(_behaviour(evaluation))
 
 
@@ -65,11 +70,7 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     """
     cells = [c for c in evaluation.cells if c.engine == engine and (group is None or group in c.groups)]
     levels = sorted({cell.noise_level for cell in cells})
-    rows: _Rows = []
-    for agent in dict.fromkeys(cell.agent for cell in cells):
-        found = [evaluation.find(agent, level, engine) for level in levels]
-        mark = "" if all(cell is None or cell.complete for cell in found) else "\n(incomplete)"
-        rows.append((agent + mark, [None if cell is None else cell.summary(group).em for cell in found]))
+    rows = _rows(Evaluation(tuple(cells)), engine, lambda cell: cell.summary(group).em, mark_incomplete=True)
     counts = {cell.summary(group).em.n for cell in cells}
     low, high = min(counts, default=0), max(counts, default=0)
     questions = f"{high} questions" if low == high else f"{low} to {high} questions"
@@ -79,16 +80,26 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
     return _level_table(title, rows, levels, width)
 
 
+def _outcomes(evaluation: Evaluation, engine: str, width: int) -> Group:
+    """What the answers that are not right came to, of every agent at every noise level."""
+    rows: _Rows = []
+    for name in evaluation.outcomes:
+        rows += _rows(evaluation, engine, lambda cell, name=name: getattr(cell.summary(), name), name)  # type: ignore[misc]
+    title = f"outcomes of answers in %{_which(evaluation, engine)} (95 % interval)"
+    return _level_table(title, rows, evaluation.noise_levels, width)
+
+
 def _sample_scores(evaluation: Evaluation, engine: str, width: int) -> Group:
     """mean@k, pass@k and majority@k of every agent at every noise level."""
-    named = [(c, c.summary().samples) for c in evaluation.cells if c.engine == engine]
-    figures = {c.key: scores.named() for c, scores in named if scores is not None}
+
+    def named(cell: Cell) -> dict[str, Interval]:
+        scores = cell.summary().samples
+        return {} if scores is None else scores.named()
+
+    cells = [cell for cell in evaluation.cells if cell.engine == engine]
     rows: _Rows = []
-    for name in dict.fromkeys(name for scores in figures.values() for name in scores):
-        rows.append((name, []))
-        for agent in evaluation.agents:
-            keys = [CellKey(agent, engine, level) for level in evaluation.noise_levels]
-            rows.append((f"  {agent}", [figures.get(key, {}).get(name) for key in keys]))
+    for name in dict.fromkeys(name for cell in cells for name in named(cell)):
+        rows += _rows(evaluation, engine, lambda cell, name=name: named(cell).get(name), name)  # type: ignore[misc]
     title = f"EM in %, {evaluation.samples} samples per question{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
 
@@ -97,10 +108,7 @@ def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
     """EM of every agent at every noise level, for each data set."""
     rows: _Rows = []
     for name in evaluation.data_sources:
-        rows.append((name, []))
-        for agent in evaluation.agents:
-            found = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
-            rows.append((f"  {agent}", [None if c is None else c.summary(data_source=name).em for c in found]))
+        rows += _rows(evaluation, engine, lambda cell, name=name: cell.summary(data_source=name).em, name)  # type: ignore[misc]
     title = f"EM in %, by data source{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
 
@@ -108,20 +116,15 @@ def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
 def _additional_scores(evaluation: Evaluation, engine: str, width: int) -> Group:
     """Every additional score, and the judge's agreement with EM, of every agent at every noise level."""
 
-    def add(heading: str, interval: Callable[[Summary], Interval | None]) -> None:
-        rows.append((heading, []))
-        for agent in evaluation.agents:
-            cells = [evaluation.find(agent, level, engine) for level in evaluation.noise_levels]
-            rows.append((f"  {agent}", [None if c is None else interval(c.summary()) for c in cells]))
+    def agreement(cell: Cell) -> Interval | None:
+        summary = cell.summary()
+        return None if summary.agreement is None else summary.agreement.share
 
     rows: _Rows = []
     for name in evaluation.additional_scores:
-        add(name, lambda summary, name=name: summary.extra.get(name))  # type: ignore[misc]
+        rows += _rows(evaluation, engine, lambda cell, name=name: cell.summary().extra.get(name), name)  # type: ignore[misc]
         if name == JUDGE:
-            add(
-                f"{JUDGE} agrees with EM",
-                lambda summary: None if summary.agreement is None else summary.agreement.share,
-            )
+            rows += _rows(evaluation, engine, agreement, f"{JUDGE} agrees with EM")
     table = _level_table(f"additional scores in %{_which(evaluation, engine)}", rows, evaluation.noise_levels, width)
     missing = [
         f"{name} has no value in {count} of {len(cell.finished)} episodes of {cell.key}"
@@ -135,16 +138,67 @@ def _additional_scores(evaluation: Evaluation, engine: str, width: int) -> Group
 def _differences(evaluation: Evaluation, engine: str, width: int) -> Group:
     """The first agent's EM minus each other agent's, on the same questions."""
     first, *others = evaluation.agents
-    levels = evaluation.noise_levels
-    rows: _Rows = [
-        (other, [evaluation.difference(first, other, level, engine=engine) for level in levels]) for other in others
-    ]
+
+    def difference(cell: Cell) -> Interval:
+        level, kind = cell.noise_level, cell.noise_kind
+        return evaluation.difference(first, cell.agent, level, engine=engine, noise_kind=kind)
+
+    compared = Evaluation(tuple(cell for cell in evaluation.cells if cell.agent in others))
     title = f"EM of {first} minus EM of ..., in points, paired{_which(evaluation, engine)}"
-    return _level_table(title, rows, levels, width, sign="+")
+    return _level_table(title, _rows(compared, engine, difference), evaluation.noise_levels, width, sign="+")
+
+
+def _kind_differences(evaluation: Evaluation, engine: str, width: int) -> Group:
+    """EM with the first kind of noise minus EM with each other kind, on the same questions and draws."""
+    first, *others = evaluation.noise_kinds
+
+    def difference(cell: Cell) -> Interval:
+        return evaluation.kind_difference(cell.agent, cell.noise_kind, first, cell.noise_level, engine=engine)
+
+    compared = Evaluation(tuple(cell for cell in evaluation.cells if cell.noise_kind in others and cell.noise_level))
+    title = f"EM with ... minus EM with {first}, in points, paired{_which(evaluation, engine)}"
+    rows = _rows(compared, engine, difference, always_kinds=True)
+    return _level_table(title, rows, compared.noise_levels, width, sign="+")
 
 
 _Rows = list[tuple[str, list[Interval | None]]]
 """Label of a row, and its figure at each noise level, if there is one. A row without figures is a heading."""
+
+
+def _rows(
+    evaluation: Evaluation,
+    engine: str,
+    figure: Callable[[Cell], Interval | None],
+    heading: str = "",
+    *,
+    mark_incomplete: bool = False,
+    always_kinds: bool = False,
+) -> _Rows:
+    """A row per agent with a figure at each noise level.
+
+    Args:
+        evaluation: the results; a cell that is not in them has no figure.
+        engine: the engine's name.
+        figure: the figure of a cell.
+        heading: what the figures are, in a row above them. If there are several kinds of noise, each has its rows.
+        mark_incomplete: write below an agent's name that a cell of its row is incomplete.
+        always_kinds: name the kind of noise even if there is only one.
+    """
+    rows: _Rows = []
+    kinds = evaluation.noise_kinds
+    for kind in kinds:
+        parts = [heading, kind if len(kinds) > 1 or always_kinds else ""]
+        if label := ", ".join(filter(None, parts)):
+            rows.append((label, []))
+        for agent in evaluation.agents:
+            cells = [evaluation.find(agent, level, engine, kind) for level in evaluation.noise_levels]
+            if not any(cells):
+                continue
+            complete = all(cell is None or cell.complete for cell in cells)
+            mark = "\n(incomplete)" if mark_incomplete and not complete else ""
+            indent = "  " if label else ""
+            rows.append((f"{indent}{agent}{mark}", [None if cell is None else figure(cell) for cell in cells]))
+    return rows
 
 
 def _level_table(title: str, rows: _Rows, levels: Sequence[float], width: int, *, sign: str = "") -> Group:
@@ -171,8 +225,10 @@ def _titled(title: str, table: Table) -> Group:
 
 
 def _which(evaluation: Evaluation, engine: str) -> str:
-    """A clause that names the engine, if there are several."""
-    return f", {engine}" if len(evaluation.engines) > 1 else ""
+    """A clause that names the engine if there are several, and the kind of noise if there is only another one."""
+    kinds = evaluation.noise_kinds
+    kind = f", {kinds[0]}" if len(kinds) == 1 and kinds != (str(DISTRACTOR),) else ""
+    return f", {engine}{kind}" if len(evaluation.engines) > 1 else kind
 
 
 def _behaviour(evaluation: Evaluation) -> Group:
@@ -208,7 +264,8 @@ def _behaviour(evaluation: Evaluation) -> Group:
         table.add_column(name, justify="left" if label else "right", overflow="fold", no_wrap=not label)
     shown_heading = None
     for cell, line in zip(cells, zip(*columns.values(), strict=True), strict=True):
-        heading = f"{cell.agent}{_which(evaluation, cell.engine)}"
+        kind = f", {cell.noise_kind}" if len(evaluation.noise_kinds) > 1 else ""
+        heading = f"{cell.agent}{_which(evaluation, cell.engine)}{kind}"
         if heading != shown_heading:
             table.add_section()
             table.add_row(Text(heading, style="bold"))

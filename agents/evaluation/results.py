@@ -1,4 +1,4 @@
-"""Results of an evaluation: one record per episode, one cell per (agent, engine, noise level), one file.
+"""Results of an evaluation: one record per episode, one cell per (agent, engine, noise kind and level), one file.
 
     EpisodeResult -> Cell -> Evaluation -> results.json
 
@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from zerosearch_env.errors import DataError
 from zerosearch_env.files import write_text
+from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.types import JsonObject, StopReason
 
 from ..runs.output import RESULTS_FILE
@@ -33,10 +34,14 @@ SCHEMA_VERSION = 2
 JUDGE = "judge"
 """Name of the judge's verdict among the additional scores."""
 METRICS = ("em", "f1", "subem", "em_unicode", "f1_unicode")
-KINDS: Mapping[str, Kind] = {
+OUTCOMES = ("misled", "abstained", "hallucinated")
+"""What an episode without a right answer came to; see `Scores`. Episodes of earlier versions have no value."""
+METRIC_KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("em", "subem", "em_unicode"), "binary"),
     **dict.fromkeys(("f1", "f1_unicode"), "graded"),
     "searches": "count",
+    **dict.fromkeys(OUTCOMES, "binary"),
+    "truthfulness": "signed",
 }
 """The kind of each metric, which chooses its interval."""
 _EXTRA_KINDS: Mapping[str, Kind] = {
@@ -83,6 +88,17 @@ class EpisodeResult:
     """Tokens that the agent's model read, over all turns; None if they are not counted."""
     tokens_written: int | None = None
     """Tokens that the agent's model wrote, thoughts included; None if they are not counted."""
+    misled: float | None = None
+    """1 if the answer is a wrong one that documents of this episode stated, else 0."""
+    abstained: float | None = None
+    """1 if the agent declined to answer, with one of the rules' phrases, else 0."""
+    hallucinated: float | None = None
+    """1 if there is an answer that is wrong and no abstention, else 0."""
+
+    @property
+    def truthfulness(self) -> float | None:
+        """1 for a right answer, 0 for an abstention or none, -1 for a wrong answer: `em - hallucinated`."""
+        return None if self.hallucinated is None else self.em - self.hallucinated
 
     @property
     def key(self) -> tuple[int, int]:
@@ -95,13 +111,11 @@ class EpisodeResult:
         return StopReason(self.stop_reason).failed
 
     def score(self, metric: str) -> float | None:
-        """One of `METRICS`, `"searches"`, or an additional score; None if it has no value."""
-        return getattr(self, metric) if metric in KINDS else self.extra.get(metric)  # type: ignore[no-any-return]
+        """One of `METRIC_KINDS`, or an additional score; None if it has no value."""
+        return getattr(self, metric) if metric in METRIC_KINDS else self.extra.get(metric)  # type: ignore[no-any-return]
 
 
-_RECORDED = frozenset(
-    (*METRICS, "searches", "prediction", "reward", "misled", "abstained", "hallucinated", "counterfactual")
-)
+_RECORDED = frozenset((*METRICS, *OUTCOMES, "searches", "prediction", "reward", "counterfactual"))
 """Entries of a transcript's scores that are not additional scores."""
 _TOKENS = ("tokens_read", "tokens_written")
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))
@@ -138,6 +152,7 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             sample=extra.get("sample", 0),
             tokens_read=tokens.get("read"),
             tokens_written=tokens.get("written"),
+            **{name: scores.get(name) for name in OUTCOMES},
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
@@ -174,6 +189,14 @@ class Summary:
     f1_unicode: Interval
     searches: Interval
     """Searches per episode."""
+    misled: Interval
+    """Share of answers that are a wrong answer which the documents stated."""
+    abstained: Interval
+    """Share of answers that decline to answer."""
+    hallucinated: Interval
+    """Share of answers that are wrong and no abstention."""
+    truthfulness: Interval
+    """EM minus the share of hallucinated answers, from -1 to 1."""
     invalid_rate: float
     """Turns without a well-formed action / all turns; NaN if there are no turns."""
     realised_noise: float
@@ -200,7 +223,7 @@ class Summary:
         """Plain JSON values; NaN becomes None."""
         rates = {"invalid_rate": self.invalid_rate, "realised_noise": self.realised_noise}
         return {
-            **{name: getattr(self, name).as_dict() for name in KINDS},
+            **{name: getattr(self, name).as_dict() for name in METRIC_KINDS},
             **{name: None if math.isnan(rate) else rate for name, rate in rates.items()},
             "stop_reasons": dict(self.stop_reasons),
             "engine_failures": self.engine_failures,
@@ -215,7 +238,7 @@ class Summary:
 
 def _kind(metric: str, samples: int = 1) -> Kind:
     """The kind of a metric, or of its means over several samples of a question."""
-    kind = KINDS.get(metric) or _EXTRA_KINDS.get(metric, "count")
+    kind = METRIC_KINDS.get(metric) or _EXTRA_KINDS.get(metric, "count")
     return "graded" if kind == "binary" and samples > 1 else kind
 
 
@@ -225,6 +248,11 @@ def _by_question(values: Iterable[tuple[EpisodeResult, float]]) -> dict[int, flo
     for result, value in values:
         of_question.setdefault(result.index, []).append(value)
     return {index: sum(values) / len(values) for index, values in of_question.items()}
+
+
+def _values(results: Iterable[EpisodeResult], metric: str) -> Iterator[tuple[EpisodeResult, float]]:
+    """The episodes in which a metric has a value, each with it."""
+    return ((result, value) for result in results if (value := result.score(metric)) is not None)
 
 
 def _interval(values: Iterable[tuple[EpisodeResult, float]], kind: Kind) -> Interval:
@@ -256,7 +284,8 @@ def _sample_scores(episodes: Iterable[EpisodeResult], samples: int) -> SampleSco
 def _row(result: EpisodeResult) -> dict[str, Any]:
     """Plain JSON values, without entries that few evaluations have: the number of the first sample is one."""
     row = {name: getattr(result, name) for name in _COLUMNS} | {"extra": dict(result.extra)}
-    return {name: value for name, value in row.items() if value or name not in ("extra", "sample", *_TOKENS)}
+    unknown = {name for name in OUTCOMES if row[name] is None}
+    return {n: value for n, value in row.items() if value or n not in {"extra", "sample", *_TOKENS, *unknown}}
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
@@ -271,14 +300,22 @@ class CellKey(NamedTuple):
     agent: str
     engine: str
     noise_level: float
+    noise_kind: str = str(DISTRACTOR)
+    """The mixture of kinds of noise, as text."""
 
     def __str__(self) -> str:
-        return f"{self.agent}, {self.engine}, noise {self.noise_level:g}"
+        kind = "" if self.noise_kind == str(DISTRACTOR) else f" {self.noise_kind}"
+        return f"{self.agent}, {self.engine}, noise {self.noise_level:g}{kind}"
+
+    @property
+    def played(self) -> CellKey:
+        """The cell whose episodes this one has: without noise, all kinds have those of `distractor`."""
+        return self if self.noise_level else self._replace(noise_kind=str(DISTRACTOR))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One agent on one engine at one noise level."""
+    """One agent on one engine with one kind of noise at one level."""
 
     agent: str
     engine: str
@@ -290,11 +327,13 @@ class Cell:
     """Wall time of playing the cell."""
     samples: int = 1
     """Episodes per question."""
+    noise_kind: str = str(DISTRACTOR)
+    """The mixture of kinds of noise, as text."""
 
     @property
     def key(self) -> CellKey:
         """Identifies the cell within its evaluation."""
-        return CellKey(self.agent, self.engine, self.noise_level)
+        return CellKey(self.agent, self.engine, self.noise_level, self.noise_kind)
 
     @property
     def complete(self) -> bool:
@@ -353,7 +392,7 @@ class Cell:
                 values[name] += [] if value is None else [(result, value)]
         n = self.samples
         return Summary(
-            **{name: _interval(((r, getattr(r, name)) for r in valid), _kind(name, n)) for name in KINDS},
+            **{name: _interval(_values(valid, name), _kind(name, n)) for name in METRIC_KINDS},
             invalid_rate=sum(r.invalid for r in valid) / turns if turns else math.nan,
             realised_noise=sum(r.noisy for r in valid) / draws if draws else math.nan,
             stop_reasons=dict(sorted(reasons.items())),
@@ -378,6 +417,7 @@ class Cell:
             "agent": self.agent,
             "engine": self.engine,
             "noise_level": self.noise_level,
+            "noise_kind": self.noise_kind,
             "planned": self.planned,
             **({"samples": self.samples} if self.samples > 1 else {}),
             "complete": self.complete,
@@ -395,6 +435,7 @@ class Cell:
             **{name: values[name] for name in names},
             episodes=tuple(EpisodeResult(**row) for row in values["episodes"]),
             samples=values.get("samples", 1),
+            noise_kind=values.get("noise_kind", str(DISTRACTOR)),
         )
 
 
@@ -422,6 +463,11 @@ class Evaluation:
         return tuple(sorted({cell.noise_level for cell in self.cells}))
 
     @property
+    def noise_kinds(self) -> tuple[str, ...]:
+        """Mixtures of kinds of noise, as text, in the order in which they were first used."""
+        return tuple(dict.fromkeys(cell.noise_kind for cell in self.cells))
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Groups of questions, sorted, without the empty one."""
         return tuple(sorted({group for cell in self.cells for group in cell.groups if group}))
@@ -430,6 +476,13 @@ class Evaluation:
     def data_sources(self) -> tuple[str, ...]:
         """Data sets of the questions, sorted; empty if there is only one."""
         return tuple(sorted({name for cell in self.cells for name in cell.data_sources}))
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """What answers that are not right came to (`OUTCOMES`), if it occurs; with truthfulness if some are wrong."""
+        summaries = [cell.summary() for cell in self.cells]
+        names = [name for name in OUTCOMES if any(getattr(summary, name).mean > 0 for summary in summaries)]
+        return (*names, "truthfulness") if "hallucinated" in names else tuple(names)
 
     @property
     def samples(self) -> int:
@@ -441,10 +494,13 @@ class Evaluation:
         """Names of the additional scores, in the order in which they were asked for."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.summary().extra))
 
-    def find(self, agent: str, noise_level: float, engine: str | None = None) -> Cell | None:
-        """The cell of an agent at a noise level, or None. If `engine` is None, the first engine with such a cell."""
+    def find(
+        self, agent: str, noise_level: float, engine: str | None = None, noise_kind: str | None = None
+    ) -> Cell | None:
+        """The cell of an agent at a noise level, or None. If `engine` or `noise_kind` is None, the first such cell."""
         for cell in self.cells:
-            if cell.agent == agent and cell.noise_level == noise_level and engine in (None, cell.engine):
+            same = cell.agent == agent and cell.noise_level == noise_level
+            if same and engine in (None, cell.engine) and noise_kind in (None, cell.noise_kind):
                 return cell
         return None
 
@@ -455,6 +511,7 @@ class Evaluation:
         noise_level: float,
         *,
         engine: str | None = None,
+        noise_kind: str | None = None,
         metric: str = "em",
         group: str | None = None,
     ) -> Interval:
@@ -467,17 +524,39 @@ class Evaluation:
             second: name of the agent it is compared with.
             noise_level: the level at which they are compared.
             engine: engine name; None takes the first engine that has the cell.
-            metric: one of `METRICS`, `"searches"`, or an additional score; episodes in which it has no value are left
-                out.
+            noise_kind: the mixture of kinds of noise, as text; None takes the first that has the cell.
+            metric: one of `METRIC_KINDS`, or an additional score; episodes in which it has no value are left out.
             group: `"1-hop"`, ...; None takes all questions.
         """
-        a, b = self.find(first, noise_level, engine), self.find(second, noise_level, engine)
-        if a is None or b is None:
-            return EMPTY
-        left, right = (_scores(cell, metric, group) for cell in (a, b))
-        common = sorted(left.keys() & right.keys())
-        kind = _kind(metric, max(a.samples, b.samples))
-        return paired_difference([left[i] for i in common], [right[i] for i in common], kind)
+        a, b = (self.find(agent, noise_level, engine, noise_kind) for agent in (first, second))
+        return _difference(a, b, metric, group)
+
+    def kind_difference(
+        self,
+        agent: str,
+        first: str,
+        second: str,
+        noise_level: float,
+        *,
+        engine: str | None = None,
+        metric: str = "em",
+        group: str | None = None,
+    ) -> Interval:
+        """The paired difference `first - second` of a metric between two kinds of noise, for the same agent.
+
+        The same searches of the same episodes are noisy with both kinds, as far as the agent searches equally often.
+
+        Args:
+            agent: name of the agent.
+            first: a mixture of kinds of noise, as text.
+            second: the mixture that it is compared with.
+            noise_level: the level at which they are compared.
+            engine: see `difference`.
+            metric: see `difference`.
+            group: see `difference`.
+        """
+        a, b = (self.find(agent, noise_level, engine, kind) for kind in (first, second))
+        return _difference(a, b, metric, group)
 
     def merged(self, cells: Iterable[Cell], **settings: Any) -> Evaluation:
         """This evaluation with `cells` added; a cell with the same key replaces the old one."""
@@ -493,10 +572,19 @@ class Evaluation:
         }
 
 
+def _difference(first: Cell | None, second: Cell | None, metric: str, group: str | None) -> Interval:
+    """The paired difference of a metric, over the questions that both cells have finished."""
+    if first is None or second is None:
+        return EMPTY
+    left, right = (_scores(cell, metric, group) for cell in (first, second))
+    common = sorted(left.keys() & right.keys())
+    kind = _kind(metric, max(first.samples, second.samples))
+    return paired_difference([left[i] for i in common], [right[i] for i in common], kind)
+
+
 def _scores(cell: Cell, metric: str, group: str | None) -> dict[int, float]:
     """The value of a metric by the question's index, of the questions that have one."""
-    chosen = (r for r in cell.finished if group in (None, r.group))
-    return _by_question((r, value) for r in chosen if (value := r.score(metric)) is not None)
+    return _by_question(_values((r for r in cell.finished if group in (None, r.group)), metric))
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,8 @@ The kind of a metric chooses the interval, never its values:
   the difference in proportions for the paired-sample design").
 - `"graded"` (F1 and other figures in [0, 1]): Wilson's formula with the variance of the scores; for a paired
   difference the same formula, scaled to [-1, 1].
+- `"signed"` (truthfulness and other figures in [-1, 1]): the same formula, scaled to [-1, 1] for a mean and to [-2, 2]
+  for a paired difference.
 - `"count"` (searches, words): a percentile bootstrap over questions (Efron, 1979), of the counts or of the differences.
 
 All of them have a positive width at any n, even if all outcomes are equal: n equal outcomes do not exclude that a share
@@ -28,8 +30,8 @@ from numpy.typing import NDArray
 _Z = NormalDist().inv_cdf(0.975)
 """z in the formulas: the two-sided normal quantile of 95 %."""
 
-Kind = Literal["binary", "graded", "count"]
-"""What the values of a metric are: 0 or 1, any figure in [0, 1], or a count."""
+Kind = Literal["binary", "graded", "signed", "count"]
+"""What the values of a metric are: 0 or 1, any figure in [0, 1] or in [-1, 1], or a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], kind: Kind) -> 
     array = np.asarray(values, dtype=np.float64)
     if kind == "binary":
         return wilson(float(_check_binary(array).sum()), array.size)
-    if kind == "graded":
-        return graded_mean(array)
+    if kind in ("graded", "signed"):
+        return graded_mean(array, lowest=-1.0 if kind == "signed" else 0.0)
     interval = bootstrap_mean(array)
     return replace(interval, low=max(0.0, interval.low)) if array.size else interval
 
@@ -234,6 +236,9 @@ def paired_difference(
         return tango(int((a > b).sum()), int((a < b).sum()), a.size)
     if kind == "graded":
         return graded_mean(a - b, lowest=-1.0)
+    if kind == "signed":
+        half = graded_mean((a - b) / 2, lowest=-1.0)
+        return Interval(2 * half.mean, 2 * half.low, 2 * half.high, half.n)
     return bootstrap_mean(a - b)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from zerosearch_env.game.noise_kinds import DISTRACTOR
+
 from ..evaluation.results import Cell, Evaluation, Summary
 from ..evaluation.statistics import EMPTY, Interval
 from .charts import Axis, Chart, Point, Series, fitted_axis, percent, share_axis
@@ -54,6 +56,8 @@ def roles_of(evaluation: Evaluation) -> list[Role]:
 class Robustness:
     """The section's figures: those of the first engine, and EM on every other one.
 
+    Charts and the first table show the kind of noise that is measured as a rule, distractors, or else the first kind.
+
     Args:
         evaluation: results with at least one cell.
     """
@@ -61,6 +65,14 @@ class Robustness:
     def __init__(self, evaluation: Evaluation) -> None:
         self.engine = evaluation.engines[0]
         self.levels = evaluation.noise_levels
+        kinds = evaluation.noise_kinds
+        self.kind = str(DISTRACTOR) if str(DISTRACTOR) in kinds else kinds[0]
+        self.usual = self.kind == str(DISTRACTOR)
+        """Whether the charts show distractors."""
+        self.other_kinds = [kind for kind in kinds if kind != self.kind]
+        self.noisy_levels = [level for level in self.levels if level > 0]
+        """The levels at which kinds of noise differ."""
+        self.outcomes = evaluation.outcomes
         self.groups: tuple[str | None, ...] = evaluation.groups or (None,)
         self.data_sources = evaluation.data_sources
         self.samples = evaluation.samples
@@ -80,13 +92,24 @@ class Robustness:
         self.incomplete = [(labels[cell.agent], cell) for cell in evaluation.cells if not cell.complete]
         self.other_engines = [(labels[cell.agent], cell) for cell in evaluation.cells if cell.engine != self.engine]
 
-    def _cell(self, role: Role, level: float) -> Cell | None:
-        return self._evaluation.find(role.agent, level, self.engine)
+    def _cell(self, role: Role, level: float, kind: str | None = None) -> Cell | None:
+        return self._evaluation.find(role.agent, level, self.engine, kind or self.kind)
 
-    def em(self, role: Role, level: float, group: str | None, data_source: str | None = None) -> Interval:
+    def em(
+        self, role: Role, level: float, group: str | None, data_source: str | None = None, kind: str | None = None
+    ) -> Interval:
         """The exact match of an agent on a group of questions, or on those of one data set."""
-        cell = self._cell(role, level)
+        cell = self._cell(role, level, kind)
         return EMPTY if cell is None else cell.summary(group, data_source).em
+
+    def outcome(self, role: Role, level: float, name: str, kind: str | None = None) -> Interval:
+        """One of `outcomes` of an agent, over all questions."""
+        cell = self._cell(role, level, kind)
+        return EMPTY if cell is None else getattr(cell.summary(), name)  # type: ignore[no-any-return]
+
+    def kind_gap(self, role: Role, level: float, group: str | None, kind: str) -> Interval:
+        """The paired difference in exact match between another kind of noise and that of the charts."""
+        return self._evaluation.kind_difference(role.agent, kind, self.kind, level, engine=self.engine, group=group)
 
     def of_samples(self, role: Role, level: float, name: str) -> Interval:
         """One of `sample_figures` of an agent, over all questions."""
@@ -97,12 +120,14 @@ class Robustness:
     def gap(self, level: float, group: str | None) -> Interval:
         """The paired difference in exact match between the trained agent and one-search RAG."""
         agents = {role.key: role.agent for role in self.roles}
-        return self._evaluation.difference(agents["after"], agents["rag"], level, engine=self.engine, group=group)
+        return self._evaluation.difference(
+            agents["after"], agents["rag"], level, engine=self.engine, noise_kind=self.kind, group=group
+        )
 
     def charts(self) -> list[Chart]:
         """The charts of exact match for each group of questions, then those of searches."""
         ticks = tuple(sorted({0.0, 1.0, *self.levels}))
-        noise = Axis("noise p: share of searches that mislead, %", -0.04, 1.04, ticks, percent)
+        noise = Axis("noise p: share of searches that are noisy, %", -0.04, 1.04, ticks, percent)
         em_charts, search_charts = [], []
         for group in self.groups:
             lines = [self._line(role, group, lambda summary: summary.em) for role in self.roles]

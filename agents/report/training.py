@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.records.transcripts import read_transcripts
 
-from ..evaluation.evaluate import transcript_path
 from ..evaluation.results import Evaluation
+from ..evaluation.store import transcript_path
 from .charts import SMALL, Chart, Point, Series, fitted_axis, percent, share_axis, smoothed
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import mix
 
 from ..config.tiny import ScratchConfig
-from ..policy.files import check_replaceable
+from ..policy.files import check_replaceable, local_policy
 from ..sft.fit import FitOptions, fit, one_thread
 from ..sft.rows import Row, Segment, encode_rows
 from .demonstrations import Habits, demonstrate
@@ -62,8 +62,8 @@ class PretrainConfig(ScratchConfig):
     """Options of `zerosearch pretrain`; the defaults reproduce the shipped model."""
 
     start: str | None = None
-    """A policy directory to start from. Its architecture and tokenizer are kept; `hidden`, `layers`, `heads`, `mlp` and
-    `vocab_size` are ignored."""
+    """A policy directory to start from; "tiny": the shipped one. Its architecture and tokenizer are kept; `hidden`,
+    `layers`, `heads`, `mlp` and `vocab_size` are ignored."""
     vocab_size: int = 3328
     """Vocabulary size, tags included; the world's names need about 3,000 tokens."""
     dtype: Literal["bfloat16", "float32"] = "float32"  # many processors have no instructions for bfloat16
@@ -224,7 +224,7 @@ def _pretrain(config: PretrainConfig, output: Path) -> Path:
         tokenizer = _learn_tokenizer(config)
         model = new_tiny_model(config, tokenizer, vocab_size=config.vocab_size, seed=config.seed)
     else:
-        started = load_policy(config.start)
+        started = load_policy(local_policy(config.start))
         model, tokenizer = started.model, started.tokenizer
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     policy = Policy(model, tokenizer, card)

@@ -23,7 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from zerosearch_agents.evaluation.evaluate import Store, evaluate
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.base import AgentOptions
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.engines import BatchedEngine

@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from zerosearch_agents.evaluation.evaluate import Store, evaluate
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.endpoint import EndpointPlayer
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerosearch_agents.evaluation.cli import main
-from zerosearch_agents.evaluation.evaluate import Store, evaluate
+from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.endpoint import EndpointPlayer, shown_thought, with_stop_string
 from zerosearch_agents.players.identity import player_identity

@@ -12,8 +12,10 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
-from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions, transcript_path
-from zerosearch_agents.evaluation.results import Evaluation, load_evaluation, save_evaluation
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import select_questions
+from zerosearch_agents.evaluation.results import CellKey, Evaluation, load_evaluation, save_evaluation
+from zerosearch_agents.evaluation.store import Store, transcript_path
 from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.report.page import Notes, Report, render_report
@@ -43,7 +45,7 @@ def search_twice(observation: str, info) -> str:
 
 def test_a_cell_holds_what_was_played(engine: CorpusEngine) -> None:
     result = evaluate(CallablePlayer(search_twice, name="twice"), QUESTIONS, engine, RULES, (0.0, 1.0), engine_name="e")
-    assert [cell.key for cell in result.cells] == [("twice", "e", 0.0), ("twice", "e", 1.0)]
+    assert [cell.key for cell in result.cells] == [CellKey("twice", "e", 0.0), CellKey("twice", "e", 1.0)]
     summary = result.cells[0].summary()
     assert summary.em.mean == 0.5
     assert summary.em.n == 8
@@ -88,20 +90,6 @@ def test_several_data_sets_get_a_table_each_next_to_the_pooled_one(
     pooled = evaluate(CallablePlayer(right_on_some, name="some"), questions[:6], engine, RULES, (0.0,))
     assert pooled.data_sources == ()  # one data set: the pooled table says it all
     assert "data source" not in render_report(Report(Notes("results"), pooled))
-
-
-def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: CorpusEngine) -> None:
-    result = evaluate(OraclePlayer(), QUESTIONS, engine, RULES, (0.0,))
-    path = save_evaluation(result, tmp_path)
-    values = json.loads(path.read_text())
-    for row in values["cells"][0]["episodes"]:
-        del row["data_source"]
-    path.write_text(json.dumps(values))
-    assert load_evaluation(tmp_path).cells[0].summary().em == result.cells[0].summary().em
-    del values["cells"][0]["episodes"][0]["em"]
-    path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match="a cell is incomplete"):
-        load_evaluation(tmp_path)
 
 
 def test_draws_are_coupled_across_agents_and_levels(engine: CorpusEngine) -> None:

@@ -10,8 +10,10 @@ import pytest
 from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import main
-from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate
-from zerosearch_agents.evaluation.results import load_evaluation
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import Item
+from zerosearch_agents.evaluation.results import CellKey, load_evaluation
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_env.cli import main as zerosearch
 from zerosearch_env.engines import CorpusEngine
@@ -42,7 +44,7 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
     def store(**changed) -> Store:
         contents, engines = {"the question file q": ONE}, {"e": {"the corpus file c": ONE}, "f": {}}
         record = {"agents": AGENTS, "contents": contents, "engines": engines, **changed}
-        return Store(tmp_path, {"seed": 0}, planned={("a", "e", 0.0), ("b", "f", 0.0)}, **record)
+        return Store(tmp_path, {"seed": 0}, planned={CellKey("a", "e", 0.0), CellKey("b", "f", 0.0)}, **record)
 
     def measured() -> Store:
         (tmp_path / "results.json").unlink(missing_ok=True)
@@ -63,7 +65,7 @@ def test_cells_measured_with_other_content_are_not_taken_over(tmp_path: Path, en
         again = store(**changed)
         assert [cell.agent for cell in again.evaluation.cells] == agents
         assert again.replaced == f"compared with the earlier run, {why} measured again"
-        for key in (("a", "e", 0.0), ("b", "f", 0.0)):
+        for key in (CellKey("a", "e", 0.0), CellKey("b", "f", 0.0)):
             with again.journal(key, [Item(i, q) for i, q in enumerate(QUESTIONS)]) as journal:
                 assert len(journal.finished) == (8 if key[0] in agents else 0)
         again.add()
@@ -80,7 +82,7 @@ def test_changed_cells_that_would_stay_are_refused(tmp_path: Path, engine: Corpu
     store = Store(tmp_path, {}, contents={"the question file q": ONE})
     evaluate(RandomPlayer(name="a"), QUESTIONS, engine, RULES, (0.0, 0.5), engine_name="e", store=store)
     with pytest.raises(ConfigError, match=r"the question file q has changed; 1 of them .* a, e, noise 0.5\): choose"):
-        Store(tmp_path, {}, contents={"the question file q": TWO}, planned={("a", "e", 0.0)})
+        Store(tmp_path, {}, contents={"the question file q": TWO}, planned={CellKey("a", "e", 0.0)})
     assert len(load_evaluation(tmp_path).cells) == 2
     assert len(list((tmp_path / "transcripts").iterdir())) == 2
 

@@ -285,3 +285,10 @@ def test_the_shipped_base() -> None:
         assert policy.tokenizer.decode(policy.tokenizer(text)["input_ids"]) == text
     words = open_library(1, 600).passages[0].title.split()
     assert all(len(policy.tokenizer(f" {word}")["input_ids"]) == 1 for word in words)
+
+
+def test_the_shipped_model_is_a_start(tmp_path: Path) -> None:
+    output = pretrain(PretrainConfig(output=str(tmp_path / "copy"), start="tiny", base_tokens=0, warm_tokens=0))
+    shipped, copied = load_policy(SHIPPED), load_policy(output)
+    for (name, weight), other in zip(shipped.model.named_parameters(), copied.model.parameters(), strict=True):
+        assert weight.equal(other), name

@@ -10,8 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from zerosearch_agents.evaluation.evaluate import Store, evaluate, select_questions
-from zerosearch_agents.evaluation.results import Cell, Evaluation
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import select_questions
+from zerosearch_agents.evaluation.results import Cell, Evaluation, load_evaluation
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlayer
 from zerosearch_agents.report import cli
 from zerosearch_agents.report.charts import (
@@ -123,7 +125,7 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
 def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
     rows = re.findall(r"<tr class=\"strong\"><td>after training</td>(.*?)</tr>", page)
-    assert len(rows) == 2
+    assert len(rows) == 2 + len(load_evaluation(run / "evaluation").outcomes)
     evaluation = json.loads((run / "evaluation" / "results.json").read_text())
     cell = next(c for c in evaluation["cells"] if c["agent"] == "after" and c["noise_level"] == 0.5)
     em = cell["summary"]["1-hop"]["em"]

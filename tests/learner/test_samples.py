@@ -13,10 +13,12 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import EvalConfig, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
-from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate, transcript_path
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import Item
 from zerosearch_agents.evaluation.results import Cell, CellKey, EpisodeResult, Evaluation, load_evaluation
 from zerosearch_agents.evaluation.samples import majority, pass_at, pass_sizes
 from zerosearch_agents.evaluation.statistics import graded_mean
+from zerosearch_agents.evaluation.store import Store, transcript_path
 from zerosearch_agents.players.base import Player, PolicyOptions
 from zerosearch_agents.players.builtin.prompted import PromptedPlayer, PromptOptions
 from zerosearch_agents.players.builtin.scripted import RandomPlayer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -106,6 +107,18 @@ def test_every_interval_has_a_width_and_holds_its_mean(pairs: list[tuple[float, 
 def test_the_graded_interval_of_binary_scores_is_wilsons(scores: list[float]) -> None:
     graded, binary = mean_interval(scores, "graded"), mean_interval(scores, "binary")
     assert (graded.low, graded.high) == (pytest.approx(binary.low, abs=1e-9), pytest.approx(binary.high, abs=1e-9))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=40), st.randoms())
+def test_a_signed_interval_is_the_graded_one_scaled(scores: list[float], random: Random) -> None:
+    signed, graded = mean_interval(scores, "signed"), mean_interval([(score + 1) / 2 for score in scores], "graded")
+    assert (signed.low, signed.high) == (pytest.approx(2 * graded.low - 1), pytest.approx(2 * graded.high - 1))
+    other = random.sample(scores, len(scores))
+    gap = paired_difference(scores, other, "signed")
+    assert -2 <= gap.low <= gap.mean <= gap.high <= 2
+    assert gap.mean == pytest.approx(0, abs=1e-12)
+    assert gap.low < gap.high
 
 
 @pytest.mark.parametrize("n", [1, 10, 300])

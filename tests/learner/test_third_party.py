@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.evaluation.evaluate import Store, evaluate, transcript_path
+from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import Cell
+from zerosearch_agents.evaluation.store import Store, transcript_path
 from zerosearch_agents.players.base import AgentOptions
 from zerosearch_agents.players.third_party import CallablePlayer, public_info
 from zerosearch_env.engines import ConstantEngine

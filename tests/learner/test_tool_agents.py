@@ -351,7 +351,7 @@ def test_the_command_plays_both_kinds_of_agents_with_the_same_noise(
 
 
 def test_an_evaluation_continues_with_the_questions_that_are_missing(tmp_path: Path) -> None:
-    from zerosearch_agents.evaluation.evaluate import Store
+    from zerosearch_agents.evaluation.store import Store
 
     asked: list[str] = []
     broken = [True]

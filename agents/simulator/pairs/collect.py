@@ -24,7 +24,8 @@ from zerosearch_env.loading import code_identity
 from zerosearch_env.progress import ProgressBar
 from zerosearch_env.types import Dataset
 
-from ...evaluation.evaluate import Item, play_items, select_questions
+from ...evaluation.evaluate import play_items
+from ...evaluation.items import Item, select_questions
 from ...players.base import Player
 from ...players.identity import player_identity
 from ...players.options import PlayConfig

@@ -95,7 +95,8 @@ def play_test(player: Player, test: Test) -> list[dict[str, Any]]:
     Returns:
         One row per noise level and number of hops: EM with its 95 % interval, and searches per question.
     """
-    from zerosearch_agents.evaluation.evaluate import evaluate, select_questions
+    from zerosearch_agents.evaluation.evaluate import evaluate
+    from zerosearch_agents.evaluation.items import select_questions
     from zerosearch_env.game.rules import make_rules
 
     items = select_questions(test.dataset.questions, test.questions, per_hop=True)
@@ -204,7 +205,7 @@ def _figure(seeds: Sequence[Sequence[Mapping[str, Any]]], group: str, level: flo
 
 def ceilings(test: Test, data: Path | None) -> dict[str, Any]:
     """The menu's ceiling on the test world, and on questions over Wikipedia if their folder is given."""
-    from zerosearch_agents.evaluation.evaluate import select_questions
+    from zerosearch_agents.evaluation.items import select_questions
     from zerosearch_env.datasets import load_dataset
     from zerosearch_env.engines import make_engine
     from zerosearch_env.game.rules import make_rules

@@ -131,7 +131,8 @@ def held_out(policy: Path, config: TrainConfig, count: int) -> dict[str, Any]:
     Returns:
         Mean, Wilson interval and number of questions for each of `DECODINGS`; all use the same questions.
     """
-    from zerosearch_agents.evaluation.evaluate import evaluate, select_questions
+    from zerosearch_agents.evaluation.evaluate import evaluate
+    from zerosearch_agents.evaluation.items import select_questions
     from zerosearch_agents.players.base import PolicyOptions
     from zerosearch_agents.players.policy import PolicyPlayer
     from zerosearch_env.game.rules import make_rules
