@@ -49,6 +49,10 @@ _MODULES = {
         "learning.real_llm.bench",
         "A pretrained language model learns to search over real text: every stage, with tests before and after.",
     ),
+    "kinds": (
+        "learning.kinds.bench",
+        "Kinds of noise: the quickstart's policy under each, and what training on a mixture or to abstain changes.",
+    ),
     "sb3": (
         "learning.sb3.bench",
         "Agents of Stable-Baselines3 on the menu environment: four algorithms, three seeds, every noise level.",

@@ -1,0 +1,1 @@
+"""What kinds of noise do to a policy, and what training on them changes."""
