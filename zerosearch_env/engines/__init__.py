@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .base import BatchedEngine, EngineParts, SearchEngine, engine_parts
+from .kinds import add_noise_kinds
 from .registry import EngineFactory, engine_name, loads_code, make_engine, register_engine
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "EngineParts",
     "FailingEngine",
     "SearchEngine",
+    "add_noise_kinds",
     "check_engine",
     "engine_name",
     "engine_parts",

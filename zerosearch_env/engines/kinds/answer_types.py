@@ -13,6 +13,7 @@ question asks for, or by its "who" and "where".
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from ...game.folding import WORD, fold, without_accents
@@ -25,6 +26,8 @@ NAMES = ("person", "place", "title", "name")
 _SMALL = frozenset("of the and de la von van der den del di da du bin ibn al el y for in on at to a an le les".split())
 _PARTICLES = frozenset("de la von van der den del di da du bin ibn al el".split())
 _ARTICLES = frozenset(("a", "an", "the"))
+_CACHED = 16384
+"""Answers whose key and form are kept: those of a dataset are drawn again and again."""
 _MARKS = re.compile(r"[.'\u2019-]")
 
 _WH = re.compile(r"\b(who|whom|whose|where|when|what|which|how (?:many|much|long|old|far|often|tall|big|high))\b")
@@ -88,12 +91,14 @@ _LAST_WORDS = {
 }
 
 
+@lru_cache(maxsize=_CACHED)
 def answer_key(answer: str) -> str:
     """An answer as folded words without articles; two answers with equal keys are the same answer."""
     words = WORD.findall(without_accents(fold(answer)))
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
+@lru_cache(maxsize=_CACHED)
 def answer_form(answer: str) -> Form:
     """The form of an answer.
 

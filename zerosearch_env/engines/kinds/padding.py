@@ -13,42 +13,47 @@ from ...types import Document, full_text
 from .sentences import whole_sentences
 
 _LEADS = (
-    "As mentioned above, {s}",
-    "To put it another way: {s}",
-    "In other words, {s}",
-    "It is worth repeating that {s}",
-    "Once again, {s}",
-    "As already noted in this article, {s}",
-    "To summarise what has been said so far: {s}",
-    "Readers often ask about this, so let us say it once more: {s}",
-    "{s}",
-    "Keep in mind: {s}",
+    ("As mentioned above, ", True),
+    ("To put it another way: ", False),
+    ("In other words, ", True),
+    ("It is worth repeating that ", True),
+    ("Once again, ", True),
+    ("As already noted in this article, ", True),
+    ("To summarise what has been said so far: ", False),
+    ("Readers often ask about this, so let us say it once more: ", False),
+    ("", False),
+    ("Keep in mind: ", False),
 )
+"""(words before a repeated sentence, whether it continues theirs)."""
 _LOWERED = frozenset(
     "The A An It He She They This These Those That There In On At After Before During His Her Its Their While When "
     "Since For From With By As Both Some Many Most Other".split()
 )
 """First words of a sentence that have a small letter after "in other words,"."""
-_FILLER = (
-    "If you are looking for information about {t}, you have come to the right place.",
-    "In this article, we will take a closer look at {t} and at everything you need to know about it.",
-    "There is a lot to say about {t}, and we will get to all of it step by step.",
-    "Many people search for {t} every day, and it is easy to see why.",
-    "Before we go any further, let us first look at the background of {t}.",
-    "The topic of {t} is a broad one, and there is more to it than meets the eye.",
-    "Opinions about {t} differ, and there are many sides to consider.",
-    "As with any topic of this kind, it is important to look at the whole picture.",
-    "That being said, there are a number of further points that deserve attention.",
-    "This brings us to the next point, which is closely related to the previous one.",
-    "Of course, this is only one part of the story, and there is more to come below.",
-    "We hope that this overview of {t} is helpful; feel free to share it with your friends.",
-    "In the following section, the most important facts about {t} are presented once more.",
-    "It goes without saying that the details matter here, as they do in many other cases.",
-    "Whether you are new to {t} or have known it for years, the following will be of interest.",
-    "Having covered the basics, we can now turn to some of the finer points.",
-    "For the sake of completeness, some of the above is repeated here in a slightly different order.",
-    "All in all, it is fair to say that {t} continues to attract attention.",
+_FILLER = tuple(
+    sentence.split("{t}")
+    for sentence in (
+        "If you are looking for information about {t}, you have come to the right place.",
+        "In this article, we will take a closer look at {t} and at everything you need to know about it.",
+        "There is a lot to say about {t}, and we will get to all of it step by step.",
+        "Many people search for {t} every day, and it is easy to see why.",
+        "Before we go any further, let us first look at the background of {t}.",
+        "The topic of {t} is a broad one, and there is more to it than meets the eye.",
+        "Opinions about {t} differ, and there are many sides to consider.",
+        "As with any topic of this kind, it is important to look at the whole picture.",
+        "That being said, there are a number of further points that deserve attention.",
+        "This brings us to the next point, which is closely related to the previous one.",
+        "Of course, this is only one part of the story, and there is more to come below.",
+        "We hope that this overview of {t} is helpful; feel free to share it with your friends.",
+        "In the following section, the most important facts about {t} are presented once more.",
+        "It goes without saying that the details matter here, as they do in many other cases.",
+        "Whether you are new to {t} or have known it for years, the following will be of interest.",
+        "Having covered the basics, we can now turn to some of the finer points.",
+        "For the sake of completeness, some of the above is repeated here in a slightly different order.",
+        "All in all, it is fair to say that {t} continues to attract attention.",
+    )
 )
+"""Sentences about `{t}`, split where it is."""
 
 
 def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -> Document:
@@ -88,13 +93,15 @@ def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -
 
 def _fillers(topic: str, repeated: Sequence[str], seed: int) -> Iterator[str]:
     """Without an end: filler about the topic and repeated sentences in turn."""
+    lowered = [
+        sentence[:1].lower() + sentence[1:] if sentence.partition(" ")[0] in _LOWERED else sentence
+        for sentence in repeated
+    ]
     number, start = 0, split(seed, 111)
     while True:
-        yield _FILLER[(start + 7 * number) % len(_FILLER)].replace("{t}", topic)
+        yield topic.join(_FILLER[(start + 7 * number) % len(_FILLER)])
         if repeated:
-            sentence = repeated[split(seed, 11200 + number) % len(repeated)]
-            lead, rest = _LEADS[split(seed, 11300 + number) % len(_LEADS)].split("{s}")
-            if lead[-2:-1] not in ("", ":") and sentence.partition(" ")[0] in _LOWERED:
-                sentence = sentence[:1].lower() + sentence[1:]
-            yield lead + sentence + rest
+            draw = split(seed, 11200 + number)
+            lead, inside = _LEADS[draw % len(_LEADS)]
+            yield lead + (lowered if inside else repeated)[(draw >> 32) % len(repeated)]
         number += 1

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from ...game.answers import answer_spans, contains_answer
 from ...game.folding import WORD
@@ -25,8 +26,8 @@ _LEADING = re.compile(r"\A(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?<!\w)(the|an?)\s+\Z", re.IGNORECASE)
 _BETWEEN = r"[^\w<>]{1,3}"
 """Between two words of an answer: a blank, a hyphen, `", "`."""
-_MIDDLE = r"(?:(?-i:[A-Z])[\w.'\u2019-]*\s+){0,2}"
-"""Names between the first and the last name of a person, which an answer often leaves out."""
+_MIDDLE = re.compile(r"\s+((?:[A-Z][\w.'\u2019-]*\s+){1,2}[A-Z][\w'\u2019-]*)")
+"""Further names after a first name."""
 _VOWEL = re.compile(r"(?!eu|uni(?!n)|use|one\b|ut[ei])[aeiou]|hon(?:ou?r|est)|heir|hour", re.IGNORECASE)
 _EIGHT = re.compile(r"8|1[18](?:\d\d|,?\d{3})?(?!\d)")
 """Numbers that begin with a vowel when they are spoken: 8, 18, 1848, 11,000."""
@@ -36,48 +37,122 @@ _NO_PLURAL = re.compile(r"(?:s|sh|ch|x|z|ese|[^A-Za-z])\Z")
 _SMALL = frozenset("of the and in on at to a an for by de la von van".split())
 
 
+class Found(NamedTuple):
+    """A form of an answer in a text."""
+
+    start: int
+    stop: int
+    """End of its words."""
+    end: int
+    """End with the `s` of a plural and the mark of a possessive."""
+    plural: bool
+    number: int
+    """Number of the form."""
+
+
 class Forms:
-    """Finds forms of answers in texts: in any case, with any blanks or marks between their words.
+    """Finds forms of answers in texts, in any case.
 
     Args:
         forms: the forms.
     """
 
-    def __init__(self, forms: Sequence[str]) -> None:
-        words = [WORD.findall(_LEADING.sub("", form, count=1)) or WORD.findall(form) for form in forms]
-        parts = dict.fromkeys(_form_pattern(form, found) for form, found in zip(forms, words, strict=True) if found)
-        self._first = tuple(dict.fromkeys(found[0].lower() for found in words if found))
-        self._pattern = re.compile(
-            rf"(?<!\w)(?P<form>{'|'.join(sorted(parts, key=len, reverse=True))})"
-            r"(?P<plural>(?<=[A-Za-rt-z])e?s)?(?!\w)(?P<owner>(?<=s)['\u2019](?=\s))?",
-            re.IGNORECASE,
-        )
+    def __init__(self, forms: tuple[str, ...]) -> None:
+        self._forms = forms
+        bare = [_LEADING.sub("", form, count=1) for form in forms]
+        self._literals = [(form.lower(), number) for number, form in enumerate(bare) if WORD.search(form)]
+        self._names = [(*form.lower().split(), number) for number, form in enumerate(bare) if _has_two_names(form)]
 
-    def find(self, text: str) -> list[re.Match[str]]:
-        """The matches in a text, in order; each has the groups `form`, `plural` and `owner`."""
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Finds the forms with any blanks or marks between their words; it takes longer, and long to compile."""
+        parts = [_BETWEEN.join(map(re.escape, WORD.findall(literal))) for literal, _ in self._literals]
+        alternatives = "|".join(sorted(parts, key=len, reverse=True))
+        return re.compile(rf"(?<!\w)(?:{alternatives})(?=(?:e?s)?(?!\w))", re.IGNORECASE)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {" ".join(WORD.findall(literal)): number for literal, number in reversed(self._literals)}
+
+    def find(self, text: str, *, thorough: bool = False) -> list[Found]:
+        """The forms in a text, in order, without overlaps; the longest of those that begin at one place.
+
+        Args:
+            text: the text.
+            thorough: whether to find forms with other blanks or marks between their words too.
+        """
         lower = text.lower()
-        if len(lower) != len(text):
-            return list(self._pattern.finditer(text))
-        # Looking for the first words is several times as fast as trying the pattern at each character.
-        starts = []
-        for word in self._first:
-            start = lower.find(word)
+        if thorough or len(lower) != len(text):
+            spans = [
+                (*match.span(), self._numbers.get(" ".join(WORD.findall(match[0].lower())), 0))
+                for match in (self._pattern.finditer(text) if self._literals else ())
+            ]
+        else:
+            spans = self._spans(text, lower)
+        found: list[Found] = []
+        for start, stop, number in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if (start == 0 or not _is_word(text[start - 1])) and (not found or start >= found[-1].end):
+                ending = _ending(text, stop)
+                if ending is not None:
+                    found.append(Found(start, stop, *ending, number))
+        return found
+
+    def _spans(self, text: str, lower: str) -> list[tuple[int, int, int]]:
+        spans = []
+        for literal, number in self._literals:
+            start = lower.find(literal)
             while start >= 0:
-                starts.append(start)
-                start = lower.find(word, start + 1)
-        matches: list[re.Match[str]] = []
-        end = 0
-        for start in sorted(starts):
-            if start >= end and (match := self._pattern.match(text, start)):
-                matches.append(match)
-                end = match.end()
-        return matches
+                spans.append((start, start + len(literal), number))
+                start = lower.find(literal, start + 1)
+        for first, last, number in self._names:
+            if first in lower and last in lower:
+                middle = _middle_names(text, lower, first, last)
+                spans += [(start, end, number) for start, end in middle]
+        return spans
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def _ending(text: str, stop: int) -> tuple[int, bool] | None:
+    """The end of a form with its plural and possessive, and whether it is a plural; None if it is part of a word."""
+    end = stop
+    if end < len(text) and _is_word(text[end]):
+        last = text[end - 1]
+        end += 2 if text.startswith("es", end) else 1 if text[end] == "s" else 0
+        if end == stop or not (last.isascii() and last.isalpha()) or last in "sS":
+            return None
+        if end < len(text) and _is_word(text[end]):
+            return None
+    plural = end > stop
+    if text[end - 1] == "s" and text[end : end + 1] in ("'", "\u2019") and text[end + 1 : end + 2].isspace():
+        end += 1
+    return end, plural
+
+
+def _has_two_names(form: str) -> bool:
+    return len(form.split()) == 2 and is_person(form)
+
+
+def _middle_names(text: str, lower: str, first: str, last: str) -> list[tuple[int, int]]:
+    """Where a first and a last name are with one or two names between them, which an answer often leaves out."""
+    spans = []
+    start = lower.find(first)
+    while start >= 0:
+        match = _MIDDLE.match(text, start + len(first))
+        if match is not None:
+            end = lower.find(last, match.start(1), match.end(1))
+            between = text[match.start(1) : end].split() if end > 0 else []
+            if between and len(between) <= 2 and text[end - 1].isspace():
+                spans.append((start, end + len(last)))
+        start = lower.find(first, start + 1)
+    return spans
 
 
 @lru_cache(maxsize=4096)
-def _forms(forms: tuple[str, ...]) -> Forms | None:
-    worded = [form for form in forms if WORD.search(form)]
-    return Forms(worded) if worded else None
+def _forms(forms: tuple[str, ...]) -> Forms:
+    return Forms(forms)
 
 
 class Replacer:
@@ -88,20 +163,21 @@ class Replacer:
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._wrong: dict[str, tuple[str, str]] = {}
+        chosen: dict[str, tuple[str, str]] = {}
         for form, wrong in pairs:
-            if words := WORD.findall(form):
-                self._wrong.setdefault(_key(words), (form, wrong))
-        self._forms = _forms(tuple(form for form, _ in self._wrong.values()))
+            chosen.setdefault(_LEADING.sub("", form, count=1).lower(), (form, wrong))
+        self._pairs = tuple(chosen.values())
+        self._forms = _forms(tuple(form for form, _ in self._pairs))
         self._last_names = [
             (last, wrong.split()[-1])
-            for form, wrong in self._wrong.values()
-            if is_person(form) and is_person(wrong) and len(last := form.split()[-1]) > 2
+            for form, wrong in self._pairs
+            if len(last := form.split()[-1]) > 2 and is_person(form) and is_person(wrong)
         ]
 
-    def document(self, document: Document) -> Document:
-        """The document with the replacements in its title and its text."""
-        (title, first), (text, second) = self._replace(document.title), self._replace(document.text)
+    def document(self, document: Document, *, thorough: bool = False) -> Document:
+        """The document with the replacements in its title and its text; `thorough` as in `Forms.find`."""
+        title, first = self._replace(document.title, thorough)
+        text, second = self._replace(document.text, thorough)
         if first or second:  # otherwise a last name may be that of another person
             for last, wrong in self._last_names:
                 if last in title or last in text:
@@ -109,26 +185,24 @@ class Replacer:
                     title, text = pattern.sub(wrong, title), pattern.sub(wrong, text)
         return Document(title, text, document.source, document.score)
 
-    def _replace(self, text: str) -> tuple[str, int]:
-        matches = self._forms.find(text) if self._forms is not None else ()
-        if not matches:
-            return text, 0
+    def _replace(self, text: str, thorough: bool) -> tuple[str, bool]:
+        found = self._forms.find(text, thorough=thorough)
+        if not found:
+            return text, False
         parts: list[str] = []
         at, last = 0, ("", "")
-        for match in matches:
-            words = WORD.findall(match["form"])
-            pair = self._wrong.get(_key(words)) or self._wrong.get(_key((words[0], words[-1])))
-            if pair is None:
-                continue
-            start, end = match.span()
-            if at and pair[1] == last[1] and pair[0] != last[0] and (joint := _JOINT.match(text, at, start)):
+        for place in found:
+            pair = self._pairs[place.number]
+            if at and pair[1] == last[1] and pair[0] != last[0] and (joint := _JOINT.match(text, at, place.start)):
                 # Two forms of one answer side by side: one wrong answer is enough.
-                at = end + 1 if joint[0].endswith("(") and text[end : end + 1] == ")" else end
+                at = place.end
+                if joint[0].endswith("(") and text[at : at + 1] == ")":
+                    at += 1
                 continue
-            before = _ARTICLE.search(text, max(at, start - 9), start)
-            parts += (text[at : start if before is None else before.start()], _fitted(match, before, *pair))
-            at, last = end, pair
-        return "".join((*parts, text[at:])), len(matches)
+            before = _ARTICLE.search(text, max(at, place.start - 9), place.start)
+            parts += (text[at : place.start if before is None else before.start()], _fitted(text, place, before, *pair))
+            at, last = place.end, pair
+        return "".join((*parts, text[at:])), True
 
 
 def replace_answers(document: Document, replacer: Replacer, golds: tuple[str, ...], wrong: str) -> Document | None:
@@ -143,9 +217,10 @@ def replace_answers(document: Document, replacer: Replacer, golds: tuple[str, ..
     Returns:
         The document, or None if nothing would be left of it.
     """
-    changed = replacer.document(document)
-    if not contains_answer(full_text(changed), golds):
-        return changed
+    for thorough in (False, True):
+        changed = replacer.document(document, thorough=thorough)
+        if not contains_answer(full_text(changed), golds):
+            return changed
     spelt = Document(
         _over_spans(changed.title, golds, wrong), _over_spans(changed.text, golds, wrong), changed.source, changed.score
     )
@@ -157,12 +232,14 @@ def answer_places(text: str, golds: tuple[str, ...]) -> list[tuple[int, int]]:
 
     The usual forms are found at a small part of the cost of `answer_spans`, which finds the others.
     """
-    forms = _forms(golds)
-    spans = [match.span("form") for match in forms.find(text)] if forms is not None else []
-    rest = text
-    for start, end in reversed(spans):
-        rest = rest[:start] + "\n|\n" + rest[end:]
-    return answer_spans(text, golds) or spans if contains_answer(rest, golds) else spans
+    for thorough in (False, True):
+        spans = [(place.start, place.stop) for place in _forms(golds).find(text, thorough=thorough)]
+        rest = text
+        for start, end in reversed(spans):
+            rest = rest[:start] + "\n|\n" + rest[end:]
+        if not contains_answer(rest, golds):
+            return spans
+    return answer_spans(text, golds) or spans
 
 
 def _over_spans(text: str, golds: Sequence[str], wrong: str) -> str:
@@ -171,57 +248,46 @@ def _over_spans(text: str, golds: Sequence[str], wrong: str) -> str:
     return text
 
 
-def _key(words: Sequence[str]) -> str:
-    return _LEADING.sub("", " ".join(words), count=1).casefold()
-
-
-def _form_pattern(form: str, found: Sequence[str]) -> str:
-    words = list(map(re.escape, found))
-    if len(words) == 2 and is_person(form):
-        return rf"{words[0]}\s+{_MIDDLE}{words[1]}"
-    return _BETWEEN.join(words)
-
-
 @lru_cache(maxsize=4096)
 def _last_name(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
 
 
-def _fitted(match: re.Match[str], before: re.Match[str] | None, form: str, wrong: str) -> str:
+def _fitted(text: str, place: Found, before: re.Match[str] | None, form: str, wrong: str) -> str:
     """The wrong answer in the case, with the article and in the number of the words that it replaces.
 
     Args:
-        match: the words, see `Forms`.
+        text: the text.
+        place: the words.
         before: the article before them, if there is one; it is replaced too.
-        form: the form that matches.
+        form: the form that they are.
         wrong: the wrong answer.
     """
-    written = match["form"]
+    written = text[place.start : place.stop]
     lead, named = _LEADING.match(wrong), _LEADING.match(form)
     plain = form if named is None else form[named.end() :]
-    text = _in_case(wrong if lead is None else wrong[lead.end() :], written, plain)
-    if match["plural"] and not _NO_PLURAL.search(text):
-        text += "s"
-    if match["owner"]:
-        text += match["owner"] if text.endswith("s") else f"{match['owner']}s"
+    made = _in_case(wrong if lead is None else wrong[lead.end() :], written, plain)
+    if place.plural and not _NO_PLURAL.search(made):
+        made += "s"
+    if text[place.end - 1] in "'\u2019":
+        made += text[place.end - 1] if made.endswith("s") else f"{text[place.end - 1]}s"
     own = "" if lead is None else lead[0]
     if before is None:
         prefix = "" if named is not None else own
     elif before[1].lower() != "the":
-        prefix = "an " if _VOWEL.match(text) or _EIGHT.match(text) else "a "
+        prefix = "an " if _VOWEL.match(made) or _EIGHT.match(made) else "a "
     elif named is not None:  # "The" is part of the title that is replaced
         prefix = own
     else:
         prefix = before[0]
     if written.isupper() and not plain.isupper() and len(written) > 3:
         prefix = prefix.upper()
-    text = prefix + text
+    made = prefix + made
     if before is not None:
         starts = before[1][0].isupper()
     else:
-        start = match.start()
-        starts = written[0].isupper() and _STARTS.search(match.string, max(0, start - 4), start) is not None
-    return text[:1].upper() + text[1:] if starts else text
+        starts = written[0].isupper() and _STARTS.search(text, max(0, place.start - 4), place.start) is not None
+    return made[:1].upper() + made[1:] if starts else made
 
 
 def _in_case(wrong: str, written: str, form: str) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from ...game.answers import contains_answer
 
-_END = re.compile(r"[.!?]+['\")\]\u201d\u2019]*(?=\s+[^a-z\s]|\s*\Z)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d]*")
+_END = re.compile(
+    r"[.!?\u3002\uff01\uff1f]+['\")\]\u201d\u2019\u300d\u300f]*"
+    r"(?:(?=\s+[^a-z\s]|\s*\Z)|(?<=[\u3002\uff01\uff1f\u300d\u300f]))"
+)
 _ABBREVIATIONS = frozenset(
     "Mr Mrs Ms Dr Prof St Sr Jr vs etc No Vol Gen Col Lt Sgt Capt Gov Sen Rep Hon Rev Mt Ft Inc Ltd Co Corp Bros ca "
     "approx e.g i.e fl b d r c Jan Feb Aug Sept Oct Nov Dec".split()

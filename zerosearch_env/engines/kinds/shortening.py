@@ -9,15 +9,14 @@ after    It appeared in 1872. Two films were made of it.
 from __future__ import annotations
 
 from ...game.answers import contains_answer
-from ...game.folding import WORD
 from ...randomness import mix
 from ...types import Document, full_text
 from ..guard import remove_answers
 from .replacing import answer_places
 from .sentences import split_sentences
 
-LEAST_WORDS = 4
-"""A shorter rest does not show the topic."""
+_LEAST_WORDS, _LEAST_CHARS = 4, 24
+"""A shorter rest does not show the topic; the second number is for scripts without blanks."""
 CUT = " ..."
 
 
@@ -36,12 +35,16 @@ def without_answer(document: Document, hidden: tuple[str, ...], golds: tuple[str
     if not contains_answer(full_text(document), hidden):
         return document
     title = "" if contains_answer(document.title, hidden) else document.title
-    parts = [part for part in _parts(document.text, hidden) if len(WORD.findall(part)) >= LEAST_WORDS]
+    parts = [part for part in _parts(document.text, hidden) if _is_enough(part)]
     for part in parts[mix(seed, 30) % len(parts) :] + parts if parts else ():
         shortened = Document(title, part, document.source, document.score)
         if not contains_answer(full_text(shortened), golds):
             return shortened
     return remove_answers(document, golds)
+
+
+def _is_enough(part: str) -> bool:
+    return len(part.split()) >= _LEAST_WORDS or len(part) >= _LEAST_CHARS
 
 
 def first_half(document: Document) -> Document:
