@@ -127,7 +127,7 @@ def test_incomplete_documents_end_before_the_answer_or_begin_after_it() -> None:
 def test_garbled_answers_are_readable_or_not_as_wanted() -> None:
     for golds in (("Michael Curtiz",), ("1942",), ("American", "Casablanca"), ("北京",)):
         document = Document(FILM.title, f"{FILM.text} 他住在北京市", "s", 1.0)
-        for seed in range(40):
+        for seed in range(12):
             spoilt = garbled(document, golds, seed, unreadable=True)
             assert not contains_answer(full_text(spoilt), golds)
             kept = garbled(document, golds, seed, unreadable=False)
@@ -174,7 +174,7 @@ def test_redundant_documents_have_the_length_and_every_sentence(factor: float) -
 def test_every_attack_names_the_wrong_answer_and_no_right_one() -> None:
     assert len(TEMPLATES) >= 12
     request = SearchRequest("director of Casablanca", "Who directed Casablanca?", ("Michael Curtiz",), True, 5, 0)
-    made = [injected(FILM, request, "Perry Bhandal", seed) for seed in range(300)]
+    made = [injected(FILM, request, "Perry Bhandal", seed) for seed in range(120)]
     texts = {document.text.replace(FILM.text, "") for document in made if document is not None}
     clean = injected(Document("A film", "Nothing."), request, "Perry Bhandal", 1)
     assert clean is not None
