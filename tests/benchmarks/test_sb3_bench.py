@@ -18,12 +18,13 @@ def test_the_benchmark_trains_tests_and_continues(tmp_path: Path, capsys: pytest
     assert main(arguments) == 0
     record = json.loads((tmp_path / "sb3.json").read_text("utf-8"))
     assert [(row["name"], row["seed"]) for row in record["runs"]] == [("A2C", 0), ("A2C", 1)]
-    assert all(row["steps"] >= 64 and len(row["cells"]) == 8 for row in record["runs"])
-    assert record["ceilings"]["world"]["1-hop"]["questions"] == 4
+    assert all(row["steps"] >= 64 and len(row["tests"]["test world"]) == 8 for row in record["runs"])
+    assert record["ceilings"]["test world"]["1-hop"]["questions"] == 4
     text = (tmp_path / "sb3.md").read_text("utf-8")
     assert text == markdown(record)
     assert f"| {FIRST} |" in text
     assert "| A2C |" in text
+    assert "| test world, 2-hop, 4 questions |" in text
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == files

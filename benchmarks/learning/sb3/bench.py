@@ -21,9 +21,9 @@ from ...measure import make_parser, one_thread, write_record
 from .ceiling import first_candidate, measure_ceiling
 
 if TYPE_CHECKING:
+    from zerosearch_agents.evaluation.items import Item
     from zerosearch_agents.players.base import Player
     from zerosearch_env.engines import SearchEngine
-    from zerosearch_env.types import Dataset
 
 LIBRARIES = ("stable-baselines3", "sb3-contrib", "torch", "numpy", "gymnasium")
 NOISE = 0.6
@@ -71,37 +71,47 @@ ALGORITHMS = (
 
 @dataclass(frozen=True)
 class Test:
-    """What the trained agents are tested on."""
+    """Questions that the trained agents are tested on."""
 
-    dataset: Dataset
+    name: str
+    items: Sequence[Item]
+    """The chosen questions, grouped by their number of hops."""
     engine: SearchEngine
-    questions: int
-    """Questions per number of hops."""
 
 
-def make_test(questions: int, world: Mapping[str, Any]) -> Test:
-    """The test split of a world, with its engine."""
+def make_tests(questions: int, world: Mapping[str, Any], data: Path | None) -> list[Test]:
+    """The test split of a world, and questions over Wikipedia if there is a folder with them.
+
+    Args:
+        questions: questions per number of hops.
+        world: options of the world.
+        data: folder of `wikipedia_passages.jsonl` and `wikiq_*_hop_test.jsonl`.
+    """
+    from zerosearch_agents.evaluation.items import select_questions
     from zerosearch_env.datasets import load_dataset
     from zerosearch_env.datasets.world.make import WorldConfig
     from zerosearch_env.engines import make_engine
 
-    data = load_dataset("world", "test", world=WorldConfig(**world))
-    return Test(data, make_engine("corpus", dataset=data), questions)
+    other = load_dataset("world", "test", world=WorldConfig(**world))
+    sources = [("test world", other.questions, make_engine("corpus", dataset=other))]
+    if data is not None:
+        files = [data / f"wikiq_{hops}_hop_test.jsonl" for hops in ("one", "two")]
+        real = [question for file in files for question in load_dataset(str(file)).questions]
+        sources.append(("Wikipedia", real, make_engine(f"corpus:{data / 'wikipedia_passages.jsonl'}")))
+    return [Test(name, select_questions(asked, questions, per_hop=True), engine) for name, asked, engine in sources]
 
 
 def play_test(player: Player, test: Test) -> list[dict[str, Any]]:
-    """Let an agent play the test.
+    """Let an agent play a test.
 
     Returns:
         One row per noise level and number of hops: EM with its 95 % interval, and searches per question.
     """
     from zerosearch_agents.evaluation.evaluate import evaluate
-    from zerosearch_agents.evaluation.items import select_questions
     from zerosearch_env.game.rules import make_rules
 
-    items = select_questions(test.dataset.questions, test.questions, per_hop=True)
     rows = []
-    for cell in evaluate(player, items, test.engine, make_rules(), LEVELS).cells:
+    for cell in evaluate(player, test.items, test.engine, make_rules(), LEVELS).cells:
         for group in cell.groups:
             summary = cell.summary(group)
             row = {"noise": cell.noise_level, "group": group}
@@ -144,49 +154,56 @@ def train(algorithm: Algorithm, seed: int, steps: int, world: Mapping[str, Any],
 
 
 def run_one(
-    algorithm: Algorithm, seed: int, steps: int, world: Mapping[str, Any], test: Test, folder: Path
+    algorithm: Algorithm, seed: int, steps: int, world: Mapping[str, Any], tests: Sequence[Test], folder: Path
 ) -> dict[str, Any]:
-    """Train and test one agent; a run that an earlier call has finished in the same way is read from its file."""
+    """Train and test one agent.
+
+    What an earlier call has done with the same settings is read from its file: the training, and each test.
+    """
     from zerosearch_agents.players.menu import load_menu_player
 
-    settings = json.loads(json.dumps(asdict(algorithm)))
-    same = {"seed": seed, "planned_steps": steps, "world": dict(world), "questions": test.questions, **settings}
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(algorithm)))
+    same = {"seed": seed, "planned_steps": steps, "world": dict(world), **settings}
     file = folder / f"{algorithm.name}-{seed}.zip"
     record = file.with_suffix(".json")
-    if record.is_file():
-        row: dict[str, Any] = json.loads(record.read_text("utf-8"))
-        if {key: row.get(key) for key in same} == same:
-            return row
-    trained = train(algorithm, seed, steps, world, file)
-    row = {**same, **trained, "cells": play_test(load_menu_player(str(file)), test)}
-    record.write_text(json.dumps(row) + "\n", "utf-8")
-    return row
+    row: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    if {key: row.get(key) for key in same} != same:
+        row = {**same, **train(algorithm, seed, steps, world, file), "tests": {}}
+        record.write_text(json.dumps(row) + "\n", "utf-8")
+    player = load_menu_player(str(file))
+    for test in tests:
+        name = f"{test.name}, {len(test.items)} questions"
+        if name not in row["tests"]:
+            row["tests"][name] = play_test(player, test)
+            record.write_text(json.dumps(row) + "\n", "utf-8")
+    return row | {"tests": {test.name: row["tests"][f"{test.name}, {len(test.items)} questions"] for test in tests}}
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """One table per number of hops: agents by noise levels, with every seed's EM in % and their mean."""
+    """One table per test and number of hops: agents by noise levels, with every seed's EM in % and their mean."""
     rows = record["runs"]
     steps = max((row["planned_steps"] for row in rows), default=0)
     lines = [
         f"Trained on the train split of the built-in world at noise {NOISE:g}, {steps:,} steps, at most "
-        f"{MOST_CPU_S / 60:g} CPU minutes; tested on {record['questions']} questions per number of hops of the test "
-        "split. Each cell: EM in % of every seed, in bold the mean, and in brackets the mean number of searches.",
+        f"{MOST_CPU_S / 60:g} CPU minutes. Each cell: EM in % of every seed, in bold the mean, and in brackets the "
+        "mean number of searches.",
     ]
-    agents: dict[str, list[list[dict[str, Any]]]] = {FIRST: [record["first_candidate"]]}
-    for row in rows:
-        agents.setdefault(row["name"], []).append(row["cells"])
-    for group in sorted({cell["group"] for cell in record["first_candidate"]}):
-        lines += ["", f"| {group} | " + " | ".join(f"noise {level:g}" for level in LEVELS) + " |"]
-        lines.append("|---" * (len(LEVELS) + 1) + "|")
-        for agent, seeds in agents.items():
-            figures = [_figure(seeds, group, level) for level in LEVELS]
-            lines.append(f"| {agent} | " + " | ".join(figures) + " |")
-    lines += ["", "| the answer is on the menu, noise 0 | questions | on the menu, % | EM of a rule by hand, % |"]
-    lines.append("|---|---|---|---|")
-    for name, groups in record["ceilings"].items():
+    for test, first in record["first_candidate"].items():
+        agents: dict[str, list[list[dict[str, Any]]]] = {FIRST: [first]}
+        for row in rows:
+            agents.setdefault(row["name"], []).append(row["tests"][test])
+        for group in sorted({cell["group"] for cell in first}):
+            ceiling = record["ceilings"][test][group]
+            title = f"{test}, {group}, {ceiling['questions']} questions"
+            lines += ["", f"| {title} | " + " | ".join(f"noise {level:g}" for level in LEVELS) + " |"]
+            lines.append("|---" * (len(LEVELS) + 1) + "|")
+            for agent, seeds in agents.items():
+                figures = [_figure(seeds, group, level) for level in LEVELS]
+                lines.append(f"| {agent} | " + " | ".join(figures) + " |")
+    lines += ["", "| noise 0 | the right answer is on the menu, % | EM of a rule by hand, % |", "|---|---|---|"]
+    for test, groups in record["ceilings"].items():
         for group, ceiling in groups.items():
-            on_menu, em = 100 * ceiling["on_menu"], 100 * ceiling["em"]
-            lines.append(f"| {name}, {group} | {ceiling['questions']} | {on_menu:.1f} | {em:.1f} |")
+            lines.append(f"| {test}, {group} | {100 * ceiling['on_menu']:.1f} | {100 * ceiling['em']:.1f} |")
     lines += ["", "| training | steps | CPU seconds |", "|---|---|---|"]
     for agent in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == agent]
@@ -203,21 +220,12 @@ def _figure(seeds: Sequence[Sequence[Mapping[str, Any]]], group: str, level: flo
     return f"{each}**{statistics.mean(values):.1f}** ({searches:.1f})"
 
 
-def ceilings(test: Test, data: Path | None) -> dict[str, Any]:
-    """The menu's ceiling on the test world, and on questions over Wikipedia if their folder is given."""
-    from zerosearch_agents.evaluation.items import select_questions
-    from zerosearch_env.datasets import load_dataset
-    from zerosearch_env.engines import make_engine
+def ceilings(test: Test) -> dict[str, Any]:
+    """The menu's ceiling on a test, for each number of hops."""
     from zerosearch_env.game.rules import make_rules
 
-    items = select_questions(test.dataset.questions, test.questions, per_hop=True)
-    found = {"world": measure_ceiling([item.question for item in items], test.engine, make_rules())}
-    if data is not None:
-        engine = make_engine(f"corpus:{data / 'wikipedia_passages.jsonl'}")
-        for name in ("one_hop", "two_hop"):
-            questions = load_dataset(str(data / f"wikiq_{name}_test.jsonl")).questions[: 2 * test.questions]
-            found[f"wikiq {name.replace('_', ' ')}"] = measure_ceiling(questions, engine, make_rules())
-    return {name: {group: asdict(entry) for group, entry in groups.items()} for name, groups in found.items()}
+    found = measure_ceiling([item.question for item in test.items], test.engine, make_rules(), candidates=CANDIDATES)
+    return {group: asdict(entry) for group, entry in found.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=100_000, help="training steps of each run (100000)")
     parser.add_argument("--questions", type=int, default=200, help="test questions per number of hops (200)")
     parser.add_argument("--passages", type=int, default=6000, help="passages of each world (6000)")
-    parser.add_argument("--data", type=Path, help="folder of wikiq_*.jsonl, to measure the menu on them too")
+    parser.add_argument("--data", type=Path, help="folder of wikiq_*_hop_test.jsonl, for another test")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/sb3"), help="folder of the runs; finished ones are reused"
     )
@@ -239,17 +247,17 @@ def main(argv: list[str] | None = None) -> int:
     from zerosearch_agents.players.menu import MenuPlayer
 
     world = {"passages": arguments.passages}
-    test = make_test(arguments.questions, world)
+    tests = make_tests(arguments.questions, world, arguments.data)
+    first = MenuPlayer(first_candidate, candidates=CANDIDATES, name=FIRST)
     record: dict[str, Any] = {
         "noise": NOISE,
-        "questions": arguments.questions,
-        "ceilings": ceilings(test, arguments.data),
-        "first_candidate": play_test(MenuPlayer(first_candidate, candidates=CANDIDATES, name=FIRST), test),
+        "ceilings": {test.name: ceilings(test) for test in tests},
+        "first_candidate": {test.name: play_test(first, test) for test in tests},
         "runs": [],
     }
     for algorithm in ALGORITHMS:
         for seed in arguments.seeds if algorithm.name in arguments.algorithms else ():
-            record["runs"].append(run_one(algorithm, seed, arguments.steps, world, test, arguments.runs))
+            record["runs"].append(run_one(algorithm, seed, arguments.steps, world, tests, arguments.runs))
             write_record(arguments.output, LIBRARIES, **record)
             arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
     print(markdown(record))
