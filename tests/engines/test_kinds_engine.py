@@ -25,6 +25,7 @@ from zerosearch_env.engines.kinds import add_noise_kinds
 from zerosearch_env.engines.kinds.engine import KindsEngine
 from zerosearch_env.engines.kinds.makers import WITHOUT_ANSWERS
 from zerosearch_env.engines.simulated.engine import SimulatedEngine
+from zerosearch_env.engines.testing import STRANGE_QUERIES
 from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.game.answers import contains_answer, documents_contain_answer
 from zerosearch_env.game.noise_kinds import KINDS, NoiseKinds, read_noise_kinds
@@ -240,6 +241,18 @@ def test_mixed_shows_true_and_false_documents_side_by_side() -> None:
         places = [result.documents.index(documents[0]) for documents in (true, false)]
         first_is_false += places[1] < places[0]
     assert 5 < first_is_false < 25
+
+
+def test_every_kind_answers_strange_queries() -> None:
+    engine = KindsEngine(make_engine("corpus", dataset=WORLD), ALL, WORLD.questions)
+    masks: list[bool | tuple[bool, ...]] = [True, (False, True, True, False, True)]
+    requests = [
+        ask(WORLD.questions[0], kind, noisy=mask, query=query or " ")
+        for kind in OTHERS
+        for mask in masks
+        for query in STRANGE_QUERIES
+    ]
+    assert {result.failure for result in engine.search(requests)} == {None}
 
 
 def test_garbled_documents_lose_the_answer_in_the_stated_share() -> None:

@@ -244,7 +244,7 @@ def _counterfactual(request: SearchRequest, number: float | None, sources: Sourc
         return (yield from _claimed(request, wrong.text))
     steps = sources.wrong_steps(request)
     change = _falsify(request, wrong, steps, sources)
-    stated = dict.fromkeys((wrong.text, *(text for _, text in wrong.pairs)))
+    stated = _forms_of(wrong)
     if "counterfactual" not in sources.written:
         return (yield from _from_useful(request, change, stated))
     about_wrong = replace(
@@ -326,25 +326,27 @@ def _mixed(request: SearchRequest, number: float | None, sources: Sources) -> Ma
         both = tuple(noise and chosen for noise, chosen in zip(request.noise_mask, half, strict=True))
         return (yield from _claimed(replace(request, noisy=both if any(both) else request.noisy), wrong.text))
     change = _falsify(request, wrong, sources.wrong_steps(request), sources)
+    stated = _forms_of(wrong)
+    if request.noisy is not True:  # each slot keeps its document, true or false
+        return (yield from _from_useful(request, lambda d, seed: change(d, seed) if seed % 2 else d, stated))
     (result,) = yield [_plain(request, False)]
     if result.failure is not None:
         return result
-    slots = [slot for slot, noise in zip(range(len(result.documents)), request.noise_mask, strict=False) if noise]
-    false = {slot: change(result.documents[slot], 0) for slot in range(len(result.documents))}
-    # The documents that the replacement changes come first: they are the ones that contradict each other.
-    order = sorted(false, key=lambda slot: (false[slot] == result.documents[slot], slot))
-    pairs: list[Document] = []
-    for slot in order:
-        true, copy = result.documents[slot], false[slot]
-        pair = [true] if copy is None or copy == true else [true, copy]
-        pairs += pair if mix(request.seed, 151, slot) % 2 else pair[::-1]
-    chosen = pairs[: len(slots)]
-    chosen.sort(key=lambda document: mix(request.seed, 152, pairs.index(document)))
-    documents: list[Document | None] = list(result.documents)
-    for slot, document in zip(slots, chosen, strict=False):
-        documents[slot] = document
-    stated = dict.fromkeys((wrong.text, *(text for _, text in wrong.pairs)))
-    return (yield from _finish(request, result, documents, stated))
+    pairs: list[tuple[Document, ...]] = []
+    for slot, true in enumerate(result.documents):
+        false = change(true, 0)
+        pair = (true,) if false is None or false == true else (true, false)
+        pairs.append(pair if mix(request.seed, 151, slot) % 2 else pair[::-1])
+    # The documents with a counterfactual copy come first: they are the ones that contradict each other.
+    pairs.sort(key=len, reverse=True)
+    chosen = [document for pair in pairs for document in pair][: len(result.documents)]
+    order = sorted(range(len(chosen)), key=lambda place: mix(request.seed, 152, place))
+    return (yield from _finish(request, result, [chosen[place] for place in order], stated))
+
+
+def _forms_of(wrong: WrongAnswer) -> Collection[str]:
+    """The wrong answer and its other forms, such as a year alone."""
+    return dict.fromkeys((wrong.text, *(text for _, text in wrong.pairs)))
 
 
 def _incomplete(request: SearchRequest, number: float | None, sources: Sources) -> Maker:

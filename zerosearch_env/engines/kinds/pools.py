@@ -22,7 +22,7 @@ from ...types import Question
 from .answer_types import NAMES, answer_class, answer_form, answer_key, asked_for, is_person
 from .numbers import is_date, other_forms, shift_numbers
 
-MAX_QUESTIONS = 50_000
+MAX_QUESTIONS = 20_000
 """Number of questions whose answers are kept, evenly spaced over the dataset."""
 _ENOUGH = 6
 """Least number of answers of a group; in a smaller one the wrong answers would soon be known."""
