@@ -67,6 +67,7 @@ def test_forms_next_to_each_other_become_one() -> None:
         ("Züri\u00adch, <b>Zür</b>ich", ("Zürich",)),
         ("他住在北京市", ("北京",)),
         ("It is C, not c.", ("C",)),
+        ("C", ("C",)),
         ("born in Par\u00efs", ("Paris",)),
         ("see !!! there", ("!!!",)),
     ],

@@ -35,7 +35,7 @@ _CHECKED = 200
 _MARKS = re.compile(r"[\"*()\[\]{}<>|=_:;\u201c\u201d]|^[^\w'$\u00a3\u20ac]|[,;:\-\u2013]$|(?<=[a-z]{3})\.$")
 """What only a badly cut answer contains."""
 
-Group = tuple[str | int, ...]  # bool too
+_Group = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,9 @@ class WrongAnswers:
     """
 
     def __init__(self, questions: Sequence[Question]) -> None:
-        self._pools: dict[Group, list[str]] = {}
         self._relations: dict[str, tuple[str, ...]] = {}
         self._drawn: BoundedCache[tuple[str, tuple[str, ...], int, int], WrongAnswer] = BoundedCache(_CACHED)
-        pools: dict[Group, dict[str, None]] = {}
+        pools: dict[_Group, dict[str, None]] = {}
         stride = -(-len(questions) // MAX_QUESTIONS) or 1
         for number, question in enumerate(questions):
             relations = _relations_of(question)
@@ -162,7 +161,7 @@ def _relations_of(question: Question) -> tuple[str, ...]:
     return tuple(map(str, relations)) if isinstance(relations, (tuple, list)) else ()
 
 
-def _groups(answer: str, question: str, relations: Sequence[str], place: int, *, last: bool) -> Iterator[Group]:
+def _groups(answer: str, question: str, relations: Sequence[str], place: int, *, last: bool) -> Iterator[_Group]:
     """The groups that an answer belongs to, the most similar ones first; the last group has every answer."""
     form, words = answer_form(answer), min(len(answer.split()), 6)
     family = "name" if form in NAMES else form

@@ -58,10 +58,17 @@ class Forms:
     """
 
     def __init__(self, forms: tuple[str, ...]) -> None:
-        self._forms = forms
         bare = [_LEADING.sub("", form, count=1) for form in forms]
-        self._literals = [(form.lower(), number) for number, form in enumerate(bare) if WORD.search(form)]
-        self._names = [(*form.lower().split(), number) for number, form in enumerate(bare) if _has_two_names(form)]
+        # A single letter is an answer in its own case only: it is left to `answer_spans`.
+        self._literals = [
+            (form.lower(), number)
+            for number, form in enumerate(bare)
+            if WORD.search(form) and (len(form) > 1 or form.isdigit())
+        ]
+        self._names: list[tuple[str, str, int]] = []
+        for number, form in enumerate(bare):
+            if len(names := form.lower().split()) == 2 and is_person(form):
+                self._names.append((names[0], names[1], number))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -129,10 +136,6 @@ def _ending(text: str, stop: int) -> tuple[int, bool] | None:
     if text[end - 1] == "s" and text[end : end + 1] in ("'", "\u2019") and text[end + 1 : end + 2].isspace():
         end += 1
     return end, plural
-
-
-def _has_two_names(form: str) -> bool:
-    return len(form.split()) == 2 and is_person(form)
 
 
 def _middle_names(text: str, lower: str, first: str, last: str) -> list[tuple[int, int]]:
