@@ -50,13 +50,14 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("scan", [0, 10**9], ids=["sort touched", "scan all"])
 @pytest.mark.parametrize("walk", [0, 32, 10**9], ids=["look up", "either", "walk"])
-@pytest.mark.parametrize("frequent", [0, 8, 10**9], ids=["no columns", "some columns", "all columns"])
+@pytest.mark.parametrize("columns", [0, 5, 10**9], ids=["no columns", "some columns", "all columns"])
 @pytest.mark.usefixtures("eager")
 def test_pruning_never_changes_a_result(
-    texts: list[str], monkeypatch: pytest.MonkeyPatch, scan: int, walk: int, frequent: int
+    texts: list[str], monkeypatch: pytest.MonkeyPatch, scan: int, walk: int, columns: int
 ) -> None:
     index = build_index(texts[:600])
-    monkeypatch.setattr(bm25, "_FREQUENT", frequent)
+    monkeypatch.setattr(bm25, "_FREQUENT", 10**9 if columns else 8)
+    monkeypatch.setattr(bm25, "_COLUMN_BYTES", columns * index.size * 4)
     monkeypatch.setattr(bm25, "_SCAN_PER_POSTING", scan)
     monkeypatch.setattr(bm25, "_WALK_PER_LOOKUP", walk)
     rng = random.Random(scan + walk)

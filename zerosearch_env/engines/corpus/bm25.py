@@ -43,8 +43,9 @@ MAX_QUERY_WORDS = 256
 """Maximum number of words of a query; the rest is ignored. Keeps every score below 2**31 units."""
 _FOUND_WORDS = 1 << 16
 """Maximum number of words whose places are remembered."""
-_LONG = 4096
-"""Posting lists up to this length are always walked: testing whether they can be skipped costs as much."""
+_LONG = 16384
+"""Posting lists up to this length, of words without a column, are always walked: testing whether they can be skipped
+costs as much."""
 _FREQUENT = 8
 """A word in more than one of so many passages has a column, which is then added faster than its postings."""
 _COLUMN_BYTES = 32 << 20
@@ -124,8 +125,9 @@ class Bm25Index:
     def _rank(self, query: str, depth: int, sums: NDArray[np.int32]) -> Ranking:
         """Rank for one query; `sums` has one counter per passage, all zero before and after the call."""
         terms = self._terms(query)
-        short = [term for term in terms if term.length <= _LONG]
-        long = [term for term in terms if term.length > _LONG]
+        longest = min(_LONG, self.size // _FREQUENT)
+        short = [term for term in terms if term.length <= longest]
+        long = [term for term in terms if term.length > longest]
         rest = sum([term.bound for term in long])  # Upper bound on what the remaining words can add to a score.
         # 1. Walk the short posting lists, then those of the strongest other words, until a new passage can no longer
         # enter the result.
