@@ -15,6 +15,10 @@ _MODULES = {
         "speed.corpus_scale",
         "Building, opening and searching a large corpus of real text, compared with bm25s and Tantivy.",
     ),
+    "corpus-episodes": (
+        "speed.corpus_episodes",
+        "Episodes per CPU second of function agents over a large corpus, and what each kind of noise adds to a search.",
+    ),
     "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),
     "dense": (
         "speed.dense",

@@ -95,6 +95,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
     from zerosearch_agents.training.logprobs import compute_logprobs
     from zerosearch_agents.training.optimizer import flat_gradient, make_optimizer
     from zerosearch_agents.training.update import Learner, make_reference, update
+    from zerosearch_env.game.noise_kinds import NoiseKinds
 
     options = dict(options)
     if not options.pop("share_prefixes", True):
@@ -124,6 +125,7 @@ def ours(spec: WorkSpec, options: dict[str, Any], model: Any | None = None) -> C
         dataset=unused,
         rules=unused,
         schedule=float,
+        noise_kinds=NoiseKinds(),
         workers=Workers(),
         mode=mode,
     )
