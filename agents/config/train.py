@@ -24,6 +24,7 @@ from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines.registry import loads_code
 from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
 from zerosearch_env.game.noise import check_schedule
+from zerosearch_env.game.noise_kinds import read_mixture, read_noise_kinds
 from zerosearch_env.loading import names_code
 from zerosearch_env.privacy import redact
 
@@ -63,6 +64,9 @@ class EnvironmentConfig(AgentChoices):
     """Additional scores for metrics and transcripts, each given like `reward`."""
     noise_unit: Literal["search", "document"] = "search"
     """Whether noise is drawn once per search or once per document."""
+    noise_kind: tuple[str, ...] = ("distractor",)
+    """What a noisy search returns (docs/noise.md): a kind such as "counterfactual", or a mixture such as
+    "distractor=0.5,empty=0.5". Several are the stages of the run, each for the same number of steps."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,8 @@ class EvaluationConfig:
     """Questions per evaluation, chosen by the seed; always the same ones."""
     noise: tuple[float, ...] = (0.0, 0.5)
     """Probabilities of a noisy search; every question is played at each of them."""
+    noise_kind: str = "distractor"
+    """What a noisy search of an evaluation returns: a kind or a mixture, as in `environment.noise_kind`."""
     dataset: str | None = None
     """Where the questions come from. Unset: from `data.dataset`, its split if it has one of that name; otherwise they
     are taken out of the training questions."""
@@ -456,6 +462,7 @@ def _check(config: TrainConfig) -> None:
         check_number(name, given[name], least=0, most=1)
     curriculum = config.curriculum
     check_schedule(curriculum.schedule, start=curriculum.start, end=curriculum.end, base=curriculum.base)
+    read_noise_kinds(config.environment.noise_kind)
     _check_evaluation(config)
     check_algorithm(config.algorithm, config.rollout.group_size)
     check_staleness(config.rollout.sampler, config.rollout.max_staleness)
@@ -469,6 +476,7 @@ def _check_evaluation(config: TrainConfig) -> None:
         check_number("evaluation.noise", level, least=0, most=1)
     if len(set(evaluation.noise)) < len(evaluation.noise):
         raise ConfigError(f"evaluation.noise has a level twice: {' '.join(f'{level:g}' for level in evaluation.noise)}")
+    read_mixture(evaluation.noise_kind)
     if evaluation.every is not None and config.rollout.max_staleness:
         raise ConfigError(
             "evaluation.every needs rollout.max_staleness = 0: with rollouts that run ahead, the sampler is never free "

@@ -34,16 +34,21 @@ _CURVES: tuple[tuple[str, str, str, str], ...] = (
     ("searches", "Searches per episode", "searches, mean", "rag"),
     ("search_again", "Searched again after noise", "% of noisy searches", "rag"),
     ("noise_level", "Noise level p of the curriculum", "% of searches", "direct"),
+    ("abstained", "Abstained", "% of sampled episodes", "direct"),
+    ("hallucinated", "Wrong and not abstained", "% of sampled episodes", "random"),
+    ("misled", "Misled by noisy documents", "% of sampled episodes", "random"),
     ("invalid_rate", "Turns without a valid action", "% of turns", "random"),
 )
-_SHARES = frozenset({"em", "search_again", "noise_level", "invalid_rate"})
+_OUTCOMES = frozenset({"misled", "abstained", "hallucinated"})
+_SHARES = frozenset({"em", "search_again", "noise_level", "invalid_rate", *_OUTCOMES})
 _EXACT = frozenset({"noise_level"})
 """Set, not measured, and therefore drawn without smoothing."""
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
-    """One chart per metric that the records have."""
-    curves = (_curve(metrics, *curve) for curve in _CURVES)
+    """One chart per metric that the records have; outcomes other than right and wrong only if there were any."""
+    plain = not any(record.get(name) for record in metrics for name in ("misled", "abstained"))
+    curves = (_curve(metrics, *curve) for curve in _CURVES if not (plain and curve[0] in _OUTCOMES))
     return [curve for curve in curves if curve is not None]
 
 

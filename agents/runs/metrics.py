@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 BEST_METRIC = "held_out_em"
 """The best policy is the one for which this is highest: the exact match, averaged over the noise levels."""
-_SCORES = ("em", "f1", "subem", "em_unicode", "f1_unicode")
+_SCORES = ("em", "f1", "subem", "em_unicode", "f1_unicode", "misled", "abstained", "hallucinated")
 _ENDS = {"answered": "answer", "out_of_turns": "max_turns", "context_limit": "context_limit"}
 """Metric -> the stop reason of which it is the share."""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.game.noise_kinds import DISTRACTOR, NoiseKinds, NoiseMixture
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.randomness import mix, mix_array
 from zerosearch_env.types import Question
@@ -31,6 +32,11 @@ def noise_level(schedule: Callable[[float], float], step: int, steps: int) -> fl
     Progress counts steps, not time: a run cut short by a time limit has seen the beginning of the same curriculum.
     """
     return schedule((step + 1) / steps)
+
+
+def noise_mixture(kinds: NoiseKinds, step: int, steps: int) -> NoiseMixture:
+    """The kinds of noise at 0-based `step`. Of n stages each holds for an n-th of the steps."""
+    return kinds.at(step / steps)
 
 
 def choose_questions(count: int, prompts: int, seed: int, step: int) -> list[int]:
@@ -73,6 +79,7 @@ def make_group_episodes(
     rules: Rules,
     *,
     noise: float,
+    kinds: NoiseMixture = DISTRACTOR,
     group_size: int,
     seed: int,
     step: int,
@@ -93,8 +100,8 @@ def make_group_episodes(
         shared = mix(seed, _EPISODE, step, slot)
         groups.append(
             [
-                Episode(question, rules, noise_level=noise, seed=shared if draws == "group" else episode_seed)
-                for episode_seed in seeds
+                Episode(question, rules, noise_level=noise, noise_kinds=kinds, seed=shared if draws == "group" else own)
+                for own in seeds
             ]
         )
     return groups

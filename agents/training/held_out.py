@@ -15,9 +15,11 @@ from pathlib import Path
 
 from zerosearch_env.datasets import named_sources
 from zerosearch_env.engines import SearchEngine, make_engine
+from zerosearch_env.engines.kinds import add_noise_kinds
 from zerosearch_env.engines.registry import searches_dataset
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.noise_kinds import NoiseMixture, read_mixture, read_noise_kinds
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.llm.chat_format import PromptFormat
 from zerosearch_env.randomness import mix
@@ -33,7 +35,7 @@ from ..sampling.protocol import TurnSampler
 _log = logging.getLogger(__name__)
 _CHOICE, _EPISODE = 6, 7
 """Random streams of the run's seed (others: `curriculum`, `alarms`)."""
-_MEASURED = ("em", "searches", "invalid_rate")
+_MEASURED = ("em", "searches", "invalid_rate", "misled", "abstained", "hallucinated")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class HeldOut:
     """Whether the engine was made for the evaluations; otherwise it is the one of the training."""
     levels: tuple[float, ...]
     """Noise levels."""
+    kinds: NoiseMixture
+    """What noisy searches return."""
     seed: int
 
     def close(self) -> None:
@@ -136,7 +140,7 @@ def make_held_out(
     Args:
         config: the run's configuration.
         dataset: the held-out questions, from `split_held_out`.
-        engine: the engine of the training.
+        engine: the engine of the training, before `add_noise_kinds`.
         trained: the training questions.
         given: whether the caller has given the engine.
     """
@@ -146,7 +150,9 @@ def make_held_out(
     other = dataset.passages is not None and dataset.passages is not trained.passages
     own = other and not given and searches_dataset(spec)
     searched = make_engine(spec, dataset=dataset) if own else engine
-    return HeldOut(dataset, searched, own, config.evaluation.noise, config.seed)
+    kinds = read_mixture(config.evaluation.noise_kind)
+    noisy = add_noise_kinds(searched, read_noise_kinds(kinds), dataset.questions)
+    return HeldOut(dataset, noisy, own, config.evaluation.noise, kinds, config.seed)
 
 
 def is_due(config: TrainConfig, step: int) -> bool:
@@ -174,7 +180,13 @@ def play_held_out(
     questions: Sequence[Question] = held_out.dataset.questions
     mine = [(index, level) for index in range(workers.rank, len(questions), workers.size) for level in held_out.levels]
     episodes = [
-        Episode(questions[index], rules, noise_level=level, seed=mix(held_out.seed, _EPISODE, index))
+        Episode(
+            questions[index],
+            rules,
+            noise_level=level,
+            noise_kinds=held_out.kinds,
+            seed=mix(held_out.seed, _EPISODE, index),
+        )
         for index, level in mine
     ]
     with sampler.greedy():

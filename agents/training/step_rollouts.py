@@ -10,7 +10,14 @@ from zerosearch_env.game.episode import Episode
 from ..objective.credit import has_signal
 from ..rollouts.async_rollouts import Entry, Place, last_async_step
 from ..rollouts.rollout import Rollout, rollout
-from .curriculum import choose_more_questions, choose_questions, make_group_episodes, noise_level, sampling_seed
+from .curriculum import (
+    choose_more_questions,
+    choose_questions,
+    make_group_episodes,
+    noise_level,
+    noise_mixture,
+    sampling_seed,
+)
 from .update import Learner
 
 
@@ -65,6 +72,7 @@ def _make_groups(
         [learner.dataset.questions[index] for index in chosen],
         learner.rules,
         noise=noise,
+        kinds=noise_mixture(learner.noise_kinds, step, config.steps),
         group_size=config.rollout.group_size,
         seed=config.seed,
         step=step,

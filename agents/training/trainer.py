@@ -28,8 +28,10 @@ import torch
 from zerosearch_env.datasets.prompts import check_prompts
 from zerosearch_env.engines import SearchEngine, make_engine
 from zerosearch_env.engines.base import try_engine
+from zerosearch_env.engines.kinds import add_noise_kinds
 from zerosearch_env.errors import TrainingError
 from zerosearch_env.game.episode import Episode
+from zerosearch_env.game.noise_kinds import read_noise_kinds
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.llm.chat_format import TurnEncoder
 from zerosearch_env.llm.local.devices import check_device
@@ -357,7 +359,9 @@ def build_learner(
         stop_strings=rules.protocol.stop_strings,
         prompts=TurnEncoder(policy.tokenizer, rules, card.format).prompts(first),
     )
-    search = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
+    plain = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
+    kinds = read_noise_kinds(environment.noise_kind)
+    search = add_noise_kinds(plain, kinds, dataset.questions)
     if workers.rank == 0:
         try_engine(search, dataset.questions, rules.top_k)
     return Learner(
@@ -371,9 +375,10 @@ def build_learner(
         engine=search,
         owns_engine=engine is None,
         dataset=dataset,
-        held_out=make_held_out(config, held_out, search, dataset, given=engine is not None),
+        held_out=make_held_out(config, held_out, plain, dataset, given=engine is not None),
         rules=rules,
         schedule=make_schedule(config.curriculum),
+        noise_kinds=kinds,
         workers=workers,
         mode=mode,
         adapter=adapter,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.errors import TrainingError
+from zerosearch_env.game.noise_kinds import NoiseKinds
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.types import Dataset
 
@@ -56,6 +57,9 @@ class Learner:
     dataset: Dataset
     rules: Rules
     schedule: Callable[[float], float]
+    """Progress in [0, 1] -> probability of a noisy search."""
+    noise_kinds: NoiseKinds
+    """What noisy searches return, in stages over the run."""
     workers: Workers
     critic: Critic | None = None
     """The value function of advantage "gae"; None if the algorithm has no critic."""

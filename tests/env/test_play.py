@@ -89,6 +89,17 @@ def test_a_whole_game_from_a_pipe(
     assert records[0]["extra"] == {"agent": "human"}
 
 
+def test_kinds_of_noise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], questions: Path, corpus: Path
+) -> None:
+    arguments = ("--dataset", str(questions), "--search-engine", f"corpus:{corpus}", "--noise-level", "1")
+    assert play(monkeypatch, "town 3\n", *arguments, "--noise-kind", "outage") == 0
+    shown = capsys.readouterr().out
+    assert "noise level 1.00 (outage)" in shown
+    assert "no documents" not in shown  # but the words of the failed tool
+    assert "town 3 and river 3" not in shown
+
+
 def test_the_end_of_the_input_ends_politely(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], questions: Path, corpus: Path
 ) -> None:

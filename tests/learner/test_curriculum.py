@@ -12,9 +12,11 @@ from zerosearch_agents.training.curriculum import (
     make_group_episodes,
     make_schedule,
     noise_level,
+    noise_mixture,
     sampling_seed,
     split_groups,
 )
+from zerosearch_env.game.noise_kinds import read_mixture, read_noise_kinds
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import SearchRequest
 
@@ -25,6 +27,13 @@ def test_the_papers_noise_at_every_step():
     expected = [(4 ** (i / 203) - 1) / 3 * 0.5 for i in range(1, 204)]
     np.testing.assert_allclose(levels, expected, rtol=1e-12)
     assert levels[-1] == 0.5
+
+
+@given(st.integers(1, 5), st.integers(1, 12))
+def test_every_stage_of_kinds_has_the_same_number_of_steps(stages, each):
+    names = ["empty", "outage", "irrelevant", "empty", "markup"][:stages]
+    steps = [str(noise_mixture(read_noise_kinds(names), step, stages * each)) for step in range(stages * each)]
+    assert steps == [name for name in names for _ in range(each)]
 
 
 def test_every_question_comes_once_an_epoch_in_another_order():
@@ -66,6 +75,17 @@ def test_members_of_a_group_draw_their_own_noise_or_share_it(draws, kinds):
     assert len(set(noises[:4])) == kinds
     assert len(set(noises)) == 2 * kinds
     assert all(episode.noise_level == 0.5 for group in groups for episode in group)
+
+
+def test_the_kind_of_noise_changes_no_draw():
+    questions, rules = tiny.tiny_dataset().questions[:2], make_rules(prompt_template="{question}")
+    kinds = read_mixture({"empty": 0.5, "outage": 0.5})
+    plain, mixed = (
+        make_group_episodes(questions, rules, noise=0.5, group_size=3, seed=0, step=3, **options)
+        for options in ({}, {"kinds": kinds})
+    )
+    assert [[_noise(e) for e in group] for group in plain] == [[_noise(e) for e in group] for group in mixed]
+    assert all(episode.noise_kinds == kinds for group in mixed for episode in group)
 
 
 def test_sampling_seeds_are_all_different():

@@ -97,6 +97,7 @@ def test_a_split_is_used_where_there_is_one(tmp_path):
         ({"noise": ()}, "at least one level"),
         ({"noise": (0.5, 0.5)}, "a level twice"),
         ({"noise": (1.5,)}, "at most 1, got 1.5"),
+        ({"noise_kind": "empti"}, "Did you mean 'empty'"),
         ({"every": 0}, "evaluation.every must be a number above 0"),
     ],
 )

@@ -15,7 +15,8 @@ def test_metrics_of_rollouts_by_hand():
     right = replace(SCORES, em=1.0, f1=1.0, subem=1.0, reward=1.0, searches=2)
     base = make_rollout(10, 0)
     one = replace(base, scores=right, turns=3, noisy_searches=1, searches_after_noise=1, answered_searches=1)
-    two = replace(base, turns=2, invalid_turns=1, stop_reason=StopReason.MAX_TURNS)
+    wrong = replace(SCORES, hallucinated=1.0, misled=1.0)
+    two = replace(base, scores=wrong, turns=2, invalid_turns=1, stop_reason=StopReason.MAX_TURNS)
     failed = replace(base, stop_reason=StopReason.ENGINE_ERROR)
     metrics = rollout_metrics([[one, two], [failed, one]])
     expected = {
@@ -23,6 +24,9 @@ def test_metrics_of_rollouts_by_hand():
         "reward": 2 / 3,
         "reward_std": math.sqrt(2) / 3,
         "em": 2 / 3,
+        "misled": 1 / 3,
+        "abstained": 0,
+        "hallucinated": 1 / 3,
         "searches": 4 / 3,
         "turns": 8 / 3,
         "invalid_rate": 1 / 8,

@@ -68,6 +68,10 @@ def test_a_preset_of_ones_own(tmp_path):
         ("steps = ", "not valid TOML"),
         ("steps = 0", "steps must be a number above 0, got 0"),
         ("[curriculum]\nend = 1.5", "curriculum.end must be a number of at least 0 and at most 1, got 1.5"),
+        ("[environment]\nnoise_kind = ['counterfactal']", "Did you mean 'counterfactual'"),
+        ("[environment]\nnoise_kind = ['empty=0.5,outage=0.4']", "must add up to 1, got 0.9"),
+        ("[environment]\nnoise_kind = []", "noise_kind is an empty list"),
+        ("[evaluation]\nnoise_kind = 'outage:3'", "'outage' takes no number"),
         ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate must be a number above 0"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.noise import get_schedule
+from zerosearch_env.game.noise_kinds import read_noise_kinds
 from zerosearch_env.retrieve_api.bodies import parse
 from zerosearch_env.retrieve_api.codec import RequestError
 from zerosearch_env.serve.questions import KnownQuestions
@@ -87,6 +88,24 @@ def test_a_schedule_moves_with_the_searches() -> None:
     assert maker.noise_level == 1.0
     make(maker, queries=MANY)
     assert maker.noise_level == 1.0
+
+
+def test_kinds_of_noise_have_a_draw_of_their_own_and_stages() -> None:
+    kinds = read_noise_kinds(["empty", {"outage": 0.25, "irrelevant": 0.75}])
+    plain = make(RequestDefaults(noise=0.5, curriculum_searches=400), queries=MANY)
+    drawn = make(RequestDefaults(noise=0.5, noise_kinds=kinds, curriculum_searches=400), queries=MANY)
+    assert [(request.seed, request.noisy) for request in plain] == [(request.seed, request.noisy) for request in drawn]
+    assert {request.noise_kind for request in plain} == {"distractor"}
+    assert {request.noise_kind for request in drawn[:200]} == {"empty"}
+    assert 0.15 < sum(request.noise_kind == "outage" for request in drawn[200:]) / 200 < 0.35
+
+
+def test_searches_for_a_question_share_the_seed_of_their_wrong_answer() -> None:
+    maker = RequestDefaults(seed=3)
+    first, second = make(maker, queries=["q", "r"], question="Who?")
+    (other,) = make(maker, query="q", question="When?")
+    assert first.episode_seed == second.episode_seed != other.episode_seed
+    assert first.seed != second.seed
 
 
 def test_answers_of_known_questions_are_filled_in() -> None:

@@ -16,6 +16,7 @@ import pytest
 from env_fakes import MISBEHAVIOURS, BadEngine
 from prometheus_client.parser import text_string_to_metric_families
 
+from zerosearch_env.errors import ConfigError
 from zerosearch_env.retrieve_api.dialects import DIALECTS
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -95,6 +96,18 @@ def test_noise(start: Any) -> None:
     assert 8 < noisy < 32
     assert "noise" in server.post("/retrieve", {"query": "q", "topk": 1, "noisy": True}).body.decode()
     assert server.get("/stats").json["noisy_searches"] == 2 * noisy + 1
+
+
+def test_kinds_of_noise(start: Any) -> None:
+    server = start(noise_level=1.0, noise_kind=("outage",))
+    (row,) = server.post("/retrieve", {"queries": ["q"], "topk": 2, "return_scores": True}).json["result"]
+    assert len(row) == 1  # the words of a failed tool
+    assert "about q" not in row[0]["document"]["contents"]
+    assert "about q" in server.post("/retrieve", {"query": "q", "topk": 2, "noisy": False}).body.decode()
+    with pytest.raises(ConfigError, match="Did you mean 'outage'"):
+        start(noise_kind=("outtage",))
+    with pytest.raises(ConfigError, match="counterfactual"):
+        start(noise_kind=("counterfactual",))  # there is no dataset
 
 
 def test_question_and_answers_reach_the_engine(start: Any, recording: Any) -> None:

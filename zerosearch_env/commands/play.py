@@ -15,6 +15,7 @@ from .. import ENV_ID
 from ..command_line import read_options
 from ..datasets.options import ReadingOptions
 from ..envs.single import ZeroSearchEnv
+from ..game.noise_kinds import DISTRACTOR
 from ..records.html import clean
 from ..records.terminal import Line, blocks, make_console, rich_block
 from ..records.transcripts import transcript_record
@@ -55,6 +56,9 @@ class PlayConfig(ReadingOptions):
     """Number of questions until a schedule reaches its end."""
     noise_unit: str = "search"
     """Draw noise once per "search" or once per "document"."""
+    noise_kind: tuple[str, ...] = ("distractor",)
+    """What noisy searches return (docs/noise.md): a kind such as "counterfactual", or a mixture such as
+    "distractor=0.5,empty=0.5". Several are stages over `curriculum_episodes` questions."""
     protocol: str = "zerosearch"
     """The tag grammar of a turn: a name, or your own file.py:attribute. You do not need to type the tags yourself."""
     prompt_template: str | None = None
@@ -153,6 +157,7 @@ def make_env(config: PlayConfig) -> gymnasium.Env[str, str]:
         noise_level=level,
         noise_schedule=config.noise_schedule,
         noise_unit=config.noise_unit,
+        noise_kind=config.noise_kind,
         curriculum_episodes=config.curriculum_episodes,
         protocol=config.protocol,
         prompt_template=config.prompt_template,
@@ -196,7 +201,8 @@ def _show_question(game: _Game, info: dict[str, Any]) -> None:
     game.say("head", info["question"])
     note = f"{game.base.rules.max_turns} searches, {game.base.rules.top_k} documents each"
     if game.show_noise:
-        note += f" · noise level {info['noise_level']:.2f}"
+        kinds = game.base.episode.noise_kinds
+        note += f" · noise level {info['noise_level']:.2f}{'' if kinds == DISTRACTOR else f' ({kinds})'}"
     game.say("note", note)
 
 

@@ -94,7 +94,7 @@ def documents_block(turn: JsonObject, *, show_noise: bool = True) -> Block:
             lines.append(Line("noisy" if marked else "title", title, 4))
             lines.append(Line("text", clean(document["text"]), 8))
         if not search["documents"]:
-            lines.append(Line("note", no_documents(turn), 4))
+            lines.append(Line("note", clean(search["message"] or no_documents(turn)), 4))
     return lines
 
 

@@ -148,7 +148,7 @@ def noisy_flags(turn: JsonObject) -> list[bool]:
 
 
 def search_groups(turn: JsonObject) -> list[dict[str, Json]]:
-    """The searches of a recorded turn, each as `{query, documents, noisy}` with one flag per document."""
+    """The searches of a recorded turn, each as `{query, documents, noisy, message}` with one flag per document."""
     flags = noisy_flags(turn)
     parts = turn.get("searches") or [{"query": turn["query"], "documents": len(turn["documents"])}]
     groups: list[dict[str, Json]] = []
@@ -156,7 +156,12 @@ def search_groups(turn: JsonObject) -> list[dict[str, Json]]:
     for part in parts:
         end = start + part["documents"]
         groups.append(
-            {"query": part["query"] or "", "documents": turn["documents"][start:end], "noisy": flags[start:end]}
+            {
+                "query": part["query"] or "",
+                "documents": turn["documents"][start:end],
+                "noisy": flags[start:end],
+                "message": part.get("message"),
+            }
         )
         start = end
     return groups

@@ -86,6 +86,9 @@ class Service:
     async def search(self, requests: list[SearchRequest]) -> list[tuple[Document, ...]]:
         """Return the documents of each request, in order.
 
+        The message of a failed tool (noise of the kind `outage`) is the text of a document: no dialect has another
+        place that a client would show to its policy.
+
         Raises:
             RequestError: there are too many searches (413, 503), or there was no result in time (504).
             ZeroSearchError: the engine failed, or rejected a request.
@@ -102,7 +105,10 @@ class Service:
         noisy = [request for request in requests if any(request.noise_mask)]
         self.metrics.noisy += len(noisy)
         self.metrics.unguarded += sum(not request.answers for request in noisy)
-        return [tuple(result.documents[: request.top_k]) for request, result in zip(requests, results, strict=True)]
+        return [
+            tuple(result.documents[: request.top_k]) if result.message is None else (Document("", result.message),)
+            for request, result in zip(requests, results, strict=True)
+        ]
 
     @property
     def stuck_s(self) -> float:

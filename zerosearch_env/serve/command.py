@@ -20,8 +20,10 @@ from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
 from ..engines.base import SearchEngine, engine_parts, try_engine
+from ..engines.kinds import add_noise_kinds
 from ..errors import ConfigError, require
 from ..game.noise import choose_noise
+from ..game.noise_kinds import read_noise_kinds
 from ..llm.http.options import is_loopback
 from ..retrieve_api.dialects import get_dialect
 from .access import address_of, open_socket
@@ -72,6 +74,9 @@ class ServeConfig(ReadingOptions):
     """Noise level at the end of a schedule."""
     noise_base: float = 4.0
     """Base of the "exp" schedule."""
+    noise_kind: tuple[str, ...] = ("distractor",)
+    """What noisy searches return (docs/noise.md): a kind such as "counterfactual", or a mixture such as
+    "distractor=0.5,empty=0.5". Several are stages over `curriculum_searches` searches."""
     curriculum_searches: int = 10_000
     """Number of searches until a schedule reaches its end."""
     seed: int = 0
@@ -143,7 +148,9 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     if token is not None and not token.strip():
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
     dataset = None if config.dataset is None else config.load(config.dataset, config.split, world=config.world)
+    kinds = read_noise_kinds(config.noise_kind)
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
+    built = add_noise_kinds(built, kinds, () if dataset is None else dataset.questions)
     try_engine(built, () if dataset is None else dataset.questions, config.top_k)
     defaults = RequestDefaults(
         top_k=config.top_k,
@@ -155,6 +162,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
             end=config.noise_end,
             base=config.noise_base,
         ),
+        noise_kinds=kinds,
         curriculum_searches=config.curriculum_searches,
         seed=config.seed,
         questions=() if dataset is None else dataset.questions,

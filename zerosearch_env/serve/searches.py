@@ -8,6 +8,7 @@ from typing import Any
 from ..checks import check_whole_number
 from ..errors import ConfigError
 from ..game.noise import Schedule, check_level
+from ..game.noise_kinds import NoiseKinds
 from ..randomness import mix, split, text_seed, uniform
 from ..retrieve_api.bodies import ParsedRequest, RequestedSearch
 from ..retrieve_api.codec import RequestError
@@ -24,12 +25,14 @@ class RequestDefaults:
     A search's seed is a function of the server's seed, the query, the question, and the `seed` in the request, or the
     next value of a counter if the request has none. The search is noisy if and only if a uniform number drawn from that
     seed is below the noise level. So a request with a `seed` is reproducible, and the searches that are noisy at one
-    level are also noisy at every higher level.
+    level are also noisy at every higher level. The kind of noise has a draw of its own. All searches for a question
+    state the same wrong answer, where the kind has one: the server does not know which of them belong to one episode.
 
     Args:
         top_k: documents per query, for requests that do not specify it.
         max_top_k: maximum that a request may ask for.
         noise: a level in [0, 1], or a schedule: progress in [0, 1] -> level.
+        noise_kinds: what noisy searches return, in stages over the progress; None: distractors.
         curriculum_searches: number of searches until a schedule's progress is 1.
         seed: the server's seed.
         questions: known questions; a request that names one, or whose query contains one, gets its answers, steps and
@@ -46,6 +49,7 @@ class RequestDefaults:
         top_k: int = 5,
         max_top_k: int = 100,
         noise: float | Schedule = 0.0,
+        noise_kinds: NoiseKinds | None = None,
         curriculum_searches: int = 10_000,
         seed: int = 0,
         questions: Sequence[Question] = (),
@@ -56,6 +60,7 @@ class RequestDefaults:
         self._top_k = top_k
         self._max_top_k = max_top_k
         self._noise = noise if callable(noise) else check_level(noise)
+        self._noise_kinds = noise_kinds or NoiseKinds()
         self._curriculum_searches = check_whole_number("curriculum_searches", curriculum_searches)
         self._seed = seed
         self._questions = KnownQuestions(questions)
@@ -65,9 +70,11 @@ class RequestDefaults:
     @property
     def noise_level(self) -> float:
         """Probability that the next search is noisy if its request does not specify `noisy`."""
-        if callable(self._noise):
-            return self._noise(min(1.0, self._count / self._curriculum_searches))
-        return self._noise
+        return self._noise(self._progress) if callable(self._noise) else self._noise
+
+    @property
+    def _progress(self) -> float:
+        return min(1.0, self._count / self._curriculum_searches)
 
     def make(self, parsed: ParsedRequest, question: str | None = None) -> list[SearchRequest]:
         """Build the engine's requests, one per query, in order.
@@ -93,7 +100,7 @@ class RequestDefaults:
         self._check_required({"question": text, "answers": answers})
         if isinstance(search.noisy, tuple) and len(search.noisy) != top_k:
             raise RequestError(f"'noisy' holds {len(search.noisy)} flags for {top_k} documents per query")
-        level = self.noise_level
+        level, mixture = self.noise_level, self._noise_kinds.at(self._progress)
         number = self._count if search.seed is None else search.seed
         self._count += 1
         question = _NO_QUESTION if text is None else text_seed(text)
@@ -108,6 +115,8 @@ class RequestDefaults:
             seed=split(seed, 1),
             paragraphs=None if known is None else known.paragraphs,
             steps=() if known is None else known.steps,
+            noise_kind=mixture.draw(seed, 0),
+            episode_seed=mix(self._seed, question),
         )
 
     def _check_required(self, given: Mapping[str, Any]) -> None:
