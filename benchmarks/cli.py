@@ -12,11 +12,11 @@ _MODULES = {
         "CPU time of the environment per step with real text, compared with gem-llm and skyrl-gym.",
     ),
     "corpus-scale": (
-        "speed.corpus_scale",
+        "speed.corpus.scale",
         "Building, opening and searching a large corpus of real text, compared with bm25s and Tantivy.",
     ),
     "corpus-episodes": (
-        "speed.corpus_episodes",
+        "speed.corpus.episodes",
         "Episodes per CPU second of function agents over a large corpus, and what each kind of noise adds to a search.",
     ),
     "guard": ("noise.guard", "Misses, false alarms and speed of the detector of gold answers, on real text."),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks.speed import corpus_episodes as bench
+from zerosearch_benchmarks.speed.corpus import episodes as bench
 from zerosearch_benchmarks.speed.real_text import load_workload
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.engines.corpus.passages import open_index

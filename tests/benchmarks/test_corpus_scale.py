@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("bm25s")
 
-from zerosearch_benchmarks.speed import corpus_scale
-from zerosearch_benchmarks.speed.corpus_peers import Bm25s, Ours, Tantivy
-from zerosearch_benchmarks.speed.corpus_scale import earlier_entries, extrapolated, recombined
+from zerosearch_benchmarks.speed.corpus import scale as corpus_scale
+from zerosearch_benchmarks.speed.corpus.peers import Bm25s, Ours, Tantivy
+from zerosearch_benchmarks.speed.corpus.scale import earlier_entries, extrapolated, recombined
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.types import SearchRequest
 

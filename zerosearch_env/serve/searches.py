@@ -25,7 +25,7 @@ class RequestDefaults:
     A search's seed is a function of the server's seed, the query, the question, and the `seed` in the request, or the
     next value of a counter if the request has none. The search is noisy if and only if a uniform number drawn from that
     seed is below the noise level. So a request with a `seed` is reproducible, and the searches that are noisy at one
-    level are also noisy at every higher level. The kind of noise has a draw of its own. All searches for a question
+    level are also noisy at every higher level. The kind of noise is drawn separately. All searches for a question
     state the same wrong answer, where the kind has one: the server does not know which of them belong to one episode.
 
     Args:

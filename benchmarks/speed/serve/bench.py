@@ -1,6 +1,6 @@
 """`zerosearch serve` next to a plain FastAPI and bm25s server, and with 200 clients next to one.
 
-Two parts. First, both servers search the same passages (sentences of real ones, recombined as for `corpus_scale`) for
+Two parts. First, both servers search the same passages (sentences of real ones, recombined as in `corpus/scale.py`) for
 queries that never repeat, with 1, 32 and 200 clients. Second, batches: an engine call takes a fixed time, however many
 searches it holds, as a stand-in for a simulation LLM, a GPU or another machine. Each server runs in its own process,
 the clients share this one; each keeps its connection and sends its next search when the last one is answered. Wall
@@ -29,7 +29,7 @@ from zerosearch_env.engines import ConstantEngine, CorpusEngine, SearchEngine
 from zerosearch_env.types import Document, SearchRequest, SearchResult
 
 from ...measure import add_real_texts, alternating, make_parser, middle, write_record
-from ..corpus_scale import recombined
+from ..corpus.scale import recombined
 from ..real_text import load_workload
 from .peer import FRAMEWORK, Texts, serve_plainly
 

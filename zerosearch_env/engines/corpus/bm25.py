@@ -131,7 +131,7 @@ class Bm25Index:
         rest = sum([term.bound for term in long])  # Upper bound on what the remaining words can add to a score.
         # 1. Walk the short posting lists, then those of the strongest other words, until a new passage can no longer
         # enter the result.
-        lists = [self.passages[term.start : term.stop] for term in short]
+        lists: list[NDArray[Any]] = [self.passages[term.start : term.stop] for term in short]
         walked = [self._walk_together(short, lists, sums)] if short else []
         postings = sum(map(len, walked))
         probe: NDArray[Any] | None = None  # Distinct passages; their depth-th best sum is a lower bound.
@@ -220,7 +220,7 @@ class Bm25Index:
         return column
 
     def _walk_together(
-        self, terms: Sequence[_Term], lists: Sequence[NDArray[np.int32]], sums: NDArray[np.int32]
+        self, terms: Sequence[_Term], lists: Sequence[NDArray[Any]], sums: NDArray[np.int32]
     ) -> NDArray[np.intp]:
         """Add the impacts of several words, and return the passages of their lists, some of them several times."""
         # `add.at` is fastest with indices of the machine's own size.

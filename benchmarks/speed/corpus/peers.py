@@ -1,4 +1,4 @@
-"""The libraries that `corpus_scale` compares: this package, bm25s, and Tantivy if it is installed.
+"""The libraries that `scale.py` compares: this package, bm25s, and Tantivy if it is installed.
 
 Each builds an index of a corpus file in a folder, and opens it. What they return for a query differs: the corpus engine
 returns documents for a string; bm25s returns passage numbers for tokens, which are made before and are the same as

@@ -1,6 +1,6 @@
 """Function agents over a large corpus of real text: episodes per CPU second, and what a kind of noise adds to a search.
 
-The corpus is that of `corpus_scale`: 100,000 passages of 100 words, recombined from sentences of real Wikipedia
+The corpus is that of `scale.py`: 100,000 passages of 100 words, recombined from sentences of real Wikipedia
 passages. Nothing is searched twice, so no ranking is cached.
 
 Episodes: `zerosearch eval`'s own path, with results and transcripts on disk. The agent thinks 50 words, searches three
@@ -36,9 +36,9 @@ from zerosearch_env.game.rules import make_rules
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Question, SearchRequest, SearchResult
 
-from ..measure import Case, Timing, add_real_texts, make_parser, measure, print_timings, write_record
-from .corpus_scale import recombined
-from .real_text import PASSAGES, QUESTIONS, SEARCHES, Workload, load_workload
+from ...measure import Case, Timing, add_real_texts, make_parser, measure, print_timings, write_record
+from ..real_text import PASSAGES, QUESTIONS, SEARCHES, Workload, load_workload
+from .scale import recombined
 
 ONE_HOP = "wikiq_one_hop_train.jsonl"
 NOISE = 0.5

@@ -7,7 +7,7 @@ answers are HotpotQA questions.
 
 For each size, in processes of their own: building (CPU time and peak memory; the index holds the passages), and opening
 (time, memory, the first query). Then queries per CPU second on the opened indexes, in alternating rounds.
-`corpus_peers.py` says what each library does; the ratios to the others are conservative, because only the corpus engine
+`peers.py` says what each library does; the ratios to the others are conservative, because only the corpus engine
 returns documents. Nothing is cached. Our scores and those of bm25s are compared before anything is timed.
 
 Tantivy is measured if it is installed (extra `tantivy`). A size that the record already holds, made with the same code,
@@ -40,9 +40,9 @@ from zerosearch_env.identity import file_hashes, text_hash
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Question, SearchRequest
 
-from ..measure import Case, Timing, add_real_texts, machine, make_parser, measure, write_record
-from .corpus_peers import Bm25s, Library, Ours, Search, Tantivy, score_gap, shared_top
-from .real_text import PASSAGES, WORDS, load_workload
+from ...measure import Case, Timing, add_real_texts, machine, make_parser, measure, write_record
+from ..real_text import PASSAGES, WORDS, load_workload
+from .peers import Bm25s, Library, Ours, Search, Tantivy, score_gap, shared_top
 
 TOP_K = 5
 SIZES = [10_000, 100_000, 1_000_000]
@@ -234,7 +234,7 @@ def made_with(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the numbers of a size depend on, apart from the load: an entry with the same is not measured again."""
     engines = Path(engines_package.__file__ or "").parent
     files = [*sorted(engines.glob("corpus/*.py")), *sorted(engines.glob("indexes/*.py")), engines / "noise.py"]
-    files += [engines.parent / "game" / "answers.py", Path(__file__), Path(__file__).with_name("corpus_peers.py")]
+    files += [engines.parent / "game" / "answers.py", Path(__file__), Path(__file__).with_name("peers.py")]
     options = {name: getattr(arguments, name) for name in ("queries", "memory", "rounds", "seconds")}
     where = {name: value for name, value in machine(PEERS).items() if name != "load_average"}
     return options | {"code": text_hash(repr(file_hashes(files)))} | where
