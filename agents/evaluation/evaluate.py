@@ -35,7 +35,7 @@ from zerosearch_env.engines.base import check_noise_kinds
 from zerosearch_env.errors import AgentError, ConfigError, DataError, EpisodeError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
-from zerosearch_env.game.noise_kinds import DISTRACTOR, NoiseKinds, NoiseMixture
+from zerosearch_env.game.noise_kinds import DISTRACTOR, NoiseKinds, NoiseMixture, NoiseSpec, read_mixture
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Question, StopReason
@@ -65,7 +65,7 @@ def evaluate(
     noise_levels: Sequence[float] = NOISE_LEVELS,
     seed: int = 0,
     *,
-    noise_kinds: Sequence[NoiseMixture] = (DISTRACTOR,),
+    noise_kinds: Sequence[NoiseSpec | NoiseMixture] = (DISTRACTOR,),
     samples: int = 1,
     engine_name: str = "engine",
     store: Store | None = None,
@@ -94,14 +94,14 @@ def evaluate(
     Raises:
         AgentError: a third-party agent failed and is to stop then (`AgentOptions.on_error`); the store holds every
             episode finished before that.
-        ConfigError: no noise level or kind was given, a level lies outside [0, 1], `samples` is below 1, or the
-            engine does not give a kind of noise.
+        ConfigError: no noise level or kind was given, a level lies outside [0, 1], `samples` is below 1, or a kind is
+            unknown or none of the engine's.
     """
     check_whole_number("samples", samples)
     levels = list(dict.fromkeys(check_level(level) for level in noise_levels))
     if not levels:
         raise ConfigError("no noise level to evaluate at; give at least one, for example 0.5")
-    mixtures = list(dict.fromkeys(noise_kinds))
+    mixtures = list(dict.fromkeys(map(read_mixture, noise_kinds)))
     if not mixtures:
         raise ConfigError('no kind of noise to evaluate with; leave it out for "distractor"')
     chosen = [q if isinstance(q, Item) else Item(i, q) for i, q in enumerate(questions)]

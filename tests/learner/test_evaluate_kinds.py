@@ -101,7 +101,7 @@ def test_an_engine_without_the_kinds_is_refused() -> None:
 
 def test_the_same_searches_are_noisy_under_every_kind(engine: SearchEngine) -> None:
     cells = evaluate(
-        Counting(), DATA.questions, engine, RULES, (0.5,), noise_kinds=(DISTRACTOR, EMPTY, read_mixture("outage"))
+        Counting(), DATA.questions, engine, RULES, (0.5,), noise_kinds=("distractor", EMPTY, {"outage": 1.0})
     ).cells
     noisy = [[result.noisy for result in cell.episodes] for cell in cells]
     assert noisy[0] == noisy[1] == noisy[2]

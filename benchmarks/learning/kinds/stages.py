@@ -75,7 +75,7 @@ def shared_stages(sizes: Sizes, runs: Path) -> Iterator[Stage]:
         ABSTAINING,
         runs / ABSTAINING,
         ("pretrain", "--start", "tiny", "--base-tokens", "0", "--warm-tokens", str(sizes.warm_tokens),
-         "--warm-learning-rate", "5e-4", "--habits.abstain", "0.5", "--output", str(_start(ABSTAINING, runs))),
+         "--warm-learning-rate", "5e-4", "--habits.abstain", "0.3", "--output", str(_start(ABSTAINING, runs))),
     )  # fmt: skip
     names = (SHIPPED, ABSTAINING)
     yield _test("untrained", [f"{name}={_start(name, runs)}" for name in names], sizes, runs / "untrained")
