@@ -260,7 +260,11 @@ class CallablePlayer(ThirdPartyPlayer):
         def play_turn() -> None:
             nonlocal step
             outcome = episode.advance(self._ask(take_turn, episode, step))
-            step = outcome if isinstance(outcome, Step) else episode.observe(run_searches(engine, episode.requests))
+            if isinstance(outcome, Step):
+                step = outcome
+                return
+            results = run_searches(engine, episode.requests)
+            step = episode.observe(results if len(results) > 1 else results[0])
 
         return play_turn
 
