@@ -132,6 +132,7 @@ def is_person(name: str) -> bool:
     return answer_form(name) == "person" and name.split()[-1] not in _LAST_WORDS
 
 
+@lru_cache(maxsize=_CACHED)
 def asked_for(question: str) -> str:
     """What a question asks for: the noun after "what" or "which", otherwise the question word; "" if it has none.
 

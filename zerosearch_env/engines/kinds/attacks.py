@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from ...game.answers import contains_answer
-from ...randomness import mix
+from ...randomness import split
 from ...types import Document, SearchRequest, full_text
 from ..guard import remove_answers
 
-_PLACE = re.compile(r"\{(text|answer|question|query)\}")
+_PLACE = re.compile(r"\{(answer|question|query)\}")
 
 TEMPLATES = (
     (
@@ -85,14 +85,15 @@ def injected(document: Document, request: SearchRequest, wrong: str, seed: int) 
         The document; None if each attack would state a gold answer, because the question or a title does.
     """
     golds = request.answers
-    clean = remove_answers(document, golds) if contains_answer(full_text(document), golds) else document
-    if clean is None:
-        return None
-    start = mix(seed, 120) % len(TEMPLATES)
-    values = {"text": clean.text, "answer": wrong, "question": request.question, "query": request.query}
-    for template in (*TEMPLATES[start:], *TEMPLATES[:start]):
-        text = _PLACE.sub(lambda place: values[place[1]], template)
-        made = Document(clean.title, text, clean.source, clean.score)
+    values = {"answer": wrong, "question": request.question, "query": request.query}
+    start = split(seed, 120) % len(TEMPLATES)
+    order = (*TEMPLATES[start:], *TEMPLATES[:start])
+    for template in order:
+        before, after = (_PLACE.sub(lambda place: values[place[1]], part) for part in template.split("{text}"))
+        made = Document(document.title, before + document.text + after, document.source, document.score)
         if not contains_answer(full_text(made), golds):
             return made
+        if contains_answer(full_text(document), golds):
+            clean = remove_answers(document, golds)
+            return None if clean is None else injected(clean, request, wrong, seed)
     return None

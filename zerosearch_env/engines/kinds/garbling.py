@@ -8,82 +8,22 @@ from __future__ import annotations
 import re
 
 from ...game.answers import contains_answer
-from ...randomness import mix, split
+from ...randomness import mix
 from ...types import Document, full_text
 from .replacing import answer_places
 
-_GAP = 56
-"""A fault comes after 1 to 56 characters: on average one in 28 characters, or one in five words."""
+_GAP = 72
+"""A fault comes after 1 to 72 characters: on average one in 36 characters, or one in six words."""
 
 _WORD = re.compile(r"[^\W_]+")
-_MISREAD = {
-    **{"rn": ("m",), "cl": ("d",), "li": ("h",), "vv": ("w",), "ri": ("n",), "fi": ("f1",), "tt": ("lt",)},
-    **{
-        "a": ("o", "u"),
-        "b": ("h", "6"),
-        "c": ("e", "o"),
-        "d": ("cl", "o1"),
-        "e": ("c", "o"),
-        "f": ("t", "l"),
-        "g": ("q", "9"),
-    },
-    **{
-        "h": ("b", "li"),
-        "i": ("l", "1", "j"),
-        "j": ("i", ";"),
-        "k": ("lc", "h"),
-        "l": ("1", "i", "I"),
-        "m": ("rn", "nn"),
-    },
-    **{
-        "n": ("u", "ri"),
-        "o": ("0", "c", "e"),
-        "p": ("n", "o"),
-        "q": ("g", "9"),
-        "r": ("t", "v"),
-        "s": ("5", "a"),
-        "t": ("f", "l"),
-    },
-    **{"u": ("n", "ii", "v"), "v": ("y", "u"), "w": ("vv", "iv"), "x": ("z", "k"), "y": ("v", "g"), "z": ("2", "s")},
-    **{
-        "A": ("4", "R"),
-        "B": ("8", "R"),
-        "C": ("G", "("),
-        "D": ("0", "O"),
-        "E": ("F", "B"),
-        "F": ("P", "E"),
-        "G": ("6", "C"),
-    },
-    **{
-        "H": ("N", "ll"),
-        "I": ("l", "1", "|"),
-        "J": (")", "d"),
-        "K": ("X", "R"),
-        "L": ("1", "t"),
-        "M": ("N", "IVI"),
-        "N": ("M", "H"),
-    },
-    **{
-        "O": ("0", "Q", "D"),
-        "P": ("F", "R"),
-        "Q": ("O", "0"),
-        "R": ("K", "P"),
-        "S": ("5", "8"),
-        "T": ("1", "l"),
-        "U": ("V", "ll"),
-    },
-    **{"V": ("Y", "U"), "W": ("VV", "M"), "X": ("K", "Y"), "Y": ("V", "T"), "Z": ("2", "7")},
-    **{
-        "0": ("O", "o"),
-        "1": ("l", "I"),
-        "2": ("Z", "7"),
-        "3": ("8", "B"),
-        "4": ("A", "1"),
-        "5": ("S", "6"),
-        "6": ("b", "G"),
-    },
-    **{"7": ("1", "T"), "8": ("B", "3"), "9": ("g", "q")},
-}
+_TABLE = (
+    "rn:m cl:d li:h vv:w ri:n fi:f1 tt:lt a:o,u b:h,6 c:e,o d:cl,o1 e:c,o f:t,l g:q,9 h:b,li i:l,1,j j:i,; k:lc,h "
+    "l:1,i,I m:rn,nn n:u,ri o:0,c,e p:n,o q:g,9 r:t,v s:5,a t:f,l u:n,ii,v v:y,u w:vv,iv x:z,k y:v,g z:2,s A:4,R "
+    "B:8,R C:G,( D:0,O E:F,B F:P,E G:6,C H:N,ll I:l,1,| J:),d K:X,R L:1,t M:N,IVI N:M,H O:0,Q,D P:F,R Q:O,0 R:K,P "
+    "S:5,8 T:1,l U:V,ll V:Y,U W:VV,M X:K,Y Y:V,T Z:2,7 0:O,o 1:l,I 2:Z,7 3:8,B 4:A,1 5:S,6 6:b,G 7:1,T 8:B,3 "
+    "9:g,q"
+)
+_MISREAD = {read: tuple(as_.split(",")) for read, _, as_ in (entry.partition(":") for entry in _TABLE.split())}
 """What a letter or a pair of letters is read as."""
 _UNREADABLE = ("\u25a0",)
 """What is read in the place of a character that has no similar one."""
@@ -102,7 +42,7 @@ def garbled(document: Document, golds: tuple[str, ...], seed: int, *, unreadable
     title = _garble(document.title, golds if stated else (), mix(seed, 1), unreadable)
     text = _garble(document.text, golds if stated else (), mix(seed, 2), unreadable)
     made = Document(title, text, document.source, document.score)
-    if unreadable and contains_answer(full_text(made), golds):  # faults spell one, or it begins in the title
+    if stated and unreadable and contains_answer(full_text(made), golds):  # faults spell one, or it begins in the title
         for attempt in range(4):
             title, text = (_hide(part, golds, mix(seed, 3, attempt)) for part in (made.title, made.text))
             made = Document(title, text, document.source, document.score)
@@ -130,30 +70,31 @@ def _garble(text: str, golds: tuple[str, ...], seed: int, unreadable: bool) -> s
 
 def _with_faults(text: str, seed: int) -> str:
     parts: list[str] = []
-    at, place, number = 0, 0, 0
+    at, place, state, length = 0, 0, seed, len(text)
     while True:
-        draw = split(seed, number)
-        place += 1 + (draw >> 32) % _GAP
-        number += 1
-        if place >= len(text):
+        state = (state * 0x5851F42D4C957F2D + 0x14057B7EF767814F) & 0xFFFFFFFFFFFFFFFF  # Knuth's generator
+        place += 1 + (state >> 40) % _GAP
+        if place >= length:
             return "".join((*parts, text[at:])) if parts else text
         if place > at and text[place].isalnum():
-            end, fault = _fault(text, place, draw & 0xFFFF)
+            end, fault = _fault(text, place, state >> 46)
             parts += (text[at:place], fault)
             at = end
 
 
 def _fault(text: str, place: int, draw: int) -> tuple[int, str]:
-    """The end of the characters that a fault replaces, and what replaces them; chosen by a 16-bit number."""
-    kind, here, following = draw & 7, text[place], text[place + 1 : place + 2]
-    if kind == 4 and following.isalpha() and following != here:  # two letters change places
-        return place + 2, following + here
-    if kind == 5:  # a letter is missing
-        return place + 1, ""
-    if kind == 6:  # a letter is typed twice
-        return place + 1, here + here
-    if kind == 7 and text[place - 2 : place + 3].isalpha() and place >= 2:  # the hyphen of a line's end
-        return place + 1, f"{here}- "
+    """The end of the characters that a fault replaces, and what replaces them; chosen by a number."""
+    kind = draw & 7
+    if kind >= 4:
+        here, following = text[place], text[place + 1 : place + 2]
+        if kind == 4 and following.isalpha() and following != here:  # two letters change places
+            return place + 2, following + here
+        if kind == 5:  # a letter is missing
+            return place + 1, ""
+        if kind == 6:  # a letter is typed twice
+            return place + 1, here + here
+        if kind == 7 and place >= 2 and text[place - 2 : place + 3].isalpha():  # the hyphen of a line's end
+            return place + 1, f"{here}- "
     return _misread(text, place, draw >> 3)
 
 

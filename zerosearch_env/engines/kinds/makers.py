@@ -164,10 +164,22 @@ def _changed(
     return [change(d, split(request.seed, 1000 + slot)) if noise else d for slot, (d, noise) in enumerate(slots)]
 
 
-def _finish(request: SearchRequest, result: SearchResult, documents: Documents, wrong: Collection[str] = ()) -> Maker:
+def _finish(
+    request: SearchRequest,
+    result: SearchResult,
+    documents: Documents,
+    wrong: Collection[str] = (),
+    *,
+    written: Sequence[Document] = (),
+) -> Maker:
     """The result with these documents. Those that are missing (None) are replaced by distractors.
 
-    `wrong`: the wrong answers that the documents in the noisy slots may state.
+    Args:
+        request: the search.
+        result: what the engine found.
+        documents: the documents to show.
+        wrong: the wrong answers that changed documents may state.
+        written: documents that the engine wrote for the kind, which may state them too.
     """
     if any(document is None for document in documents):
         (spare,) = yield [_plain(request, True)]
@@ -177,9 +189,15 @@ def _finish(request: SearchRequest, result: SearchResult, documents: Documents, 
         if documents and all(document is None for document in documents):
             failure = spare.failure or f"no document for {request.query!r} is free of the gold answers"
             return replace(result, documents=(), failure=failure)
-    noisy = [d for d, noise in zip(documents, request.noise_mask, strict=False) if noise and d is not None]
-    stated = tuple(text for text in wrong if any(contains_answer(full_text(d), (text,)) for d in noisy))
+    shown_before = set(map(id, result.documents)).difference(map(id, written))
+    made = [d for d in documents if d is not None and id(d) not in shown_before] if wrong else ()
+    stated = tuple(text for text in wrong if any(_states(document, text) for document in made))
     return replace(result, documents=tuple(d for d in documents if d is not None), wrong_answers=stated)
+
+
+def _states(document: Document, wrong: str) -> bool:
+    """Whether a changed document states a wrong answer; it usually does so letter by letter."""
+    return wrong in document.text or wrong in document.title or contains_answer(full_text(document), (wrong,))
 
 
 def _irrelevant(request: SearchRequest, number: float | None, sources: Sources) -> Maker:
@@ -289,7 +307,8 @@ def _from_written(
         return failed
     made = results[0].documents
     documents = made if whole else _in_slots(request, results[1].documents, made)
-    return (yield from _finish(request, results[-1], _changed(request, documents, change), wrong))
+    changed = _changed(request, documents, change)
+    return (yield from _finish(request, results[-1], changed, wrong, written=made))
 
 
 def _claimed(request: SearchRequest, wrong: str) -> Maker:

@@ -8,12 +8,18 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from ...randomness import split
 from ...types import Document
 from .sentences import whole_sentences
 
-_NAME = re.compile(r"(?<![\w/>.])[A-Z][\w\u2019'-]+(?: (?:of |de |von |van )?[A-Z][\w\u2019'-]+){1,3}(?![\w/])")
+_NAME = re.compile(
+    r"[A-Z](?<![\w/>.].)[\w\u2019'-]+(?: (?:of |de |von |van )?[A-Z][\w\u2019'-]+){1,3}(?![\w/])", re.DOTALL
+)
+"""A name of several words. It begins with what is looked for first, because that is several times as fast."""
+_MOST_LINKS = 4
+"""Links per sentence."""
 _SITES = (
     "Encyclopaedia Online",
     "FactHub",
@@ -101,13 +107,22 @@ def _pick(choices: Sequence[str], seed: int, number: int) -> str:
     return choices[split(seed, number) % len(choices)]
 
 
-def _several(choices: Sequence[str], seed: int, number: int, count: int) -> list[str]:
-    start = split(seed, number) % len(choices)
+def _several(choices: Sequence[str], start: int, count: int) -> list[str]:
     return [choices[(start + 7 * place) % len(choices)] for place in range(count)]
 
 
+@lru_cache(maxsize=64)
+def _html_menu(start: int) -> str:
+    return "".join(f'<li><a href="/{name.lower()}/">{name}</a></li>' for name in _several(_SECTIONS, start, 5))
+
+
+@lru_cache(maxsize=256)
+def _markdown_menu(host: str, start: int) -> str:
+    return " | ".join(f"[{name}]({host}/{name.lower()})" for name in _several(_SECTIONS, start, 6))
+
+
 def _slug(text: str) -> str:
-    return "-".join(re.findall(r"\w+", text.lower())) or "index"
+    return text.lower().replace(" ", "-") or "index"
 
 
 def _with_breaks(sentences: Sequence[str], seed: int, wrap: Callable[[str], str]) -> list[str]:
@@ -120,7 +135,7 @@ def _with_breaks(sentences: Sequence[str], seed: int, wrap: Callable[[str], str]
 
 def _plain_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
     """The text of all elements of a page, as simple extraction leaves it."""
-    head = [*_several(_ACTIONS, seed, 60, 3), site, *_several(_SECTIONS, seed, 61, 5)]
+    head = [*_several(_ACTIONS, split(seed, 60), 3), site, *_several(_SECTIONS, split(seed, 61), 5)]
     crumbs = f"{site} > {_pick(_SECTIONS, seed, 62)} > {title}"
     day, month, minutes = 1 + split(seed, 63) % 28, 1 + split(seed, 64) % 12, 2 + split(seed, 65) % 9
     info = f"Last updated: {day:02d}/{month:02d} | {minutes} min read"
@@ -131,13 +146,15 @@ def _plain_page(title: str, sentences: Sequence[str], site: str, seed: int) -> s
 
 def _html_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
     """The source of a page."""
-    links = "".join(f'<li><a href="/{name.lower()}/">{name}</a></li>' for name in _several(_SECTIONS, seed, 70, 5))
+    links = _html_menu(split(seed, 70) % len(_SECTIONS))
 
     def linked(match: re.Match[str]) -> str:
         number = split(seed, 7100 + match.start()) % 90000 + 10000
         return f'<a href="/topic/{_slug(match[0])}" data-id="{number}">{match[0]}</a>'
 
-    paragraphs = [f"<p>{_NAME.sub(linked, html.escape(sentence, quote=False))}</p>" for sentence in sentences]
+    paragraphs = [
+        f"<p>{_NAME.sub(linked, html.escape(sentence, quote=False), _MOST_LINKS)}</p>" for sentence in sentences
+    ]
     return "\n".join(
         (
             f'<div id="header" class="sticky"><a class="logo" href="/"><img src="/img/logo@2x.png" alt="{site}"></a>'
@@ -157,7 +174,7 @@ def _html_page(title: str, sentences: Sequence[str], site: str, seed: int) -> st
 def _markdown_page(title: str, sentences: Sequence[str], site: str, seed: int) -> str:
     """A page as a reader service converts it."""
     host = f"https://www.{_slug(site).replace('-', '')}.example"
-    menu = " | ".join(f"[{name}]({host}/{name.lower()})" for name in _several(_SECTIONS, seed, 80, 6))
+    menu = _markdown_menu(host, split(seed, 80) % len(_SECTIONS))
 
     def linked(match: re.Match[str]) -> str:
         return f"[{match[0]}]({host}/{_slug(match[0])})"
@@ -166,12 +183,13 @@ def _markdown_page(title: str, sentences: Sequence[str], site: str, seed: int) -
         f"| {_pick(_CELLS, seed, 81 + row)} | {split(seed, 8500 + row) % 9000} | [[{row + 1}]]({host}/ref#{row + 1}) |"
         for row in range(2)
     ]
+    lines = [_NAME.sub(linked, sentence, _MOST_LINKS) for sentence in sentences]
     return "\n".join(
         (
             f"[Skip to main content]({host}/#main) [![{site}]({host}/logo.svg)]({host})",
             menu,
             f"# {title}",
-            *_with_breaks([_NAME.sub(linked, sentence) for sentence in sentences], seed, lambda text: f"> **{text}**"),
+            *_with_breaks(lines, seed, lambda text: f"> **{text}**"),
             "| | | |",
             "|---|---|---|",
             *rows,
@@ -185,7 +203,7 @@ def _wiki_page(title: str, sentences: Sequence[str], site: str, seed: int) -> st
     """The source of a wiki's page."""
     lines = []
     for number, sentence in enumerate(sentences):
-        text = _NAME.sub(r"[[\g<0>]]", sentence)
+        text = _NAME.sub(r"[[\g<0>]]", sentence, _MOST_LINKS)
         if (split(seed, 9000 + number)) % 2:
             ref = f"ref{split(seed, 9100 + number) % 90 + 10}"
             url = f"http://{_slug(site)}.example/{ref}"

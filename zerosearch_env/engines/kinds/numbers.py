@@ -103,9 +103,9 @@ def _shift_month(written: str, seed: int) -> str:
 
 def _shift_digits(number: str, end: str, seed: int, date: bool) -> str:
     if end == "s" and len(number) == 4:  # a decade
-        return f"{_shift_year(int(number) // 10 * 10, seed, step=10)}s"
+        return f"{shift_year(int(number) // 10 * 10, seed, step=10)}s"
     if is_year(number):
-        return f"{_shift_year(int(number), seed)}{end}"
+        return f"{shift_year(int(number), seed)}{end}"
     if "." in number:
         whole, _, decimals = number.partition(".")
         value = _scaled(float(number.replace(",", "")), seed)
@@ -121,7 +121,8 @@ def _shift_digits(number: str, end: str, seed: int, date: bool) -> str:
     return (f"{value:,}" if "," in number else str(value).zfill(len(number) if number[0] == "0" else 0)) + end
 
 
-def _shift_year(year: int, seed: int, step: int = 1) -> int:
+def shift_year(year: int, seed: int, step: int = 1) -> int:
+    """Another year, 2 to 14 years away; with `step=10`, another decade."""
     distance = (2 + mix(seed, 3) % 13) if step == 1 else step * (1 + mix(seed, 3) % 4)
     forwards = mix(seed, 4) % 2 == 1
     return year + distance if forwards and (year + distance <= LAST_YEAR or year > LAST_YEAR) else year - distance

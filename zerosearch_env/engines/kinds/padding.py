@@ -6,11 +6,12 @@ redundant:8   a document eight times as long
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from ...game.answers import contains_answer
 from ...randomness import split
 from ...types import Document, full_text
-from .sentences import whole_sentences
+from .sentences import split_sentences, whole_sentences
 
 _LEADS = (
     ("As mentioned above, ", True),
@@ -54,9 +55,10 @@ _FILLER = tuple(
     )
 )
 """Sentences about `{t}`, split where it is."""
+_EVERYTHING = " | ".join(("".join(lead for lead, _ in _LEADS), *map(" | ".join, _FILLER)))
 
 
-def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -> Document:
+def padded(document: Document, golds: tuple[str, ...], factor: float, seed: int) -> Document:
     """A document about `factor` times as long, with every sentence of the original one in its order.
 
     Args:
@@ -65,21 +67,23 @@ def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -
         factor: length of the new text in lengths of the old one, at least 1.
         seed: determines the filler and where the sentences are.
     """
-    sentences = whole_sentences(document.text, golds)
+    stated = contains_answer(full_text(document), golds)
+    sentences = whole_sentences(document.text, golds) if stated else split_sentences(document.text)
     if not sentences:
         return document
-    named = document.title and not contains_answer(document.title, golds)
-    topic = document.title if named else "this topic"
+    topic = document.title or "this topic"
     room = int(len(document.text) * factor) - len(document.text)
-    stated = contains_answer(full_text(document), golds)
-    repeated = [sentence for sentence in sentences if not stated or not contains_answer(sentence, golds)]
+    repeated: Sequence[str] = sentences
+    if stated:
+        repeated = [sentence for sentence in sentences if not contains_answer(sentence, golds)]
+        topic = "this topic" if contains_answer(topic, golds) else topic
     fillers: list[str] = []
     for filler in _fillers(topic, repeated, seed):
         room -= len(filler) + 1
         if room < 0:
             break
         fillers.append(filler)
-    if contains_answer(" ".join(fillers), golds):
+    if _may_state(golds):
         fillers = [filler for filler in fillers if not contains_answer(filler, golds)]
     # Each sentence gets a place among the filler; sorted places keep the order of the sentences.
     places = sorted(split(seed, 11000 + number) % (len(fillers) + 1) for number in range(len(sentences)))
@@ -89,6 +93,12 @@ def padded(document: Document, golds: Sequence[str], factor: float, seed: int) -
         parts += (*fillers[at:place], sentence)
         at = place
     return Document(document.title, " ".join((*parts, *fillers[at:])), document.source, document.score)
+
+
+@lru_cache(maxsize=4096)
+def _may_state(golds: tuple[str, ...]) -> bool:
+    """Whether filler without its topic states an answer, such as "may"."""
+    return contains_answer(_EVERYTHING, golds)
 
 
 def _fillers(topic: str, repeated: Sequence[str], seed: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ...errors import ConfigError, EngineError, sentence
 from ...randomness import mix, text_seed
 from ...types import Question
 from .answer_types import NAMES, answer_class, answer_form, answer_key, asked_for, is_person
-from .numbers import is_date, other_forms, shift_numbers
+from .numbers import is_date, is_year, other_forms, shift_numbers, shift_year
 
 MAX_QUESTIONS = 20_000
 """Number of questions whose answers are kept, evenly spaced over the dataset."""
@@ -218,6 +218,10 @@ def _is_other(key: str, golds: set[str], *, similar: bool) -> bool:
 
 
 def _shifted(answers: tuple[str, ...], first: str, golds: set[str], seed: int) -> WrongAnswer | None:
+    """Another value for numbers, years and dates; None if each one that is tried contains a gold answer."""
+    if len(answers) == 1 and is_year(first):
+        text = str(shift_year(int(first), seed))
+        return WrongAnswer(text, ((first, text),))
     date = any(map(is_date, answers))
     forms = [form for answer in answers for form in (answer, *other_forms(answer))]
     for attempt in range(_TRIES):

@@ -11,6 +11,8 @@ _END = re.compile(
     r"[.!?\u3002\uff01\uff1f]+['\")\]\u201d\u2019\u300d\u300f]*"
     r"(?:(?=\s+[^a-z\s]|\s*\Z)|(?<=[\u3002\uff01\uff1f\u300d\u300f]))"
 )
+_BREAK = " qzxbreakqzx "
+"""Separates sentences that are examined together: a word that no answer contains."""
 _ABBREVIATIONS = frozenset(
     "Mr Mrs Ms Dr Prof St Sr Jr vs etc No Vol Gen Col Lt Sgt Capt Gov Sen Rep Hon Rev Mt Ft Inc Ltd Co Corp Bros ca "
     "approx e.g i.e fl b d r c Jan Feb Aug Sept Oct Nov Dec".split()
@@ -37,5 +39,5 @@ def split_sentences(text: str) -> list[str]:
 def whole_sentences(text: str, golds: Sequence[str]) -> list[str]:
     """The sentences of a text; all of it as one if an answer crosses from one into the next, as after "Chi."."""
     sentences = split_sentences(text)
-    crosses = contains_answer(text, golds) and not any(contains_answer(sentence, golds) for sentence in sentences)
+    crosses = len(sentences) > 1 and contains_answer(text, golds) and not contains_answer(_BREAK.join(sentences), golds)
     return [text] if crosses else sentences
