@@ -29,7 +29,7 @@ from zerosearch_agents.report.charts import (
 from zerosearch_agents.report.figures import save
 from zerosearch_agents.report.page import Notes, Report, load_page_templates, read_report, render_report, write_report
 from zerosearch_agents.report.robustness import ROLES, roles_of
-from zerosearch_agents.report.training import choose_stages
+from zerosearch_agents.report.training import choose_stages, training_curves
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines import FailingEngine, make_engine
@@ -146,6 +146,13 @@ def test_a_run_with_nothing_but_metrics_has_a_report(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert check(page).tags.count("figure") == 1
     assert f"Run {tmp_path.name}" in page
+
+
+def test_curves_of_outcomes_are_drawn_only_if_there_were_any() -> None:
+    plain = {"step": 1, "em": 0.5, "misled": 0.0, "abstained": 0.0, "hallucinated": 0.5}
+    assert [chart.title for chart in training_curves([plain])] == ["Exact match in training"]
+    titles = {chart.title for chart in training_curves([plain, plain | {"step": 2, "abstained": 0.25}])}
+    assert titles >= {"Abstained", "Wrong and not abstained", "Misled by noisy documents"}
 
 
 def _record(step: int, **metrics: float) -> str:
