@@ -49,6 +49,7 @@ class MenuVecEnv(VecEnv):
         self._actions: NDArray[np.int64] = np.zeros(num_envs, np.int64)
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
 
+    # Any: Stable-Baselines3 declares it so
     def reset(self) -> Any:
         """Start an episode in every sub-environment; the seeds are those of `seed`, if it was called."""
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
@@ -61,6 +62,7 @@ class MenuVecEnv(VecEnv):
         """Take the actions of the next step."""
         self._actions = actions
 
+    # Any: Stable-Baselines3 declares it so
     def step_wait(self) -> Any:
         """Play one turn in every sub-environment; those whose episode ended begin the next one."""
         observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
@@ -82,10 +84,12 @@ class MenuVecEnv(VecEnv):
         """Whether `get_attr` or `env_method` know a name."""
         return hasattr(self.envs, attr_name)
 
+    # Any: Stable-Baselines3 declares it so
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """An attribute, which all sub-environments share."""
         return [getattr(self.envs, attr_name)] * len(self._chosen(indices))
 
+    # Any: Stable-Baselines3 declares it so
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Refused: the sub-environments share everything.
 
@@ -97,6 +101,7 @@ class MenuVecEnv(VecEnv):
             "env_method('set_progress', x)."
         )
 
+    # Any: Stable-Baselines3 declares it so
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
@@ -107,6 +112,7 @@ class MenuVecEnv(VecEnv):
             return [masks[index] for index in chosen]
         return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * len(chosen)
 
+    # Any: Stable-Baselines3 declares it so
     def env_is_wrapped(self, wrapper_class: type[Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
         """No sub-environment is wrapped."""
         return [False] * len(self._chosen(indices))
@@ -115,6 +121,7 @@ class MenuVecEnv(VecEnv):
         return list(self._get_indices(indices))
 
 
+# Any: `MenuEnv` gives each argument its type
 def make_vec_env(num_envs: int = 1, *, seed: int | None = None, **arguments: Any) -> VecMonitor:
     """Make a `MenuVecEnv` that counts the reward and length of every episode (`VecMonitor`).
 

@@ -22,7 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerosearch_agents.evaluation.evaluate import Item, Store, evaluate
+from zerosearch_agents.evaluation.evaluate import evaluate
+from zerosearch_agents.evaluation.items import Item
+from zerosearch_agents.evaluation.store import Store
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.files.passages import iter_corpus

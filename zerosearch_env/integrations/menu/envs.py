@@ -223,7 +223,9 @@ class MenuVectorEnv(SetupViews, VectorEnv[Floats, NDArray[np.int64], NDArray[Any
         self._renew()
         return self._features(), self._with_masks(infos)
 
-    def step(self, actions: NDArray[np.int64] | Sequence[int]) -> tuple[Floats, Any, Any, Any, Info]:
+    def step(
+        self, actions: NDArray[np.int64] | Sequence[int]
+    ) -> tuple[Floats, NDArray[np.float64], Bools, Bools, Info]:
         """Choose an entry of the menu in every sub-environment; see `ZeroSearchVectorEnv.step`.
 
         Raises:
