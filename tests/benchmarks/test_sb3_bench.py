@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 
-from zerosearch_benchmarks.learning.sb3.bench import FIRST, main, markdown
+from zerosearch_benchmarks.learning.sb3.bench import FIRST, LEVELS, main, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
@@ -29,3 +32,19 @@ def test_the_benchmark_trains_tests_and_continues(tmp_path: Path, capsys: pytest
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == files
     assert "A2C" in capsys.readouterr().out
+
+
+def test_the_page_and_the_tables_show_the_record() -> None:
+    file = ROOT / "benchmarks" / "results" / "sb3.json"
+    record = json.loads(file.read_text("utf-8"))
+    assert file.with_suffix(".md").read_text("utf-8") == markdown(record)
+    page = (ROOT / "docs" / "stable-baselines3.md").read_text("utf-8")
+    runs = [row for row in record["runs"] if row["name"] == "MaskablePPO"]
+    for test in record["ceilings"]:
+        for group in record["ceilings"][test]:
+            figures = []
+            for level in LEVELS:
+                cells = [cell for row in runs for cell in row["tests"][test]]
+                ems = [cell["em"]["mean"] for cell in cells if (cell["group"], cell["noise"]) == (group, level)]
+                figures.append(f"{100 * statistics.mean(ems):.0f}")
+            assert f"| {test}, {group} | {' | '.join(figures)} |" in page

@@ -54,16 +54,18 @@ ALGORITHMS = (
     Algorithm(
         "DQN",
         "stable_baselines3",
-        16,
+        8,
         {
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-4,
+            "gamma": 0.9,
             "buffer_size": 50_000,
             "learning_starts": 2_000,
             "train_freq": 4,
-            "gradient_steps": 16,
+            "gradient_steps": 4,
             "batch_size": 128,
-            "target_update_interval": 2_000,
-            "exploration_fraction": 0.4,
+            "target_update_interval": 1_000,
+            "exploration_fraction": 0.5,
+            "exploration_final_eps": 0.1,
         },
     ),
 )
