@@ -49,6 +49,7 @@ def test_an_episode_without_gold_answers_has_a_prediction_and_no_scores() -> Non
     record = transcript_record(played())
     assert record["scores"] == {
         **dict.fromkeys(("em", "f1", "subem", "em_unicode", "f1_unicode", "reward")),
+        **dict.fromkeys(("misled", "abstained", "hallucinated", "counterfactual")),
         "prediction": "Jane Austen",
         "searches": 1,
     }

@@ -118,7 +118,7 @@ def test_verdicts_of_threads_are_requested_at_the_same_time_and_equal_ones_once(
     together = threading.Barrier(4)  # passes only if four requests are open at once
 
     async def handler(call: Call) -> Reply:
-        await asyncio.to_thread(together.wait, 10)
+        await asyncio.to_thread(together.wait, 60)
         return chat("yes")
 
     script = Script(handler)
