@@ -235,6 +235,28 @@ def endpoint() -> Iterator[str]:
     ).replace("%", " %")
 
 
+def noise() -> Iterator[str]:
+    """What kinds of noise cost."""
+    measured = record("corpus-episodes")
+    kinds = measured["kinds"]
+    made = {kind: cost["distractor"] for kind, cost in kinds.items() if kind not in ("distractor", "empty", "outage")}
+    cheapest, dearest = min(made, key=made.__getitem__), max(made, key=made.__getitem__)
+    yield (
+        f"a noisy search over {measured['passages']:,} passages takes between {made[cheapest]:.2f} (`{cheapest}`) and "
+        f"{made[dearest]:.2f} times (`{dearest}`) the CPU time of one with distractors, which itself takes "
+        f"{kinds['distractor']['useful']:.1f} times that of a search without noise"
+    )
+
+
+def engines() -> Iterator[str]:
+    """How fast function agents play over a large corpus."""
+    measured = record("corpus-episodes")
+    yield (
+        f"{measured['episodes_per_cpu_s']:.0f} episodes per CPU second with {measured['searches']} searches each over "
+        f"{measured['passages']:,} passages"
+    )
+
+
 def data() -> Iterator[str]:
     """The time to load questions."""
     measured = record("datasets")
@@ -347,6 +369,8 @@ def stability() -> Iterator[str]:
 PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "README.md": readme,
     "data.md": data,
+    "engines.md": engines,
+    "noise.md": noise,
     "optimisation-step.md": optimisation_step,
     "samplers.md": samplers,
     "scale.md": scale,
