@@ -484,7 +484,7 @@ class Episode:
         rules, level, seed, search = self.rules, self.noise_level, self.seed, self.searches
         self.searches = search + 1
         noisy: bool | tuple[bool, ...]
-        kind = "distractor" if self.noise_kinds is DISTRACTOR else self.noise_kinds.draw(seed, search)
+        kind = self.noise_kinds.draw(seed, search)
         if rules.noise_unit == "search":
             # u is in [0, 1), so the levels 0 and 1 need no draw.
             noisy = level > 0.0 and (level >= 1.0 or uniform2(seed, search, 0) < level)
