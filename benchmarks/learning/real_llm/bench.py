@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {', '.join(Data.FILES)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds (0 1)")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-llm"), help="folder of the runs (runs/real-llm)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the learner's "
+                        "matrix products; bfloat16 is faster on a processor with instructions for it (float32)")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="all stages at a tiny size; the figures mean nothing")
     arguments = parser.parse_args(argv)
     require("matplotlib")  # before the first hour, not after the last
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         cells += measured(stage, None)
     hashes = {path.name: file_hash(path) for path in data.files} | {model.name: folder_hash(model)}
     for seed in arguments.seeds:
-        stages = list(seed_stages(model, data, sizes, arguments.runs, seed))
+        stages = list(seed_stages(model, data, sizes, arguments.runs, seed, arguments.dtype))
         for stage in stages:
             stage.run()
             if stage.name.startswith("test"):

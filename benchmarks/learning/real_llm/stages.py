@@ -103,8 +103,10 @@ def untrained_stages(model: Path, data: Data, sizes: Sizes, runs: Path) -> Itera
     yield from _test("untrained", str(model), data, sizes, runs / "untrained")
 
 
-def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) -> Iterator[Stage]:
-    """The stages of one seed, in order."""
+def seed_stages(
+    model: Path, data: Data, sizes: Sizes, runs: Path, seed: int, dtype: str = "float32"
+) -> Iterator[Stage]:
+    """The stages of one seed, in order; `dtype` is the type of the learner's matrix products (weights are float32)."""
     folder = runs / f"seed-{seed}"
     demos, warm, trained = folder / "demos", folder / "warm", folder / "trained"
     yield Stage(
@@ -126,7 +128,7 @@ def seed_stages(model: Path, data: Data, sizes: Sizes, runs: Path, seed: int) ->
         trained,
         ("train", "--policy", str(warm / "policy"), "--data.dataset", str(data.train),
          "--environment.search-engine", data.engine, "--steps", str(sizes.steps), "--seed", str(seed), *TRAINING,
-         "--output", str(trained)),
+         "--optimizer.dtype", dtype, "--output", str(trained)),
         resume=("train", "--resume", str(trained)),
         started="config.toml",
         speed=WORKERS,
