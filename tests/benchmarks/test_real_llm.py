@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from zerosearch_benchmarks.learning.real_llm import stages, table
+from zerosearch_benchmarks.learning.real_llm.bench import earlier
 from zerosearch_benchmarks.learning.real_llm.stages import SMOKE, Data, Sizes
+from zerosearch_benchmarks.measure import write_record
 from zerosearch_env.errors import ConfigError
 
 
@@ -27,7 +29,7 @@ def test_every_stage_is_a_command_with_a_folder_of_its_own(data, tmp_path):
     model = tmp_path / "model"
     listed = [
         *stages.untrained_stages(model, data, Sizes(), tmp_path / "runs"),
-        *stages.seed_stages(model, data, Sizes(), tmp_path / "runs", 7),
+        *stages.seed_stages(model, data, Sizes(), tmp_path / "runs", 7, "bfloat16"),
     ]
     assert len({stage.output for stage in listed}) == len(listed)
     assert [stage.command[0] for stage in listed] == ["eval"] * 4 + ["demos", "sft"] + ["eval"] * 4 + ["train"] + [
@@ -77,6 +79,18 @@ def test_the_picture_has_the_mean_of_the_seeds_and_the_training():
     lines = {series.name: [point.y for point in series.points] for series in em.series if not series.faint}
     assert lines == {"as downloaded": [0.1, 0.1], "after reinforcement learning": pytest.approx([0.7, 0.45])}
     assert [len(chart.series) for chart in (em, reward, searches)] == [4, 3, 3]
+
+
+def test_seeds_are_added_only_to_a_record_of_the_same_model_data_and_sizes(tmp_path):
+    path = tmp_path / "record.json"
+    with pytest.raises(ConfigError, match="no record to add seeds to"):
+        earlier(path, {"model": "a"}, SMOKE)
+    write_record(path, (), hashes={"model": "a"}, sizes=SMOKE, **RECORD)
+    assert earlier(path, {"model": "a"}, SMOKE)["cells"] == RECORD["cells"]
+    with pytest.raises(ConfigError, match="made with other hashes, so"):
+        earlier(path, {"model": "b"}, SMOKE)
+    with pytest.raises(ConfigError, match="made with other hashes and sizes"):
+        earlier(path, {"model": "b"}, Sizes())
 
 
 def test_the_smoke_run_has_every_stage():

@@ -4,11 +4,15 @@ SmolLM2-135M-Instruct (or another model folder) answers questions over real pass
 Measured are the model as downloaded, after a warm start on demonstrations, and after GRPO with a curriculum of noise;
 next to each, RAG and direct answers with the same weights. Every stage is a command of the package and is printed.
 
-Takes two to four hours per seed on two cores. The same command continues an interrupted run.
+Takes two to four hours per seed on two cores. The same command continues an interrupted run, and `--seeds 1 --add` adds
+a seed to an earlier record.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from zerosearch_agents.report.figures import save
 from zerosearch_env.errors import ConfigError, require
 from zerosearch_env.identity import file_hash, folder_hash
 
-from ...measure import make_parser, write_record
+from ...measure import machine, make_parser, write_record
 from ..stages import Stage
 from .stages import SMOKE, Data, Sizes, seed_stages, untrained_stages
 from .table import charts, markdown
@@ -64,6 +68,24 @@ def trained(folder: Path) -> dict[str, Any]:
     }
 
 
+def earlier(path: Path, hashes: Mapping[str, str], sizes: Sizes) -> dict[str, Any]:
+    """The record to which seeds are added.
+
+    Raises:
+        ConfigError: there is none, or it was made with another model, other data or other sizes.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no record to add seeds to. Leave out --add for the first ones.")
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    expected = {"hashes": dict(hashes), "sizes": json.loads(json.dumps(asdict(sizes)))}
+    if differing := [name for name, value in expected.items() if record.get(name) != value]:
+        raise ConfigError(
+            f"{path} was made with other {' and '.join(differing)}, so these seeds cannot be added to it. Choose "
+            "another file with --output, or leave out --add to replace it."
+        )
+    return record
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run all stages; write the record, tables and picture after each seed."""
     parser = make_parser("real-llm", __doc__)
@@ -71,9 +93,11 @@ def main(argv: list[str] | None = None) -> int:
                         "zerosearch_benchmarks.models makes SmolLM2)")  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {', '.join(Data.FILES)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds (0 1)")
+    parser.add_argument("--add", action="store_true", help="keep the other seeds of the record at --output, which may "
+                        "come from another machine, and its figures of the untrained model")  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs/real-llm"), help="folder of the runs (runs/real-llm)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the learner's "
-                        "matrix products; bfloat16 is faster on a processor with instructions for it (float32)")  # fmt: skip
+                        "products; bfloat16 is faster on a processor with instructions for it (float32)")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="all stages at a tiny size; the figures mean nothing")
     arguments = parser.parse_args(argv)
     require("matplotlib")  # before the first hour, not after the last
@@ -81,12 +105,18 @@ def main(argv: list[str] | None = None) -> int:
     if not model.is_dir():
         raise ConfigError(f"{model}: no such folder. Make it with: python -m zerosearch_benchmarks.models FOLDER")
     data = Data(arguments.data)
+    hashes = {path.name: file_hash(path) for path in data.files} | {model.name: folder_hash(model)}
     cells: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
-    for stage in untrained_stages(model, data, sizes, arguments.runs):
-        stage.run()
-        cells += measured(stage, None)
-    hashes = {path.name: file_hash(path) for path in data.files} | {model.name: folder_hash(model)}
+    if arguments.add:
+        record = earlier(arguments.output, hashes, sizes)
+        cells, runs = (
+            [row for row in record[name] if row["seed"] not in arguments.seeds] for name in ("cells", "runs")
+        )
+    if not cells:
+        for stage in untrained_stages(model, data, sizes, arguments.runs):
+            stage.run()
+            cells += measured(stage, None)
     for seed in arguments.seeds:
         stages = list(seed_stages(model, data, sizes, arguments.runs, seed, arguments.dtype))
         for stage in stages:
@@ -97,9 +127,11 @@ def main(argv: list[str] | None = None) -> int:
             "seed": seed,
             "seconds": {stage.name: stage.record["seconds"] for stage in stages},
             "commands": {stage.name: list(stage.command) for stage in stages},
+            "machine": machine(["zerosearch-env", *LIBRARIES]),
         }
-        runs.append(run | trained(arguments.runs / f"seed-{seed}"))
-        record = {"seeds": arguments.seeds[: len(runs)], "hashes": hashes, "sizes": sizes, "cells": cells, "runs": runs}
+        runs = sorted([*runs, run | trained(arguments.runs / f"seed-{seed}")], key=lambda run: int(run["seed"]))
+        seeds = [run["seed"] for run in runs]
+        record = {"seeds": seeds, "hashes": hashes, "sizes": sizes, "cells": cells, "runs": runs}
         write_record(arguments.output, LIBRARIES, **record)
         arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
         save(charts(record), arguments.output.with_suffix(".svg"))
