@@ -14,7 +14,8 @@ from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.privacy import redact
 from zerosearch_env.progress import ProgressBar, work_figures
 
-from .results import JUDGE, Cell, CellKey, Evaluation
+from .episodes import JUDGE
+from .results import Cell, CellKey, Evaluation
 from .statistics import Interval
 
 

@@ -24,8 +24,9 @@ from zerosearch_env.identity import changes, text_hash
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
 from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_settings
+from .episodes import EpisodeResult, episode_result
 from .items import Item
-from .results import Cell, CellKey, EpisodeResult, Evaluation, episode_result, load_evaluation, save_evaluation
+from .results import Cell, CellKey, Evaluation, load_evaluation, save_evaluation
 
 
 @dataclass

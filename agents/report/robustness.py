@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from zerosearch_env.game.noise_kinds import DISTRACTOR
 
-from ..evaluation.results import Cell, Evaluation, Summary
+from ..evaluation.results import Cell, Evaluation
 from ..evaluation.statistics import EMPTY, Interval
+from ..evaluation.summaries import Summary
 from .charts import Axis, Chart, Point, Series, fitted_axis, percent, share_axis
 
 

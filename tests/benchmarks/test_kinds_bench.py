@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from zerosearch_agents.evaluation.results import Cell, EpisodeResult, Evaluation
+from zerosearch_agents.evaluation.episodes import EpisodeResult
+from zerosearch_agents.evaluation.results import Cell, Evaluation
 from zerosearch_benchmarks.learning.kinds.figures import differences, figures
 from zerosearch_benchmarks.learning.kinds.stages import SMOKE, TRAININGS, Sizes, seed_stages, shared_stages
 from zerosearch_benchmarks.learning.kinds.table import NAMES, markdown

@@ -13,9 +13,10 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import main
 from zerosearch_agents.evaluation.display import print_evaluation
+from zerosearch_agents.evaluation.episodes import episode_result
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.items import Item
-from zerosearch_agents.evaluation.results import CellKey, Evaluation, episode_result, load_evaluation, save_evaluation
+from zerosearch_agents.evaluation.results import CellKey, Evaluation, load_evaluation, save_evaluation
 from zerosearch_agents.evaluation.store import Journal, Store, transcript_path
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_agents.report.page import Notes, Report, render_report

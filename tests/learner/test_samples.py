@@ -13,9 +13,10 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.evaluation.cli import EvalConfig, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
+from zerosearch_agents.evaluation.episodes import EpisodeResult
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.items import Item
-from zerosearch_agents.evaluation.results import Cell, CellKey, EpisodeResult, Evaluation, load_evaluation
+from zerosearch_agents.evaluation.results import Cell, CellKey, Evaluation, load_evaluation
 from zerosearch_agents.evaluation.samples import majority, pass_at, pass_sizes
 from zerosearch_agents.evaluation.statistics import graded_mean
 from zerosearch_agents.evaluation.store import Store, transcript_path

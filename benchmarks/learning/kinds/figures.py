@@ -10,7 +10,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from zerosearch_agents.evaluation.results import METRIC_KINDS, Cell, CellKey, Evaluation
+from zerosearch_agents.evaluation.episodes import METRIC_KINDS
+from zerosearch_agents.evaluation.results import Cell, CellKey, Evaluation
 from zerosearch_agents.evaluation.statistics import Kind, mean_interval, paired_difference
 from zerosearch_env.types import StopReason
 
