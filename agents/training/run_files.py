@@ -243,6 +243,11 @@ class RunFiles:
         transcripts.touch()
         os.truncate(transcripts, min(state.transcripts_bytes, transcripts.stat().st_size))
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether the restored metrics begin with the evaluation before the first step. Known to every worker."""
+        return self._state.step > 0 or self._state.metrics_bytes > 0
+
     def record_first_evaluation(self, held_out: HeldOutResult | None) -> None:
         """Writes the evaluation before the first step, if there was one, as the metrics of step 0."""
         if self._metrics is None or held_out is None:

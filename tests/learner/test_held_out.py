@@ -22,7 +22,7 @@ from zerosearch_agents.runs.metrics import read_metrics
 from zerosearch_agents.runs.rollbacks import read_rollbacks
 from zerosearch_agents.sampling.engine import TurnLimits, TurnRequest
 from zerosearch_agents.sampling.vllm.parameters import vllm_parameters
-from zerosearch_agents.training import run_files
+from zerosearch_agents.training import run_files, trainer
 from zerosearch_agents.training.held_out import is_due, split_held_out
 from zerosearch_agents.training.trainer import train
 from zerosearch_env.errors import ConfigError, TrainingError
@@ -184,6 +184,22 @@ def test_an_interrupted_run_evaluates_and_keeps_as_an_uninterrupted_one(whole, t
     assert texts[0] == texts[1]
     best = [weights_hash(_weights(load_policy(Path(one.output) / "best").model)) for one in (config, mine)]
     assert best[0] == best[1]
+
+
+def test_a_run_interrupted_before_its_first_step_has_one_evaluation_there(tmp_path, monkeypatch):
+    config = _config(tmp_path, steps=1)
+    measure = trainer.evaluate_held_out
+
+    def interrupted(learner, step):
+        result = measure(learner, step)
+        os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate_held_out", interrupted)
+        assert _run(config).step == 0
+    assert _run(config, resume=True).step == 1
+    assert [record["step"] for record in _learning(config)] == [0, 1]
 
 
 @pytest.mark.slow
