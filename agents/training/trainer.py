@@ -359,32 +359,38 @@ def build_learner(
         stop_strings=rules.protocol.stop_strings,
         prompts=TurnEncoder(policy.tokenizer, rules, card.format).prompts(first),
     )
-    plain = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
-    kinds = read_noise_kinds(environment.noise_kind)
-    search = add_noise_kinds(plain, kinds, dataset.questions)
-    if workers.rank == 0:
-        try_engine(search, dataset.questions, rules.top_k)
-    return Learner(
-        config=config,
-        policy=replace(policy, model=models.policy),
-        reference=models.reference,
-        critic=models.critic,
-        optimizer=make_optimizer(models.policy, config),
-        gradient=flat_gradient(models.policy),
-        sampler=sampler,
-        engine=search,
-        owns_engine=engine is None,
-        dataset=dataset,
-        held_out=make_held_out(config, held_out, plain, dataset, given=engine is not None),
-        rules=rules,
-        schedule=make_schedule(config.curriculum),
-        noise_kinds=kinds,
-        workers=workers,
-        mode=mode,
-        adapter=adapter,
-        full_copy=policy.model if sharded else None,
-        async_rollouts=make_async_rollouts(config, sampler, search, policy, workers),
-    )
+    with contextlib.ExitStack() as if_refused:
+        if_refused.callback(sampler.close)
+        plain = make_engine(environment.search_engine if engine is None else engine, dataset=dataset)
+        if engine is None:
+            if_refused.callback(plain.close)
+        kinds = read_noise_kinds(environment.noise_kind)
+        search = add_noise_kinds(plain, kinds, dataset.questions)
+        if workers.rank == 0:
+            try_engine(search, dataset.questions, rules.top_k)
+        learner = Learner(
+            config=config,
+            policy=replace(policy, model=models.policy),
+            reference=models.reference,
+            critic=models.critic,
+            optimizer=make_optimizer(models.policy, config),
+            gradient=flat_gradient(models.policy),
+            sampler=sampler,
+            engine=search,
+            owns_engine=engine is None,
+            dataset=dataset,
+            held_out=make_held_out(config, held_out, plain, dataset, given=engine is not None),
+            rules=rules,
+            schedule=make_schedule(config.curriculum),
+            noise_kinds=kinds,
+            workers=workers,
+            mode=mode,
+            adapter=adapter,
+            full_copy=policy.model if sharded else None,
+            async_rollouts=make_async_rollouts(config, sampler, search, policy, workers),
+        )
+        if_refused.pop_all()
+    return learner
 
 
 def finished_policy(learner: Learner) -> Policy:

@@ -119,8 +119,11 @@ def make_game(config: MCPConfig) -> Game:
     index = _find(dataset, config.question)
     question = dataset.questions[index]
     engine = make_engine(config.engine, dataset=dataset)
-    check_corpus(engine, [question], rules.top_k, noise=level > 0)
-    try_engine(engine, [question], rules.top_k)
+    with contextlib.ExitStack() as if_refused:
+        if_refused.callback(engine.close)
+        check_corpus(engine, [question], rules.top_k, noise=level > 0)
+        try_engine(engine, [question], rules.top_k)
+        if_refused.pop_all()
     session = Session(question, rules, engine, noise_level=level, seed=mix(config.seed, index))
     return Game(session, engine, index, config.output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,7 +15,7 @@ from ..datasets.world.make import WorldConfig
 from ..engines import make_engine
 from ..engines.base import check_corpus
 from ..engines.kinds import add_noise_kinds
-from ..errors import ConfigError, DataError, unknown_name
+from ..errors import DataError, unknown_name
 from ..game.noise import CheckedSchedule, Schedule, check_level, choose_noise
 from ..game.noise_kinds import NoiseKinds, read_noise_kinds
 from ..game.rules import Rules, make_rules
@@ -141,13 +142,12 @@ def make_setup(options: EnvOptions) -> Setup:
     check_prompts(rules, data.questions)
     engine = make_engine(options.search_engine, dataset=data)
     owns_engine = isinstance(options.search_engine, (str, Mapping))
-    try:
+    with contextlib.ExitStack() as if_refused:
+        if owns_engine:
+            if_refused.callback(engine.close)
         check_corpus(engine, data.questions, rules.top_k, noise=_can_be_noisy(noise))
         engine = add_noise_kinds(engine, noise_kinds, data.questions)
-    except ConfigError:
-        if owns_engine:
-            engine.close()
-        raise
+        if_refused.pop_all()
     return Setup(data, rules, engine, owns_engine, noise, noise_kinds, options)
 
 

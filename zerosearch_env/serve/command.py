@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import os
@@ -149,23 +150,29 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
     dataset = None if config.dataset is None else config.load(config.dataset, config.split, world=config.world)
     kinds = read_noise_kinds(config.noise_kind)
+    noise = choose_noise(
+        config.noise_schedule,
+        config.noise_level,
+        start=config.noise_start,
+        end=config.noise_end,
+        base=config.noise_base,
+    )
     built = make_engine(config.engine, dataset=dataset) if engine is None else engine
-    built = add_noise_kinds(built, kinds, () if dataset is None else dataset.questions)
-    try_engine(built, () if dataset is None else dataset.questions, config.top_k)
+    questions = () if dataset is None else dataset.questions
+    with contextlib.ExitStack() as if_refused:
+        if engine is None:
+            if_refused.callback(built.close)
+        built = add_noise_kinds(built, kinds, questions)
+        try_engine(built, questions, config.top_k)
+        if_refused.pop_all()
     defaults = RequestDefaults(
         top_k=config.top_k,
         max_top_k=max(config.max_top_k, config.top_k),
-        noise=choose_noise(
-            config.noise_schedule,
-            config.noise_level,
-            start=config.noise_start,
-            end=config.noise_end,
-            base=config.noise_base,
-        ),
+        noise=noise,
         noise_kinds=kinds,
         curriculum_searches=config.curriculum_searches,
         seed=config.seed,
-        questions=() if dataset is None else dataset.questions,
+        questions=questions,
         required=engine_parts(built).required_fields,
     )
     metrics = Metrics()
