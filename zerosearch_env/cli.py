@@ -40,12 +40,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command("zerosearch_agents.plan.cli", "Estimate a preset's GPU memory and time, or do a dry run.", "train"),
     "eval": Command(
-        "zerosearch_agents.evaluation.cli",
+        "zerosearch_agents.commands.evaluate",
         "Evaluate checkpoints, your own agents and baselines at fixed noise levels.",
         "train",
     ),
     "ask": Command(
-        "zerosearch_agents.evaluation.ask", "Ask an agent a question of your own, and watch it search.", "train"
+        "zerosearch_agents.commands.ask", "Ask an agent a question of your own, and watch it search.", "train"
     ),
     "report": Command(
         "zerosearch_agents.report.cli", "Write a run's page again, and its charts as figures for papers."

@@ -48,6 +48,7 @@ ROOMS = {
         "players",
         "evaluation",
         "report",
+        "commands",
         "training",
         "demos",
         "sft",

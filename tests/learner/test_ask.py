@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zerosearch_agents.evaluation.ask import ShownEpisode
+from zerosearch_agents.commands.ask import ShownEpisode
 from zerosearch_agents.players.base import AgentOptions
 from zerosearch_env.cli import main
 from zerosearch_env.commands.view import render_page

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.evaluation.cli import main
+from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.evaluation.store import Store

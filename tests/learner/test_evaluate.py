@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import EvalConfig, main, run_evaluation
+from zerosearch_agents.commands.evaluate import EvalConfig, main, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.items import select_questions

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import main
+from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.items import Item
 from zerosearch_agents.evaluation.results import CellKey, load_evaluation

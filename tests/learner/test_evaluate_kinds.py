@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import main
+from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.episodes import episode_result
 from zerosearch_agents.evaluation.evaluate import evaluate

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from zerosearch_agents.commands.evaluate import main as evaluate
 from zerosearch_agents.config.train import DataConfig, TrainConfig, dump_config, parse_config
-from zerosearch_agents.evaluation.cli import main as evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_env.commands.index import Bm25Config, _passages
 from zerosearch_env.commands.play import PlayConfig, make_env

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tiny import tiny_dataset
 
-from zerosearch_agents.evaluation.cli import EvalConfig, run_evaluation
+from zerosearch_agents.commands.evaluate import EvalConfig, run_evaluation
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.episodes import EpisodeResult
 from zerosearch_agents.evaluation.evaluate import evaluate

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_episodes import actions, episodes, number, play, play_one
 
-from zerosearch_agents.evaluation.cli import main
+from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.players.base import AgentOptions

@@ -12,7 +12,7 @@ import tiny
 from rich.console import Console
 from test_rollout import DOCUMENTS, QUESTION, RULES, ScriptedSampler, play
 
-from zerosearch_agents.evaluation.cli import main
+from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.display import print_evaluation
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import Evaluation, load_evaluation

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from real_servers import Server, serving
 
-from zerosearch_agents.evaluation import cli
+from zerosearch_agents.commands import evaluate as cli
 from zerosearch_agents.evaluation.results import Cell, load_evaluation
 from zerosearch_agents.players.base import PolicyOptions
 from zerosearch_agents.players.policy import PolicyPlayer

@@ -42,13 +42,13 @@ from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
+from ..evaluation.evaluate import NOISE_LEVELS, evaluate
+from ..evaluation.items import select_questions
+from ..evaluation.results import Cell, CellKey
+from ..evaluation.store import Store, forget
 from ..players.identity import player_identities
 from ..players.options import PlayConfig
 from ..runs.manifest import versions
-from .evaluate import NOISE_LEVELS, evaluate
-from .items import select_questions
-from .results import Cell, CellKey
-from .store import Store, forget
 
 INCOMPLETE = AgentError.exit_status
 """Exit status of an evaluation with incomplete cells."""
@@ -141,7 +141,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> tuple[Cell, ...]
     """
     from rich.console import Console
 
-    from .display import EvaluationDisplay, print_evaluation, print_failures
+    from ..evaluation.display import EvaluationDisplay, print_evaluation, print_failures
 
     if not config.agent and not config.tool_agent:
         raise ConfigError(

@@ -1,0 +1,1 @@
+"""Commands in which agents play and a page of the results is written: `zerosearch eval` and `zerosearch ask`."""
