@@ -9,7 +9,6 @@ import dataclasses
 import math
 import os
 import shlex
-import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.options import ReadingOptions
 from zerosearch_env.datasets.world.make import WorldConfig
 from zerosearch_env.engines.registry import loads_code
-from zerosearch_env.errors import ConfigError, require, sentence, unknown_name
+from zerosearch_env.errors import ConfigError, require, unknown_name
 from zerosearch_env.game.noise import check_schedule
 from zerosearch_env.game.noise_kinds import read_mixture, read_noise_kinds
 from zerosearch_env.loading import names_code
@@ -32,6 +31,7 @@ from .agent import AgentChoices
 from .alarms import AlarmConfig
 from .algorithms import AlgorithmConfig, CriticConfig, apply_algorithm, check_algorithm
 from .lora import LoraShape
+from .tables import build, parse_toml, read_toml
 from .vllm import VLLMConfig, check_staleness
 
 
@@ -315,13 +315,7 @@ CODE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
 
 def read_config(path: str | os.PathLike[str], *, typed: Collection[str] | None = ()) -> TrainConfig:
     """Read a configuration from a TOML file; missing fields get their defaults. For `typed` see `parse_config`."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as cause:
-        raise ConfigError(f"the configuration {os.fspath(path)} cannot be read: {cause.strerror}.") from cause
-    except UnicodeDecodeError as cause:
-        raise ConfigError(f"the configuration {os.fspath(path)} is damaged: {sentence(cause)}") from cause
-    return parse_config(text, os.fspath(path), typed=typed)
+    return parse_config(read_toml(path, "configuration"), os.fspath(path), typed=typed)
 
 
 def parse_config(text: str, where: str = "configuration", *, typed: Collection[str] | None = ()) -> TrainConfig:
@@ -337,14 +331,7 @@ def parse_config(text: str, where: str = "configuration", *, typed: Collection[s
     Raises:
         ConfigError: it is not TOML, a field is unknown or has a wrong type, or a field names code.
     """
-    import tomllib  # when it is used: a help text takes long enough to import
-
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
-        raise ConfigError(f"{where} is not valid TOML: {sentence(cause)}") from cause
-    result = _build(TrainConfig, values, where, "")
-    assert isinstance(result, TrainConfig)
+    result = build(TrainConfig, parse_toml(text, where), where)
     if typed is not None:
         given = flatten_config(result)
         found = [(name, value) for name in CODE_FIELDS for value in _values(given[name])]
@@ -397,37 +384,6 @@ def _table(entries: list[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of a dataclass as a TOML table."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in entries if value is not None}
     return {name: redact(value) if isinstance(value, str) else value for name, value in plain.items()}
-
-
-def _build(kind: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:
-    """Build a dataclass of type `kind` from a TOML table, checking each value against its field's type."""
-    hints = typing.get_type_hints(kind)
-    for name in values:
-        if name not in hints:
-            raise unknown_name(f"field of {where}", f"{prefix}{name}", [f"{prefix}{hint}" for hint in hints])
-    return kind(**{name: _convert(hints[name], value, where, f"{prefix}{name}") for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
-    """Convert `value` to its field's type: int to float, list to tuple; any other value must match exactly."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: {name} must be a table, got {value!r}.")
-        return _build(hint, value, where, f"{name}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise unknown_name(f"{name} in {where}", value, map(str, arguments))
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return _convert(next(argument for argument in arguments if argument is not types.NoneType), value, where, name)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(arguments[0], item, where, name) for item in value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: {name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
-    return value
 
 
 _POSITIVE = (

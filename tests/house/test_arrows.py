@@ -56,7 +56,7 @@ ROOMS = {
         "simulator",
         "plan quickstart",
     ],
-    "zerosearch_benchmarks": ["measure models", "speed", "learning gpu noise", "cli"],
+    "zerosearch_benchmarks": ["measure models", "speed", "learning gpu noise robustness", "cli"],
 }
 MOST_MODULES = 14
 """Modules of one folder, `__init__.py` not counted."""

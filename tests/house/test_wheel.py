@@ -20,6 +20,7 @@ DATA = [
     ("agents", "config", "presets"),
     ("agents", "assets"),
     ("agents", "report", "templates"),
+    ("benchmarks", "robustness"),
     ("zerosearch_env", "assets"),
     ("zerosearch_env", "records", "templates"),
 ]

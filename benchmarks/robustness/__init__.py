@@ -1,0 +1,1 @@
+"""The robustness benchmark: its definitions, and the command that plays one."""
