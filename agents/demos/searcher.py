@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 
+from zerosearch_env.checks import check_number
 from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import answer_key
@@ -47,9 +48,7 @@ class Habits:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"habits.{entry.name} is a probability from 0 to 1, got {value!r}.")
+            check_number(f"habits.{entry.name}", getattr(self, entry.name), least=0, most=1)
 
 
 class ScriptedSearcher(ScriptedPlayer):

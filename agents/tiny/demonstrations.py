@@ -18,10 +18,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from zerosearch_env.checks import check_number
 from zerosearch_env.datasets.world.text import BY_NAME, Relation
 from zerosearch_env.engines import SearchEngine
 from zerosearch_env.engines.run import observe_searches
-from zerosearch_env.errors import ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.types import Document, Step
 
@@ -48,9 +48,7 @@ class Habits:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"habits.{entry.name} is a probability from 0 to 1, got {value!r}.")
+            check_number(f"habits.{entry.name}", getattr(self, entry.name), least=0, most=1)
 
 
 @dataclass

@@ -175,7 +175,7 @@ def test_without_next_hop_the_first_object_is_the_answer(
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Habits)])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_habits_are_probabilities(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"habits.{name} is a probability"):
+    with pytest.raises(ConfigError, match=f"habits.{name} must be a number of at least 0 and at most 1"):
         Habits(**{name: value})
 
 

@@ -180,7 +180,7 @@ def test_habits() -> None:
     careless = played(TWO_HOPS, Habits(short_query=0, careless=1), top_k=5)
     assert careless.scores is not None
     assert careless.scores.em == 0
-    with pytest.raises(ConfigError, match=r"habits\.careless is a probability from 0 to 1, got 2"):
+    with pytest.raises(ConfigError, match=r"habits\.careless must be a number of at least 0 and at most 1, got 2"):
         Habits(careless=2)
 
 
