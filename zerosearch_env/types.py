@@ -139,6 +139,24 @@ class Question:
         chain = self.metadata.get("chain") if self.metadata else None
         return tuple(map(str, chain[:-1])) if isinstance(chain, (tuple, list)) else ()
 
+    @property
+    def supporting(self) -> tuple[str, ...]:
+        """Titles of the paragraphs that are needed to answer, each once; empty if the dataset does not name them.
+
+        They are those of the supporting `paragraphs`; else `metadata["supporting"]`, a list or tuple of titles; else,
+        with a `chain` of answers (see `steps`), the subject of each step: `metadata["subject"]`, then `steps`.
+        """
+        metadata = self.metadata or {}
+        named, subject = metadata.get("supporting"), metadata.get("subject")
+        titles: tuple[object, ...] = ()
+        if self.paragraphs:
+            titles = tuple(paragraph.title for paragraph in self.paragraphs if paragraph.supporting)
+        elif isinstance(named, (tuple, list)):
+            titles = tuple(named)
+        elif subject and isinstance(metadata.get("chain"), (tuple, list)):
+            titles = (subject, *self.steps)
+        return tuple(dict.fromkeys(str(title) for title in titles if title))
+
 
 (
     _question_id,

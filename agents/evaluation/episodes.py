@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from zerosearch_env.errors import DataError
+from zerosearch_env.records.transcripts import noisy_flags
 from zerosearch_env.types import JsonObject, StopReason
 
 from .statistics import Kind
@@ -25,6 +26,7 @@ METRIC_KINDS: Mapping[str, Kind] = {
     "searches": "count",
     **dict.fromkeys(OUTCOMES, "binary"),
     "truthfulness": "signed",
+    "recall": "graded",
 }
 """The kind of each metric, which chooses its interval."""
 _EXTRA_KINDS: Mapping[str, Kind] = {
@@ -77,6 +79,16 @@ class EpisodeResult:
     """1 if the agent declined to answer, with one of the rules' phrases, else 0."""
     hallucinated: float | None = None
     """1 if there is an answer that is wrong and no abstention, else 0."""
+    found: tuple[int, ...] = ()
+    """Per turn that searched, in order: 1 if an answer was in its documents, 0 if not, -1 if the question has no gold
+    answer. Empty in results of earlier versions."""
+    noisy_searches: tuple[int, ...] = ()
+    """Per turn that searched, in order: 1 if any draw of its searches came out noisy, else 0. As `found`."""
+    recall: float | None = None
+    """Share of the question's supporting paragraphs that searches of the episode returned; see `paragraph_recall`. None
+    if the dataset does not name them."""
+    relation: str = ""
+    """What the question asks for (`metadata["relation"]`, or the names in `metadata["relations"]`), if it says so."""
 
     @property
     def truthfulness(self) -> float | None:
@@ -101,6 +113,7 @@ class EpisodeResult:
 _RECORDED = frozenset((*METRICS, *OUTCOMES, "searches", "prediction", "reward", "counterfactual"))
 """Entries of a transcript's scores that are not additional scores."""
 _TOKENS = ("tokens_read", "tokens_written")
+_LISTS = ("found", "noisy_searches")
 _COLUMNS = tuple(column.name for column in fields(EpisodeResult))
 
 
@@ -116,8 +129,9 @@ def episode_result(record: JsonObject) -> EpisodeResult:
     """
     try:
         question, turns, scores, extra = (record[name] for name in ("question", "turns", "scores", "extra"))
-        draws = [turn["noisy"] for turn in turns if turn["noisy"] is not None]
-        flags = [flag for draw in draws for flag in (draw if isinstance(draw, list) else [draw])]
+        searched = [turn for turn in turns if turn["noisy"] is not None]
+        draws = [turn["noisy"] if isinstance(turn["noisy"], list) else [turn["noisy"]] for turn in searched]
+        flags = [flag for draw in draws for flag in draw]
         hops, tokens = extra["hops"], record.get("tokens", {})
         return EpisodeResult(
             index=extra["index"],
@@ -136,16 +150,59 @@ def episode_result(record: JsonObject) -> EpisodeResult:
             tokens_read=tokens.get("read"),
             tokens_written=tokens.get("written"),
             **{name: scores.get(name) for name in OUTCOMES},
+            found=tuple(int(bool(turn["answer_in_documents"])) if record["answers"] else -1 for turn in searched),
+            noisy_searches=tuple(int(any(draw)) for draw in draws),
+            recall=paragraph_recall(record),
+            relation=extra.get("relation", ""),
         )
     except (KeyError, TypeError) as cause:
         raise DataError(f"not the transcript of a finished episode ({cause!r})") from cause
 
 
+def paragraph_recall(record: JsonObject) -> float | None:
+    """Share of the question's supporting paragraphs that any search of a recorded episode returned.
+
+    This is recall@k of all searches together, with the k documents of each. Paragraphs are compared by title, because
+    corpora cut their texts differently; so it means something only for engines that search a corpus with titles, and
+    where several passages share a title, one of them is enough. Noisy documents do not count: some kinds of noise
+    change what they say.
+
+    Returns:
+        A share from 0 to 1; None if the record names no supporting paragraphs.
+    """
+    if not (names := record["question"].get("supporting")):
+        return None
+    returned = {
+        _title_key(document["title"])
+        for turn in record["turns"]
+        if turn["noisy"] is not None
+        for document, noisy in zip(turn["documents"], noisy_flags(turn), strict=True)
+        if not noisy
+    }
+    wanted = {_title_key(name) for name in names}
+    return len(wanted & returned) / len(wanted)
+
+
+def _title_key(title: str) -> str:
+    """A title without case, underscores and the quotation marks that the passages of Search-R1's Wikipedia have."""
+    return " ".join(title.casefold().replace("_", " ").strip(' "').split())
+
+
 def episode_row(result: EpisodeResult) -> dict[str, Any]:
     """Plain JSON values, without entries that few evaluations have: the number of the first sample is one."""
     row = {name: getattr(result, name) for name in _COLUMNS} | {"extra": dict(result.extra)}
-    unknown = {name for name in OUTCOMES if row[name] is None}
-    return {n: value for n, value in row.items() if value or n not in {"extra", "sample", *_TOKENS, *unknown}}
+    optional = {"extra", "sample", *_TOKENS, *_LISTS, "relation"}
+    optional |= {name for name in (*OUTCOMES, "recall") if row[name] is None}
+    return {name: value for name, value in row.items() if value or name not in optional}
+
+
+def read_row(row: Mapping[str, Any]) -> EpisodeResult:
+    """The inverse of `episode_row`.
+
+    Raises:
+        TypeError: an entry is missing or unknown.
+    """
+    return EpisodeResult(**{**row, **{name: tuple(row[name]) for name in _LISTS if name in row}})
 
 
 def metric_kind(metric: str, samples: int = 1) -> Kind:

@@ -23,7 +23,7 @@ from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.types import StopReason
 
 from ..runs.output import RESULTS_FILE
-from .episodes import OUTCOMES, EpisodeResult, by_question, episode_row, metric_kind, with_values
+from .episodes import OUTCOMES, EpisodeResult, by_question, episode_row, metric_kind, read_row, with_values
 from .statistics import EMPTY, Interval, paired_difference
 from .summaries import Summary, summarise
 
@@ -145,7 +145,7 @@ class Cell:
         names = ("agent", "engine", "noise_level", "planned", "seconds")
         return cls(
             **{name: values[name] for name in names},
-            episodes=tuple(EpisodeResult(**row) for row in values["episodes"]),
+            episodes=tuple(read_row(row) for row in values["episodes"]),
             samples=values.get("samples", 1),
             noise_kind=values.get("noise_kind", str(DISTRACTOR)),
         )

@@ -166,10 +166,13 @@ class Journal:
     def write(self, episode: Episode, item: Item) -> EpisodeResult:
         """Append a finished episode; returns its result."""
         agent, engine, *_ = self._key
-        hops = (episode.question.metadata or {}).get("hops")
-        sample = {"sample": item.sample} if item.sample else {}
+        metadata = episode.question.metadata or {}
+        notes: dict[str, Any] = {"sample": item.sample} if item.sample else {}
+        relations = metadata.get("relation") or metadata.get("relations") or ()
+        if relations:
+            notes["relation"] = relations if isinstance(relations, str) else ", ".join(map(str, relations))
         record = transcript_record(
-            episode, agent=agent, engine=engine, index=item.index, **sample, hops=hops, run=self._run
+            episode, agent=agent, engine=engine, index=item.index, **notes, hops=metadata.get("hops"), run=self._run
         )
         if self._writer is not None:
             self._writer.write(record)

@@ -56,6 +56,8 @@ class Summary:
     """Share of answers that are wrong and no abstention."""
     truthfulness: Interval
     """EM minus the share of hallucinated answers, from -1 to 1."""
+    recall: Interval
+    """Share of the supporting paragraphs that the searches returned, where the dataset names them."""
     invalid_rate: float
     """Turns without a well-formed action / all turns; NaN if there are no turns."""
     realised_noise: float

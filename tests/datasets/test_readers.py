@@ -167,6 +167,17 @@ def test_hotpotqa(tmp_path: Path, row: dict[str, Any], container: str) -> None:
     assert data.metadata["format"] == "hotpotqa"
 
 
+def test_supporting_facts_without_paragraphs_are_kept_as_titles(tmp_path: Path) -> None:
+    facts = {"supporting_facts": {"title": ["B", "A", "B"], "sent_id": [0, 0, 1]}}
+    flashrag = {"id": "1", "question": "Who?", "golden_answers": ["Ada"], "metadata": facts}
+    own = {"question": "Who?", "answer": "Ada", "supporting_facts": [["A", 0], ["B", 2]]}
+    other = {"question": "Who?", "answer": "Ada", "supporting_facts": "three of them"}
+    titled = {"question": "Who?", "answer": "Ada", "supporting": ["C"]}
+    for row, titles in ((flashrag, ("A", "B")), (own, ("A", "B")), (other, ()), (titled, ("C",))):
+        assert load_dataset(lines(tmp_path / "dev.json", [row]), "dev").questions[0].supporting == titles
+    assert HOTPOT_QUESTION.supporting == ("A", "B")
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_2wikimultihopqa(tmp_path: Path, as_text: bool) -> None:
     row = HOTPOT | {"evidences": [["A", "country", "US"]], "answer_id": "Q1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,7 +221,9 @@ def test_transcripts_of_earlier_versions_are_read_and_continued(tmp_path: Path) 
     stored = load_evaluation(EARLIER).find("baseline:oracle", 0.5)
     assert stored is not None
     results = sorted((episode_result(record) for record in records), key=lambda result: result.key)
-    assert tuple(results) == stored.episodes
+    assert all(len(result.found) == len(result.noisy_searches) == result.draws for result in results)
+    # earlier results do not hold what each search found
+    assert tuple(replace(result, found=(), noisy_searches=()) for result in results) == stored.episodes
     items = [Item(record["extra"]["index"], DATA.questions[0]) for record in records]
     with Journal(path, key, records[0]["extra"]["run"], items) as journal:
         assert sorted(journal.finished) == sorted(result.key for result in stored.episodes)

@@ -2,7 +2,8 @@
 
 A record (`schema_version` 1) has the fields
 
-    schema_version, protocol, question {id, text, dataset, split}, answers, noise_level, noise_kind, seed, prompt,
+    schema_version, protocol, question {id, text, dataset, split, supporting}, answers, noise_level, noise_kind, seed,
+    prompt,
     turns [{turn, action, action_text, query, documents [{title, text, source, score}], noisy, answer_in_documents,
             observation, searches [{query, noisy, kind, documents (their number), message, wrong_answers}],
             messages [{role, content}]}],
@@ -11,6 +12,7 @@ A record (`schema_version` 1) has the fields
             counterfactual, additional scores},
     tokens {read, written}, extra
 
+`supporting` has the titles of the paragraphs that are needed to answer; it is only there if the dataset names them.
 `noisy` is a bool, a list with one bool per document, or null if the turn was not a search. `documents` has those of all
 searches of the turn, in the order of `searches`. `messages` is the observation as chat messages, in protocols with
 tools. `kind` is the kind of noise, null if the search was not noisy; `noise_kind` is the kind or mixture of the whole
@@ -65,6 +67,7 @@ def transcript_record(episode: Episode, **extra: Json) -> dict[str, Json]:
             "text": question.text,
             "dataset": question.dataset,
             "split": question.split,
+            **({"supporting": list(question.supporting)} if question.supporting else {}),
         },
         "answers": list(question.answers),
         "noise_level": float(episode.noise_level),

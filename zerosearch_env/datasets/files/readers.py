@@ -188,7 +188,7 @@ def read_plain(row: Row) -> Question:
     """A question and its answers; every other field becomes metadata."""
     used = {first_of(row, names) for names in (IDS, QUESTIONS, ANSWERS, ALIASES, _SOURCES, PROMPTS)}
     metadata = {key: plain(value) for key, value in row.items() if key not in used and not missing(value)}
-    return _build(row, _golds(row), metadata=metadata)
+    return _build(row, _golds(row), metadata=_with_supporting(metadata))
 
 
 def read_search_r1(row: Row) -> Question:
@@ -204,8 +204,19 @@ def read_search_r1(row: Row) -> Question:
         _rewarded_answers(row),
         split=str(extra.get("split") or ""),
         name=f"{source or 'row'}-{written(index)}" if numbered else None,
-        metadata=metadata,
+        metadata=_with_supporting(metadata),
     )
+
+
+def _with_supporting(metadata: dict[str, Json]) -> dict[str, Json]:
+    """The metadata with `supporting`, the titles of its `supporting_facts`, for `Question.supporting`."""
+    facts = metadata.get("supporting_facts")
+    if missing(facts) or "supporting" in metadata:
+        return metadata
+    try:
+        return metadata | {"supporting": sorted(supporting_titles(facts, "supporting_facts"))}
+    except RowError:
+        return metadata  # a column of this name that holds something else
 
 
 def _rewarded_answers(row: Row) -> tuple[str, ...]:
