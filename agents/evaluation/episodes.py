@@ -101,6 +101,11 @@ class EpisodeResult:
         return self.index, self.sample
 
     @property
+    def subsets(self) -> tuple[str, str, str]:
+        """Which of the subsets of questions it belongs to that results are broken down by, see `Cell.select`."""
+        return self.group, self.data_source, self.relation
+
+    @property
     def failed(self) -> bool:
         """True when a failure of the engine or of the agent's code ended the episode."""
         return StopReason(self.stop_reason).failed

@@ -100,23 +100,62 @@ class Cell:
         names = {result.data_source for result in self.episodes if result.data_source}
         return tuple(sorted(names)) if len(names) > 1 else ()
 
-    @cached_property
-    def _summaries(self) -> dict[tuple[str | None, str | None], Summary]:
-        """Cache of summaries: their bootstrap is the expensive part of saving and printing."""
-        return {}
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What its questions ask for, sorted; empty if there is only one relation, or if they are not known."""
+        names = {result.relation for result in self.episodes if result.relation}
+        return tuple(sorted(names)) if len(names) > 1 else ()
 
-    def summary(self, group: str | None = None, data_source: str | None = None) -> Summary:
-        """Means with 95 % intervals.
+    def select(
+        self, group: str | None = None, data_source: str | None = None, relation: str | None = None
+    ) -> tuple[EpisodeResult, ...]:
+        """The episodes of some questions, failed ones included.
 
         Args:
             group: `"1-hop"`, ...; None takes every episode.
             data_source: the name of a data set; None takes every episode.
+            relation: what the question asks for; None takes every episode.
         """
-        key = (group, data_source)
+        wanted = (group, data_source, relation)
+        if wanted == (None, None, None):
+            return self.episodes
+        return tuple(
+            result
+            for result in self.episodes
+            if all(want in (None, has) for want, has in zip(wanted, result.subsets, strict=True))
+        )
+
+    @cached_property
+    def _summaries(self) -> dict[tuple[str | None, ...], Summary]:
+        """Cache of summaries: their bootstrap is the expensive part of saving and printing."""
+        return {}
+
+    def summary(self, group: str | None = None, data_source: str | None = None, relation: str | None = None) -> Summary:
+        """Means with 95 % intervals, over the episodes of `select`.
+
+        Args:
+            group: see `select`.
+            data_source: see `select`.
+            relation: see `select`.
+        """
+        key = (group, data_source, relation)
         if key not in self._summaries:
-            chosen = [r for r in self.episodes if group in (None, r.group) and data_source in (None, r.data_source)]
-            self._summaries[key] = summarise(chosen, self.samples)
+            self._summaries[key] = summarise(self.select(*key), self.samples)
         return self._summaries[key]
+
+    def scores(
+        self, metric: str, group: str | None = None, data_source: str | None = None, relation: str | None = None
+    ) -> dict[int, float]:
+        """The value of a metric by the question's index, of the finished questions that have one; the mean of samples.
+
+        Args:
+            metric: one of `METRIC_KINDS`, or an additional score.
+            group: see `select`.
+            data_source: see `select`.
+            relation: see `select`.
+        """
+        chosen = self.select(group, data_source, relation)
+        return by_question(with_values((result for result in chosen if not result.failed), metric))
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -188,6 +227,11 @@ class Evaluation:
     def data_sources(self) -> tuple[str, ...]:
         """Data sets of the questions, sorted; empty if there is only one."""
         return tuple(sorted({name for cell in self.cells for name in cell.data_sources}))
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What the questions ask for, sorted; empty if there is only one relation."""
+        return tuple(sorted({name for cell in self.cells for name in cell.relations}))
 
     @property
     def outcomes(self) -> tuple[str, ...]:
@@ -288,15 +332,10 @@ def _difference(first: Cell | None, second: Cell | None, metric: str, group: str
     """The paired difference of a metric, over the questions that both cells have finished."""
     if first is None or second is None:
         return EMPTY
-    left, right = (_scores(cell, metric, group) for cell in (first, second))
+    left, right = (cell.scores(metric, group) for cell in (first, second))
     common = sorted(left.keys() & right.keys())
     kind = metric_kind(metric, max(first.samples, second.samples))
     return paired_difference([left[i] for i in common], [right[i] for i in common], kind)
-
-
-def _scores(cell: Cell, metric: str, group: str | None) -> dict[int, float]:
-    """The value of a metric by the question's index, of the questions that have one."""
-    return by_question(with_values((r for r in cell.finished if group in (None, r.group)), metric))
 
 
 def save_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:
