@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 from results import made_episode
 
-from zerosearch_agents.evaluation.behaviour import FIGURES, Behaviour, behaviour
+from zerosearch_agents.evaluation.analysis.behaviour import FIGURES, Behaviour, behaviour
 from zerosearch_agents.evaluation.episodes import EpisodeResult
 from zerosearch_agents.evaluation.results import Cell
 from zerosearch_agents.evaluation.statistics import EMPTY, graded_mean, wilson

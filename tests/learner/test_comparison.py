@@ -8,9 +8,9 @@ import math
 import pytest
 from results import made_cell, made_episode
 
-from zerosearch_agents.evaluation.comparison import Comparison, comparisons, p_value
+from zerosearch_agents.evaluation.analysis.comparison import Comparison, comparisons, p_value
+from zerosearch_agents.evaluation.analysis.significance import holm, mcnemar, sign_flip
 from zerosearch_agents.evaluation.results import Cell, Evaluation
-from zerosearch_agents.evaluation.significance import holm, mcnemar, sign_flip
 from zerosearch_agents.evaluation.statistics import graded_mean, tango
 from zerosearch_env.errors import ConfigError
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results import made_cell, made_episode
 
+from zerosearch_agents.evaluation.analysis.robustness import area_scores, curves, half_lost, levels_of, share_kept
 from zerosearch_agents.evaluation.results import Cell, Evaluation
-from zerosearch_agents.evaluation.robustness import area_scores, curves, half_lost, levels_of, share_kept
 from zerosearch_agents.evaluation.statistics import EMPTY, graded_mean, tango, wilson
 
 LEVELS = (0.0, 0.25, 0.5, 0.75)

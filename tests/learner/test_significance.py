@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_agents.evaluation import significance
-from zerosearch_agents.evaluation.significance import holm, mcnemar, sign_flip
+from zerosearch_agents.evaluation.analysis import significance
+from zerosearch_agents.evaluation.analysis.significance import holm, mcnemar, sign_flip
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .episodes import EpisodeResult, by_question
-from .results import Cell
-from .statistics import Interval, Kind, mean_interval
+from ..episodes import EpisodeResult, by_question
+from ..results import Cell
+from ..statistics import Interval, Kind, mean_interval
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from zerosearch_env.errors import ConfigError, unknown_name
 from zerosearch_env.game.noise_kinds import DISTRACTOR
 
-from .episodes import METRIC_KINDS, metric_kind
-from .results import Cell, Evaluation
+from ..episodes import METRIC_KINDS, metric_kind
+from ..results import Cell, Evaluation
+from ..statistics import Interval, Kind, paired_difference
 from .robustness import area_kind, area_scores, levels_of
 from .significance import holm, mcnemar, sign_flip
-from .statistics import Interval, Kind, paired_difference
 
 Breakdown = Literal["hops", "data_source", "relation"]
 """What questions are told apart by: their group, their data set, or what they ask for."""

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from zerosearch_env.game.noise_kinds import DISTRACTOR
 
-from .episodes import metric_kind
-from .results import Cell, Evaluation
-from .statistics import EMPTY, Interval, Kind, mean_interval, paired_difference
+from ..episodes import metric_kind
+from ..results import Cell, Evaluation
+from ..statistics import EMPTY, Interval, Kind, mean_interval, paired_difference
 
 AREA_LEVELS = (0.0, 0.25, 0.5, 0.75)
 KEPT_LEVEL = 0.5
