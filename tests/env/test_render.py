@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -173,6 +176,12 @@ def write(path: Path, count: int = 3) -> None:
             writer.write(record)
 
 
+def listing(page: str) -> dict[str, Any]:
+    """The list of episodes on a page."""
+    (text,) = re.findall(r'<script type="application/json" id="ze-listing">(.*?)</script>', page)
+    return json.loads(text)
+
+
 def test_view_writes_one_page_that_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "t<1>.jsonl", tmp_path / "new" / "page.html"
     write(source)
@@ -180,24 +189,53 @@ def test_view_writes_one_page_that_needs_nothing_else(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"wrote 3 transcripts to {output}\n"
     page = output.read_text("utf-8")
     reader = read(page)
-    items = [attributes for tag, attributes in reader.tags if attributes.get("class") == "item"]
-    assert [item["data-verdict"] for item in items] == ["open", "correct", "open"]
-    assert {item["data-noise"] for item in items} <= {"noisy", "clean"}
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "src=" not in page
     assert page.count("<style>") == 2
-    assert "step 2" in page
     assert "3 transcripts · EM 1.000" in "".join(reader.words)
+    data = listing(page)
+    assert [place[3] for place in data["places"]] == ["step 0", "step 1", "step 2"]
+    assert data["columns"][0]["outcomes"] == "oro"
+    assert [len(data["question"]), data["columns"][0]["searches"]] == [3, [1, 1, 1]]
+
+
+def test_a_page_allows_only_its_own_script() -> None:
+    page = view.render_page([make_record()], title="page")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (
+        tag["content"] for name, tag in read(page).tags if name == "meta" and tag.get("http-equiv") is not None
+    )
+    assert f"script-src 'sha256-{digest}'" in str(policy)
+    assert str(policy).startswith("default-src 'none'")
 
 
 def test_nothing_in_a_transcript_becomes_markup_of_the_page() -> None:
     record = make_record(text=NASTY)
-    record["extra"] = {"agent": NASTY}
-    page = view.render_page([record], title=NASTY)
+    record["extra"] = {"agent": NASTY, "step": NASTY, "engine": NASTY}
+    record["question"]["id"] = record["question"]["dataset"] = NASTY
+    page = view.render_page([record, make_record(text="</script><script>alert(1)</script><!--")], title=NASTY)
     reader = read(page)
-    assert [tag for tag, _ in reader.tags].count("script") == 1
-    assert "".join(reader.words).count("<script>alert('&')</script>") >= 5
+    assert [tag for tag, _ in reader.tags].count("script") == 1 + 1 + 2
+    assert page.count("<!--") == 0
     assert all(char.isprintable() or char in "\n\t" for char in page)
+    assert listing(page)["agents"] == [NASTY, ""]
+    (block,) = re.findall(r'id="ze-block-0">(.*?)</script>', page)
+    assert "<" not in block
+    assert ["First " + NASTY, NASTY] in json.loads(block)["documents"]
+
+
+def test_agents_are_in_the_row_of_their_question_and_samples_have_rows_of_their_own() -> None:
+    records = [make_record(answer=answer) for answer in ("Geneva", "Bern", "Geneva", None)]
+    for record, agent in zip(records, ("a", "b", "b", "b"), strict=True):
+        record["extra"] = {"agent": agent, "engine": "corpus", "hops": 1, "index": 3, "run": "hash"}
+    data = listing(view.render_page(records, title="page"))
+    assert data["agents"] == ["a", "b"]
+    assert [place[3] for place in data["places"]] == ["", "(2)", "(3)"]
+    assert [column["outcomes"] for column in data["columns"]] == ["r..", "wro"]
+    assert [data["strings"][number] for number in data["columns"][1]["predictions"][:2]] == ["Bern", "Geneva"]
+    assert data["questions"][0][3] == "1-hop"
 
 
 def test_view_keeps_the_last_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +258,7 @@ def test_view_of_a_folder_shows_the_last_ones_of_each_file(tmp_path: Path, capsy
     assert "wrote 4 transcripts (the last ones of 7, see --limit)" in capsys.readouterr().out
     page = output.read_text("utf-8")
     assert f"<h1>{tmp_path.name}</h1>" in page
-    assert [page.count(f"<span>step {i} · noise level ") for i in range(4)] == [0, 1, 2, 1]
+    assert sorted(place[3] for place in listing(page)["places"]) == ["step 1", "step 2", "step 2 (2)", "step 3"]
     with pytest.raises(ConfigError, match="limit"):
         view.write_page(tmp_path, output, limit=1)
     (tmp_path / "other").mkdir()

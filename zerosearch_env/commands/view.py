@@ -1,4 +1,7 @@
-"""`zerosearch view`: turn recorded transcripts into one HTML file that needs no network."""
+"""`zerosearch view`: turn recorded transcripts into one HTML file that needs no network.
+
+files -> records -> Explorer (records/explorer.py) -> a page with filters, links, and agents side by side
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,25 @@ import tyro
 from ..checks import check_whole_number
 from ..command_line import read_options
 from ..errors import DataError
+from ..records.explorer import Explorer, Place, Question, Section, outcome
 from ..records.html import load_templates
-from ..records.transcripts import noisy_flags, read_transcripts
+from ..records.transcripts import noisy_flags, read_transcripts, was_played
 from ..types import JsonObject
 
 _SHOWN = ("question", "answers", "noise_level", "turns", "scores", "stop_reason", "extra")
 """Fields of a transcript that the page needs."""
 _PLACES = ("transcripts.jsonl", "transcripts/*.jsonl", "evaluation/transcripts/*.jsonl")
 """Where commands write transcripts in their output folder."""
-_INTERNAL = ("run",)
-"""Entries of `extra` that say nothing to a reader: the hash of an evaluation's conditions."""
+_KNOWN = ("run", "agent", "engine", "index", "hops")
+"""Entries of `extra` that have a filter of their own, or say nothing to a reader: the hash of an evaluation's run."""
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Turn recorded transcripts into one HTML file with filters. The page needs no network."""
+    """Turn recorded transcripts into one HTML file with filters. The page needs no network.
+
+    The agents of an evaluation are side by side. The documents have the answers marked.
+    """
 
     transcripts: Annotated[Path, tyro.conf.Positional]
     """A JSONL file with transcripts, or the output folder of `zerosearch train`, `quickstart` or `eval`."""
@@ -106,7 +113,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def render_page(records: Iterable[JsonObject], *, title: str, total: int | None = None) -> str:
-    """A page with filters and all transcripts, each collapsed under its question.
+    """A page with filters and all transcripts; those of the same question at the same noise are in one row.
 
     Args:
         records: records from `transcript_record`.
@@ -114,18 +121,68 @@ def render_page(records: Iterable[JsonObject], *, title: str, total: int | None 
         total: number of transcripts before the limit was applied; None: the number of `records`.
 
     Returns:
-        A complete HTML document that loads nothing. Without JavaScript it shows all transcripts and no filters.
+        A complete HTML document that loads nothing. Its list is shown by the script in it.
     """
     records = list(records)
     facts = _facts(records)
     if total not in (None, len(records)):
         facts[0] = f"the last {len(records)} of {total} transcripts"
-    page = load_templates().get_template("view.html")
-    return page.render(title=title, facts=facts, items=map(_item, records))
+    return load_templates().get_template("view.html").render(title=title, facts=facts, section=_section(records))
+
+
+def _section(records: Sequence[JsonObject]) -> Section:
+    """The list of episodes, each with its transcript on the page."""
+    explorer = Explorer()
+    of_question: dict[str, list[tuple[str, Place, JsonObject]]] = {}
+    seen: set[tuple[str, str, Place]] = set()
+    for record in records:
+        question, place, agent = _question(record), _place(record), str(record["extra"].get("agent", ""))
+        number, first = 1, place
+        while (question.id, agent, place) in seen:  # several samples of a question in one training step
+            number += 1
+            place = first._replace(note=f"{first.note} ({number})".strip())
+        seen.add((question.id, agent, place))
+        scores = record["scores"] or {}
+        explorer.add(
+            question,
+            place,
+            agent,
+            outcome(
+                scores.get("em"),
+                scores.get("misled"),
+                scores.get("abstained"),
+                scores.get("prediction"),
+                failed=record["stop_reason"] is not None and not was_played(record),
+            ),
+            scores.get("prediction"),
+            sum(turn["action"] == "search" for turn in record["turns"]),
+            sum(any(noisy_flags(turn)) or turn["noisy"] is True for turn in record["turns"]),
+        )
+        of_question.setdefault(question.id, []).append((agent, place, record))
+    return explorer.section({id: explorer.block(rows) for id, rows in of_question.items()})
+
+
+def _question(record: JsonObject) -> Question:
+    question, hops = record["question"], record["extra"].get("hops")
+    name = " ".join(filter(None, (question["dataset"], question["id"]))) or question["text"]
+    group = f"{hops}-hop" if hops else ""
+    return Question(name, question["text"], tuple(record["answers"]), group, question["dataset"] or "")
+
+
+def _place(record: JsonObject) -> Place:
+    extra = record["extra"]
+    notes = [
+        f"{name} {value}"
+        for name, value in extra.items()
+        if name not in _KNOWN and isinstance(value, str | int | float)
+    ]
+    return Place(
+        str(extra.get("engine", "")), record.get("noise_kind", "noise"), record["noise_level"], " · ".join(notes)
+    )
 
 
 def _facts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    scored = [record["scores"] for record in records if _is_scored(record["scores"])]
+    scored = [record["scores"] for record in records if record["scores"] and record["scores"]["em"] is not None]
     searches = [turn for record in records for turn in record["turns"] if turn["noisy"] is not None]
     facts = [f"{len(records)} transcripts"]
     if scored:
@@ -134,20 +191,3 @@ def _facts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if searches:
         facts.append(f"{fmean(any(noisy_flags(turn)) for turn in searches):.0%} of searches noisy")
     return facts
-
-
-def _is_scored(scores: Mapping[str, Any] | None) -> bool:
-    """False if the episode is not over, or its question has no gold answers."""
-    return scores is not None and scores["em"] is not None
-
-
-def _item(record: Mapping[str, Any]) -> dict[str, Any]:
-    scores = record["scores"]
-    extra = [(name, value) for name, value in record["extra"].items() if name not in _INTERNAL]
-    extra = [(name, value) for name, value in extra if isinstance(value, (str, int, float))]
-    return {
-        "record": record,
-        "verdict": "open" if not _is_scored(scores) else "correct" if scores["em"] == 1.0 else "wrong",
-        "noisy": any(any(noisy_flags(turn)) for turn in record["turns"]),
-        "note": " · ".join([*(f"{name} {value}" for name, value in extra), f"noise level {record['noise_level']:g}"]),
-    }
