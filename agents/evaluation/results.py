@@ -24,6 +24,7 @@ from zerosearch_env.types import StopReason
 
 from ..runs.output import RESULTS_FILE
 from .episodes import OUTCOMES, EpisodeResult, by_question, episode_row, metric_kind, read_row, with_values
+from .hashes import changed_parts, file_hash, record_hash
 from .statistics import EMPTY, Interval, paired_difference
 from .summaries import Summary, summarise
 
@@ -161,10 +162,10 @@ class Cell:
     def record(self) -> dict[str, Any]:
         """Plain JSON values: the summary for human readers, the episodes for later comparisons.
 
-        Cached, because the results file is rewritten after every cell.
+        Cached, because the results file is rewritten after every cell. `hash` is the `record_hash` of the rest.
         """
         groups = [group for group in self.groups if group]
-        return {
+        record = {
             "agent": self.agent,
             "engine": self.engine,
             "noise_level": self.noise_level,
@@ -177,6 +178,7 @@ class Cell:
             "data_sources": {name: self.summary(data_source=name).as_dict() for name in self.data_sources},
             "episodes": [episode_row(result) for result in self.episodes],
         }
+        return record | {"hash": record_hash(record)}
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Cell:
@@ -320,11 +322,14 @@ class Evaluation:
         return Evaluation(tuple(table.values()), {**self.settings, **settings})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, with the schema version."""
+        """Plain JSON values, with the schema version and the hashes by which edits are recognised (`hashes.py`)."""
+        cells = [cell.record for cell in self.cells]
+        settings = dict(self.settings)
         return {
             "schema_version": SCHEMA_VERSION,
-            "settings": dict(self.settings),
-            "cells": [cell.record for cell in self.cells],
+            "settings": settings,
+            "cells": cells,
+            "hash": file_hash(settings, cells),
         }
 
 
@@ -349,10 +354,36 @@ def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
     """Read an evaluation from a `results.json` or from the folder that holds one.
 
     Raises:
+        DataError: the file is missing, is not a results file, has another schema version, or was changed after it was
+            written.
+    """
+    file = results_file(path)
+    values = read_results(file)
+    try:
+        evaluation = Evaluation(tuple(Cell.from_record(cell) for cell in values["cells"]), values["settings"])
+        changed = changed_parts(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        raise DataError(f"{file}: a cell is incomplete ({cause!r})") from cause
+    if changed:
+        raise DataError(
+            f"{file} was changed after it was written: {changed[0]} does not fit its hash; restore the file that the "
+            "command wrote"
+        )
+    return evaluation
+
+
+def results_file(path: str | os.PathLike[str]) -> Path:
+    """The `results.json` that a path names: the file itself, or the one in a folder."""
+    file = Path(path)
+    return file / RESULTS_FILE if file.is_dir() else file
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """The content of a results file as plain JSON, with a schema version that this version reads.
+
+    Raises:
         DataError: the file is missing, is not a results file, or has another schema version.
     """
-    file = Path(path)
-    file = file / RESULTS_FILE if file.is_dir() else file
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
@@ -362,7 +393,4 @@ def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"{file}: expected schema version {SCHEMA_VERSION}, got {version!r}")
-    try:
-        return Evaluation(tuple(Cell.from_record(cell) for cell in values["cells"]), values["settings"])
-    except (KeyError, TypeError, ValueError) as cause:
-        raise DataError(f"{file}: a cell is incomplete ({cause!r})") from cause
+    return values  # type: ignore[no-any-return]

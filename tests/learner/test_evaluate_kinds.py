@@ -188,6 +188,7 @@ def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path
     values = json.loads(path.read_text())
     for row in values["cells"][0]["episodes"]:
         del row["data_source"]
+    del values["hash"]  # those results had none
     path.write_text(json.dumps(values))
     assert load_evaluation(tmp_path).cells[0].summary().em == result.cells[0].summary().em
     del values["cells"][0]["episodes"][0]["em"]
