@@ -53,6 +53,10 @@ _MODULES = {
         "learning.real_llm.bench",
         "A pretrained language model learns to search over real text: every stage, with tests before and after.",
     ),
+    "robustness": (
+        "robustness.bench",
+        "How robust agents are to noisy searches: every kind and level of a frozen definition, for any agent.",
+    ),
     "kinds": (
         "learning.kinds.bench",
         "Kinds of noise: the quickstart's policy under each, and what training on a mixture or to abstain changes.",

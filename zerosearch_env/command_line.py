@@ -97,15 +97,20 @@ def _read_options(
 
 
 def _options_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """How tyro reads a dataclass: its own fields come before inherited ones, and their help has no line breaks."""
+    """How tyro reads a dataclass: its own fields come first, then those of its bases; their help has no line breaks."""
     from tyro.constructors import MISSING_NONPROP, StructConstructorSpec, StructFieldSpec
 
     if not is_dataclass(info.type):
         return None
     types, texts = typing.get_type_hints(info.type, include_extras=True), _help_texts(info.type)
-    inherited = {name for base in info.type.__bases__ for name in getattr(base, "__dataclass_fields__", ())}
+    # Field -> how far away the class is that it comes from.
+    distance = {
+        name: number
+        for number, base in enumerate(info.type.__mro__)
+        for name in getattr(base, "__dataclass_fields__", ())
+    }
     specs = []
-    for field in sorted(fields(info.type), key=lambda field: field.name in inherited):
+    for field in sorted(fields(info.type), key=lambda field: distance[field.name]):
         if is_dataclass(info.default):
             default = getattr(info.default, field.name)
         elif field.default_factory is not MISSING:

@@ -76,6 +76,12 @@ class AgentError(ZeroSearchError, RuntimeError):
     """What was finished before is on disk, and the rest is missing."""
 
 
+class BudgetError(ZeroSearchError, RuntimeError):
+    """A budget is used up: no further episode begins. What was played is kept, and the rest can be played later."""
+
+    exit_status = 3
+
+
 class TrainingError(ZeroSearchError, RuntimeError):
     """A training run cannot continue: a worker process died, every search failed, or the gradients are not finite."""
 

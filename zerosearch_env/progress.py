@@ -1,7 +1,7 @@
-"""Progress of long work: a bar in a terminal, plain lines otherwise; and the turns and tokens written so far.
+"""Progress of long work: a bar in a terminal, plain lines otherwise; and what players have done so far.
 
 An episode may take minutes, so finished episodes alone say little about the progress of an evaluation. Whoever writes
-turns therefore counts them in `WORK`, which a bar may show.
+turns therefore counts them in `WORK`, which a bar may show and a budget may limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, MutableSequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 
 _REFRESH_S = 1.0
+
+
+class WorkCounts(NamedTuple):
+    """What players have done."""
+
+    turns: int = 0
+    tokens: int = 0
+    """Tokens that models have written."""
+    read: int = 0
+    """Tokens that models behind endpoints have read, as their servers count them."""
+    requests: int = 0
+    """Requests to servers, retries included; for players that ask no server, one per turn or completion."""
+    uncounted: int = 0
+    """Completions of which the server has not said how many tokens they took."""
 
 
 class Work:
@@ -31,26 +45,36 @@ class Work:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._own: MutableSequence[int] = [0, 0]
+        self._own: MutableSequence[int] = [0] * len(WorkCounts._fields)
         self._workers: list[MutableSequence[int]] = []
 
-    def add(self, turns: int = 0, tokens: int = 0) -> None:
-        """Count finished turns, and tokens as soon as they are sampled."""
-        with self._lock:
-            self._own[0] += turns
-            self._own[1] += tokens
+    def add(
+        self, turns: int = 0, tokens: int = 0, read: int = 0, requests: int | None = None, uncounted: int = 0
+    ) -> None:
+        """Count finished turns, and tokens as soon as they are sampled; see `WorkCounts`.
 
-    def total(self) -> tuple[int, int]:
-        """The turns and tokens so far."""
-        parts = [self._own, *self._workers]
-        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+        Args:
+            turns: finished turns.
+            tokens: tokens that a model has written.
+            read: tokens that a model has read.
+            requests: requests to a server or a model; None: one per turn.
+            uncounted: completions without token counts.
+        """
+        with self._lock:
+            counts = (turns, tokens, read, turns if requests is None else requests, uncounted)
+            for position, count in enumerate(counts):
+                self._own[position] += count
+
+    def total(self) -> WorkCounts:
+        """The counts so far."""
+        return WorkCounts(*map(sum, zip(self._own, *self._workers, strict=True)))
 
     def include(self, counts: MutableSequence[int]) -> None:
-        """Also report what a worker process counts into `counts`, two integers in memory shared with it."""
+        """Also report what a worker process counts into `counts`: integers in shared memory, one per count."""
         self._workers.append(counts)
 
     def count_into(self, counts: MutableSequence[int]) -> None:
-        """Count into `counts` from now on (in a worker process)."""
+        """Count into `counts` from now on (in a worker process); one integer per entry of `WorkCounts`."""
         self._own = counts
 
 
@@ -60,11 +84,11 @@ WORK = Work()
 
 def work_figures() -> Callable[[], str]:
     """A function for `ProgressBar(live=...)`: turns and tokens since now, such as `12 turns, 3,400 tokens (31/s)`."""
-    began, (turns_before, tokens_before) = time.monotonic(), WORK.total()
+    began, before = time.monotonic(), WORK.total()
 
     def figures() -> str:
-        turns, tokens = WORK.total()
-        turns, tokens = turns - turns_before, tokens - tokens_before
+        now = WORK.total()
+        turns, tokens = now.turns - before.turns, now.tokens - before.tokens
         rate = tokens / max(time.monotonic() - began, 1e-9)
         return f"{turns:,} turns" + (f", {tokens:,} tokens ({rate:,.0f}/s)" if tokens else "")
 
@@ -99,7 +123,7 @@ class ProgressBar:
         console: Console | None = None,
     ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self.console = console or Console(stderr=True)
         self._what, self._total, self._done, self._every_s = what, total, done, every_s
@@ -112,12 +136,11 @@ class ProgressBar:
             TextColumn("{task.description} {task.completed}" + ("" if total is None else "/{task.total}")),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[figures]}", markup=False),
+            TextColumn("{task.fields[left]}"),
         ]
-        if remaining:
-            columns.append(TimeRemainingColumn())
         terminal = self.console.is_terminal
         self._bar = Progress(*columns, console=self.console, transient=transient, disable=not terminal)
-        self._task = self._bar.add_task(what, total=total, completed=done, figures="")
+        self._task = self._bar.add_task(what, total=total, completed=done, figures="", left="")
 
     def advance(self, figures: str = "", count: int = 1) -> None:
         """Count `count` more items as done; `figures` is shown next to the bar."""
@@ -126,12 +149,16 @@ class ProgressBar:
     def update(self, done: int, figures: str = "") -> None:
         """Show that `done` items are done; `figures` is shown next to the bar."""
         self._done, self._figures = done, figures
-        self._bar.update(self._task, completed=done, figures=self._all_figures())
+        self._bar.update(self._task, completed=done, figures=self._all_figures(), left=self._time_left())
         if self.console.is_terminal or self._every_s is None or self._live is not None:
             return
         if time.monotonic() - self._shown >= self._every_s or (self._total is not None and done >= self._total):
             self._shown = time.monotonic()
             self._print_line()
+
+    def skip(self, count: int) -> None:
+        """Count items that an earlier run has done: they say nothing about the time that the others take."""
+        self._first += count
 
     def _all_figures(self) -> str:
         return "  ".join(filter(None, [self._figures, self._live() if self._live else ""]))
@@ -144,7 +171,7 @@ class ProgressBar:
         """Show the live figures until the bar ends; the loop of a thread."""
         while not self._over.wait(period_s):
             if self.console.is_terminal:
-                self._bar.update(self._task, figures=self._all_figures())
+                self._bar.update(self._task, figures=self._all_figures(), left=self._time_left())
             else:
                 self._print_line()
 
@@ -152,7 +179,10 @@ class ProgressBar:
         return f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
 
     def _time_left(self) -> str:
-        """The estimated remaining time for a line, such as `0:04:10 left`; "" if there is none to show."""
+        """The estimated remaining time, such as `0:04:10 left`; "" if there is none to show.
+
+        It is estimated from all items so far: one that takes minutes is no exception with a language model.
+        """
         if not self._remaining or self._total is None or not self._first < self._done < self._total:
             return ""
         seconds = (time.monotonic() - self._began) / (self._done - self._first) * (self._total - self._done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -291,24 +291,46 @@ _LINE_S = 30.0
 class EvaluationDisplay(ProgressBar):
     """Shows a progress bar over all cells in a terminal, and prints one line per finished cell.
 
-    The bar has the episodes, turns and tokens so far. Without a terminal they are a line every 30 seconds.
+    The bar has the episodes, turns, tokens and what was spent so far, and the time that is left. Without a terminal
+    they are a line every 30 seconds.
 
     Args:
         console: where to print.
         episodes: total number of episodes over all cells.
+        counted: the cells whose episodes are in the total; the others are copies of these. None: all.
+        spent: a function that says what was spent, such as `Meter.figures`.
     """
 
-    def __init__(self, console: Console, episodes: int) -> None:
-        super().__init__("episodes", episodes, every_s=_LINE_S, live=work_figures(), transient=True, console=console)
-        self._finished = 0
+    def __init__(
+        self,
+        console: Console,
+        episodes: int,
+        *,
+        counted: Collection[CellKey] | None = None,
+        spent: Callable[[], str] | None = None,
+    ) -> None:
+        work = work_figures()
+
+        def live() -> str:
+            return ", ".join(filter(None, [work(), spent() if spent else ""]))
+
+        super().__init__("episodes", episodes, every_s=_LINE_S, live=live, transient=True, console=console)
+        self._counted, self._finished = counted, 0
+        self._cell: CellKey | None = None
 
     def on_progress(self, cell: CellKey, done: int, em: float) -> None:
         """Show the progress of a cell: episodes done, and their mean EM."""
+        if cell != self._cell:
+            self._cell = cell
+            self.skip(done - 1)  # those of an earlier run
         self.update(self._finished + done, f"{cell}: EM {100 * em:.0f} %")
 
     def on_cell(self, cell: Cell, taken_over: bool) -> None:
         """Print the line of a finished cell, including cells reused from an earlier run."""
-        self._finished += cell.planned
+        if self._counted is None or cell.key in self._counted:
+            self._finished += cell.planned
+            if cell.key != self._cell:
+                self.skip(cell.planned)
         self.update(self._finished)
         s = cell.summary()
         named = {} if s.samples is None else s.samples.named()
@@ -325,6 +347,7 @@ class EvaluationDisplay(ProgressBar):
             else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             f"{s.agent_failures} agent failures" if s.agent_failures else "",
+            f"{money:,.2f} money" if (money := (cell.spent or {}).get("money")) else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
         self.print(f"  {cell.key}: {', '.join(filter(None, parts))}")

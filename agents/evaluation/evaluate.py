@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, overload
 
 from zerosearch_env.checks import check_whole_number
 from zerosearch_env.engines.base import check_noise_kinds
-from zerosearch_env.errors import AgentError, ConfigError, DataError, EpisodeError
+from zerosearch_env.errors import AgentError, BudgetError, ConfigError, DataError, EpisodeError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.noise import check_level
 from zerosearch_env.game.noise_kinds import DISTRACTOR, NoiseKinds, NoiseMixture, NoiseSpec, read_mixture
@@ -40,6 +40,8 @@ from zerosearch_env.game.rules import Rules
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Question, StopReason
 
+from ..players.base import blocks
+from .budget import Meter, Spending
 from .items import Item
 from .results import Cell, CellKey, Evaluation
 from .store import Journal, Store
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_BLOCK = 64
+"""With a budget, a player that takes many episodes at once is given so many: they are what it may be exceeded by."""
 
 OnProgress = Callable[[CellKey, int, float], None]
 """Called after each finished episode of a cell with the number of those that are done and their mean EM."""
@@ -69,6 +73,7 @@ def evaluate(
     samples: int = 1,
     engine_name: str = "engine",
     store: Store | None = None,
+    meter: Meter | None = None,
     on_progress: OnProgress | None = None,
     on_cell: Callable[[Cell, bool], None] | None = None,
 ) -> Evaluation:
@@ -85,6 +90,7 @@ def evaluate(
         samples: episodes per question.
         engine_name: name of the engine in the results.
         store: where results and transcripts are written during the evaluation; None keeps results in memory only.
+        meter: measures what is spent, and ends the evaluation when a budget is used up; None does neither.
         on_progress: called after each finished episode.
         on_cell: called with each complete cell, and whether it was reused from an earlier run.
 
@@ -94,6 +100,7 @@ def evaluate(
     Raises:
         AgentError: a third-party agent failed and is to stop then (`AgentOptions.on_error`); the store holds every
             episode finished before that.
+        BudgetError: the budget of the meter is used up: the episodes that had begun are finished and in the store.
         ConfigError: no noise level or kind was given, a level lies outside [0, 1], `samples` is below 1, or a kind is
             unknown or none of the engine's.
     """
@@ -119,10 +126,10 @@ def evaluate(
             # An agent that never searches draws no noise, so its episodes are the same in every cell.
             twin = next((other for other in cells if other.key.played == key.played or not agent.searches), None)
             if twin is not None:
-                cell = replace(twin, noise_level=level, noise_kind=str(mixture), seconds=0.0)
+                cell = replace(twin, noise_level=level, noise_kind=str(mixture), seconds=0.0, spent=None)
             else:
                 kinds = mixture if level else DISTRACTOR
-                cell = _play_cell(agent, items, engine, rules, key, kinds, seed, samples, on_progress, store)
+                cell = _play_cell(agent, items, engine, rules, key, kinds, seed, samples, on_progress, store, meter)
         cells.append(cell)
         if store:
             store.add(cell)
@@ -142,8 +149,11 @@ def _play_cell(
     samples: int,
     on_progress: OnProgress | None,
     store: Store | None,
+    meter: Meter | None,
 ) -> Cell:
     """Play what is missing of a cell; finished episodes are kept even if it fails."""
+    begun = store.evaluation.find(key.agent, key.noise_level, key.engine, key.noise_kind) if store else None
+    spent = None if meter is None else Spending(**(begun.spent or {})) if begun else Spending()
     with store.journal(key, items) if store else Journal(None, key, "", items) as journal:
         done = journal.finished
         started = time.perf_counter() - journal.seconds
@@ -151,7 +161,14 @@ def _play_cell(
         def cell() -> Cell:
             rows = tuple(done[key] for key in sorted(done))
             seconds = time.perf_counter() - started
-            return Cell(**key._asdict(), planned=len(items), episodes=rows, seconds=seconds, samples=samples)
+            return Cell(
+                **key._asdict(),
+                planned=len(items),
+                episodes=rows,
+                seconds=seconds,
+                samples=samples,
+                spent=None if spent is None else spent.as_dict(),
+            )
 
         right, valid = sum(result.em for result in done.values()), len(done)
         warned = False
@@ -170,9 +187,13 @@ def _play_cell(
                 on_progress(key, len(done), right / valid if valid else 0.0)
 
         waiting = [item for item in items if item.key not in done]
+        if meter:
+            meter.begin(agent)
         try:
-            play_items(agent, waiting, engine, rules, key.noise_level, seed, record, noise_kinds)
+            play_items(agent, waiting, engine, rules, key.noise_level, seed, record, noise_kinds, meter)
         finally:
+            if meter and spent is not None:
+                spent += meter.end()
             if store and len(done) < len(items):
                 store.add(cell())
     return cell()
@@ -187,11 +208,13 @@ def play_items(
     seed: int,
     record: Callable[[Item, Episode], None],
     noise_kinds: NoiseMixture = DISTRACTOR,
+    meter: Meter | None = None,
 ) -> None:
     """Play questions to their end; `record` gets each finished episode once, even if the player fails.
 
     Raises:
         AgentError: the player failed or left an episode unfinished, or code that it plays with called `sys.exit`.
+        BudgetError: the budget of the meter is used up, and episodes are left.
     """
     own_rules = player.rules_for(rules)
 
@@ -199,14 +222,19 @@ def play_items(
         item = items[position]
         return Episode(item.question, own_rules, noise_level=noise_level, noise_kinds=noise_kinds, seed=item.seed(seed))
 
-    episodes = PlannedEpisodes(len(items), make)
+    limited = meter is not None and bool(meter.budget)
+    episodes = PlannedEpisodes(len(items), make, before=meter.check if meter is not None else None)
 
     def on_done(position: int) -> None:
         if (episode := episodes.release(position)) is not None:
             record(items[position], episode)
 
     try:
-        player.play(episodes, engine, on_done)
+        if limited and not player.one_by_one:
+            for block, done in blocks(episodes, on_done, _BLOCK):
+                player.play(block, engine, done)
+        else:
+            player.play(episodes, engine, on_done)
     except SystemExit as cause:  # it would end the evaluation without a word
         raise AgentError(
             f"agent {player.name!r}: the code of the engine or the protocol called sys.exit({cause.code!r})"
@@ -214,7 +242,9 @@ def play_items(
     finally:
         for position in episodes.done:
             on_done(position)
-    if left := episodes.unreleased:
+    if (left := episodes.unreleased) and meter is not None and meter.used_up:
+        raise BudgetError(f"the budget is used up: {meter.describe()}")
+    if left:
         first = items[left[0]].question.id
         raise AgentError(f"agent {player.name!r} left {len(left)} episodes unfinished, the first is {first!r}")
 
@@ -227,10 +257,11 @@ class PlannedEpisodes(Sequence[Episode]):
     Args:
         count: number of episodes.
         make: makes the episode at a position.
+        before: called before an episode is made; what it raises is raised to whoever takes the episode.
     """
 
-    def __init__(self, count: int, make: Callable[[int], Episode]) -> None:
-        self._make = make
+    def __init__(self, count: int, make: Callable[[int], Episode], before: Callable[[], None] | None = None) -> None:
+        self._make, self._before = make, before
         self._held: dict[int, Episode] = {}
         self._released = bytearray(count)
 
@@ -252,6 +283,8 @@ class PlannedEpisodes(Sequence[Episode]):
                 f"episode {position} is over and was recorded, so it is no longer held; read it before `on_done`"
             )
         if position not in self._held:
+            if self._before is not None:
+                self._before()
             self._held[position] = self._make(position)
         return self._held[position]
 

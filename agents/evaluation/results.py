@@ -66,6 +66,8 @@ class Cell:
     """Episodes per question."""
     noise_kind: str = str(DISTRACTOR)
     """The mixture of kinds of noise, as text."""
+    spent: Mapping[str, Any] | None = None
+    """What playing the cell took (`Spending.as_dict`); None if that is not known."""
 
     @property
     def key(self) -> CellKey:
@@ -174,6 +176,7 @@ class Cell:
             **({"samples": self.samples} if self.samples > 1 else {}),
             "complete": self.complete,
             "seconds": self.seconds,
+            **({"spent": dict(self.spent)} if self.spent else {}),
             "summary": {"all": self.summary().as_dict(), **{g: self.summary(g).as_dict() for g in groups}},
             "data_sources": {name: self.summary(data_source=name).as_dict() for name in self.data_sources},
             "episodes": [episode_row(result) for result in self.episodes],
@@ -189,6 +192,7 @@ class Cell:
             episodes=tuple(read_row(row) for row in values["episodes"]),
             samples=values.get("samples", 1),
             noise_kind=values.get("noise_kind", str(DISTRACTOR)),
+            spent=values.get("spent"),
         )
 
 

@@ -23,7 +23,7 @@ from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.identity import changes, text_hash
 from zerosearch_env.records.transcripts import TranscriptWriter, transcript_record
 
-from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_settings
+from ..runs.output import RESULTS_FILE, TRANSCRIPTS_FOLDER, WAY_OUT, check_definition, check_settings
 from .episodes import EpisodeResult, episode_result
 from .items import Item
 from .results import Cell, CellKey, Evaluation, load_evaluation, save_evaluation
@@ -50,6 +50,8 @@ class Store:
     noise: Mapping[str, str] = field(default_factory=dict)
     """What cells with other noise than distractors are measured with, too: the record of the questions that wrong
     answers and other topics are taken from."""
+    definition: Mapping[str, Any] | None = None
+    """The record of the benchmark's definition (`Definition.record`); None: an evaluation that follows none."""
     planned: Iterable[CellKey] | None = None
     """The cells that will be measured, if known: changed cells must be among them."""
     evaluation: Evaluation = field(init=False)
@@ -58,7 +60,8 @@ class Store:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.evaluation = Evaluation((), {**self.settings, **self._record()})
+        defined = {} if self.definition is None else {"definition": dict(self.definition)}
+        self.evaluation = Evaluation((), {**self.settings, **defined, **self._record()})
         if (self.folder / RESULTS_FILE).exists():
             try:
                 earlier = load_evaluation(self.folder)
@@ -78,6 +81,7 @@ class Store:
         Raises:
             ConfigError: the earlier run had other settings, or changed cells would stay without being measured again.
         """
+        check_definition(self.folder, earlier.settings.get("definition"), self.definition)
         # "samples" is only recorded if there are several.
         recorded = {name: earlier.settings.get(name) for name in (*self.settings, "samples")}
         check_settings(self.folder, [], recorded, self.settings)

@@ -34,6 +34,16 @@ class Player(Protocol):
     tagged: bool = False
     """True if it may depend on what no file shows, such as a server: a general `--agent-tag` is then meant for it."""
 
+    one_by_one: bool = False
+    """True if it takes an episode from the list when it begins it; other players take many at once."""
+    unmetered: bool = False
+    """True if it may use models that this package knows nothing about: their tokens are not counted."""
+
+    @property
+    def billed(self) -> bool:
+        """Whether its model is behind an endpoint, which may charge for tokens. It then counts its own requests."""
+        return False
+
     @property
     def greedy(self) -> bool:
         """Whether it is known to decode greedily: with the same documents it writes the same episode again."""
@@ -75,7 +85,9 @@ class Player(Protocol):
         """Play every episode until it is done.
 
         Args:
-            episodes: new episodes, all from one cell of an evaluation. Each is made when it is first taken.
+            episodes: new episodes, all from one cell of an evaluation. Each is made when it is first taken. If a budget
+                is used up, taking another one raises `BudgetError`: a player that has others in progress plays these
+                to their end first.
             engine: answers the searches.
             on_done: called with the position in `episodes` of each episode as soon as it is done, by one thread at a
                 time. Afterwards `episodes` no longer holds it.

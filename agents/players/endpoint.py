@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -74,6 +75,7 @@ class EndpointPlayer(ConcurrentPlayer):
     """
 
     default_concurrency: ClassVar[int] = 16
+    billed = True
     restarts = False
     """A conversation in which a turn failed is as it was before that turn."""
 
@@ -178,7 +180,6 @@ class EndpointPlayer(ConcurrentPlayer):
                 raise AgentError(f"{self._where(episode)}, turn {len(episode.turns) + 1}: {done.failure}")
             read, written = done.prompt_tokens or 0, done.completion_tokens or 0
             tokens = read + written
-            WORK.add(tokens=written)
             if tokens:
                 before = episode.tokens or (0, 0)
                 episode.tokens = (before[0] + read, before[1] + written)
@@ -222,12 +223,22 @@ class EndpointPlayer(ConcurrentPlayer):
         future = self.backend.loop.submit(self.backend.acomplete(prompt))
         self._pending.add(future)
         try:
-            return future.result()
+            done = future.result()
         except BaseException:
             future.cancel()  # Ctrl-C
             raise
         finally:
             self._pending.discard(future)
+        count_completions([done])
+        return done
+
+
+def count_completions(completions: Iterable[Completion]) -> None:
+    """Count in `WORK` what a server has answered: requests, tokens, and completions without token counts."""
+    for done in completions:
+        read, written = done.prompt_tokens, done.completion_tokens
+        unknown = done.failure is None and (read is None or written is None)
+        WORK.add(tokens=written or 0, read=read or 0, requests=done.attempts, uncounted=int(unknown))
 
 
 def endpoint_backend(

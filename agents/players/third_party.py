@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from zerosearch_env.engines.concurrent_searches import ConcurrentSearches
 from zerosearch_env.engines.run import Engine, run_searches
-from zerosearch_env.errors import AgentError, ConfigError
+from zerosearch_env.errors import AgentError, BudgetError, ConfigError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules, changed_rules
 from zerosearch_env.identity import source_hash, text_hash
@@ -51,6 +51,7 @@ class ConcurrentPlayer(Player):
     """
 
     tagged = True
+    one_by_one = True
     default_concurrency: ClassVar[int] = 1
     """Used if the options leave it open."""
 
@@ -96,7 +97,13 @@ class ConcurrentPlayer(Player):
 
         def work(engine: Engine) -> None:
             for position in positions:
-                if stop.is_set() or not self._play_to_the_end(episodes[position], engine, stop):
+                if stop.is_set():
+                    return
+                try:
+                    episode = episodes[position]
+                except BudgetError:  # those that have begun are played to their end
+                    return
+                if not self._play_to_the_end(episode, engine, stop):
                     return
                 if on_done:
                     with self._done_lock:
@@ -129,7 +136,7 @@ class ConcurrentPlayer(Player):
                 try:
                     play_turn = play_turn or self.begin(episode, engine, instance)
                     play_turn()
-                    WORK.add(turns=1)
+                    WORK.add(turns=1, requests=0 if self.billed else 1)
                 except AgentError as error:
                     if stop.is_set():  # it was interrupted
                         return False
@@ -164,6 +171,7 @@ class ThirdPartyPlayer(ConcurrentPlayer):
         ConfigError: the spec does not lead to a callable.
     """
 
+    unmetered = True
     _local: ClassVar[type[LocalAgent]] = LocalAgent
     _isolated: ClassVar[type[IsolatedAgent]] = IsolatedAgent
 

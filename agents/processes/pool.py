@@ -24,7 +24,7 @@ from zerosearch_env.errors import AgentError, ConfigError, ZeroSearchError
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rewards import exact_match
 from zerosearch_env.game.together import MAX_WAITING
-from zerosearch_env.progress import WORK
+from zerosearch_env.progress import WORK, WorkCounts
 from zerosearch_env.types import Step, StopReason, Turn
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class WorkerPool:
         try:
             for _ in range(self.count):
                 ours, theirs = context.Pipe()
-                counts = RawArray("q", 2)
+                counts = RawArray("q", len(WorkCounts._fields))
                 WORK.include(counts)
                 process = context.Process(target=_serve, args=(theirs, counts), daemon=True, name="zerosearch-player")
                 process.start()

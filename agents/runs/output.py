@@ -11,6 +11,7 @@ from zerosearch_env.datasets.files.find import find_files
 from zerosearch_env.errors import ConfigError, DataError
 from zerosearch_env.files import remove
 
+from ..config.definition import definition_differences
 from ..config.train import FREE_FIELDS, TrainConfig, shown_config
 from ..config.vllm import parse_sampler
 
@@ -76,6 +77,36 @@ def check_settings(
         )
     if earlier is not None and (differences := settings_differences(earlier, settings)):
         raise ConfigError(f"{output} was made with other settings ({'; '.join(differences)}); {WAY_OUT}")
+
+
+def check_definition(output: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+    """Check that results in a folder are of the same definition of a benchmark, whatever its name.
+
+    Args:
+        output: the folder, for the message.
+        earlier: the record of the definition in the folder; None: its results follow none.
+        now: the record of the definition of this run; None: it follows none.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if (earlier or {}).get("hash") == (now or {}).get("hash"):
+        return
+    if earlier is None:
+        what = f"results of `zerosearch eval`, which follow no definition, and this run is of {_definition(now)}"
+    elif now is None:
+        what = (
+            f"results of {_definition(earlier)}, and this run follows no definition; "
+            "`zerosearch bench robustness` plays further agents"
+        )
+    else:
+        differences = definition_differences(earlier.get("values", {}), now["values"])
+        what = f"results of {_definition(earlier)}, and this run is of {_definition(now)}: {'; '.join(differences)}"
+    raise ConfigError(f"{output} holds {what}; {WAY_OUT}")
+
+
+def _definition(record: Mapping[str, Any] | None) -> str:
+    return f"the definition {record.get('name')!r} ({record.get('hash')})" if record else "no definition"
 
 
 def settings_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from zerosearch_env.progress import WORK, ProgressBar, Work, work_figures
+from zerosearch_env.progress import WORK, ProgressBar, Work, WorkCounts, work_figures
 
 
 def written(
@@ -48,7 +48,7 @@ def test_live_figures_follow_those_of_the_items() -> None:
 
 
 def test_work_is_the_sum_over_threads_and_workers() -> None:
-    work, shared = Work(), [0, 0]
+    work, shared = Work(), [0] * len(WorkCounts._fields)
     work.include(shared)
     worker = Work()
     worker.count_into(shared)
@@ -61,11 +61,11 @@ def test_work_is_the_sum_over_threads_and_workers() -> None:
     for thread in threads:
         thread.start()
     worker.add(turns=5)
-    worker.add(tokens=7)
+    worker.add(tokens=7, read=11, requests=2, uncounted=1)
     for thread in threads:
         thread.join()
-    assert work.total() == (4005, 12007)
-    assert shared == [5, 7]
+    assert work.total() == WorkCounts(turns=4005, tokens=12007, read=11, requests=4007, uncounted=1)
+    assert shared == [5, 7, 11, 7, 1]
 
 
 def test_figures_of_work_count_from_now_on() -> None:

@@ -354,11 +354,11 @@ def test_batches_are_bounded_and_tokens_counted_once() -> None:
     backend = FakeBackend(lambda *_: Completion("a", completion_tokens=2))
     player = PromptedPlayer("rag", backend, batch=2)
     rules = player.rules_for(RULES)
-    _, before = WORK.total()
+    before = WORK.total().tokens
     for _ in range(2):
         player.play([Episode(Question(f"q{i}", f"{i}?", ("a",)), rules, seed=i) for i in range(5)], Engine())
     assert backend.batches == [2, 2, 1]
-    assert WORK.total()[1] - before == 10
+    assert WORK.total().tokens - before == 10
 
 
 def test_no_plan_sees_more_than_the_question() -> None:

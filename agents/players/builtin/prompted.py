@@ -24,7 +24,7 @@ from zerosearch_env.randomness import mix
 from zerosearch_env.types import StopReason
 
 from ..base import AgentOptions, OnDone, Player, blocks
-from ..endpoint import served_model, shown_thought
+from ..endpoint import count_completions, served_model, shown_thought
 from .answers import after_thought
 from .plans import PLANS, Answer, Ask, Plan, Search
 from .turns import NO_ANSWER, take_turns
@@ -117,6 +117,11 @@ class PromptedPlayer(Player):
         return self.backend.identity
 
     @property
+    def billed(self) -> bool:
+        """See `Player.billed`."""
+        return isinstance(self.backend, OpenAIBackend)
+
+    @property
     def greedy(self) -> bool:
         """See `Player.greedy`."""
         return self.options.temperature == 0
@@ -176,7 +181,7 @@ class PromptedPlayer(Player):
             for i, completions in completed.items():
                 apart[i] += [completion.reasoning for completion in completions if completion.reasoning]
             actions = {i: move._replace(thought=_join(apart.pop(i, []), move.thought)) for i, move in actions.items()}
-            WORK.add(turns=len(actions))
+            WORK.add(turns=len(actions), requests=0)
             results: dict[int, Any] = {**completed}
             results |= take_turns(episodes, actions, engine, on_done, take=_act)
             moves = {i: _next(started[i], results[i]) for i in sorted(results)}
@@ -252,7 +257,7 @@ class PromptedPlayer(Player):
             completions = self.backend.complete(asked)
         except EngineError as error:
             completions = [Completion(failure=str(error))] * len(asked)
-        WORK.add(tokens=sum(completion.completion_tokens or 0 for completion in completions))
+        count_completions(completions)
         made = dict(zip(asked, completions, strict=True))
         if not self._warned and (cut := next((p for p, completion in made.items() if _only_thought(completion)), None)):
             self._warned = True

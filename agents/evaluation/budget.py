@@ -1,0 +1,221 @@
+"""What the agents of an evaluation spend, and the budget after which no further episode begins.
+
+    --budget requests=1000 tokens=2e6 money=5 -> Budget --+
+    --price 0.15,0.6                          -> Price  --+-> Meter -> Spending: of the command, and of each cell
+
+The counts are those of `WORK`: requests to servers with their retries (for agents without a server, turns), tokens that
+endpoints have read as they count them, and tokens that models have written. Money is what the tokens of endpoints cost;
+models on this machine cost none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zerosearch_env.checks import check_number
+from zerosearch_env.errors import BudgetError, ConfigError, unknown_name
+from zerosearch_env.progress import WORK, WorkCounts
+
+from ..players.base import Player
+
+LIMITS = ("requests", "tokens", "money")
+_MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class Price:
+    """The price of tokens, in money per million tokens; the currency is the user's."""
+
+    read: float
+    written: float
+
+    def of(self, read: int, written: int) -> float:
+        """What so many tokens cost."""
+        return (self.read * read + self.written * written) / _MILLION
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What was spent."""
+
+    requests: int = 0
+    """Requests to servers, retries included; for an agent without a server, its turns."""
+    tokens_read: int = 0
+    """Tokens that models behind endpoints have read."""
+    tokens_written: int = 0
+    """Tokens that models have written."""
+    money: float | None = None
+    """What the tokens of endpoints cost; None without a price."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.tokens_read + self.tokens_written
+
+    def __add__(self, other: Spending) -> Spending:
+        """Both together. What one of them has no price for is left out of the money."""
+        money = None if self.money is None and other.money is None else (self.money or 0.0) + (other.money or 0.0)
+        counts = (getattr(self, name) + getattr(other, name) for name in ("requests", "tokens_read", "tokens_written"))
+        return Spending(*counts, money)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the money if it has no price."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def read_budget(entries: Sequence[str]) -> dict[str, float]:
+    """The limits of a budget: from `["requests=1000", "money=5"]` to numbers by name.
+
+    Raises:
+        ConfigError: an entry is not NAME=NUMBER with a name of `LIMITS` and a number above 0, or a name comes twice.
+    """
+    budget: dict[str, float] = {}
+    for entry in entries:
+        name, _, text = entry.partition("=")
+        if name not in LIMITS:
+            raise unknown_name("budget", name, LIMITS)
+        try:
+            number = float(text)
+        except ValueError as cause:
+            expected = f"expected {name}=NUMBER, for example {name}=1000, got {entry!r}"
+            raise ConfigError(f"budget: {expected}") from cause
+        if name in budget:
+            raise ConfigError(f"budget: {name} is given twice")
+        budget[name] = check_number(f"budget {name}", number, above=0)
+    return budget
+
+
+def read_price(text: str | None) -> Price | None:
+    """The price of tokens from `READ,WRITTEN`, such as `0.15,0.6`: money per million tokens.
+
+    Raises:
+        ConfigError: it is not two numbers of at least 0.
+    """
+    if text is None:
+        return None
+    try:
+        read, written = (float(part) for part in text.split(","))
+    except ValueError as cause:
+        raise ConfigError(
+            f"price: expected READ,WRITTEN, money per million tokens, for example 0.15,0.6, got {text!r}"
+        ) from cause
+    return Price(*(check_number("price", number, least=0) for number in (read, written)))
+
+
+class Meter:
+    """Measures what the agents of a command spend, one cell after another, and says when its budget is used up.
+
+    Args:
+        budget: limits by name, of `LIMITS`; none by default.
+        price: the price of the tokens of endpoints; None: money is not counted.
+        players: who will play, if known: whether the budget can be kept with them is checked.
+
+    Raises:
+        ConfigError: money is limited and there is no price; tokens or money are limited and an agent's are not known;
+            or no agent has a model that a price or a limit applies to.
+    """
+
+    def __init__(
+        self,
+        budget: Mapping[str, float] | None = None,
+        price: Price | None = None,
+        players: Iterable[Player] | None = None,
+    ) -> None:
+        self.budget, self.price = dict(budget or {}), price
+        self._before = Spending(money=None if price is None else 0.0)
+        self._player: Player | None = None
+        self._start = WORK.total()
+        if "money" in self.budget and price is None:
+            raise ConfigError(
+                "budget money needs the price of tokens: pass --price READ,WRITTEN, in money per million tokens"
+            )
+        if players is not None:
+            self._check_players(list(players))
+
+    def _check_players(self, players: Sequence[Player]) -> None:
+        if self.price is not None and not any(player.billed for player in players):
+            raise ConfigError(
+                "price: no agent has a model behind an endpoint (openai:URL), so no tokens have a price; leave it out"
+            )
+        if unknown := [player.name for player in players if player.unmetered and {"tokens", "money"} & {*self.budget}]:
+            raise ConfigError(
+                f"budget: the tokens of {', '.join(unknown)} are not known, since only the agent's own code sees its "
+                "model; limit its turns instead: --budget requests=1000"
+            )
+
+    def begin(self, player: Player) -> None:
+        """Begin a cell of a player."""
+        self._player, self._start = player, WORK.total()
+
+    def end(self) -> Spending:
+        """End the cell; returns what was spent in it."""
+        cell = self._cell()
+        self._before += cell
+        self._player, self._start = None, WORK.total()
+        return cell
+
+    @property
+    def spent(self) -> Spending:
+        """What was spent so far."""
+        return self._before + self._cell()
+
+    @property
+    def used_up(self) -> bool:
+        """Whether a limit is reached."""
+        return any(value >= limit for value, limit in self._limited())
+
+    def check(self) -> None:
+        """Called before an episode begins.
+
+        Raises:
+            BudgetError: a limit is reached.
+            ConfigError: the server does not say how many tokens it counts, and a limit or the price depends on it.
+        """
+        needs_tokens = self.price is not None or bool({"tokens", "money"} & {*self.budget})
+        if needs_tokens and self._player is not None and self._player.billed and self._counts().uncounted:
+            raise ConfigError(
+                f"agent {self._player.name!r}: its server answers without token counts (usage), which --price and "
+                "--budget tokens or money need; leave them out, or limit requests: --budget requests=1000"
+            )
+        if self.used_up:
+            raise BudgetError(f"the budget is used up: {self.describe()}")
+
+    def describe(self) -> str:
+        """What was spent, with the limits: `1,003 of 1,000 requests, 5,120 tokens read, 640 written, 0.42 money`."""
+        spent = self.spent
+        parts = [f"{spent.requests:,}{self._limit('requests')} requests"]
+        if spent.tokens or "tokens" in self.budget:
+            limit = f" ({spent.tokens:,}{self._limit('tokens')})" if "tokens" in self.budget else ""
+            parts.append(f"{spent.tokens_read:,} tokens read, {spent.tokens_written:,} written{limit}")
+        if spent.money is not None:
+            parts.append(f"{spent.money:,.2f}{self._limit('money')} money")
+        return ", ".join(parts)
+
+    def figures(self) -> str:
+        """What is limited or has a price, for a progress bar: `12 of 1,000 requests, 0.42 of 5 money`; else ""."""
+        spent = self.spent
+        values = {"requests": f"{spent.requests:,}", "tokens": f"{spent.tokens:,}", "money": f"{spent.money or 0:,.2f}"}
+        shown = [name for name in LIMITS if name in self.budget or (name == "money" and self.price is not None)]
+        return ", ".join(f"{values[name]}{self._limit(name)} {name}" for name in shown)
+
+    def _limit(self, name: str) -> str:
+        return f" of {self.budget[name]:,.10g}" if name in self.budget else ""
+
+    def _limited(self) -> list[tuple[float, float]]:
+        spent = self.spent
+        return [(getattr(spent, name) or 0, limit) for name, limit in self.budget.items()]
+
+    def _counts(self) -> WorkCounts:
+        """What was counted in the cell."""
+        return WorkCounts(*(now - then for now, then in zip(WORK.total(), self._start, strict=True)))
+
+    def _cell(self) -> Spending:
+        if self._player is None:
+            return Spending()
+        counts = self._counts()
+        money = None
+        if self.price is not None:
+            money = self.price.of(counts.read, counts.tokens) if self._player.billed else 0.0
+        return Spending(counts.requests, counts.read, counts.tokens, money)
