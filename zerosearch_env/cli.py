@@ -47,6 +47,10 @@ COMMANDS: dict[str, Command] = {
     "ask": Command(
         "zerosearch_agents.commands.ask", "Ask an agent a question of your own, and watch it search.", "train"
     ),
+    "compare": Command(
+        "zerosearch_agents.commands.compare",
+        "Compare the agents of several evaluations with exact tests, or check a benchmark run.",
+    ),
     "report": Command(
         "zerosearch_agents.report.cli", "Write a run's page again, and its charts as figures for papers."
     ),

@@ -17,12 +17,13 @@ from typing import Any
 
 from zerosearch_env.errors import DataError
 
+from ..config.definition import definition_differences
 from ..runs.output import EVALUATION_FOLDER, RESULTS_FILE, settings_differences
 from .results import CellKey, Evaluation, load_evaluation
 from .store import transcript_path
 
 _TASK = (
-    *("definition", "dataset", "split", "world", "columns", "on_bad_row", "questions", "per_hop", "seed"),
+    *("dataset", "split", "world", "columns", "on_bad_row", "questions", "per_hop", "seed"),
     *("max_turns", "top_k", "noise_unit", "abstentions"),
 )
 """The settings that decide what every agent is asked. They must agree; one that a folder lacks counts as None."""
@@ -107,7 +108,8 @@ def join_sources(sources: Sequence[Source]) -> Joined:
 def _differences(first: Source, other: Source) -> list[str]:
     """What the agents of two folders were asked differently, each as `name: first -> other`."""
     left, right = first.evaluation.settings, other.evaluation.settings
-    found = settings_differences(*({name: settings.get(name) for name in _TASK} for settings in (left, right)))
+    found = _definition_differences(left.get("definition"), right.get("definition"))
+    found += settings_differences(*({name: settings.get(name) for name in _TASK} for settings in (left, right)))
     for kind in ("contents", "noise"):
         found += _record_differences(left.get(kind, {}), right.get(kind, {}))
     engines, other_engines = left.get("engines", {}), right.get("engines", {})
@@ -117,6 +119,16 @@ def _differences(first: Source, other: Source) -> list[str]:
         names = [", ".join(source.evaluation.engines) or "none" for source in (first, other)]
         found.append(f"engine: {names[0]} -> {names[1]}")
     return found or _question_differences(first.evaluation, other.evaluation)
+
+
+def _definition_differences(first: Any, other: Any) -> list[str]:
+    """What differs between the benchmark definitions of two folders; None stands for an evaluation without one."""
+    records = [record if isinstance(record, dict) else {} for record in (first, other)]
+    if records[0].get("hash") == records[1].get("hash"):
+        return []
+    names = [f"{record['name']} ({record['hash']})" if record else "none" for record in records]
+    values = [record.get("values", {}) for record in records]
+    return [f"definition: {names[0]} -> {names[1]}", *(definition_differences(*values) if all(values) else [])]
 
 
 def _record_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ def test_a_run_directory_is_named_after_itself(tmp_path: Path) -> None:
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"max_turns": 3}, "max_turns: 5 -> 3"),
-        ({"definition": {"name": "v1", "hash": "ff"}}, "definition: None -> "),
+        ({"definition": {"name": "v1", "hash": "ff"}}, "definition: none -> v1 (ff)"),
         ({"contents": {"the dataset world (test)": "cc"}}, "the dataset world (test): 'aa' -> 'cc'"),
         (
             {"engines": {"corpus": {"the corpus of passages": "cc"}}},
