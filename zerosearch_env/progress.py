@@ -39,7 +39,8 @@ class WorkCounts(NamedTuple):
 class Work:
     """Turns and tokens that players have written, in this process and its workers. Thread-safe.
 
-    Samplers count what they sample, agents and players without a sampler their turns. Worker processes count into
+    Samplers count what they sample, agents and players without a sampler their turns. A turn from memory counts as a
+    turn without tokens, so tokens per second are the speed of sampling. Worker processes count into
     memory that they share with the process that started them.
     """
 

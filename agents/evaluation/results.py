@@ -61,7 +61,7 @@ class Cell:
     """Episodes that the cell should hold; fewer are there when the run was interrupted."""
     episodes: tuple[EpisodeResult, ...] = field(repr=False)
     seconds: float = 0.0
-    """Wall time of playing the cell."""
+    """Wall time of playing the cell; less in later cells, if the agent remembers turns of earlier ones."""
     samples: int = 1
     """Episodes per question."""
     noise_kind: str = str(DISTRACTOR)

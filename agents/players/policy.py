@@ -17,6 +17,7 @@ from zerosearch_env.protocols import Protocol
 
 from ..policy.card import (
     AgentCard,
+    TokenLimits,
     card_notes,
     card_rules,
     changed_card,
@@ -35,13 +36,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..sampling.protocol import TurnSampler
+    from ..sampling.remembered import RememberingSampler, TurnMemory
 
 
 class PolicyPlayer(Player):
     """Plays with a policy directory: greedy by default, all episodes in one batch.
 
     A row's tokens do not depend on the other rows, so splitting the episodes over processes does not
-    change the results (except for rounding in the last digits of the logits).
+    change the results (except for rounding in the last digits of the logits). For the same reason a greedy player
+    remembers its turns: a context that returns in another episode, cell or noise level is not decoded again.
 
     Args:
         options: the policy's directory, or a complete `PolicyOptions`.
@@ -77,6 +80,11 @@ class PolicyPlayer(Player):
         return self.options.temperature == 0
 
     @property
+    def remembers(self) -> bool:
+        """Whether `play_here` takes the turns of contexts that it has met before from memory."""
+        return self.greedy
+
+    @property
     def identity(self) -> dict[str, str]:
         """See `Player.identity`: the options that its turns depend on, and its files."""
         options = replace(self.options, path="", slots=1, device="cpu", dtype=self.dtype)
@@ -93,6 +101,12 @@ class PolicyPlayer(Player):
 
         options = self.options
         return policy_dtype(Path(options.path), options.device) if options.dtype == "auto" else options.dtype
+
+    @cached_property
+    def _memory(self) -> TurnMemory:
+        from ..sampling.remembered import TurnMemory
+
+        return TurnMemory()
 
     @cached_property
     def card(self) -> AgentCard:
@@ -131,7 +145,8 @@ class PolicyPlayer(Player):
 
         if not episodes:
             return
-        sampler = self.make_sampler(len(episodes), episodes[0].rules.protocol)
+        make = self.make_remembering_sampler if self.remembers else self.make_sampler
+        sampler = make(len(episodes), episodes[0].rules.protocol)
         for index, _ in stream(episodes, engine, sampler, self.tokenizer, format=self.card.format):
             if on_done:
                 on_done(index)
@@ -141,7 +156,7 @@ class PolicyPlayer(Player):
         policy, options = self.policy, self.options  # first: without torch, it says what to install
         from ..sampling.local import Sampler
 
-        limits = token_limits(self.card, protocol, model_context(policy.model.config))
+        limits = self._token_limits(protocol)
         return Sampler(
             policy.model,
             policy.tokenizer,
@@ -152,3 +167,22 @@ class PolicyPlayer(Player):
             top_p=options.top_p,
             turn_tokens=limits.turn_tokens,
         )
+
+    def make_remembering_sampler(
+        self, rows: int, protocol: Protocol, stop_strings: Sequence[str] | None = None
+    ) -> RememberingSampler:
+        """One of `make_sampler` that is made when it is needed: all turns of this player are in one memory."""
+        from ..sampling.remembered import RememberingSampler
+
+        stops = tuple(protocol.stop_strings if stop_strings is None else stop_strings)
+        limits = self._token_limits(protocol)
+        return RememberingSampler(
+            lambda: self.make_sampler(rows, protocol, stops),
+            self._memory,
+            (stops, limits),  # weights, temperature and top_p are the same in all turns of the player
+            context_tokens=limits.context_tokens,
+            seeded=not self.greedy,
+        )
+
+    def _token_limits(self, protocol: Protocol) -> TokenLimits:
+        return token_limits(self.card, protocol, model_context(self.policy.model.config))

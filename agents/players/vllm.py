@@ -72,6 +72,11 @@ class VLLMPlayer(PolicyPlayer):
         model = {field: self.model[field] for field in ("id", "root") if field in self.model}
         return {**super().identity, "model": json.dumps(model)}
 
+    @property
+    def remembers(self) -> bool:
+        """See `PolicyPlayer.remembers`: no, because vLLM has a prefix cache, and a server may change its model."""
+        return False
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer in the policy's folder."""

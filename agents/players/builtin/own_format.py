@@ -19,10 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from zerosearch_env.bounded_cache import BoundedCache
 from zerosearch_env.game.episode import Episode
 from zerosearch_env.game.rules import Rules
 from zerosearch_env.game.together import advance, advance_all
@@ -36,9 +34,6 @@ from .turns import NO_ANSWER, take_turns
 if TYPE_CHECKING:
     from zerosearch_env.engines import SearchEngine
     from zerosearch_env.llm.chat_format import TurnEncoder
-
-_REMEMBERED = 4096
-"""Sampled turns that a player caches: at least three for each of a thousand questions."""
 
 
 class Context(NamedTuple):
@@ -65,10 +60,6 @@ class DirectPlayer(PolicyPlayer):
     """Answers without searching; see the module's docstring."""
 
     searches = False
-
-    @cached_property
-    def _sampled(self) -> BoundedCache[tuple[Sequence[str], tuple[int, ...], int], Written]:
-        return BoundedCache(_REMEMBERED)
 
     def play_here(self, episodes: Sequence[Episode], engine: SearchEngine, on_done: OnDone | None = None) -> None:
         """Play every episode in this process."""
@@ -130,22 +121,18 @@ class DirectPlayer(PolicyPlayer):
     ) -> list[Written]:
         """Samples one turn per row. A row that fills the context is cut there.
 
-        Turns are cached. The noise draws of different noise levels are coupled, so most searches return the same
-        documents at the next level, and the rows are the same too.
+        Turns are remembered at every temperature. The noise draws of different noise levels are coupled, so most
+        searches return the same documents at the next level; the rows are then the same too, and so are their seeds.
         """
-        stops = protocol.stop_strings if stop_strings is None else tuple(stop_strings)
-        keys = [(stops, tuple(row.ids), seed) for row, seed in zip(rows, seeds, strict=True)]
-        turns = {number: turn for number, key in enumerate(keys) if (turn := self._sampled.get(key)) is not None}
-        missing = [number for number in range(len(rows)) if number not in turns]
-        sampler = self.make_sampler(max(1, len(missing)), protocol, stops)
-        for number in missing:
-            sampler.start(number, rows[number].ids, seeds[number])
+        sampler = self.make_remembering_sampler(len(rows), protocol, stop_strings)
+        for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+            sampler.start(number, row.ids, seed)
+        turns: dict[int, Written] = {}
         while len(turns) < len(rows):
             for sample in sampler.run():
                 number = int(str(sample.key))
                 ids, text = list(sample.token_ids), rows[number].opening + sample.text
                 turns[number] = Written(text, ids, ids[-1] if sample.finish == "eos" else None)
-                self._sampled.put(keys[number], turns[number])
                 sampler.finish(number)
         return [turns[number] for number in range(len(rows))]
 
