@@ -51,6 +51,10 @@ COMMANDS: dict[str, Command] = {
         "zerosearch_agents.commands.compare",
         "Compare the agents of several evaluations with exact tests, or check a benchmark run.",
     ),
+    "rescore": Command(
+        "zerosearch_agents.commands.rescore",
+        "Add scores to an evaluation from its transcripts, without playing.",
+    ),
     "report": Command(
         "zerosearch_agents.report.cli", "Write a run's page again, and its charts as figures for papers."
     ),

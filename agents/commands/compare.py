@@ -24,11 +24,11 @@ from zerosearch_env.errors import ConfigError, DataError
 from ..evaluation.analysis.behaviour import behaviour
 from ..evaluation.analysis.comparison import Comparison, comparisons
 from ..evaluation.analysis.robustness import Curve, curves
-from ..evaluation.check import Check, check_folder
 from ..evaluation.episodes import metric_kind
 from ..evaluation.join import join
 from ..evaluation.results import Evaluation
 from ..evaluation.statistics import Interval
+from ..evaluation.stored.check import Check, check_folder
 
 SCHEMA_VERSION = 1
 """The version of the JSON output."""

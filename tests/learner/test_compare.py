@@ -14,11 +14,11 @@ from tiny import tiny_dataset
 
 from zerosearch_agents.commands.compare import SCHEMA_VERSION, main
 from zerosearch_agents.config.definition import Definition
-from zerosearch_agents.evaluation.check import check_folder
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.hashes import file_hash, record_hash
 from zerosearch_agents.evaluation.results import Cell, Evaluation, load_evaluation, save_evaluation
 from zerosearch_agents.evaluation.store import Store
+from zerosearch_agents.evaluation.stored.check import check_folder
 from zerosearch_agents.players.builtin.scripted import RandomPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
 from zerosearch_env.datasets.world.make import WorldConfig
@@ -204,7 +204,7 @@ def test_transcripts_may_be_a_sample_but_not_of_others(submission: Path) -> None
     record = next(iter(read_transcripts(files[0])))
     record["scores"] = None
     files[1].write_text(json.dumps(record) + "\n")
-    assert any("no transcript of a finished episode" in problem for problem in check_folder(submission).problems)
+    assert any("not the transcript of a finished episode" in problem for problem in check_folder(submission).problems)
 
 
 def test_nothing_in_a_folder_is_run(submission: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ question makes sense for, and an episode that does not say what its searches fou
 without gold answers) is left out.
 
 These are conditional figures: agents and noise levels differ in which episodes meet the condition, so they describe an
-agent and are no paired comparison.
+agent and do not compare it with another.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Behaviour:
     """Share that searched again after a search that sufficed, of the episodes in which one did. What is missing to 1
     had no answer after it: the turns were used up, or the agent declined."""
     answered_unfounded: Interval
-    """Share with an answer, of the episodes in which no search sufficed or there was none. Abstaining is no answer."""
+    """Share with an answer, of the episodes in which no search sufficed or there was none. Abstaining is not an answer."""
     recovered_early: Interval
     """EM, given that the first search was noisy."""
     recovered_middle: Interval
@@ -109,7 +109,7 @@ def _is_known(result: EpisodeResult) -> bool:
 
 
 def _answered(result: EpisodeResult) -> bool:
-    """Whether there is an answer that is no abstention."""
+    """Whether there is an answer that is not an abstention."""
     return bool(result.prediction) and not result.abstained
 
 

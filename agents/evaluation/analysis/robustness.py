@@ -4,7 +4,7 @@
     kept            the share of the clean score that is left at p = 0.5
     half_lost_at    the smallest p at which half of the clean score is lost
 
-At p = 1 every search is noisy, and with most kinds only abstaining is right. So that level is no part of the area; how
+At p = 1 every search is noisy, and with most kinds only abstaining is right. So that level is not part of the area; how
 often the agent abstains there, and its truthfulness, are figures of their own.
 """
 

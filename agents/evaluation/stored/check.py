@@ -22,11 +22,11 @@ from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import JsonObject
 
-from ..config.definition import Definition, definition_hash
-from ..runs.output import TRANSCRIPTS_FOLDER, settings_differences
-from .episodes import EpisodeResult, episode_result, episode_row
-from .hashes import changed_parts
-from .results import Cell, CellKey, Evaluation, read_results, results_file
+from ...config.definition import Definition, definition_hash
+from ...runs.output import TRANSCRIPTS_FOLDER, settings_differences
+from ..episodes import EpisodeResult, episode_result, episode_row
+from ..hashes import changed_parts
+from ..results import Cell, CellKey, Evaluation, read_results, results_file
 
 REQUIRED = (
     *("definition", "dataset", "split", "seed", "protocol", "max_turns", "top_k", "noise_unit", "per_hop"),
@@ -190,12 +190,12 @@ class _Transcripts:
             key = CellKey(extra["agent"], extra["engine"], record["noise_level"], kind).played
             result = episode_result(record)
         except (DataError, KeyError, TypeError) as cause:
-            return f"a line is no transcript of a finished episode ({cause})"
+            return f"a line is not the transcript of a finished episode ({cause})"
         if key not in self._cells:
             return f"it has episodes of a cell that results.json lacks: {key}"
         stored = self._cells[key].get(result.key)
         # Of an episode that was played again, the last line counts.
-        self._seen[key][result.key] = stored is not None and _fits(stored, result)
+        self._seen[key][result.key] = stored is not None and same_episode(stored, result)
         return ""
 
     def coverage(self) -> str:
@@ -214,8 +214,13 @@ class _Transcripts:
         return f"{fits:,} of {total:,} played episodes have a transcript that says the same"
 
 
-def _fits(stored: EpisodeResult, played: EpisodeResult) -> bool:
-    """Whether a stored result is that of a transcript. Scores that were added later are only in the results."""
+def same_episode(stored: EpisodeResult, played: EpisodeResult) -> bool:
+    """Whether a stored result is that of a transcript. Scores that were added later are only in the results.
+
+    Args:
+        stored: the result in results.json.
+        played: the result that the transcript gives (`episode_result`).
+    """
     row, expected = episode_row(stored), episode_row(played)
     extra, played_extra = row.pop("extra", {}), expected.pop("extra", {})
     # Results of a version that did not store an entry lack it.

@@ -1,0 +1,1 @@
+"""What is made of an output folder without playing: the check of a benchmark run, and further scores."""
