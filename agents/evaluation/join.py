@@ -48,12 +48,16 @@ class Joined:
     evaluation: Evaluation
     sources: tuple[Source, ...]
 
-    def transcripts(self, key: CellKey) -> Path | None:
-        """The file that holds the transcripts of a cell of `evaluation`; None if no folder has the cell."""
+    def stored(self, key: CellKey) -> tuple[Path, CellKey] | None:
+        """The file that holds the transcripts of a cell of `evaluation`, and the key that they have there.
+
+        Returns:
+            None if no folder has the cell. The file may be missing.
+        """
         for source in self.sources:
             for cell in source.evaluation.cells:
                 if cell.key._replace(agent=source.names.get(cell.agent, cell.agent)) == key:
-                    return transcript_path(source.folder, cell.key)
+                    return transcript_path(source.folder, cell.key), cell.key
         return None
 
 

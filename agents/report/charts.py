@@ -86,11 +86,18 @@ class Series:
     markers: bool = True
     faint: bool = False
     """Drawn thin and pale, for the raw values under a smoothed line."""
+    band: bool = False
+    """Draw the intervals as a band around the line instead of a bar at each point."""
 
     @property
     def finite(self) -> list[Point]:
         """The points that can be drawn."""
         return [point for point in self.points if math.isfinite(point.y)]
+
+    @property
+    def bounded(self) -> list[Point]:
+        """The points that can be drawn with an interval."""
+        return [point for point in self.finite if point.has_interval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +145,8 @@ class Chart:
         return round(height - _BOTTOM - share * (height - _TOP - _BOTTOM), 1)
 
     def shift(self, series: Series) -> float:
-        """Horizontal offset of a series whose points have intervals."""
-        shifted = [line for line in self.series if line.markers and any(point.has_interval for point in line.points)]
+        """Horizontal offset of a series whose points have bars."""
+        shifted = [line for line in self.series if line.markers and line.bounded and not line.band]
         return (shifted.index(series) - (len(shifted) - 1) / 2) * _DODGE if series in shifted else 0.0
 
 

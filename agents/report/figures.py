@@ -70,10 +70,13 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
 
 def _draw_series(axes: Any, series: Series, shift: float) -> None:
     style = STYLES[series.key]
-    bars = [point for point in series.finite if point.has_interval]
-    axes.vlines(
-        [p.x + shift for p in bars], [p.low for p in bars], [p.high for p in bars], style.light, lw=1, alpha=0.65
+    x, lows, highs = (
+        zip(*((p.x + shift, p.low, p.high) for p in series.bounded), strict=True) if series.bounded else ((),) * 3
     )
+    if series.band:
+        axes.fill_between(x, lows, highs, color=style.light, alpha=0.13, linewidth=0)
+    else:
+        axes.vlines(x, lows, highs, style.light, lw=1, alpha=0.65)
     axes.plot(
         [point.x + shift for point in series.finite],
         [point.y for point in series.finite],

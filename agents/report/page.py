@@ -1,8 +1,11 @@
-"""`report.html`: one self-contained page about a run, with learning curves, tables and transcripts.
+"""`report.html`: one self-contained page about a run or about evaluations: curves, tables, transcripts.
 
     run directory (config.toml, metrics.jsonl, evaluation/, report.json) -> Report -> one HTML file
+    output folders of several evaluations -> join -> Report -> one HTML file that compares their agents
 
-The page loads nothing and runs no script. Sections without data are left out.
+The page loads nothing from the network, and its only script is that of the list of episodes. Transcripts that the page
+has no room for are in files next to it, which the script loads when a reader opens them. Of the folders only results,
+metrics and transcripts are read: nothing else in them reaches the page. Sections without data are left out.
 """
 
 from __future__ import annotations
@@ -15,13 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerosearch_env.errors import DataError
+from zerosearch_env.files import write_text
 from zerosearch_env.records.html import load_templates
 
-from ..evaluation.results import Evaluation, load_evaluation
+from ..evaluation.join import Joined, Source, join_sources, read_source
+from ..evaluation.results import Evaluation
 from ..runs.advice import format_seconds
 from ..runs.output import EVALUATION_FOLDER, NOTES_FILE, REPORT_FILE, RESULTS_FILE, TRANSCRIPTS_FILE
+from .analysis import BehaviourSection, Differences, is_significant, p_text
 from .charts import MARKERS, STYLES, Chart, percent
+from .episodes import TRANSCRIPTS, episode_section
 from .held_out import HeldOutSection, has_evaluations
+from .kinds import Kinds
 from .robustness import Robustness, of_group, signed
 from .training import Pair, alarm_notes, choose_pairs, choose_stages, training_curves
 
@@ -56,10 +64,13 @@ class Report:
     pairs: Sequence[Pair] = ()
     config: str = ""
     """The run's configuration as TOML."""
+    sources: tuple[Source, ...] = ()
+    """The folders of the evaluation, which hold its transcripts."""
 
     def charts(self) -> list[Chart]:
         """All charts: exact match and searches over the noise level and during training, then the training curves."""
-        robustness = Robustness(self.evaluation).charts() if self.evaluation.cells else []
+        section = Robustness(self.evaluation) if self.evaluation.cells else None
+        robustness = [] if section is None else section.kind_charts() + section.charts()
         held_out = HeldOutSection(self.metrics).charts() if has_evaluations(self.metrics) else []
         return robustness + held_out + training_curves(self.metrics)
 
@@ -73,29 +84,45 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected the output folder of `zerosearch train` or `eval`")
-    results = next((path for path in (folder / EVALUATION_FOLDER, folder) if (path / RESULTS_FILE).exists()), None)
-    evaluation = Evaluation() if results is None else load_evaluation(results)
+    evaluated = any((path / RESULTS_FILE).exists() for path in (folder, folder / EVALUATION_FOLDER))
+    source = read_source(folder) if evaluated else None
     config, notes = folder / "config.toml", folder / NOTES_FILE
-    heading = f"{'Evaluation' if results == folder else 'Run'} {folder.resolve().name}"
+    heading = f"{'Evaluation' if source and source.folder == folder else 'Run'} {folder.resolve().name}"
     metrics = _read_metrics(folder / "metrics.jsonl")
     return Report(
         notes=Notes(**json.loads(notes.read_text("utf-8")))
         if notes.exists()
-        else Notes(heading, describe_run(metrics)),
-        evaluation=evaluation,
+        else Notes(heading, describe_run(metrics), facts={} if source is None else _facts(source.evaluation)),
+        evaluation=Evaluation() if source is None else source.evaluation,
         metrics=metrics,
         rollbacks=_read_rollbacks(folder),
-        pairs=choose_stages(folder / TRANSCRIPTS_FILE) if results is None else choose_pairs(evaluation, results),
+        pairs=choose_stages(folder / TRANSCRIPTS_FILE)
+        if source is None
+        else choose_pairs(source.evaluation, source.folder),
         config=config.read_text("utf-8") if config.exists() else "",
+        sources=() if source is None else (source,),
     )
 
 
-def write_report(folder: str | os.PathLike[str], notes: Notes | None = None) -> Path:
+def read_joined(folders: Sequence[str | os.PathLike[str]]) -> Report:
+    """Read the evaluations of several folders, to compare their agents.
+
+    Raises:
+        DataError: a folder holds no results, or the agents of two of them were not given the same task.
+    """
+    joined = join_sources([read_source(folder) for folder in folders])
+    names = [source.folder.resolve().name for source in joined.sources]
+    notes = Notes(f"Evaluations {', '.join(names)}", facts=_facts(joined.evaluation))
+    return Report(notes, joined.evaluation, sources=joined.sources)
+
+
+def write_report(folder: str | os.PathLike[str], notes: Notes | None = None, *, transcripts: int = TRANSCRIPTS) -> Path:
     """Write `report.html` into a run directory, from the files in it.
 
     Args:
         folder: the run directory, or the output folder of `zerosearch eval`.
         notes: stored in the folder for this page and later ones; None uses the stored ones, if any.
+        transcripts: number of transcripts of each agent on the page; see `write_page`.
 
     Returns:
         The path of the page.
@@ -105,8 +132,22 @@ def write_report(folder: str | os.PathLike[str], notes: Notes | None = None) -> 
     """
     if notes is not None:
         (Path(folder) / NOTES_FILE).write_text(json.dumps(asdict(notes)), encoding="utf-8")
-    path = Path(folder) / REPORT_FILE
-    path.write_text(render_report(read_report(folder)), encoding="utf-8")
+    return write_page(read_report(folder), Path(folder) / REPORT_FILE, transcripts=transcripts)
+
+
+def write_page(report: Report, path: Path, *, transcripts: int = TRANSCRIPTS) -> Path:
+    """Write a page.
+
+    Args:
+        report: what it shows.
+        path: the HTML file. Transcripts that the page has no room for are written into the folder `NAME_files` next
+            to it, where NAME is the name of the file without its suffix.
+        transcripts: number of transcripts of each agent on the page.
+
+    Returns:
+        `path`.
+    """
+    write_text(path, render_report(report, page=path, transcripts=transcripts))
     return path
 
 
@@ -115,23 +156,95 @@ def load_page_templates() -> Environment:
     templates = load_templates(__package__)
     templates.globals |= {"styles": STYLES, "markers": MARKERS}
     templates.filters |= {"percent": percent, "signed": signed, "of": of_group}
+    templates.filters |= {"is_significant": is_significant, "p_text": p_text}
     return templates
 
 
-def render_report(report: Report) -> str:
-    """The whole page as HTML."""
+def render_report(report: Report, *, page: Path | None = None, transcripts: int = TRANSCRIPTS) -> str:
+    """The whole page as HTML.
+
+    Args:
+        report: what it shows.
+        page: the file that it will be written to; None: a page without files next to it, which lacks the transcripts
+            that it has no room for.
+        transcripts: number of transcripts of each agent on the page.
+    """
     held_out = HeldOutSection(report.metrics) if has_evaluations(report.metrics) else None
-    page = load_page_templates().get_template("report.html")
-    return page.render(
+    evaluation = report.evaluation
+    figures: dict[str, Any] = dict.fromkeys(("robustness", "kinds", "differences", "behaviour", "episodes"))
+    if evaluation.cells:
+        robustness = Robustness(evaluation)
+        kinds = Kinds(evaluation, robustness.engine, robustness.all_roles)
+        figures = {
+            "robustness": robustness,
+            "kinds": kinds,
+            "differences": Differences(evaluation, robustness.engine, robustness.all_roles),
+            "behaviour": BehaviourSection(kinds),
+            "episodes": episode_section(Joined(evaluation, report.sources), page, transcripts=transcripts),
+        }
+    template = load_page_templates().get_template("report.html")
+    values = {
         **asdict(report.notes),
-        tiles=_tiles(report.evaluation) or ([] if held_out is None else held_out.tiles()),
-        held_out=held_out,
-        robustness=Robustness(report.evaluation) if report.evaluation.cells else None,
-        curves=training_curves(report.metrics),
-        alarms=alarm_notes(report.metrics, report.rollbacks),
-        pairs=report.pairs,
-        config=report.config,
-    )
+        **figures,
+        "tiles": _tiles(evaluation) or ([] if held_out is None else held_out.tiles()),
+        "held_out": held_out,
+        "curves": training_curves(report.metrics),
+        "alarms": alarm_notes(report.metrics, report.rollbacks),
+        "pairs": report.pairs,
+        "config": report.config,
+    }
+    return template.render(**values, contents=_contents(values))
+
+
+_SECTIONS = {
+    "robustness": "Robustness",
+    "kinds": "Kinds of noise",
+    "outcomes": "Outcomes",
+    "differences": "Differences",
+    "behaviour": "Behaviour",
+    "held-out": "Held-out questions",
+    "training": "Training",
+    "transcripts": "Transcripts",
+    "episodes": "Episodes",
+    "figures": "All figures",
+    "repeat": "How to repeat it",
+}
+"""The page's sections in their order: anchor -> name in the contents."""
+
+
+def _contents(values: Mapping[str, Any]) -> dict[str, str]:
+    """The sections that the page has."""
+    measured = values["robustness"] is not None
+    present = {
+        **dict.fromkeys(("robustness", "outcomes", "episodes", "figures"), measured),
+        "kinds": measured and len(values["kinds"].kinds) > 1,
+        "differences": measured and bool(values["differences"].pairs),
+        "behaviour": measured and values["behaviour"].known,
+        "held-out": values["held_out"] is not None,
+        "training": bool(values["curves"] or values["alarms"]),
+        "transcripts": bool(values["pairs"]),
+        "repeat": bool(values["facts"] or values["stages"] or values["config"]),
+    }
+    return {id: name for id, name in _SECTIONS.items() if present[id]}
+
+
+_FACTS = ("dataset", "split", "questions", "seed", "max_turns", "top_k")
+
+
+def _facts(evaluation: Evaluation) -> dict[str, str]:
+    """What is needed to repeat an evaluation, from its settings."""
+    settings = evaluation.settings
+    facts = {name.replace("_", " "): str(settings[name]) for name in _FACTS if settings.get(name) is not None}
+    if isinstance(definition := settings.get("definition"), Mapping):
+        facts["definition"] = f"{definition.get('name', '')} ({definition.get('hash', '')})"
+    folders = settings.get("folders") or [settings]
+    for number, entry in enumerate(folders, 1):
+        label = f"command {number}" if len(folders) > 1 else "command"
+        facts |= {label: str(entry["command"])} if entry.get("command") else {}
+        versions = entry.get("versions") or {}
+        name = label.replace("command", "versions")
+        facts |= {name: ", ".join(f"{key} {value}" for key, value in versions.items())} if versions else {}
+    return facts
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from zerosearch_env.game.noise_kinds import DISTRACTOR
 from ..evaluation.results import Cell, Evaluation
 from ..evaluation.statistics import EMPTY, Interval
 from ..evaluation.summaries import Summary
-from .charts import Axis, Chart, Point, Series, fitted_axis, percent, share_axis
+from .charts import SMALL, Axis, Chart, Point, Series, fitted_axis, percent, share_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Robustness:
     def __init__(self, evaluation: Evaluation) -> None:
         self.engine = evaluation.engines[0]
         self.levels = evaluation.noise_levels
-        kinds = evaluation.noise_kinds
+        self.kinds = kinds = evaluation.noise_kinds
         self.kind = str(DISTRACTOR) if str(DISTRACTOR) in kinds else kinds[0]
         self.usual = self.kind == str(DISTRACTOR)
         """Whether the charts show distractors."""
@@ -84,7 +84,11 @@ class Robustness:
         """Names of the figures that need several samples, such as `"pass@4"`."""
         self._evaluation = evaluation
         roles = roles_of(evaluation)
+        measured = {cell.agent for cell in evaluation.cells if cell.engine == self.engine}
+        self.all_roles = [role for role in roles if role.agent in measured]
+        """The agents that were measured on the engine, with any kind of noise."""
         self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
+        """Those that were measured with the kind of the charts."""
         self.compared = {"after", "rag"} <= {role.key for role in self.roles}
         """Whether `gap` has figures."""
         self.ceiling = any(_hops(group) is not None for group in self.groups)
@@ -127,26 +131,48 @@ class Robustness:
 
     def charts(self) -> list[Chart]:
         """The charts of exact match for each group of questions, then those of searches."""
-        ticks = tuple(sorted({0.0, 1.0, *self.levels}))
-        noise = Axis("noise p: share of searches that are noisy, %", -0.04, 1.04, ticks, percent)
-        em_charts, search_charts = [], []
+        noise, em_charts, search_charts = self._noise_axis(), [], []
         for group in self.groups:
             lines = [self._line(role, group, lambda summary: summary.em) for role in self.roles]
             lines = [*_ceiling(group), *sorted(lines, key=lambda line: line.key == "after")]
-            em_charts.append(Chart(of_group("Exact match", group), "% of questions", lines, noise, share_axis("%")))
+            title = "Exact match" if len(self.kinds) == 1 else f"Exact match, {self.kind}"
+            em_charts.append(Chart(of_group(title, group), "% of questions", lines, noise, share_axis("%")))
             lines = [self._line(role, group, lambda summary: summary.searches) for role in self.roles if role.searches]
             highs = [point.high for line in lines for point in line.points] or [1.0]
             y, title = fitted_axis("searches", highs), of_group("Searches per episode", group)
             search_charts.append(Chart(title, "searches, mean", lines, noise, y))
         return em_charts + search_charts
 
-    def _line(self, role: Role, group: str | None, measure: Callable[[Summary], Interval]) -> Series:
+    def kind_charts(self) -> list[Chart]:
+        """The charts of exact match over all questions, one for each kind of noise, if there are several."""
+        if len(self.kinds) == 1:
+            return []
+        noise = self._noise_axis()
+        return [
+            Chart(
+                kind,
+                "exact match, % of questions",
+                [self._line(role, None, lambda summary: summary.em, kind) for role in self.all_roles],
+                noise,
+                share_axis("%"),
+                SMALL,
+            )
+            for kind in self.kinds
+        ]
+
+    def _noise_axis(self) -> Axis:
+        ticks = tuple(sorted({0.0, 1.0, *self.levels}))
+        return Axis("noise p: share of searches that are noisy, %", -0.04, 1.04, ticks, percent)
+
+    def _line(
+        self, role: Role, group: str | None, measure: Callable[[Summary], Interval], kind: str | None = None
+    ) -> Series:
         points = []
         for level in self.levels:
-            if cell := self._cell(role, level):
+            if cell := self._cell(role, level, kind):
                 mean = measure(cell.summary(group))
                 points.append(Point(level, mean.mean, mean.low, mean.high, f", n = {mean.n}"))
-        return Series(role.label, role.key, points, dashed=role.dashed, markers=role.key != "oracle")
+        return Series(role.label, role.key, points, dashed=role.dashed, markers=role.key != "oracle", band=True)
 
 
 def _hops(group: str | None) -> int | None:

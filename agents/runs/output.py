@@ -24,13 +24,15 @@ TRANSCRIPTS_FOLDER = "transcripts"
 TRANSCRIPTS_FILE = "transcripts.jsonl"
 """The episodes of a training run, in its directory."""
 REPORT_FILE = "report.html"
+REPORT_FOLDER = "report_files"
+"""The transcripts that the report has no room for, next to it."""
 NOTES_FILE = "report.json"
 """What a page says about a run that is in no other file of it."""
 
 WAY_OUT = "choose another --output, or pass --fresh to start from scratch"
 """What to do if an output belongs to another run."""
 
-ABOUT_RUN = (EVALUATION_FOLDER, RESULTS_FILE, TRANSCRIPTS_FOLDER, REPORT_FILE, NOTES_FILE)
+ABOUT_RUN = (EVALUATION_FOLDER, RESULTS_FILE, TRANSCRIPTS_FOLDER, REPORT_FILE, REPORT_FOLDER, NOTES_FILE)
 """Files and folders that evaluations and reports of a run write into its directory."""
 
 

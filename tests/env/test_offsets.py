@@ -33,7 +33,7 @@ def test_lines_are_found_and_read_without_the_others(tmp_path: Path) -> None:
     path.write_bytes(b"".join(map(encode_line, records)))
     assert found(path) == [("rag", "corpus", 0.25, "outage", 3 + (n == 1), 2 * (n == 2)) for n in range(3)]
     with path.open("rb") as file:
-        assert [read_line(file, line) for line in scan(path)] == records
+        assert [read_line(file, line.offset, line.length) for line in scan(path)] == records
 
 
 def test_texts_that_look_like_keys_are_not_taken_for_them(tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for content in (b"short", b"[1]".ljust(line.length)):
         path.write_bytes(content)
         with path.open("rb") as file, pytest.raises(DataError, match=r"t\.jsonl: .*transcript at byte 0"):
-            read_line(file, line)
+            read_line(file, line.offset, line.length)

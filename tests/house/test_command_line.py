@@ -74,7 +74,6 @@ def test_a_command_of_commands_lists_them(
         ("index build bm25", "--output PATH"),
         ("index info", "PATH"),
         ("view", "PATH"),
-        ("report", "PATH"),
         ("plan", "STR"),
         ("simulator label", "--input [PATH"),
         ("simulator evaluate", "--engine STR"),

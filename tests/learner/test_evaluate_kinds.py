@@ -179,7 +179,7 @@ def test_kinds_are_compared_on_the_same_questions(engine: SearchEngine) -> None:
     page = render_report(Report(Notes("results"), result))
     assert "markup: " in page
     assert "+100.0</span>" in page
-    assert "on the topic but do not" in page
+    assert "the kind of noise says what it then returns" in page
 
 
 def test_results_from_before_data_sources_were_stored_can_be_read(tmp_path: Path, engine: SearchEngine) -> None:

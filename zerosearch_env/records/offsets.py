@@ -73,17 +73,22 @@ def _line(line: bytes, offset: int) -> Line | None:
         return None
 
 
-def read_line(file: BinaryIO, line: Line) -> dict[str, Any]:
+def read_line(file: BinaryIO, offset: int, length: int) -> dict[str, Any]:
     """Parse a line of an open file.
+
+    Args:
+        file: the file.
+        offset: `Line.offset`.
+        length: `Line.length`.
 
     Raises:
         DataError: the file has changed since it was scanned.
     """
-    file.seek(line.offset)
+    file.seek(offset)
     try:
-        record = json.loads(file.read(line.length))
+        record = json.loads(file.read(length))
     except (ValueError, RecursionError) as cause:
-        raise DataError(f"{file.name}: the transcript at byte {line.offset} cannot be read ({cause})") from cause
+        raise DataError(f"{file.name}: the transcript at byte {offset} cannot be read ({cause})") from cause
     if not isinstance(record, dict):
-        raise DataError(f"{file.name}: expected a transcript at byte {line.offset}, got {type(record).__name__}")
+        raise DataError(f"{file.name}: expected a transcript at byte {offset}, got {type(record).__name__}")
     return record

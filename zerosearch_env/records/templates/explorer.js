@@ -1,7 +1,7 @@
 
 "use strict";
 (() => {
-  const PAGE = 40, WORDS = /[\p{L}\p{N}]+/gu, THOUGHT = /(<think>[\s\S]*?(?:<\/think>|$))/;
+  const PAGE = 25, WORDS = /[\p{L}\p{N}]+/gu, THOUGHT = /(<think>[\s\S]*?(?:<\/think>|$))/;
   const LETTERS = {r: "right", m: "misled", a: "abstained", w: "wrong", n: "no answer", f: "failed", o: "open"};
   const root = document.getElementById("explorer"), form = root.querySelector("form");
   const list = root.querySelector(".ze-list"), more = root.querySelector(".ze-more"), count = root.querySelector(".ze-count");
@@ -74,7 +74,7 @@
   }
   function head(row) {
     const chips = data.agents.map((agent, a) => [agent, data.columns[a]]).filter(([, c]) => c.outcomes[row] !== ".").map(([agent, c]) => {
-      const letter = c.outcomes[row], said = c.predictions[row] < 0 ? "" : data.strings[c.predictions[row]];
+      const letter = c.outcomes[row], said = data.strings[c.predictions[row]] ?? "";
       const element = node("span", `ze-chip ${slug(letter)}`, node("i", ""), data.agents.length > 1 || agent ? node("b", "", agent) : "",
         node("span", "", said || LETTERS[letter]));
       element.title = clean(`${agent}: ${LETTERS[letter]}${said ? `, "${said}"` : ""}; ${plural(c.searches[row], "search").replace("searchs", "searches")}, ${c.noisy[row]} noisy`);
@@ -113,9 +113,10 @@
   }
 
   // ---- transcripts ----
-  window.zerosearchBlock = (number, block) => {
+  window.zerosearchBlock = (number, block, version) => {
     const known = blocks.get(number);
-    blocks.set(number, known ? merge(known, block) : block);
+    if (version === data.version) blocks.set(number, known ? merge(known, block) : block);
+    else data.questions[number].broken = true;
     for (const done of waiting.get(number) || []) done();
     waiting.delete(number);
   };
@@ -131,10 +132,11 @@
   function load(number, done) {
     const q = data.questions[number];
     if (q[BLOCK] >= 0) {
-      if (!blocks.has(number)) zerosearchBlock(number, JSON.parse(document.getElementById(`ze-block-${q[BLOCK]}`).textContent));
+      if (!blocks.has(number)) zerosearchBlock(number, JSON.parse(document.getElementById(`ze-block-${q[BLOCK]}`).textContent), data.version);
       q[BLOCK] = -1;
     }
     done();
+    if (waiting.has(number)) waiting.get(number).push(done);
     if (!q[FILE] || q.asked) return;
     q.asked = true;
     waiting.set(number, [done]);
@@ -196,7 +198,7 @@
     const title = data.agents[agent] || "transcript";
     const element = node("section", "zs-transcript ze-column", node("h4", "ze-agent", title, " ", node("span", `ze-verdict ${slug(letter)}`, node("i", ""), LETTERS[letter])));
     if (!found) {
-      const q = data.questions[number], text = q.broken ? `The transcript is in ${q[FILE]}, which could not be loaded. Keep that folder next to this page.`
+      const q = data.questions[number], text = q.broken ? `The transcript is in ${q[FILE]}, which could not be loaded. Keep the folder that was written with this page next to it.`
         : waiting.has(number) ? "Loading…" : "No transcript was stored for this episode.";
       element.append(node("p", "zs-none", text));
       return element;
