@@ -408,7 +408,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
     "protocols.md": {r"\d+\.\d → \d+\.\d": "shares that test_published_loops.py measures; before: commit f357240"},
     "third-party-agents.md": {r"every 30 seconds|600 s(?= unless given)": "constants of the code"},
-    "report.md": {r"p = 0\.5": "a definition of shared/robustness.md", r"16 MB|8 MB": "bounds that a test asserts"},
+    "report.md": {r"p = 0\.5|95 %": "definitions", r"16 MB|8 MB": "bounds that a test asserts"},
     "rewards.md": {r"\b0\.[1258]\b": "constants of published rewards"},
     "samplers.md": {
         r"1\.5|0\.05|temperature 0\.8": "options and their defaults",

@@ -77,7 +77,7 @@
       const letter = c.outcomes[row], said = data.strings[c.predictions[row]] ?? "";
       const element = node("span", `ze-chip ${slug(letter)}`, node("i", ""), data.agents.length > 1 || agent ? node("b", "", agent) : "",
         node("span", "", said || LETTERS[letter]));
-      element.title = clean(`${agent}: ${LETTERS[letter]}${said ? `, "${said}"` : ""}; ${plural(c.searches[row], "search").replace("searchs", "searches")}, ${c.noisy[row]} noisy`);
+      element.title = clean(`${agent}: ${LETTERS[letter]}${said ? `, "${said}"` : ""}; ${c.searches[row] === 1 ? "1 search" : `${c.searches[row]} searches`}, ${c.noisy[row]} noisy`);
       return element;
     });
     const button = node("button", "ze-head", node("span", "ze-question", question(row)[TEXT] || question(row)[ID]),
@@ -266,10 +266,10 @@
     element.append(body);
     element.classList.add("ze-expanded");
     element.querySelector(".ze-head").setAttribute("aria-expanded", "true");
-    showIn(body, row);
+    fillRow(body, row);
     return element;
   }
-  function showIn(body, row) {
+  function fillRow(body, row) {
     expanded = row;
     load(data.question[row], () => { if (expanded === row && body.isConnected) fill(body, row); });
     remember();
@@ -284,7 +284,7 @@
     const fresh = head(row);
     fresh.setAttribute("aria-expanded", "true");
     element.querySelector(".ze-head").replaceWith(fresh);
-    showIn(element.querySelector(".ze-body"), row);
+    fillRow(element.querySelector(".ze-body"), row);
   }
 
   // ---- permanent links: #episodes&kind=...&open=... ----
