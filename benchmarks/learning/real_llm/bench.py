@@ -87,7 +87,7 @@ def earlier(path: Path, hashes: Mapping[str, str], sizes: Sizes) -> dict[str, An
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all stages; write the record, tables and picture after each seed."""
+    """Run all stages; write the record, tables and picture after each seed and after the model as downloaded."""
     parser = make_parser("real-llm", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model (python -m "
                         "zerosearch_benchmarks.models makes SmolLM2)")  # fmt: skip
@@ -113,10 +113,15 @@ def main(argv: list[str] | None = None) -> int:
         cells, runs = (
             [row for row in record[name] if row["seed"] not in arguments.seeds] for name in ("cells", "runs")
         )
-    if not cells:
-        for stage in untrained_stages(model, data, sizes, arguments.runs):
-            stage.run()
-            cells += measured(stage, None)
+
+    def write() -> None:
+        runs.sort(key=lambda run: int(run["seed"]))
+        seeds = [run["seed"] for run in runs]
+        record = {"seeds": seeds, "hashes": hashes, "sizes": sizes, "cells": cells, "runs": runs}
+        write_record(arguments.output, LIBRARIES, **record)
+        arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
+        save(charts(record), arguments.output.with_suffix(".svg"))
+
     for seed in arguments.seeds:
         stages = list(seed_stages(model, data, sizes, arguments.runs, seed, arguments.dtype))
         for stage in stages:
@@ -129,11 +134,12 @@ def main(argv: list[str] | None = None) -> int:
             "commands": {stage.name: list(stage.command) for stage in stages},
             "machine": machine(["zerosearch-env", *LIBRARIES]),
         }
-        runs = sorted([*runs, run | trained(arguments.runs / f"seed-{seed}")], key=lambda run: int(run["seed"]))
-        seeds = [run["seed"] for run in runs]
-        record = {"seeds": seeds, "hashes": hashes, "sizes": sizes, "cells": cells, "runs": runs}
-        write_record(arguments.output, LIBRARIES, **record)
-        arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")
-        save(charts(record), arguments.output.with_suffix(".svg"))
+        runs.append(run | trained(arguments.runs / f"seed-{seed}"))
+        write()
+    if all(cell["seed"] is not None for cell in cells):
+        for stage in untrained_stages(model, data, sizes, arguments.runs):
+            stage.run()
+            cells += measured(stage, None)
+        write()
     print(arguments.output.with_suffix(".md").read_text("utf-8"))
     return 0

@@ -1,10 +1,10 @@
 """The stages of `zerosearch bench real-llm` as commands of the package, which anybody can type.
 
-    untrained   the model as downloaded: its own play, RAG and direct answers       once, for all seeds
-    demos       demonstrations of a scripted searcher, on training questions        per seed, from here on
-    warm        supervised fine-tuning on them
-    trained     GRPO with the curriculum, on training questions
+    demos       demonstrations of a scripted searcher, on training questions        per seed
+    warm        supervised fine-tuning on them                                      per seed
+    trained     GRPO with the curriculum, on training questions                     per seed
     test-*      the warm and the trained policy, RAG and direct answers with their weights, on test questions
+    untrained   the model as downloaded: its own play, RAG and direct answers       once, for all seeds
 
 Every stage writes one folder or file.
 """
