@@ -38,7 +38,7 @@ class Behaviour:
     """Share that searched again after a search that sufficed, of the episodes in which one did. What is missing to 1
     had no answer after it: the turns were used up, or the agent declined."""
     answered_unfounded: Interval
-    """Share with an answer, of the episodes in which no search sufficed or there was none. Abstaining is not an answer."""
+    """Share with an answer that is not an abstention, of the episodes in which no search sufficed or there was none."""
     recovered_early: Interval
     """EM, given that the first search was noisy."""
     recovered_middle: Interval
