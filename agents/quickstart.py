@@ -116,7 +116,7 @@ class Bench:
             engine: a different search engine, which is used without noise only; None uses the shared one.
             name: name of the engine in the results.
         """
-        from .evaluation.display import EvaluationDisplay
+        from .evaluation.progress import EvaluationDisplay
         from .players.identity import player_identities
 
         levels = self.levels if engine is None else (0.0,)

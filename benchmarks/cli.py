@@ -57,6 +57,7 @@ _MODULES = {
         "robustness.bench",
         "How robust agents are to noisy searches: every kind and level of a frozen definition, for any agent.",
     ),
+    "robustness-overhead": ("robustness.overhead", "CPU time of the robustness benchmark itself per episode."),
     "kinds": (
         "learning.kinds.bench",
         "Kinds of noise: the quickstart's policy under each, and what training on a mixture or to abstain changes.",

@@ -63,7 +63,9 @@ COMMANDS: dict[str, Command] = {
         "Tune a language model to act as the search engine: collect, label, ... evaluate.",
         "train",
     ),
-    "bench": Command("zerosearch_benchmarks.cli", "Compare the speed of this package with that of similar packages."),
+    "bench": Command(
+        "zerosearch_benchmarks.cli", "Benchmarks: robustness of any search agent; speed and learning of this package."
+    ),
     "serve": Command("zerosearch_env.serve.command", "Serve any engine over HTTP: answer /retrieve requests.", "serve"),
     "mcp": Command("zerosearch_env.commands.mcp", "Let an agent play one question through an MCP server.", "mcp"),
     "index": Command("zerosearch_env.commands.index", "Build an index of a corpus, BM25 or dense, or describe one."),

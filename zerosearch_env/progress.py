@@ -182,7 +182,7 @@ class ProgressBar:
     def _time_left(self) -> str:
         """The estimated remaining time, such as `0:04:10 left`; "" if there is none to show.
 
-        It is estimated from all items so far: one that takes minutes is no exception with a language model.
+        It is estimated from all items so far, since a language model may take minutes for one.
         """
         if not self._remaining or self._total is None or not self._first < self._done < self._total:
             return ""

@@ -173,7 +173,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "", definition: Definit
     """
     from rich.console import Console
 
-    from ..evaluation.display import EvaluationDisplay, print_evaluation, print_failures
+    from ..evaluation.display import print_curves, print_evaluation, print_failures
+    from ..evaluation.progress import EvaluationDisplay
 
     levels, mixtures = _check(config)
     budget, price = read_budget(config.budget), read_price(config.price)
@@ -262,6 +263,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "", definition: Definit
     cells = tuple(cell for cell in found.values() if cell is not None)
     if cells:
         print_evaluation(store.evaluation, console)
+        if definition is not None:
+            print_curves(store.evaluation, console)
     console.print(f"results:     {config.output / RESULTS_FILE}")
     console.print(f"transcripts: {config.output / TRANSCRIPTS_FOLDER}")
     if config.report and cells:
@@ -274,7 +277,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "", definition: Definit
         left = per_cell * len(counted) - finished
         raise BudgetError(
             f"{stopped}; {left:,} of {per_cell * len(counted):,} episodes are left, and the same command plays them "
-            "with a budget of its own"
+            "with the same budget again"
         )
     return cells
 

@@ -89,10 +89,11 @@ class Definition:
         object.__setattr__(self, "noise_kind", tuple(str(read_mixture(kind)) for kind in self.noise_kind))
         for name, is_code in (("dataset", names_code(self.dataset)), ("engine", loads_code(self.engine))):
             if is_code:
-                value, own = getattr(self, name), "an engine" if name == "engine" else "data"
+                value = getattr(self, name)
                 raise ConfigError(
-                    f"{self._where}: {name} = {value!r} names code, and a definition is data only, so that nobody runs "
-                    f"the code of others. For {own} of your own, type it: zerosearch eval --{name} {value}"
+                    f"{self._where}: {name} = {value!r} names code, and a definition is data only: otherwise playing "
+                    "that of somebody else would run their code. For your own, type it: "
+                    f"zerosearch eval --{name} {value}"
                 )
 
     @classmethod

@@ -11,7 +11,7 @@ models on this machine cost none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from zerosearch_env.checks import check_number
@@ -61,8 +61,9 @@ class Spending:
         return Spending(*counts, money)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the money if it has no price."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Plain JSON values, without the money if it has no price, and without tokens that are not counted."""
+        tokens = {name: getattr(self, name) for name in ("tokens_read", "tokens_written") if getattr(self, name)}
+        return {"requests": self.requests, **tokens, **({} if self.money is None else {"money": self.money})}
 
 
 def read_budget(entries: Sequence[str]) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Output of an evaluation on the terminal: a progress bar, one line per finished cell, and tables at the end."""
+"""The tables of an evaluation on the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -12,10 +12,10 @@ from rich.text import Text
 
 from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.privacy import redact
-from zerosearch_env.progress import ProgressBar, work_figures
 
+from .analysis.robustness import AREA_LEVELS, KEPT_LEVEL, curves
 from .episodes import JUDGE
-from .results import Cell, CellKey, Evaluation
+from .results import Cell, Evaluation
 from .statistics import Interval
 
 
@@ -275,6 +275,36 @@ def _behaviour(evaluation: Evaluation) -> Group:
     return _titled(f"all questions together; {shown}, invalid turns, noisy draws and answered episodes in %", table)
 
 
+def print_curves(evaluation: Evaluation, console: Console) -> None:
+    """Print the figures that sum up each robustness curve (`analysis/robustness.py`), one line per agent and kind."""
+    for engine in evaluation.engines:
+        found = curves(evaluation, engine)
+        columns = {
+            "area": [percent(curve.area) for curve in found],
+            f"kept at {KEPT_LEVEL:g}": [percent(curve.kept) for curve in found],
+            "half\nlost at": ["-" if c.half_lost_at is None else f"{c.half_lost_at:.2f}" for c in found],
+            "abstained\nat 1": [share(curve.abstained.mean) for curve in found],
+        }
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("agent", overflow="fold", min_width=16)
+        shown = {name: texts for name, texts in columns.items() if set(texts) != {"-"}}
+        for name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
+        heading = None
+        for curve, line in zip(found, zip(*shown.values(), strict=True), strict=True):
+            if curve.agent != heading:
+                heading = curve.agent
+                table.add_section()
+                table.add_row(Text(heading, style="bold"))
+            table.add_row(f"  {curve.noise_kind}", *line)
+        mean = f"mean EM over noise {', '.join(f'{level:g}' for level in AREA_LEVELS)}"
+        title = (
+            f"robustness in %{_which(evaluation, engine)}: area ({mean}), share of the clean EM kept (95 % interval)"
+        )
+        if shown:
+            console.print(_titled(title, table))
+
+
 def print_failures(cells: Sequence[Cell], console: Console) -> None:
     """Print the incomplete cells, if there are any: how many episodes failed, the first cause, and the way out."""
     incomplete = [cell for cell in cells if not cell.complete]
@@ -283,71 +313,3 @@ def print_failures(cells: Sequence[Cell], console: Console) -> None:
         console.print(f"incomplete: {cell.key}: {cell.shortfall}; the first cause: {redact(cause or 'unknown')}")
     if incomplete:
         console.print("the same command again plays only the episodes that failed")
-
-
-_LINE_S = 30.0
-
-
-class EvaluationDisplay(ProgressBar):
-    """Shows a progress bar over all cells in a terminal, and prints one line per finished cell.
-
-    The bar has the episodes, turns, tokens and what was spent so far, and the time that is left. Without a terminal
-    they are a line every 30 seconds.
-
-    Args:
-        console: where to print.
-        episodes: total number of episodes over all cells.
-        counted: the cells whose episodes are in the total; the others are copies of these. None: all.
-        spent: a function that says what was spent, such as `Meter.figures`.
-    """
-
-    def __init__(
-        self,
-        console: Console,
-        episodes: int,
-        *,
-        counted: Collection[CellKey] | None = None,
-        spent: Callable[[], str] | None = None,
-    ) -> None:
-        work = work_figures()
-
-        def live() -> str:
-            return ", ".join(filter(None, [work(), spent() if spent else ""]))
-
-        super().__init__("episodes", episodes, every_s=_LINE_S, live=live, transient=True, console=console)
-        self._counted, self._finished = counted, 0
-        self._cell: CellKey | None = None
-
-    def on_progress(self, cell: CellKey, done: int, em: float) -> None:
-        """Show the progress of a cell: episodes done, and their mean EM."""
-        if cell != self._cell:
-            self._cell = cell
-            self.skip(done - 1)  # those of an earlier run
-        self.update(self._finished + done, f"{cell}: EM {100 * em:.0f} %")
-
-    def on_cell(self, cell: Cell, taken_over: bool) -> None:
-        """Print the line of a finished cell, including cells reused from an earlier run."""
-        if self._counted is None or cell.key in self._counted:
-            self._finished += cell.planned
-            if cell.key != self._cell:
-                self.skip(cell.planned)
-        self.update(self._finished)
-        s = cell.summary()
-        named = {} if s.samples is None else s.samples.named()
-        last = list(named)[-2:]  # pass@k and majority@k
-        parts = [
-            f"EM {percent(s.em)} %",
-            *(f"{name} {share(named[name].mean)} %" for name in last),
-            *(f"{g} {100 * cell.summary(g).em.mean:.0f} %" for g in cell.groups if g and len(cell.groups) > 1),
-            *(f"{name} {100 * cell.summary(data_source=name).em.mean:.0f} %" for name in cell.data_sources),
-            *(f"{name} {share(interval.mean)} %" for name, interval in s.extra.items()),
-            f"{s.searches.mean:.2f} searches" if s.searches.n else "",
-            f"{s.tokens_read:,} tokens read, {s.tokens_written:,} written"
-            if s.tokens_read and s.tokens_written
-            else "",
-            f"{s.engine_failures} engine failures" if s.engine_failures else "",
-            f"{s.agent_failures} agent failures" if s.agent_failures else "",
-            f"{money:,.2f} money" if (money := (cell.spent or {}).get("money")) else "",
-            "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
-        ]
-        self.print(f"  {cell.key}: {', '.join(filter(None, parts))}")

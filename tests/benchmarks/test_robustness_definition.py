@@ -69,7 +69,7 @@ def test_differences_name_the_values() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("questons = 3", r"unknown field of mine.toml 'questons'. Did you mean 'questions'\?"),
+        ("quests = 3", r"unknown field of mine.toml 'quests'. Did you mean 'questions'\?"),
         ("[world]\npasages = 800", r"unknown field of mine.toml 'world.pasages'. Did you mean 'world.passages'\?"),
         ('noise_kind = ["outtage"]', r"unknown kind of noise 'outtage'. Did you mean 'outage'\?"),
         ("noise = [0, 1.5]", r"noise level.*1\.5"),

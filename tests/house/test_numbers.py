@@ -257,6 +257,13 @@ def engines() -> Iterator[str]:
     )
 
 
+def robustness() -> Iterator[str]:
+    """What the robustness benchmark itself costs."""
+    measured = record("robustness-overhead")
+    yield f"take {measured['cpu_ms']:.2f} ms of CPU time per episode"
+    yield f"{measured['share']:.0%} of a run with an agent that takes {measured['agent_ms']:.0f} ms".replace("%", " %")
+
+
 def data() -> Iterator[str]:
     """The time to load questions."""
     measured = record("datasets")
@@ -372,6 +379,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "engines.md": engines,
     "noise.md": noise,
     "optimisation-step.md": optimisation_step,
+    "robustness.md": robustness,
     "samplers.md": samplers,
     "scale.md": scale,
     "serve.md": serve,
@@ -409,6 +417,9 @@ SETTINGS: dict[str, dict[str, str]] = {
     "protocols.md": {r"\d+\.\d → \d+\.\d": "shares that test_published_loops.py measures; before: commit f357240"},
     "third-party-agents.md": {r"every 30 seconds|600 s(?= unless given)": "constants of the code"},
     "report.md": {r"p = 0\.5|95 %": "definitions", r"16 MB|8 MB": "bounds that a test asserts"},
+    "robustness.md": {
+        r"p = (?:0, )?[\d., and]+|\| 0, 0\.(?:25, 0\.)?5(?:, 0\.75)?, 1 \|": "noise levels",
+    },
     "rewards.md": {r"\b0\.[1258]\b": "constants of published rewards"},
     "samplers.md": {
         r"1\.5|0\.05|temperature 0\.8": "options and their defaults",

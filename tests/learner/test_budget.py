@@ -107,7 +107,7 @@ def test_spending_adds_up_and_names_its_limits() -> None:
         BudgetError, match=r"3 of 3 requests, 1,000,000 tokens read, 1,500,000 written, 3\.00 of 5 money"
     ):
         meter.check()
-    assert Spending(1).as_dict() == {"requests": 1, "tokens_read": 0, "tokens_written": 0}
+    assert Spending(1).as_dict() == {"requests": 1}
     assert Spending(**Spending(1, 2, 3, 0.5).as_dict()) == Spending(1, 2, 3, 0.5)
 
 
