@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from ..errors import DataError
 
@@ -22,7 +23,8 @@ _USUAL_KIND = "distractor"
 """The kind of noise of records that have none: earlier versions had no other."""
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """A line of a file of transcripts, and which episode it holds."""
 
     offset: int
