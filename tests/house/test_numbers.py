@@ -26,6 +26,8 @@ from zerosearch_agents.evaluation.statistics import wilson
 from zerosearch_agents.plan.cli import find_architecture
 from zerosearch_agents.plan.estimate import Hardware, Load, context_tokens, make_plan
 from zerosearch_benchmarks.learning.stability.table import summary
+from zerosearch_benchmarks.robustness.leaderboard import page as leaderboard_page
+from zerosearch_benchmarks.robustness.records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -264,6 +266,12 @@ def robustness() -> Iterator[str]:
     yield f"{measured['share']:.0%} of a run with an agent that takes {measured['agent_ms']:.0f} ms".replace("%", " %")
 
 
+def leaderboard() -> Iterator[str]:
+    """The rows of the tables; tests/benchmarks/test_leaderboard.py compares the rest of the page."""
+    lines = leaderboard_page(read_records(RESULTS / "robustness")).splitlines()
+    yield from dict.fromkeys(line for line in lines if re.match(r"\|.* \[-?\d", line))
+
+
 def data() -> Iterator[str]:
     """The time to load questions."""
     measured = record("datasets")
@@ -377,6 +385,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "README.md": readme,
     "data.md": data,
     "engines.md": engines,
+    "leaderboard.md": leaderboard,
     "noise.md": noise,
     "optimisation-step.md": optimisation_step,
     "robustness.md": robustness,
@@ -404,6 +413,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "compatibility.md": {r"1\.0|0\.2|0\.3": "versions of the package"},
     "engines.md": {r"10 MB|20 GB": "constants of the code"},
     "environment.md": {r"0\.5": "a default"},
+    "leaderboard.md": {r"p = [\d., and]+": "noise levels"},
     "metrics.md": {r"below 1e-6": "a bound asserted in test_trainer.py", r"above 1e-3": "advice"},
     "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},
     "optimisation-step.md": {

@@ -1,0 +1,218 @@
+"""The leaderboard of the robustness benchmark: docs/leaderboard.md, written from the records of committed runs.
+
+    python -m zerosearch_benchmarks.robustness.leaderboard                     # write the page again
+    python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine     # check a run, add its records, write
+
+A run is added only if `zerosearch compare --check` accepts its folder and it follows a definition of this package.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zerosearch_agents.config.definition import Definition
+from zerosearch_env.command_line import read_options
+from zerosearch_env.errors import DataError, ZeroSearchError
+from zerosearch_env.files import write_text
+from zerosearch_env.identity import text_hash
+
+from ..measure import RESULTS
+from .records import Record, add_record, make_records, read_records, shipped_definitions
+
+NAME = "python -m zerosearch_benchmarks.robustness.leaderboard"
+PAGE = RESULTS.parents[1] / "docs" / "leaderboard.md"
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    """Write the leaderboard from its records."""
+
+    add: tuple[Path, ...] = ()
+    """Output folders of `zerosearch bench robustness` whose agents are added first."""
+    records: Path = RESULTS / "robustness"
+    """Folder of the records."""
+    page: Path = PAGE
+    """The page to write."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Add runs, and write the page.
+
+    Args:
+        argv: the arguments after the command's name; None: the arguments of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        DataError: a folder is refused, a record was changed by hand, or the page's folder does not exist.
+    """
+    config = read_options(LeaderboardConfig, argv, NAME, description=__doc__)
+    if not config.page.parent.is_dir():
+        raise DataError(
+            f"{config.page.parent} is not a folder: run this in a checkout of the repository, or give --page"
+        )
+    # All folders are checked before the first record is written.
+    for record in [record for folder in config.add for record in make_records(folder)]:
+        print(f"added: {add_record(record, config.records)}")
+    write_text(config.page, page(read_records(config.records)))
+    print(f"page:  {config.page}")
+    return 0
+
+
+_HEAD = """# Leaderboard of the robustness benchmark
+
+How robust search agents are to noisy searches, measured by `zerosearch bench robustness` ([how](robustness.md)). This
+page is written from the records in `benchmarks/results/robustness/`; a test compares them.
+
+All shares are in %, with 95 % intervals over questions in brackets. The agents of a table had the same questions,
+passages and noise draws. In the first table of a definition, each figure is the mean over its kinds of noise.
+
+| column | what it is |
+|---|---|
+| area | mean exact match over p = 0, 0.25, 0.5 and 0.75; agents are sorted by it |
+| EM clean, EM | exact match without noise, and at p = 0.5 |
+| misled, abstained, hallucinated | [what the answers came to](noise.md#what-an-answer-came-to), at p = 0.5 |
+| truthfulness | EM minus hallucinated at p = 1, where every search is noisy; negative if most answers are wrong |
+| searches | per episode, at p = 0.5 |
+| version | of this package |
+
+`random` and `oracle` are the bounds: the one acts at random, the other [sees the gold answers](builtin-players.md).
+"""
+
+_SUBMIT = """## How to submit
+
+```sh
+zerosearch bench robustness --definition v1 --agent mine=my_agent.py:agent --output runs/mine
+zerosearch compare runs/mine --check
+python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine
+```
+
+- The first command plays; the same command continues an interrupted run.
+- The second says whether the folder is a whole and unchanged run: settings, hashes, cells, transcripts
+  ([what it checks](results.md#checking-a-benchmark-run)).
+- The third, in a checkout of the repository, checks the same, adds a record per agent and writes this page. A folder
+  that was edited or is incomplete, or is of other data or another definition, is refused with the reasons.
+
+The second and the third run nothing that is in a folder. Open a pull request with the record and the page. Say where
+the agent's code and weights are, and where the whole folder is: a record has the command, versions and hashes, but no
+episodes. Hashes show edits and damage. They do not prove who wrote a file, nor that an agent did not know the answers,
+so a result is worth what others can repeat.
+"""
+
+
+_HEADINGS = {"em": "EM", "em_clean": "EM clean"}
+
+
+def page(records: Iterable[Record], definitions: Sequence[Definition] | None = None) -> str:
+    """The leaderboard as Markdown.
+
+    Args:
+        records: as `read_records` returns them.
+        definitions: those that have tables; None: those that come with the package.
+    """
+    rows = list(records)
+    parts = [_HEAD]
+    for definition in definitions or shipped_definitions():
+        chosen = [record for record in rows if record["definition"]["hash"] == definition.hash]
+        if chosen:
+            parts.append("\n".join(_definition(definition, sorted(chosen, key=_rank))))
+    return "\n".join([*parts, _SUBMIT])
+
+
+def _rank(record: Record) -> tuple[float, float, str]:
+    """Best area first; a definition without the levels of the area is sorted by EM at p = 0.5."""
+    scores = record["scores"]
+    area, half = (scores[name]["mean"] for name in ("area", "em"))
+    return -(area or 0.0), -(half or 0.0), record["agent"]
+
+
+def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[str]:
+    """The tables of a definition."""
+    first = records[0]
+    area = ["area"] if first["scores"]["area"]["mean"] is not None else []
+    yield f"## {definition.name}"
+    yield ""
+    yield (
+        f"Definition `{definition.hash}`: {first['questions']} questions of {_text(definition.dataset)}, "
+        f"{len(definition.noise_kind)} kinds of noise at p = {', '.join(f'{level:g}' for level in definition.noise)}, "
+        f"at most {definition.max_turns} searches of {definition.top_k} documents."
+    )
+    if not area:
+        yield "It has not all levels of the area, so agents are sorted by EM at p = 0.5."
+    yield ""
+    columns = [*area, "em_clean", "em", "truthfulness"]
+    yield from _table(
+        ["agent", *(_HEADINGS.get(name, name) for name in columns), "searches", "version"],
+        [
+            [
+                _text(record["agent"]),
+                *(_figure(record["scores"][name]) for name in columns),
+                _count(record["scores"]["searches"]),
+                _text(record["versions"]["zerosearch-env"]),
+            ]
+            for record in records
+        ],
+    )
+    columns = [*area, "em", "misled", "abstained", "hallucinated", "truthfulness"]
+    for record in records:
+        yield f"### {_text(record['agent'])}, {definition.name}"
+        yield ""
+        yield (
+            f"Record `{record['file']}`, agent `{_identity(record['identity'])}`, data `{_identity(record['data'])}`, "
+            f"{record['episodes']:,} episodes."
+        )
+        yield ""
+        yield from _table(
+            ["kind of noise", *(_HEADINGS.get(name, name) for name in columns), "searches"],
+            [
+                [kind, *(_figure(figures[name]) for name in columns), _count(figures["searches"])]
+                for kind, figures in record["kinds"].items()
+            ],
+        )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for cells in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _figure(interval: Mapping[str, Any]) -> str:
+    """A share with its interval, in percent."""
+    mean, low, high = (_digits(100 * interval[name], 1) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _count(interval: Mapping[str, Any]) -> str:
+    return _digits(interval["mean"], 2)
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number with so many digits after the point, and never -0.0."""
+    return f"{math.floor(value * 10**digits + 0.5) / 10**digits + 0.0:.{digits}f}"
+
+
+def _identity(values: Mapping[str, str]) -> str:
+    """Eight digits for the identity of an agent or of data; the record has the whole."""
+    return text_hash(repr(sorted(values.items())))[:8]
+
+
+def _text(text: str) -> str:
+    """Text of a record as Markdown that is nothing but text: others write these names."""
+    plain = html.escape(" ".join(str(text).split()), quote=False)
+    return "".join(f"\\{letter}" if letter in r"\`*_[]|#" else letter for letter in plain)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ZeroSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
