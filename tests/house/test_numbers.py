@@ -430,6 +430,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "robustness.md": {
         r"p = (?:0, )?[\d., and]+|\| 0, 0\.(?:25, 0\.)?5(?:, 0\.75)?, 1 \|": "noise levels",
     },
+    "results.md": {r"below 0\.05": "the level of the test", r"p = [\d., and]+": "noise levels"},
     "rewards.md": {r"\b0\.[1258]\b": "constants of published rewards"},
     "samplers.md": {
         r"1\.5|0\.05|temperature 0\.8": "options and their defaults",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 from zerosearch_env.errors import DataError
 from zerosearch_env.game.answers import documents_contain_answer
@@ -111,7 +111,7 @@ def _episode(record: JsonObject, rules: Rules) -> RecordedEpisode:
 
 def _scores(record: JsonObject, answers: tuple[str, ...]) -> Scores:
     values = record["scores"]
-    figures = {name: math.nan if values.get(name) is None else values[name] for name in _FIGURES}
+    figures: dict[str, Any] = {name: math.nan if values.get(name) is None else values[name] for name in _FIGURES}
     return Scores(
         values["prediction"],
         answers,
