@@ -48,7 +48,7 @@ def episode_section(joined: Joined, page: Path | None = None, *, transcripts: in
         transcripts: number of transcripts of each agent on the page. At most 16 MB of them are.
 
     Raises:
-        DataError: a file of transcripts has changed while it was read, or a line of it is no transcript.
+        DataError: a file of transcripts has changed while it was read, or a line of it is not a transcript.
     """
     explorer, stored = _collect(joined)
     folder = None if page is None else page.with_name(f"{page.stem}_files")

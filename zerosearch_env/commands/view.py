@@ -27,7 +27,7 @@ _SHOWN = ("question", "answers", "noise_level", "turns", "scores", "stop_reason"
 _PLACES = ("transcripts.jsonl", "transcripts/*.jsonl", "evaluation/transcripts/*.jsonl")
 """Where commands write transcripts in their output folder."""
 _KNOWN = ("run", "agent", "engine", "index", "hops", "relation")
-"""Entries of `extra` that have a filter of their own, or say nothing to a reader: the hash of an evaluation's run."""
+"""Entries of `extra` that have their own filter, or say nothing to a reader: the hash of an evaluation's run."""
 
 
 @dataclass(frozen=True)
