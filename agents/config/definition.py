@@ -112,7 +112,9 @@ class Definition:
     @property
     def values(self) -> dict[str, Any]:
         """Its values as plain JSON, without the name, and without the world if the dataset is another one."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values: dict[str, Any] = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
         values["engine"] = redact(self.engine)
         del values["name"]
         if includes_world(self.dataset):

@@ -57,13 +57,22 @@ class Spending:
     def __add__(self, other: Spending) -> Spending:
         """Both together. What one of them has no price for is left out of the money."""
         money = None if self.money is None and other.money is None else (self.money or 0.0) + (other.money or 0.0)
-        counts = (getattr(self, name) + getattr(other, name) for name in ("requests", "tokens_read", "tokens_written"))
-        return Spending(*counts, money)
+        return Spending(
+            self.requests + other.requests,
+            self.tokens_read + other.tokens_read,
+            self.tokens_written + other.tokens_written,
+            money,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the money if it has no price, and without tokens that are not counted."""
         tokens = {name: getattr(self, name) for name in ("tokens_read", "tokens_written") if getattr(self, name)}
         return {"requests": self.requests, **tokens, **({} if self.money is None else {"money": self.money})}
+
+
+def money_text(money: float) -> str:
+    """An amount of money: with two decimals, or with as many as it takes to show three digits of a small one."""
+    return f"{money:,.2f}" if money >= 1 or money == 0 else f"{money:.3g}"
 
 
 def read_budget(entries: Sequence[str]) -> dict[str, float]:
@@ -184,20 +193,25 @@ class Meter:
             raise BudgetError(f"the budget is used up: {self.describe()}")
 
     def describe(self) -> str:
-        """What was spent, with the limits: `1,003 of 1,000 requests, 5,120 tokens read, 640 written, 0.42 money`."""
+        """What was spent, with the limits: `1,003 of 1,000 requests, 5,120 tokens read and 640 written, 0.42 money`."""
         spent = self.spent
         parts = [f"{spent.requests:,}{self._limit('requests')} requests"]
         if spent.tokens or "tokens" in self.budget:
             limit = f" ({spent.tokens:,}{self._limit('tokens')})" if "tokens" in self.budget else ""
-            parts.append(f"{spent.tokens_read:,} tokens read, {spent.tokens_written:,} written{limit}")
+            read = f"{spent.tokens_read:,} tokens read and " if spent.tokens_read else ""
+            parts.append(f"{read}{spent.tokens_written:,}{'' if read else ' tokens'} written{limit}")
         if spent.money is not None:
-            parts.append(f"{spent.money:,.2f}{self._limit('money')} money")
+            parts.append(f"{money_text(spent.money)}{self._limit('money')} money")
         return ", ".join(parts)
 
     def figures(self) -> str:
         """What is limited or has a price, for a progress bar: `12 of 1,000 requests, 0.42 of 5 money`; else ""."""
         spent = self.spent
-        values = {"requests": f"{spent.requests:,}", "tokens": f"{spent.tokens:,}", "money": f"{spent.money or 0:,.2f}"}
+        values = {
+            "requests": f"{spent.requests:,}",
+            "tokens": f"{spent.tokens:,}",
+            "money": money_text(spent.money or 0),
+        }
         shown = [name for name in LIMITS if name in self.budget or (name == "money" and self.price is not None)]
         return ", ".join(f"{values[name]}{self._limit(name)} {name}" for name in shown)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from zerosearch_env.progress import ProgressBar, work_figures
 
+from .budget import money_text
 from .display import percent, share
 from .results import Cell, CellKey
 
@@ -73,7 +74,7 @@ class EvaluationDisplay(ProgressBar):
             else "",
             f"{s.engine_failures} engine failures" if s.engine_failures else "",
             f"{s.agent_failures} agent failures" if s.agent_failures else "",
-            f"{money:,.2f} money" if (money := (cell.spent or {}).get("money")) else "",
+            f"{money_text(money)} money" if (money := (cell.spent or {}).get("money")) else "",
             "from an earlier run" if taken_over else f"{cell.seconds:.1f} s",
         ]
         self.print(f"  {cell.key}: {', '.join(filter(None, parts))}")

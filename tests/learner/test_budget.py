@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_dataset
 
 from zerosearch_agents.commands.evaluate import main
-from zerosearch_agents.evaluation.budget import Meter, Price, Spending, read_budget, read_price
+from zerosearch_agents.evaluation.budget import Meter, Price, Spending, money_text, read_budget, read_price
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.evaluation.store import Store, transcript_path
@@ -104,9 +104,10 @@ def test_spending_adds_up_and_names_its_limits() -> None:
     assert meter.spent == Spending(3, 1_000_000, 1_500_000, 3.0)
     assert meter.figures() == "3 of 3 requests, 3.00 of 5 money"
     with pytest.raises(
-        BudgetError, match=r"3 of 3 requests, 1,000,000 tokens read, 1,500,000 written, 3\.00 of 5 money"
+        BudgetError, match=r"3 of 3 requests, 1,000,000 tokens read and 1,500,000 written, 3\.00 of 5 money"
     ):
         meter.check()
+    assert [money_text(money) for money in (0, 0.00132, 0.5, 1234.5)] == ["0.00", "0.00132", "0.5", "1,234.50"]
     assert Spending(1).as_dict() == {"requests": 1}
     assert Spending(**Spending(1, 2, 3, 0.5).as_dict()) == Spending(1, 2, 3, 0.5)
 
@@ -177,7 +178,8 @@ def test_the_command_counts_money_and_continues(
         assert Path("out/report.html").is_file()
         assert main([*command[:-2], "--no-report"]) == 0
         assert (
-            "spent:       4 requests, 1,000,000 tokens read, 1,000,000 written, 4.00 money" in capsys.readouterr().out
+            "spent:       4 requests, 1,000,000 tokens read and 1,000,000 written, 4.00 money"
+            in capsys.readouterr().out
         )
         (cell,) = load_evaluation("out").cells
         assert cell.spent["money"] == 8.0
