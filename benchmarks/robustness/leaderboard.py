@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from zerosearch_agents.config.definition import Definition
 from zerosearch_env.command_line import read_options
@@ -33,8 +35,8 @@ PAGE = RESULTS.parents[1] / "docs" / "leaderboard.md"
 class LeaderboardConfig:
     """Write the leaderboard from its records."""
 
-    add: tuple[Path, ...] = ()
-    """Output folders of `zerosearch bench robustness` whose agents are added first."""
+    add: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """An output folder of `zerosearch bench robustness` whose agents are added first; may be repeated."""
     records: Path = RESULTS / "robustness"
     """Folder of the records."""
     page: Path = PAGE
@@ -84,6 +86,7 @@ passages and noise draws. In the first table of a definition, each figure is the
 | version | of this package |
 
 `random` and `oracle` are the bounds: the one acts at random, the other [sees the gold answers](builtin-players.md).
+`my_agent` is `examples/my_agent.py`, a function that believes what its only search returns.
 """
 
 _SUBMIT = """## How to submit
