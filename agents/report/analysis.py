@@ -56,7 +56,7 @@ class Differences:
         labels = {role.agent: role.label for role in roles}
         listed = comparisons(evaluation, agents=list(labels), engine=engine) if len(labels) > 1 else []
         self.count = len(listed)
-        self.levels: list[float | None] = sorted({c.noise_level for c in listed if c.noise_level is not None})
+        self.levels: list[float | None] = [*sorted({c.noise_level for c in listed if c.noise_level is not None})]
         if any(c.noise_level is None for c in listed):
             self.levels.append(None)
         pairs: dict[tuple[str, str], dict[tuple[str, float | None], Comparison]] = {}

@@ -78,9 +78,9 @@ def _write_others(config: ReportConfig, report: Report, page: Path) -> list[Path
             raise DataError(f"{config.folder[0]} holds no results of an evaluation: there is no table to write")
         paths.append(page.with_suffix(f".{form}"))
         write_text(paths[-1], exports.export(report.evaluation, form))
-    drawn = dict.fromkeys(name for name in config.format if name in figures.FORMATS)
+    drawn: dict[str, None] = dict.fromkeys(name for name in config.format if name in figures.FORMATS)
     if not drawn and config.figures is not None:
-        drawn = {figures.FORMATS[0]: None}
+        drawn = dict.fromkeys(figures.FORMATS[:1])
     folder = config.figures or page.with_name(f"{page.stem}_figures")
     for form in drawn:
         paths += figures.save_each(report.charts(), folder, form)

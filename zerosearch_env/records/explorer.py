@@ -305,7 +305,7 @@ def _turn(turn: JsonObject, documents: dict[tuple[str, str], int]) -> dict[str, 
                 "wrong": wrong[number] if number < len(wrong) else [],
                 "documents": [
                     [_number(documents, (document["title"] or "", document["text"])), int(noisy)]
-                    for document, noisy in zip(group["documents"], group["noisy"], strict=True)  # type: ignore[arg-type,index]
+                    for document, noisy in zip(group["documents"], group["noisy"], strict=True)
                 ],
             }
             for number, group in enumerate(search_groups(turn) if searched else ())
