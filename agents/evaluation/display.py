@@ -288,6 +288,8 @@ def print_curves(evaluation: Evaluation, console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("agent", overflow="fold", min_width=16)
         shown = {name: texts for name, texts in columns.items() if set(texts) != {"-"}}
+        if not shown:
+            continue
         for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
         heading = None
@@ -301,8 +303,7 @@ def print_curves(evaluation: Evaluation, console: Console) -> None:
         title = (
             f"robustness in %{_which(evaluation, engine)}: area ({mean}), share of the clean EM kept (95 % interval)"
         )
-        if shown:
-            console.print(_titled(title, table))
+        console.print(_titled(title, table))
 
 
 def print_failures(cells: Sequence[Cell], console: Console) -> None:
