@@ -82,6 +82,6 @@ def _write_others(config: ReportConfig, report: Report, page: Path) -> list[Path
     if not drawn and config.figures is not None:
         drawn = dict.fromkeys(figures.FORMATS[:1])
     folder = config.figures or page.with_name(f"{page.stem}_figures")
-    for form in drawn:
-        paths += figures.save_each(report.charts(), folder, form)
+    for file_type in drawn:
+        paths += figures.save_each(report.charts(), folder, file_type)
     return paths
