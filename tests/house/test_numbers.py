@@ -5,7 +5,7 @@ must contain each of them word for word, line breaks aside. What is then left of
 or a decimal fraction, only if `SETTINGS` says what it is: an option, a definition, a bound that a test asserts.
 
 After a new record: run this file and copy the sentences that it prints into the pages. For a new measured sentence:
-add it here, as an f-string over its record.
+add it here, as an f-string over its record. All sentences are in one file, where a new record's can be found.
 """
 
 from __future__ import annotations
