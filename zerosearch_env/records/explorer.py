@@ -228,6 +228,7 @@ def file_text(number: int, block: str, version: str) -> str:
     return f"zerosearchBlock({number},{block},{encode(version)});\n"
 
 
+# Any: whatever can be written as JSON
 def encode(value: Any) -> str:
     """A value as JSON that is safe inside a `<script>` element of HTML, and in a JavaScript file."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

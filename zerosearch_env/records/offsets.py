@@ -75,6 +75,7 @@ def _line(line: bytes, offset: int) -> Line | None:
         return None
 
 
+# Any: the values of a JSON object, checked by whoever reads them
 def read_line(file: BinaryIO, offset: int, length: int) -> dict[str, Any]:
     """Parse a line of an open file.
 

@@ -115,8 +115,9 @@ def _question_problems(cells: Sequence[Cell]) -> list[str]:
     whole = next((cell for cell in cells if cell.complete), None)
     expected = {} if whole is None else {result.key: result.question_id for result in whole.episodes}
     for cell in cells:
-        if twice := [key for key, count in Counter(result.key for result in cell.episodes).items() if count > 1]:
-            found.append(f"{cell.key}: the episode of question {twice[0][0]} is there {len(twice) + 1} times")
+        (first, times), *_ = Counter(result.key for result in cell.episodes).most_common(1) or [((0, 0), 0)]
+        if times > 1:
+            found.append(f"{cell.key}: the episode of question {first[0]} is there {times} times")
         other = next((r for r in cell.episodes if expected and expected.get(r.key) != r.question_id), None)
         if other is not None:
             found.append(f"{cell.key}: question {other.index} ({other.question_id!r}) is not one of the first cell")
