@@ -11,7 +11,7 @@ The stored lines are read question by question, so memory grows with the number 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def episode_section(joined: Joined, page: Path | None = None, *, transcripts: in
     """
     explorer, stored = _collect(joined)
     folder = None if page is None else page.with_name(f"{page.stem}_files")
+    if folder is not None:
+        _empty(folder)
     numbers, version = {name: number for number, name in enumerate(explorer.questions)}, explorer.version
     blocks: dict[str, str] = {}
     files: dict[str, str] = {}
@@ -72,8 +74,6 @@ def episode_section(joined: Joined, page: Path | None = None, *, transcripts: in
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(file_text(numbers[question], explorer.block(others), version), encoding="utf-8")
             files[question] = f"{folder.name}/{path.name}"
-    if folder is not None:
-        _remove_others(folder, files)
     return explorer.section(blocks, files)
 
 
@@ -140,16 +140,18 @@ def _split(records: _Records, most: int) -> tuple[_Records, _Records]:
     return parts
 
 
-def _remove_others(folder: Path, files: Mapping[str, str]) -> None:
-    """Remove the files of an earlier page, and the folder if it is empty."""
-    if not folder.is_dir():
-        return
-    names = {Path(path).name for path in files.values()}
-    for path in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.js"):
-        if path.name not in names:
+def _empty(folder: Path) -> None:
+    """Remove the files of an earlier page, and the folder if nothing else is in it.
+
+    What somebody else has put there may be a link: nothing is ever written through one.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    if folder.is_dir():
+        for path in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.js"):
             path.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @dataclass

@@ -218,6 +218,22 @@ def test_nothing_in_a_folder_becomes_markup_or_script(folders: list[Path], tmp_p
         assert {row["agent"] for row in csv.DictReader(stream)} == {EVIL}
 
 
+@pytest.mark.parametrize("linked", ["report_files", "report_files/00000.js"])
+def test_nothing_is_written_through_a_link(folders: list[Path], tmp_path: Path, linked: str) -> None:
+    folder, outside = tmp_path / "evil", tmp_path / "outside"
+    shutil.copytree(folders[0], folder)
+    outside.mkdir()
+    target = outside / "00000.js"
+    target.write_text("mine")
+    (folder / linked).parent.mkdir(exist_ok=True)
+    (folder / linked).symlink_to(outside if linked == "report_files" else target)
+    write_page(read_joined([folder]), folder / "report.html", transcripts=0)
+    assert target.read_text() == "mine"
+    assert [path.name for path in outside.iterdir()] == ["00000.js"]
+    assert len(list((folder / "report_files").iterdir())) == 8
+    assert not any(path.is_symlink() for path in (folder / "report_files").iterdir())
+
+
 def test_a_page_without_transcripts_lists_the_episodes(folders: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
