@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("pdf", "svg", "png")
 _PX_PER_INCH = 90
+_TWO_COLUMNS = 400.0
+"""Width of a chart, in px, from which its legend has two columns."""
+_LEGEND_ROW = 0.19
+"""Height of a row of the legend in inches. A chart has room for two of them."""
 _SETTINGS = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -51,7 +55,12 @@ def draw(charts: Sequence[Chart]) -> Figure:
             handles, names = axes.get_legend_handles_labels()
             lines |= zip(names, handles, strict=True)
         if len(lines) > 1:
-            figure.legend(lines.values(), lines, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+            columns = 2 if width >= _TWO_COLUMNS else 1
+            rows = -(-len(lines) // columns)
+            figure.set_size_inches(size[0], size[1] + _LEGEND_ROW * max(0, rows - 2))
+            figure.legend(
+                lines.values(), lines, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+            )
     return figure
 
 
