@@ -234,7 +234,7 @@ class RememberingSampler:
         row.lacking += ids
         row.context.update(turn.token_ids)
         row.waiting = True
-        WORK.add(turns=1)  # no tokens: they are those that were sampled, and show how fast
+        WORK.add(turns=1, requests=0)  # no tokens: they are those that were sampled, and show how fast
         return TurnSample(row.key, ids, tuple(turn.logprobs), turn.text, turn.finish, self.weight_version)
 
     def _remember(self, sample: TurnSample) -> TurnSample:

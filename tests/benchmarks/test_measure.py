@@ -93,7 +93,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(name in out for name in cli.BENCHMARKS)
     with pytest.raises(ConfigError, match="Did you mean 'env-real-text'"):
-        cli.main(["env-overhed"])
+        cli.main(["env-reel-text"])
 
 
 @pytest.mark.parametrize("name", cli.BENCHMARKS)

@@ -92,7 +92,7 @@ def test_something_was_learnt_from_and_it_changed_the_policy(whole):
 def test_training_raises_the_reward(tmp_path):
     config = tiny.tiny_train_config(
         tmp_path,
-        steps=7,
+        steps=14,
         rollout=RolloutConfig(prompts=8, group_size=8),
         algorithm=AlgorithmConfig(minibatches=1),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),

@@ -219,8 +219,13 @@ def test_two_processes_are_one(whole: TuneConfig, tmp_path: Path) -> None:
     for one, other in zip(expected, found, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
     assert out.count("train: ") == 1
-    for name, value in weights(whole.output).items():
-        torch.testing.assert_close(weights(both)[name], value, rtol=1e-3, atol=1e-5)
+    # AdamW makes a step of full size from a gradient that is only rounding, so a few weights may differ by whole steps.
+    one, other = (
+        torch.cat([value.flatten() for _, value in sorted(weights(run).items())]) for run in (whole.output, both)
+    )
+    difference = (one - other).abs()
+    assert (difference > 1e-5).float().mean() < 1e-3
+    assert difference.max() < 2 * whole.peak * len(expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
