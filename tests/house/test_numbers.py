@@ -25,6 +25,7 @@ from zerosearch_agents.config.train import load_preset
 from zerosearch_agents.evaluation.statistics import wilson
 from zerosearch_agents.plan.cli import find_architecture
 from zerosearch_agents.plan.estimate import Hardware, Load, context_tokens, make_plan
+from zerosearch_benchmarks.learning.real_llm.table import markdown
 from zerosearch_benchmarks.learning.stability.table import summary
 from zerosearch_benchmarks.robustness.leaderboard import page as leaderboard_page
 from zerosearch_benchmarks.robustness.records import read_records
@@ -381,6 +382,14 @@ def stability() -> Iterator[str]:
     yield f"The seeds end {-lost[0]:.0f} points above ours and {lost[1]:.0f} and {lost[2]:.0f} below"
 
 
+def real_llm() -> Iterator[str]:
+    """Every row of the record's tables, and the machines."""
+    made = record("real-llm")
+    yield from (row for row in markdown(made).splitlines() if row.startswith("| ") and "| noise 0" not in row)
+    for run in made["runs"]:
+        yield f"seed {run['seed']}: {run['machine']['cores']} cores of an {run['machine']['processor']}"
+
+
 PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "README.md": readme,
     "data.md": data,
@@ -389,6 +398,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "noise.md": noise,
     "optimisation-step.md": optimisation_step,
     "robustness.md": robustness,
+    "real-llm.md": real_llm,
     "samplers.md": samplers,
     "scale.md": scale,
     "serve.md": serve,

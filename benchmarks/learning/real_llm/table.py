@@ -94,7 +94,7 @@ def _training(runs: Cells) -> Iterator[str]:
     yield "| seed | steps | reward, first and last ten | searches, first and last ten | hours of each stage |"
     yield "|---|---|---|---|---|"
     for run in runs:
-        steps = run["steps"]
+        steps = [step for step in run["steps"] if "reward" in step]  # step 0 is only evaluated
         figures = []
         for metric in ("reward", "searches"):
             values = [step[metric] for step in steps if metric in step]
