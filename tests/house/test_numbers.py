@@ -390,6 +390,17 @@ def real_llm() -> Iterator[str]:
         yield f"seed {run['seed']}: {run['machine']['cores']} cores of an {run['machine']['processor']}"
 
 
+def report() -> Iterator[str]:
+    """The cost of the report over many episodes."""
+    cost = record("report")["report"]
+    yield (
+        f"{cost['episodes']:,} stored episodes ({cost['agents']} agents, {cost['kinds']} kinds at four levels and "
+        f"none, {cost['questions']} questions; {cost['transcripts_mb']:.0f} MB of transcripts) take "
+        f"{cost['cpu_s']:.0f} CPU seconds and {cost['peak_mb']:.0f} MB of memory. "
+        f"The page has {cost['page_mb']:.1f} MB, the files next to it {cost['files_mb']:.0f} MB."
+    )
+
+
 PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "README.md": readme,
     "data.md": data,
@@ -397,6 +408,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "leaderboard.md": leaderboard,
     "noise.md": noise,
     "optimisation-step.md": optimisation_step,
+    "report.md": report,
     "robustness.md": robustness,
     "real-llm.md": real_llm,
     "samplers.md": samplers,
