@@ -70,6 +70,7 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str, prefix: st
             raise unknown_name(f"field of {where}", f"{prefix}{name}", [f"{prefix}{hint}" for hint in hints])
     converted = {name: _convert(hints[name], value, where, f"{prefix}{name}") for name, value in values.items()}
     unset = (dataclasses.MISSING, dataclasses.MISSING)
+    # `kind` is a dataclass; its type says so nowhere
     required = [field.name for field in dataclasses.fields(kind) if (field.default, field.default_factory) == unset]  # type: ignore[arg-type]
     if missing := [f"{prefix}{name}" for name in required if name not in values]:
         raise ConfigError(f"{where} has no {', '.join(missing)}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group
@@ -83,9 +84,12 @@ def em_table(evaluation: Evaluation, group: str | None, engine: str, *, width: i
 
 def _outcomes(evaluation: Evaluation, engine: str, width: int) -> Group:
     """What the answers that are not right came to, of every agent at every noise level."""
-    rows: _Rows = []
-    for name in evaluation.outcomes:
-        rows += _rows(evaluation, engine, lambda cell, name=name: getattr(cell.summary(), name), name)  # type: ignore[misc]
+
+    def outcome(name: str, cell: Cell) -> Interval:
+        interval: Interval = getattr(cell.summary(), name)
+        return interval
+
+    rows = _named_rows(evaluation, engine, outcome, evaluation.outcomes)
     title = f"outcomes of answers in %{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
 
@@ -98,18 +102,16 @@ def _sample_scores(evaluation: Evaluation, engine: str, width: int) -> Group:
         return {} if scores is None else scores.named()
 
     cells = [cell for cell in evaluation.cells if cell.engine == engine]
-    rows: _Rows = []
-    for name in dict.fromkeys(name for cell in cells for name in named(cell)):
-        rows += _rows(evaluation, engine, lambda cell, name=name: named(cell).get(name), name)  # type: ignore[misc]
+    names = dict.fromkeys(name for cell in cells for name in named(cell))
+    rows = _named_rows(evaluation, engine, lambda name, cell: named(cell).get(name), names)
     title = f"EM in %, {evaluation.samples} samples per question{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
 
 
 def _data_sources(evaluation: Evaluation, engine: str, width: int) -> Group:
     """EM of every agent at every noise level, for each data set."""
-    rows: _Rows = []
-    for name in evaluation.data_sources:
-        rows += _rows(evaluation, engine, lambda cell, name=name: cell.summary(data_source=name).em, name)  # type: ignore[misc]
+    names = evaluation.data_sources
+    rows = _named_rows(evaluation, engine, lambda name, cell: cell.summary(data_source=name).em, names)
     title = f"EM in %, by data source{_which(evaluation, engine)} (95 % interval)"
     return _level_table(title, rows, evaluation.noise_levels, width)
 
@@ -123,7 +125,7 @@ def _additional_scores(evaluation: Evaluation, engine: str, width: int) -> Group
 
     rows: _Rows = []
     for name in evaluation.additional_scores:
-        rows += _rows(evaluation, engine, lambda cell, name=name: cell.summary().extra.get(name), name)  # type: ignore[misc]
+        rows += _named_rows(evaluation, engine, lambda name, cell: cell.summary().extra.get(name), [name])
         if name == JUDGE:
             rows += _rows(evaluation, engine, agreement, f"{JUDGE} agrees with EM")
     table = _level_table(f"additional scores in %{_which(evaluation, engine)}", rows, evaluation.noise_levels, width)
@@ -200,6 +202,13 @@ def _rows(
             indent = "  " if label else ""
             rows.append((f"{indent}{agent}{mark}", [None if cell is None else figure(cell) for cell in cells]))
     return rows
+
+
+def _named_rows(
+    evaluation: Evaluation, engine: str, figure: Callable[[str, Cell], Interval | None], names: Iterable[str]
+) -> _Rows:
+    """The `_rows` of each of several figures, under its name; `figure` gets the name and the cell."""
+    return [row for name in names for row in _rows(evaluation, engine, partial(figure, name), name)]
 
 
 def _level_table(title: str, rows: _Rows, levels: Sequence[float], width: int, *, sign: str = "") -> Group:

@@ -112,7 +112,8 @@ class EpisodeResult:
 
     def score(self, metric: str) -> float | None:
         """One of `METRIC_KINDS`, or an additional score; None if it has no value."""
-        return getattr(self, metric) if metric in METRIC_KINDS else self.extra.get(metric)  # type: ignore[no-any-return]
+        value: float | None = getattr(self, metric) if metric in METRIC_KINDS else self.extra.get(metric)
+        return value
 
 
 _RECORDED = frozenset((*METRICS, *OUTCOMES, "searches", "prediction", "reward", "counterfactual"))

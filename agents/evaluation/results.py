@@ -44,6 +44,17 @@ class CellKey(NamedTuple):
         kind = "" if self.noise_kind == str(DISTRACTOR) else f" {self.noise_kind}"
         return f"{self.agent}, {self.engine}, noise {self.noise_level:g}{kind}"
 
+    @classmethod
+    def of_transcript(cls, record: Mapping[str, Any]) -> CellKey:
+        """The cell whose play left a transcript. Transcripts of earlier versions name no kind of noise: distractors.
+
+        Raises:
+            KeyError: it is not a transcript of an evaluation.
+            TypeError: the same.
+        """
+        extra, kind = record["extra"], record.get("noise_kind", str(DISTRACTOR))
+        return cls(extra["agent"], extra["engine"], record["noise_level"], kind).played
+
     @property
     def played(self) -> CellKey:
         """The cell whose episodes this one has: without noise, all kinds have those of `distractor`."""
@@ -398,7 +409,7 @@ def read_results(file: Path) -> dict[str, Any]:
         DataError: the file is missing, is not a results file, or has another schema version.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise DataError(f"{file}: no such file; expected the output folder of `zerosearch eval`") from cause
     except (UnicodeDecodeError, json.JSONDecodeError) as cause:
@@ -406,4 +417,4 @@ def read_results(file: Path) -> dict[str, Any]:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(f"{file}: expected schema version {SCHEMA_VERSION}, got {version!r}")
-    return values  # type: ignore[no-any-return]
+    return values

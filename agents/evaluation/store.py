@@ -201,14 +201,12 @@ class Journal:
         """Take over the result on a line, if it still counts; returns whether the line stays in the file."""
         try:
             record = json.loads(line)
-            extra = record["extra"]
-            kind = record.get("noise_kind", str(DISTRACTOR))  # earlier versions had no other
-            if CellKey(extra["agent"], extra["engine"], record["noise_level"], kind).played != self._key:
+            if CellKey.of_transcript(record) != self._key:
                 return True
             result = episode_result(record)
         except (ValueError, KeyError, TypeError):
             return False  # cut off by a kill, or damaged
-        if extra.get("run") != self._run or result.failed or result.key not in keys:
+        if record["extra"].get("run") != self._run or result.failed or result.key not in keys:
             return False
         self.finished[result.key] = result
         return True

@@ -13,8 +13,6 @@ from ..evaluation.statistics import EMPTY, Interval
 from .kinds import Kinds
 from .robustness import Role
 
-AREA = "area"
-"""The column of the area under the curve."""
 _SIGNIFICANT = 0.05
 
 
@@ -32,11 +30,6 @@ class PairTable:
     def believed(self) -> int:
         """Number of differences with a corrected p-value below 0.05."""
         return sum(is_significant(comparison) for comparison in self.fields.values())
-
-    @property
-    def open(self) -> bool:
-        """Whether there is a difference to believe."""
-        return self.believed > 0
 
 
 def is_significant(comparison: Comparison) -> bool:
@@ -101,7 +94,8 @@ class BehaviourSection:
     def figure(self, name: str, role: Role, kind: str, level: float) -> Interval:
         """One of `labels`."""
         found = self._figures.get((role.agent, kind, level))
-        return EMPTY if found is None else getattr(found, name)  # type: ignore[no-any-return]
+        figure: Interval = EMPTY if found is None else getattr(found, name)
+        return figure
 
     def shown(self, name: str, kind: str) -> bool:
         """Whether a figure has a value for any agent and level."""

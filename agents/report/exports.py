@@ -7,9 +7,10 @@ exact match, one row per agent and kind of noise, one column per level.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..evaluation.analysis.robustness import Curve, curves
 from ..evaluation.results import Evaluation
@@ -86,8 +87,8 @@ def to_markdown(evaluation: Evaluation) -> str:
         title = f"Exact match, %{f', {group} questions' if group else ''}, engine {engine} (95 % interval)"
         lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
         lines += [[curve.agent, curve.noise_kind, *_fields(evaluation, curve, _markdown_interval)] for curve in rows]
-        table = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
-        parts.append(f"**{_markdown(title)}**\n\n{table}\n")
+        table = "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
+        parts.append(f"**{markdown_text(title)}**\n\n{table}\n")
     return "\n".join(parts)
 
 
@@ -128,8 +129,7 @@ def _heads(evaluation: Evaluation) -> list[str]:
     return [*(f"p = {level:g}" for level in evaluation.noise_levels), "area"]
 
 
-def _fields(evaluation: Evaluation, curve: Curve, form: object) -> list[str]:
-    assert callable(form)
+def _fields(evaluation: Evaluation, curve: Curve, form: Callable[[Interval], str]) -> list[str]:
     means = [curve.points.get(level) for level in evaluation.noise_levels] + [curve.area]
     return [form(mean) if mean is not None and mean.n else "" for mean in means]
 
@@ -142,10 +142,10 @@ def _latex_interval(mean: Interval) -> str:
     return rf"{100 * mean.mean:.1f} {{\scriptsize [{100 * mean.low:.0f}, {100 * mean.high:.0f}]}}"
 
 
-def _markdown(text: str) -> str:
-    """A text in a field of a table: markup of Markdown and HTML has no effect."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{char}" if char in "\\`*_[]|" else char for char in text)
+def markdown_text(text: str) -> str:
+    """Text in a heading or in a field of a table: markup of Markdown and HTML has no effect."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{char}" if char in r"\`*_[]|#" else char for char in plain)
 
 
 _LATEX = {

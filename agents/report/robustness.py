@@ -110,7 +110,8 @@ class Robustness:
     def outcome(self, role: Role, level: float, name: str, kind: str | None = None) -> Interval:
         """One of `outcomes` of an agent, over all questions."""
         cell = self._cell(role, level, kind)
-        return EMPTY if cell is None else getattr(cell.summary(), name)  # type: ignore[no-any-return]
+        outcome: Interval = EMPTY if cell is None else getattr(cell.summary(), name)
+        return outcome
 
     def kind_gap(self, role: Role, level: float, group: str | None, kind: str) -> Interval:
         """The paired difference in exact match between another kind of noise and that of the charts."""

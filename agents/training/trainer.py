@@ -270,7 +270,7 @@ def _loop(
 def _restore(learner: Learner, files: RunFiles) -> int:
     """Continues after the newest checkpoint; at the start of the run, with the evaluation before training."""
     step = files.restore()
-    if step == 0 and not files.evaluated:
+    if not files.evaluated:
         files.record_first_evaluation(evaluate_held_out(learner, 0))
     return step
 

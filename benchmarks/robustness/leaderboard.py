@@ -8,7 +8,6 @@ A run is added only if `zerosearch compare --check` accepts its folder and it fo
 
 from __future__ import annotations
 
-import html
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from zerosearch_agents.config.definition import Definition
+from zerosearch_agents.report.exports import markdown_text
 from zerosearch_env.command_line import read_options
 from zerosearch_env.errors import DataError, ZeroSearchError
 from zerosearch_env.files import write_text
@@ -143,7 +143,7 @@ def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[s
     yield f"## {definition.name}"
     yield ""
     yield (
-        f"Definition `{definition.hash}`: {first['questions']} questions of {_text(definition.dataset)}, "
+        f"Definition `{definition.hash}`: {first['questions']} questions of {markdown_text(definition.dataset)}, "
         f"{len(definition.noise_kind)} kinds of noise at p = {', '.join(f'{level:g}' for level in definition.noise)}, "
         f"at most {definition.max_turns} searches of {definition.top_k} documents."
     )
@@ -155,17 +155,17 @@ def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[s
         ["agent", *(_HEADINGS.get(name, name) for name in columns), "searches", "version"],
         [
             [
-                _text(record["agent"]),
+                markdown_text(record["agent"]),
                 *(_figure(record["scores"][name]) for name in columns),
                 _count(record["scores"]["searches"]),
-                _text(record["versions"]["zerosearch-env"]),
+                markdown_text(record["versions"]["zerosearch-env"]),
             ]
             for record in records
         ],
     )
     columns = [*area, "em", "misled", "abstained", "hallucinated", "truthfulness"]
     for record in records:
-        yield f"### {_text(record['agent'])}, {definition.name}"
+        yield f"### {markdown_text(record['agent'])}, {definition.name}"
         yield ""
         yield (
             f"Record `{record['file']}`, agent `{_identity(record['identity'])}`, data `{_identity(record['data'])}`, "
@@ -205,12 +205,6 @@ def _digits(value: float, digits: int) -> str:
 def _identity(values: Mapping[str, str]) -> str:
     """Eight digits for the identity of an agent or of data; the record has the whole."""
     return text_hash(repr(sorted(values.items())))[:8]
-
-
-def _text(text: str) -> str:
-    """Text of a record as Markdown that is nothing but text: others write these names."""
-    plain = html.escape(" ".join(str(text).split()), quote=False)
-    return "".join(f"\\{letter}" if letter in r"\`*_[]|#" else letter for letter in plain)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from typing import Any
 
 from zerosearch_env.engines.registry import engine_name
 from zerosearch_env.errors import ConfigError, DataError
-from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.records.transcripts import read_transcripts
 from zerosearch_env.types import JsonObject
 
@@ -186,9 +185,7 @@ class _Transcripts:
     def _compare(self, record: JsonObject) -> str:
         """Take note of whether a transcript fits; returns a problem of the line itself, or ""."""
         try:
-            extra = record["extra"]
-            kind = record.get("noise_kind", str(DISTRACTOR))
-            key = CellKey(extra["agent"], extra["engine"], record["noise_level"], kind).played
+            key = CellKey.of_transcript(record)
             result = episode_result(record)
         except (DataError, KeyError, TypeError) as cause:
             return f"a line is not the transcript of a finished episode ({cause})"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from zerosearch_env.errors import ConfigError, DataError, UnjudgedError
-from zerosearch_env.game.noise_kinds import DISTRACTOR
 from zerosearch_env.game.reward_registry import Reward, get_scores, pay
 from zerosearch_env.game.rules import Rules, make_rules
 from zerosearch_env.loading import code_identity
@@ -104,10 +103,8 @@ def _records(folder: Path) -> Iterator[tuple[CellKey, EpisodeResult, JsonObject]
         )
     for file in files:
         for record in read_transcripts(file):
-            extra = record.get("extra", {})
             try:
-                kind = record.get("noise_kind", str(DISTRACTOR))
-                key = CellKey(extra["agent"], extra["engine"], record["noise_level"], kind).played
+                key = CellKey.of_transcript(record)
                 result = episode_result(record)
             except (KeyError, TypeError) as cause:
                 raise DataError(f"{file}: not a transcript of an evaluation ({cause!r})") from cause

@@ -110,9 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     runs: list[dict[str, Any]] = []
     if arguments.add:
         record = earlier(arguments.output, hashes, sizes)
-        cells, runs = (
-            [row for row in record[name] if row["seed"] not in arguments.seeds] for name in ("cells", "runs")
-        )
+        cells = [cell for cell in record["cells"] if cell["seed"] not in arguments.seeds]
+        runs = [run for run in record["runs"] if run["seed"] not in arguments.seeds]
 
     def write() -> None:
         runs.sort(key=lambda run: int(run["seed"]))
