@@ -49,9 +49,11 @@ def test_what_is_a_verdict(reply: str, verdict: float | None) -> None:
     assert read_verdict(reply) == verdict
 
 
-def judging(script: Callable[..., object], ask: Callable[[Judge], object]) -> object:
+def judging(
+    script: Callable[..., object], ask: Callable[[Judge], object], options: HttpOptions | None = None
+) -> object:
     with ServerThread(script) as server:  # type: ignore[arg-type]
-        judge = Judge(OpenAIBackend([server.url], model="m", options=FAST))
+        judge = Judge(OpenAIBackend([server.url], model="m", options=options or FAST))
         try:
             return ask(judge)
         finally:
@@ -130,7 +132,8 @@ def test_verdicts_of_threads_are_requested_at_the_same_time_and_equal_ones_once(
     async def counted(call: Call) -> Reply | None:
         return await script(call)
 
-    assert judging(counted, ask) == [1.0] * 8
+    # As patient as the barrier: threads may be late on a busy machine.
+    assert judging(counted, ask, HttpOptions(attempts=1, total_s=60.0, read_s=60.0)) == [1.0] * 8
     assert len(script.calls) == 4
 
 
