@@ -8,6 +8,8 @@
 #   make test-servers the simulation LLM on `transformers serve`, killed and restarted; about two minutes
 #   make test-vllm    the same on vLLM's CPU build, in an environment of its own (.venv-vllm, 2.5 GB); no GPU
 #   make test-agents  the examples of agent frameworks, each in an environment of its own (.venv-agents, 1.6 GB)
+#   make test-trl     the adapter of a framework in an environment of its own (.venv-frameworks); also test-openenv,
+#                     test-verifiers, test-skyrl, test-gem, test-verl, test-nemo-gym, test-torchrl
 #   make test-llm     two real language models play 20 questions each way; downloads 330 MB once, half an hour on two cores
 #   make real         SmolLM2 learns to search over real text; hours on two cores, continues where it stopped
 #   make format       let the formatter and the linter rewrite the code
@@ -16,6 +18,8 @@
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 AGENTS_VENV ?= .venv-agents
+FRAMEWORKS_VENV ?= .venv-frameworks
+FRAMEWORKS := trl openenv verifiers skyrl gem verl nemo-gym torchrl
 LLMS ?= .llms
 # Questions and passages of `make real`; made from the hub's 2WikiMultihopQA if the folder does not exist.
 WIKIQ ?= $(or $(ZEROSEARCH_SHARED_DATA),.wikiq)
@@ -33,10 +37,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents test-llm real lint check format clean distclean setup
+.PHONY: help quickstart test test-fast test-pythons coverage test-servers test-vllm test-agents test-llm $(FRAMEWORKS:%=test-%) real lint check format clean distclean setup
 
 help:
-	@sed -n '2,14s/^#   *//p' Makefile
+	@sed -n '2,16s/^#   *//p' Makefile
 
 quickstart: $(VENV)/.ready-train $(LINKED)
 	@$(BIN)/zerosearch quickstart $(ARGS)
@@ -75,6 +79,11 @@ test-agents:
 		$${folder}bin/python -m pytest -q -rP -m servers tests/servers/test_frameworks.py $(ARGS) || exit 1; \
 	done
 
+$(FRAMEWORKS:%=test-%): test-%:
+	@python=$$(sh .ci/find-python) && "$$python" .ci/frameworks_venv.py $* $(FRAMEWORKS_VENV)
+	@$(FRAMEWORKS_VENV)/$*/bin/python -m pytest -q -rP -m "servers or not servers" \
+		tests/integrations/test_$(subst -,_,$*).py $(ARGS)
+
 real: $(VENV)/.ready-servers $(LINKED)
 	@$(BIN)/python -m zerosearch_benchmarks.models $(LLMS) --models smollm2
 	@test -d $(WIKIQ) || HF_HUB_OFFLINE=0 $(BIN)/python -m zerosearch_benchmarks.learning.wiki_questions $(WIKIQ)
@@ -100,7 +109,7 @@ clean:
 	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	@rm -rf $(VENV) $(VLLM_VENV) $(AGENTS_VENV)
+	@rm -rf $(VENV) $(VLLM_VENV) $(AGENTS_VENV) $(FRAMEWORKS_VENV)
 
 # The stamps make a second call instant; editing pyproject.toml or constraints.txt installs again.
 # `strict` installs a tree of links under the packages' real names, so that type checkers see them. Files made later are

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .envs.infos import plain as plain
     from .envs.rows import rows as rows
     from .envs.session import Session as Session
+    from .envs.sessions import SessionSource as SessionSource
     from .envs.single import ZeroSearchEnv as ZeroSearchEnv
     from .envs.spaces import UnicodeText as UnicodeText
     from .envs.vector import ZeroSearchVectorEnv as ZeroSearchVectorEnv
@@ -84,6 +85,7 @@ _NAMES = {
     "envs.infos": "plain",
     "envs.rows": "rows",
     "envs.session": "Session",
+    "envs.sessions": "SessionSource",
     "envs.single": "ZeroSearchEnv",
     "game.episode": "Episode",
     "game.rules": "Rules make_rules",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..checks import check_whole_number
 from ..datasets import DatasetSource
 from ..game.episode import Episode
-from ..game.rules import make_rules
+from ..game.noise import check_level
+from ..game.rules import Rules, make_rules
 from ..protocols import Protocol
 from ..randomness import mix
-from ..types import Json
+from ..types import Dataset, Json
 from .options import EnvOptions
 from .setup import make_dataset
 
@@ -57,17 +58,27 @@ def rows(
         ('What is the capital of France?', 0.25, 'user')
     """
     rules = make_rules(protocol=protocol)
+    return make_rows(make_dataset(EnvOptions(dataset, split)), rules, check_level(noise_level), seed, count, answers)
+
+
+def make_rows(
+    data: Dataset, rules: Rules, noise_level: float | None, seed: int, count: int | None, answers: bool
+) -> list[dict[str, Json]]:
+    """The rows of a dataset; see `rows`. Without a noise level, the rows leave it to whoever plays them.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
     base = check_whole_number("seed", seed, 0)
     limit = None if count is None else check_whole_number("count", count)
-    data = make_dataset(EnvOptions(dataset, split))
     made: list[dict[str, Json]] = []
     for index, question in enumerate(data.questions[:limit]):
-        episode = Episode(question, rules, noise_level=noise_level, seed=mix(base, index))
+        episode = Episode(question, rules, noise_level=noise_level or 0.0, seed=mix(base, index))
         row: dict[str, Json] = {
             "question_id": question.id,
             "question": question.text,
             "prompt": [{"role": "user", "content": episode.prompt}],
-            "noise_level": episode.noise_level,
+            "noise_level": noise_level,
             "seed": _signed(episode.seed),
             "extra_info": {
                 "dataset": question.dataset or data.name,
