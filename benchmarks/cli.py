@@ -53,6 +53,10 @@ _MODULES = {
         "learning.real_llm.bench",
         "A pretrained language model learns to search over real text: every stage, with tests before and after.",
     ),
+    "simulator-real": (
+        "learning.simulator_real.bench",
+        "A pretrained language model tuned as the search engine on real snippets, and a policy trained against it.",
+    ),
     "robustness": (
         "robustness.bench",
         "How robust agents are to noisy searches: every kind and level of a frozen definition, for any agent.",

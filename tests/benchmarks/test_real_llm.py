@@ -60,7 +60,11 @@ RECORD = {
         cell("trained", "trained", 0, 0.0, 0.2, "two-hop"),
     ],
     "runs": [
-        {"seed": seed, "seconds": {"training": 7200}, "steps": [{"reward": 0.1 * i, "searches": 1.0} for i in range(5)]}
+        {
+            "seed": seed,
+            "seconds": {"warm start": 720, "training": 7200, "test of a": 360, "test of b": 720},
+            "steps": [{"reward": 0.1 * i, "searches": 1.0} for i in range(5)],
+        }
         for seed in (0, 1)
     ],
 }
@@ -71,7 +75,7 @@ def test_the_table_has_every_seed_and_their_mean():
     assert "| as downloaded | 10 (0-20) | 10 (0-20) |" in text
     assert "| after reinforcement learning | 80 (70-90) 60 (50-70), **70** | 55 (45-65) 35 (25-45), **45** |" in text
     assert "## two-hop, 150 test questions" in text
-    assert "| 0 | 5 | 0.20, 0.20 | 1.00, 1.00 | training 2.00 |" in text
+    assert "| 0 | 5 | 0.20, 0.20 | 1.00, 1.00 | 0.2 | 2.0 | 0.3 |" in text
 
 
 def test_the_picture_has_the_mean_of_the_seeds_and_the_training():

@@ -91,8 +91,11 @@ def _relations(cells: Cells) -> Iterator[str]:
 
 
 def _training(runs: Cells) -> Iterator[str]:
-    yield "| seed | steps | reward, first and last ten | searches, first and last ten | hours of each stage |"
-    yield "|---|---|---|---|---|"
+    yield (
+        "| seed | steps | reward, first and last ten | searches, first and last ten | hours of warm start | of training "
+        "| of tests |"
+    )
+    yield "|---|---|---|---|---|---|---|"
     for run in runs:
         steps = [step for step in run["steps"] if "reward" in step]  # step 0 is only evaluated
         figures = []
@@ -100,7 +103,9 @@ def _training(runs: Cells) -> Iterator[str]:
             values = [step[metric] for step in steps if metric in step]
             ends = values[:10], values[-10:]
             figures.append(", ".join(f"{statistics.mean(end):.2f}" for end in ends) if values else "-")
-        hours = ", ".join(f"{name} {seconds / 3600:.2f}" for name, seconds in run["seconds"].items())
+        seconds = run["seconds"]
+        tests = sum(value for name, value in seconds.items() if name.startswith("test"))
+        hours = " | ".join(f"{value / 3600:.1f}" for value in (seconds["warm start"], seconds["training"], tests))
         yield f"| {run['seed']} | {len(steps)} | {figures[0]} | {figures[1]} | {hours} |"
 
 
