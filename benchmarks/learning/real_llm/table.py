@@ -92,8 +92,8 @@ def _relations(cells: Cells) -> Iterator[str]:
 
 def _training(runs: Cells) -> Iterator[str]:
     yield (
-        "| seed | steps | reward, first and last ten | searches, first and last ten | hours of warm start | of training "
-        "| of tests |"
+        "| seed | steps | reward, first and last ten | searches, first and last ten | hours of warm start "
+        "| of training | of tests |"
     )
     yield "|---|---|---|---|---|---|---|"
     for run in runs:
