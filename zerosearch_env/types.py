@@ -190,6 +190,14 @@ class SearchRequest:
     """What the search returns where it is noisy (`game.noise_kinds`)."""
     episode_seed: int = 0
     """64-bit seed of what all searches of an episode share, such as the wrong answer of counterfactual documents."""
+    guarded: tuple[str, ...] = ()
+    """Further answers that noisy documents must not state: if the question of a search is unknown, those of the
+    questions closest to its query (`zerosearch serve`). Unlike `answers` they say nothing about what is asked."""
+
+    @property
+    def forbidden(self) -> tuple[str, ...]:
+        """All answers that noisy documents must not state."""
+        return self.answers + self.guarded if self.guarded else self.answers
 
     @property
     def noise_mask(self) -> tuple[bool, ...]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from zerosearch_env.errors import ConfigError
+from zerosearch_env.errors import ConfigError, EngineError
 from zerosearch_env.game.noise import get_schedule
 from zerosearch_env.game.noise_kinds import read_noise_kinds
 from zerosearch_env.retrieve_api.bodies import parse
 from zerosearch_env.retrieve_api.codec import RequestError
 from zerosearch_env.serve.questions import KnownQuestions
-from zerosearch_env.serve.searches import RequestDefaults
-from zerosearch_env.types import Paragraph, Question, SearchRequest
+from zerosearch_env.serve.searches import RequestDefaults, guarded_documents
+from zerosearch_env.types import Document, Paragraph, Question, SearchRequest, SearchResult
 
 MANY = [f"query {number}" for number in range(400)]
 
@@ -152,3 +153,34 @@ def test_a_known_question_is_found_by_its_text_or_id_and_in_a_query() -> None:
     for query, answers in found.items():
         question = known.in_query(query)
         assert (None if question is None else question.answers) == answers, query
+
+
+def test_a_noisy_search_of_unknown_question_is_guarded_by_the_questions_near_its_query() -> None:
+    far = [Question(f"f{n}", f"Which colour has house {n}?", (f"colour {n}",)) for n in range(50)]
+    near = Question("1", "Who governs the birthplace of Al Berg?", ("Bo Lind",), metadata={"chain": ["Ulm", "Bo Lind"]})
+    maker = RequestDefaults(questions=[near, *far])
+    for query in ("Al Berg born", "mayor of Ulm"):
+        (request,) = make(maker, query=query, noisy=True)
+        assert (request.answers, request.guarded, request.question) == ((), ("Bo Lind",), "")
+        assert request.forbidden == ("Bo Lind",)
+    assert len(make(maker, query="which colour", noisy=True)[0].guarded) == 32
+    assert make(maker, query="zebra", noisy=True)[0].guarded == ()
+    assert make(maker, query="Al Berg born", noisy=False)[0].guarded == ()
+    assert make(maker, query="Al Berg born", noisy=[False, True], topk=2)[0].guarded == ("Bo Lind",)
+    # With answers of its own, or of a question that is found, a search needs no others.
+    assert make(maker, query="Al Berg born", noisy=True, answers=["x"])[0].guarded == ()
+    assert make(maker, query="Who governs the birthplace of Al Berg", noisy=True)[0].guarded == ()
+    # These kinds are made from useful documents, and may state the answer.
+    kept = RequestDefaults(questions=[near], noise_kinds=read_noise_kinds(["garbled:0.5"]))
+    assert make(kept, query="Al Berg born", noisy=True)[0].guarded == ()
+
+
+def test_what_an_engine_leaves_of_guarded_answers_is_cut_out() -> None:
+    request = SearchRequest("q", "", (), True, 2, 0, guarded=("Bo Lind",))
+    clean, stating = Document("Ulm", "A town."), Document("Ulm", "Its mayor is Bo Lind.")
+    result = SearchResult((clean, stating, stating))
+    assert guarded_documents(request, result) == (clean, Document("Ulm", "Its mayor is ..."))
+    assert guarded_documents(replace(request, noisy=(True, False)), result) == (clean, stating)
+    assert guarded_documents(replace(request, guarded=()), result) == (clean, stating)
+    with pytest.raises(EngineError, match="consists of answers to questions"):
+        guarded_documents(request, SearchResult((Document("", "Bo Lind"),)))

@@ -139,7 +139,10 @@ def test_the_question_is_found_and_unguarded_noise_is_counted(start: Any, tmp_pa
     assert answers("x", header=quote("Wer war Goethes Mutter für Köln?")) == textor
     assert answers("x", question="q2") == answers("x", question="wer war Goethes Mutter für Köln") == textor
     assert server.get("/stats").json["unguarded_noisy_searches"] == 0
-    assert answers("Dracula") == ()
+    assert answers("Dracula author") == ()
+    assert server.engine.calls[-1][0].guarded == stoker
+    assert server.get("/stats").json["unguarded_noisy_searches"] == 0
+    assert answers("zebra") == server.engine.calls[-1][0].guarded == ()
     assert server.get("/stats").json["unguarded_noisy_searches"] == 1
     assert b"zerosearch_unguarded_noisy_searches_total 1.0" in server.get("/metrics").body
 

@@ -77,7 +77,7 @@ def sample_negatives(
 
     Args:
         index: the passages.
-        request: gives the query, the gold answers and the seed.
+        request: gives the query, the answers that must not be stated, and the seed.
         ranking: ranking of the query, at least `skip + len(order)` deep.
         order: seeded order in which the ranks of the pool are tried.
         skip: number of top ranks that are useful and never drawn.
@@ -89,7 +89,7 @@ def sample_negatives(
         Pairs (position of the passage, score in units of 1 / ranking.SCALE), highest score first. There are fewer than
         `count` only if too few of the MAX_EXAMINED passages, or of all passages, are free of gold answers.
     """
-    passages, answers = index.passages, request.answers
+    passages, answers = index.passages, request.forbidden
     taken: dict[int, tuple[int, int]] = {}
 
     def examine(candidates: Iterable[tuple[int, int, int]]) -> bool:

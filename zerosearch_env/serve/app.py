@@ -27,7 +27,7 @@ from .access import is_local, is_token
 from .metrics import Metrics
 from .questions import HEADER
 from .search_queue import SearchQueue
-from .searches import RequestDefaults
+from .searches import RequestDefaults, guarded_documents
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -91,7 +91,7 @@ class Service:
 
         Raises:
             RequestError: there are too many searches (413, 503), or there was no result in time (504).
-            ZeroSearchError: the engine failed, or rejected a request.
+            ZeroSearchError: the engine failed, or rejected a request, or returned nothing but a gold answer.
         """
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
@@ -104,9 +104,9 @@ class Service:
                 raise EngineError(f"the search for {request.query[:80]!r} failed: {result.failure}", result.attempts)
         noisy = [request for request in requests if any(request.noise_mask)]
         self.metrics.noisy += len(noisy)
-        self.metrics.unguarded += sum(not request.answers for request in noisy)
+        self.metrics.unguarded += sum(not any(map(str.strip, request.forbidden)) for request in noisy)
         return [
-            tuple(result.documents[: request.top_k]) if result.message is None else (Document("", result.message),)
+            guarded_documents(request, result) if result.message is None else (Document("", result.message),)
             for request, result in zip(requests, results, strict=True)
         ]
 

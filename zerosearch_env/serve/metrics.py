@@ -69,7 +69,7 @@ class Metrics:
         self.noisy = 0
         """Answered searches with noise in at least one document."""
         self.unguarded = 0
-        """Noisy searches without known answers: their documents may hold one."""
+        """Noisy searches for which no answers are known, not even of questions near the query: they may hold one."""
         self.waiting: Callable[[], int] = lambda: 0
         """Searches waiting for an engine call."""
         self.in_flight = 0

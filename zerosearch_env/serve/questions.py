@@ -1,4 +1,4 @@
-"""Finds the question that a request belongs to: by its text or id, or by its text inside the query."""
+"""Finds the question of a search: by its text or id, by its text inside the query, or roughly, by common words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..types import Question
+from ..engines.corpus.passages import PassageIndex
+from ..types import Document, Question
 
 HEADER = "ZeroSearch-Question"
 """Request header with the text or id of the question, percent-encoded where it is not ASCII."""
@@ -15,6 +16,9 @@ HEADER = "ZeroSearch-Question"
 _WORD = re.compile(r"\w+")
 _FEWEST_WORDS = 4
 """A shorter question is found only by a query that consists of it: its words occur in other queries."""
+_NEAREST = 32
+"""Number of questions that a query may belong to if it contains none. Of 3,169 queries that agents wrote for HotpotQA's
+questions, 94 % have theirs among the first 32 of 7,405; 64 would be 95 %, and twice the time of a noisy search."""
 
 
 class KnownQuestions:
@@ -35,6 +39,13 @@ class KnownQuestions:
             self._by_text[key] = question
         lengths = {key.count(" ") + 1 for key in self._by_text}
         self._lengths = sorted((length for length in lengths if length >= _FEWEST_WORDS), reverse=True)
+        self._questions = tuple(self._by_text.values())
+        self._index = PassageIndex([_described(question) for question in self._questions])
+
+    def build(self) -> None:
+        """Build the index of `answers_near` now instead of at its first call."""
+        if self._questions:
+            self._index.rank([""], [1])
 
     def named(self, name: str) -> Question | None:
         """The question with this text or id."""
@@ -52,6 +63,21 @@ class KnownQuestions:
                 if question is not None:
                     return question
         return None
+
+    def answers_near(self, query: str) -> tuple[str, ...]:
+        """The answers of the questions that a query may belong to: the 32 closest ones that share a word with it.
+
+        A question is compared by its text, the titles of its supporting paragraphs, and the answers of its steps, with
+        BM25. So a query for a later step ("mayor of Elm Hill") is close to its question if the dataset has the steps.
+        """
+        if not self._questions:
+            return ()
+        places = self._index.rank([query], [_NEAREST])[0].ids[:_NEAREST].tolist()
+        return tuple(dict.fromkeys(answer for place in places for answer in self._questions[place].answers))
+
+
+def _described(question: Question) -> Document:
+    return Document("", " ".join((question.text, *question.supporting, *question.steps)))
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Turn a parsed request into engine requests: defaults, limits, gold answers, and the noise of each search."""
+"""Turn a parsed request into engine requests (defaults, limits, gold answers, noise), and guard noisy results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..checks import check_whole_number
-from ..errors import ConfigError
+from ..engines.guard import remove_answers
+from ..engines.kinds.makers import KEEPS_ANSWERS
+from ..errors import ConfigError, EngineError
+from ..game.answers import contains_answer
 from ..game.noise import Schedule, check_level
-from ..game.noise_kinds import NoiseKinds
+from ..game.noise_kinds import NoiseKinds, split_kind
 from ..randomness import mix, split, text_seed, uniform
 from ..retrieve_api.bodies import ParsedRequest, RequestedSearch
 from ..retrieve_api.codec import RequestError
-from ..types import Question, SearchRequest
+from ..types import Document, Question, SearchRequest, SearchResult, full_text
 from .questions import KnownQuestions
 
 _NO_QUESTION = -1
@@ -36,7 +39,8 @@ class RequestDefaults:
         curriculum_searches: number of searches until a schedule's progress is 1.
         seed: the server's seed.
         questions: known questions; a request that names one, or whose query contains one, gets its answers, steps and
-            paragraphs filled in.
+            paragraphs filled in. Other noisy searches get the answers of the questions closest to the query as
+            `SearchRequest.guarded`.
         required: fields of `SearchRequest` that the engine needs: any of `"question"` and `"answers"`.
 
     Raises:
@@ -64,6 +68,8 @@ class RequestDefaults:
         self._curriculum_searches = check_whole_number("curriculum_searches", curriculum_searches)
         self._seed = seed
         self._questions = KnownQuestions(questions)
+        if self._noise:
+            self._questions.build()
         self._required = frozenset(required)
         self._count = 0
 
@@ -106,17 +112,21 @@ class RequestDefaults:
         question = _NO_QUESTION if text is None else text_seed(text)
         # The last component distinguishes a given seed from a counter of the same value.
         seed = mix(self._seed, text_seed(search.query), question, number, search.seed is None)
+        noisy = uniform(seed, 0) < level if search.noisy is None else search.noisy
+        kind = mixture.draw(seed, 0)
+        guard = not answers and (noisy if isinstance(noisy, bool) else any(noisy))
         return SearchRequest(
             query=search.query,
             question=text or "",
             answers=answers or (),
-            noisy=uniform(seed, 0) < level if search.noisy is None else search.noisy,
+            noisy=noisy,
             top_k=top_k,
             seed=split(seed, 1),
             paragraphs=None if known is None else known.paragraphs,
             steps=() if known is None else known.steps,
-            noise_kind=mixture.draw(seed, 0),
+            noise_kind=kind,
             episode_seed=mix(self._seed, question),
+            guarded=self._questions.answers_near(search.query) if guard and _is_guarded(kind) else (),
         )
 
     def _check_required(self, given: Mapping[str, Any]) -> None:
@@ -128,3 +138,35 @@ class RequestDefaults:
                 "'question' (or 'questions', one per query) and 'answers', or start the server with the --dataset that "
                 "holds the question"
             )
+
+
+def _is_guarded(kind: str) -> bool:
+    return split_kind(kind)[0] not in KEEPS_ANSWERS
+
+
+def guarded_documents(request: SearchRequest, result: SearchResult) -> tuple[Document, ...]:
+    """The documents of a result; from noisy ones, the answers of `request.guarded` are removed.
+
+    The engines of this package choose other documents. This is for those that do not know `guarded`: engines of other
+    authors, other retrieval servers, and simulation LLMs, which write without looking at it.
+
+    Raises:
+        EngineError: no document would be left.
+    """
+    documents = tuple(result.documents[: request.top_k])
+    if not request.guarded or not documents:
+        return documents
+    # With fewer documents than slots it is not known which slots are empty.
+    mask = request.noise_mask if len(documents) == request.top_k else (True,) * len(documents)
+    kept = [
+        remove_answers(document, request.guarded)
+        if noise and contains_answer(full_text(document), request.guarded)
+        else document
+        for document, noise in zip(documents, mask, strict=True)
+    ]
+    left = tuple(document for document in kept if document is not None)
+    if not left:
+        raise EngineError(
+            f"the noisy result for {request.query[:80]!r} consists of answers to questions of the server's dataset"
+        )
+    return left

@@ -49,6 +49,8 @@ Documents = Sequence[Document | None]
 NEEDS_WRONG_ANSWERS = frozenset(("counterfactual", "mixed", "injection"))
 NEEDS_ANSWERS = NEEDS_WRONG_ANSWERS | {"incomplete"}
 """Kinds that a request without gold answers cannot have; it gets distractors."""
+KEEPS_ANSWERS = frozenset(("garbled", "markup", "redundant"))
+"""Kinds whose documents are useful ones that are hard to read: they may state a gold answer."""
 WITHOUT_ANSWERS = frozenset(("irrelevant", "counterfactual", "incomplete", "injection", "empty", "outage"))
 """Kinds whose noisy documents state no gold answer."""
 ENGINE = "noise"
@@ -139,6 +141,7 @@ def _plain(request: SearchRequest, noisy: bool | tuple[bool, ...]) -> SearchRequ
         request.paragraphs,
         request.steps,
         episode_seed=request.episode_seed,
+        guarded=request.guarded,
     )
 
 
@@ -217,13 +220,14 @@ def _irrelevant(request: SearchRequest, number: float | None, sources: Sources) 
     failed = next((result for result in results if result.failure is not None), None)
     if failed is not None:
         return failed
+    forbidden = request.forbidden
     found: Documents = [
-        None if contains_answer(full_text(document), request.answers) else document for document in results[0].documents
+        None if contains_answer(full_text(document), forbidden) else document for document in results[0].documents
     ]
     if any(document is None for document in found):
         # Noisy documents for the other question are kept free of the answers that the request names: those of this one.
         (spare,) = yield [replace(about_other, noisy=True, answers=request.answers, steps=())]
-        others = iter([d for d in spare.documents if not contains_answer(full_text(d), request.answers)])
+        others = iter([d for d in spare.documents if not contains_answer(full_text(d), forbidden)])
         found = [next(others, None) if document is None else document for document in found]
     left = [document for document in found if document is not None]
     if not left:

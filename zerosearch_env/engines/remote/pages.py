@@ -93,6 +93,6 @@ def draw_noisy(request: SearchRequest, ranking: Sequence[Document], noise_depth:
     for place in (*seeded_orders([request.seed], pool)[0], *range(pool, len(below))):
         if len(chosen) == request.top_k:
             break
-        if not contains_answer(full_text(below[place]), request.answers):
+        if not contains_answer(full_text(below[place]), request.forbidden):
             chosen.append(place)
     return [below[place] for place in sorted(chosen)]
