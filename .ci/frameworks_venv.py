@@ -21,7 +21,7 @@ FRAMEWORKS = {
     "gem": ["gem-llm==0.1.0"],
     "verl": ["verl==0.9.1"],
     "nemo-gym": ["nemo-gym==0.4.0"],
-    "torchrl": ["torchrl==0.14.1"],
+    "torchrl": ["torchrl==0.14.1", "torch==2.13.0"],
 }
 """Name -> what is installed beside this package."""
 EXTRAS = {"trl": "train"}

@@ -214,6 +214,38 @@ def scale() -> Iterator[str]:
     yield f"for decoding {hardware.bandwidth_share:.0%}".replace("%", " %")
 
 
+PRICE = 2.95
+"""Dollars per hour of an H100; docs/frameworks/scale.md names the source."""
+
+
+def frameworks_scale() -> Iterator[str]:
+    """Time and money of a run: arithmetic from `zerosearch plan` and the price of a GPU."""
+    for name in ("qwen2.5-3b", "qwen2.5-7b", "qwen3-8b"):
+        config = load_preset(f"{name}-zerosearch")
+        model, episode = find_architecture(config.policy), context_tokens(config) // 2
+        for gpus in (8, 16):
+            plan = make_plan(
+                model, config, Hardware(), Load(gpus, episode, episode // 4, bf16=True, checkpointing=True)
+            )
+            seconds = sum(plan.seconds.values())
+            hours = config.steps * seconds / 3600
+            dollars = gpus * PRICE * hours
+            yield (
+                f"| `{name}-zerosearch` | {gpus} | {seconds:.0f} s | {rounded(plan.tokens_per_second)} "
+                f"| ${dollars / config.steps:.2f} | {config.steps} | {hours:.1f} h, ${dollars:.0f} |"
+            )
+            if (name, gpus) == ("qwen2.5-7b", 8):
+                searches = config.rollout.prompts * config.rollout.group_size * config.environment.max_turns
+                decode, tokens = plan.seconds["decode"], 600 * searches
+                yield (
+                    f"With `qwen2.5-7b-zerosearch` a step has at most {searches:,} searches. They come during the "
+                    f"{decode:.0f} s of decoding that the plan gives for 8 GPUs: {searches / decode:.0f} searches/s"
+                )
+                alone = tokens / 12_500
+                yield f"at most {tokens / 1e6:.2f} million tokens"
+                yield f"{alone:.0f} s for all of them on one GPU, so {alone / seconds:.1f} GPUs keep up"
+
+
 def serve() -> Iterator[str]:
     """The load test."""
     loads = record("serve")["medians"]
@@ -418,6 +450,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "real-llm.md": real_llm,
     "samplers.md": samplers,
     "scale.md": scale,
+    "frameworks/scale.md": frameworks_scale,
     "serve.md": serve,
     "simulated.md": simulated,
     "simulator.md": simulator,
@@ -441,6 +474,10 @@ SETTINGS: dict[str, dict[str, str]] = {
     "engines.md": {r"10 MB|20 GB": "constants of the code"},
     "environment.md": {r"0\.5": "a default"},
     "gymnasium.md": {r"1\.[14]": "versions"},
+    "frameworks/scale.md": {
+        r"verl 0\.9|Llama 3\.1|arXiv:2505\.04588": "versions and a paper",
+        r"\$2\.95|\$17\.7, \$35\.4 and \$70\.8|\$586\.7|12,500 tokens/s|12 hours": "from sources that the page names",
+    },
     "leaderboard.md": {r"p = [\d., and]+": "noise levels"},
     "metrics.md": {r"below 1e-6": "a bound asserted in test_trainer.py", r"above 1e-3": "advice"},
     "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},
