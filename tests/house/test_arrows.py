@@ -42,6 +42,7 @@ ROOMS = {
         "policy",
         "sampling",
         "rollouts",
+        "integrations",
         "forward",
         "objective",
         "runs",

@@ -1,0 +1,1 @@
+"""The learner's parts in the form that other libraries expect."""
