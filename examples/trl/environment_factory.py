@@ -51,21 +51,21 @@ def tag_tokenizer(folder: str) -> TagTokenizer:
     return tokenizer
 
 
-def main(steps: int = 30, questions: int = 8) -> list[float]:
+def main(steps: int = 24, questions: int = 4) -> list[float]:
     """Train for some steps of 8 rollouts per question; returns the mean reward of each step."""
     folder = str(policy_path("tiny"))
     tokenizer = tag_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     ends = ["</search>", "</answer>", tokenizer.eos_token]
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(ends)  # a chat model ends its turns itself
-    source = SessionSource(prompt_template="Question: {question}\n", noise_level=0.25, top_k=3, max_turns=4)
+    source = SessionSource(prompt_template="Question: {question}\n", noise_level=0.25, top_k=2, max_turns=3)
     args = GRPOConfig(
         output_dir="runs/trl",
         max_steps=steps,
         per_device_train_batch_size=8,
         gradient_accumulation_steps=questions,
         num_generations=8,
-        max_completion_length=1500,  # of a whole episode, documents included
+        max_completion_length=800,  # of a whole episode, documents included
         max_tool_calling_iterations=source.rules.max_turns + 1,
         generation_kwargs={"max_new_tokens": 64},  # per turn
         learning_rate=4e-4,
@@ -79,7 +79,7 @@ def main(steps: int = 30, questions: int = 8) -> list[float]:
     trainer = GRPOTrainer(
         model,
         environment_factory=make_environment_factory(source, tokenizer, args),
-        train_dataset=make_dataset(source),
+        train_dataset=make_dataset(source, count=24),
         processing_class=tokenizer,
         args=args,
     )

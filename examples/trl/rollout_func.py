@@ -14,17 +14,17 @@ from zerosearch_env import SessionSource
 from zerosearch_env.integrations.trl import make_dataset
 
 
-def main(steps: int = 30, questions: int = 8) -> list[float]:
+def main(steps: int = 24, questions: int = 4) -> list[float]:
     """Train for some steps of 8 rollouts per question; returns the mean reward of each step."""
     folder = policy_path("tiny")  # a policy of 1.2 million weights that knows the tags; yours is a name on the hub
-    source = SessionSource(prompt_template="Question: {question}\n", noise_level=0.25)
+    source = SessionSource(prompt_template="Question: {question}\n", noise_level=0.25, top_k=2, max_turns=3)
     args = GRPOConfig(
         output_dir="runs/trl",
         max_steps=steps,
         per_device_train_batch_size=8,
         gradient_accumulation_steps=questions,
         num_generations=8,
-        max_completion_length=1500,  # of a whole episode, documents included
+        max_completion_length=800,  # of a whole episode, documents included
         mask_truncated_completions=True,
         learning_rate=4e-4,
         beta=0.0,
@@ -38,7 +38,7 @@ def main(steps: int = 30, questions: int = 8) -> list[float]:
         AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
         reward_funcs=zerosearch_reward,
         rollout_func=RolloutFunc(source, turn_tokens=64),
-        train_dataset=make_dataset(source),
+        train_dataset=make_dataset(source, count=24),
         processing_class=AutoTokenizer.from_pretrained(folder),
         args=args,
     )

@@ -38,7 +38,9 @@ def _python() -> list[object]:
     pages: dict[Path, list[tuple[int, str]]] = {}
     for page, line, code in _blocks("python"):
         pages.setdefault(page, []).append((line, code))
-    return [pytest.param(page, blocks, id=page.name) for page, blocks in pages.items()]
+    # What other frameworks warn of is not ours.
+    quiet = {page: [pytest.mark.filterwarnings("ignore")] for page in pages if page.parent.name == "frameworks"}
+    return [pytest.param(page, blocks, id=page.name, marks=quiet.get(page, ())) for page, blocks in pages.items()]
 
 
 @pytest.mark.parametrize(("page", "blocks"), _python())

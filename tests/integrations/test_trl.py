@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.metadata
+import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -487,3 +489,83 @@ def test_another_version_is_refused(version: str | None, monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "zerosearch_env.integrations.trl")
     with pytest.raises(MissingExtraError, match=r"trl .*1\.16.*pip install \"zerosearch-env\[trl\]\""):
         importlib.import_module("zerosearch_env.integrations.trl")
+
+
+# --- the examples, and a pretrained model
+
+
+def load_example(name: str) -> Any:
+    path = Path(__file__).resolve().parents[2] / "examples" / "trl" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_trl_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rollout_func", "environment_factory"])
+def test_the_examples_train(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of few samples; docs/frameworks/trl.md has the rewards of the whole runs."""
+    monkeypatch.chdir(tmp_path)
+    trainers: list[Recorder] = []
+
+    class Kept(Recorder):
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            trainers.append(self)
+            return super().train(*args, **kwargs)
+
+    example = load_example(name)
+    monkeypatch.setattr(example, "GRPOTrainer", Kept)
+    (reward,) = example.main(steps=1, questions=1)
+    assert 0 <= reward <= 1
+    (batch,) = trainers[0].batches
+    tokenizer = trainers[0].processing_class
+    shown = set()
+    for ids, complete, sampled in zip(
+        batch["completion_ids"], batch["completion_mask"], batch["tool_mask"], strict=True
+    ):
+        for trained, text in segments(ids[complete.bool()].tolist(), sampled[complete.bool()].tolist(), tokenizer):
+            assert not (trained and "<information>" in text)
+            shown.add((trained, "<information>" in text))
+    assert shown >= {(1, False), (0, True)}
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(1800)
+def test_a_pretrained_model_takes_real_steps(tmp_path: Path) -> None:
+    """Two steps of SmolLM2-135M-Instruct with its chat template, which cannot show calls of tools."""
+    folder = Path(os.environ.get("ZEROSEARCH_LLMS", ".llms")) / "smollm2-135m-instruct"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: `python -m zerosearch_benchmarks.models FOLDER --models smollm2`")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    source = SessionSource(noise_level=0.25, top_k=1, max_turns=2, world={"passages": 300, "questions": 100})
+    trainer = Recorder(
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
+        reward_funcs=lambda searches, stop_reason, **_: [
+            float(count + (reason == "answer")) for count, reason in zip(searches, stop_reason, strict=True)
+        ],
+        rollout_func=RolloutFunc(source, turn_tokens=48),
+        train_dataset=make_dataset(source),
+        processing_class=tokenizer,
+        args=GRPOConfig(
+            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+            num_generations=4, max_completion_length=320, learning_rate=1e-3, beta=0.0, bf16=False, optim="sgd",
+            report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
+        ),
+    )  # fmt: skip
+    before = trainer.model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    trainer.train()
+    print([{name: entry.get(name) for name in ("reward", "grad_norm", "zerosearch/searches", "completions/mean_length")}
+           for entry in trainer.state.log_history[:2]])  # fmt: skip
+    assert [entry["step"] for entry in trainer.state.log_history[:2]] == [1, 2]
+    if any(entry["grad_norm"] for entry in trainer.state.log_history[:2]):
+        assert not torch.equal(before, trainer.model.model.layers[0].mlp.up_proj.weight)
+    assert int((trainer.batches[0]["completion_mask"] * trainer.batches[0]["tool_mask"]).sum()) > 0
+    text = tokenizer.decode(trainer.batches[0]["prompt_ids"][0])
+    assert "<|im_start|>user\nFind the answer to the question at the end." in text
+    with pytest.raises(ConfigError, match=r"smollm2-135m-instruct' cannot show calls of tools.*RolloutFunc"):
+        factory_of(SessionSource(**{**OPTIONS, "prompt_template": TOOL_PROMPT}), tokenizer)
