@@ -490,6 +490,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         r"15 %|60 %|0\.75": "defaults of PretrainConfig",
     },
     "protocols.md": {r"\d+\.\d → \d+\.\d": "shares that test_published_loops.py measures; before: commit f357240"},
+    "torchrl.md": {r"(?:TorchRL|tensordict|PyTorch|Gymnasium) [\d.]+\d": "versions"},
     "third-party-agents.md": {r"every 30 seconds|600 s(?= unless given)": "constants of the code"},
     "report.md": {r"p = 0\.5|95 %": "definitions", r"16 MB|8 MB": "bounds that a test asserts"},
     "robustness.md": {

@@ -6,6 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from env_fakes import EchoEngine, make_dataset
+from pages import run_page
+
+from zerosearch_env.engines import FailingEngine
+from zerosearch_env.errors import EngineError
 
 torchrl = pytest.importorskip("torchrl.envs", reason="TorchRL is not installed: make test-torchrl")
 nn = pytest.importorskip("tensordict.nn")
@@ -56,11 +61,33 @@ def test_a_rollout_with_a_policy_stops_at_the_end_of_the_episode() -> None:
     assert data["next", "episode_reward"][-1].item() == 0.0
 
 
-def test_several_environments_in_one() -> None:
-    envs = torchrl.SerialEnv(2, lambda: torchrl.GymEnv(ID, **ARGUMENTS))
+def test_several_environments_share_data_and_engine() -> None:
+    shared = {"dataset": make_dataset(), "search_engine": EchoEngine()}
+    envs = torchrl.SerialEnv(2, lambda: torchrl.GymEnv(ID, **shared))
     data = envs.rollout(3)
     assert data.shape == (2, 3)
+    assert all(env.unwrapped.engine is shared["search_engine"] for env in envs._envs)
     envs.close()
+
+
+def test_a_failed_engine_is_never_a_bad_answer() -> None:
+    for handling in ("raise", "truncate"):
+        engine = FailingEngine("HTTP 503", inner=EchoEngine())
+        env = torchrl.GymEnv(ID, dataset=make_dataset(), search_engine=engine, on_engine_error=handling)
+        data = env.reset(seed=0)
+        data["action"] = TURNS[0]
+        if handling == "raise":
+            with pytest.raises(EngineError, match="HTTP 503"):
+                env.step(data)
+        else:
+            assert env.step(data)["next", "truncated"].item()
+            assert env.unwrapped.episode.stop_reason == "engine_error"
+
+
+def test_the_example_of_the_page_runs() -> None:
+    data = run_page("frameworks/torchrl.md")["data"]
+    assert list(data["action"])[1:] == ["<answer>unknown</answer>"]
+    assert data["next", "step_count"][-1].item() == 2
 
 
 def test_what_goes_wrong_is_said() -> None:
