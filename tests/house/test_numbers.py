@@ -462,7 +462,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
 SETTINGS: dict[str, dict[str, str]] = {
     "": {
         r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
-        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
+        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|SkyRL-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
         r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
         r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
     },
