@@ -25,7 +25,7 @@ LLMS ?= .llms
 WIKIQ ?= $(or $(ZEROSEARCH_SHARED_DATA),.wikiq)
 BIN := $(VENV)/bin
 ARGS ?=
-LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
+LINKED := $(VENV)/.linked-$(shell find zerosearch_env agents benchmarks zerosearch_verifiers -type f -not -name '*.pyc' | sort | cksum | cut -d' ' -f1)
 
 # Offline and quiet. PASSIVE: waiting OpenMP threads sleep instead of spinning, on shared cores an eightfold gain.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -93,7 +93,7 @@ lint: $(VENV)/.ready-dev $(LINKED)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "ruff format would change files: run 'make format'" >&2; exit 1; }
 	@$(BIN)/codespell
-	@$(BIN)/mypy -p zerosearch_env -p zerosearch_agents -p zerosearch_benchmarks --no-error-summary --num-workers 2
+	@$(BIN)/mypy -p zerosearch_env -p zerosearch_agents -p zerosearch_benchmarks -p zerosearch_verifiers --no-error-summary --num-workers 2
 
 check: lint test
 
@@ -106,7 +106,7 @@ setup: $(VENV)/.ready-dev $(LINKED)
 
 clean:
 	@rm -rf $(VENV)/.linked-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-	@find zerosearch_env agents benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find zerosearch_env agents benchmarks zerosearch_verifiers tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	@rm -rf $(VENV) $(VLLM_VENV) $(AGENTS_VENV) $(FRAMEWORKS_VENV)

@@ -74,6 +74,10 @@ _MODULES = {
         "speed.serve.bench",
         "Requests per second of the retrieval server, compared with a plain FastAPI and bm25s server.",
     ),
+    "openenv": (
+        "speed.openenv",
+        "Calls per second of the OpenEnv server, compared with OpenEnv's echo environment, and its memory.",
+    ),
     "report": ("speed.report", "The report over 100,000 stored episodes: CPU time, memory, and sizes."),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "start": ("speed.start", "Time of `import zerosearch_env`, of the first search, and of each `--help`."),

@@ -66,7 +66,9 @@ COMMANDS: dict[str, Command] = {
     "bench": Command(
         "zerosearch_benchmarks.cli", "Benchmarks: robustness of any search agent; speed and learning of this package."
     ),
-    "serve": Command("zerosearch_env.serve.command", "Serve any engine over HTTP: answer /retrieve requests.", "serve"),
+    "serve": Command(
+        "zerosearch_env.commands.serve", "Serve any engine over HTTP (/retrieve), or episodes to OpenEnv.", "serve"
+    ),
     "mcp": Command("zerosearch_env.commands.mcp", "Let an agent play one question through an MCP server.", "mcp"),
     "index": Command("zerosearch_env.commands.index", "Build an index of a corpus, BM25 or dense, or describe one."),
     "cache": Command("zerosearch_env.commands.cache", "Show what is cached, search indexes and searches, or clear it."),

@@ -40,6 +40,7 @@ from zerosearch_env.llm.make import make_endpoint
 from zerosearch_env.llm.openai import Model, OpenAIBackend
 from zerosearch_env.progress import WORK
 from zerosearch_env.protocols import Protocol
+from zerosearch_env.protocols.base import with_stop_string as close_action
 from zerosearch_env.protocols.hygiene import defuse_tags
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Document, Step, StopReason
@@ -310,12 +311,7 @@ def with_stop_string(done: Completion, protocol: Protocol) -> str:
         return text  # a server that stops had cut the first one off
     if done.stop in stops:
         return f"{text}{done.stop}"
-    closed = [f"{text}{stop}" for stop in stops]
-    actions = [(protocol.parse(turn), turn) for turn in closed]
-    acting = [
-        (len(action.content), turn) for action, turn in actions if action.kind != "invalid" and action.end == len(turn)
-    ]
-    return min(acting)[1] if acting else text  # of two open tags, the inner one
+    return close_action(text, protocol)
 
 
 def shown_thought(reasoning: str, room: int) -> str:

@@ -13,11 +13,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"zerosearch_env": "zerosearch_env", "zerosearch_agents": "agents", "zerosearch_benchmarks": "benchmarks"}
+FOLDERS = {
+    "zerosearch_env": "zerosearch_env",
+    "zerosearch_agents": "agents",
+    "zerosearch_benchmarks": "benchmarks",
+    "zerosearch_verifiers": "zerosearch_verifiers",
+}
 ALLOWED = {
     "zerosearch_env": {"zerosearch_env"},
     "zerosearch_agents": {"zerosearch_env", "zerosearch_agents"},
-    "zerosearch_benchmarks": set(FOLDERS),
+    "zerosearch_benchmarks": {"zerosearch_env", "zerosearch_agents", "zerosearch_benchmarks"},
+    "zerosearch_verifiers": {"zerosearch_env", "zerosearch_verifiers"},
 }
 
 # The rooms of each package, lowest first. A room may import itself, the rooms before it, and the rooms in its own line.
@@ -58,6 +64,7 @@ ROOMS = {
         "plan quickstart",
     ],
     "zerosearch_benchmarks": ["measure models", "speed", "learning gpu noise robustness", "cli"],
+    "zerosearch_verifiers": [],
 }
 MOST_MODULES = 14
 """Modules of one folder, `__init__.py` not counted."""

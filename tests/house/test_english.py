@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     path
-    for folder in ("zerosearch_env", "agents", "benchmarks", "examples")
+    for folder in ("zerosearch_env", "agents", "benchmarks", "zerosearch_verifiers", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
-    path for folder in ("zerosearch_env", "agents", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("zerosearch_env", "agents", "benchmarks", "zerosearch_verifiers")
+    for path in (ROOT / folder).rglob("*.py")
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 

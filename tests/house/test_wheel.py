@@ -15,7 +15,12 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"zerosearch_env": "zerosearch_env", "agents": "zerosearch_agents", "benchmarks": "zerosearch_benchmarks"}
+FOLDERS = {
+    "zerosearch_env": "zerosearch_env",
+    "agents": "zerosearch_agents",
+    "benchmarks": "zerosearch_benchmarks",
+    "zerosearch_verifiers": "zerosearch_verifiers",
+}
 DATA = [
     ("agents", "config", "presets"),
     ("agents", "assets"),

@@ -197,6 +197,27 @@ def check_prompt(protocol: Protocol, template: str) -> None:
         )
 
 
+def with_stop_string(text: str, protocol: Protocol) -> str:
+    """The text of a turn with the stop string that most servers cut off; any other text is returned unchanged.
+
+    Args:
+        text: what the server returned for a request that stops at `protocol.stop_strings`.
+        protocol: the protocol.
+
+    Returns:
+        The text up to the end of its action. Of two open tags, the inner one is closed.
+    """
+    stops = protocol.stop_strings
+    if any(stop in text for stop in stops):
+        return text  # a server that stops would have cut the first one off
+    closed = [f"{text}{stop}" for stop in stops]
+    actions = [(protocol.parse(turn), turn) for turn in closed]
+    acting = [
+        (len(action.content), turn) for action, turn in actions if action.kind != "invalid" and action.end == len(turn)
+    ]
+    return min(acting)[1] if acting else text
+
+
 def register_protocol(protocol: Protocol) -> None:
     """Make a protocol available under its name.
 

@@ -10,13 +10,13 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..checks import check_number, check_whole_number
-from ..command_line import read_options, signals_handled
+from ..command_line import signals_handled
 from ..datasets.options import ReadingOptions
 from ..datasets.world.make import WorldConfig
 from ..engines import engine_name, make_engine
@@ -34,6 +34,8 @@ from .search_queue import SearchQueue
 from .searches import RequestDefaults
 
 TOKEN_VARIABLE = "ZEROSEARCH_SERVE_TOKEN"
+TOP_K = 3
+"""Documents per query by default, as in Search-R1's server."""
 
 _KEEP_ALIVE_S = 75
 """How long an idle connection stays open. Longer than the pauses of a training loop, because a client that sends on a
@@ -53,8 +55,8 @@ class ServeConfig(ReadingOptions):
     """Port to listen on; 0 picks a free one and prints it."""
     dialect: str | None = None
     """Dialect of /retrieve, for requests that fit several (docs/serve.md). None detects it from each request."""
-    top_k: int = 3
-    """Documents per query, for requests that do not specify it."""
+    top_k: int | None = None
+    """Documents per query, for requests that do not specify it. None: 3."""
     max_top_k: int = 100
     """Maximum number of documents per query that a request may ask for."""
     dataset: str | None = "world"
@@ -100,11 +102,11 @@ class ServeConfig(ReadingOptions):
     """Token that requests must carry (Authorization: Bearer TOKEN). None uses ZEROSEARCH_SERVE_TOKEN, if set."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `zerosearch serve`.
+def serve(config: ServeConfig) -> int:
+    """Serve searches until SIGINT or SIGTERM.
 
     Args:
-        argv: arguments after the command name; None uses those of the process.
+        config: the options.
 
     Returns:
         Exit code: 0 after SIGINT or SIGTERM, 1 if requests had to be cut off.
@@ -112,20 +114,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ZeroSearchError: an option is invalid, or a library is missing.
     """
-    config = read_options(ServeConfig, argv, "zerosearch serve")
     require("uvicorn")
     listener = open_socket(config.host, config.port)
     with listener:
         service = make_service(config)
-        if service.token is None and not is_loopback(config.host):
-            print(
-                f"zerosearch serve: warning: {config.host} can be reached from other machines and there is no token; "
-                f"whoever finds it can search. Set {TOKEN_VARIABLE}, or listen on 127.0.0.1",
-                file=sys.stderr,
-            )
+        warn_if_open(config.host, service.token)
         address = address_of(listener)
         print(f"zerosearch serve: {service.engine} at {address} (Ctrl-C stops it)", flush=True)
         return run(service, listener, grace_s=config.grace_s)
+
+
+def read_token(config: ServeConfig) -> str | None:
+    """The token that requests must carry; None if there is none.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
+    if token is not None and not token.strip():
+        raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
+    return token
+
+
+def warn_if_open(host: str, token: str | None) -> None:
+    """Print a warning if other machines can reach the server, and no token keeps them out."""
+    if token is None and not is_loopback(host):
+        print(
+            f"zerosearch serve: warning: {host} can be reached from other machines and there is no token; "
+            f"whoever finds it can search. Set {TOKEN_VARIABLE}, or listen on 127.0.0.1",
+            file=sys.stderr,
+        )
 
 
 def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Service:
@@ -145,9 +163,7 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
     for name in ("request_timeout_s", "grace_s"):
         check_number(name, getattr(config, name), above=0, most=math.inf)
     check_number("max_wait_ms", config.max_wait_ms, least=0)
-    token = os.environ.get(TOKEN_VARIABLE) if config.token is None else config.token
-    if token is not None and not token.strip():
-        raise ConfigError(f"the token is empty: give one, or omit --token and unset {TOKEN_VARIABLE}")
+    token, top_k = read_token(config), TOP_K if config.top_k is None else config.top_k
     dataset = None if config.dataset is None else config.load(config.dataset, config.split, world=config.world)
     kinds = read_noise_kinds(config.noise_kind)
     noise = choose_noise(
@@ -163,11 +179,11 @@ def make_service(config: ServeConfig, engine: SearchEngine | None = None) -> Ser
         if engine is None:
             if_refused.callback(built.close)
         built = add_noise_kinds(built, kinds, questions)
-        try_engine(built, questions, config.top_k)
+        try_engine(built, questions, top_k)
         if_refused.pop_all()
     defaults = RequestDefaults(
-        top_k=config.top_k,
-        max_top_k=max(config.max_top_k, config.top_k),
+        top_k=top_k,
+        max_top_k=max(config.max_top_k, top_k),
         noise=noise,
         noise_kinds=kinds,
         curriculum_searches=config.curriculum_searches,
@@ -212,7 +228,7 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
     server = make_server(service, grace_s=grace_s)
     gc.freeze()  # passages and questions stay until the end, so no garbage collection needs to look through them
     try:
-        with _signals_end(server):
+        with signals_end(server):
             asyncio.run(server.serve(sockets=[listener]))
     finally:
         gc.unfreeze()
@@ -245,7 +261,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
 
 
 @contextmanager
-def _signals_end(server: Any) -> Iterator[None]:
+def signals_end(server: Any) -> Iterator[None]:
     """Make SIGINT and SIGTERM end the server, and nothing else.
 
     While it runs, uvicorn handles them itself; afterwards it raises them again for the previous handlers. Without

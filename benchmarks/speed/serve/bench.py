@@ -131,7 +131,7 @@ async def drive(server: Server, queries: Iterator[str], *, clients: int, request
         requests: requests of all clients together.
     """
     port, pid = server
-    before, cpu_before = await _stats(port), _cpu_s(pid)
+    before, cpu_before = await _stats(port), cpu_s(pid)
     share = requests // clients
     loop = asyncio.get_running_loop()
     made: list[_Client] = []
@@ -143,7 +143,7 @@ async def drive(server: Server, queries: Iterator[str], *, clients: int, request
         client.send()
     await asyncio.gather(*(client.finished for client in made))
     seconds = time.perf_counter() - began
-    after, cpu_after = await _stats(port), _cpu_s(pid)
+    after, cpu_after = await _stats(port), cpu_s(pid)
     latencies = sorted(latency for client in made for latency in client.latencies)
     good, sent = len(latencies), share * clients
     calls = after.get("engine_calls", 0) - before.get("engine_calls", 0)
@@ -228,7 +228,7 @@ async def _stats(port: int) -> dict[str, float]:
     return counters
 
 
-def _cpu_s(pid: int) -> float | None:
+def cpu_s(pid: int) -> float | None:
     """CPU seconds of a process so far."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
