@@ -6,12 +6,14 @@ import asyncio
 import gc
 import importlib
 import importlib.metadata
+import json
 import re
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -344,3 +346,77 @@ def test_another_version_is_refused(version: str, problem: str, monkeypatch: pyt
         MissingExtraError, match=rf"openenv {version} is {problem}: .* 0\.10\. .*zerosearch-env\[openenv\]"
     ):
         importlib.import_module(name)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "frameworks" / "openenv.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_examples_of_the_page_run(serve: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = SessionSource(noise_level=0.5, protocol="search-r1", max_turns=4, world={"passages": 300})
+    url = serve(shared)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in BLOCK.findall(PAGE.read_text("utf-8")):
+        exec(block.replace("http://127.0.0.1:8000", url), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in printed[:3]] == [[str(seed), "0.0", "answer"] for seed in range(3)]
+    assert printed[3].startswith("['search', 'answer'] ")
+    assert printed[5] == "True 0.0"
+    tools = names["SearchTools"]()
+    row = shared.rows(count=1)[0]
+    tools.reset(**row)
+    session = shared.start_row(row)
+    assert tools.search("the mill") == session.search_text("the mill")
+    assert tools.answer(session.episode.question.answers[0]) == "The answer has been recorded. Stop here."
+    assert tools.get_reward() == 1.0
+
+
+@pytest.mark.timeout(600)
+def test_trl_trains_through_the_server(serve: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One real step of `GRPOTrainer`; only what the model writes is scripted."""
+    trl = pytest.importorskip("trl", reason="trl is not installed")
+    from chat_templates import family_tokenizer
+    from datasets import Dataset
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from trl.chat_template_utils import qwen3_chat_template
+
+    shared = source()
+    url = serve(shared)
+    names: dict[str, Any] = {}
+    exec(BLOCK.findall(PAGE.read_text("utf-8"))[-1].replace("http://127.0.0.1:8000", url), names)
+    tokenizer = family_tokenizer("qwen2.5")
+    tokenizer.chat_template, tokenizer.pad_token = qwen3_chat_template, tokenizer.eos_token
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes))
+
+    def call(name: str, **arguments: str) -> str:
+        return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call><|im_end|>"
+
+    def write(trainer: Any, prompt_ids: list[list[int]], *rest: Any, **more: Any) -> Any:
+        texts = []
+        for ids in prompt_ids:
+            read = tokenizer.decode(ids)
+            number = re.findall(r"thing number (\d+)", read)[0]
+            wrong = len(texts) % 2
+            answer = call("answer", text="nothing" if wrong else f"thing {number}")
+            later = "Done.<|im_end|>" if "has been recorded" in read else answer
+            texts.append(later if "<tool_response>" in read else call("search", query=f"thing {number}"))
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return ids, [[0.0] * len(row) for row in ids]
+
+    monkeypatch.setattr(trl.GRPOTrainer, "_generate_single_turn", write)
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4, use_cpu=True,
+        max_completion_length=4000, report_to=[], save_strategy="no", bf16=False, disable_tqdm=True, logging_steps=1,
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model, args=args, processing_class=tokenizer, environment_factory=names["SearchTools"],
+        train_dataset=Dataset.from_list(shared.rows(count=4)),
+    )  # fmt: skip
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["reward"] == 0.5
+    assert logged["tools/call_frequency"] == 2.0
+    assert logged["tools/failure_frequency"] == 0.0
+    assert shared.engine.batches == [1, 1, 1, 1]

@@ -9,6 +9,8 @@ import importlib.metadata
 import itertools
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +33,7 @@ from zerosearch_env.errors import ConfigError, EngineError, MissingExtraError
 pytestmark = pytest.mark.timeout(600)
 
 WORLD = {"passages": 300}
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "frameworks" / "verifiers.md").read_text("utf-8")
 
 
 class StreamingModel:
@@ -60,11 +63,15 @@ class StreamingModel:
         return Reply(body, headers={"Content-Type": "text/event-stream"})
 
 
-def evaluate(folder: Path, url: str, *options: str, count: int = 2) -> list[dict[str, Any]]:
-    """Run `vf-eval` as a user does; returns its records, one per episode."""
-    command = [str(Path(sys.executable).parent / "vf-eval"), "zerosearch-verifiers", "-m", "local", "--no-push"]
-    command += ["--client.base-url", url, "--client.api-key-var", "NO_KEY", "-n", str(count), "-r", "1", *options]
-    command += ["--env.taskset.split", "test"]
+def evaluate(folder: Path, url: str, count: int, arguments: str | None = None) -> list[dict[str, Any]]:
+    """Run the page's command with a local model, few tasks, and other arguments; returns a record per episode."""
+    (line,) = re.findall(r"^vf-eval .*?(?=^```)", PAGE, re.MULTILINE | re.DOTALL)
+    command = shlex.split(line.replace("\\\n", " "))
+    changes = {"-m": "local", "--client.base-url": url, "-n": str(count), "-r": "1"}
+    changes |= {} if arguments is None else {"--env.taskset.arguments": arguments}
+    for option, value in changes.items():
+        command[command.index(option) + 1] = value
+    command[0] = str(Path(sys.executable).parent / "vf-eval")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # verifiers calls uv
     own = {"NO_KEY": "none", "PATH": path, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True, text=True, check=False)
@@ -225,11 +232,9 @@ def test_another_version_is_refused(version: str, problem: str, monkeypatch: pyt
 def test_vf_eval_plays_against_a_local_server(tmp_path: Path) -> None:
     model = StreamingModel()
     with ServerThread(model) as server:
-        arguments = json.dumps({"world": WORLD, "max_turns": 4})
-        options = ["--env.taskset.noise-level", "0.5", "--env.taskset.arguments", arguments]
-        episodes = evaluate(tmp_path, server.url, *options)
+        episodes = evaluate(tmp_path, server.url, 2)
     assert len(episodes) == 2
-    source = SessionSource(world=WORLD, max_turns=4, noise_level=0.5, split="test")
+    source = SessionSource(protocol="search-r1", max_turns=3, noise_level=0.5)
     for episode in episodes:
         assert episode["ok"]
         (trace,) = episode["traces"]
@@ -252,7 +257,15 @@ def test_vf_eval_leaves_episodes_with_a_failed_engine_out(tmp_path: Path) -> Non
     )
     with ServerThread(StreamingModel()) as server:
         arguments = json.dumps({"world": WORLD, "search_engine": "failing.py:engine"})
-        (episode,) = evaluate(tmp_path, server.url, "--env.taskset.arguments", arguments, count=1)
+        (episode,) = evaluate(tmp_path, server.url, 1, arguments)
     assert not episode["ok"]
     assert "out of order" in json.dumps(episode["errors"])
     assert episode["traces"][0]["rewards"] == {}
+
+
+def test_the_python_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    exec(block, {"__name__": "__main__"})
+    questions = SessionSource(split="test").dataset.questions
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [question.id for question in questions[:3]]

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from ..engines import SearchEngine
 from ..engines.base import check_noise_kinds
-from ..engines.run import Engine, run_search, run_searches
+from ..engines.run import Engine, is_quick, run_search, run_searches
 from ..errors import ConfigError, EngineError, EpisodeError, unknown_name
 from ..game.episode import Episode
 from ..game.noise_kinds import DISTRACTOR, NoiseMixture, NoiseSpec, read_mixture
@@ -252,6 +252,8 @@ class Session:
     async def _arun(self) -> Sequence[SearchResult]:
         with self._ended_by_exceptions():
             requests = self.episode.requests
+            if is_quick(self.engine, requests):  # on the event loop, as `BatchedEngine` would, but without its batches
+                return run_searches(self.engine, requests)
             if len(requests) == 1:
                 return [await run_search(self.engine, requests[0])]
             return await asyncio.gather(*[run_search(self.engine, request) for request in requests])

@@ -134,8 +134,8 @@ class SearchEnvironment(Environment):
             return text, {}
         if reason.failed:
             raise EngineError(str(session.episode.turns[-1].step.error))
-        scores = _scores(session)
-        return text, {"done": True, "reward": scores["reward"], "metadata": scores}
+        assert session.scores is not None  # the episode is over
+        return text, {"done": True, "reward": session.scores.reward, "metadata": _scores(session)}
 
     @property
     def state(self) -> SearchState:
@@ -167,7 +167,7 @@ def make_app(source: SessionSource, *, max_sessions: int = MAX_SESSIONS) -> Fast
         source: starts the episodes of all clients.
         max_sessions: maximum number of clients at the same time; more get the error `CAPACITY_REACHED`.
     """
-    return create_app(
+    app: FastAPI = create_app(
         functools.partial(SearchEnvironment, source),
         SearchAction,
         SearchObservation,
@@ -175,6 +175,7 @@ def make_app(source: SessionSource, *, max_sessions: int = MAX_SESSIONS) -> Fast
         max_concurrent_envs=max_sessions,
         state_cls=SearchState,
     )
+    return app
 
 
 async def _turn(session: Session, text: str) -> str:
