@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -420,3 +421,28 @@ def test_trl_trains_through_the_server(serve: Start, tmp_path: Path, monkeypatch
     assert logged["tools/call_frequency"] == 2.0
     assert logged["tools/failure_frequency"] == 0.0
     assert shared.engine.batches == [1, 1, 1, 1]
+
+
+@pytest.mark.timeout(300)
+def test_the_command_serves_until_a_signal(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "zerosearch_env.cli",
+        "serve",
+        "--openenv",
+        "--port",
+        "0",
+        "--world.passages",
+        "300",
+    ]
+    command += ["--noise-level", "0.5", "--env", '{"max_turns": 2}']
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        (url,) = re.findall(r"OpenEnv at (http://\S+) ", server.stdout.readline())
+        env = gym.make("ZeroSearch-v0", world={"passages": 300}, noise_level=0.5, max_turns=2)
+        with GenericEnvClient(base_url=url).sync() as client:
+            assert client.reset(seed=3).observation["text"] == env.reset(seed=3)[0]
+            assert client.step({"text": SEARCH}).observation["text"] == env.step(SEARCH)[0]
+            server.terminate()  # while the client is connected
+            assert server.wait(60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -190,3 +191,22 @@ def test_a_corpus_file_is_served(start: Any, tmp_path: Path) -> None:
     too_many = server.post("/retrieve", {"query": "mill", "topk": 21})
     assert (too_many.status, too_many.json["kind"]) == (400, "refused_by_engine")
     assert "the corpus has 20 passages and top_k=21 needs at least 21" in too_many.json["error"]
+
+
+def test_arguments_of_episodes_need_openenv(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--env", '{"reward": "f1"}']) == 2
+    assert "only --openenv serves: add --openenv" in capsys.readouterr().err
+
+
+def test_a_missing_openenv_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.delitem(sys.modules, "zerosearch_env.integrations.openenv", raising=False)
+    monkeypatch.delitem(sys.modules, "zerosearch_env.integrations.openenv.serve", raising=False)
+    assert main(["serve", "--openenv"]) == 2
+    assert (
+        'openenv 0.10 is needed here and is not installed. Install it with: pip install "zerosearch-env[openenv]"'
+        in (capsys.readouterr().err)
+    )
