@@ -19,6 +19,7 @@ from ..envs.session import Session
 from ..envs.sessions import SessionSource
 from ..errors import ConfigError, EngineError, EpisodeError
 from ..types import Json, StopReason
+from .reports import episode_metrics
 from .versions import require_version
 
 require_version("skyrl-gym", "0.4", "0.4", 'pip install "zerosearch-env[skyrl]"')
@@ -101,13 +102,9 @@ class ZeroSearchTextEnv(BaseTextEnv):
 
     def get_metrics(self) -> dict[str, float]:
         """Scores and counts, which SkyRL averages. An episode without an end stops here: the tokens ran out."""
-        scores = self.session.scores or self.session.stop(StopReason.CONTEXT_LIMIT)
-        flags = [flag for turn in self.session.episode.turns for flag in turn.step.noise_flags]
-        return {
-            **{name: float(getattr(scores, name)) for name in ("em", "f1", "searches", "misled", "abstained")},
-            "noisy_searches": float(sum(flag if isinstance(flag, bool) else any(flag) for flag in flags)),
-            "answered": float(self.session.episode.stop_reason is StopReason.ANSWER),
-        }
+        if not self.session.done:
+            self.session.stop(StopReason.CONTEXT_LIMIT)
+        return episode_metrics(self.session)
 
     def close(self) -> None:
         """Forget the episode. Dataset and engine stay for the next one."""
