@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def policy_figures(test: Stage) -> list[dict[str, Any]]:
 
 def history(stage: Stage) -> list[dict[str, Any]]:
     """What the training of a policy reported after each step."""
-    rows: list[Mapping[str, Any]] = read_metrics(stage.output / "metrics.jsonl")
+    rows = read_metrics(stage.output / "metrics.jsonl")
     return [{name: row[name] for name in KEPT_METRICS if name in row} for row in rows]
 
 
