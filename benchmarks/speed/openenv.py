@@ -1,6 +1,6 @@
 """The OpenEnv server next to OpenEnv's own echo environment: calls per second, and memory of many sessions.
 
-Both servers run in their own processes, with the same options of uvicorn, and take turns. The echo environment is the
+Both servers run in their own processes and take turns. The echo environment is the
 one of `openenv init`. Every client plays episodes: a reset, five turns, an answer. Ours are searches for queries that
 never repeat, over the built-in world, and their documents are sent; the echo environment gets the same texts back. The
 clients share one process, which needs a core of its own: where there is none, the ratio of the calls per second is
@@ -59,14 +59,16 @@ class Load:
 def serve_ours(pipe: Connection) -> None:
     """Serve episodes of the built-in world on a free port, which is sent through the pipe, until SIGTERM."""
     from zerosearch_env.integrations.openenv import make_app
+    from zerosearch_env.integrations.openenv.serve import make_server
 
     source = SessionSource()
     source.start(seed=0).search("builds the index")
-    _serve(pipe, make_app(source, max_sessions=MAX_SESSIONS))
+    _serve(pipe, make_server(make_app(source, max_sessions=MAX_SESSIONS), grace_s=1))
 
 
 def serve_echo(pipe: Connection) -> None:
-    """Serve the environment that `openenv init` writes, likewise."""
+    """Serve the environment that `openenv init` writes, as it serves itself, but without a log."""
+    import uvicorn
     from openenv.core.env_server import create_app
 
     template = resources.files("openenv.cli.templates") / "openenv_env"
@@ -82,18 +84,16 @@ def serve_echo(pipe: Connection) -> None:
     app = create_app(
         echo.EchoEnvironment, echo.EchoAction, echo.EchoObservation, env_name="echo", max_concurrent_envs=MAX_SESSIONS
     )
-    _serve(pipe, app)
+    _serve(pipe, uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")))
 
 
 SERVERS: dict[str, Callable[[Connection], None]] = {ECHO: serve_echo, OURS: serve_ours}
 
 
-def _serve(pipe: Connection, app: Any) -> None:
-    from zerosearch_env.integrations.openenv.serve import make_server
-
+def _serve(pipe: Connection, server: Any) -> None:
     with open_socket("127.0.0.1", 0) as listener:
         pipe.send(listener.getsockname()[1])
-        asyncio.run(make_server(app, grace_s=1).serve(sockets=[listener]))
+        asyncio.run(server.serve(sockets=[listener]))
 
 
 class Client:
@@ -238,7 +238,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{count} clients: {json.dumps({key: results[str(count)][key] for key in list(results[str(count)])[:3]})}"
         )
     print(f"memory: {json.dumps(memory)}")
-    unit = "wall time, per client count; ratios are medians of the rounds' ratios, ours / echo"
+    unit = (
+        "per client count; ratios are medians of the rounds' ratios, ours / echo. Calls per second are wall time, "
+        "which says little where the load average (see machine) exceeds the cores; CPU times hold there too"
+    )
     write_record(
         arguments.output, ["openenv", "fastapi", "uvicorn", "websockets"], unit=unit, clients=results, memory=memory
     )

@@ -264,6 +264,19 @@ def serve() -> Iterator[str]:
     yield f"{times['32 clients']} times for 32 and {times['200 clients']} times for 200"
 
 
+def openenv() -> Iterator[str]:
+    """Memory and CPU time of the OpenEnv server."""
+    memory, clients = record("openenv")["memory"], record("openenv")["clients"]
+    yield (
+        f"{memory['sessions']:,.0f} sessions in the middle of an episode take {memory['mb_with_sessions']:.0f} MB, "
+        f"of which {memory['mb_before']:.0f} MB are there without them"
+    )
+    yield (
+        f"the server's CPU time per call is {clients['1']['server_cpu_ratio']} times that of the echo environment "
+        f"with one client, and {clients['64']['server_cpu_ratio']} times with 64"
+    )
+
+
 def endpoint() -> Iterator[str]:
     """The throughput and the CPU time of a model behind an endpoint."""
     measured = record("endpoint")
@@ -444,6 +457,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
     "engines.md": engines,
     "leaderboard.md": leaderboard,
     "noise.md": noise,
+    "openenv.md": openenv,
     "optimisation-step.md": optimisation_step,
     "report.md": report,
     "robustness.md": robustness,
@@ -462,7 +476,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
 SETTINGS: dict[str, dict[str, str]] = {
     "": {
         r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
-        r"(?:Python|GEM|TRL|vLLM|skyrl-gym|SkyRL-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
+        r"(?:Python|GEM|TRL|OpenEnv|vLLM|skyrl-gym|SkyRL-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
         r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
         r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
     },

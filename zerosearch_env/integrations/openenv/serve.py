@@ -71,7 +71,12 @@ def make_server(app: App, *, grace_s: float = 20.0) -> uvicorn.Server:
         grace_s: maximum time for pending requests to finish at the end, in seconds.
     """
     options = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=math.ceil(grace_s)
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_per_message_deflate=False,  # it costs more time than a search, and clients are near
+        timeout_graceful_shutdown=math.ceil(grace_s),
     )
     return uvicorn.Server(options)
 
