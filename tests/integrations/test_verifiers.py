@@ -216,8 +216,8 @@ def test_tasks_travel_without_gold_answers_and_share_one_source() -> None:
 
 
 def test_a_wrong_option_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"'protocl'\. Did you mean 'protocol'\?"):
-        make_env(arguments={"protocl": "hermes"})
+    with pytest.raises(ConfigError, match=r"'max_turn'\. Did you mean 'max_turns'\?"):
+        make_env(arguments={"max_turn": 3})
 
 
 @pytest.mark.parametrize(("version", "problem"), [("0.3.9", "too old"), ("0.5.0", "too new")])
