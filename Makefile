@@ -82,7 +82,7 @@ test-agents:
 $(FRAMEWORKS:%=test-%): test-%:
 	@python=$$(sh .ci/find-python) && "$$python" .ci/frameworks_venv.py $* $(FRAMEWORKS_VENV)
 	@$(FRAMEWORKS_VENV)/$*/bin/python -m pytest -q -rP -m "servers or not servers" \
-		tests/integrations/test_$(subst -,_,$*).py $(ARGS)
+		$(wildcard tests/integrations/test_$(subst -,_,$*)*.py) $(ARGS)
 
 real: $(VENV)/.ready-servers $(LINKED)
 	@$(BIN)/python -m zerosearch_benchmarks.models $(LLMS) --models smollm2

@@ -19,18 +19,25 @@ FRAMEWORKS = {
     "verifiers": ["verifiers==0.4.0", "uv>=0.13"],
     "skyrl": ["skyrl-gym==0.4.0"],
     "gem": ["gem-llm==0.1.0"],
-    "verl": ["verl==0.9.1"],
+    "verl": ["verl==0.9.1", "torch==2.13.0", "pillow", "uvicorn", "fastapi", "pyzmq", "msgspec", "cachetools"],
     "nemo-gym": ["nemo-gym==0.4.0"],
     "torchrl": ["torchrl==0.14.1", "torch==2.13.0"],
 }
 """Name -> what is installed beside this package."""
 EXTRAS = {"trl": "train"}
 """Name -> extras of this package that its tests need."""
+PYTHONS = {"gem": ((3, 11), (3, 12, 0)), "nemo-gym": ((3, 12), (3, 14))}
+"""Name -> oldest and newest Python, for those that do not take every one from 3.11."""
 
 
 def main(name: str, folder: Path) -> int:
-    """Returns 0 when the environment stands."""
+    """Returns 0 when the environment is ready, 1 if it needs another Python."""
     requirements = FRAMEWORKS[name]
+    oldest, newest = PYTHONS.get(name, ((3, 11), (4,)))
+    if not oldest <= sys.version_info[:3] <= newest:
+        wanted = ".".join(map(str, oldest))
+        print(f"{name} needs Python {wanted}: make test-{name} PYTHON=python{wanted}", file=sys.stderr)
+        return 1
 
     def install(pip: Pip) -> None:
         package = f"{ROOT}[{EXTRAS[name]}]" if name in EXTRAS else str(ROOT)

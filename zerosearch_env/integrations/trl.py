@@ -21,6 +21,7 @@ from ..envs.session import Session
 from ..envs.sessions import SessionSource
 from ..errors import ConfigError
 from ..types import JsonObject, StopReason
+from .tool_prompt import TOOL_PROMPT as TOOL_PROMPT
 from .versions import require_version
 
 require_version("trl", "1.16", "1.16", 'pip install "zerosearch-env[trl]"')
@@ -32,13 +33,6 @@ if TYPE_CHECKING:
 ROW = "zerosearch"
 """The key of a prompt's last message under which `make_dataset` puts what starts the row's episode."""
 _ROW_FIELDS = ("question_id", "noise_level", "seed", "extra_info")
-
-TOOL_PROMPT = (
-    "Find the answer to the question at the end. Look up what you do not know with the tool `search`. The documents "
-    "can be misleading, so search again if they do not help. Then call the tool `answer` once, with the answer alone, "
-    "in a few words.\nQuestion: {question}\n"
-)
-"""A `prompt_template` for models that call tools; those of the protocols ask for tags."""
 
 
 def make_dataset(
