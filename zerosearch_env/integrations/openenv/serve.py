@@ -75,7 +75,7 @@ def make_server(app: App, *, grace_s: float = 20.0) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        ws_per_message_deflate=False,  # it costs more time than a search, and clients are near
+        ws_per_message_deflate=False,  # texts are short, and clients are usually near
         timeout_graceful_shutdown=math.ceil(grace_s),
     )
     return uvicorn.Server(options)

@@ -34,7 +34,7 @@ _PARAMETERS = {"search": "query", "answer": "text"}
 class Tools:
     """The tools of one client, in the form in which OpenEnv's MCP endpoints read those of a FastMCP server.
 
-    A real one for each client would take about a hundred times the memory of an episode.
+    They call the session directly: no MCP server and client are made for each session.
 
     Args:
         play: takes the action of a call.
