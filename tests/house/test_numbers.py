@@ -476,7 +476,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
 SETTINGS: dict[str, dict[str, str]] = {
     "": {
         r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
-        r"(?:Python|GEM|TRL|OpenEnv|vLLM|skyrl-gym|SkyRL-gym|verifiers|Llama) \d+(?:\.\d+)+": "versions",
+        r"(?:Python|GEM|TRL|OpenEnv|vLLM|(?:skyrl|SkyRL|NeMo)-[gG]ym|verifiers|verl|ray|Llama) \d+(?:\.\d+)+": "versions",
         r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
         r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
     },
@@ -494,6 +494,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
     "leaderboard.md": {r"p = [\d., and]+": "noise levels"},
     "metrics.md": {r"below 1e-6": "a bound asserted in test_trainer.py", r"above 1e-3": "advice"},
+    "nemo-gym.md": {r"0\.5 to 0\.7 need": "versions"},
     "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},
     "optimisation-step.md": {
         r"(?:128|512) MiB": "chunk sizes of the code",
