@@ -476,7 +476,7 @@ PUBLISHED: dict[str, Callable[[], Iterator[str]]] = {
 SETTINGS: dict[str, dict[str, str]] = {
     "": {
         r"noise (?:levels? )?(?:from )?\d*\.?\d+(?:(?:,| \||,? and| to) \d*\.?\d+)*": "noise levels",
-        r"(?:Python|GEM|TRL|OpenEnv|vLLM|(?:skyrl|SkyRL|NeMo)-[gG]ym|verifiers|verl|ray|Llama) \d+(?:\.\d+)+": "versions",
+        r"(?:Python|GEM|TRL|OpenEnv|vLLM|\w+-[gG]ym|verifiers|verl|ray|Llama) \d+(?:\.\d+)+": "versions",
         r"(?:\[|arXiv:)\d{4}\.\d{5}": "papers",
         r"\[?95 %\]?(?= interval|\)| \|)|\[95 %\]": "the confidence of intervals",
     },
@@ -489,7 +489,6 @@ SETTINGS: dict[str, dict[str, str]] = {
     "environment.md": {r"0\.5": "a default"},
     "gymnasium.md": {r"1\.[14]": "versions"},
     "frameworks/scale.md": {
-        r"verl 0\.9|Llama 3\.1|arXiv:2505\.04588": "versions and a paper",
         r"\$2\.95|\$17\.7, \$35\.4 and \$70\.8|\$586\.7|12,500 tokens/s|12 hours": "from sources that the page names",
     },
     "leaderboard.md": {r"p = [\d., and]+": "noise levels"},
