@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import re
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -339,3 +340,40 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_the_example_runs() -> None:
     assert doctest.testmod(zerosearch_env.envs.session).failed == 0
+
+
+# Answers of models that call tools
+
+
+class SlowJudge:
+    """A reward that waits for a server."""
+
+    waits = True
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, prediction: str | None, answers: Sequence[str]) -> float:
+        self.threads.append(threading.current_thread())
+        return 0.5
+
+
+def test_an_answer_is_confirmed_without_its_score() -> None:
+    session = start()
+    with pytest.raises(EpisodeError, match="The answer is empty"):
+        session.answer_text(" ")
+    assert session.answer_text("Geneva") == "The answer has been recorded. Stop here."
+    assert session.scores is not None
+    assert session.scores.em == 1.0
+    with pytest.raises(EpisodeError, match="This question is finished"):
+        asyncio.run(session.aanswer_text("Geneva"))
+
+
+def test_the_event_loop_does_not_wait_for_a_judge() -> None:
+    judge = SlowJudge()
+    session = start(reward=judge)
+    assert asyncio.run(session.aanswer_text("Geneva")) == start().answer_text("Geneva")
+    assert session.scores is not None
+    assert session.scores.reward == 0.5
+    assert judge.threads
+    assert threading.current_thread() not in judge.threads

@@ -167,12 +167,7 @@ class Game:
         Raises:
             EpisodeError: see `Session.answer`.
         """
-
-        async def answered() -> str:
-            self.session.answer(text)
-            return "The answer has been recorded. Stop here."
-
-        return await self._play(answered())
+        return await self._play(self.session.aanswer_text(text))
 
     def end(self) -> None:
         """End the episode, if the agent has left without an answer."""

@@ -159,6 +159,15 @@ class Session:
             return step.scores
         raise EpisodeError("The answer is empty, which uses up a turn. Give the answer in a few words.")
 
+    def answer_text(self, text: str) -> str:
+        """`answer` for a model that calls tools: a confirmation, which does not tell the score."""
+        self.answer(text)
+        return "The answer has been recorded. Stop here."
+
+    async def aanswer_text(self, text: str) -> str:
+        """`answer_text` in an event loop, which does not wait while a judge computes the reward."""
+        return await asyncio.to_thread(self.answer_text, text) if self.episode.rules.waits else self.answer_text(text)
+
     def turn(self, text: str) -> Step:
         """Play one turn as text in the tags of the protocol, like the environment's `step`.
 

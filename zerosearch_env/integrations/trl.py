@@ -100,8 +100,7 @@ class ZeroSearchTools:
         Returns:
             A confirmation.
         """
-        self._started.answer(text)
-        return "The answer has been recorded. Stop here."
+        return self._started.answer_text(text)
 
     def get_reward(self) -> float | None:
         """The reward of the episode; None, which leaves the sample out, if the search engine failed."""

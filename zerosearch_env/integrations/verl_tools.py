@@ -94,11 +94,7 @@ class AnswerTool(_EpisodeTool):
 
     async def act(self, session: Session, text: str) -> str:
         """Answer."""
-        if session.episode.rules.waits:  # the event loop must not wait for the reward
-            await asyncio.to_thread(session.answer, text)
-        else:
-            session.answer(text)
-        return "The answer has been recorded."
+        return await session.aanswer_text(text)
 
 
 @register("zerosearch_tools")

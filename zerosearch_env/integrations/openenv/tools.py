@@ -23,8 +23,7 @@ async def search(session: Session, query: str) -> str:
 
 async def answer(session: Session, text: str) -> str:
     """Give the answer to the question, alone and in a few words. This ends the task."""
-    session.answer(text)
-    return "The answer has been recorded. Stop here."
+    return await session.aanswer_text(text)
 
 
 TOOLS: Mapping[str, Callable[..., Awaitable[str]]] = {"search": search, "answer": answer}
