@@ -14,7 +14,7 @@ from pathlib import Path
 from own_venv import ROOT, TESTING, Pip, make_venv
 
 FRAMEWORKS = {
-    "trl": ["trl==1.16.0"],
+    "trl": ["trl==1.16.0", "torch==2.13.0"],
     "openenv": ["openenv==0.10.0", "trl==1.16.0", "torch==2.13.0"],
     "verifiers": ["verifiers==0.4.0", "uv>=0.13"],
     "skyrl": ["skyrl-gym==0.4.0"],

@@ -542,18 +542,17 @@ def test_a_pretrained_model_takes_real_steps(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    source = SessionSource(noise_level=0.25, top_k=1, max_turns=2, world={"passages": 300, "questions": 100})
+    source = SessionSource(noise_level=0.25, top_k=1, max_turns=1, world={"passages": 300, "questions": 100})
     trainer = Recorder(
         AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
-        reward_funcs=lambda searches, stop_reason, **_: [
-            float(count + (reason == "answer")) for count, reason in zip(searches, stop_reason, strict=True)
-        ],
-        rollout_func=RolloutFunc(source, turn_tokens=48),
+        # It hardly ever answers, so the environment's reward would be 0: short completions are as good for a test.
+        reward_funcs=lambda completion_ids, **_: [-float(len(ids)) for ids in completion_ids],
+        rollout_func=RolloutFunc(source, turn_tokens=32),
         train_dataset=make_dataset(source),
         processing_class=tokenizer,
         args=GRPOConfig(
             output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2,
-            num_generations=4, max_completion_length=320, learning_rate=1e-3, beta=0.0, bf16=False, optim="sgd",
+            num_generations=4, max_completion_length=200, learning_rate=1e-3, beta=0.0, bf16=False, optim="sgd",
             report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
         ),
     )  # fmt: skip
@@ -562,8 +561,8 @@ def test_a_pretrained_model_takes_real_steps(tmp_path: Path) -> None:
     print([{name: entry.get(name) for name in ("reward", "grad_norm", "zerosearch/searches", "completions/mean_length")}
            for entry in trainer.state.log_history[:2]])  # fmt: skip
     assert [entry["step"] for entry in trainer.state.log_history[:2]] == [1, 2]
-    if any(entry["grad_norm"] for entry in trainer.state.log_history[:2]):
-        assert not torch.equal(before, trainer.model.model.layers[0].mlp.up_proj.weight)
+    assert any(entry["grad_norm"] > 0 for entry in trainer.state.log_history[:2])
+    assert not torch.equal(before, trainer.model.model.layers[0].mlp.up_proj.weight)
     assert int((trainer.batches[0]["completion_mask"] * trainer.batches[0]["tool_mask"]).sum()) > 0
     text = tokenizer.decode(trainer.batches[0]["prompt_ids"][0])
     assert "<|im_start|>user\nFind the answer to the question at the end." in text
