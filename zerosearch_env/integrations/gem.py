@@ -50,6 +50,7 @@ class ZeroSearchGemEnv(gem.Env):
         self._seed = seed
         self._last: dict[str, Any] | None = None
 
+    # Any: infos have values of many types
     def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
         """Start the episode that `gym.make("ZeroSearch-v0", ...).reset(seed=seed)` starts.
 
@@ -62,6 +63,7 @@ class ZeroSearchGemEnv(gem.Env):
         info, self._last = (info if self._last is None else {**info, "final_info": self._last}), None
         return observation, info
 
+    # Any: likewise
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one turn.
 

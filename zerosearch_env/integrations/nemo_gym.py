@@ -33,6 +33,7 @@ from resources_servers.gymnasium import GymnasiumServer, extract_text  # noqa: E
 class ZeroSearchServerConfig(BaseResourcesServerConfig):
     """The server's configuration."""
 
+    # Any: `EnvOptions` gives each argument its type
     env: dict[str, Any] = Field(default_factory=dict)
     """Options of `gym.make("ZeroSearch-v0")`."""
     max_sessions: int = 10_000

@@ -27,9 +27,10 @@ from ..errors import ConfigError, EngineError, EpisodeError
 from ..types import Json, StopReason
 from .reports import episode_metrics
 from .tool_prompt import TOOL_PROMPT
-from .verl import AgentLoopOutput, make_rows, plain_config, register
+from .verl import make_rows, plain_config
 
 # verl's modules come after our `verl`, which checks its version
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register  # isort: skip
 from verl.experimental.agent_loop.tool_agent_loop import AgentState, ToolAgentLoop  # isort: skip
 from verl.tools.base_tool import BaseTool  # isort: skip
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse  # isort: skip
