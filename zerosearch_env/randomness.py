@@ -15,6 +15,7 @@ the noise level p, so raising p keeps every noisy search noisy and only adds new
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,15 @@ _SHIFTS = tuple(map(np.uint64, (30, 27, 31)))
 def mix(seed: int, *path: int) -> int:
     """A 64-bit integer derived from `seed` and a path of integers, for example (seed, search, document)."""
     state = seed & _MASK
-    for part in (*path, 0):
+    for part in path:
         state = (state + _GOLDEN + (part & _MASK) * _MUL_2) & _MASK
         state = ((state ^ (state >> 30)) * _MUL_1) & _MASK
         state = ((state ^ (state >> 27)) * _MUL_2) & _MASK
         state ^= state >> 31
-    return state
+    state = (state + _GOLDEN) & _MASK  # the last part is 0
+    state = ((state ^ (state >> 30)) * _MUL_1) & _MASK
+    state = ((state ^ (state >> 27)) * _MUL_2) & _MASK
+    return state ^ (state >> 31)
 
 
 def mix2(seed: int, first: int, second: int) -> int:
@@ -63,6 +67,16 @@ def split(seed: int, number: int) -> int:
     state = ((state ^ (state >> 30)) * _MUL_1) & _MASK
     state = ((state ^ (state >> 27)) * _MUL_2) & _MASK
     return state ^ (state >> 31)
+
+
+def splits(seed: int, start: int) -> Iterator[int]:
+    """`split(seed, number)` for `start` and every number after it, without an end."""
+    base = (seed + _SPLIT + start * _GOLDEN) & _MASK
+    while True:
+        state = ((base ^ (base >> 30)) * _MUL_1) & _MASK
+        state = ((state ^ (state >> 27)) * _MUL_2) & _MASK
+        yield state ^ (state >> 31)
+        base = (base + _GOLDEN) & _MASK
 
 
 def uniform(seed: int, *path: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
@@ -170,6 +171,54 @@ def test_redundant_documents_have_the_length_and_every_sentence(factor: float) -
         assert long == padded(FILM, golds, factor, seed)
     assert padded(FILM, golds, 1.0, 0) == FILM
     assert "Michael Curtiz" not in padded(Document("Michael Curtiz", "He made films."), golds, 9.0, 1).text
+
+
+STRANGE = (
+    FILM,
+    Document(
+        "Anna of Kleve",
+        'Anna of Kleve met J. R. Smith Jr. in St. Louis!  He said: "No. 5." She left at 5.5 p.m. A',
+        "s",
+        1.0,
+    ),
+    Document(
+        "\u5317\u4eac",
+        "\u4ed6\u4f4f\u5728\u5317\u4eac\u5e02\u3002\u4e2d\u56fd\u3002 Z\u00fcrich \u2013 \u0130stanbul\u2019s "
+        "Grand Bazaar. cl rn <b>Ada</b> Ash &amp; Bo",
+        "",
+        None,
+    ),
+    Document("", "", "s", 0.0),
+)
+MADE = {
+    "garbled": "529da3029ab2b59c",
+    "unreadable": "3620645e7496ab5e",
+    "markup": "a65e31bca2d0fdd7",
+    "redundant": "2456db2c33be2f1f",
+}
+"""The start of the SHA-256 of what the first version made."""
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_documents_are_made_as_in_the_first_version_bit_for_bit(kind: str) -> None:
+    make = {
+        "garbled": lambda document, golds, seed: garbled(document, golds, seed, unreadable=False),
+        "unreadable": lambda document, golds, seed: garbled(document, golds, seed, unreadable=True),
+        "markup": as_page,
+        "redundant": lambda document, golds, seed: padded(document, golds, 8.0, seed),
+    }[kind]
+    digest = hashlib.sha256()
+    for document in STRANGE:
+        for golds in (
+            ("Michael Curtiz", "1942"),
+            ("Anna of Kleve", "Zurich", "\u5317\u4eac"),
+            ("Nobody",),
+            ("may", "A"),
+        ):
+            for seed in range(1, 2**64, 2**60 - 59):
+                made = make(document, golds, seed)
+                digest.update(repr((made.title, made.text, made.source, made.score)).encode())
+    assert digest.hexdigest()[:16] == MADE[kind]
 
 
 def test_every_attack_names_the_wrong_answer_and_no_right_one() -> None:

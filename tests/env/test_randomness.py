@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerosearch_env.randomness import mix, mix2, mix_array, split, text_seed, uniform, uniform2
+from zerosearch_env.randomness import mix, mix2, mix_array, split, splits, text_seed, uniform, uniform2
 
 integers = st.integers(-(2**70), 2**70)
 
@@ -54,6 +56,11 @@ def test_seeds_to_hand_out_are_well_mixed_and_meet_nothing() -> None:
     assert abs(np.corrcoef(noise, drawn)[0, 1]) < 4 / 2000**0.5
     known = {mix(s, k, j) for s in range(100) for k in range(8) for j in range(8)} | {mix(s) for s in range(100)}
     assert len(known | set(seeds)) == len(known) + len(seeds)
+
+
+def test_child_seeds_in_a_row_are_those_of_single_calls() -> None:
+    for seed in (0, 1, -1, 2**64 - 1, 2**70):
+        assert list(islice(splits(seed, 11200), 30)) == [split(seed, 11200 + number) for number in range(30)]
 
 
 def test_texts_have_seeds_of_their_own() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from ...game.answers import contains_answer
-from ...randomness import mix
+from ...randomness import mix, mix2
 from ...types import Document, full_text
 from .replacing import answer_places
 
@@ -62,40 +62,46 @@ def _garble(text: str, golds: tuple[str, ...], seed: int, unreadable: bool) -> s
         answer = text[start:end]
         parts += (
             _with_faults(text[at:start], mix(seed, at)),
-            _spoilt(answer, golds, mix(seed, at, 1)) if unreadable else answer,
+            _spoilt(answer, golds, mix2(seed, at, 1)) if unreadable else answer,
         )
         at = end
     return "".join((*parts, _with_faults(text[at:], mix(seed, at))))
 
 
 def _with_faults(text: str, seed: int) -> str:
+    # One loop without calls: a document has about 16 faults, and all documents of a search are garbled.
     parts: list[str] = []
     at, place, state, length = 0, 0, seed, len(text)
     while True:
         state = (state * 0x5851F42D4C957F2D + 0x14057B7EF767814F) & 0xFFFFFFFFFFFFFFFF  # Knuth's generator
-        place += 1 + (state >> 40) % _GAP
+        draw = state >> 40
+        place += 1 + draw % _GAP
         if place >= length:
-            return "".join((*parts, text[at:])) if parts else text
-        if place > at and text[place].isalnum():
-            end, fault = _fault(text, place, state >> 46)
-            parts += (text[at:place], fault)
-            at = end
-
-
-def _fault(text: str, place: int, draw: int) -> tuple[int, str]:
-    """The end of the characters that a fault replaces, and what replaces them; chosen by a number."""
-    kind = draw & 7
-    if kind >= 4:
-        here, following = text[place], text[place + 1 : place + 2]
-        if kind == 4 and following.isalpha() and following != here:  # two letters change places
-            return place + 2, following + here
+            parts.append(text[at:])
+            return "".join(parts)
+        if place <= at or not (here := text[place]).isalnum():
+            continue
+        parts.append(text[at:place])
+        at = place + 1
+        kind = (draw >> 6) & 7
         if kind == 5:  # a letter is missing
-            return place + 1, ""
+            continue
         if kind == 6:  # a letter is typed twice
-            return place + 1, here + here
-        if kind == 7 and place >= 2 and text[place - 2 : place + 3].isalpha():  # the hyphen of a line's end
-            return place + 1, f"{here}- "
-    return _misread(text, place, draw >> 3)
+            parts.append(here + here)
+            continue
+        pair = text[place : place + 2]
+        if kind == 4 and pair[1:].isalpha() and pair[1] != here:  # two letters change places
+            parts.append(pair[1] + here)
+            at = place + 2
+        elif kind == 7 and place >= 2 and text[place - 2 : place + 3].isalpha():  # the hyphen of a line's end
+            parts.append(here + "- ")
+        else:
+            similar = _MISREAD.get(pair) if len(pair) == 2 else None
+            if similar is None:
+                similar = _MISREAD.get(here, _UNREADABLE)
+            else:
+                at = place + 2
+            parts.append(similar[(draw >> 9) % len(similar)])
 
 
 def _misread(text: str, place: int, draw: int) -> tuple[int, str]:

@@ -29,7 +29,7 @@ from functools import cached_property, lru_cache
 from ...bounded_cache import BoundedCache
 from ...game.answers import contains_answer
 from ...game.noise_kinds import split_kind
-from ...randomness import mix, split, uniform
+from ...randomness import mix, split, splits, uniform
 from ...types import Document, Question, SearchRequest, SearchResult, full_text
 from ..steps import named_steps
 from .answer_types import answer_form, answer_key
@@ -163,8 +163,8 @@ def _from_useful(
 def _changed(
     request: SearchRequest, documents: Sequence[Document], change: Callable[[Document, int], Document | None]
 ) -> Documents:
-    slots = zip(documents, request.noise_mask, strict=False)
-    return [change(d, split(request.seed, 1000 + slot)) if noise else d for slot, (d, noise) in enumerate(slots)]
+    slots = zip(documents, request.noise_mask, splits(request.seed, 1000), strict=False)
+    return [change(document, seed) if noise else document for document, noise, seed in slots]
 
 
 def _finish(
@@ -192,10 +192,12 @@ def _finish(
         if documents and all(document is None for document in documents):
             failure = spare.failure or f"no document for {request.query!r} is free of the gold answers"
             return replace(result, documents=(), failure=failure)
-    shown_before = set(map(id, result.documents)).difference(map(id, written))
-    made = [d for d in documents if d is not None and id(d) not in shown_before] if wrong else ()
-    stated = tuple(text for text in wrong if any(_states(document, text) for document in made))
-    return replace(result, documents=tuple(d for d in documents if d is not None), wrong_answers=stated)
+    stated: tuple[str, ...] = ()
+    if wrong:
+        shown_before = set(map(id, result.documents)).difference(map(id, written))
+        made = [d for d in documents if d is not None and id(d) not in shown_before]
+        stated = tuple(text for text in wrong if any(_states(document, text) for document in made))
+    return replace(result, documents=tuple([d for d in documents if d is not None]), wrong_answers=stated)
 
 
 def _states(document: Document, wrong: str) -> bool:

@@ -5,11 +5,11 @@ redundant:8   a document eight times as long
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ...game.answers import contains_answer
-from ...randomness import split
+from ...randomness import split, splits
 from ...types import Document, full_text
 from .sentences import split_sentences, whole_sentences
 
@@ -77,12 +77,7 @@ def padded(document: Document, golds: tuple[str, ...], factor: float, seed: int)
     if stated:
         repeated = [sentence for sentence in sentences if not contains_answer(sentence, golds)]
         topic = "this topic" if contains_answer(topic, golds) else topic
-    fillers: list[str] = []
-    for filler in _fillers(topic, repeated, seed):
-        room -= len(filler) + 1
-        if room < 0:
-            break
-        fillers.append(filler)
+    fillers = _fillers(topic, repeated, seed, room)
     if _may_state(golds):
         fillers = [filler for filler in fillers if not contains_answer(filler, golds)]
     # Each sentence gets a place among the filler; sorted places keep the order of the sentences.
@@ -101,17 +96,26 @@ def _may_state(golds: tuple[str, ...]) -> bool:
     return contains_answer(_EVERYTHING, golds)
 
 
-def _fillers(topic: str, repeated: Sequence[str], seed: int) -> Iterator[str]:
-    """Without an end: filler about the topic and repeated sentences in turn."""
+def _fillers(topic: str, repeated: Sequence[str], seed: int, room: int) -> list[str]:
+    """Filler about the topic and repeated sentences in turn, of `room` characters with a blank after each."""
     lowered = [
         sentence[:1].lower() + sentence[1:] if sentence.partition(" ")[0] in _LOWERED else sentence
         for sentence in repeated
     ]
-    number, start = 0, split(seed, 111)
-    while True:
-        yield topic.join(_FILLER[(start + 7 * number) % len(_FILLER)])
+    fillers: list[str] = []
+    place = split(seed, 111) % len(_FILLER)
+    for draw in splits(seed, 11200):
+        filler = topic.join(_FILLER[place])
+        room -= len(filler) + 1
+        if room < 0:
+            break
+        fillers.append(filler)
+        place = (place + 7) % len(_FILLER)
         if repeated:
-            draw = split(seed, 11200 + number)
             lead, inside = _LEADS[draw % len(_LEADS)]
-            yield lead + (lowered if inside else repeated)[(draw >> 32) % len(repeated)]
-        number += 1
+            filler = lead + (lowered if inside else repeated)[(draw >> 32) % len(repeated)]
+            room -= len(filler) + 1
+            if room < 0:
+                break
+            fillers.append(filler)
+    return fillers

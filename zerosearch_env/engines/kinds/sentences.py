@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...game.answers import contains_answer
 
@@ -11,6 +11,8 @@ _END = re.compile(
     r"[.!?\u3002\uff01\uff1f]+['\")\]\u201d\u2019\u300d\u300f]*"
     r"(?:(?=\s+[^a-z\s]|\s*\Z)|(?<=[\u3002\uff01\uff1f\u300d\u300f]))"
 )
+_OTHER_MARKS = "!?\u3002\uff01\uff1f"
+"""What begins a match of `_END`, besides the full stop."""
 _BREAK = " qzxbreakqzx "
 """Separates sentences that are examined together: a word that no answer contains."""
 _ABBREVIATIONS = frozenset(
@@ -19,10 +21,23 @@ _ABBREVIATIONS = frozenset(
 )
 
 
+def _ends(text: str) -> Iterator[re.Match[str]]:
+    """The matches of `_END`. To look for one character is several times as fast as to look for one of six."""
+    if any(mark in text for mark in _OTHER_MARKS):
+        yield from _END.finditer(text)
+        return
+    at = text.find(".")
+    while at >= 0:
+        match = _END.match(text, at)
+        if match is not None:
+            yield match
+        at = text.find(".", at + 1 if match is None else match.end())
+
+
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text, without the blanks between them. Abbreviations and initials end none."""
     sentences, start = [], 0
-    for match in _END.finditer(text):
+    for match in _ends(text):
         end = match.end()
         if match[0] == ".":
             word = text[text.rfind(" ", start, end) + 1 : end - 1].lstrip("([\"'")
@@ -39,5 +54,5 @@ def split_sentences(text: str) -> list[str]:
 def whole_sentences(text: str, golds: Sequence[str]) -> list[str]:
     """The sentences of a text; all of it as one if an answer crosses from one into the next, as after "Chi."."""
     sentences = split_sentences(text)
-    crosses = len(sentences) > 1 and contains_answer(text, golds) and not contains_answer(_BREAK.join(sentences), golds)
+    crosses = len(sentences) > 1 and not contains_answer(_BREAK.join(sentences), golds) and contains_answer(text, golds)
     return [text] if crosses else sentences
