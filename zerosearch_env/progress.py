@@ -29,7 +29,7 @@ class WorkCounts(NamedTuple):
     tokens: int = 0
     """Tokens that models have written."""
     read: int = 0
-    """Tokens that models behind endpoints have read, as their servers count them."""
+    """Tokens that models have read: as servers count them, or the whole context of every turn."""
     requests: int = 0
     """Requests to servers, retries included; for players that ask no server, one per turn or completion."""
     uncounted: int = 0

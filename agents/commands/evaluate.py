@@ -106,7 +106,7 @@ class EvalConfig(PlayConfig):
     """What this run of the command may spend: requests=1000, tokens=2e6 or money=5, or several. Then no further episode
     begins, those that have begun are finished, and the same command plays the rest (docs/robustness.md)."""
     price: str | None = None
-    """The price of an endpoint's tokens, READ,WRITTEN in money per million tokens, such as 0.15,0.6: what was spent is
+    """The price of a model's tokens, READ,WRITTEN in money per million tokens, such as 0.15,0.6: what was spent is
     then shown and stored, and may be limited by --budget money=5."""
     report: bool = True
     """Write report.html into the output folder."""

@@ -3,9 +3,9 @@
     --budget requests=1000 tokens=2e6 money=5 -> Budget --+
     --price 0.15,0.6                          -> Price  --+-> Meter -> Spending: of the command, and of each cell
 
-The counts are those of `WORK`: requests to servers with their retries (for agents without a server, turns), tokens that
-endpoints have read as they count them, and tokens that models have written. Money is what the tokens of endpoints cost;
-models on this machine cost none.
+The counts are those of `WORK`: requests to servers with their retries (for agents without a server, turns), and the
+tokens that models have read and written. Endpoints count them; for a model of this process, every turn reads its whole
+context, as an endpoint would count it. Money is what these tokens cost.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Spending:
     requests: int = 0
     """Requests to servers, retries included; for an agent without a server, its turns."""
     tokens_read: int = 0
-    """Tokens that models behind endpoints have read."""
+    """Tokens that models have read."""
     tokens_written: int = 0
     """Tokens that models have written."""
     money: float | None = None
-    """What the tokens of endpoints cost; None without a price."""
+    """What the tokens cost; None without a price."""
 
     @property
     def tokens(self) -> int:
@@ -119,12 +119,12 @@ class Meter:
 
     Args:
         budget: limits by name, of `LIMITS`; none by default.
-        price: the price of the tokens of endpoints; None: money is not counted.
+        price: the price of the tokens of every agent that counts them; None: money is not counted.
         players: who will play, if known: whether the budget can be kept with them is checked.
 
     Raises:
         ConfigError: money is limited and there is no price; tokens or money are limited and an agent's are not known;
-            or no agent has a model that a price or a limit applies to.
+            or there is a price and no agent counts tokens.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class Meter:
             self._check_players(list(players))
 
     def _check_players(self, players: Sequence[Player]) -> None:
-        if self.price is not None and not any(player.billed for player in players):
+        if self.price is not None and not any(player.counts_tokens for player in players):
             raise ConfigError(
-                "price: no agent has a model behind an endpoint (openai:URL), so no tokens have a price; leave it out"
+                "price: no agent has a model whose tokens are counted, so it applies to none; leave it out"
             )
         if unknown := [player.name for player in players if player.unmetered and {"tokens", "money"} & {*self.budget}]:
             raise ConfigError(
@@ -230,7 +230,5 @@ class Meter:
         if self._player is None:
             return Spending()
         counts = self._counts()
-        money = None
-        if self.price is not None:
-            money = self.price.of(counts.read, counts.tokens) if self._player.billed else 0.0
+        money = None if self.price is None else self.price.of(counts.read, counts.tokens)
         return Spending(counts.requests, counts.read, counts.tokens, money)

@@ -123,10 +123,8 @@ def evaluate(
         cell = store.evaluation.find(agent.name, level, engine_name, str(mixture)) if store else None
         taken_over = cell is not None and cell.complete and cell.samples == samples
         if cell is None or not taken_over:
-            # An agent that never searches draws no noise, so its episodes are the same in every cell.
-            twin = next((other for other in cells if other.key.played == key.played or not agent.searches), None)
-            if twin is not None:
-                cell = replace(twin, noise_level=level, noise_kind=str(mixture), seconds=0.0, spent=None)
+            if twins := Evaluation(tuple(cells)).twins(key, searches=agent.searches):
+                cell = replace(twins[0], noise_level=level, noise_kind=str(mixture), seconds=0.0, spent=None)
             else:
                 kinds = mixture if level else DISTRACTOR
                 cell = _play_cell(agent, items, engine, rules, key, kinds, seed, samples, on_progress, store, meter)

@@ -282,6 +282,25 @@ class Evaluation:
                 return cell
         return None
 
+    def twins(self, key: CellKey, *, searches: bool = True) -> tuple[Cell, ...]:
+        """The other cells of an agent and engine that have the episodes of a cell, which are played and stored once.
+
+        Without noise, all kinds have the same episodes. An agent that never searches draws no noise, so it plays one
+        cell for all levels and kinds.
+
+        Args:
+            key: the cell; it need not have been measured.
+            searches: False if the agent is known never to search. Otherwise the measured episodes show it: they are
+                the same.
+        """
+        others = [c for c in self.cells if (c.agent, c.engine) == (key.agent, key.engine)]
+        own = next((cell.episodes for cell in others if cell.key.played == key.played), ())
+        return tuple(
+            cell
+            for cell in others
+            if cell.key != key and (not searches or cell.key.played == key.played or (own and cell.episodes == own))
+        )
+
     def difference(
         self,
         first: str,

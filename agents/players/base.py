@@ -36,6 +36,8 @@ class Player(Protocol):
 
     one_by_one: bool = False
     """True if it takes an episode from the list when it begins it; other players take many at once."""
+    counts_tokens: bool = False
+    """True if the tokens that its model reads and writes are counted."""
     unmetered: bool = False
     """True if it may use models that this package knows nothing about: their tokens are not counted."""
 

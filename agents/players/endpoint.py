@@ -77,6 +77,7 @@ class EndpointPlayer(ConcurrentPlayer):
 
     default_concurrency: ClassVar[int] = 16
     billed = True
+    counts_tokens = True
     restarts = False
     """A conversation in which a turn failed is as it was before that turn."""
 

@@ -52,6 +52,8 @@ class PolicyPlayer(Player):
         pool: worker processes to share with other players; None plays in this process.
     """
 
+    counts_tokens = True
+
     def __init__(
         self, options: PolicyOptions | str | Path, *, name: str | None = None, pool: WorkerPool | None = None
     ) -> None:

@@ -163,17 +163,14 @@ class _Stored:
     _scanned: dict[tuple[Path, CellKey], dict[tuple[int, int], tuple[Path, int, int]]] = field(default_factory=dict)
 
     def of_cell(self, joined: Joined, cell: Cell) -> dict[tuple[int, int], tuple[Path, int, int]]:
-        """File, offset and length of each stored episode of a cell, by `EpisodeResult.key`; the last line counts.
-
-        The episodes of an agent that never searches are the same in every cell, and stored in the first.
-        """
+        """File, offset and length of each stored episode of a cell, by `EpisodeResult.key`; the last line counts."""
         place = joined.stored(cell.key)
         if place is None:
             return {}
         path, key = place
-        if not path.exists() and not any(result.draws for result in cell.episodes):
-            twins = (other for other in joined.evaluation.cells if (other.agent, other.engine) == cell.key[:2])
-            path, key = next((at for at in (joined.stored(twin.key) for twin in twins) if at and at[0].exists()), place)
+        if not path.exists():
+            stored = (joined.stored(twin.key) for twin in joined.evaluation.twins(cell.key))
+            path, key = next((at for at in stored if at and at[0].exists()), place)
         if not path.exists():
             return {}
         if (path, key) not in self._scanned:

@@ -1,7 +1,8 @@
 """The results of evaluations as text files for papers and scripts: Markdown, CSV and LaTeX.
 
 CSV has one row per cell and the columns `COLUMNS`; docs/report.md describes them. Markdown and LaTeX have a table of
-exact match, one row per agent and kind of noise, one column per level.
+exact match, one row per agent and kind of noise, one column per level; Markdown also has tables by data source and by
+relation, and of additional scores.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import csv
 import html
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..evaluation.analysis.robustness import Curve, curves
-from ..evaluation.results import Evaluation
-from ..evaluation.statistics import Interval
+from ..evaluation.analysis.robustness import Curve, curves, levels_of
+from ..evaluation.results import Cell, Evaluation
+from ..evaluation.statistics import EMPTY, Interval
 from .kinds import OUTCOMES, outcome_shares
 
 FORMATS = ("md", "csv", "tex")
@@ -80,16 +81,55 @@ def _plain(value: object) -> object:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """A table per engine and group of questions: exact match in % with its 95 % interval."""
+    """Tables in % with 95 % intervals, per engine.
+
+    They are of exact match, by group of questions, data source and relation, and of the additional scores.
+    """
     parts = []
     for engine, group, rows in _tables(evaluation):
-        head = ["agent", "noise", *_heads(evaluation)]
         title = f"Exact match, %{f', {group} questions' if group else ''}, engine {engine} (95 % interval)"
-        lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-        lines += [[curve.agent, curve.noise_kind, *_fields(evaluation, curve, _markdown_interval)] for curve in rows]
-        table = "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
-        parts.append(f"**{markdown_text(title)}**\n\n{table}\n")
-    return "\n".join(parts)
+        lines = [[curve.agent, curve.noise_kind, *_fields(evaluation, curve, _markdown_interval)] for curve in rows]
+        parts.append(_markdown_table(title, ["agent", "noise"], _heads(evaluation), lines))
+    return "\n".join([*parts, *_markdown_subsets(evaluation)])
+
+
+def _markdown_subsets(evaluation: Evaluation) -> Iterator[str]:
+    """The tables by data source and by relation, and those of additional scores: one row per agent, kind and name."""
+    heads = _heads(evaluation)[:-1]
+    subsets = {
+        "data source": (evaluation.data_sources, "Exact match by data source, %"),
+        "relation": (evaluation.relations, "Exact match by relation, %"),
+        "score": (evaluation.additional_scores, "Additional scores, times 100"),
+    }
+    for engine in evaluation.engines:
+        measured = dict.fromkeys((cell.agent, cell.noise_kind) for cell in evaluation.cells if cell.engine == engine)
+        for what, (names, title) in subsets.items():
+            lines = []
+            for agent, kind in sorted(measured, key=lambda row: evaluation.agents.index(row[0])):
+                cells = levels_of(evaluation, agent, engine, kind)
+                for name in names:
+                    means = [_part_of(cells.get(level), what, name) for level in evaluation.noise_levels]
+                    lines.append([agent, kind, name, *(_markdown_interval(mean) if mean.n else "" for mean in means)])
+            if lines:
+                yield _markdown_table(
+                    f"{title}, engine {engine} (95 % interval)", ["agent", "noise", what], heads, lines
+                )
+
+
+def _part_of(cell: Cell | None, what: str, name: str) -> Interval:
+    """The exact match of a cell on a data source or a relation, or one of its additional scores."""
+    if cell is None:
+        return EMPTY
+    if what == "score":
+        return cell.summary().extra.get(name, EMPTY)
+    return cell.summary(data_source=name).em if what == "data source" else cell.summary(relation=name).em
+
+
+def _markdown_table(title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with a title; columns of names, then columns of figures."""
+    lines = [[*names, *figures], [*["---"] * len(names), *["---:"] * len(figures)], *rows]
+    table = "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
+    return f"**{markdown_text(title)}**\n\n{table}\n"
 
 
 def to_latex(evaluation: Evaluation) -> str:

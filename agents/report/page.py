@@ -75,6 +75,23 @@ class Report:
         return robustness + held_out + training_curves(self.metrics)
 
 
+class EngineFigures:
+    """The figures by kind of noise on one engine.
+
+    Args:
+        evaluation: results with at least one cell.
+        engine: the engine's name.
+    """
+
+    def __init__(self, evaluation: Evaluation, engine: str) -> None:
+        self.engine = engine
+        self.robustness = Robustness(evaluation, engine)
+        roles = self.robustness.all_roles
+        self.kinds = Kinds(evaluation, engine, roles)
+        self.differences = Differences(evaluation, engine, roles)
+        self.behaviour = BehaviourSection(self.kinds)
+
+
 def read_report(folder: str | os.PathLike[str]) -> Report:
     """Read the files of a run directory, or of the output folder of `zerosearch eval`.
 
@@ -171,15 +188,11 @@ def render_report(report: Report, *, page: Path | None = None, transcripts: int 
     """
     held_out = HeldOutSection(report.metrics) if has_evaluations(report.metrics) else None
     evaluation = report.evaluation
-    figures: dict[str, Any] = dict.fromkeys(("robustness", "kinds", "differences", "behaviour", "episodes"))
+    figures: dict[str, Any] = {"robustness": None, "engines": [], "episodes": None}
     if evaluation.cells:
-        robustness = Robustness(evaluation)
-        kinds = Kinds(evaluation, robustness.engine, robustness.all_roles)
         figures = {
-            "robustness": robustness,
-            "kinds": kinds,
-            "differences": Differences(evaluation, robustness.engine, robustness.all_roles),
-            "behaviour": BehaviourSection(kinds),
+            "robustness": Robustness(evaluation),
+            "engines": [EngineFigures(evaluation, engine) for engine in evaluation.engines],
             "episodes": episode_section(Joined(evaluation, report.sources), page, transcripts=transcripts),
         }
     template = load_page_templates().get_template("report.html")
@@ -217,9 +230,9 @@ def _contents(values: Mapping[str, Any]) -> dict[str, str]:
     measured = values["robustness"] is not None
     present = {
         **dict.fromkeys(("robustness", "outcomes", "episodes", "figures"), measured),
-        "kinds": measured and len(values["kinds"].kinds) > 1,
-        "differences": measured and bool(values["differences"].pairs),
-        "behaviour": measured and values["behaviour"].known,
+        "kinds": any(len(part.kinds.kinds) > 1 for part in values["engines"]),
+        "differences": any(part.differences.pairs for part in values["engines"]),
+        "behaviour": any(part.behaviour.known for part in values["engines"]),
         "held-out": values["held_out"] is not None,
         "training": bool(values["curves"] or values["alarms"]),
         "transcripts": bool(values["pairs"]),

@@ -55,16 +55,17 @@ def roles_of(evaluation: Evaluation) -> list[Role]:
 
 
 class Robustness:
-    """The section's figures: those of the first engine, and EM on every other one.
+    """The section's figures on one engine, and EM on every other one.
 
     Charts and the first table show the kind of noise that is measured as a rule, distractors, or else the first kind.
 
     Args:
         evaluation: results with at least one cell.
+        engine: the engine's name; None: the first.
     """
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.engine = evaluation.engines[0]
+    def __init__(self, evaluation: Evaluation, engine: str | None = None) -> None:
+        self.engine = evaluation.engines[0] if engine is None else engine
         self.levels = evaluation.noise_levels
         self.kinds = kinds = evaluation.noise_kinds
         self.kind = str(DISTRACTOR) if str(DISTRACTOR) in kinds else kinds[0]
@@ -76,6 +77,8 @@ class Robustness:
         self.outcomes = evaluation.outcomes
         self.groups: tuple[str | None, ...] = evaluation.groups or (None,)
         self.data_sources = evaluation.data_sources
+        self.relations = evaluation.relations
+        self.scores = evaluation.additional_scores
         self.samples = evaluation.samples
         """Episodes per question; every figure is the mean over them."""
         named = (cell.summary().samples for cell in evaluation.cells if cell.engine == self.engine)
@@ -101,11 +104,22 @@ class Robustness:
         return self._evaluation.find(role.agent, level, self.engine, kind or self.kind)
 
     def em(
-        self, role: Role, level: float, group: str | None, data_source: str | None = None, kind: str | None = None
+        self,
+        role: Role,
+        level: float,
+        group: str | None,
+        data_source: str | None = None,
+        kind: str | None = None,
+        relation: str | None = None,
     ) -> Interval:
-        """The exact match of an agent on a group of questions, or on those of one data set."""
+        """The exact match of an agent on a group of questions, or on those of one data set or relation."""
         cell = self._cell(role, level, kind)
-        return EMPTY if cell is None else cell.summary(group, data_source).em
+        return EMPTY if cell is None else cell.summary(group, data_source, relation).em
+
+    def score(self, role: Role, level: float, name: str) -> Interval:
+        """One of `scores` of an agent, over all questions."""
+        cell = self._cell(role, level)
+        return EMPTY if cell is None else cell.summary().extra.get(name, EMPTY)
 
     def outcome(self, role: Role, level: float, name: str, kind: str | None = None) -> Interval:
         """One of `outcomes` of an agent, over all questions."""

@@ -167,9 +167,11 @@ class RowSampler(ABC, Generic[RowT]):
 
     def _turn(self, row: RowT, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> TurnSample:
         """End a turn with these tokens."""
+        # As an endpoint counts: every turn reads its whole context, whatever of it is in a cache.
+        read = len(row.ids) if ids else 0
         row.ids += ids
         row.waiting = True
-        WORK.add(turns=1, tokens=0 if self._counts_steps else len(ids))
+        WORK.add(turns=1, tokens=0 if self._counts_steps else len(ids), read=read)
         text = decode(self.tokenizer, ids[:-1] if finish == "eos" else ids)
         return TurnSample(row.key, tuple(ids), tuple(logprobs), text, finish, row.version)
 

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_dataset
+from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.commands.evaluate import main
 from zerosearch_agents.evaluation.budget import Meter, Price, Spending, money_text, read_budget, read_price
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.evaluation.store import Store, transcript_path
-from zerosearch_agents.players.base import AgentOptions
+from zerosearch_agents.players.base import AgentOptions, PolicyOptions
 from zerosearch_agents.players.builtin.scripted import RandomPlayer
+from zerosearch_agents.players.policy import PolicyPlayer
 from zerosearch_agents.players.third_party import CallablePlayer
+from zerosearch_agents.policy.policy import save_policy
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import CorpusEngine
 from zerosearch_env.errors import BudgetError, ConfigError
@@ -87,24 +89,23 @@ def test_a_budget_must_suit_the_agents() -> None:
         Meter({"money": 1.0})
     with pytest.raises(ConfigError, match=r"the tokens of own are not known.*--budget requests=1000"):
         Meter({"tokens": 1.0}, None, [RandomPlayer(), own])
-    with pytest.raises(ConfigError, match="price: no agent has a model behind an endpoint"):
+    with pytest.raises(ConfigError, match="price: no agent has a model whose tokens are counted"):
         Meter({}, price, [RandomPlayer()])
     assert Meter({"requests": 1.0}, None, [own]).figures() == "0 of 1 requests"
 
 
 def test_spending_adds_up_and_names_its_limits() -> None:
     meter, player = Meter({"requests": 3.0, "money": 5.0}, Price(1.0, 4.0)), RandomPlayer()
-    player.__class__ = type("Billed", (RandomPlayer,), {"billed": True})
     meter.begin(player)
     WORK.add(requests=2, read=1_000_000, tokens=500_000)
     assert not meter.used_up
     assert meter.end() == Spending(2, 1_000_000, 500_000, 3.0)
     meter.begin(RandomPlayer())
-    WORK.add(turns=1, tokens=1_000_000)  # a model on this machine costs no money
-    assert meter.spent == Spending(3, 1_000_000, 1_500_000, 3.0)
-    assert meter.figures() == "3 of 3 requests, 3.00 of 5 money"
+    WORK.add(turns=1, tokens=250_000)
+    assert meter.spent == Spending(3, 1_000_000, 750_000, 4.0)
+    assert meter.figures() == "3 of 3 requests, 4.00 of 5 money"
     with pytest.raises(
-        BudgetError, match=r"3 of 3 requests, 1,000,000 tokens read and 1,500,000 written, 3\.00 of 5 money"
+        BudgetError, match=r"3 of 3 requests, 1,000,000 tokens read and 750,000 written, 4\.00 of 5 money"
     ):
         meter.check()
     assert [money_text(money) for money in (0, 0.00132, 0.5, 1234.5)] == ["0.00", "0.00132", "0.5", "1,234.50"]
@@ -196,6 +197,18 @@ def test_a_cached_turn_costs_nothing(tmp_path: Path) -> None:
             folder = str(tmp_path / output)
             assert main(["--agent", agent, *SMALL, "3", "--price", "1,1", "--output", folder]) == 0
             assert load_evaluation(folder).cells[0].spent["requests"] == spent
+
+
+def test_the_tokens_of_a_local_policy_have_a_price_too(tmp_path: Path) -> None:
+    save_policy(tiny_policy(), tmp_path)
+    player = PolicyPlayer(PolicyOptions(str(tmp_path), temperature=1.0))
+    meter = Meter({"money": 1e9}, Price(2e6, 1e6), [player])
+    (cell,) = evaluate(player, DATA.questions[:2], CorpusEngine(DATA.passages), RULES, (0.0,), meter=meter).cells
+    assert cell.spent is not None
+    read, written = cell.spent["tokens_read"], cell.spent["tokens_written"]
+    assert read >= 4 * cell.spent["requests"]  # every turn reads its prompt
+    assert 0 < written <= 8 * cell.spent["requests"]
+    assert cell.spent["money"] == 2 * read + written
 
 
 def test_a_plan_with_an_endpoint_is_billed(tmp_path: Path) -> None:

@@ -262,8 +262,9 @@ def test_episodes_of_an_agent_that_never_searches_have_their_transcript_in_every
     folder = tmp_path / "direct"
     shutil.copytree(folders[0], folder)
     evaluation = load_evaluation(folder)
+    first = {cell.agent: cell for cell in reversed(evaluation.cells)}
     cells = [
-        replace(cell, episodes=tuple(replace(r, draws=0, noisy=0, searches=0) for r in cell.episodes))
+        replace(cell, episodes=tuple(replace(r, draws=0, noisy=0, searches=0) for r in first[cell.agent].episodes))
         for cell in evaluation.cells
     ]
     save_evaluation(Evaluation(tuple(cells), evaluation.settings), folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..errors import ConfigError, EngineError
@@ -104,7 +105,9 @@ class InProcessBackend(ABC):
             fitting = [i for i, problem in enumerate(problems) if problem is None]
             made = iter(model.complete([prompts[i] for i in fitting], [ids[i] for i in fitting]) if fitting else ())
         return [
-            next(made) if problem is None else Completion(failure=problem, too_long=bool(row))
+            replace(next(made), prompt_tokens=len(row))
+            if problem is None
+            else Completion(failure=problem, too_long=bool(row))
             for problem, row in zip(problems, ids, strict=True)
         ]
 

@@ -161,6 +161,7 @@ class _Transcripts:
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
         self._cells: dict[CellKey, dict[tuple[int, int], EpisodeResult]] = {}
         for cell in evaluation.cells:
             self._cells.setdefault(cell.key.played, {result.key: result for result in cell.episodes})
@@ -200,13 +201,8 @@ class _Transcripts:
         """How many episodes of results.json were compared with a transcript."""
         total = fits = 0
         for key, episodes in self._cells.items():
-            twin = any(
-                self._seen[other] and (other.agent, other.engine) == (key.agent, key.engine) and same == episodes
-                for other, same in self._cells.items()
-                if other != key
-            )
-            if not self._seen[key] and twin:
-                continue  # an agent that never searches plays once for all cells
+            if not self._seen[key] and any(self._seen[twin.key.played] for twin in self._evaluation.twins(key)):
+                continue
             total += len(episodes)
             fits += sum(self._seen[key].values())
         return f"{fits:,} of {total:,} played episodes have a transcript that says the same"

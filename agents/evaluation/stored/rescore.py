@@ -70,7 +70,7 @@ def rescore(evaluation: Evaluation, folder: Path, scores: Sequence[str], *, prot
     )
     for key, result, scored in _scored(records, named, rules_of):
         values[key][result.key] = scored
-    cells = tuple(_with_scores(cell, _values_of(cell, evaluation.cells, values)) for cell in evaluation.cells)
+    cells = tuple(_with_scores(cell, _values_of(cell, evaluation, values)) for cell in evaluation.cells)
     added = {name: {"score": redact(spec), **code_identity([spec, protocol])} for spec, name, _ in found}
     return Evaluation(cells, {**evaluation.settings, "rescored": {**evaluation.settings.get("rescored", {}), **added}})
 
@@ -141,20 +141,12 @@ def _pay(reward: Reward, episode: Any) -> float | None:
 
 
 def _values_of(
-    cell: Cell, cells: Sequence[Cell], values: dict[CellKey, dict[tuple[int, int], Values]]
+    cell: Cell, evaluation: Evaluation, values: dict[CellKey, dict[tuple[int, int], Values]]
 ) -> dict[tuple[int, int], Values]:
-    """The new scores of a cell: its own, or those of a cell with the same episodes.
-
-    An agent that never searches plays one cell, and the others are copies.
-    """
+    """The new scores of a cell: its own, or those of a cell with the same episodes."""
     if own := values[cell.key.played]:
         return own
-    same = (
-        other
-        for other in cells
-        if (other.agent, other.engine, other.episodes) == (cell.agent, cell.engine, cell.episodes)
-    )
-    return next((found for other in same if (found := values[other.key.played])), {})
+    return next((found for twin in evaluation.twins(cell.key) if (found := values[twin.key.played])), {})
 
 
 def _with_scores(cell: Cell, values: dict[tuple[int, int], Values]) -> Cell:

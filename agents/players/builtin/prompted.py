@@ -85,6 +85,8 @@ class PromptedPlayer(Player):
         backend: the backend.
     """
 
+    counts_tokens = True
+
     def __init__(
         self,
         plan: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from ...game.answers import contains_answer
 from ...randomness import split
@@ -72,6 +73,14 @@ TEMPLATES = (
 of the search."""
 
 
+_PARTS = tuple(tuple(_PLACE.split(part) for part in template.split("{text}")) for template in TEMPLATES)
+"""What each template has before and after the text: words and names of values in turn."""
+
+
+def _filled(parts: Sequence[str], values: Mapping[str, str]) -> str:
+    return "".join([values[part] if number % 2 else part for number, part in enumerate(parts)])
+
+
 def injected(document: Document, request: SearchRequest, wrong: str, seed: int) -> Document | None:
     """The document with one of the attacks, by seed; it states no gold answer.
 
@@ -87,9 +96,8 @@ def injected(document: Document, request: SearchRequest, wrong: str, seed: int) 
     golds = request.answers
     values = {"answer": wrong, "question": request.question, "query": request.query}
     start = split(seed, 120) % len(TEMPLATES)
-    order = (*TEMPLATES[start:], *TEMPLATES[:start])
-    for template in order:
-        before, after = (_PLACE.sub(lambda place: values[place[1]], part) for part in template.split("{text}"))
+    for number in range(len(TEMPLATES)):
+        before, after = (_filled(parts, values) for parts in _PARTS[(start + number) % len(_PARTS)])
         made = Document(document.title, before + document.text + after, document.source, document.score)
         if not contains_answer(full_text(made), golds):
             return made

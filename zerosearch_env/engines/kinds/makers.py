@@ -29,7 +29,7 @@ from functools import cached_property, lru_cache
 from ...bounded_cache import BoundedCache
 from ...game.answers import contains_answer
 from ...game.noise_kinds import split_kind
-from ...randomness import mix, split, splits, uniform
+from ...randomness import mix, splits, uniform, uniform2
 from ...types import Document, Question, SearchRequest, SearchResult, full_text
 from ..steps import named_steps
 from .answer_types import answer_form, answer_key
@@ -337,8 +337,8 @@ def _from_noisy(request: SearchRequest, change: Callable[[Document, int], Docume
         mask = tuple(document not in useful.documents for document in result.documents)
     documents: list[Document] = []
     stated = False
-    for slot, (document, noise) in enumerate(zip(result.documents, mask, strict=False)):
-        changed = change(document, split(request.seed, 1000 + slot)) if noise else None
+    for document, noise, seed in zip(result.documents, mask, splits(request.seed, 1000), strict=False):
+        changed = change(document, seed) if noise else None
         stated = stated or changed is not None
         documents.append(changed or document)
     return replace(result, documents=tuple(documents), wrong_answers=(wrong,) if stated else ())
@@ -431,9 +431,9 @@ def _injection(request: SearchRequest, number: float | None, sources: Sources) -
     sure = mix(request.seed, 160) % request.top_k
     whole = request.noisy is True
     chosen = {
-        split(request.seed, 1000 + slot)
-        for slot in range(request.top_k)
-        if not whole or slot == sure or uniform(request.seed, 161, slot) < 0.5
+        seed
+        for slot, seed in zip(range(request.top_k), splits(request.seed, 1000), strict=False)
+        if not whole or slot == sure or uniform2(request.seed, 161, slot) < 0.5
     }
 
     def change(document: Document, seed: int) -> Document | None:
