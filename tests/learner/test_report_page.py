@@ -22,7 +22,7 @@ from zerosearch_agents.players.builtin.scripted import OraclePlayer, RandomPlaye
 from zerosearch_agents.report import cli, episodes, exports
 from zerosearch_agents.report.analysis import Differences, p_text
 from zerosearch_agents.report.kinds import outcome_shares
-from zerosearch_agents.report.page import read_joined, render_report, write_page
+from zerosearch_agents.report.page import Notes, Report, read_joined, render_report, write_page
 from zerosearch_agents.report.robustness import roles_of
 from zerosearch_env.datasets import load_dataset
 from zerosearch_env.datasets.world.make import WorldConfig
@@ -305,6 +305,42 @@ def test_csv_has_one_row_per_cell(folders: list[Path]) -> None:
         )
         assert row["complete"] == "true"
         assert row["tokens_read"] == ""
+
+
+def test_every_engine_relation_and_additional_score_is_shown(folders: list[Path]) -> None:
+    evaluation = read_joined(folders[1:]).evaluation
+    names = [("born <in>", "nq"), ("capital", "hotpot")]
+    cells = [
+        replace(
+            cell,
+            engine=engine,
+            episodes=tuple(
+                replace(
+                    r, relation=names[r.index % 2][0], data_source=names[r.index % 2][1], extra={"overlap": r.f1 / 4}
+                )
+                for r in cell.episodes
+            ),
+        )
+        for cell in evaluation.cells
+        for engine in ("corpus", "dense")
+    ]
+    both = Evaluation(tuple(cells), evaluation.settings)
+    page = render_report(Report(Notes("both"), both))
+    for section in ("robustness", "kinds", "outcomes", "differences", "behaviour"):
+        found = re.search(rf'<section id="{section}">.*?</section>', page, re.DOTALL)
+        assert found is not None
+        assert [found[0].count(f"Engine {name}<") for name in ("corpus", "dense")] == [1, 1], section
+    assert "Engine corpus<" not in render_report(Report(Notes("one"), evaluation))
+    assert "relation born &lt;in&gt;" in page
+    assert "data source nq" in page
+    assert "Score overlap" in page
+    cell = both.find("oracle", 0.5, "dense", "counterfactual")
+    assert cell is not None
+    capital, overlap = cell.summary(relation="capital").em, cell.summary().extra["overlap"]
+    lines = exports.to_markdown(both).partition("engine dense")[2].splitlines()
+    for name, mean in (("capital", capital), ("hotpot", capital), ("overlap", overlap)):
+        line = next(line for line in lines if line.startswith(f"| oracle | counterfactual | {name} |"))
+        assert f"| {100 * mean.mean:.1f} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) |" in line
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x"])

@@ -78,7 +78,11 @@ _PARTS = tuple(tuple(_PLACE.split(part) for part in template.split("{text}")) fo
 
 
 def _filled(parts: Sequence[str], values: Mapping[str, str]) -> str:
-    return "".join([values[part] if number % 2 else part for number, part in enumerate(parts)])
+    if len(parts) == 1:
+        return parts[0]
+    filled = list(parts)
+    filled[1::2] = [values[name] for name in parts[1::2]]
+    return "".join(filled)
 
 
 def injected(document: Document, request: SearchRequest, wrong: str, seed: int) -> Document | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import cycle
 
 from ...game.answers import contains_answer
 from ...randomness import split, splits
@@ -55,6 +56,11 @@ _FILLER = tuple(
     )
 )
 """Sentences about `{t}`, split where it is."""
+_ORDERS = tuple(
+    tuple(_FILLER[(start + 7 * number) % len(_FILLER)] for number in range(len(_FILLER)))
+    for start in range(len(_FILLER))
+)
+"""The orders in which they come, by the first of them."""
 _EVERYTHING = " | ".join(("".join(lead for lead, _ in _LEADS), *map(" | ".join, _FILLER)))
 
 
@@ -103,17 +109,16 @@ def _fillers(topic: str, repeated: Sequence[str], seed: int, room: int) -> list[
         for sentence in repeated
     ]
     fillers: list[str] = []
-    place = split(seed, 111) % len(_FILLER)
-    for draw in splits(seed, 11200):
-        filler = topic.join(_FILLER[place])
+    count, leads = len(repeated), len(_LEADS)
+    for about, draw in zip(cycle(_ORDERS[split(seed, 111) % len(_FILLER)]), splits(seed, 11200), strict=False):
+        filler = topic.join(about)
         room -= len(filler) + 1
         if room < 0:
             break
         fillers.append(filler)
-        place = (place + 7) % len(_FILLER)
-        if repeated:
-            lead, inside = _LEADS[draw % len(_LEADS)]
-            filler = lead + (lowered if inside else repeated)[(draw >> 32) % len(repeated)]
+        if count:
+            lead, inside = _LEADS[draw % leads]
+            filler = lead + (lowered if inside else repeated)[(draw >> 32) % count]
             room -= len(filler) + 1
             if room < 0:
                 break
