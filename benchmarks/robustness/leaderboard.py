@@ -86,7 +86,9 @@ passages and noise draws. In the first table of a definition, each figure is the
 | version | of this package |
 
 `random` and `oracle` are the bounds: the one acts at random, the other [sees the gold answers](builtin-players.md).
-`my_agent` is `examples/my_agent.py`, a function that believes what its only search returns.
+`my_agent` is `examples/my_agent.py`, a function that believes what its only search returns. `maskable_ppo` is the
+agent that `examples/menu_agent.py` trains for about two minutes, with distractors at noise 0.6
+([menu agents](stable-baselines3.md)).
 """
 
 _SUBMIT = """## How to submit

@@ -454,7 +454,8 @@ def report() -> Iterator[str]:
     yield (
         f"A page of {page['page_mb']:.1f} MB that lists {page['episodes']:,} episodes is rendered after "
         f"{page['rendered_s']:.2f} s, and filtered {page['filtered_s']:.2f} s after the choice of a filter (headless "
-        f"Chromium, wall time, {machine['cores']} cores with a load average of {machine['load_average'][0]:.0f})."
+        f"Chromium, wall time, {machine['cores']} cores with a load average of {machine['load_average'][0]:.0f}); its "
+        f"main thread takes {page['cpu_s']:.2f} CPU seconds."
     )
 
 
