@@ -18,15 +18,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from zerosearch_agents.report.page import read_joined, write_page
 from zerosearch_env.errors import ConfigError
 
 from ..measure import make_parser, write_record
 from .report import play
+
+if TYPE_CHECKING:
+    import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -127,6 +128,8 @@ async def measure_page(page: Path, chromium: str, profile: Path, visits: int) ->
     Raises:
         ConfigError: the browser did not start.
     """
+    import aiohttp  # when it is used: the command's help needs none of it
+
     with _browser(chromium, profile) as devtools:
         async with aiohttp.ClientSession() as session:
             times = [await _visit(session, devtools, page) for _ in range(visits + 1)][1:]
