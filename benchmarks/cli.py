@@ -78,8 +78,8 @@ _MODULES = {
         "speed.openenv",
         "Calls per second of the OpenEnv server, compared with OpenEnv's echo environment, and its memory.",
     ),
-    "report": ("speed.report", "The report over 100,000 stored episodes: CPU time, memory, and sizes."),
-    "report-page": ("speed.report_page", "The report's page in Chromium: seconds until it is rendered and filtered."),
+    "report": ("speed.reports.stored", "The report over 100,000 stored episodes: CPU time, memory, and sizes."),
+    "report-page": ("speed.reports.page", "The report's page in Chromium: seconds until it is rendered and filtered."),
     "gpu": ("gpu.command", "Every check that needs a GPU; benchmarks/gpu.sh runs it on a bare machine."),
     "start": ("speed.start", "Time of `import zerosearch_env`, of the first search, and of each `--help`."),
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from zerosearch_benchmarks.measure import RESULTS
-from zerosearch_benchmarks.speed import report, report_page
+from zerosearch_benchmarks.speed.reports import page as report_page
+from zerosearch_benchmarks.speed.reports import stored as report
 from zerosearch_env.errors import ConfigError
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from zerosearch_agents.report.page import read_joined, write_page
 from zerosearch_env.errors import ConfigError
 
-from ..measure import make_parser, write_record
-from .report import play
+from ...measure import make_parser, write_record
+from .stored import play
 
 if TYPE_CHECKING:
     import aiohttp

@@ -27,7 +27,7 @@ from zerosearch_env.engines.kinds import add_noise_kinds
 from zerosearch_env.game.noise_kinds import KINDS, NoiseKinds, read_mixture
 from zerosearch_env.game.rules import make_rules
 
-from ..measure import make_parser, write_record
+from ...measure import make_parser, write_record
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _REPORT = "import sys; from zerosearch_env.cli import main; sys.exit(main(['report', sys.argv[1]]))"
