@@ -260,6 +260,7 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
     return Server(config, service.limits)
 
 
+# Any: uvicorn is not imported here
 @contextmanager
 def signals_end(server: Any) -> Iterator[None]:
     """Make SIGINT and SIGTERM end the server, and nothing else.

@@ -108,6 +108,7 @@ class SearchEnvironment(Environment):
         result, outcome = await self.play(lambda session: TOOLS[name](session, **arguments))
         return CallToolObservation(tool_name=name, result=result, **outcome)
 
+    # Any: the fields of an observation have different types
     async def play(self, action: Callable[[Session], Awaitable[str]]) -> tuple[str, dict[str, Any]]:
         """Take an action, if there is an episode in which it can be taken.
 

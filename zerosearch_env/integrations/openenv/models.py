@@ -37,5 +37,7 @@ class SearchState(State):
     question_id: str | None = None
     noise_level: float | None = None
     progress: float = Field(0.0, description="Progress of the curriculum in [0, 1] that the next episode meets.")
+    # Any: flags, or lists of flags
     noisy: list[Any] = Field([], description="Whether each search so far was noisy, or each of its documents.")
+    # Any: JSON values
     scores: dict[str, Any] | None = Field(None, description="After the end: reward, stop_reason, em, answers, ...")

@@ -81,6 +81,7 @@ def make_server(app: App, *, grace_s: float = 20.0) -> uvicorn.Server:
     return uvicorn.Server(options)
 
 
+# Any: `EnvOptions` gives each argument its type
 def environment_arguments(config: ServeConfig, more: str | None) -> dict[str, Any]:
     """The arguments of the environment that the options of the command describe.
 
