@@ -105,7 +105,8 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
     assert path == run / "report.html"
     page = path.read_text(encoding="utf-8")
     checker = check(page)
-    assert checker.tags.count("figure") == 2 * 2 + 4
+    engines = load_evaluation(run / "evaluation").engines
+    assert checker.tags.count("figure") == len(engines) * 2 * 2 + 4
     assert checker.tags.count("section") >= 4
     for text in (
         "A &lt;title&gt; &amp; more",
@@ -128,7 +129,8 @@ def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
     figures = page[page.index('<section id="figures">') :]
     rows = re.findall(r"<tr class=\"strong\"><td>after training</td>(.*?)</tr>", figures)
-    assert len(rows) == 2 + len(load_evaluation(run / "evaluation").outcomes)
+    stored = load_evaluation(run / "evaluation")
+    assert len(rows) == 2 + len(stored.outcomes) + len(stored.relations)
     evaluation = json.loads((run / "evaluation" / "results.json").read_text())
     cell = next(c for c in evaluation["cells"] if c["agent"] == "after" and c["noise_level"] == 0.5)
     em = cell["summary"]["1-hop"]["em"]

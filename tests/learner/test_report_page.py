@@ -331,7 +331,7 @@ def test_every_engine_relation_and_additional_score_is_shown(folders: list[Path]
         assert found is not None
         assert [found[0].count(f"Engine {name}<") for name in ("corpus", "dense")] == [1, 1], section
     assert "Engine corpus<" not in render_report(Report(Notes("one"), evaluation))
-    assert "relation born &lt;in&gt;" in page
+    assert "born &lt;in&gt;" in page
     assert "data source nq" in page
     assert "Score overlap" in page
     cell = both.find("oracle", 0.5, "dense", "counterfactual")
