@@ -30,7 +30,7 @@ from ..rollouts.rollout import Rollout, rollout
 from ..sampling.local import Sampler
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
 Messages = Sequence[dict[str, Any]]
 """A prompt of a conversational dataset."""
@@ -141,8 +141,10 @@ class RolloutFunc:
         if self._adapter is not None:
             self._adapter.merge()
         own = model_context(model.config)
-        context = longest + int(trainer.max_completion_length)
-        context = context if own is None else min(context, own)
+        bounds = [own, None if trainer.max_completion_length is None else longest + trainer.max_completion_length]
+        context = min((bound for bound in bounds if bound is not None), default=0)
+        if not context:
+            raise ConfigError("max_completion_length=None, and the model names no context of its own: set it.")
         if longest >= context:
             raise ConfigError(
                 f"a prompt has {longest} tokens, and the model's context is {context}: shorten the prompt."
@@ -152,9 +154,10 @@ class RolloutFunc:
             sampler.refresh()
             return sampler
         self._slots = slots
+        tokenizer: Any = trainer.processing_class
         self._sampler = Sampler(
             model if self._adapter is None else self._adapter.merged,
-            trainer.processing_class,
+            tokenizer,
             slots=slots,
             context_tokens=context,
             stop_strings=self.source.stop_strings,

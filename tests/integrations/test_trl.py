@@ -329,6 +329,11 @@ def test_rollout_func_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     long = make_source(prompt_template="{question} " + "x " * 600)
     with pytest.raises(ConfigError, match=r"a prompt has \d+ tokens, and the model's context is 512"):
         RolloutFunc(long)([make_dataset(long)[0]["prompt"]], trainer)
+    trainer.max_completion_length = None
+    assert len(RolloutFunc(source, turn_tokens=8)([trainer.train_dataset[0]["prompt"]], trainer)["logprobs"]) == 1
+    trainer.model.config.max_position_embeddings = 0
+    with pytest.raises(ConfigError, match="max_completion_length=None, and the model names no context"):
+        RolloutFunc(source)([trainer.train_dataset[0]["prompt"]], trainer)
     with pytest.raises(ConfigError, match="turn_tokens"):
         RolloutFunc(source, turn_tokens=0)
     with pytest.raises(ConfigError, match="rollout_func=RolloutFunc"):
@@ -476,6 +481,7 @@ def test_the_budget_counts_the_tokens_of_a_real_conversation() -> None:
     with pytest.warns(UserWarning, match=rf"max_completion_length={least} does not hold all 2 searches, about {whole}"):
         factory_of(source, tokenizer, max_completion_length=least)
     factory_of(source, tokenizer, max_completion_length=whole)
+    factory_of(source, tokenizer, max_completion_length=None)
 
 
 @pytest.mark.parametrize("version", [None, "1.15.2", "1.17.0", "2.0"])

@@ -28,7 +28,7 @@ require_version("trl", "1.16", "1.16", 'pip install "zerosearch-env[trl]"')
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
 ROW = "zerosearch"
 """The key of a prompt's last message under which `make_dataset` puts what starts the row's episode."""
@@ -57,7 +57,7 @@ def make_dataset(
 
     rows = source.rows(seed=seed, count=count, noise_level=noise_level)
     for row in rows:
-        cast("list[JsonObject]", row["prompt"])[-1][ROW] = {name: row[name] for name in _ROW_FIELDS}
+        cast("list[dict[str, Any]]", row["prompt"])[-1][ROW] = {name: row[name] for name in _ROW_FIELDS}
     return Dataset.from_list(rows)
 
 
@@ -160,14 +160,14 @@ def make_environment_factory(source: SessionSource, tokenizer: Any, args: GRPOCo
         )
     least, whole = measure_tokens(source, tokenizer)
     budget = args.max_completion_length
-    if budget < least:
+    if budget is not None and budget < least:
         raise ConfigError(
             f"max_completion_length={budget} is too small: one search with {rules.top_k} documents and an answer take "
             f"about {least} tokens, all {rules.max_turns} searches {whole}. TRL drops a result that does not fit, "
             "and the sample ends with reward 0. Raise max_completion_length, or give SessionSource a smaller top_k or "
             "max_turns."
         )
-    if budget < whole:
+    if budget is not None and budget < whole:
         warnings.warn(
             f"max_completion_length={budget} does not hold all {rules.max_turns} searches, about {whole} tokens: TRL "
             "ends samples that search more often than fits, with reward 0.",
@@ -189,8 +189,11 @@ def measure_tokens(source: SessionSource, tokenizer: Any) -> tuple[int, int]:
     """
     rules, question = source.rules, source.dataset.questions[0]
     documents = Session(question, rules, source.engine).search_text(question.text)
-    asked = [{"role": "user", "content": question.text}]
-    search = [_call("search", query=question.text), {"role": "tool", "name": "search", "content": documents}]
+    asked: list[JsonObject] = [{"role": "user", "content": question.text}]
+    search: list[JsonObject] = [
+        _call("search", query=question.text),
+        {"role": "tool", "name": "search", "content": documents},
+    ]
     answer = [_call("answer", text=question.answers[0])]
 
     def count(*parts: list[JsonObject], prompt: bool = False) -> int:
