@@ -1,4 +1,7 @@
-"""TRL's `GRPOTrainer` on the episodes of this package, both ways. Last run with TRL 1.16.0 and Transformers 5.23.0."""
+"""TRL's `GRPOTrainer` on the episodes of this package, both ways. Last run with TRL 1.16.0 and Transformers 5.23.0.
+
+It is one file, as `make test-trl` runs the file of a framework.
+"""
 
 from __future__ import annotations
 
