@@ -214,7 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=1000, help="sessions whose memory is measured (1000)")
     arguments = parser.parse_args(argv)
     importlib.import_module("zerosearch_env.integrations.openenv")  # says so if OpenEnv is missing
-    numbers, loads = itertools.count(), {}
+    numbers = itertools.count()
+    loads: dict[str, Any] = {}
     with running_server(serve_ours) as ours, running_server(serve_echo) as echo:
         servers = {ECHO: echo, OURS: ours}
         for name, server in servers.items():

@@ -171,23 +171,6 @@ def test_an_agent_that_never_searches_is_played_once(engine: CorpusEngine) -> No
     assert [cell.summary().em.mean for cell in result.cells] == [0.5] * 3
 
 
-def test_cells_with_the_same_episodes_are_twins(engine: CorpusEngine) -> None:
-    cells = evaluate(
-        CallablePlayer(lambda o, i: "<answer>k</answer>", name="a"), QUESTIONS, engine, RULES, (0.0, 0.5)
-    ).cells
-    clean, noisy = cells
-    other = replace(noisy, noise_level=1.0, episodes=tuple(replace(e, em=0.25) for e in noisy.episodes))
-    empty = replace(clean, noise_kind="empty")
-    found = Evaluation((clean, noisy, other, empty, replace(clean, agent="b"), replace(clean, engine="c")))
-    assert found.twins(clean.key) == (noisy, empty)
-    assert found.twins(empty.key) == (clean, noisy)
-    assert found.twins(other.key) == ()
-    assert found.twins(other.key, searches=False) == (clean, noisy, empty)
-    unmeasured = clean.key._replace(noise_kind="outage")
-    assert found.twins(unmeasured) == (clean, noisy, empty)
-    assert found.twins(unmeasured._replace(noise_level=0.75)) == ()
-
-
 def test_invalid_turns_are_counted(engine: CorpusEngine) -> None:
     def agent(observation: str, info) -> str:
         return "hm" if info["turn"] == 0 else "<answer>b</answer>"

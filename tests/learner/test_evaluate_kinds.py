@@ -251,3 +251,20 @@ def test_the_command_takes_kinds_and_abstentions(tmp_path: Path, capsys: pytest.
 
 def test_results_without_cells_have_no_kinds() -> None:
     assert Evaluation().noise_kinds == ()
+
+
+def test_cells_with_the_same_episodes_are_twins(engine: SearchEngine) -> None:
+    cells = evaluate(
+        CallablePlayer(lambda o, i: "<answer>k</answer>", name="a"), DATA.questions, engine, RULES, (0.0, 0.5)
+    ).cells
+    clean, noisy = cells
+    other = replace(noisy, noise_level=1.0, episodes=tuple(replace(e, em=0.25) for e in noisy.episodes))
+    empty = replace(clean, noise_kind="empty")
+    found = Evaluation((clean, noisy, other, empty, replace(clean, agent="b"), replace(clean, engine="c")))
+    assert found.twins(clean.key) == (noisy, empty)
+    assert found.twins(empty.key) == (clean, noisy)
+    assert found.twins(other.key) == ()
+    assert found.twins(other.key, searches=False) == (clean, noisy, empty)
+    unmeasured = clean.key._replace(noise_kind="outage")
+    assert found.twins(unmeasured) == (clean, noisy, empty)
+    assert found.twins(unmeasured._replace(noise_level=0.75)) == ()
