@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     importlib.import_module("zerosearch_env.integrations.openenv")  # says so if OpenEnv is missing
     numbers = itertools.count()
-    loads: dict[str, Any] = {}
+    loads: dict[tuple[int, str], list[Load]] = {}
     with running_server(serve_ours) as ours, running_server(serve_echo) as echo:
         servers = {ECHO: echo, OURS: ours}
         for name, server in servers.items():
