@@ -31,7 +31,7 @@ KEPT_METRICS = ("step", "reward", "searches", "invalid_rate", "noise_level", "en
 
 
 def measured(stage: Stage, seed: int | None) -> list[dict[str, Any]]:
-    """The cells of a finished test: what was measured, EM with its interval, searches, and EM by relation."""
+    """The cells of a finished test: what was measured, EM and containment with intervals, searches, and EM by relation."""
     from zerosearch_agents.evaluation.results import load_evaluation
 
     weights, kind = stage.name.removeprefix("test of ").split(", ")[:2]
@@ -47,6 +47,7 @@ def measured(stage: Stage, seed: int | None) -> list[dict[str, Any]]:
                 "kind": kind,
                 "noise": cell.noise_level,
                 "em": summary.em.as_dict(),
+                "subem": summary.subem.as_dict(),
                 "searches": round(summary.searches.mean, 3),
                 "invalid_rate": round(summary.invalid_rate, 4),
                 "relations": relations,

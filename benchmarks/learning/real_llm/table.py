@@ -43,16 +43,21 @@ def markdown(record: Mapping[str, Any]) -> str:
         parts += [f"## {kind}, {count} test questions", "", *_table("EM, %", here, _em), ""]
         playing = [cell for cell in here if cell["agent"] == cell["weights"]]
         parts += [*_table("searches per episode", playing, _searches), ""]
+        parts += [*_table("answer contains a gold answer, %", here, _subem), ""]
     parts += ["## one-hop by relation, noise 0", "", *_relations(cells), ""]
     parts += ["## Training", "", *_training(record["runs"]), ""]
     image = "![EM over noise, reward and searches over training steps: seeds pale, their mean strong](real-llm.svg)"
     return "\n".join([*parts, image]) + "\n"
 
 
-def _em(cells: Cells) -> str:
-    each = " ".join(_interval(cell["em"]) for cell in cells)
-    mean = statistics.mean(100 * cell["em"]["mean"] for cell in cells)
+def _em(cells: Cells, score: str = "em") -> str:
+    each = " ".join(_interval(cell[score]) for cell in cells)
+    mean = statistics.mean(100 * cell[score]["mean"] for cell in cells)
     return each if len(cells) == 1 else f"{each}, **{mean:.0f}**"
+
+
+def _subem(cells: Cells) -> str:
+    return _em(cells, "subem")
 
 
 def _searches(cells: Cells) -> str:
