@@ -46,7 +46,8 @@ def test_every_stage_is_a_command_with_a_folder_of_its_own(data, tmp_path):
 def cell(weights, agent, seed, noise, em, kind="one-hop"):
     interval = {"mean": em, "low": em - 0.1, "high": em + 0.1, "n": 150}
     return {
-        "seed": seed, "weights": weights, "agent": agent, "kind": kind, "noise": noise, "em": interval, "subem": interval | {"mean": em + 0.1},
+        "seed": seed, "weights": weights, "agent": agent, "kind": kind, "noise": noise, "em": interval,
+        "subem": interval | {"mean": em + 0.1},
         "searches": 1.5, "invalid_rate": 0.0, "relations": {"director": interval}, "seconds": 1.0,
     }  # fmt: skip
 
@@ -54,7 +55,7 @@ def cell(weights, agent, seed, noise, em, kind="one-hop"):
 RECORD = {
     "seeds": [0, 1],
     "cells": [
-        *(cell("untrained", "untrained", None, noise, 0.1) for noise in (0.0, 0.5)),
+        *(cell("untrained", agent, None, noise, 0.1) for agent in ("untrained", "rag") for noise in (0.0, 0.5)),
         *(cell("trained", "trained", 0, noise, 0.8 - noise / 2) for noise in (0.0, 0.5)),
         *(cell("trained", "trained", 1, noise, 0.6 - noise / 2) for noise in (0.0, 0.5)),
         cell("trained", "trained", 0, 0.0, 0.2, "two-hop"),
@@ -73,7 +74,7 @@ RECORD = {
 def test_the_table_has_every_seed_and_their_mean():
     text = table.markdown(RECORD)
     assert "| as downloaded | 10 (0-20) | 10 (0-20) |" in text
-    assert "| as downloaded | 20 (0-20) | 20 (0-20) |" in text.partition("contains a gold answer")[2]
+    assert "| RAG, weights as downloaded | 20 (0-20) | 20 (0-20) |" in text.partition("contains a gold answer")[2]
     assert "| after reinforcement learning | 80 (70-90) 60 (50-70), **70** | 55 (45-65) 35 (25-45), **45** |" in text
     assert "## two-hop, 150 test questions" in text
     assert "| 0 | 5 | 0.20, 0.20 | 1.00, 1.00 | 0.2 | 2.0 | 0.3 |" in text

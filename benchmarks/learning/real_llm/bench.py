@@ -31,7 +31,7 @@ KEPT_METRICS = ("step", "reward", "searches", "invalid_rate", "noise_level", "en
 
 
 def measured(stage: Stage, seed: int | None) -> list[dict[str, Any]]:
-    """The cells of a finished test: what was measured, EM and containment with intervals, searches, and EM by relation."""
+    """The cells of a finished test: EM and containment with their intervals, searches, and EM by relation."""
     from zerosearch_agents.evaluation.results import load_evaluation
 
     weights, kind = stage.name.removeprefix("test of ").split(", ")[:2]
