@@ -43,7 +43,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         parts += [f"## {kind}, {count} test questions", "", *_table("EM, %", here, _em), ""]
         playing = [cell for cell in here if cell["agent"] == cell["weights"]]
         parts += [*_table("searches per episode", playing, _searches), ""]
-        # Only here do the two scores differ: the untuned model answers in sentences.
+        # Here the two scores differ most: the model as downloaded answers in sentences.
         if sentences := [cell for cell in here if (cell["weights"], cell["agent"]) == ("untrained", "rag")]:
             parts += [*_table("answer contains a gold answer, %", sentences, _subem), ""]
     parts += ["## one-hop by relation, noise 0", "", *_relations(cells), ""]
