@@ -273,7 +273,9 @@ def openenv() -> Iterator[str]:
     )
     yield (
         f"the server's CPU time per call is {clients['1']['server_cpu_ratio']} times that of the echo environment "
-        f"with one client, and {clients['64']['server_cpu_ratio']} times with 64"
+        f"with one client, and {clients['64']['server_cpu_ratio']} times with 64, so it answers "
+        f"{clients['1']['calls_per_second_ratio']} and {clients['64']['calls_per_second_ratio']} times as many calls "
+        "per second"
     )
 
 
