@@ -14,6 +14,7 @@ from typing import Any
 
 from zerosearch_env import Session, SessionSource, StopReason
 from zerosearch_env.errors import EngineError
+from zerosearch_env.integrations.reports import episode_metrics
 from zerosearch_env.integrations.versions import require_version
 from zerosearch_env.protocols.base import with_stop_string
 
@@ -107,20 +108,13 @@ class ZeroSearchEnv(vf.Env[ZeroSearchEnvConfig]):
                 segment = await interaction.turn(observation)
         if not session.done:  # a limit of verifiers has ended it, or the model failed, which is in the trace already
             session.stop(StopReason.CONTEXT_LIMIT)
-        scores, reason = session.scores, session.episode.stop_reason
+        scores = session.scores
         assert scores is not None
-        assert reason is not None
         trace = interaction.trace
         trace.record_reward("reward", scores.reward)
-        values = {name: getattr(scores, name) for name in ("em", "f1", "subem", "searches", "misled", "abstained")}
+        values = {**episode_metrics(session), "subem": scores.subem, "noise_level": session.episode.noise_level}
         values |= {name: value for name, value in scores.extra if value is not None}
         trace.record_metrics({name: value for name, value in values.items() if math.isfinite(value)})
-        trace.record_metric("answered", float(reason is StopReason.ANSWER))
-        flags = [flag for turn in session.episode.turns for flag in turn.step.noise_flags]
-        trace.record_metric(
-            "noisy_searches", float(sum(any(flag) if isinstance(flag, tuple) else flag for flag in flags))
-        )
-        trace.record_metric("noise_level", session.episode.noise_level)
 
 
 async def _play(session: Session, reply: str) -> str | None:

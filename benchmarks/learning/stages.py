@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,19 @@ class Stage:
     def _write(self, *, finished: bool, seconds: float) -> None:
         values = {"command": list(self.command), "finished": finished, "seconds": round(seconds, 1)}
         write_text(self.record_file, json.dumps(values, indent=2) + "\n")
+
+
+def described(stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
+    """The `seconds` and the `commands` of stages that have finished, by name, for a record."""
+    return {
+        "seconds": {stage.name: stage.record["seconds"] for stage in stages},
+        "commands": {stage.name: list(stage.command) for stage in stages},
+    }
+
+
+def kept_metrics(run: Path, names: Iterable[str]) -> list[dict[str, float]]:
+    """Some of the metrics of every step of a training run, as far as a step has them."""
+    from zerosearch_agents.runs.metrics import read_metrics
+
+    wanted = tuple(names)
+    return [{name: row[name] for name in wanted if name in row} for row in read_metrics(run / "metrics.jsonl")]

@@ -1,10 +1,9 @@
 """The OpenEnv server next to OpenEnv's own echo environment: calls per second, and memory of many sessions.
 
-Both servers run in their own processes and take turns. The echo environment is the
-one of `openenv init`. Every client plays episodes: a reset, five turns, an answer. Ours are searches for queries that
-never repeat, over the built-in world, and their documents are sent; the echo environment gets the same texts back. The
-clients share one process, which needs a core of its own: where there is none, the ratio of the calls per second is
-closer to 1 than that of the CPU times.
+Both servers run in their own processes and take turns. The echo environment is that of `openenv init`. Every client
+plays episodes: a reset, five turns, an answer. On our server the turns search the built-in world for queries that never
+repeat, and get documents; the echo environment sends the same texts back. The clients share one process, which needs a
+core of its own: without one, the ratio of the calls per second is closer to 1 than that of the CPU times.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ class Client:
             await self.call("step", {FIELD[self._name]: f"<answer>{answer}</answer>"}, answer)
 
     async def turn(self) -> None:
-        """Search for something new; the observation repeats the query in neither environment but by its own text."""
+        """Search for something new. The response must hold its number (echo), or documents (ours)."""
         number = next(self._numbers)
         text = f"<search>who founded the mill of {number}</search>"
         await self.call("step", {FIELD[self._name]: text}, f"{number}" if self._name == ECHO else "Doc ")

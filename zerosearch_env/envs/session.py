@@ -215,9 +215,7 @@ class Session:
     def _check_ready(self) -> None:
         """Refuse an action that cannot be taken now, in words that a model understands."""
         if self.episode.stop_reason is not None:
-            raise EpisodeError(
-                f"This question is finished ({self.episode.stop_reason}): nothing more counts for it. Stop here."
-            )
+            raise EpisodeError(finished_notice(self.episode.stop_reason))
         if self.episode.pending:
             raise EpisodeError("Another search is still running. Wait for its documents, then take the next action.")
 
@@ -275,3 +273,8 @@ class Session:
         except BaseException as error:
             self.episode.stop(StopReason.ENGINE_ERROR, error=f"the search was interrupted by {type(error).__name__}")
             raise
+
+
+def finished_notice(reason: StopReason) -> str:
+    """What a model reads that acts after the end of its episode."""
+    return f"This question is finished ({reason}): nothing more counts for it. Stop here."

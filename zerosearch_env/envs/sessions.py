@@ -29,6 +29,8 @@ from .rows import make_rows
 from .session import Session
 from .setup import Setup, SetupViews, make_setup
 
+ROW_FIELDS = ("question_id", "noise_level", "seed", "extra_info")
+"""What `SessionSource.start_row` reads of a row."""
 _NOT_FOR_SESSIONS = ("render_mode", "on_engine_error")
 
 
@@ -129,10 +131,9 @@ class SessionSource(SetupViews):
         random = seeding.np_random(seed)[0] if is_whole_number(seed) else seed
         if not isinstance(random, np.random.Generator | None):
             raise ConfigError(f"seed must be a whole number or a numpy Generator, got {seed!r}.")
-        with self._lock:
-            reached = self.progress
-            self._curriculum.ended += 1
-            episode, _ = draw_episode(self._setup, self._random if random is None else random, reached, options)
+        # NumPy's generators may be used by several threads.
+        generator = self._random if random is None else random
+        episode, _ = draw_episode(self._setup, generator, self._count(), options)
         return Session.of(episode, self.engine)
 
     # Any: a row has gone through the trainer's own dataset
@@ -147,9 +148,7 @@ class SessionSource(SetupViews):
             ConfigError: the row is not one of this source: a field is missing, or its question or protocol is another.
         """
         index = self._index_of(row)
-        with self._lock:
-            reached = self.progress
-            self._curriculum.ended += 1
+        reached = self._count()
         level = row["noise_level"]
         episode = Episode(
             self.dataset.questions[index],
@@ -184,9 +183,16 @@ class SessionSource(SetupViews):
         if self._setup.owns_engine:
             self._setup.engine.close()
 
+    def _count(self) -> float:
+        """Count a session, and return the progress that it meets."""
+        with self._lock:
+            reached = self.progress
+            self._curriculum.ended += 1
+        return reached
+
     def _index_of(self, row: Mapping[str, Any]) -> int:
         """The index of a row's question."""
-        missing = [name for name in ("question_id", "noise_level", "seed", "extra_info") if name not in row]
+        missing = [name for name in ROW_FIELDS if name not in row]
         if missing:
             raise ConfigError(
                 f"expected a row of SessionSource.rows() or zerosearch_env.rows(), got one without {missing[0]!r}: "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from ..envs.session import finished_notice
 from ..envs.sessions import SessionSource
 from ..envs.single import ZeroSearchEnv
 from ..errors import ConfigError
@@ -76,8 +77,7 @@ class ZeroSearchGemEnv(gem.Env):
         """
         if self._last is not None:
             reason = self._last["stop_reason"]
-            told = f"This question is finished ({reason}): nothing more counts for it. Stop here."
-            return told, 0.0, reason.terminates, not reason.terminates, dict(self._last)
+            return finished_notice(reason), 0.0, reason.terminates, not reason.terminates, dict(self._last)
         observation, reward, terminated, truncated, info = self._env.step(action)
         if terminated or truncated:
             self._last = dict(info)

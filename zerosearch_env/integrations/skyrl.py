@@ -15,7 +15,7 @@ from typing import Any
 
 from ..checks import check_whole_number
 from ..envs.infos import no_draw, plain, step_info
-from ..envs.session import Session
+from ..envs.session import Session, finished_notice
 from ..envs.sessions import SessionSource
 from ..errors import ConfigError, EngineError, EpisodeError
 from ..types import Json, StopReason
@@ -90,8 +90,9 @@ class ZeroSearchTextEnv(BaseTextEnv):
             EngineError: the search engine failed. SkyRL cannot leave an episode out, and would learn from a reward 0.
         """
         if self.session.done:
-            told = f"This question is finished ({self.session.episode.stop_reason}): nothing more counts. Stop here."
-            return _output([("user", told)], 0.0, True, {})
+            reason = self.session.episode.stop_reason
+            assert reason is not None
+            return _output([("user", finished_notice(reason))], 0.0, True, {})
         step = self.session.turn(action)
         self.turns += 1
         if step.stop_reason is StopReason.ENGINE_ERROR:

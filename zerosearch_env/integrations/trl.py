@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ..envs.session import Session
-from ..envs.sessions import SessionSource
+from ..envs.sessions import ROW_FIELDS, SessionSource
 from ..errors import ConfigError
 from ..types import JsonObject, StopReason
 from .tool_prompt import TOOL_PROMPT as TOOL_PROMPT
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 ROW = "zerosearch"
 """The key of a prompt's last message under which `make_dataset` puts what starts the row's episode."""
-_ROW_FIELDS = ("question_id", "noise_level", "seed", "extra_info")
 
 
 def make_dataset(
@@ -57,7 +56,7 @@ def make_dataset(
 
     rows = source.rows(seed=seed, count=count, noise_level=noise_level)
     for row in rows:
-        cast("list[dict[str, Any]]", row["prompt"])[-1][ROW] = {name: row[name] for name in _ROW_FIELDS}
+        cast("list[dict[str, Any]]", row["prompt"])[-1][ROW] = {name: row[name] for name in ROW_FIELDS}
     return Dataset.from_list(rows)
 
 

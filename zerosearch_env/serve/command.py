@@ -225,14 +225,19 @@ def run(service: Service, listener: socket.socket, *, grace_s: float = 20.0) -> 
     Returns:
         0, or 1 if requests had to be cut off.
     """
-    server = make_server(service, grace_s=grace_s)
+    run_server(make_server(service, grace_s=grace_s), listener)
+    return 1 if service.metrics.errors[CUT_OFF] else 0
+
+
+# Any: uvicorn is not imported here
+def run_server(server: Any, listener: socket.socket) -> None:
+    """Run a uvicorn server until SIGINT or SIGTERM, which end it and nothing else."""
     gc.freeze()  # passages and questions stay until the end, so no garbage collection needs to look through them
     try:
-        with signals_end(server):
+        with _signals_end(server):
             asyncio.run(server.serve(sockets=[listener]))
     finally:
         gc.unfreeze()
-    return 1 if service.metrics.errors[CUT_OFF] else 0
 
 
 # Any: uvicorn is not imported before it is needed
@@ -260,9 +265,8 @@ def make_server(service: Service, *, grace_s: float = 20.0) -> Any:
     return Server(config, service.limits)
 
 
-# Any: uvicorn is not imported here
 @contextmanager
-def signals_end(server: Any) -> Iterator[None]:
+def _signals_end(server: Any) -> Iterator[None]:
     """Make SIGINT and SIGTERM end the server, and nothing else.
 
     While it runs, uvicorn handles them itself; afterwards it raises them again for the previous handlers. Without

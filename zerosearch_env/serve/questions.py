@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -40,7 +41,11 @@ class KnownQuestions:
         lengths = {key.count(" ") + 1 for key in self._by_text}
         self._lengths = sorted((length for length in lengths if length >= _FEWEST_WORDS), reverse=True)
         self._questions = tuple(self._by_text.values())
-        self._index = PassageIndex([_described(question) for question in self._questions])
+
+    @functools.cached_property
+    def _index(self) -> PassageIndex:
+        """Made when the first noisy search needs it: without noise, none does."""
+        return PassageIndex([_described(question) for question in self._questions])
 
     def build(self) -> None:
         """Build the index of `answers_near` now instead of at its first call."""

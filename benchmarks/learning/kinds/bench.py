@@ -11,27 +11,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_env.identity import folder_hash
 
 from ...measure import make_parser, write_record
-from ..stages import Stage
+from ..stages import described
 from .figures import differences, figures
 from .stages import SMOKE, TRAININGS, Sizes, seed_stages, shared_stages
 from .table import markdown
 
 LIBRARIES = ("torch", "transformers", "numpy")
-
-
-def described(seed: int | None, stages: list[Stage]) -> dict[str, Any]:
-    """The seconds and the command of each stage."""
-    return {
-        "seed": seed,
-        "seconds": {stage.name: stage.record["seconds"] for stage in stages},
-        "commands": {stage.name: list(stage.command) for stage in stages},
-    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     for stage in shared:
         stage.run()
     evaluations = [load_evaluation(shared[-1].output)]
-    runs = [described(None, shared)]
+    runs = [{"seed": None, **described(shared)}]
     hashes = {"abstaining": folder_hash(arguments.runs / "abstaining" / "policy")}
     for number, seed in enumerate(arguments.seeds, start=1):
         stages = list(seed_stages(sizes, arguments.runs, seed))
@@ -56,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluations.append(load_evaluation(stages[-1].output))
         folders = {name: arguments.runs / f"seed-{seed}" / f"train-{name}" / "policy" for name in TRAININGS}
         hashes |= {f"{name}, seed {seed}": folder_hash(folder) for name, folder in folders.items()}
-        runs.append(described(seed, stages))
+        runs.append({"seed": seed, **described(stages)})
         record = {
             "seeds": arguments.seeds[:number],
             "sizes": sizes,

@@ -21,7 +21,7 @@ from zerosearch_env.errors import ConfigError, require
 from zerosearch_env.identity import file_hash, folder_hash
 
 from ...measure import machine, make_parser, write_record
-from ..stages import Stage
+from ..stages import Stage, described, kept_metrics
 from .stages import SMOKE, Data, Sizes, seed_stages, untrained_stages
 from .table import charts, markdown
 
@@ -59,13 +59,10 @@ def measured(stage: Stage, seed: int | None) -> list[dict[str, Any]]:
 
 def trained(folder: Path) -> dict[str, Any]:
     """The hashes and the training metrics of a seed's folder."""
-    from zerosearch_agents.runs.metrics import read_metrics
-
     policies = {name: folder_hash(folder / name / "policy") for name in ("warm", "trained")}
-    history = read_metrics(folder / "trained" / "metrics.jsonl")
     return {
         "hashes": {"demonstrations": file_hash(folder / "demos" / "episodes.jsonl"), **policies},
-        "steps": [{name: row[name] for name in KEPT_METRICS if name in row} for row in history],
+        "steps": kept_metrics(folder / "trained", KEPT_METRICS),
     }
 
 
@@ -130,8 +127,7 @@ def main(argv: list[str] | None = None) -> int:
                 cells += measured(stage, seed)
         run: dict[str, Any] = {
             "seed": seed,
-            "seconds": {stage.name: stage.record["seconds"] for stage in stages},
-            "commands": {stage.name: list(stage.command) for stage in stages},
+            **described(stages),
             "machine": machine(["zerosearch-env", *LIBRARIES]),
         }
         runs.append(run | trained(arguments.runs / f"seed-{seed}"))

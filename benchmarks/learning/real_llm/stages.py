@@ -136,14 +136,19 @@ def seed_stages(
     yield from _test("trained", str(trained / "policy"), data, sizes, folder / "test-trained")
 
 
+def eval_command(questions: Path, data: Data, count: int) -> tuple[str, ...]:
+    """`zerosearch eval` on test questions with BM25, without its agents, noise and output."""
+    return (
+        "eval", "--dataset", str(questions), "--columns", "data_source=relation", "--engine", data.engine, *RULES,
+        *TURN, "--questions", str(count),
+    )  # fmt: skip
+
+
 def _test(name: str, policy: str, data: Data, sizes: Sizes, folder: Path) -> Iterator[Stage]:
     """Measure a model's own play, RAG and direct answers with its weights."""
     for kind, questions in data.tests.items():
         levels = sizes.levels if kind == "one-hop" else sizes.transfer_levels
-        common = (
-            "eval", "--dataset", str(questions), "--columns", "data_source=relation", "--engine", data.engine, *RULES,
-            *TURN, "--questions", str(sizes.questions), "--policy", policy,
-        )  # fmt: skip
+        common = (*eval_command(questions, data, sizes.questions), "--policy", policy)
         for part, agents, noise in (
             ("play", (f"{name}={policy}", "rag=baseline:rag"), levels),
             ("direct", ("direct=baseline:direct",), levels[:1]),

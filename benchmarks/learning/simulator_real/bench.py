@@ -24,7 +24,7 @@ from zerosearch_env.identity import file_hash, folder_hash
 
 from ...measure import machine, make_parser, write_record
 from ..real_llm.stages import Data
-from ..stages import Stage
+from ..stages import Stage, described, kept_metrics
 from .stages import SMOKE, Sizes, policy_stages, simulated, simulator_stages
 from .table import markdown
 
@@ -52,12 +52,6 @@ def policy_figures(test: Stage) -> list[dict[str, Any]]:
         }
         for cell, summary in cells
     ]
-
-
-def history(stage: Stage) -> list[dict[str, Any]]:
-    """What the training of a policy reported after each step."""
-    rows = read_metrics(stage.output / "metrics.jsonl")
-    return [{name: row[name] for name in KEPT_METRICS if name in row} for row in rows]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,11 +94,10 @@ def main(argv: list[str] | None = None) -> int:
             stage.run()
         stages += trainings
         record["policies"] = policy_figures(trainings[-1])
-        record["training"] = {stage.name: history(stage) for stage in trainings[:-1]}
+        record["training"] = {stage.name: kept_metrics(stage.output, KEPT_METRICS) for stage in trainings[:-1]}
     else:
         print("The tuned model is not fit, so no policy is trained against it.")
-    record["seconds"] = {stage.name: stage.record["seconds"] for stage in stages}
-    record["commands"] = {stage.name: list(stage.command) for stage in stages}
+    record |= described(stages)
     record["machine"] = machine(["zerosearch-env", *LIBRARIES])
     write_record(arguments.output, LIBRARIES, **record)
     arguments.output.with_suffix(".md").write_text(markdown(record), "utf-8")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..real_llm.stages import RULES, TURN, Data
+from ..real_llm.stages import Data, eval_command
 from ..stages import WORKERS, Stage
 
 SIMULATION = {"max_tokens": 80, "dtype": "bfloat16"}
@@ -117,7 +117,6 @@ def policy_stages(
     yield Stage(
         "test",
         runs / "test",
-        ("eval", "--dataset", str(data.tests["one-hop"]), "--columns", "data_source=relation", "--engine", data.engine,
-         *RULES, *TURN, "--questions", str(sizes.questions), *chosen,
+        (*eval_command(data.tests["one-hop"], data, sizes.questions), *chosen,
          "--noise", *(f"{level:g}" for level in sizes.levels), "--output", str(runs / "test")),
     )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
 import math
 from collections.abc import Awaitable, Callable
@@ -19,7 +17,7 @@ from ...envs.sessions import SessionSource
 from ...errors import ConfigError
 from ...llm.http.options import is_loopback
 from ...serve.access import address_of, is_local, is_token, open_socket
-from ...serve.command import ServeConfig, read_token, signals_end, warn_if_open
+from ...serve.command import ServeConfig, read_token, run_server, warn_if_open
 from .environment import make_app
 
 _SAME = ("split", "noise_level", "noise_schedule", "noise_start", "noise_end", "noise_base", "top_k", "on_bad_row")
@@ -53,12 +51,8 @@ def serve_openenv(config: ServeConfig, more: str | None = None) -> int:
             warn_if_open(config.host, token)
             print(f"zerosearch serve: OpenEnv at {address_of(listener)} (Ctrl-C stops it)", flush=True)
             app = guarded(make_app(source), token, local=is_loopback(config.host))
-            server = make_server(app, grace_s=config.grace_s)
-            gc.freeze()  # the dataset stays until the end, so no garbage collection needs to look through it
-            with signals_end(server):
-                asyncio.run(server.serve(sockets=[listener]))
+            run_server(make_server(app, grace_s=config.grace_s), listener)
         finally:
-            gc.unfreeze()
             source.close()
     return 0
 
