@@ -272,6 +272,10 @@ class Evaluation:
         """Names of the additional scores, in the order in which they were asked for."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.summary().extra))
 
+    def on_engine(self, engine: str) -> Evaluation:
+        """The cells of one engine, with the same settings."""
+        return Evaluation(tuple(cell for cell in self.cells if cell.engine == engine), self.settings)
+
     def find(
         self, agent: str, noise_level: float, engine: str | None = None, noise_kind: str | None = None
     ) -> Cell | None:

@@ -43,11 +43,16 @@ def p_text(p: float) -> str:
 
 
 class Differences:
-    """The paired differences in exact match between all agents, over all questions."""
+    """The paired differences in exact match between all agents, over all questions.
 
-    def __init__(self, evaluation: Evaluation, engine: str, roles: Sequence[Role]) -> None:
+    Args:
+        evaluation: results of one engine.
+        roles: the agents to compare.
+    """
+
+    def __init__(self, evaluation: Evaluation, roles: Sequence[Role]) -> None:
         labels = {role.agent: role.label for role in roles}
-        listed = comparisons(evaluation, agents=list(labels), engine=engine) if len(labels) > 1 else []
+        listed = comparisons(evaluation, agents=list(labels)) if len(labels) > 1 else []
         self.count = len(listed)
         self.levels: list[float | None] = [*sorted({c.noise_level for c in listed if c.noise_level is not None})]
         if any(c.noise_level is None for c in listed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ def save_each(charts: Sequence[Chart], folder: Path, form: str) -> list[Path]:
     """Write one file per chart, named after its title.
 
     Args:
-        charts: the charts; their titles differ.
+        charts: the charts. Of titles that give the same name, all but the first get a number.
         folder: created if missing.
         form: one of `FORMATS`.
 
@@ -133,7 +134,12 @@ def save_each(charts: Sequence[Chart], folder: Path, form: str) -> list[Path]:
         ConfigError: unknown format.
         MissingExtraError: matplotlib is not installed.
     """
-    paths = [folder / f"{re.sub(r'[^a-z0-9]+', '-', chart.title.lower())}.{form}" for chart in charts]
-    for chart, path in zip(charts, paths, strict=True):
-        save([chart], path)
+    paths: list[Path] = []
+    names: Counter[str] = Counter()
+    for chart in charts:
+        name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower())
+        names[name] += 1
+        number = f"-{names[name]}" if names[name] > 1 else ""
+        paths.append(folder / f"{name}{number}.{form}")
+        save([chart], paths[-1])
     return paths

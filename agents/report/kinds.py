@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,19 +44,19 @@ class Kinds:
     """The figures of all kinds of noise on one engine, over all questions.
 
     Args:
-        evaluation: the results.
-        engine: the engine's name.
+        evaluation: results of one engine, with at least one cell.
         roles: the agents to show.
     """
 
-    def __init__(self, evaluation: Evaluation, engine: str, roles: list[Role]) -> None:
+    def __init__(self, evaluation: Evaluation, roles: Sequence[Role]) -> None:
+        (engine,) = evaluation.engines
         self.roles = roles
         self.kinds = evaluation.noise_kinds
         self.levels = evaluation.noise_levels
         self._cells = {
             (role.agent, kind): levels_of(evaluation, role.agent, engine, kind) for role in roles for kind in self.kinds
         }
-        self._curves = {(c.agent, c.noise_kind): c for c in curves(evaluation, engine)}
+        self._curves = {(c.agent, c.noise_kind): c for c in curves(evaluation)}
 
     def cell(self, role: Role, kind: str, level: float) -> Cell | None:
         """The cell of an agent; level 0 is that of any kind."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from .charts import MARKERS, STYLES, Chart, percent
 from .episodes import TRANSCRIPTS, episode_section
 from .held_out import HeldOutSection, has_evaluations
 from .kinds import Kinds
-from .robustness import Robustness, of_group, signed
+from .robustness import Robustness, Role, of_group, roles_of, signed
 from .training import Pair, alarm_notes, choose_pairs, choose_stages, training_curves
 
 if TYPE_CHECKING:
@@ -68,28 +69,56 @@ class Report:
     """The folders of the evaluation, which hold its transcripts."""
 
     def charts(self) -> list[Chart]:
-        """All charts: exact match and searches over the noise level and during training, then the training curves."""
-        section = Robustness(self.evaluation) if self.evaluation.cells else None
-        robustness = [] if section is None else section.kind_charts() + section.charts()
+        """All charts: exact match and searches over the noise level and during training, then the training curves.
+
+        Titles name the engine if there are several.
+        """
+        engines = engine_figures(self.evaluation)
+        robustness = [
+            replace(chart, title=f"{chart.title}, engine {part.engine}") if len(engines) > 1 else chart
+            for part in engines
+            for chart in part.robustness.kind_charts() + part.robustness.charts()
+        ]
         held_out = HeldOutSection(self.metrics).charts() if has_evaluations(self.metrics) else []
         return robustness + held_out + training_curves(self.metrics)
 
 
 class EngineFigures:
-    """The figures by kind of noise on one engine.
+    """All figures of one engine.
 
     Args:
-        evaluation: results with at least one cell.
-        engine: the engine's name.
+        evaluation: results of one engine, with at least one cell.
+        roles: its agents.
     """
 
-    def __init__(self, evaluation: Evaluation, engine: str) -> None:
-        self.engine = engine
-        self.robustness = Robustness(evaluation, engine)
-        roles = self.robustness.all_roles
-        self.kinds = Kinds(evaluation, engine, roles)
-        self.differences = Differences(evaluation, engine, roles)
-        self.behaviour = BehaviourSection(self.kinds)
+    def __init__(self, evaluation: Evaluation, roles: Sequence[Role]) -> None:
+        self._evaluation, self._roles = evaluation, roles
+        self.robustness = Robustness(evaluation, roles)
+        self.engine = self.robustness.engine
+
+    # What takes time is computed when the page asks for it: the charts alone do not.
+
+    @cached_property
+    def kinds(self) -> Kinds:
+        """By kind of noise."""
+        return Kinds(self._evaluation, self._roles)
+
+    @cached_property
+    def differences(self) -> Differences:
+        """Between agents."""
+        return Differences(self._evaluation, self._roles)
+
+    @cached_property
+    def behaviour(self) -> BehaviourSection:
+        """What the agents do with what they read."""
+        return BehaviourSection(self.kinds)
+
+
+def engine_figures(evaluation: Evaluation) -> list[EngineFigures]:
+    """The figures of every engine. An agent looks the same on all of them."""
+    roles = roles_of(evaluation)
+    parts = [evaluation.on_engine(engine) for engine in evaluation.engines]
+    return [EngineFigures(part, [role for role in roles if role.agent in part.agents]) for part in parts]
 
 
 def read_report(folder: str | os.PathLike[str]) -> Report:
@@ -188,17 +217,12 @@ def render_report(report: Report, *, page: Path | None = None, transcripts: int 
     """
     held_out = HeldOutSection(report.metrics) if has_evaluations(report.metrics) else None
     evaluation = report.evaluation
-    figures: dict[str, Any] = {"robustness": None, "engines": [], "episodes": None}
-    if evaluation.cells:
-        figures = {
-            "robustness": Robustness(evaluation),
-            "engines": [EngineFigures(evaluation, engine) for engine in evaluation.engines],
-            "episodes": episode_section(Joined(evaluation, report.sources), page, transcripts=transcripts),
-        }
+    joined = Joined(evaluation, report.sources)
     template = load_page_templates().get_template("report.html")
     values = {
         **asdict(report.notes),
-        **figures,
+        "engines": engine_figures(evaluation),
+        "episodes": episode_section(joined, page, transcripts=transcripts) if evaluation.cells else None,
         "tiles": _tiles(evaluation) or ([] if held_out is None else held_out.tiles()),
         "held_out": held_out,
         "curves": training_curves(report.metrics),
@@ -227,7 +251,7 @@ _SECTIONS = {
 
 def _contents(values: Mapping[str, Any]) -> dict[str, str]:
     """The sections that the page has."""
-    measured = values["robustness"] is not None
+    measured = bool(values["engines"])
     present = {
         **dict.fromkeys(("robustness", "outcomes", "episodes", "figures"), measured),
         "kinds": any(len(part.kinds.kinds) > 1 for part in values["engines"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zerosearch_env.game.noise_kinds import DISTRACTOR
@@ -55,17 +55,17 @@ def roles_of(evaluation: Evaluation) -> list[Role]:
 
 
 class Robustness:
-    """The section's figures on one engine, and EM on every other one.
+    """The section's figures on one engine.
 
     Charts and the first table show the kind of noise that is measured as a rule, distractors, or else the first kind.
 
     Args:
-        evaluation: results with at least one cell.
-        engine: the engine's name; None: the first.
+        evaluation: results of one engine, with at least one cell.
+        roles: its agents.
     """
 
-    def __init__(self, evaluation: Evaluation, engine: str | None = None) -> None:
-        self.engine = evaluation.engines[0] if engine is None else engine
+    def __init__(self, evaluation: Evaluation, roles: Sequence[Role]) -> None:
+        (self.engine,) = evaluation.engines
         self.levels = evaluation.noise_levels
         self.kinds = kinds = evaluation.noise_kinds
         self.kind = str(DISTRACTOR) if str(DISTRACTOR) in kinds else kinds[0]
@@ -81,15 +81,13 @@ class Robustness:
         self.scores = evaluation.additional_scores
         self.samples = evaluation.samples
         """Episodes per question; every figure is the mean over them."""
-        named = (cell.summary().samples for cell in evaluation.cells if cell.engine == self.engine)
+        named = (cell.summary().samples for cell in evaluation.cells)
         figures = (name for scores in named if scores is not None for name in scores.named())
         self.sample_figures = [name for name in dict.fromkeys(figures) if not name.startswith("mean@")]
         """Names of the figures that need several samples, such as `"pass@4"`."""
         self._evaluation = evaluation
-        roles = roles_of(evaluation)
-        measured = {cell.agent for cell in evaluation.cells if cell.engine == self.engine}
-        self.all_roles = [role for role in roles if role.agent in measured]
-        """The agents that were measured on the engine, with any kind of noise."""
+        self.all_roles = list(roles)
+        """The agents, with any kind of noise."""
         self.roles = [role for role in roles if any(self._cell(role, level) for level in self.levels)]
         """Those that were measured with the kind of the charts."""
         self.compared = {"after", "rag"} <= {role.key for role in self.roles}
@@ -98,10 +96,9 @@ class Robustness:
         """Whether the charts of exact match show the line of a perfect reader."""
         labels = {role.agent: role.label for role in roles}
         self.incomplete = [(labels[cell.agent], cell) for cell in evaluation.cells if not cell.complete]
-        self.other_engines = [(labels[cell.agent], cell) for cell in evaluation.cells if cell.engine != self.engine]
 
     def _cell(self, role: Role, level: float, kind: str | None = None) -> Cell | None:
-        return self._evaluation.find(role.agent, level, self.engine, kind or self.kind)
+        return self._evaluation.find(role.agent, level, noise_kind=kind or self.kind)
 
     def em(
         self,
@@ -129,7 +126,7 @@ class Robustness:
 
     def kind_gap(self, role: Role, level: float, group: str | None, kind: str) -> Interval:
         """The paired difference in exact match between another kind of noise and that of the charts."""
-        return self._evaluation.kind_difference(role.agent, kind, self.kind, level, engine=self.engine, group=group)
+        return self._evaluation.kind_difference(role.agent, kind, self.kind, level, group=group)
 
     def of_samples(self, role: Role, level: float, name: str) -> Interval:
         """One of `sample_figures` of an agent, over all questions."""
@@ -140,9 +137,7 @@ class Robustness:
     def gap(self, level: float, group: str | None) -> Interval:
         """The paired difference in exact match between the trained agent and one-search RAG."""
         agents = {role.key: role.agent for role in self.roles}
-        return self._evaluation.difference(
-            agents["after"], agents["rag"], level, engine=self.engine, noise_kind=self.kind, group=group
-        )
+        return self._evaluation.difference(agents["after"], agents["rag"], level, noise_kind=self.kind, group=group)
 
     def charts(self) -> list[Chart]:
         """The charts of exact match for each group of questions, then those of searches."""

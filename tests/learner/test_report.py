@@ -26,7 +26,7 @@ from zerosearch_agents.report.charts import (
     share_axis,
     smoothed,
 )
-from zerosearch_agents.report.figures import save
+from zerosearch_agents.report.figures import save, save_each
 from zerosearch_agents.report.page import Notes, Report, load_page_templates, read_report, render_report, write_report
 from zerosearch_agents.report.robustness import ROLES, roles_of
 from zerosearch_agents.report.training import choose_stages, training_curves
@@ -39,6 +39,7 @@ from zerosearch_env.game.rules import make_rules
 from zerosearch_env.records.transcripts import transcript_record
 from zerosearch_env.types import Question
 
+ENGINES = ("corpus", "larger")
 VOID = {"meta", "br", "input", "line", "rect", "circle", "path", "img", "link", "hr"}
 
 
@@ -89,8 +90,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = select_questions(world.questions, 12, per_hop=True)
     store = Store(folder / "evaluation", {"seed": 0})
     for player in (RandomPlayer(name="before"), OraclePlayer(name="after"), RandomPlayer(name="rag", seed=1)):
-        evaluate(player, items, engine, rules, (0.0, 0.5, 1.0), engine_name="corpus", store=store)
-    evaluate(OraclePlayer(name="after"), items, engine, rules, (0.0,), engine_name="larger", store=store)
+        evaluate(player, items, engine, rules, (0.0, 0.5, 1.0), engine_name=ENGINES[0], store=store)
+    evaluate(OraclePlayer(name="after"), items, engine, rules, (0.0,), engine_name=ENGINES[1], store=store)
     steps = [
         {"step": i, "reward": i / 10, "em": i / 10, "searches": 1 + i / 10, "noise_level": i / 20} for i in range(1, 11)
     ]
@@ -105,8 +106,8 @@ def test_the_page_is_self_contained_and_complete(run: Path) -> None:
     assert path == run / "report.html"
     page = path.read_text(encoding="utf-8")
     checker = check(page)
-    engines = load_evaluation(run / "evaluation").engines
-    assert checker.tags.count("figure") == len(engines) * 2 * 2 + 4
+    assert load_evaluation(run / "evaluation").engines == ENGINES
+    assert checker.tags.count("figure") == len(ENGINES) * 2 * 2 + 4
     assert checker.tags.count("section") >= 4
     for text in (
         "A &lt;title&gt; &amp; more",
@@ -130,7 +131,8 @@ def test_the_figures_of_the_table_are_those_of_the_results(run: Path) -> None:
     figures = page[page.index('<section id="figures">') :]
     rows = re.findall(r"<tr class=\"strong\"><td>after training</td>(.*?)</tr>", figures)
     stored = load_evaluation(run / "evaluation")
-    assert len(rows) == 2 + len(stored.outcomes) + len(stored.relations)
+    parts = [stored.on_engine(engine) for engine in ENGINES]
+    assert len(rows) == sum(2 + len(part.outcomes) + len(part.relations) for part in parts)
     evaluation = json.loads((run / "evaluation" / "results.json").read_text())
     cell = next(c for c in evaluation["cells"] if c["agent"] == "after" and c["noise_level"] == 0.5)
     em = cell["summary"]["1-hop"]["em"]
@@ -308,12 +310,26 @@ def test_points_that_are_not_numbers_are_left_out() -> None:
 def test_figures_for_papers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(run), "--figures", str(tmp_path / "new"), "--format", "svg"]) == 0
     files = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert files[:2] == ["exact-match-1-hop-questions.svg", "exact-match-2-hop-questions.svg"]
-    assert len(files) == 2 * 2 + 4
+    names = [f"exact-match-{hops}-hop-questions-engine-{engine}.svg" for hops in (1, 2) for engine in ENGINES]
+    assert files[:4] == names
+    assert len(files) == len(ENGINES) * 2 * 2 + 4
     assert capsys.readouterr().out.count("wrote ") == len(files) + 1
     root = ElementTree.parse(tmp_path / "new" / files[0]).getroot()
     words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"Exact match, 1-hop questions", "% of questions", "after training", "100"} <= set(words)
+    assert {"Exact match, 1-hop questions, engine corpus", "% of questions", "after training", "100"} <= set(words)
+
+
+@pytest.mark.slow
+def test_charts_with_the_same_name_get_a_number(tmp_path: Path) -> None:
+    charts = [
+        Chart(f"t, engine {engine}", "%", [Series("s", "after", [Point(0, 0.5)])], share_axis("x"), share_axis("%"))
+        for engine in ("A", "a", "b")
+    ]
+    assert [path.name for path in save_each(charts, tmp_path, "svg")] == [
+        "t-engine-a.svg",
+        "t-engine-a-2.svg",
+        "t-engine-b.svg",
+    ]
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_figures_of_the_sections_are_those_of_the_results(folders: list[Path]) -
     page = render_report(read_joined(folders))
     em = evaluation.find("oracle", 0.5, "corpus", "counterfactual").summary().em  # type: ignore[union-attr]
     assert f"counterfactual, p = 0.5: {100 * em.mean:.1f} % ({100 * em.low:.0f} to {100 * em.high:.0f}), n = 8" in page
-    differences = Differences(evaluation, "corpus", roles_of(evaluation))
+    differences = Differences(evaluation, roles_of(evaluation))
     assert len(differences.pairs) == 3
     assert differences.levels == [0.0, 0.5, 1.0]
     assert differences.count == 3 * (1 + 2 * 2)
@@ -326,11 +326,17 @@ def test_every_engine_relation_and_additional_score_is_shown(folders: list[Path]
     ]
     both = Evaluation(tuple(cells), evaluation.settings)
     page = render_report(Report(Notes("both"), both))
-    for section in ("robustness", "kinds", "outcomes", "differences", "behaviour"):
+    for section in ("robustness", "kinds", "outcomes", "differences", "behaviour", "figures"):
         found = re.search(rf'<section id="{section}">.*?</section>', page, re.DOTALL)
         assert found is not None
         assert [found[0].count(f"Engine {name}<") for name in ("corpus", "dense")] == [1, 1], section
-    assert "Engine corpus<" not in render_report(Report(Notes("one"), evaluation))
+    one = Report(Notes("one"), evaluation)
+    assert "Engine corpus<" not in render_report(one)
+    titles = [chart.title for chart in one.charts()]
+    assert {"counterfactual", "Exact match, distractor, 1-hop questions"} <= {*titles}
+    both_titles = [chart.title for chart in Report(Notes("both"), both).charts()]
+    assert both_titles == [f"{title}, engine {engine}" for engine in ("corpus", "dense") for title in titles]
+    assert exports.to_latex(both).count("engine dense") == exports.to_latex(both).count("engine corpus") == 3
     assert "born &lt;in&gt;" in page
     assert "data source nq" in page
     assert "Score overlap" in page
