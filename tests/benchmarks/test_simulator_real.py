@@ -9,6 +9,7 @@ import pytest
 from zerosearch_agents.config.train import TrainConfig
 from zerosearch_agents.config.tune import TuneConfig
 from zerosearch_agents.simulator.evaluation.evaluate import SimulatorEvalConfig
+from zerosearch_agents.simulator.evaluation.measure import Answers, level_report
 from zerosearch_agents.simulator.pairs.extract import ExtractConfig
 from zerosearch_agents.simulator.pairs.label import LabelConfig
 from zerosearch_benchmarks.learning.real_llm.stages import Data
@@ -66,12 +67,12 @@ def share(mean: float | None, low: float | None = None, high: float | None = Non
 
 def report(useful: float, document: str) -> dict[str, Any]:
     figure = {key: share(0.01, 0.0, 0.02) for key in ("words", "word_pairs", "character_triples", "length")}
-    level = {
+    counts = {name: 0 for name in ("completions", "resamples", "redactions", "unusable", "cache_hits")}
+    counts |= {"useful_sets": 60, "misses": 45, "noisy_sets": 60, "leaks": 3}
+    level = level_report(0.0, Answers([], [], counts, [0], [1.0])) | {
         "searches": 60,
         "failed": 1,
         "useful_with_answer": share(useful, useful - 0.1, useful + 0.1),
-        "useful_with_answer_before": share(useful),
-        "noisy_with_answer_before": share(0.05, 0.01, 0.14),
         "noisy_with_answer": share(0.0, 0.0, 0.06),
     }
     return {
@@ -87,7 +88,10 @@ def record() -> dict[str, Any]:
     em = {"mean": 0.8, "low": 0.7, "high": 0.9, "n": 150}
     return {
         "pairs": {"train_useful": 311, "train_noisy": 311},
-        "fitness": {"before": {"line": "not fit"}, "after": {"line": "fit"}},
+        "fitness": {
+            "before": {"fit": False, "usable": 4, "answered": 0, "leaks": 1, "line": "long"},
+            "after": {"fit": True, "usable": 4, "answered": 2, "leaks": 0, "line": "long"},
+        },
         "before": report(0.2, "Chat."),
         "after": report(0.6, "A snippet."),
         "policies": [
@@ -105,7 +109,10 @@ def test_the_tables_have_before_and_after_the_policies_and_documents() -> None:
         "622 training pairs, 60 held-out searches of 25 questions per noise level.",
         "| useful sets with an answer, % | 20 [10, 30] | 60 [50, 70] |",
         "| after it, % | 0 [0, 6] | 0 [0, 6] |",
-        "| fit by four searches | not fit | fit |",
+        "| with what was sought, before resampling, % | 25 [16, 37] | 25 [16, 37] |",
+        "| noisy sets with an answer, before the guard, % | 5 [2, 14] | 5 [2, 14] |",
+        "| probe of four searches | not fit: 4 usable, 0 of 2 useful with the answer, 1 of 2 noisy with a leak | "
+        "fit: 4 usable, 2 of 2 useful with the answer, 0 of 2 noisy with a leak |",
         "| warm | 80 [70, 90] (1.50) | 80 [70, 90] (1.50) |",
         "Reward of the steps, policy trained on bm25: 0.50, 0.75.",
         "  - as downloaded: Chat.",

@@ -7,7 +7,7 @@ from typing import Any
 
 _SHARES = (
     ("useful sets with an answer, %", "useful_with_answer", 0),
-    ("before resampling, %", "useful_with_answer_before", 0),
+    ("with what was sought, before resampling, %", "useful_with_sought_before", 0),
     ("noisy sets with an answer, before the guard, %", "noisy_with_answer_before", -1),
     ("after it, %", "noisy_with_answer", -1),
 )
@@ -36,7 +36,7 @@ def markdown(record: Mapping[str, Any]) -> str:
             name = f"{place} documents: distance of {key.replace('_', ' ')} from real ones"
             styles = (report["style"]["levels"][number]["engine"][key] for report in (before, after))
             parts.append(_row(name, (_figure(style, 1, digits) for style in styles)))
-    parts.append(_row("fit by four searches", (record["fitness"][name]["line"] for name in ("before", "after"))))
+    parts.append(_row("probe of four searches", (_probe(record["fitness"][name]) for name in ("before", "after"))))
     attacks = after["attacks"]
     if attacks is not None:
         leaked = _figure(attacks["all"]["after"], 100)
@@ -56,6 +56,13 @@ def markdown(record: Mapping[str, Any]) -> str:
         ):
             parts += [f"  - {name}: {text}" for text in texts]
     return "\n".join(parts) + "\n"
+
+
+def _probe(found: Mapping[str, Any]) -> str:
+    return (
+        f"{'fit' if found['fit'] else 'not fit'}: {found['usable']} usable, {found['answered']} of 2 useful with the "
+        f"answer, {found['leaks']} of 2 noisy with a leak"
+    )
 
 
 def _policies(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
