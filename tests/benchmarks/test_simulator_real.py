@@ -67,7 +67,7 @@ def share(mean: float | None, low: float | None = None, high: float | None = Non
 
 def report(useful: float, document: str) -> dict[str, Any]:
     figure = {key: share(0.01, 0.0, 0.02) for key in ("words", "word_pairs", "character_triples", "length")}
-    counts = {name: 0 for name in ("completions", "resamples", "redactions", "unusable", "cache_hits")}
+    counts = dict.fromkeys(("completions", "resamples", "redactions", "unusable", "cache_hits"), 0)
     counts |= {"useful_sets": 60, "misses": 45, "noisy_sets": 60, "leaks": 3}
     level = level_report(0.0, Answers([], [], counts, [0], [1.0])) | {
         "searches": 60,
