@@ -42,7 +42,7 @@ from zerosearch_env.locks import locked
 from zerosearch_env.privacy import redact
 from zerosearch_env.types import Dataset
 
-from ..evaluation.budget import Meter, read_budget, read_price
+from ..evaluation.budget import Meter, read_budget, read_prices
 from ..evaluation.evaluate import NOISE_LEVELS, evaluate
 from ..evaluation.items import select_questions
 from ..evaluation.results import Cell, CellKey
@@ -105,9 +105,10 @@ class EvalConfig(PlayConfig):
     budget: tuple[str, ...] = ()
     """What this run of the command may spend: requests=1000, tokens=2e6 or money=5, or several. Then no further episode
     begins, those that have begun are finished, and the same command plays the rest (docs/robustness.md)."""
-    price: str | None = None
+    price: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """The price of a model's tokens, READ,WRITTEN in money per million tokens, such as 0.15,0.6: what was spent is
-    then shown and stored, and may be limited by --budget money=5."""
+    then shown and stored, and may be limited by --budget money=5. NAME=READ,WRITTEN is the price of one agent, and
+    goes before that of all; may be repeated."""
     report: bool = True
     """Write report.html into the output folder."""
     noise_unit: Literal["search", "document"] = "search"
@@ -177,14 +178,14 @@ def run_evaluation(config: EvalConfig, *, command: str = "", definition: Definit
     from ..evaluation.progress import EvaluationDisplay
 
     levels, mixtures = _check(config)
-    budget, price = read_budget(config.budget), read_price(config.price)
+    budget, prices = read_budget(config.budget), read_prices(config.price)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     rules = config.make_rules(noise_unit=config.noise_unit, scores=config.all_scores, abstentions=config.abstentions)
     dataset = config.load_dataset(config.split)
     items = select_questions(dataset.questions, config.questions, seed=config.seed, per_hop=config.per_hop)
     with contextlib.ExitStack() as stack:
         players = config.make_players(config.agent, stack, config.tool_agent)
-        meter = Meter(budget, price, players)
+        meter = Meter(budget, prices, players)
         questions = [item.question for item in items]
         for player in players:
             check_prompts(player.rules_for(rules), questions)

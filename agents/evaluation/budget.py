@@ -1,7 +1,7 @@
 """What the agents of an evaluation spend, and the budget after which no further episode begins.
 
-    --budget requests=1000 tokens=2e6 money=5 -> Budget --+
-    --price 0.15,0.6                          -> Price  --+-> Meter -> Spending: of the command, and of each cell
+    --budget requests=1000 tokens=2e6 money=5 -> limits --+
+    --price 0.15,0.6 --price big=2,8          -> prices --+-> Meter -> Spending: of the command, and of each cell
 
 The counts are those of `WORK`: requests to servers with their retries (for agents without a server, turns), and the
 tokens that models have read and written. Endpoints count them; for a model of this process, every turn reads its whole
@@ -97,21 +97,30 @@ def read_budget(entries: Sequence[str]) -> dict[str, float]:
     return budget
 
 
-def read_price(text: str | None) -> Price | None:
-    """The price of tokens from `READ,WRITTEN`, such as `0.15,0.6`: money per million tokens.
+def read_prices(entries: Sequence[str]) -> dict[str, Price]:
+    """The prices of tokens by the name of their agent; "" is that of all others.
+
+    Args:
+        entries: each is `READ,WRITTEN`, such as `0.15,0.6`, in money per million tokens, or `NAME=READ,WRITTEN` for
+            the agent of that name.
 
     Raises:
-        ConfigError: it is not two numbers of at least 0.
+        ConfigError: an entry does not end with two numbers of at least 0, or two are for the same agent.
     """
-    if text is None:
-        return None
-    try:
-        read, written = (float(part) for part in text.split(","))
-    except ValueError as cause:
-        raise ConfigError(
-            f"price: expected READ,WRITTEN, money per million tokens, for example 0.15,0.6, got {text!r}"
-        ) from cause
-    return Price(*(check_number("price", number, least=0) for number in (read, written)))
+    prices: dict[str, Price] = {}
+    for entry in entries:
+        name, _, text = entry.rpartition("=")
+        try:
+            read, written = (float(part) for part in text.split(","))
+        except ValueError as cause:
+            raise ConfigError(
+                "price: expected READ,WRITTEN, money per million tokens, for example 0.15,0.6, or NAME=READ,WRITTEN "
+                f"for one agent, got {entry!r}"
+            ) from cause
+        if name in prices:
+            raise ConfigError(f"price: that of {f'agent {name!r}' if name else 'all agents'} is given twice")
+        prices[name] = Price(*(check_number(f"price {entry!r}", number, least=0) for number in (read, written)))
+    return prices
 
 
 class Meter:
@@ -119,41 +128,56 @@ class Meter:
 
     Args:
         budget: limits by name, of `LIMITS`; none by default.
-        price: the price of the tokens of every agent that counts them; None: money is not counted.
+        prices: the prices of the tokens of agents by their name, with that of all others under ""; none: money is not
+            counted.
         players: who will play, if known: whether the budget can be kept with them is checked.
 
     Raises:
-        ConfigError: money is limited and there is no price; tokens or money are limited and an agent's are not known;
-            or there is a price and no agent counts tokens.
+        ConfigError: money is limited and an agent's tokens have no price; tokens or money are limited and an agent's
+            tokens are not known; or a price is for an agent that is not there or counts no tokens.
     """
 
     def __init__(
         self,
         budget: Mapping[str, float] | None = None,
-        price: Price | None = None,
+        prices: Mapping[str, Price] | None = None,
         players: Iterable[Player] | None = None,
     ) -> None:
-        self.budget, self.price = dict(budget or {}), price
-        self._before = Spending(money=None if price is None else 0.0)
+        self.budget, self.prices = dict(budget or {}), dict(prices or {})
+        self._before = Spending(money=0.0 if self.prices else None)
         self._player: Player | None = None
         self._start = WORK.total()
-        if "money" in self.budget and price is None:
+        if "money" in self.budget and not self.prices:
             raise ConfigError(
-                "budget money needs the price of tokens: pass --price READ,WRITTEN, in money per million tokens"
+                "budget money needs the price of tokens: pass --price READ,WRITTEN, in money per million tokens, or "
+                "--price NAME=READ,WRITTEN for each agent"
             )
         if players is not None:
             self._check_players(list(players))
 
     def _check_players(self, players: Sequence[Player]) -> None:
-        if self.price is not None and not any(player.counts_tokens for player in players):
+        counted = [player.name for player in players if player.counts_tokens]
+        if self.prices and not counted:
             raise ConfigError(
                 "price: no agent has a model whose tokens are counted, so it applies to none; leave it out"
             )
+        for name in self.prices.keys() - {"", *counted}:
+            if name not in (player.name for player in players):
+                raise unknown_name("agent in --price", name, [player.name for player in players])
+            raise ConfigError(f"price: agent {name!r} has no model whose tokens are counted; leave its price out")
         if unknown := [player.name for player in players if player.unmetered and {"tokens", "money"} & {*self.budget}]:
             raise ConfigError(
                 f"budget: the tokens of {', '.join(unknown)} are not known, since only the agent's own code sees its "
                 "model; limit its turns instead: --budget requests=1000"
             )
+        if "money" in self.budget and (free := [name for name in counted if self._price_of(name) is None]):
+            raise ConfigError(
+                f"budget money: the tokens of {', '.join(free)} have no price; pass --price {free[0]}=READ,WRITTEN, or "
+                "--price READ,WRITTEN for all agents without their own"
+            )
+
+    def _price_of(self, agent: str) -> Price | None:
+        return self.prices.get(agent, self.prices.get(""))
 
     def begin(self, player: Player) -> None:
         """Begin a cell of a player."""
@@ -183,14 +207,17 @@ class Meter:
             BudgetError: a limit is reached.
             ConfigError: the server does not say how many tokens it counts, and a limit or the price depends on it.
         """
-        needs_tokens = self.price is not None or bool({"tokens", "money"} & {*self.budget})
-        if needs_tokens and self._player is not None and self._player.billed and self._counts().uncounted:
+        player = self._player
+        if player is not None and player.billed and self._needs_tokens(player) and self._counts().uncounted:
             raise ConfigError(
-                f"agent {self._player.name!r}: its server answers without token counts (usage), which --price and "
+                f"agent {player.name!r}: its server answers without token counts (usage), which --price and "
                 "--budget tokens or money need; leave them out, or limit requests: --budget requests=1000"
             )
         if self.used_up:
             raise BudgetError(f"the budget is used up: {self.describe()}")
+
+    def _needs_tokens(self, player: Player) -> bool:
+        return self._price_of(player.name) is not None or bool({"tokens", "money"} & {*self.budget})
 
     def describe(self) -> str:
         """What was spent, with the limits: `1,003 of 1,000 requests, 5,120 tokens read and 640 written, 0.42 money`."""
@@ -212,7 +239,7 @@ class Meter:
             "tokens": f"{spent.tokens:,}",
             "money": money_text(spent.money or 0),
         }
-        shown = [name for name in LIMITS if name in self.budget or (name == "money" and self.price is not None)]
+        shown = [name for name in LIMITS if name in self.budget or (name == "money" and self.prices)]
         return ", ".join(f"{values[name]}{self._limit(name)} {name}" for name in shown)
 
     def _limit(self, name: str) -> str:
@@ -229,6 +256,6 @@ class Meter:
     def _cell(self) -> Spending:
         if self._player is None:
             return Spending()
-        counts = self._counts()
-        money = None if self.price is None else self.price.of(counts.read, counts.tokens)
+        counts, price = self._counts(), self._price_of(self._player.name)
+        money = None if price is None else price.of(counts.read, counts.tokens)
         return Spending(counts.requests, counts.read, counts.tokens, money)

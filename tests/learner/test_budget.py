@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_dataset, tiny_policy
 
 from zerosearch_agents.commands.evaluate import main
-from zerosearch_agents.evaluation.budget import Meter, Price, Spending, money_text, read_budget, read_price
+from zerosearch_agents.evaluation.budget import Meter, Price, Spending, money_text, read_budget, read_prices
 from zerosearch_agents.evaluation.evaluate import evaluate
 from zerosearch_agents.evaluation.results import load_evaluation
 from zerosearch_agents.evaluation.store import Store, transcript_path
@@ -56,8 +56,8 @@ def endpoint(usage: dict[str, int] | None) -> Iterator[str]:
 def test_a_budget_is_read() -> None:
     assert read_budget(["requests=1000", "tokens=2e6", "money=0.5"]) == {"requests": 1e3, "tokens": 2e6, "money": 0.5}
     assert read_budget([]) == {}
-    assert read_price("0.15,0.6") == Price(0.15, 0.6)
-    assert read_price(None) is None
+    assert read_prices(["a=b=2,8", "0.15,0.6"]) == {"a=b": Price(2.0, 8.0), "": Price(0.15, 0.6)}
+    assert read_prices([]) == {}
     assert Price(2.0, 10.0).of(500_000, 100_000) == 2.0
 
 
@@ -77,14 +77,26 @@ def test_wrong_budgets(entries: list[str], message: str) -> None:
         read_budget(entries)
 
 
-@pytest.mark.parametrize("text", ["1", "1,2,3", "a,b", "1,-2", "1,nan"])
-def test_wrong_prices(text: str) -> None:
-    with pytest.raises(ConfigError, match="price"):
-        read_price(text)
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["1"], r"price: expected READ,WRITTEN, .* or NAME=READ,WRITTEN for one agent, got '1'"),
+        (["1,2,3"], "got '1,2,3'"),
+        (["m=a,b"], "got 'm=a,b'"),
+        (["m"], "got 'm'"),
+        (["1,-2"], "price '1,-2' must be"),
+        (["m=1,nan"], "price 'm=1,nan' must be"),
+        (["m=1,2", "m=1,3"], "price: that of agent 'm' is given twice"),
+        (["1,2", "1,3"], "price: that of all agents is given twice"),
+    ],
+)
+def test_wrong_prices(entries: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_prices(entries)
 
 
 def test_a_budget_must_suit_the_agents() -> None:
-    own, price = CallablePlayer(once, name="own"), Price(1.0, 2.0)
+    own, price = CallablePlayer(once, name="own"), {"": Price(1.0, 2.0)}
     with pytest.raises(ConfigError, match="budget money needs the price of tokens: pass --price READ,WRITTEN"):
         Meter({"money": 1.0})
     with pytest.raises(ConfigError, match=r"the tokens of own are not known.*--budget requests=1000"):
@@ -95,7 +107,7 @@ def test_a_budget_must_suit_the_agents() -> None:
 
 
 def test_spending_adds_up_and_names_its_limits() -> None:
-    meter, player = Meter({"requests": 3.0, "money": 5.0}, Price(1.0, 4.0)), RandomPlayer()
+    meter, player = Meter({"requests": 3.0, "money": 5.0}, {"": Price(1.0, 4.0)}), RandomPlayer()
     meter.begin(player)
     WORK.add(requests=2, read=1_000_000, tokens=500_000)
     assert not meter.used_up
@@ -190,6 +202,25 @@ def test_the_command_counts_money_and_continues(
         main(["--agent", f"m=openai:{url}", *SMALL, "4", *priced, "--output", "uncounted"])
 
 
+def test_each_agent_has_its_own_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint({"prompt_tokens": 1_000_000, "completion_tokens": 0}) as url:
+        agents = ["--agent", f"a=openai:{url}", "--agent", f"b=openai:{url}", "--agent", "baseline:random"]
+        options = [*agents, *SMALL, "2", "--no-report", "--output", str(tmp_path)]
+        with pytest.raises(ConfigError, match=r"unknown agent in --price 'A'\. Did you mean 'a'\?"):
+            main([*options, "--price", "A=1,1"])
+        with pytest.raises(ConfigError, match="price: agent 'baseline:random' has no model whose tokens are counted"):
+            main([*options, "--price", "baseline:random=1,1"])
+        with pytest.raises(ConfigError, match="budget money: the tokens of b have no price; pass --price b=READ,WRIT"):
+            main([*options, "--price", "a=1,1", "--budget", "money=100"])
+        assert main([*options, "--price", "a=3,1"]) == 0
+        assert "12.00 money" in capsys.readouterr().out
+        spent = {cell.agent: cell.spent for cell in load_evaluation(tmp_path).cells}
+        assert [spent[name].get("money") for name in ("a", "b", "baseline:random")] == [12.0, None, None]
+        assert main([*options, "--fresh", "--price", "0.5,0", "--price", "a=3,1", "--budget", "money=100"]) == 0
+        spent = {cell.agent: cell.spent for cell in load_evaluation(tmp_path).cells}
+        assert [spent[name].get("money") for name in ("a", "b", "baseline:random")] == [12.0, 2.0, 0.0]
+
+
 def test_a_cached_turn_costs_nothing(tmp_path: Path) -> None:
     with endpoint({"prompt_tokens": 10, "completion_tokens": 1}) as url:
         agent = f"m=openai:{url},cache={tmp_path / 'turns.sqlite'}"
@@ -202,7 +233,7 @@ def test_a_cached_turn_costs_nothing(tmp_path: Path) -> None:
 def test_the_tokens_of_a_local_policy_have_a_price_too(tmp_path: Path) -> None:
     save_policy(tiny_policy(), tmp_path)
     player = PolicyPlayer(PolicyOptions(str(tmp_path), temperature=1.0))
-    meter = Meter({"money": 1e9}, Price(2e6, 1e6), [player])
+    meter = Meter({"money": 1e9}, {"": Price(2e6, 1e6)}, [player])
     (cell,) = evaluate(player, DATA.questions[:2], CorpusEngine(DATA.passages), RULES, (0.0,), meter=meter).cells
     assert cell.spent is not None
     read, written = cell.spent["tokens_read"], cell.spent["tokens_written"]
