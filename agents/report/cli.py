@@ -38,6 +38,8 @@ class ReportConfig:
     """Folder for the charts; unset: NAME_figures next to the page. Without a format of charts it means PDF."""
     transcripts: int = TRANSCRIPTS
     """Transcripts of each agent on the page. The others are in the folder NAME_files next to it."""
+    single_file: bool = False
+    """Write no such folder: the page then lacks the other transcripts, and can be sent or published on its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page.parent.mkdir(parents=True, exist_ok=True)
     for path in _write_others(config, report, page):
         print(f"wrote {path}")
-    print(f"wrote {write_page(report, page, transcripts=config.transcripts)}")
+    print(f"wrote {write_page(report, page, transcripts=config.transcripts, files=not config.single_file)}")
     return 0
 
 

@@ -181,19 +181,20 @@ def write_report(folder: str | os.PathLike[str], notes: Notes | None = None, *, 
     return write_page(read_report(folder), Path(folder) / REPORT_FILE, transcripts=transcripts)
 
 
-def write_page(report: Report, path: Path, *, transcripts: int = TRANSCRIPTS) -> Path:
+def write_page(report: Report, path: Path, *, transcripts: int = TRANSCRIPTS, files: bool = True) -> Path:
     """Write a page.
 
     Args:
         report: what it shows.
-        path: the HTML file. Transcripts that the page has no room for are written into the folder `NAME_files` next
-            to it, where NAME is the name of the file without its suffix.
+        path: the HTML file.
         transcripts: number of transcripts of each agent on the page.
+        files: whether the others are written into the folder `NAME_files` next to it, where NAME is the name of the
+            file without its suffix. Without files the page lacks them.
 
     Returns:
         `path`.
     """
-    write_text(path, render_report(report, page=path, transcripts=transcripts))
+    write_text(path, render_report(report, page=path if files else None, transcripts=transcripts))
     return path
 
 

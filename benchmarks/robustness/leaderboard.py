@@ -1,13 +1,15 @@
 """The leaderboard of the robustness benchmark: docs/leaderboard.md, written from the records of committed runs.
 
     python -m zerosearch_benchmarks.robustness.leaderboard                     # write the page again
-    python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine     # check a run, add its records, write
+    python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine --note "mine=What it is, in one line."
+                                                            # check a run, add its records with the note, write
 
 A run is added only if `zerosearch compare --check` accepts its folder and it follows a definition of this package.
 """
 
 from __future__ import annotations
 
+import html
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +22,12 @@ import tyro
 from zerosearch_agents.config.definition import Definition
 from zerosearch_agents.report.exports import markdown_text
 from zerosearch_env.command_line import read_options
-from zerosearch_env.errors import DataError, ZeroSearchError
+from zerosearch_env.errors import ConfigError, DataError, ZeroSearchError
 from zerosearch_env.files import write_text
 from zerosearch_env.identity import text_hash
 
 from ..measure import RESULTS
-from .records import Record, add_record, make_records, read_records, shipped_definitions
+from .records import Record, add_note, add_record, make_records, read_records, shipped_definitions
 
 NAME = "python -m zerosearch_benchmarks.robustness.leaderboard"
 PAGE = RESULTS.parents[1] / "docs" / "leaderboard.md"
@@ -37,6 +39,8 @@ class LeaderboardConfig:
 
     add: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """An output folder of `zerosearch bench robustness` whose agents are added first; may be repeated."""
+    note: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=TEXT says in one line what the agent of that name is, in all its records; may be repeated."""
     records: Path = RESULTS / "robustness"
     """Folder of the records."""
     page: Path = PAGE
@@ -54,18 +58,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         DataError: a folder is refused, a record was changed by hand, or the page's folder does not exist.
+        ConfigError: a note is not NAME=TEXT, or no record is of that agent.
     """
     config = read_options(LeaderboardConfig, argv, NAME, description=__doc__)
     if not config.page.parent.is_dir():
         raise DataError(
             f"{config.page.parent} is not a folder: run this in a checkout of the repository, or give --page"
         )
+    notes = [_read_note(entry) for entry in config.note]
     # All folders are checked before the first record is written.
     for record in [record for folder in config.add for record in make_records(folder)]:
         print(f"added: {add_record(record, config.records)}")
+    for agent, text in notes:
+        for file in add_note(agent, text, config.records):
+            print(f"noted: {file}")
     write_text(config.page, page(read_records(config.records)))
     print(f"page:  {config.page}")
     return 0
+
+
+def _read_note(entry: str) -> tuple[str, str]:
+    agent, equals, text = entry.partition("=")
+    if not agent or not equals:
+        raise ConfigError(f"note: expected NAME=TEXT, for example mine='Qwen3-8B as downloaded', got {entry!r}")
+    return agent, text
 
 
 _HEAD = """# Leaderboard of the robustness benchmark
@@ -73,8 +89,9 @@ _HEAD = """# Leaderboard of the robustness benchmark
 How robust search agents are to noisy searches, measured by `zerosearch bench robustness` ([how](robustness.md)). This
 page is written from the records in `benchmarks/results/robustness/`; a test compares them.
 
-All shares are in %, with 95 % intervals over questions in brackets. The agents of a table had the same questions,
-passages and noise draws. In the first table of a definition, each figure is the mean over its kinds of noise.
+All shares are in %, with 95 % intervals over questions in brackets. The agents of a definition had the same questions,
+passages and noise draws. Its first table has the mean over its kinds of noise, its second says what the agents are, its
+third has exact match by kind, and the rest is folded, one table per agent.
 
 | column | what it is |
 |---|---|
@@ -83,12 +100,8 @@ passages and noise draws. In the first table of a definition, each figure is the
 | misled, abstained, hallucinated | [what the answers came to](noise.md#what-an-answer-came-to), at p = 0.5 |
 | truthfulness | EM minus hallucinated at p = 1, where every search is noisy; negative if most answers are wrong |
 | searches | per episode, at p = 0.5 |
+| tokens, seconds | tokens that its model wrote, and wall seconds, per episode; several may be played at once |
 | version | of this package |
-
-`random` and `oracle` are the bounds: the one acts at random, the other [sees the gold answers](builtin-players.md).
-`my_agent` is `examples/my_agent.py`, a function that believes what its only search returns. `maskable_ppo` is the
-agent that `examples/menu_agent.py` trains for about two minutes, with distractors at noise 0.6
-([menu agents](stable-baselines3.md)).
 """
 
 _SUBMIT = """## How to submit
@@ -96,19 +109,19 @@ _SUBMIT = """## How to submit
 ```sh
 zerosearch bench robustness --definition v1 --agent mine=my_agent.py:agent --output runs/mine
 zerosearch compare runs/mine --check
-python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine
+python -m zerosearch_benchmarks.robustness.leaderboard --add runs/mine --note "mine=Qwen3-8B as downloaded, greedy."
 ```
 
 - The first command plays; the same command continues an interrupted run.
 - The second says whether the folder is a whole and unchanged run: settings, hashes, cells, transcripts
   ([what it checks](results.md#checking-a-benchmark-run)).
 - The third, in a checkout of the repository, checks the same, adds a record per agent and writes this page. A folder
-  that was edited or is incomplete, or is of other data or another definition, is refused with the reasons.
+  that was edited or is incomplete, or is of other data or another definition, is refused with the reasons. The note
+  says in one line what the agent is: model, training, seed, reward, and where its code and weights are.
 
 The second and the third run nothing that is in a folder. Open a pull request with the record and the page. Say where
-the agent's code and weights are, and where the whole folder is: a record has the command, versions and hashes, but no
-episodes. Hashes show edits and damage. They do not prove who wrote a file, nor that an agent did not know the answers,
-so a result is worth what others can repeat.
+the whole folder is: a record has the command, versions and hashes, but no episodes. Hashes show edits and damage. They
+do not prove who wrote a file, nor that an agent did not know the answers, so a result is worth what others can repeat.
 """
 
 
@@ -154,20 +167,45 @@ def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[s
     yield ""
     columns = [*area, "em_clean", "em", "truthfulness"]
     yield from _table(
-        ["agent", *(_HEADINGS.get(name, name) for name in columns), "searches", "version"],
+        ["agent", *(_HEADINGS.get(name, name) for name in columns), "searches"],
         [
             [
                 markdown_text(record["agent"]),
                 *(_figure(record["scores"][name]) for name in columns),
                 _count(record["scores"]["searches"]),
+            ]
+            for record in records
+        ],
+    )
+    yield from _table(
+        ["agent", "what it is", "tokens", "seconds", "version"],
+        [
+            [
+                markdown_text(record["agent"]),
+                markdown_text(record.get("note", "")),
+                _tokens(record),
+                _digits(record["seconds"] / record["episodes"], 3),
                 markdown_text(record["versions"]["zerosearch-env"]),
+            ]
+            for record in records
+        ],
+    )
+    yield "Exact match at p = 0.5 by kind of noise:"
+    yield ""
+    yield from _table(
+        ["agent", *definition.noise_kind],
+        [
+            [
+                markdown_text(record["agent"]),
+                *(_digits(100 * record["kinds"][kind]["em"]["mean"], 1) for kind in definition.noise_kind),
             ]
             for record in records
         ],
     )
     columns = [*area, "em", "misled", "abstained", "hallucinated", "truthfulness"]
     for record in records:
-        yield f"### {markdown_text(record['agent'])}, {definition.name}"
+        title = html.escape(" ".join(f"{record['agent']}, {definition.name}: all figures by kind".split()))
+        yield f"<details><summary>{title}</summary>"
         yield ""
         yield (
             f"Record `{record['file']}`, agent `{_identity(record['identity'])}`, data `{_identity(record['data'])}`, "
@@ -181,6 +219,8 @@ def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[s
                 for kind, figures in record["kinds"].items()
             ],
         )
+        yield "</details>"
+        yield ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -202,6 +242,12 @@ def _count(interval: Mapping[str, Any]) -> str:
 def _digits(value: float, digits: int) -> str:
     """A number with so many digits after the point, and never -0.0."""
     return f"{math.floor(value * 10**digits + 0.5) / 10**digits + 0.0:.{digits}f}"
+
+
+def _tokens(record: Record) -> str:
+    """Tokens that the agent's model wrote per episode; empty if none are counted."""
+    written = record["spent"].get("tokens_written", 0)
+    return _digits(written / record["episodes"], 0) if written else ""
 
 
 def _identity(values: Mapping[str, str]) -> str:

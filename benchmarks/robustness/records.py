@@ -23,7 +23,7 @@ from zerosearch_agents.evaluation.hashes import record_hash
 from zerosearch_agents.evaluation.results import Cell, Evaluation, load_evaluation, read_results, results_file
 from zerosearch_agents.evaluation.statistics import Interval, Kind, mean_interval
 from zerosearch_agents.evaluation.stored.check import check_folder
-from zerosearch_env.errors import DataError
+from zerosearch_env.errors import DataError, unknown_name
 from zerosearch_env.files import write_text
 from zerosearch_env.identity import changes
 
@@ -74,7 +74,7 @@ def make_records(folder: Path, definitions: Sequence[Definition] | None = None) 
 
 
 def add_record(record: Record, folder: Path) -> Path:
-    """Write a record into the folder of all records; a newer run of the same agent replaces the earlier one.
+    """Write a record into the folder of all records; a newer run of the same agent replaces the earlier, but its note.
 
     Args:
         record: as `make_records` returns it.
@@ -102,8 +102,43 @@ def add_record(record: Record, folder: Path) -> Path:
                 f"{file} is the record of another agent, or of another version of it. Give yours another name "
                 "(--agent NAME=...) and play again, or delete that file if your run replaces it"
             )
-    write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        elif same_name:
+            record = {"note": other.get("note", ""), **record}
+            record["hash"] = record_hash(record)
+    _write(record, file)
     return file
+
+
+def add_note(agent: str, note: str, folder: Path) -> list[Path]:
+    """Write into all records of an agent what it is.
+
+    Args:
+        agent: its name.
+        note: one line: weights, training, seed, and where they are; "" removes an earlier one.
+        folder: the folder of all records.
+
+    Returns:
+        The paths of the changed files.
+
+    Raises:
+        ConfigError: no record is of an agent of that name.
+    """
+    records = read_records(folder)
+    if all(record["agent"] != agent for record in records):
+        raise unknown_name("agent in --note", agent, dict.fromkeys(record["agent"] for record in records))
+    files = []
+    for record in records:
+        if record["agent"] == agent:
+            file = folder / record.pop("file")
+            record["note"] = " ".join(note.split())
+            record["hash"] = record_hash(record)
+            _write(record, file)
+            files.append(file)
+    return files
+
+
+def _write(record: Record, file: Path) -> None:
+    write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_records(folder: Path) -> list[Record]:

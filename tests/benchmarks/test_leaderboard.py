@@ -16,7 +16,7 @@ from zerosearch_benchmarks.robustness.bench import main as play
 from zerosearch_benchmarks.robustness.definitions import load_definition
 from zerosearch_benchmarks.robustness.leaderboard import PAGE, main, page
 from zerosearch_benchmarks.robustness.records import add_record, make_records, read_records
-from zerosearch_env.errors import DataError
+from zerosearch_env.errors import ConfigError, DataError
 
 SMALL = """
 name = "small"
@@ -91,6 +91,46 @@ def test_a_record_has_the_figures_of_the_results(played: Path, definition_file: 
     )
 
 
+def test_a_note_says_what_an_agent_is(
+    played: Path, definition_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = load_definition(str(definition_file))
+    monkeypatch.setattr("zerosearch_benchmarks.robustness.records.shipped_definitions", lambda: [definition])
+    monkeypatch.setattr("zerosearch_benchmarks.robustness.leaderboard.shipped_definitions", lambda: [definition])
+    records, written = tmp_path / "records", tmp_path / "page.md"
+    command = ["--records", str(records), "--page", str(written)]
+    note = "Sees the\n gold answers = an upper <b>bound</b>."
+    assert main([*command, "--add", str(played), "--note", f"baseline:oracle={note}"]) == 0
+    assert [record.get("note") for record in read_records(records)] == [" ".join(note.split()), None]
+    row = "| baseline:oracle | Sees the gold answers = an upper &lt;b&gt;bound&lt;/b&gt;. |  | "
+    assert row in written.read_text("utf-8")
+    assert main([*command, "--add", str(played)]) == 0
+    assert row in written.read_text("utf-8"), "a newer run keeps the note"
+    with pytest.raises(ConfigError, match=r"unknown agent in --note 'oracle'\. Did you mean 'baseline:oracle'\?"):
+        main([*command, "--note", "oracle=x"])
+    for entry in ("x", "=x"):
+        with pytest.raises(ConfigError, match=f"note: expected NAME=TEXT, .* got '{entry}'"):
+            main([*command, "--note", entry])
+
+
+def test_a_policy_has_its_tokens_and_weights_in_the_record(definition_file: Path, tmp_path: Path) -> None:
+    file, output = tmp_path / "one.toml", tmp_path / "run"
+    file.write_text(
+        'questions = 1\nnoise = [0, 0.5, 1]\nnoise_kind = ["outage"]\nmax_turns = 2\n[world]\npassages = 400\n'
+    )
+    options = ["--definition", str(file), "--agent", "start=tiny", "--workers", "1", "--output", str(output)]
+    assert play([*options, "--no-report"]) == 0
+    definition = load_definition(str(file))
+    (record,) = make_records(output, [definition])
+    assert record["spent"]["tokens_written"] > 0
+    assert record["spent"]["tokens_read"] > 0
+    assert {"the files of the agent start", "the options of the agent start"} <= record["identity"].keys()
+    add_record(record, tmp_path / "records")
+    row = page(read_records(tmp_path / "records"), [definition]).partition("| agent | what it is |")[2].splitlines()[2]
+    per_episode = record["spent"]["tokens_written"] / record["episodes"]
+    assert row.startswith(f"| start |  | {per_episode:.0f} | ")
+
+
 def test_an_edited_folder_is_refused(played: Path, definition_file: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(played, tmp_path / "run")
     values = json.loads((folder / "results.json").read_text("utf-8"))
@@ -152,6 +192,7 @@ def test_names_are_text_and_a_missing_area_is_no_number(played: Path, definition
     assert r"| &lt;b&gt;a\|b&lt;/b&gt; \[x\](y) \`c\` | 100.0 [" in text
     assert "so agents are sorted by EM at p = 0.5" in text
     assert "| agent | EM clean | EM | truthfulness |" in text
+    assert "<summary>&lt;b&gt;a|b&lt;/b&gt; [x](y) `c`, small: all figures by kind</summary>" in text
 
 
 def test_the_page_needs_a_folder(tmp_path: Path) -> None:

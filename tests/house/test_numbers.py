@@ -25,6 +25,7 @@ from zerosearch_agents.config.train import load_preset
 from zerosearch_agents.evaluation.statistics import wilson
 from zerosearch_agents.plan.cli import find_architecture
 from zerosearch_agents.plan.estimate import Hardware, Load, context_tokens, make_plan
+from zerosearch_agents.report.exports import markdown_text
 from zerosearch_benchmarks.learning.real_llm.table import markdown
 from zerosearch_benchmarks.learning.stability.table import summary
 from zerosearch_benchmarks.robustness.leaderboard import page as leaderboard_page
@@ -320,9 +321,12 @@ def robustness() -> Iterator[str]:
 
 
 def leaderboard() -> Iterator[str]:
-    """The rows of the tables; tests/benchmarks/test_leaderboard.py compares the rest of the page."""
-    lines = leaderboard_page(read_records(RESULTS / "robustness")).splitlines()
-    yield from dict.fromkeys(line for line in lines if re.match(r"\|.* \[-?\d", line))
+    """The rows that name an agent or a kind; tests/benchmarks/test_leaderboard.py compares the rest of the page."""
+    records = read_records(RESULTS / "robustness")
+    names = {f"| {markdown_text(entry['agent'])} |" for entry in records}
+    names |= {f"| {kind} |" for entry in records for kind in entry["kinds"]}
+    lines = leaderboard_page(records).splitlines()
+    yield from dict.fromkeys(line for line in lines if line.startswith(tuple(names)))
 
 
 def data() -> Iterator[str]:

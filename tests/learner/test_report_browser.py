@@ -103,6 +103,18 @@ def test_nothing_that_a_document_or_a_name_says_is_run(page: Path, tmp_path: Pat
     assert html.escape(EVIL, quote=False) in dom
 
 
+def test_a_single_file_lists_questions_with_transcripts_first(page: Path, tmp_path: Path) -> None:
+    alone = write_page(read_joined([page.parent]), tmp_path / "alone.html", transcripts=2, files=False)
+    stored, other = questions(alone)
+    dom = shown(alone, tmp_path / "profile", open=f"{other}|e|distractor|0|")
+    assert dom.count("The transcript of this episode is not on this page.") == 2
+    assert '<option value="stored">with transcripts first</option><option value="noise">' in dom
+    (text,) = re.findall(r'id="ze-listing">(.*?)</script>', alone.read_text("utf-8"))
+    data = json.loads(text)
+    first = [int(row) for row in re.findall(r'<li class="ze-row[^"]*" data-row="(\d+)">', dom)][:2]
+    assert [data["questions"][data["question"][row]][0] for row in first] == [stored] * 2
+
+
 def test_a_missing_file_is_named(page: Path, tmp_path: Path) -> None:
     copy = tmp_path / "alone.html"
     shutil.copy(page, copy)

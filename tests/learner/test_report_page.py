@@ -98,6 +98,15 @@ def test_the_page_lists_every_episode_and_holds_or_links_every_transcript(folder
     )
 
 
+def test_a_single_file_has_nothing_next_to_it(folders: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "alone.html"
+    assert cli.main([str(folders[1]), "-o", str(page), "--transcripts", "5", "--single-file"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["alone.html"]
+    text = page.read_text("utf-8")
+    assert [len(block["episodes"]) for block in embedded(text)] == [2 * 5]
+    assert {question[6] for question in listing(text)["questions"]} == {None}
+
+
 def test_a_later_page_removes_the_files_of_an_earlier_one_and_nothing_else(folders: list[Path], tmp_path: Path) -> None:
     report = read_joined(folders)
     path = tmp_path / "page.html"

@@ -27,7 +27,10 @@
   // ---- filters ----
   const ANY = {agent: "all agents", outcome: "any result", kind: "any kind", level: "any level", engine: "any engine",
     group: "all questions", source: "all data"};
-  const SORTS = {noise: "by noise", question: "by question", split: "agents differ first", searches: "most searches first"};
+  // Whether a question has transcripts, on the page or in a file.
+  const stored = data.questions.map(q => q[BLOCK] >= 0 || Boolean(q[FILE]));
+  const SORTS = {...(stored.includes(true) && stored.includes(false) && {stored: "with transcripts first"}), noise: "by noise", question: "by question", split: "agents differ first", searches: "most searches first"};
+  const SORT = Object.keys(SORTS)[0];
   function choices(name, values, text = value => value) {
     const select = form.elements[name];
     const entries = name === "sort" ? Object.entries(SORTS) : [["", ANY[name]], ...values.map(value => [String(value), text(value)])];
@@ -63,7 +66,7 @@
     const by = form.elements.sort.value;
     if (by === "question") return rows.sort((a, b) => data.question[a] - data.question[b] || data.place[a] - data.place[b]);
     const key = by === "split" ? row => unique(data.columns.map(c => c.outcomes[row]).filter(letter => letter !== ".")).length
-      : by === "searches" ? row => Math.max(...data.columns.map(c => c.searches[row])) : null;
+      : by === "stored" ? row => Number(stored[data.question[row]]) : by === "searches" ? row => Math.max(...data.columns.map(c => c.searches[row])) : null;
     return key ? rows.map(row => [key(row), row]).sort((a, b) => b[0] - a[0] || a[1] - b[1]).map(pair => pair[1]) : rows;
   }
 
@@ -199,7 +202,7 @@
     const element = node("section", "zs-transcript ze-column", node("h4", "ze-agent", title, " ", node("span", `ze-verdict ${slug(letter)}`, node("i", ""), LETTERS[letter])));
     if (!found) {
       const q = data.questions[number], text = q.broken ? `The transcript is in ${q[FILE]}, which could not be loaded. Keep the folder that was written with this page next to it.`
-        : waiting.has(number) ? "Loading…" : "No transcript was stored for this episode.";
+        : waiting.has(number) ? "Loading…" : "The transcript of this episode is not on this page.";
       element.append(node("p", "zs-none", text));
       return element;
     }
@@ -294,7 +297,7 @@
     const values = new URLSearchParams();
     for (const name of NAMES) {
       const value = form.elements[name].value;
-      if (value && !(name === "sort" && value === "noise")) values.set(name, value);
+      if (value && !(name === "sort" && value === SORT)) values.set(name, value);
     }
     if (row >= 0) values.set("open", address(row));
     return `#episodes${values.size === 0 || String(values) === "" ? "" : `&${values}`}`;
@@ -306,7 +309,7 @@
   function restore() {
     if (!location.hash.startsWith("#episodes&")) return false;
     const values = new URLSearchParams(location.hash.slice("#episodes&".length));
-    for (const name of NAMES) form.elements[name].value = values.get(name) || (name === "sort" ? "noise" : "");
+    for (const name of NAMES) form.elements[name].value = values.get(name) || (name === "sort" ? SORT : "");
     for (const name of NAMES) if (form.elements[name].selectedIndex === -1) form.elements[name].selectedIndex = 0;
     const wanted = values.get("open"), row = wanted ? all.find(r => address(r) === wanted) : undefined;
     update(row ?? -1);
