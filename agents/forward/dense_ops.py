@@ -89,7 +89,7 @@ class Block:
     Example with the queries at positions 2, 3 and 5 of a node; `later` covers only the keys after position 2:
 
         position     | 0 1 2 | 3 4 5
-        query 2    x | x x x | - - -       x: attends   -: masked, `later` is True
+        query 2    x | x x x | - - -       x: attends   -: masked, `later` is -inf
         query 3    x | x x x | x - -
         query 5    x | x x x | x x x
                    ^ every query sees all keys before the node
@@ -99,7 +99,7 @@ class Block:
     keys: tuple[slice, ...]
     """The keys of the nodes before this one, then its own."""
     later: Tensor | None
-    """True where a query does not see one of the last keys, shape `(queries, last keys)`; None: all keys are seen."""
+    """-inf where a query does not see one of the last keys, else 0, shape `(queries, last keys)`; None: it sees all."""
 
 
 def plan_blocks(
@@ -122,7 +122,8 @@ def plan_blocks(
             low, high = int(part[0]) + 1, int(part[-1]) + 1
             later = None
             if high > low:
-                later = torch.from_numpy(np.arange(low, high) > part[:, None]).to(device)
+                hidden = np.arange(low, high) > part[:, None]
+                later = torch.from_numpy(np.where(hidden, -np.inf, 0.0).astype(np.float32)).to(device)
             blocks.append(Block(slice(start, stop), (*node.before, slice(first, high)), later))
     return blocks
 
@@ -152,51 +153,51 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
         ctx.save_for_backward(q_NHE, k_TKE, v_TKE)
         ctx.blocks = blocks
-        q_KGNE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE, v_TKE)
-        out_KGNE = torch.empty_like(q_KGNE)
+        q_KNGE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE), _heads_first(k_TKE), _heads_first(v_TKE)
+        out_KNGE = torch.empty_like(q_KNGE)
         for block in blocks:
-            weights, shape = _weights(q_KGNE, gather(k_KTE, block.keys), block)
-            out_KGNE[:, :, block.queries] = torch.bmm(weights, gather(v_KTE, block.keys)).view(shape)
-        return out_KGNE.flatten(0, 1).transpose(0, 1).contiguous()
+            weights = _weights(q_KNGE, gather(k_KTE, block.keys), block)
+            out_KNGE[:, block.queries].flatten(1, 2).copy_(torch.bmm(weights, gather(v_KTE, block.keys)))
+        return out_KNGE.transpose(0, 1).reshape(q_NHE.shape)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> Any:
         q_NHE, k_TKE, v_TKE = ctx.saved_tensors
-        q_KGNE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE, v_TKE)
-        d_out_KGNE = _by_head(gradient, k_TKE, v_TKE)[0]
-        d_q_KGNE = torch.empty_like(q_KGNE)
+        q_KNGE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE), _heads_first(k_TKE), _heads_first(v_TKE)
+        d_out_KNGE, d_q_KNGE = _by_head(gradient, k_TKE), torch.empty_like(q_KNGE)
         d_k_KTE, d_v_KTE = (torch.zeros_like(x, dtype=torch.float32) for x in (k_KTE, v_KTE))
         for block in ctx.blocks:
             k, v = (gather(x_KTE, block.keys) for x_KTE in (k_KTE, v_KTE))
-            weights, shape = _weights(q_KGNE, k, block)
-            q = q_KGNE[:, :, block.queries].flatten(1, 2)
-            d_out = d_out_KGNE[:, :, block.queries].flatten(1, 2)
+            weights = _weights(q_KNGE, k, block)
+            q, d_out, d_q = (x[:, block.queries].flatten(1, 2) for x in (q_KNGE, d_out_KNGE, d_q_KNGE))
             _scatter_add(d_v_KTE, block.keys, torch.bmm(weights.transpose(1, 2), d_out))
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_q_KGNE[:, :, block.queries] = torch.bmm(d_scores, k).view(shape)
+            d_q.copy_(torch.bmm(d_scores, k))
             _scatter_add(d_k_KTE, block.keys, torch.bmm(d_scores.transpose(1, 2), q))
-        d_q_NHE = d_q_KGNE.flatten(0, 1).transpose(0, 1)
+        d_q_NHE = d_q_KNGE.transpose(0, 1).reshape(q_NHE.shape)
         return d_q_NHE, d_k_KTE.transpose(0, 1).to(k_TKE.dtype), d_v_KTE.transpose(0, 1).to(v_TKE.dtype), None
 
 
-def _by_head(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries by key head and group, shape `(K, G, N, E)`; keys and values, shape `(K, T, E)`; all contiguous."""
-    count, heads, size = q_NHE.shape
-    groups = heads // k_TKE.shape[1]
-    q_KGNE = q_NHE.transpose(0, 1).reshape(-1, groups, count, size)
-    return q_KGNE.contiguous(), k_TKE.transpose(0, 1).contiguous(), v_TKE.transpose(0, 1).contiguous()
+def _heads_first(x_TKE: Tensor) -> Tensor:
+    """Keys or values, shape `(K, T, E)`, contiguous."""
+    return x_TKE.transpose(0, 1).contiguous()
 
 
-def _weights(q_KGNE: Tensor, k_KtE: Tensor, block: Block) -> tuple[Tensor, tuple[int, ...]]:
-    """Attention weights of a block with keys `k_KtE`, shape `(K, G * queries, t)`, and the shape of its queries."""
-    q = q_KGNE[:, :, block.queries]
+def _by_head(q_NHE: Tensor, k_TKE: Tensor) -> Tensor:
+    """Queries by key head, shape `(K, N, G, E)`, contiguous: those of a block are one matrix per key head, no copy."""
+    return _heads_first(q_NHE.unflatten(1, (k_TKE.shape[1], -1)))
+
+
+def _weights(q_KNGE: Tensor, k_KtE: Tensor, block: Block) -> Tensor:
+    """Attention weights of a block with keys `k_KtE`, shape `(K, queries * G, t)`."""
+    q = q_KNGE[:, block.queries]
     scores = torch.bmm(q.flatten(1, 2), k_KtE.transpose(1, 2))
     if block.later is not None:
         last = scores.view(*q.shape[:3], -1)[..., -block.later.shape[1] :]
-        last.masked_fill_(block.later, float("-inf"))
-    return scores.softmax(-1), tuple(q.shape)
+        last += block.later[:, None].to(scores.dtype)
+    return scores.softmax(-1)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -170,7 +170,7 @@ class _HeadLoss(torch.autograd.Function):
         size = chunk_size(len(weight_VD), hidden_ND.device) * (1 if exact else 2)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         d_hidden_ND = torch.empty_like(hidden_ND)
-        d_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        d_weight_VD: Tensor | None = None
         logprobs_N, entropy_N = (torch.empty(len(targets_N), device=hidden_ND.device) for _ in range(2))
         for begin in range(0, len(targets_N), size):
             part = slice(begin, min(begin + size, len(targets_N)))
@@ -186,9 +186,13 @@ class _HeadLoss(torch.autograd.Function):
                 )
                 loss += part_loss
             d_hidden_ND[part] = logits_nV @ cast_VD
-            if d_weight_VD is not None and exact:
+            if not ctx.needs_input_grad[1]:
+                continue
+            if d_weight_VD is None:
+                d_weight_VD = (logits_nV.t() @ cast_nD).to(weight_VD.dtype)
+            elif exact:
                 d_weight_VD.addmm_(logits_nV.t(), cast_nD)
-            elif d_weight_VD is not None:
+            else:
                 d_weight_VD += logits_nV.t() @ cast_nD
         ctx.save_for_backward(d_hidden_ND, d_weight_VD)
         ctx.mark_non_differentiable(logprobs_N, entropy_N)
