@@ -8,6 +8,7 @@ everything in place. The versions are those of the last result in docs/framework
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,16 +29,35 @@ EXTRAS = {"trl": "train"}
 """Name -> extras of this package that its tests need."""
 PYTHONS = {"gem": ((3, 11), (3, 12, 0)), "nemo-gym": ((3, 12), (3, 14))}
 """Name -> oldest and newest Python, for those that do not take every one from 3.11."""
+VERSION = "import sys; print(*sys.version_info[:3])"
+
+
+def find_python(name: str) -> str | None:
+    """This Python if the framework takes it, else the oldest installed one that it takes; None if there is none."""
+    oldest, newest = PYTHONS.get(name, ((3, 11), (4,)))
+    finder = ["sh", str(ROOT / ".ci" / "find-python"), "--all"]
+    installed = subprocess.run(finder, check=True, capture_output=True, text=True).stdout.split()
+    for python in (sys.executable, *installed):
+        version = subprocess.run([python, "-c", VERSION], check=True, capture_output=True, text=True).stdout
+        if oldest <= tuple(map(int, version.split())) <= newest:
+            return python
+    return None
 
 
 def main(name: str, folder: Path) -> int:
-    """Returns 0 when the environment is ready, 1 if it needs another Python."""
-    requirements = FRAMEWORKS[name]
-    oldest, newest = PYTHONS.get(name, ((3, 11), (4,)))
-    if not oldest <= sys.version_info[:3] <= newest:
-        wanted = ".".join(map(str, oldest))
-        print(f"{name} needs Python {wanted}: make test-{name} PYTHON=python{wanted}", file=sys.stderr)
+    """Returns 0 when the environment is ready, 1 if it needs a Python that is not installed."""
+    python = find_python(name)
+    if python is None:
+        wanted = "python" + ".".join(map(str, PYTHONS[name][0]))
+        print(
+            f"error: {name} needs {wanted}, which was not found. Install it, for example with `apt install {wanted} "
+            f"{wanted}-venv` or `pyenv install {wanted[6:]}`, or name one: make test-{name} PYTHON=/path/to/{wanted}",
+            file=sys.stderr,
+        )
         return 1
+    if python != sys.executable:
+        return subprocess.run([python, __file__, name, str(folder)], check=False).returncode
+    requirements = FRAMEWORKS[name]
 
     def install(pip: Pip) -> None:
         package = f"{ROOT}[{EXTRAS[name]}]" if name in EXTRAS else str(ROOT)

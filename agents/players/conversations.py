@@ -26,6 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from zerosearch_env.errors import AgentError, EngineError, EpisodeError
+from zerosearch_env.integrations.tool_texts import SEARCH
 
 from .calls import LocalAgent, in_thread, outcome_of, overdue
 
@@ -118,18 +119,11 @@ class _Searches:
         """The function `search` of a sync agent."""
 
         def search(query: str) -> str:
-            """Search for documents.
-
-            Args:
-                query: What to search for, in a few words or as a question.
-
-            Returns:
-                The documents, as text.
-            """
             if self._abandoned:
                 raise SystemExit(_OVER)  # ends the thread, also if the agent catches every exception
             return self._submit(query).result()
 
+        search.__doc__ = SEARCH.docstring
         return search
 
     def awaited(self) -> Callable[[str], Coroutine[Any, Any, str]]:
@@ -140,7 +134,7 @@ class _Searches:
                 raise asyncio.CancelledError(_OVER)  # ends the task in the same way
             return await asyncio.wrap_future(self._submit(query))
 
-        search.__doc__ = self.blocking().__doc__
+        search.__doc__ = SEARCH.docstring
         return search
 
     def next(self, limit_s: float | None) -> tuple[str, Future[str]] | None:

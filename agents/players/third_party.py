@@ -272,7 +272,7 @@ class CallablePlayer(ThirdPartyPlayer):
                 step = outcome
                 return
             results = run_searches(engine, episode.requests)
-            step = episode.observe(results if len(results) > 1 else results[0])
+            step = episode.observe(results)
 
         return play_turn
 

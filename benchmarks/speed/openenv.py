@@ -26,6 +26,7 @@ from typing import Any
 
 from zerosearch_env import SessionSource
 from zerosearch_env.serve.access import open_socket
+from zerosearch_env.serve.command import run_server
 
 from ..measure import alternating, make_parser, write_record
 from .serve.bench import Server, cpu_s, running_server
@@ -62,7 +63,10 @@ def serve_ours(pipe: Connection) -> None:
 
     source = SessionSource()
     source.start(seed=0).search("builds the index")
-    _serve(pipe, make_server(make_app(source, max_sessions=MAX_SESSIONS), grace_s=1))
+    server = make_server(make_app(source, max_sessions=MAX_SESSIONS), grace_s=1)
+    with open_socket("127.0.0.1", 0) as listener:
+        pipe.send(listener.getsockname()[1])
+        run_server(server, listener)
 
 
 def serve_echo(pipe: Connection) -> None:

@@ -427,6 +427,14 @@ def test_real_questions_meet_no_gold_answer(name: str) -> None:
     assert sight["garbled"] < 0.8 * sight["useful"] or sight["useful"] < 10
 
 
+def test_an_engine_that_has_the_kinds_is_not_wrapped_again() -> None:
+    engine = add_noise_kinds(make_engine("corpus", dataset=WORLD), "counterfactual", WORLD.questions)
+    assert add_noise_kinds(engine, "counterfactual", WORLD.questions) is engine
+    assert add_noise_kinds(engine, "distractor", WORLD.questions) is engine
+    assert add_noise_kinds(engine, "redundant", WORLD.questions) is not engine
+    assert add_noise_kinds(engine, "counterfactual", WORLD.questions[:50]) is not engine
+
+
 def test_kinds_of_all_stages_are_prepared() -> None:
     staged = NoiseKinds((*read_noise_kinds("distractor").stages, *read_noise_kinds("irrelevant").stages))
     engine = add_noise_kinds(make_engine("corpus", dataset=WORLD), staged, WORLD.questions)

@@ -13,6 +13,7 @@ from gymnasium.error import ResetNeeded
 from pages import run_page
 
 from zerosearch_env import plain
+from zerosearch_env.engines.kinds.engine import KindsEngine
 from zerosearch_env.errors import ConfigError, EngineError
 
 pytest.importorskip("gem")
@@ -56,6 +57,19 @@ def test_an_episode_is_that_of_the_environment(seed: int, script: str) -> None:
     assert [step[2] or step[3] for step in steps] == expected.done
     assert [plain(step[4])["noise_flags"] for step in steps] == expected.flags
     assert [plain(step[4]) for step in steps] == expected.infos
+
+
+@pytest.mark.parametrize("kind", ["counterfactual", "redundant"])
+def test_kinds_of_noise_are_those_of_the_environment(kind: str) -> None:
+    expected = reference(1, "silent", noise_kind=kind, noise_level=1.0)
+    env = ZeroSearchGemEnv(seed=1, **{**OPTIONS, "noise_kind": kind, "noise_level": 1.0})
+    env.reset()
+    steps = [env.step(text) for text in expected.turns]
+    assert [step[0] for step in steps] == expected.observations
+    assert [plain(step[4]) for step in steps] == expected.infos
+    assert expected.observations != reference(1, "silent", noise_level=1.0).observations
+    assert isinstance(env._env.engine, KindsEngine)
+    assert not isinstance(env._env.engine.engine, KindsEngine)
 
 
 @pytest.mark.parametrize("async_mode", [False, True])

@@ -29,10 +29,12 @@ from zerosearch_env.protocols.documents import render_plain
 pytest.importorskip("trl", reason="trl is not installed (extra trl)")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what TRL and its libraries warn of is not ours
 
+from transformers.utils import get_json_schema  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 from zerosearch_agents.integrations.trl import RolloutFunc, check_trainer, zerosearch_reward  # noqa: E402
 from zerosearch_agents.sampling.local import Sampler  # noqa: E402
+from zerosearch_env.integrations.tool_texts import ANSWER, SEARCH  # noqa: E402
 from zerosearch_env.integrations.trl import (  # noqa: E402
     ROW,
     TOOL_PROMPT,
@@ -396,6 +398,13 @@ def test_the_tools_play_the_episodes_of_the_environment() -> None:
         assert tools.get_reward() == reward
         assert tools._started.episode.turns == env.unwrapped.episode.turns  # type: ignore[attr-defined]
     assert len(set(flags)) == 2
+
+
+def test_the_tools_have_the_descriptions_of_the_other_frameworks() -> None:
+    for tool, method in ((SEARCH, ZeroSearchTools.search), (ANSWER, ZeroSearchTools.answer)):
+        function = get_json_schema(method)["function"]
+        assert (function["name"], function["description"]) == (tool.name, tool.does)
+        assert function["parameters"] == tool.parameters
 
 
 def test_what_a_model_does_wrong_is_answered_with_a_message() -> None:

@@ -28,6 +28,7 @@ from ..envs.session import Session
 from ..errors import AgentError, ConfigError, EngineError, EpisodeError, MissingExtraError, require
 from ..game.noise import check_level
 from ..game.rules import make_rules
+from ..integrations.tool_texts import ANSWER, SEARCH
 from ..randomness import mix
 from ..records.transcripts import TranscriptWriter, transcript_record
 from ..serve.access import address_of, open_socket
@@ -228,15 +229,13 @@ def make_server(game: Game) -> MCPServer[Any]:
         """The question to answer."""
         return task
 
-    @server.tool()
+    @server.tool(description=SEARCH.docstring)
     async def search(query: str) -> str:
-        """Search for documents. Say what to search for in a few words, or as a question."""
         with told():
             return await game.search(query)
 
-    @server.tool()
+    @server.tool(description=ANSWER.docstring)
     async def answer(text: str) -> str:
-        """Give the answer to the question, alone and in a few words. This ends the task."""
         with told():
             return await game.answer(text)
 

@@ -260,7 +260,7 @@ class ZeroSearchEnv(SetupViews, gymnasium.Env[str, str]):
         if not isinstance(step, Step):
             results = run_searches(self._setup.engine, episode.requests)
             attempts = max(result.attempts for result in results)
-            step = episode.observe(results if len(results) > 1 else results[0])
+            step = episode.observe(results)
         if self.render_mode == "human":
             self._show()
         reason = step.stop_reason

@@ -275,6 +275,8 @@ class Episode:
         requests = self._requests
         if not requests:
             raise EpisodeError("no search is pending; call advance(action_text) first.")
+        if not isinstance(result, SearchResult) and len(result) == 1:
+            result = result[0]
         if self._calls or len(requests) > 1 or not isinstance(result, SearchResult):
             return self._observe_all((result,) if isinstance(result, SearchResult) else tuple(result))
         self._requests = ()

@@ -21,7 +21,8 @@ from ..envs.session import Session
 from ..envs.sessions import ROW_FIELDS, SessionSource
 from ..errors import ConfigError
 from ..types import JsonObject, StopReason
-from .tool_prompt import TOOL_PROMPT as TOOL_PROMPT
+from .tool_texts import ANSWER, SEARCH
+from .tool_texts import TOOL_PROMPT as TOOL_PROMPT
 from .versions import require_version
 
 require_version("trl", "1.16", "1.16", 'pip install "zerosearch-env[trl]"')
@@ -79,27 +80,14 @@ class ZeroSearchTools:
         """Start the episode of a row of `make_dataset`; the prompt stays as it is."""
         self._session = self._source.start_row(row)
 
-    def search(self, query: str) -> str:
-        """Search for passages.
-
-        Args:
-            query: What to search for.
-
-        Returns:
-            The passages that were found.
-        """
+    def search(self, query: str) -> str:  # noqa: D102, see below
         return self._started.search_text(query)
 
-    def answer(self, text: str) -> str:
-        """Give the final answer.
-
-        Args:
-            text: The answer alone, in a few words.
-
-        Returns:
-            A confirmation.
-        """
+    def answer(self, text: str) -> str:  # noqa: D102
         return self._started.answer_text(text)
+
+    # TRL describes the tools to the model with these.
+    search.__doc__, answer.__doc__ = SEARCH.docstring, ANSWER.docstring
 
     def get_reward(self) -> float | None:
         """The reward of the episode; None, which leaves the sample out, if the search engine failed."""

@@ -26,7 +26,7 @@ from ..envs.sessions import SessionSource
 from ..errors import ConfigError, EngineError, EpisodeError
 from ..types import Json, StopReason
 from .reports import episode_metrics
-from .tool_prompt import TOOL_PROMPT
+from .tool_texts import ANSWER, SEARCH, TOOL_PROMPT, ToolText
 from .verl import make_rows, plain_config
 
 # verl's modules come after our `verl`, which checks its version
@@ -45,9 +45,7 @@ _EPISODE: ContextVar[tuple[Session, asyncio.Lock]] = ContextVar("zerosearch_epis
 class _EpisodeTool(BaseTool):
     """A tool with one string as its argument."""
 
-    name: ClassVar[str]
-    does: ClassVar[str]
-    argument: ClassVar[str]
+    text: ClassVar[ToolText]
 
     # Any: verl declares it so
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
@@ -55,9 +53,7 @@ class _EpisodeTool(BaseTool):
 
     def get_openai_tool_schema(self) -> OpenAIFunctionToolSchema:
         """The description that the model reads."""
-        properties = {self.argument: {"type": "string", "description": f"The {self.argument}."}}
-        parameters = {"type": "object", "properties": properties, "required": [self.argument]}
-        function = {"name": type(self).name, "description": self.does, "parameters": parameters}
+        function = {"name": self.text.name, "description": self.text.does, "parameters": self.text.parameters}
         return OpenAIFunctionToolSchema.model_validate({"type": "function", "function": function})
 
     # Any: likewise
@@ -68,7 +64,7 @@ class _EpisodeTool(BaseTool):
         session, lock = _EPISODE.get()
         async with lock:
             try:
-                text = await self.act(session, str(parameters.get(self.argument, "")))
+                text = await self.act(session, str(parameters.get(self.text.argument, "")))
             except EpisodeError as error:
                 text = str(error)
         return ToolResponse(text=text), 0.0, {}
@@ -81,7 +77,7 @@ class _EpisodeTool(BaseTool):
 class SearchTool(_EpisodeTool):
     """`search(query)`: the documents as text."""
 
-    name, does, argument = "search", "Search for documents.", "query"
+    text = SEARCH
 
     async def act(self, session: Session, text: str) -> str:
         """Search."""
@@ -91,7 +87,7 @@ class SearchTool(_EpisodeTool):
 class AnswerTool(_EpisodeTool):
     """`answer(text)`: ends the episode."""
 
-    name, does, argument = "answer", "Give the answer, in a few words. This ends the question.", "text"
+    text = ANSWER
 
     async def act(self, session: Session, text: str) -> str:
         """Answer."""
@@ -115,7 +111,7 @@ class ZeroSearchToolLoop(ToolAgentLoop):
     def __init__(self, *, env: Mapping[str, Any] | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.source = SessionSource.shared(**plain_config(env))
-        if missing := {"search", "answer"} - set(self.tools):
+        if missing := {SEARCH.name, ANSWER.name} - set(self.tools):
             raise ConfigError(f"tool_config_path must name SearchTool and AnswerTool, got no tool {sorted(missing)}.")
         if self.max_tool_response_length < _LEAST_CHARS:
             raise ConfigError(

@@ -22,8 +22,8 @@ def add_noise_kinds(
         questions: the questions of the dataset: wrong answers and irrelevant queries come from them.
 
     Returns:
-        A `KindsEngine` (`engine.py`), which closes the engine when it is closed; the engine itself if `distractor` is
-        the only kind.
+        A `KindsEngine` (`engine.py`), which closes the engine when it is closed. The engine itself if `distractor` is
+        the only kind, or if it was given these kinds for these questions before.
 
     Raises:
         ConfigError: a kind is unknown, or the dataset cannot give it; the message names the kind and a way out.
@@ -33,4 +33,6 @@ def add_noise_kinds(
         return engine
     from .engine import KindsEngine  # when it is used: most environments have distractors only
 
+    if isinstance(engine, KindsEngine) and engine.is_made_for(kinds, questions):
+        return engine
     return KindsEngine(engine, kinds, questions)

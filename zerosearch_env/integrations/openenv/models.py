@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from openenv.core.env_server.mcp_types import CallToolAction, ListToolsAction
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import Field
+
+_TOOL_ACTIONS: dict[str, type[Action]] = {"call_tool": CallToolAction, "list_tools": ListToolsAction}
 
 
 class SearchAction(Action):
@@ -19,8 +20,7 @@ class SearchAction(Action):
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Any:
         """Check the data of an action; `type` in the data of MCP clients tells which kind of action it is."""
-        kind = obj.get("type") if isinstance(obj, Mapping) else None
-        tool = {"call_tool": CallToolAction, "list_tools": ListToolsAction}.get(str(kind))
+        tool = _TOOL_ACTIONS.get(str(obj["type"])) if isinstance(obj, dict) and "type" in obj else None
         return super().model_validate(obj, **options) if tool is None else tool.model_validate(obj, **options)
 
 

@@ -11,23 +11,16 @@ from openenv.core.env_server.mcp_types import ToolError, ToolErrorType
 
 from ...envs.session import Session
 from ...errors import unknown_name
+from ..tool_texts import ANSWER, SEARCH
 
 Play = Callable[[Callable[[Session], Awaitable[str]]], Awaitable[tuple[str, dict[str, Any]]]]
 """Takes an action; returns what the model reads, and more. `SearchEnvironment.play` is one."""
-
-
-async def search(session: Session, query: str) -> str:
-    """Search for documents. Say what to search for in a few words, or as a question."""
-    return await session.asearch_text(query)
-
-
-async def answer(session: Session, text: str) -> str:
-    """Give the answer to the question, alone and in a few words. This ends the task."""
-    return await session.aanswer_text(text)
-
-
-TOOLS: Mapping[str, Callable[..., Awaitable[str]]] = {"search": search, "answer": answer}
-_PARAMETERS = {"search": "query", "answer": "text"}
+TOOLS: Mapping[str, Callable[..., Awaitable[str]]] = {
+    SEARCH.name: Session.asearch_text,
+    ANSWER.name: Session.aanswer_text,
+}
+"""What each tool does in a session."""
+_ARGUMENTS = {tool.name: tool.argument for tool in (SEARCH, ANSWER)}
 
 
 class Tools:
@@ -46,16 +39,12 @@ class Tools:
         """Every tool with its name, description, JSON schema and function."""
         return [
             SimpleNamespace(
-                name=name,
-                description=tool.__doc__,
-                parameters={
-                    "type": "object",
-                    "properties": {_PARAMETERS[name]: {"type": "string"}},
-                    "required": [_PARAMETERS[name]],
-                },
-                fn=functools.partial(self._call, name),
+                name=tool.name,
+                description=tool.does,
+                parameters=tool.parameters,
+                fn=functools.partial(self._call, tool.name),
             )
-            for name, tool in TOOLS.items()
+            for tool in (SEARCH, ANSWER)
         ]
 
     # Any: whatever the client sent
@@ -77,7 +66,7 @@ def wrong_call(name: str, arguments: Mapping[str, Any]) -> ToolError | None:
     if name not in TOOLS:
         message = str(unknown_name("tool", name, TOOLS))
         return ToolError(error_type=ToolErrorType.TOOL_NOT_FOUND, message=message)
-    parameter = _PARAMETERS[name]
+    parameter = _ARGUMENTS[name]
     if arguments.keys() == {parameter} and isinstance(arguments[parameter], str):
         return None
     message = f"{name} takes one argument, the string {parameter!r}; got {dict(arguments)!r:.200}"
