@@ -94,6 +94,11 @@ class Kinds:
         return self._curves.get((role.agent, kind))
 
     @property
+    def has_area(self) -> bool:
+        """Whether any curve has all levels of the area."""
+        return any(c.area.n for c in self._curves.values())
+
+    @property
     def summed_up(self) -> bool:
         """Whether any curve has a figure that sums it up."""
         return any(c.area.n or c.kept.n or c.abstained.n for c in self._curves.values())

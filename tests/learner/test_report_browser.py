@@ -108,7 +108,7 @@ def test_a_single_file_lists_questions_with_transcripts_first(page: Path, tmp_pa
     stored, other = questions(alone)
     dom = shown(alone, tmp_path / "profile", open=f"{other}|e|distractor|0|")
     assert dom.count("The transcript of this episode is not on this page.") == 2
-    assert '<option value="stored">with transcripts first</option><option value="noise">' in dom
+    assert '<option value="stored">transcripts first</option><option value="noise">' in dom
     (text,) = re.findall(r'id="ze-listing">(.*?)</script>', alone.read_text("utf-8"))
     data = json.loads(text)
     first = [int(row) for row in re.findall(r'<li class="ze-row[^"]*" data-row="(\d+)">', dom)][:2]

@@ -29,7 +29,7 @@
     group: "all questions", source: "all data"};
   // Whether a question has transcripts, on the page or in a file.
   const stored = data.questions.map(q => q[BLOCK] >= 0 || Boolean(q[FILE]));
-  const SORTS = {...(stored.includes(true) && stored.includes(false) && {stored: "with transcripts first"}), noise: "by noise", question: "by question", split: "agents differ first", searches: "most searches first"};
+  const SORTS = {...(stored.includes(true) && stored.includes(false) && {stored: "transcripts first"}), noise: "by noise", question: "by question", split: "agents differ first", searches: "most searches first"};
   const SORT = Object.keys(SORTS)[0];
   function choices(name, values, text = value => value) {
     const select = form.elements[name];
