@@ -111,7 +111,7 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_and_modules_exist(page: Path) -> None:
-    text = page.read_text("utf-8")
+    text = page.read_text("utf-8").replace("\\_", "_")
     for path in re.findall(
         r"(?<![\w/.-])(?:agents|benchmarks|zerosearch_env|tests|docs|examples)/[\w/*-]+(?:\.\w+)*", text
     ):

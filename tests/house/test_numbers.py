@@ -318,6 +318,12 @@ def robustness() -> Iterator[str]:
     measured = record("robustness-overhead")
     yield f"take {measured['cpu_ms']:.2f} ms of CPU time per episode"
     yield f"{measured['share']:.0%} of a run with an agent that takes {measured['agent_ms']:.0f} ms".replace("%", " %")
+    policy = measured["policy"]
+    seconds = policy["cpu_s"] / policy["episodes"]
+    yield (
+        f"of the CPU time of {policy['episodes']} episodes that {policy['agent']} plays, {seconds:.1f} CPU seconds each, "
+        f"{100 * policy['share']:.1f} % is not spent"
+    )
 
 
 def leaderboard() -> Iterator[str]:
