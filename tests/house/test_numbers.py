@@ -321,8 +321,8 @@ def robustness() -> Iterator[str]:
     policy = measured["policy"]
     seconds = policy["cpu_s"] / policy["episodes"]
     yield (
-        f"of the CPU time of {policy['episodes']} episodes that {policy['agent']} plays, {seconds:.1f} CPU seconds each, "
-        f"{100 * policy['share']:.1f} % is not spent"
+        f"of the CPU time of {policy['episodes']} episodes that {policy['agent']} plays, "
+        f"{seconds:.1f} CPU seconds each, {100 * policy['share']:.1f} % is not spent"
     )
 
 
