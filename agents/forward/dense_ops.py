@@ -187,7 +187,7 @@ def _heads_first(x_TKE: Tensor) -> Tensor:
 
 def _by_head(q_NHE: Tensor, k_TKE: Tensor) -> Tensor:
     """Queries by key head, shape `(K, N, G, E)`, contiguous: those of a block are one matrix per key head, no copy."""
-    return _heads_first(q_NHE.unflatten(1, (k_TKE.shape[1], -1)))
+    return _heads_first(q_NHE.reshape(len(q_NHE), k_TKE.shape[1], -1, k_TKE.shape[2]))
 
 
 def _weights(q_KNGE: Tensor, k_KtE: Tensor, block: Block) -> Tensor:
