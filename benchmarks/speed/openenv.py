@@ -1,14 +1,17 @@
 """The OpenEnv server next to OpenEnv's own echo environment: calls per second, and memory of many sessions.
 
-Both servers run in their own processes and take turns. The echo environment is that of `openenv init`. Every client
+The servers run in their own processes and take turns. The echo environment is that of `openenv init`. Every client
 plays episodes: a reset, five turns, an answer. On our server the turns search the built-in world for queries that never
-repeat, and get documents; the echo environment sends the same texts back. The clients share one process, which needs a
-core of its own: without one, the ratio of the calls per second is closer to 1 than that of the CPU times.
+repeat, and get documents; the echo environment sends the same texts back. A third server is ours with an engine that
+returns documents of this length without a search: what it lacks of the echo environment's speed is what episodes cost.
+The clients share one process, which needs a core of its own: without one, the ratio of the calls per second is closer
+to 1 than that of the CPU times.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import itertools
 import json
@@ -17,14 +20,14 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from zerosearch_env import SessionSource
+from zerosearch_env import ConstantEngine, SearchRequest, SessionSource
 from zerosearch_env.serve.access import open_socket
 from zerosearch_env.serve.command import run_server
 
@@ -32,12 +35,13 @@ from ..measure import alternating, make_parser, write_record
 from .serve.bench import Server, cpu_s, running_server
 
 OURS, ECHO = "zerosearch serve --openenv", "OpenEnv's echo environment"
+CONSTANT = f"{OURS}, without searches"
 TURNS = 5
 CALLS = TURNS + 2
 """Calls of an episode: a reset, the turns, an answer."""
 CLIENTS = (1, 16, 64)
 MAX_SESSIONS = 4096
-FIELD = {OURS: "text", ECHO: "message"}
+FIELD = {OURS: "text", CONSTANT: "text", ECHO: "message"}
 """The field of an action that holds the text."""
 
 
@@ -56,13 +60,31 @@ class Load:
     """CPU time of the server per call, in microseconds."""
 
 
+class _FoundAlready(ConstantEngine):
+    """Returns the same documents for every query, and says that this takes no time."""
+
+    def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
+        return True
+
+
 def serve_ours(pipe: Connection) -> None:
     """Serve episodes of the built-in world on a free port, which is sent through the pipe, until SIGTERM."""
+    source = SessionSource()
+    source.start(seed=0).search("builds the index")
+    _serve_source(pipe, source)
+
+
+def serve_constant(pipe: Connection) -> None:
+    """`serve_ours` with the same five passages as the result of every search."""
+    found = SessionSource().start(seed=0).search("who founded the mill of 1")
+    _serve_source(pipe, SessionSource(search_engine=_FoundAlready(found)))
+
+
+def _serve_source(pipe: Connection, source: SessionSource) -> None:
+    """Serve as `zerosearch serve --openenv` does."""
     from zerosearch_env.integrations.openenv import make_app
     from zerosearch_env.integrations.openenv.serve import make_server
 
-    source = SessionSource()
-    source.start(seed=0).search("builds the index")
     server = make_server(make_app(source, max_sessions=MAX_SESSIONS), grace_s=1)
     with open_socket("127.0.0.1", 0) as listener:
         pipe.send(listener.getsockname()[1])
@@ -87,16 +109,13 @@ def serve_echo(pipe: Connection) -> None:
     app = create_app(
         echo.EchoEnvironment, echo.EchoAction, echo.EchoObservation, env_name="echo", max_concurrent_envs=MAX_SESSIONS
     )
-    _serve(pipe, uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")))
-
-
-SERVERS: dict[str, Callable[[Connection], None]] = {ECHO: serve_echo, OURS: serve_ours}
-
-
-def _serve(pipe: Connection, server: Any) -> None:
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning"))
     with open_socket("127.0.0.1", 0) as listener:
         pipe.send(listener.getsockname()[1])
         asyncio.run(server.serve(sockets=[listener]))
+
+
+SERVERS: dict[str, Callable[[Connection], None]] = {ECHO: serve_echo, OURS: serve_ours, CONSTANT: serve_constant}
 
 
 class Client:
@@ -219,28 +238,25 @@ def main(argv: list[str] | None = None) -> int:
     importlib.import_module("zerosearch_env.integrations.openenv")  # says so if OpenEnv is missing
     numbers = itertools.count()
     loads: dict[tuple[int, str], list[Load]] = {}
-    with running_server(serve_ours) as ours, running_server(serve_echo) as echo:
-        servers = {ECHO: echo, OURS: ours}
+    with contextlib.ExitStack() as stack:
+        servers = {name: stack.enter_context(running_server(serve)) for name, serve in SERVERS.items()}
         for name, server in servers.items():
             asyncio.run(drive(server, name, numbers, clients=1, episodes=2))
         for count, name in alternating([(c, n) for c in arguments.clients for n in servers], arguments.rounds):
             load = asyncio.run(drive(servers[name], name, numbers, clients=count, episodes=arguments.episodes))
             loads.setdefault((count, name), []).append(load)
-        memory = asyncio.run(hold(ours, OURS, arguments.sessions))
+        memory = asyncio.run(hold(servers[OURS], OURS, arguments.sessions))
     results: dict[str, Any] = {}
     for count in arguments.clients:
-        pairs = list(zip(loads[count, OURS], loads[count, ECHO], strict=True))
+        of = {name: loads[count, name] for name in servers}
         results[str(count)] = {
-            "calls_per_second_ratio": round(
-                statistics.median(a.calls_per_second / b.calls_per_second for a, b in pairs), 2
-            ),
-            "server_cpu_ratio": round(statistics.median(a.server_cpu_us / b.server_cpu_us for a, b in pairs), 2),
-            "lost": sum(load.lost for name in servers for load in loads[count, name]),
-            **{name: loads[count, name] for name in servers},
+            **_ratios(of[OURS], of[ECHO]),
+            "without_searches": _ratios(of[CONSTANT], of[ECHO]),
+            "lost": sum(load.lost for rounds in of.values() for load in rounds),
+            **of,
         }
-        print(
-            f"{count} clients: {json.dumps({key: results[str(count)][key] for key in list(results[str(count)])[:3]})}"
-        )
+        shown = {key: value for key, value in results[str(count)].items() if key not in of}
+        print(f"{count} clients: {json.dumps(shown)}")
     print(f"memory: {json.dumps(memory)}")
     unit = (
         "per client count; ratios are medians of the rounds' ratios, ours / echo. Calls per second are wall time, "
@@ -250,3 +266,11 @@ def main(argv: list[str] | None = None) -> int:
         arguments.output, ["openenv", "fastapi", "uvicorn", "websockets"], unit=unit, clients=results, memory=memory
     )
     return 1 if memory["lost"] or any(result["lost"] for result in results.values()) else 0
+
+
+def _ratios(ours: Sequence[Load], echo: Sequence[Load]) -> dict[str, float]:
+    """Medians of the rounds' ratios, ours / echo."""
+    pairs = list(zip(ours, echo, strict=True))
+    calls = statistics.median(a.calls_per_second / b.calls_per_second for a, b in pairs)
+    cpu = statistics.median(a.server_cpu_us / b.server_cpu_us for a, b in pairs)
+    return {"calls_per_second_ratio": round(calls, 2), "server_cpu_ratio": round(cpu, 2)}
