@@ -58,7 +58,7 @@ class KindsEngine(EngineParts):
     def is_made_for(self, kinds: NoiseKinds, questions: Sequence[Question]) -> bool:
         """Whether it gives all these kinds, with wrong answers from this very sequence of questions."""
         names = {split_kind(kind)[0] for kind in kinds.kinds}
-        return names <= self.noise_kinds and self._sources.questions is questions
+        return names.issubset(self.noise_kinds) and self._sources.questions is questions
 
     def is_quick(self, requests: Sequence[SearchRequest]) -> bool:
         """That of the inner engine, which gets as many requests; see `EngineParts`."""
