@@ -381,19 +381,29 @@ def simulated() -> Iterator[str]:
 
 
 def simulator() -> Iterator[str]:
-    """The tuned models on real searches."""
+    """The model tuned on real searches, and the policies trained for a few steps."""
     real = record("simulator-real")
-    pairs = real["stages"]["pairs"]
+    pairs = real["pairs"]
     yield f"{pairs['rows']:,} trajectories with {pairs['searches']:,} real Google queries"
-    tuned, untuned = (real["runs"][f"SmolLM2-135M, {name}"] for name in ("LoRA", "not tuned"))
-    trained = tuned["train"]["counts"]["steps"] * tuned["train"]["settings"]["batch_size"]
-    shares = [100 * run["evaluation"]["levels"][0]["useful_with_answer"]["mean"] for run in (tuned, untuned)]
+    before, after = real["before"]["levels"], real["after"]["levels"]
+    useful = [100 * levels[0]["useful_with_answer"]["mean"] for levels in (after, before)]
     yield (
-        f"LoRA on {trained} pairs has an answer in {shares[0]:.0f} % of its useful sets "
-        f"({shares[1]:.0f} % before tuning)"
+        f"LoRA on {pairs['train_useful'] + pairs['train_noisy']} pairs has an answer in {useful[0]:.0f} % of its "
+        f"useful sets ({useful[1]:.0f} % as downloaded)"
     )
-    assert tuned["evaluation"]["levels"][-1]["noisy_with_answer"]["mean"] == 0
-    yield "and in none of its noisy ones"
+    assert after[-1]["noisy_with_answer"]["mean"] == 0
+    yield f"and in none of its noisy ones ({100 * after[-1]['noisy_with_answer_before']['mean']:.0f} % before the guard)"
+    em = {(row["policy"], row["noise"]): 100 * row["em"]["mean"] for row in real["policies"]}
+    searches = {(row["policy"], row["noise"]): row["searches"] for row in real["policies"]}
+    shown = {name: f"{em[name, 0.0]:.0f} and {em[name, 0.5]:.0f}" for name in ("warm", "simulator", "bm25")}
+    yield (
+        f"at noise 0 and 0.5: {shown['warm']} before, {shown['simulator']} after the simulator, {shown['bm25']} after "
+        "BM25."
+    )
+    yield (
+        f"from {searches['warm', 0.5]:.2f} searches per episode at noise 0.5 to {searches['bm25', 0.5]:.2f} with BM25 "
+        f"and {searches['simulator', 0.5]:.2f} with the simulator"
+    )
 
 
 def stability() -> Iterator[str]:
