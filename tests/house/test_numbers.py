@@ -392,7 +392,8 @@ def simulator() -> Iterator[str]:
         f"useful sets ({useful[1]:.0f} % as downloaded)"
     )
     assert after[-1]["noisy_with_answer"]["mean"] == 0
-    yield f"and in none of its noisy ones ({100 * after[-1]['noisy_with_answer_before']['mean']:.0f} % before the guard)"
+    unguarded = 100 * after[-1]["noisy_with_answer_before"]["mean"]
+    yield f"and in none of its noisy ones ({unguarded:.0f} % before the guard)"
     em = {(row["policy"], row["noise"]): 100 * row["em"]["mean"] for row in real["policies"]}
     searches = {(row["policy"], row["noise"]): row["searches"] for row in real["policies"]}
     shown = {name: f"{em[name, 0.0]:.0f} and {em[name, 0.5]:.0f}" for name in ("warm", "simulator", "bm25")}
