@@ -83,6 +83,12 @@ def test_a_question_that_one_seed_has_not_finished_is_left_out():
     assert next(row for row in rows if row["questions"] == "all")["em"]["n"] == 3
 
 
+def test_without_noise_the_first_kind_stands_for_all():
+    cells = [cell("shipped", kind, level, [1, 0]) for kind in ("empty", "outage") for level in (0.0, 1.0)]
+    rows = {(row["kind"], row["noise"]) for row in figures([Evaluation(tuple(cells))])}
+    assert rows == {("empty", 0.0), ("empty", 1.0), ("outage", 1.0)}
+
+
 def test_the_table_has_every_seed_and_the_differences():
     evaluations = [UNTRAINED, *SEEDS]
     record = {"seeds": [0, 1], "figures": figures(evaluations), "differences": differences(evaluations)}

@@ -62,10 +62,12 @@ def differences(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 
 def _cells(evaluations: Sequence[Evaluation]) -> dict[CellKey, list[Cell]]:
-    """The cells with the same key, one per seed."""
+    """The cells with the same key, one per seed. Without noise all kinds are the same, and the first stands for all."""
     table: dict[CellKey, list[Cell]] = {}
+    first = evaluations[0].cells[0].key.noise_kind
     for cell in _each(evaluations):
-        table.setdefault(cell.key, []).append(cell)
+        if cell.key.noise_level or cell.key.noise_kind == first:
+            table.setdefault(cell.key, []).append(cell)
     return table
 
 
