@@ -292,7 +292,8 @@ def endpoint() -> Iterator[str]:
 
 
 def noise() -> Iterator[str]:
-    """What kinds of noise cost."""
+    """What kinds of noise cost, and what they do."""
+    yield from kinds_of_noise()
     measured = record("corpus-episodes")
     kinds = measured["kinds"]
     made = {kind: cost["distractor"] for kind, cost in kinds.items() if kind not in ("distractor", "empty", "outage")}
@@ -302,6 +303,43 @@ def noise() -> Iterator[str]:
         f"{made[dearest]:.2f} times (`{dearest}`) the CPU time of one with distractors, which itself takes "
         f"{kinds['distractor']['useful']:.1f} times that of a search without noise"
     )
+
+
+def kinds_of_noise() -> Iterator[str]:
+    """What kinds of noise do to a policy, and what training on them and the ternary reward change."""
+    made = record("kinds")
+    rows = {(row["policy"], row["kind"], row["noise"]): row for row in made["figures"] if row["questions"] == "all"}
+    kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
+
+    def percent(metric: str, policy: str, kind: str, level: float = 0.5) -> str:
+        return str(round(100 * rows[policy, kind, level][metric]["mean"]))
+
+    trained = ("shipped", "distractors", "mixture")
+    for kind, level in [(kinds[0], 0.0), *((kind, 0.5) for kind in kinds)]:
+        cells = [percent("em", policy, kind, level) for policy in trained]
+        misled = percent("misled", "distractors", kind, level)
+        yield f"| {f'`{kind}`' if level else 'no noise'} | {' | '.join(cells)} | {misled} |"
+    pairs = {(row["first"], row["metric"], row["kind"], row["noise"]): row for row in made["differences"]}
+    mixture = [row for (first, *_), row in pairs.items() if first == "mixture" and row["noise"] == 0.5]
+    assert all(row["low"] <= 0 <= row["high"] for row in mixture)
+    means = [round(100 * row["mean"]) for row in mixture]
+    yield f"differs from training on distractors by {min(means):+d} to {max(means):+d} points"
+    clean = [percent("em", policy, kinds[0], 0.0) for policy in ("mixture", "distractors")]
+    yield f"Without noise it is right in {clean[0]} % instead of {clean[1]} %"
+    believed = [percent("misled", policy, "counterfactual") for policy in trained[:2]]
+    yield f"from {believed[0]} to {believed[1]} % under `counterfactual`"
+    injected = [percent("misled", policy, "injection") for policy in trained[:2]]
+    yield f"from {injected[0]} to {injected[1]} % under `injection`"
+    wrong = [percent("hallucinated", policy, "counterfactual", 1.0) for policy in ("em", "ternary")]
+    yield f"with `counterfactual` {wrong[0]} % of the answers are wrong with exact match and {wrong[1]} % with ternary"
+    gains = [
+        round(100 * pairs["ternary", "truthfulness", kind, 1.0]["mean"]) for kind in ("counterfactual", "incomplete")
+    ]
+    yield f"truthfulness is {gains[0]} points higher, with `incomplete` {gains[1]}"
+    clean = [percent("em", policy, kinds[0], 0.0) for policy in ("em", "ternary")]
+    loss = -round(100 * pairs["ternary", "truthfulness", "distractor", 0.5]["mean"])
+    yield f"exact match without noise is {clean[1]} % instead of {clean[0]} %"
+    yield f"its truthfulness under distractors at noise 0.5 is {loss} points lower"
 
 
 def engines() -> Iterator[str]:

@@ -149,9 +149,9 @@ def _figure(interval: Mapping[str, Any]) -> str:
 def _signed(row: Row | None) -> str:
     if row is None or row["mean"] is None:
         return ""
-    mean, low, high = (f"{100 * row[name]:+.0f}" for name in ("mean", "low", "high"))
+    mean, low, high = (f"{round(100 * row[name]):+d}" for name in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}"
+    return "-" if share is None else str(round(100 * share))
