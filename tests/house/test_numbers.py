@@ -272,12 +272,15 @@ def openenv() -> Iterator[str]:
         f"{memory['sessions']:,.0f} sessions in the middle of an episode take {memory['mb_with_sessions']:.0f} MB, "
         f"of which {memory['mb_before']:.0f} MB are there without them"
     )
-    yield (
-        f"the server's CPU time per call is {clients['1']['server_cpu_ratio']} times that of the echo environment "
-        f"with one client, and {clients['64']['server_cpu_ratio']} times with 64, so it answers "
-        f"{clients['1']['calls_per_second_ratio']} and {clients['64']['calls_per_second_ratio']} times as many calls "
-        "per second"
-    )
+    for who, ratios in (
+        ("the server answers", list(clients.values())),
+        ("without a search, it answers", [client["without_searches"] for client in clients.values()]),
+    ):
+        calls, cpu = (
+            "{}, {} and {}".format(*(ratio[key] for ratio in ratios))
+            for key in ("calls_per_second_ratio", "server_cpu_ratio")
+        )
+        yield f"{who} {calls} times as many calls per second as the echo environment, with {cpu} times its CPU time"
 
 
 def endpoint() -> Iterator[str]:
