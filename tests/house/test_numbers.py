@@ -170,6 +170,13 @@ def optimisation_step() -> Iterator[str]:
     yield f"{ours['trl']:.2f} times as many as TRL with {group['peer_micro_batch']} rollouts per micro-batch"
     yield f"{ours['plain']:.2f} times as many as Transformers alone"
     yield f"{row['peak_mib']:,.0f} MiB, {group['memory_ratio']['trl']:.2f} of TRL's"
+    search = record("learner-model")["cases"]["search"]
+    row, ours = search["sides"]["ours"], search["ours_over"]
+    yield (
+        f"{row['tokens_per_cpu_s']:.0f} tokens per CPU-second, {ours['trl']:.2f} times as many as TRL with "
+        f"{search['peer_micro_batch']} rollouts per micro-batch and {ours['plain']:.2f} times as many as Transformers "
+        f"alone, with a peak of {row['peak_mib']:,.0f} MiB, {search['memory_ratio']['trl']:.2f} of TRL's"
+    )
     yield f"The sampler is {record('sampler-model')['ratio']:.2f} times as fast as `model.generate`"
 
 
