@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -190,6 +191,26 @@ def make_parser(
     if seconds is not None:
         parser.add_argument("--seconds", type=float, default=seconds, help=f"minimum CPU seconds of a turn ({seconds})")
     return parser
+
+
+def memory_mb(field: str = "VmRSS") -> float:
+    """The memory of this process, in megabytes; the peak alone where the system is not Linux.
+
+    Args:
+        field: `"VmRSS"` is what it has now, `"RssAnon"` the part of it that is not pages of files, `"VmHWM"` the peak.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text("utf-8").splitlines() if status.is_file() else []
+    for line in lines:
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    if field != "VmHWM":
+        return float("nan")
+    import resource  # not on Windows
+
+    # Not used on Linux, where it includes the peak of the parent process.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak / 1e6
 
 
 def add_real_texts(

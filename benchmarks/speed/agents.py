@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from zerosearch_env.engines import BatchedEngine
 from zerosearch_env.game.rules import make_rules
 from zerosearch_env.types import Document, Question, SearchRequest, SearchResult
 
-from ..measure import alternating, make_parser, middle, write_record
+from ..measure import alternating, make_parser, memory_mb, middle, write_record
 
 WAITING, IN_PROCESS = "engine that waits", "engine in this process"
 CONCURRENCY = (1, 8, 64)
@@ -119,15 +118,15 @@ def throughput(concurrency: int, *, waits: bool, turn_s: float, call_s: float, w
     return Throughput(concurrency, count, round(rate, 2), round(rate / ideal, 3))
 
 
-def peak_mib(episodes: int) -> float | None:
-    """Peak memory of a new process that evaluates and stores episodes, in MiB; None if the system does not tell."""
+def peak_mib(episodes: int) -> float:
+    """Peak memory of a new process that evaluates and stores episodes, in MiB."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_evaluate, args=(theirs, episodes))
     process.start()
     theirs.close()
     try:
-        peak: float | None = ours.recv()
+        peak: float = ours.recv()
     finally:
         process.join()
     return peak
@@ -138,9 +137,7 @@ def _evaluate(pipe: Connection, episodes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), {})
         evaluate(player, questions(episodes), TimedEngine(0.0, waits=False), RULES, (0.0,), store=store)
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    pipe.send(next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None))
+    pipe.send(memory_mb("VmHWM") * 1e6 / 2**20)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -172,17 +169,14 @@ def main(argv: list[str] | None = None) -> int:
     few, many = arguments.episodes // 4, arguments.episodes
     peaks = {few: peak_mib(few), many: peak_mib(many)}
     small, large = peaks[few], peaks[many]
-    grown = None if small is None or large is None else round((large - small) * 1024 / (many - few), 2)
-    if grown is None:
-        print("this system does not tell the peak of a process", file=sys.stderr)
-    else:
-        print(f"memory: {grown:.2f} KiB per finished episode; {many:,} episodes peak at {large:.0f} MiB")
+    grown = round((large - small) * 1024 / (many - few), 2)
+    print(f"memory: {grown:.2f} KiB per finished episode; {many:,} episodes peak at {large:.0f} MiB")
     print(json.dumps({"of_ideal": {name: value.of_ideal for name, value in medians.items()}, "kib_per_episode": grown}))
     results = {
         "turn_ms": arguments.turn_ms,
         "call_ms": {WAITING: arguments.call_ms, IN_PROCESS: arguments.own_call_ms},
         "kib_per_finished_episode": grown,
-        "peak_mib": {str(count): None if peak is None else round(peak, 1) for count, peak in peaks.items()},
+        "peak_mib": {str(count): round(peak, 1) for count, peak in peaks.items()},
         "medians": medians,
         "rounds": rounds,
     }

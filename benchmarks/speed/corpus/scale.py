@@ -40,7 +40,7 @@ from zerosearch_env.identity import file_hashes, text_hash
 from zerosearch_env.randomness import mix
 from zerosearch_env.types import Question, SearchRequest
 
-from ...measure import Case, Timing, add_real_texts, machine, make_parser, measure, write_record
+from ...measure import Case, Timing, add_real_texts, machine, make_parser, measure, memory_mb, write_record
 from ..real_text import PASSAGES, WORDS, load_workload
 from .peers import Bm25s, Library, Ours, Search, Tantivy, score_gap, shared_top
 
@@ -103,18 +103,6 @@ def recombined(data: Path, passages: int, *, seed: int = 0) -> Iterator[dict[str
         while len(text) < WORDS:
             text += draw.choice(sentences)
         yield {"id": str(number), "contents": f'"{draw.choice(titles)}"\n{" ".join(text[:WORDS])}'}
-
-
-def memory_mb(field: str = "VmRSS") -> float:
-    """The memory of this process from Linux, in megabytes.
-
-    Args:
-        field: `"VmRSS"` is what it has now, `"RssAnon"` the part of it that is not pages of files, `"VmHWM"` the peak.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
 
 
 def build(library: Library, file: Path, folder: Path, memory: int) -> Built:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ...measure import memory_mb
 from .work import (
     FIRST,
     GROUP,
@@ -46,13 +47,7 @@ def peak_mib(device: str = "cpu") -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return memory_mb("VmHWM") * 1e6 / 2**20
 
 
 def make_model(spec: WorkSpec, name: str | None = None, *, dtype: str = "float32") -> Any:

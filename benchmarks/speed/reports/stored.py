@@ -6,8 +6,6 @@ writes it. `zerosearch report` then runs in a process of its own; playing is not
 
 from __future__ import annotations
 
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,15 @@ from zerosearch_env.game.rules import make_rules
 from ...measure import make_parser, write_record
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_REPORT = "import sys; from zerosearch_env.cli import main; sys.exit(main(['report', sys.argv[1]]))"
+_REPORT = """
+import sys, time
+from zerosearch_benchmarks.measure import memory_mb
+from zerosearch_env.cli import main
+if code := main(["report", sys.argv[1]]):
+    sys.exit(code)
+print(f"\\n{time.process_time()} {memory_mb('VmHWM')}")
+"""
+"""The report's process says itself what it took: Linux counts the peak of the parent as a child's own, too."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,11 @@ def measure_report(folder: Path, agents: int, episodes: int, questions: int) -> 
         CalledProcessError: the command fails.
     """
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", _REPORT, str(folder)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    process = subprocess.run(
+        [sys.executable, "-c", _REPORT, str(folder)], stdout=subprocess.PIPE, text=True, check=True
+    )
     wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
+    cpu, peak = map(float, process.stdout.splitlines()[-1].split())
     return ReportCost(
         agents=agents,
         kinds=len(KINDS),
@@ -95,17 +100,12 @@ def measure_report(folder: Path, agents: int, episodes: int, questions: int) -> 
         episodes=episodes,
         transcripts_mb=_megabytes(folder / "transcripts"),
         results_mb=_megabytes(folder / "results.json"),
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu,
         wall_s=wall,
-        peak_mb=_peak_mb(usage),
+        peak_mb=peak,
         page_mb=_megabytes(folder / "report.html"),
         files_mb=_megabytes(folder / "report_files"),
     )
-
-
-def _peak_mb(usage: resource.struct_rusage) -> float:
-    """Peak resident memory; Linux counts kilobytes and macOS bytes."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _megabytes(path: Path) -> float:
