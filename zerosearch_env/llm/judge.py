@@ -105,20 +105,23 @@ class Judge:
         verdict = self._verdicts.get(key)
         if verdict is None:
             # A group of rollouts often gives the same answer at the same time.
-            joined = self._asking.join(key, partial(self._ask, text, int.from_bytes(key[:7])))
+            joined = self._asking.join(key, partial(self._ask, text, key))
             try:
                 verdict = self._backend.loop.run(joined)
             except EngineError as cause:
                 raise UnjudgedError(f"the judge failed: {cause}") from cause
-            self._verdicts.put(key, verdict)
         return verdict
 
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()
 
-    async def _ask(self, text: str, seed: int) -> float:
-        reply = ""
+    async def _ask(self, text: str, key: bytes) -> float:
+        # Another thread's verdict may have come between the look into the cache and this request.
+        known = self._verdicts.get(key)
+        if known is not None:
+            return known
+        reply, seed = "", int.from_bytes(key[:7])
         for attempt in range(self._attempts):
             temperature = 0.7 if attempt else 0.0
             completion = await self._backend.acomplete(
@@ -129,6 +132,7 @@ class Judge:
             reply = completion.text
             verdict = read_verdict(reply)
             if verdict is not None:
+                self._verdicts.put(key, verdict)  # before the request counts as finished
                 return verdict
         raise UnjudgedError(f"the judge gave no verdict in {self._attempts} replies, the last was {reply!r:.200}")
 
