@@ -83,7 +83,7 @@ class ZeroSearchTools:
     def search(self, query: str) -> str:  # noqa: D102, see below
         return self._started.search_text(query)
 
-    def answer(self, text: str) -> str:  # noqa: D102
+    def answer(self, text: str) -> str:  # noqa: D102, see below
         return self._started.answer_text(text)
 
     # TRL describes the tools to the model with these.
