@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}
+CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 29}
 """Maximum bytes of one chunk of float32 logits by device; about three such buffers exist at a time."""

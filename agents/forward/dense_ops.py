@@ -26,14 +26,37 @@ BLOCK = 128
 """Queries per block of attention."""
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """Memory for one result at a time, each needed only until the next one.
+
+    malloc cannot give the gap between two lasting tensors to another tensor of the same size (glibc asks for some bytes
+    more to align it), so a new short-lived tensor in each layer would leave a gap in each.
+    """
+
+    values_TD: Tensor
+
+    def take(self, rows: int) -> Tensor:
+        """A tensor of the first rows. It is no view for autograd, so its values may change after its last use."""
+        part_TD = self.values_TD[:rows]
+        fresh_TD: Tensor = part_TD.new_empty(0).set_(part_TD.untyped_storage(), 0, part_TD.shape, part_TD.stride())
+        return fresh_TD
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype, scratch: Scratch | None) -> Tensor:
         wide = x.float()
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gain, scale)
-        return (wide * scale).mul_(gain).to(dtype)
+        if scratch is None:
+            return (wide * scale).mul_(gain).to(dtype)
+        # In float32 the result is computed where it belongs, otherwise it is converted on the way.
+        result = scratch.take(len(x))
+        if result.dtype == wide.dtype:
+            return torch.mul(wide, scale, out=result).mul_(gain)
+        return result.copy_((wide * scale).mul_(gain))
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -44,7 +67,7 @@ class _RmsNorm(torch.autograd.Function):
         share = torch.mv(product, gain.float()).div_(x.shape[-1]).view(scale.shape)
         d_gain = product.sum(0).to(gain.dtype) if ctx.needs_input_grad[1] else None
         d_x = (gradient * gain).addcmul_(normed, share, value=-1).mul_(scale)
-        return d_x.to(x.dtype), d_gain, None, None
+        return d_x.to(x.dtype), d_gain, None, None, None
 
 
 class _Rotate(torch.autograd.Function):
@@ -52,20 +75,22 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(cosine, sine)
         ctx.dtype = x.dtype
-        left, right = x.float().chunk(2, -1)
-        turned = (
-            (left * cosine).addcmul_(right, sine, value=-1),
-            (right * cosine).addcmul_(left, sine),
-        )
-        return torch.cat(turned, -1).to(dtype)
+        return _turn(x.float(), cosine, sine, 1.0).to(dtype)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> Any:
         cosine, sine = ctx.saved_tensors
-        left, right = gradient.float().chunk(2, -1)
-        back = ((left * cosine).addcmul_(right, sine), (right * cosine).addcmul_(left, sine, value=-1))
-        return torch.cat(back, -1).to(ctx.dtype), None, None, None
+        return _turn(gradient.float(), cosine, sine, -1.0).to(ctx.dtype), None, None, None
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+    """Rotates by the angle (sign 1) or back (sign -1), into one new tensor."""
+    turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (left, right), (to_left, to_right) = x.chunk(2, -1), turned.chunk(2, -1)
+    torch.mul(left, cosine, out=to_left).addcmul_(right, sine, value=-sign)
+    torch.mul(right, cosine, out=to_right).addcmul_(left, sine, value=sign)
+    return turned
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -153,30 +178,31 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
         ctx.save_for_backward(q_NHE, k_TKE, v_TKE)
         ctx.blocks = blocks
-        q_KNGE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE), _heads_first(k_TKE), _heads_first(v_TKE)
-        out_KNGE = torch.empty_like(q_KNGE)
+        k_KTE, v_KTE = _heads_first(k_TKE), _heads_first(v_TKE)
+        out_NHE = torch.empty_like(q_NHE, memory_format=torch.contiguous_format)
+        q_NKGE, out_NKGE = _by_key_head(q_NHE, k_TKE), _by_key_head(out_NHE, k_TKE)
         for block in blocks:
-            weights = _weights(q_KNGE, gather(k_KTE, block.keys), block)
-            out_KNGE[:, block.queries].flatten(1, 2).copy_(torch.bmm(weights, gather(v_KTE, block.keys)))
-        return out_KNGE.transpose(0, 1).reshape(q_NHE.shape)
+            weights = _weights(_matrices(q_NKGE, block), gather(k_KTE, block.keys), block)
+            _write(out_NKGE, block, torch.bmm(weights, gather(v_KTE, block.keys)))
+        return out_NHE
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> Any:
         q_NHE, k_TKE, v_TKE = ctx.saved_tensors
-        q_KNGE, k_KTE, v_KTE = _by_head(q_NHE, k_TKE), _heads_first(k_TKE), _heads_first(v_TKE)
-        d_out_KNGE, d_q_KNGE = _by_head(gradient, k_TKE), torch.empty_like(q_KNGE)
+        k_KTE, v_KTE = _heads_first(k_TKE), _heads_first(v_TKE)
+        d_q_NHE = torch.empty_like(q_NHE, memory_format=torch.contiguous_format)
+        q_NKGE, d_out_NKGE, d_q_NKGE = (_by_key_head(x_NHE, k_TKE) for x_NHE in (q_NHE, gradient, d_q_NHE))
         d_k_KTE, d_v_KTE = (torch.zeros_like(x, dtype=torch.float32) for x in (k_KTE, v_KTE))
         for block in ctx.blocks:
             k, v = (gather(x_KTE, block.keys) for x_KTE in (k_KTE, v_KTE))
-            weights = _weights(q_KNGE, k, block)
-            q, d_out, d_q = (x[:, block.queries].flatten(1, 2) for x in (q_KNGE, d_out_KNGE, d_q_KNGE))
+            q, d_out = _matrices(q_NKGE, block), _matrices(d_out_NKGE, block)
+            weights = _weights(q, k, block)
             _scatter_add(d_v_KTE, block.keys, torch.bmm(weights.transpose(1, 2), d_out))
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_q.copy_(torch.bmm(d_scores, k))
+            _write(d_q_NKGE, block, torch.bmm(d_scores, k))
             _scatter_add(d_k_KTE, block.keys, torch.bmm(d_scores.transpose(1, 2), q))
-        d_q_NHE = d_q_KNGE.transpose(0, 1).reshape(q_NHE.shape)
         return d_q_NHE, d_k_KTE.transpose(0, 1).to(k_TKE.dtype), d_v_KTE.transpose(0, 1).to(v_TKE.dtype), None
 
 
@@ -185,24 +211,43 @@ def _heads_first(x_TKE: Tensor) -> Tensor:
     return x_TKE.transpose(0, 1).contiguous()
 
 
-def _by_head(q_NHE: Tensor, k_TKE: Tensor) -> Tensor:
-    """Queries by key head, shape `(K, N, G, E)`, contiguous: those of a block are one matrix per key head, no copy."""
-    return _heads_first(q_NHE.reshape(len(q_NHE), k_TKE.shape[1], -1, k_TKE.shape[2]))
+def _by_key_head(x_NHE: Tensor, k_TKE: Tensor) -> Tensor:
+    """What belongs to queries, with the heads of a key head together, shape `(N, K, G, E)`; a view."""
+    return x_NHE.unflatten(1, (k_TKE.shape[1], -1))
 
 
-def _weights(q_KNGE: Tensor, k_KtE: Tensor, block: Block) -> Tensor:
-    """Attention weights of a block with keys `k_KtE`, shape `(K, queries * G, t)`."""
-    q = q_KNGE[:, block.queries]
-    scores = torch.bmm(q.flatten(1, 2), k_KtE.transpose(1, 2))
+def _matrices(x_NKGE: Tensor, block: Block) -> Tensor:
+    """A block's part as one matrix per key head, shape `(K, queries * G, E)`; a copy."""
+    return x_NKGE[block.queries].transpose(0, 1).flatten(1, 2)
+
+
+def _write(x_NKGE: Tensor, block: Block, matrices: Tensor) -> None:
+    """Writes a block's part, given as `_matrices` returns it."""
+    x_KnGE = x_NKGE[block.queries].transpose(0, 1)
+    x_KnGE.copy_(matrices.view(x_KnGE.shape))
+
+
+def _weights(q: Tensor, k_KtE: Tensor, block: Block) -> Tensor:
+    """Attention weights of a block with queries from `_matrices`, shape `(K, queries * G, t)`."""
+    scores = torch.bmm(q, k_KtE.transpose(1, 2))
     if block.later is not None:
-        last = scores.view(*q.shape[:3], -1)[..., -block.later.shape[1] :]
+        queries, keys = block.later.shape
+        last = scores.unflatten(1, (queries, -1))[..., -keys:]
         last += block.later[:, None].to(scores.dtype)
     return scores.softmax(-1)
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * gain over the last dimension, computed in float32 and returned in `dtype`."""
-    result: Tensor = _RmsNorm.apply(x, gain, eps, dtype)  # type: ignore[no-untyped-call]
+def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype, scratch: Scratch | None = None) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * gain over the last dimension, computed in float32.
+
+    Args:
+        x: any tensor.
+        gain: over its last dimension.
+        eps: keeps the divisor away from 0.
+        dtype: data type of the result.
+        scratch: of at least the result's rows and of its data type: where the result is written, instead of into a new tensor.
+    """
+    result: Tensor = _RmsNorm.apply(x, gain, eps, dtype, scratch)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -135,6 +135,7 @@ def head_loss(
     token_loss: TokenLoss,
     *,
     dtype: torch.dtype = torch.float32,
+    d_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes a loss that is a sum over tokens from hidden states.
 
@@ -145,12 +146,16 @@ def head_loss(
         temperature: the sampling temperature; logits are divided by it.
         token_loss: called for each chunk with gradients enabled; its arguments are leaf tensors.
         dtype: data type of the products with the head; everything else is computed in float32.
+        d_weight: the gradient of the head's weight is added to this tensor at once, and not passed on by the backward
+            pass. So there is no second tensor of that size, which often is the largest of a model. The loss must then
+            be a term of what `backward` is called on, with factor 1. None: the backward pass passes it on.
 
     Returns:
         The loss, and log-probabilities and entropies without gradient.
     """
     result: tuple[Tensor, Tensor, Tensor]
-    result = _HeadLoss.apply(hidden_ND, head.weight, targets_N, temperature, token_loss, dtype)  # type: ignore[no-untyped-call]
+    arguments = hidden_ND, head.weight, targets_N, temperature, token_loss, dtype, d_weight
+    result = _HeadLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -164,13 +169,14 @@ class _HeadLoss(torch.autograd.Function):
         temperature: float,
         token_loss: TokenLoss,
         dtype: torch.dtype,
+        d_weight_VD: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = dtype == torch.float32
         cast_VD = weight_VD.to(dtype)
         size = chunk_size(len(weight_VD), hidden_ND.device) * (1 if exact else 2)
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         d_hidden_ND = torch.empty_like(hidden_ND)
-        d_weight_VD: Tensor | None = None
+        ctx.done = d_weight_VD is not None
         logprobs_N, entropy_N = (torch.empty(len(targets_N), device=hidden_ND.device) for _ in range(2))
         for begin in range(0, len(targets_N), size):
             part = slice(begin, min(begin + size, len(targets_N)))
@@ -194,7 +200,7 @@ class _HeadLoss(torch.autograd.Function):
                 d_weight_VD.addmm_(logits_nV.t(), cast_nD)
             else:
                 d_weight_VD += logits_nV.t() @ cast_nD
-        ctx.save_for_backward(d_hidden_ND, d_weight_VD)
+        ctx.save_for_backward(d_hidden_ND, None if ctx.done else d_weight_VD)
         ctx.mark_non_differentiable(logprobs_N, entropy_N)
         return loss, logprobs_N, entropy_N
 
@@ -203,9 +209,10 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         if float(gradient) != 1.0:
+            assert not ctx.done, "the head's gradient was added for a factor of 1"
             d_hidden_ND = d_hidden_ND * gradient
             d_weight_VD = None if d_weight_VD is None else d_weight_VD * gradient
-        return d_hidden_ND, d_weight_VD, None, None, None, None
+        return d_hidden_ND, d_weight_VD, None, None, None, None, None
 
 
 def _differentiate(

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zerosearch_env.llm.local.architectures import why_not_dense
 
-from .dense_ops import attend_blocks, gather, plan_blocks, rms_norm, rotate, swiglu
+from .dense_ops import Scratch, attend_blocks, gather, plan_blocks, rms_norm, rotate, swiglu
 from .prefixes import Node, prefix_tree
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -96,10 +96,12 @@ def run_packed(
         attend_last = attend
     read_n = torch.from_numpy(places_n).to(device)
     kind = device.type
+    # With checkpoints a layer's inputs are kept in the backward pass, until all their uses have had their gradients.
+    scratch = None if checkpointing else Scratch(torch.empty_like(x_TD, dtype=dtype))
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for number, layer in enumerate(body.layers):
             last = number == len(body.layers) - 1
-            arguments = (x_TD, turns, attend_last if last else attend, read_n if last else None, dtype, checkpointing)
+            arguments = (x_TD, turns, attend_last if last else attend, read_n if last else None, dtype, scratch)
             through = getattr(layer, "packed", None)
             x_TD = run_layer(layer, *arguments) if through is None else through(*arguments)
         norm = body.norm
@@ -114,14 +116,16 @@ def run_layer(
     attend: Attend,
     places_N: Tensor | None,
     dtype: torch.dtype,
-    checkpointing: bool,
+    scratch: Scratch | None,
 ) -> Tensor:
-    """Runs one decoder layer; with `places_N` it returns only the tokens at these places."""
-    arguments = (layer, x_TD, turns, attend, places_N, dtype)
-    if not checkpointing:
-        return _layer(*arguments, recomputed)
-    # The checkpoint keeps nothing of the layer, so there is nothing to leave out.
-    result: Tensor = checkpoint(_layer, *arguments, lambda *_: nullcontext(), use_reentrant=False)
+    """Runs one decoder layer; with `places_N` it returns only the tokens at these places.
+
+    The backward pass computes the inputs of linear layers again; without `scratch`, all activations of the layer.
+    """
+    arguments = (layer, x_TD, turns, attend, places_N, dtype, scratch)
+    if scratch is not None:
+        return _layer(*arguments)
+    result: Tensor = checkpoint(_layer, *arguments, use_reentrant=False)
     return result
 
 
@@ -130,12 +134,15 @@ def recomputed(tensor: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
     """Inside the block, an operation that would keep `tensor` for its backward pass keeps `compute` instead.
 
     For results of cheap operations that large products need again: the inputs of linear layers. `compute` must return
-    the same values, and may use only tensors that are kept anyway.
+    the same values, and may use only tensors that are kept anyway. Other views of `tensor` are copied, because its
+    memory may be used again (`Scratch`).
     """
-    place, shape = tensor.data_ptr(), tensor.shape
+    memory, shape, stride = tensor.untyped_storage().data_ptr(), tensor.shape, tensor.stride()
 
     def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return compute if kept.data_ptr() == place and kept.shape == shape else kept
+        if kept.untyped_storage().data_ptr() != memory:
+            return kept
+        return compute if kept.shape == shape and kept.stride() == stride else kept.clone()
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept()
@@ -151,13 +158,19 @@ def _layer(
     attend: Attend,
     places_N: Tensor | None,
     dtype: torch.dtype,
-    inputs: Callable[[Tensor, Callable[[], Tensor]], AbstractContextManager[None]],
+    scratch: Scratch | None,
 ) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
     cosine, sine = turns
+    narrow = places_N is not None and x_TD.device.type == "cpu"
 
-    def norm(module: Any, tokens: Tensor, kept: torch.dtype = dtype) -> Tensor:
-        return rms_norm(tokens, module.weight, module.variance_epsilon, kept)
+    def norm(module: Any, tokens: Tensor, kept: torch.dtype = dtype, to: Scratch | None = None) -> Tensor:
+        return rms_norm(tokens, module.weight, module.variance_epsilon, kept, to)
+
+    def inputs(tensor: Tensor, function: Callable[..., Tensor], *arguments: Any) -> AbstractContextManager[None]:
+        if scratch is None:
+            return nullcontext()
+        return recomputed(tensor, partial(_without_gradient, function, *arguments))
 
     def heads(projection: Any, norm_name: str, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         split = projection(tokens).unflatten(-1, (-1, attention.head_dim))
@@ -166,10 +179,9 @@ def _layer(
             split = norm(head_norm, split, torch.float32)
         return rotate(split, cos, sin, dtype)
 
-    normed = norm(layer.input_layernorm, x_TD)
-    narrow = places_N is not None and x_TD.device.type == "cpu"
     scale = attention.scaling
-    with inputs(normed, partial(_without_gradient, norm, layer.input_layernorm, x_TD)):
+    normed = norm(layer.input_layernorm, x_TD, to=scratch)
+    with inputs(normed, norm, layer.input_layernorm, x_TD):
         k_TKE = heads(attention.k_proj, "k_norm", normed, cosine, sine)
         v_TKE = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
         if narrow:
@@ -179,14 +191,18 @@ def _layer(
     if places_N is not None:
         x_TD = x_TD[places_N]
         attended = attended if narrow else attended[places_N]
-    x_TD = x_TD + attention.o_proj(attended)
-    normed = norm(layer.post_attention_layernorm, x_TD)
-    with inputs(normed, partial(_without_gradient, norm, layer.post_attention_layernorm, x_TD)):
+    x_TD = _add(x_TD, attention.o_proj(attended))
+    normed = norm(layer.post_attention_layernorm, x_TD, to=scratch)
+    with inputs(normed, norm, layer.post_attention_layernorm, x_TD):
         gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
     product = swiglu(gate, up)
-    with inputs(product, partial(_without_gradient, swiglu, gate, up)):
-        result: Tensor = x_TD + mlp.down_proj(product)
-    return result
+    with inputs(product, swiglu, gate, up):
+        return _add(x_TD, mlp.down_proj(product))
+
+
+def _add(stream: Tensor, new: Tensor) -> Tensor:
+    """stream + new, in the place of `new` if it has the stream's dtype: a linear layer does not keep its output."""
+    return new.add_(stream) if new.dtype == stream.dtype else stream + new
 
 
 @torch.no_grad()

@@ -123,7 +123,9 @@ def loss_and_sums(
         def of_chunk(logprobs_n: Tensor, entropy_n: Tensor, part: slice) -> Tensor:
             return token_loss(algorithm, tokens_of(batch, part), logprobs_n, entropy_n, importance_N[part])[0]
 
-        loss, logprobs_N, entropy_N = head_loss(hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype)
+        loss, logprobs_N, entropy_N = head_loss(
+            hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype, d_weight=head.weight.grad
+        )
         with torch.no_grad():
             _, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)
     value = torch.zeros(())

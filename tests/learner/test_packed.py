@@ -15,7 +15,7 @@ from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
 from zerosearch_agents.forward import dense_ops
 from zerosearch_agents.forward.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
 from zerosearch_agents.forward.mode import ForwardMode, disagreement, prepare_model
-from zerosearch_agents.forward.packed import _attend_nodes, packed_hidden, why_not_packed
+from zerosearch_agents.forward.packed import _attend_nodes, packed_hidden, recomputed, why_not_packed
 from zerosearch_agents.forward.prefixes import Node
 from zerosearch_agents.training.loss import loss_and_sums
 from zerosearch_env.errors import ConfigError
@@ -245,3 +245,40 @@ def test_inputs_of_linear_layers_are_recomputed_not_kept():
     wide = model.config.intermediate_size
     assert shapes.count((70, wide)) == 2  # gate and up of the first layer; the last one computes only what is read
     loss.backward()
+
+
+def test_a_view_of_a_result_is_kept_as_a_copy_where_the_result_itself_is_computed_again():
+    """Memory of results in `Scratch` is used again, so a layer that keeps a view of its input needs its values."""
+    x, weight = torch.arange(6.0).reshape(2, 3), torch.ones(3, requires_grad=True)
+    half, whole = torch.ones(1, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    result, again = x * weight.detach(), []
+
+    def compute():
+        again.append(1)
+        return x * weight.detach()
+
+    with recomputed(result, compute):
+        loss = (result * whole).sum() + (result[1:] * half).sum()
+    result.zero_()
+    loss.backward()
+    assert torch.equal(whole.grad, x)
+    assert torch.equal(half.grad, x[1:])
+    assert again == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_share_their_memory_and_their_gradients_do_not(dtype):
+    generator = torch.Generator().manual_seed(0)
+    scratch = dense_ops.Scratch(torch.full((5, 4), torch.nan, dtype=dtype))
+    gains = torch.randn(2, 4, generator=generator)
+    inputs = [torch.randn(rows, 4, generator=generator).requires_grad_() for rows in (5, 3)]
+    expected = [dense_ops.rms_norm(x, gain, 1e-6, dtype) for x, gain in zip(inputs, gains, strict=True)]
+    weights = [torch.randn(rows, 4, generator=generator, dtype=torch.float32).to(dtype) for rows in (5, 3)]
+    wanted = [torch.autograd.grad(e, x, w)[0] for e, x, w in zip(expected, inputs, weights, strict=True)]
+    first = dense_ops.rms_norm(inputs[0], gains[0], 1e-6, dtype, scratch)
+    assert torch.equal(first, expected[0])
+    second = dense_ops.rms_norm(inputs[1], gains[1], 1e-6, dtype, scratch)
+    assert torch.equal(second, expected[1])
+    assert first.data_ptr() == second.data_ptr() == scratch.values_TD.data_ptr()
+    for result, x, weight, gradient in zip((first, second), inputs, weights, wanted, strict=True):
+        assert torch.equal(torch.autograd.grad(result, x, weight)[0], gradient)
