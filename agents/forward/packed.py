@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from zerosearch_env.llm.local.architectures import why_not_dense
 
 from .dense_ops import Scratch, attend_blocks, gather, plan_blocks, rms_norm, rotate, swiglu
+from .direct import embed, linear
 from .prefixes import Node, prefix_tree
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -83,7 +84,7 @@ def run_packed(
     wanted_N = np.concatenate([places[wanted] for places, wanted in zip(tree.places, read, strict=True)])
     places_n, copies_N = np.unique(wanted_N, return_inverse=True)
     positions_T = torch.from_numpy(tree.positions_T).to(device)
-    x_TD = body.embed_tokens(ids_T[torch.from_numpy(tree.origins_T).to(device)])
+    x_TD = embed(body.embed_tokens, ids_T[torch.from_numpy(tree.origins_T).to(device)])
     cosine, sine = (part[0, :, None] for part in body.rotary_emb(x_TD[None], positions_T[None]))
     half = cosine.shape[-1] // 2
     turns = cosine[..., :half].float(), sine[..., :half].float()
@@ -173,7 +174,7 @@ def _layer(
         return recomputed(tensor, partial(_without_gradient, function, *arguments))
 
     def heads(projection: Any, norm_name: str, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        split = projection(tokens).unflatten(-1, (-1, attention.head_dim))
+        split = linear(projection, tokens).unflatten(-1, (-1, attention.head_dim))
         head_norm = getattr(attention, norm_name, None)
         if head_norm is not None:
             split = norm(head_norm, split, torch.float32)
@@ -183,7 +184,7 @@ def _layer(
     normed = norm(layer.input_layernorm, x_TD, to=scratch)
     with inputs(normed, norm, layer.input_layernorm, x_TD):
         k_TKE = heads(attention.k_proj, "k_norm", normed, cosine, sine)
-        v_TKE = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
+        v_TKE = linear(attention.v_proj, normed).unflatten(-1, (-1, attention.head_dim)).to(dtype)
         if narrow:
             normed, cosine, sine = normed[places_N], cosine[places_N], sine[places_N]
         q_NHE = heads(attention.q_proj, "q_norm", normed, cosine * scale, sine * scale)
@@ -191,13 +192,13 @@ def _layer(
     if places_N is not None:
         x_TD = x_TD[places_N]
         attended = attended if narrow else attended[places_N]
-    x_TD = _add(x_TD, attention.o_proj(attended))
+    x_TD = _add(x_TD, linear(attention.o_proj, attended))
     normed = norm(layer.post_attention_layernorm, x_TD, to=scratch)
     with inputs(normed, norm, layer.post_attention_layernorm, x_TD):
-        gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
+        gate, up = linear(mlp.gate_proj, normed), linear(mlp.up_proj, normed)
     product = swiglu(gate, up)
     with inputs(product, swiglu, gate, up):
-        return _add(x_TD, mlp.down_proj(product))
+        return _add(x_TD, linear(mlp.down_proj, product))
 
 
 def _add(stream: Tensor, new: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config.algorithms import AlgorithmConfig
 from ..config.train import TrainConfig
 from ..forward.batch import MicroBatch, hidden_states
+from ..forward.direct import own_gradient
 from ..forward.head import head_loss, score_tokens, takes_token_loss
 from ..objective.kl import KL_ESTIMATORS, kl_k1, kl_loss
 from ..objective.losses import (
@@ -123,8 +124,9 @@ def loss_and_sums(
         def of_chunk(logprobs_n: Tensor, entropy_n: Tensor, part: slice) -> Tensor:
             return token_loss(algorithm, tokens_of(batch, part), logprobs_n, entropy_n, importance_N[part])[0]
 
+        d_weight = own_gradient(head.weight)
         loss, logprobs_N, entropy_N = head_loss(
-            hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype, d_weight=head.weight.grad
+            hidden_ND, batch.targets_N, head, temperature, of_chunk, dtype=dtype, d_weight=d_weight
         )
         with torch.no_grad():
             _, policy, clipped_N = token_loss(algorithm, batch, logprobs_N, entropy_N, importance_N)

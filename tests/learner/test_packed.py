@@ -12,12 +12,14 @@ from test_batch import make_rollout
 from test_objective import CASES, make_config, make_samples, weigh
 
 from zerosearch_agents.config.train import OptimizerConfig, TrainConfig
-from zerosearch_agents.forward import dense_ops
+from zerosearch_agents.forward import dense_ops, direct
 from zerosearch_agents.forward.batch import Sample, hidden_states, make_micro_batch, plan_micro_batches, token_logprobs
+from zerosearch_agents.forward.direct import own_gradient
 from zerosearch_agents.forward.mode import ForwardMode, disagreement, prepare_model
 from zerosearch_agents.forward.packed import _attend_nodes, packed_hidden, recomputed, why_not_packed
 from zerosearch_agents.forward.prefixes import Node
 from zerosearch_agents.training.loss import loss_and_sums
+from zerosearch_agents.training.optimizer import flat_gradient
 from zerosearch_env.errors import ConfigError
 
 SIZES = {
@@ -282,3 +284,51 @@ def test_norms_share_their_memory_and_their_gradients_do_not(dtype):
     assert first.data_ptr() == second.data_ptr() == scratch.values_TD.data_ptr()
     for result, x, weight, gradient in zip((first, second), inputs, weights, wanted, strict=True):
         assert torch.equal(torch.autograd.grad(result, x, weight)[0], gradient)
+
+
+@pytest.fixture
+def added_directly(monkeypatch):
+    """The data pointers of the weights whose gradients were added without autograd."""
+    pointers = set()
+
+    def noted(weight):
+        gradient = own_gradient(weight)
+        if gradient is not None:
+            pointers.add(weight.data_ptr())
+        return gradient
+
+    monkeypatch.setattr(direct, "own_gradient", noted)
+    return pointers
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Llama"])  # Qwen2 has biases
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_that_are_added_directly_are_those_of_autograd(kind, tied, added_directly):
+    model = make_model(kind, tie_word_embeddings=tied, pad_token_id=7)
+    samples = samples_of((40, 9, 23))
+    samples[0].rollout.token_ids[3:6] = 7
+    wanted = gradients(model, samples, PACKED)[2]
+    assert not added_directly
+    flat = flat_gradient(model)
+    for _ in range(2):  # they add up over micro-batches
+        logprobs, _ = token_logprobs(model, make_micro_batch(samples, mode=PACKED), 0.9)
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, 2 * wanted[name], atol=4e-5, rtol=1e-4, msg=name)
+    assert float(flat.norm()) == pytest.approx(2 * float(torch.stack([g.norm() for g in wanted.values()]).norm()), 1e-4)
+    matrices = [p for n, p in model.named_parameters() if "proj.weight" in n or "embed_tokens" in n]
+    assert len(matrices) == 2 * 7 + 1
+    assert added_directly == {matrix.data_ptr() for matrix in matrices}
+
+
+@pytest.mark.parametrize("reason", ["frozen", "no gradient yet", "bfloat16 products"])
+def test_a_layer_that_cannot_add_its_gradient_leaves_it_to_autograd(reason, added_directly):
+    model = make_model("Llama")
+    matrix = model.base_model.layers[0].mlp.up_proj.weight
+    mode = ForwardMode("sequences", torch.bfloat16) if reason == "bfloat16 products" else PACKED
+    if reason != "no gradient yet":
+        flat_gradient(model)
+    matrix.requires_grad_(reason != "frozen")
+    token_logprobs(model, make_micro_batch(samples_of((12,)), mode=mode))[0].sum().backward()
+    assert matrix.data_ptr() not in added_directly
+    assert (float(matrix.grad.abs().sum()) > 0) == (reason != "frozen")
