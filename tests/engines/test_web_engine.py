@@ -17,6 +17,7 @@ import zerosearch_env  # noqa: F401  (registers the environment)
 from zerosearch_benchmarks.speed.chat_server import Call, Reply, ServerThread
 from zerosearch_env.engines import check_engine, make_engine
 from zerosearch_env.engines.cache import ResultCache
+from zerosearch_env.engines.remote.web import WebSearchEngine
 from zerosearch_env.errors import ConfigError, EngineError, QuotaError
 from zerosearch_env.types import SearchResult
 
@@ -214,6 +215,33 @@ def test_equal_pages_are_fetched_and_paid_once() -> None:
     stats = client.stats()
     assert (stats.searches, stats.pages, stats.requests) == (40, 3, 3)
     assert stats.cost == pytest.approx(0.003)
+
+
+def test_a_page_is_paid_once_also_for_who_looked_into_the_cache_before_it_came(tmp_path: Path) -> None:
+    serving, looked = Service(), threading.Barrier(2)
+    first_is_done = threading.Event()
+
+    def look_up(keys: Any) -> Any:
+        hits = WebSearchEngine._look_up(client, keys)
+        number = looked.wait(20)  # both have looked before either asks
+        if number:
+            first_is_done.wait(20)
+        return hits
+
+    async def main() -> list[SearchResult]:
+        searches = [asyncio.create_task(client.asearch(ask("third", seed=seed))) for seed in range(2)]
+        done, _ = await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        first_is_done.set()
+        return await asyncio.gather(*searches)
+
+    with ServerThread(serving) as thread:
+        client = engine(thread, cache=str(tmp_path / "cache"), price_per_1000=1.0)
+        client._look_up = look_up
+        first, second = asyncio.run(main())
+        client.close()
+    assert first.documents == second.documents
+    assert len(serving.calls) == client.stats().requests == 1
 
 
 def test_the_cache_spares_requests_and_holds_no_key(tmp_path: Path) -> None:

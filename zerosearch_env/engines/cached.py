@@ -43,11 +43,14 @@ class CachedEngine(BatchedEngine):
 
     def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Document, ...]]:
         """The stored documents by key; keys without documents are left out."""
-        if self._cache is None:
-            return {}
-        hits = self._cache.get_many(keys, self._name)
-        self._counters.add(cache_hits=len(hits), cache_misses=len(keys) - len(hits))
+        hits = self._stored(keys)
+        if self._cache is not None:
+            self._counters.add(cache_hits=len(hits), cache_misses=len(keys) - len(hits))
         return hits
+
+    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Document, ...]]:
+        """`_look_up` without counting."""
+        return {} if self._cache is None else self._cache.get_many(keys, self._name)
 
     def _store(self, entries: Mapping[bytes, Sequence[Document]]) -> None:
         if self._cache is not None:

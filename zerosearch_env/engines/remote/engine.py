@@ -189,10 +189,13 @@ class RemoteEngine(CachedEngine):
         pages: dict[bytes, Page | EngineError] = {key: Page(documents) for key, documents in hits.items()}
         missing = {key: page_request for key, page_request in page_requests.items() if key not in pages}
         if missing:
-            fetched = dict(zip(missing, await self._fetch(list(missing.values())), strict=True))
-            await self._keep(missing, fetched)
-            pages |= fetched
+            pages |= await self._fetch_and_keep(missing)
         return pages
+
+    async def _fetch_and_keep(self, page_requests: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
+        fetched = dict(zip(page_requests, await self._fetch(list(page_requests.values())), strict=True))
+        await self._keep(page_requests, fetched)
+        return fetched
 
     async def _keep(
         self, page_requests: Mapping[bytes, PageRequest], fetched: Mapping[bytes, Page | EngineError]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -143,14 +143,19 @@ class WebSearchEngine(RemoteEngine):
         return WebQuery(text, page_request.number, self._page_size, self._country, self._language)
 
     async def _fetch(self, page_requests: Sequence[PageRequest]) -> list[Page | EngineError]:
-        return list(
-            await asyncio.gather(
-                *(
-                    self._flights.join(self._key(page_request), partial(self._get, page_request))
-                    for page_request in page_requests
-                )
-            )
-        )
+        return list(await asyncio.gather(*map(self._get, page_requests)))
+
+    async def _fetch_and_keep(self, page_requests: Mapping[bytes, PageRequest]) -> dict[bytes, Page | EngineError]:
+        """One piece of work per page, which others who want the page at the same time join: pages cost money."""
+        joined = [self._flights.join(key, partial(self._once, key, page)) for key, page in page_requests.items()]
+        return dict(zip(page_requests, await asyncio.gather(*joined), strict=True))
+
+    async def _once(self, key: bytes, page_request: PageRequest) -> Page | EngineError:
+        # Another caller may have stored it between the look into the cache and now.
+        stored = await self._off_loop(self._stored, [key])
+        if key in stored:
+            return Page(stored[key])
+        return (await super()._fetch_and_keep({key: page_request}))[key]
 
     async def _get(self, page_request: PageRequest) -> Page | EngineError:
         """Fetch one page from the service."""
