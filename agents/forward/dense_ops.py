@@ -245,7 +245,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype, scratch: S
         gain: over its last dimension.
         eps: keeps the divisor away from 0.
         dtype: data type of the result.
-        scratch: of at least the result's rows and of its data type: where the result is written, instead of into a new tensor.
+        scratch: where the result is written instead of into a new tensor: of at least its rows, and of its data type.
     """
     result: Tensor = _RmsNorm.apply(x, gain, eps, dtype, scratch)  # type: ignore[no-untyped-call]
     return result

@@ -100,7 +100,7 @@ third has exact match by kind, and the rest is folded, one table per agent.
 | misled, abstained, hallucinated | [what the answers came to](noise.md#what-an-answer-came-to), at p = 0.5 |
 | truthfulness | EM minus hallucinated at p = 1, where every search is noisy; negative if most answers are wrong |
 | searches | per episode, at p = 0.5 |
-| tokens, seconds | tokens that its model wrote, and wall seconds, per episode; several may be played at once |
+| tokens, seconds | tokens that its model wrote, and wall seconds, per episode without noise; several may be played at once. With noise, greedy models are asked only what they have not been asked before |
 | version | of this package |
 """
 
@@ -184,7 +184,7 @@ def _definition(definition: Definition, records: Sequence[Record]) -> Iterator[s
                 markdown_text(record["agent"]),
                 markdown_text(record.get("note", "")),
                 _tokens(record),
-                _digits(record["seconds"] / record["episodes"], 3),
+                _digits(record["without_noise"]["seconds"] / record["without_noise"]["episodes"], 3),
                 markdown_text(record["versions"]["zerosearch-env"]),
             ]
             for record in records
@@ -245,9 +245,10 @@ def _digits(value: float, digits: int) -> str:
 
 
 def _tokens(record: Record) -> str:
-    """Tokens that the agent's model wrote per episode; empty if none are counted."""
-    written = record["spent"].get("tokens_written", 0)
-    return _digits(written / record["episodes"], 0) if written else ""
+    """Tokens that the agent's model wrote per episode without noise; empty if none are counted."""
+    clean = record["without_noise"]
+    written = clean["spent"].get("tokens_written", 0)
+    return _digits(written / clean["episodes"], 0) if written else ""
 
 
 def _identity(values: Mapping[str, str]) -> str:

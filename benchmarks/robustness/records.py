@@ -20,7 +20,7 @@ from zerosearch_agents.evaluation.analysis.robustness import KEPT_LEVEL, area_ki
 from zerosearch_agents.evaluation.budget import Spending
 from zerosearch_agents.evaluation.episodes import metric_kind
 from zerosearch_agents.evaluation.hashes import record_hash
-from zerosearch_agents.evaluation.results import Cell, Evaluation, load_evaluation, read_results, results_file
+from zerosearch_agents.evaluation.results import Cell, CellKey, Evaluation, load_evaluation, read_results, results_file
 from zerosearch_agents.evaluation.statistics import Interval, Kind, mean_interval
 from zerosearch_agents.evaluation.stored.check import check_folder
 from zerosearch_env.errors import DataError, unknown_name
@@ -29,7 +29,7 @@ from zerosearch_env.identity import changes
 
 from .definitions import definition_names, load_definition
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 AT_HALF = ("em", "misled", "abstained", "hallucinated", "searches")
 """What a record says of each kind of noise at p = 0.5."""
 
@@ -169,18 +169,20 @@ def _record(evaluation: Evaluation, agent: str, definition: Definition) -> Recor
     cells = [cell for cell in evaluation.cells if cell.agent == agent]
     engine = cells[0].engine
     levels = {kind: levels_of(evaluation, agent, engine, kind) for kind in definition.noise_kind}
-    played = list({cell.key.played: cell for cell in cells}.values())
-    spent = sum((Spending(**cell.spent) for cell in played if cell.spent), Spending())
+    played: dict[CellKey, Cell] = {}
+    for cell in cells:  # the first of those that are played once and stored for all is the one that took the time
+        played.setdefault(cell.key.played, cell)
+    clean = next(cell for cell in played.values() if cell.key.noise_level == 0)
     return {
         "schema_version": SCHEMA_VERSION,
         "agent": agent,
         "definition": {"name": definition.name, "hash": definition.hash},
         "questions": settings["questions"],
-        "episodes": sum(cell.planned for cell in played),
+        "episodes": sum(cell.planned for cell in played.values()),
         "scores": _scores(list(levels.values())),
         "kinds": {kind: _of_kind(of_level) for kind, of_level in levels.items()},
-        "seconds": round(sum(cell.seconds for cell in played), 1),
-        "spent": spent.as_dict(),
+        **_cost(list(played.values())),
+        "without_noise": {"episodes": clean.planned, **_cost([clean])},
         "identity": settings["agents"][agent],
         "data": {
             **{name: value for name, value in settings["contents"].items() if "version of" not in name},
@@ -190,6 +192,12 @@ def _record(evaluation: Evaluation, agent: str, definition: Definition) -> Recor
         "versions": settings["versions"],
         "command": settings["command"],
     }
+
+
+def _cost(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Wall seconds, and what was spent, in playing these cells."""
+    spent = sum((Spending(**cell.spent) for cell in cells if cell.spent), Spending())
+    return {"seconds": round(sum(cell.seconds for cell in cells), 3), "spent": spent.as_dict()}
 
 
 def _scores(kinds: Sequence[Mapping[float, Cell]]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_a_note_says_what_an_agent_is(
 def test_a_policy_has_its_tokens_and_weights_in_the_record(definition_file: Path, tmp_path: Path) -> None:
     file, output = tmp_path / "one.toml", tmp_path / "run"
     file.write_text(
-        'questions = 1\nnoise = [0, 0.5, 1]\nnoise_kind = ["outage"]\nmax_turns = 2\n[world]\npassages = 400\n'
+        'questions = 1\nnoise = [0, 0.5, 1]\nnoise_kind = ["outage", "empty"]\nmax_turns = 2\n[world]\npassages = 400\n'
     )
     options = ["--definition", str(file), "--agent", "start=tiny", "--workers", "1", "--output", str(output)]
     assert play([*options, "--no-report"]) == 0
@@ -127,8 +127,13 @@ def test_a_policy_has_its_tokens_and_weights_in_the_record(definition_file: Path
     assert {"the files of the agent start", "the options of the agent start"} <= record["identity"].keys()
     add_record(record, tmp_path / "records")
     row = page(read_records(tmp_path / "records"), [definition]).partition("| agent | what it is |")[2].splitlines()[2]
-    per_episode = record["spent"]["tokens_written"] / record["episodes"]
-    assert row.startswith(f"| start |  | {per_episode:.0f} | ")
+    cells = load_evaluation(output).cells
+    clean, copy = [cell for cell in cells if cell.noise_level == 0]
+    assert copy.spent is None
+    assert row.startswith(f"| start |  | {clean.spent['tokens_written']} | {clean.seconds:.3f} | ")
+    assert record["seconds"] == pytest.approx(sum(cell.seconds for cell in cells), abs=1e-3)
+    written = [cell.spent.get("tokens_written", 0) for cell in cells if cell.spent]
+    assert record["spent"]["tokens_written"] == sum(written)
 
 
 def test_an_edited_folder_is_refused(played: Path, definition_file: Path, tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ def brute_force(index: Bm25Index, query: str) -> NDArray[np.int64]:
     return sums
 
 
+@pytest.fixture(params=[0, bm25._SMALL], ids=["pruned", "small"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank as in a large corpus, and as in a small one."""
+    monkeypatch.setattr(bm25, "_SMALL", request.param)
+
+
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     return zipf_texts(3000, 20, 800, seed=1)

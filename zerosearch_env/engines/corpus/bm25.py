@@ -19,6 +19,8 @@ measured several times faster than sorting the postings of many queries together
 are kept in such an array too, a *column*: it is added to all sums at once, and a look-up is one access. A column is
 made when a query first needs it, within a fixed amount of memory.
 
+In a small corpus nothing is skipped: the impacts of all words are added, most of them as columns.
+
 Impacts are fixed-point integers, so a sum does not depend on the order of its terms. A ranking is therefore the same
 in any batch, at any depth and on any machine. Ties are broken by the passage's position.
 """
@@ -50,6 +52,8 @@ _FREQUENT = 8
 """A word in more than one of so many passages has a column, which is then added faster than its postings."""
 _COLUMN_BYTES = 32 << 20
 """Maximum memory of all columns."""
+_SMALL = 1 << 14
+"""In a corpus of at most so many passages all words are added: to find out what can be skipped takes longer."""
 _SPARE = 2
 """Maximum number of arrays of counters that are kept for further calls."""
 _FEW = 128
@@ -125,6 +129,8 @@ class Bm25Index:
     def _rank(self, query: str, depth: int, sums: NDArray[np.int32]) -> Ranking:
         """Rank for one query; `sums` has one counter per passage, all zero before and after the call."""
         terms = self._terms(query)
+        if self.size <= _SMALL:
+            return self._rank_small(terms, depth, sums)
         longest = min(_LONG, self.size // _FREQUENT)
         short = [term for term in terms if term.length <= longest]
         long = [term for term in terms if term.length > longest]
@@ -177,6 +183,27 @@ class Bm25Index:
                 sums[passages] = 0
         else:
             sums.fill(0)
+        return Ranking(found[best], scores[best])
+
+    def _rank_small(self, terms: Sequence[_Term], depth: int, sums: NDArray[np.int32]) -> Ranking:
+        """`_rank` without pruning."""
+        for term in terms:
+            column = self._column(term)
+            if column is not None:
+                sums += column if term.weight == 1 else column * term.weight
+            else:
+                impacts = self.impacts[term.start : term.stop]
+                sums[self.passages[term.start : term.stop]] += impacts if term.weight == 1 else impacts * term.weight
+        # A result is at least as good as the depth-th best passage with some word.
+        enough = next((term for term in terms if term.length >= depth), None)
+        least = 0 if enough is None else _kth_best(sums[self.passages[enough.start : enough.stop][:_PROBE]], depth)
+        found = (sums >= max(least, 1)).nonzero()[0]
+        scores = sums[found]
+        if len(found) > _FEW:
+            kept = scores >= _kth_best(scores, depth)
+            found, scores = found[kept], scores[kept]
+        best = (-scores).argsort(kind="stable")[:depth]
+        sums.fill(0)
         return Ranking(found[best], scores[best])
 
     def _terms(self, query: str) -> list[_Term]:
