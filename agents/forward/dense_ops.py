@@ -37,7 +37,7 @@ class Scratch:
     values_TD: Tensor
 
     def take(self, rows: int) -> Tensor:
-        """A tensor of the first rows. It is no view for autograd, so its values may change after its last use."""
+        """A tensor of the first rows. For autograd it is not a view, so its values may change after its last use."""
         part_TD = self.values_TD[:rows]
         fresh_TD: Tensor = part_TD.new_empty(0).set_(part_TD.untyped_storage(), 0, part_TD.shape, part_TD.stride())
         return fresh_TD

@@ -577,7 +577,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "nemo-gym.md": {r"0\.5 to 0\.7 need": "versions"},
     "noise.md": {r"p = [\d., and]+": "noise levels", r"0\.97 instead of 0\.5": "arithmetic: 1 - 0.5 ** 5"},
     "optimisation-step.md": {
-        r"(?:128|512) MiB": "chunk sizes of the code",
+        r"(?:64|512) MiB": "chunk sizes of the code",
         r"2\.2 GB|0\.5 GB|0\.7 MB": "arithmetic: 16 and 4 bytes per parameter, 5,760 numbers per token and layer",
     },
     "pretraining.md": {
