@@ -97,7 +97,7 @@ def run_packed(
         attend_last = attend
     read_n = torch.from_numpy(places_n).to(device)
     kind = device.type
-    # With checkpoints a layer's inputs are kept in the backward pass, until all their uses have had their gradients.
+    # A checkpointed layer keeps all its results while its backward pass runs, so they cannot share memory.
     scratch = None if checkpointing else Scratch(torch.empty_like(x_TD, dtype=dtype))
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for number, layer in enumerate(body.layers):
