@@ -100,7 +100,7 @@ third has exact match by kind, and the rest is folded, one table per agent.
 | misled, abstained, hallucinated | [what the answers came to](noise.md#what-an-answer-came-to), at p = 0.5 |
 | truthfulness | EM minus hallucinated at p = 1, where every search is noisy; negative if most answers are wrong |
 | searches | per episode, at p = 0.5 |
-| tokens, seconds | tokens that its model wrote, and wall seconds, per episode without noise; several may be played at once. With noise, greedy models are asked only what they have not been asked before |
+| tokens, seconds | tokens that its model wrote, and wall seconds, per episode without noise; several may play at once |
 | version | of this package |
 """
 
