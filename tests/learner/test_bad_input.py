@@ -118,7 +118,12 @@ def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path,
     from zerosearch_agents.training import update as module
 
     original = module.loss_and_sums
-    monkeypatch.setattr(module, "loss_and_sums", lambda *a: (original(*a)[0] * value, original(*a)[1]))
+
+    def not_finite(model, *rest):
+        loss, sums = original(model, *rest)
+        return loss + value * next(model.parameters()).sum(), sums
+
+    monkeypatch.setattr(module, "loss_and_sums", not_finite)
     with pytest.raises(TrainingError, match="not finite in 5 updates in a row; lower the learning rate"):
         run(config)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
