@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .functions import apply, once_differentiable
 from .prefixes import Node
 
 BLOCK = 128
@@ -59,7 +59,7 @@ class _RmsNorm(torch.autograd.Function):
         return result.copy_((wide * scale).mul_(gain))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, gain, scale = ctx.saved_tensors
         normed, gradient = x.float() * scale, gradient.float()
@@ -78,7 +78,7 @@ class _Rotate(torch.autograd.Function):
         return _turn(x.float(), cosine, sine, 1.0).to(dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         cosine, sine = ctx.saved_tensors
         return _turn(gradient.float(), cosine, sine, -1.0).to(ctx.dtype), None, None, None
@@ -100,7 +100,7 @@ class _SwiGlu(torch.autograd.Function):
         return torch.nn.functional.silu(gate).mul_(up)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         gate, up = ctx.saved_tensors
         d_gate = torch.ops.aten.silu_backward(gradient * up, gate)
@@ -187,7 +187,7 @@ class _Attention(torch.autograd.Function):
         return out_NHE
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         q_NHE, k_TKE, v_TKE = ctx.saved_tensors
         k_KTE, v_KTE = _heads_first(k_TKE), _heads_first(v_TKE)
@@ -247,23 +247,23 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype, scratch: S
         dtype: data type of the result.
         scratch: where the result is written instead of into a new tensor: of at least its rows, and of its data type.
     """
-    result: Tensor = _RmsNorm.apply(x, gain, eps, dtype, scratch)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_RmsNorm, x, gain, eps, dtype, scratch)
     return result
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor, dtype: torch.dtype) -> Tensor:
     """Rotary embedding: rotates the pairs (i, i + half) of a head; `cosine` and `sine` broadcast over half a head."""
-    result: Tensor = _Rotate.apply(x, cosine, sine, dtype)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_Rotate, x, cosine, sine, dtype)
     return result
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
-    result: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_SwiGlu, gate, up)
     return result
 
 
 def attend_blocks(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, blocks: Sequence[Block]) -> Tensor:
     """Softmax attention of queries, already scaled, to the keys of their block; returns the shape of the queries."""
-    result: Tensor = _Attention.apply(q_NHE, k_TKE, v_TKE, blocks)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_Attention, q_NHE, k_TKE, v_TKE, blocks)
     return result

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from .functions import apply, once_differentiable
 
 
 def own_gradient(weight: Tensor) -> Tensor | None:
@@ -32,7 +33,7 @@ def linear(layer: Any, x_TD: Tensor) -> Tensor:
     if gradient is None or torch.is_autocast_enabled(x_TD.device.type):
         through: Tensor = layer(x_TD)
         return through
-    result: Tensor = _Linear.apply(x_TD, layer.weight, layer.bias, gradient)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_Linear, x_TD, layer.weight, layer.bias, gradient)
     return result
 
 
@@ -43,7 +44,7 @@ def embed(layer: Any, ids_T: Tensor) -> Tensor:
     if gradient is None:
         through: Tensor = layer(ids_T)
         return through
-    result: Tensor = _Embedding.apply(layer.weight, ids_T, layer.padding_idx, gradient)  # type: ignore[no-untyped-call]
+    result: Tensor = apply(_Embedding, layer.weight, ids_T, layer.padding_idx, gradient)
     return result
 
 
@@ -55,7 +56,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x_TD, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x_TD, weight = ctx.saved_tensors
         d_x = gradient @ weight if ctx.needs_input_grad[0] else None
@@ -71,7 +72,7 @@ class _Embedding(torch.autograd.Function):
         return F.embedding(ids_T, weight)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (ids_T,) = ctx.saved_tensors
         if ctx.padding is not None:  # its row is not trained

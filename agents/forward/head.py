@@ -19,10 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from .chunks import CHUNK_BYTES
+from .functions import apply, once_differentiable
 
 TokenLoss = Callable[[Tensor, Tensor, slice], Tensor]
 """Maps a chunk's log-probabilities, its entropies and its slice of all tokens to the sum of its tokens' losses."""
@@ -153,9 +153,9 @@ def head_loss(
     Returns:
         The loss, and log-probabilities and entropies without gradient.
     """
-    result: tuple[Tensor, Tensor, Tensor]
-    arguments = hidden_ND, head.weight, targets_N, temperature, token_loss, dtype, d_weight
-    result = _HeadLoss.apply(*arguments)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor, Tensor] = apply(
+        _HeadLoss, hidden_ND, head.weight, targets_N, temperature, token_loss, dtype, d_weight
+    )
     return result
 
 
@@ -205,7 +205,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss, logprobs_N, entropy_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:
         d_hidden_ND, d_weight_VD = ctx.saved_tensors
         if float(gradient) != 1.0:
