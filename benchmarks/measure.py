@@ -193,18 +193,19 @@ def make_parser(
     return parser
 
 
-def memory_mb(field: str = "VmRSS") -> float:
-    """The memory of this process, in megabytes; the peak alone where the system is not Linux.
+def memory_mb(field: str = "VmRSS", pid: int | None = None) -> float:
+    """The memory of a process, in megabytes; where the system is not Linux, only the peak of this process.
 
     Args:
         field: `"VmRSS"` is what it has now, `"RssAnon"` the part of it that is not pages of files, `"VmHWM"` the peak.
+        pid: another process; None: this one.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{pid or 'self'}/status")
     lines = status.read_text("utf-8").splitlines() if status.is_file() else []
     for line in lines:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e6
-    if field != "VmHWM":
+    if field != "VmHWM" or pid is not None:
         return float("nan")
     import resource  # not on Windows
 

@@ -20,7 +20,7 @@ from zerosearch_agents.evaluation.analysis.robustness import KEPT_LEVEL, area_ki
 from zerosearch_agents.evaluation.budget import Spending
 from zerosearch_agents.evaluation.episodes import metric_kind
 from zerosearch_agents.evaluation.hashes import record_hash
-from zerosearch_agents.evaluation.results import Cell, CellKey, Evaluation, load_evaluation, read_results, results_file
+from zerosearch_agents.evaluation.results import Cell, Evaluation, load_evaluation, read_results, results_file
 from zerosearch_agents.evaluation.statistics import Interval, Kind, mean_interval
 from zerosearch_agents.evaluation.stored.check import check_folder
 from zerosearch_env.errors import DataError, unknown_name
@@ -169,19 +169,17 @@ def _record(evaluation: Evaluation, agent: str, definition: Definition) -> Recor
     cells = [cell for cell in evaluation.cells if cell.agent == agent]
     engine = cells[0].engine
     levels = {kind: levels_of(evaluation, agent, engine, kind) for kind in definition.noise_kind}
-    played: dict[CellKey, Cell] = {}
-    for cell in cells:  # the first of those that are played once and stored for all is the one that took the time
-        played.setdefault(cell.key.played, cell)
-    clean = next(cell for cell in played.values() if cell.key.noise_level == 0)
+    # Without noise the cells of all kinds are one. The first was played and has the cost; the others are copies.
+    clean = next(cell for cell in cells if cell.noise_level == 0)
     return {
         "schema_version": SCHEMA_VERSION,
         "agent": agent,
         "definition": {"name": definition.name, "hash": definition.hash},
         "questions": settings["questions"],
-        "episodes": sum(cell.planned for cell in played.values()),
+        "episodes": sum({cell.key.played: cell.planned for cell in cells}.values()),
         "scores": _scores(list(levels.values())),
         "kinds": {kind: _of_kind(of_level) for kind, of_level in levels.items()},
-        **_cost(list(played.values())),
+        **_cost(cells),
         "without_noise": {"episodes": clean.planned, **_cost([clean])},
         "identity": settings["agents"][agent],
         "data": {

@@ -24,14 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from zerosearch_env import ConstantEngine, SearchRequest, SessionSource
 from zerosearch_env.serve.access import open_socket
 from zerosearch_env.serve.command import run_server
 
-from ..measure import alternating, make_parser, write_record
+from ..measure import alternating, make_parser, memory_mb, write_record
 from .serve.bench import Server, cpu_s, running_server
 
 OURS, ECHO = "zerosearch serve --openenv", "OpenEnv's echo environment"
@@ -208,24 +207,18 @@ async def hold(server: Server, name: str, sessions: int) -> dict[str, float]:
         `sessions`, `lost` calls, and the resident memory in MB without and with them.
     """
     port, pid = server
-    before, numbers = resident_mb(pid), itertools.count()
+    before, numbers = round(memory_mb(pid=pid), 1), itertools.count()
     made = [Client(port, name, numbers) for _ in range(sessions)]
     for some in (made[start : start + 50] for start in range(0, sessions, 50)):
         await asyncio.gather(*(client.open() for client in some))
     for some in (made[start : start + 50] for start in range(0, sessions, 50)):
         await asyncio.gather(*(client.call("reset", {}, "") for client in some))
         await asyncio.gather(*(client.turn() for client in some))
-    after = resident_mb(pid)
+    after = round(memory_mb(pid=pid), 1)
     await asyncio.gather(*(client.turn() for client in made))  # all at the same time
     lost = 3 * sessions - sum(len(client.latencies) for client in made)
     await asyncio.gather(*(client.close() for client in made))
     return {"sessions": sessions, "lost": lost, "mb_before": before, "mb_with_sessions": after}
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process, in MB (Linux)."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return round(int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6, 1)
 
 
 def main(argv: list[str] | None = None) -> int:
