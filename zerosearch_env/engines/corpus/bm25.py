@@ -53,7 +53,7 @@ _FREQUENT = 8
 _COLUMN_BYTES = 32 << 20
 """Maximum memory of all columns."""
 _SMALL = 1 << 14
-"""In a corpus of at most so many passages all words are added: to find out what can be skipped takes longer."""
+"""In a corpus of at most so many passages all words are added: to find out what can be skipped takes no less time."""
 _SPARE = 2
 """Maximum number of arrays of counters that are kept for further calls."""
 _FEW = 128
@@ -176,35 +176,28 @@ class Bm25Index:
                 self._look_up(term, found, sums)
             rest -= term.bound
         # 4. Sort the candidates and reset the counters.
-        scores = sums[found]
-        best = (-scores).argsort(kind="stable")[:depth]
+        ranking = _top(found, sums, depth)
         if sparse:
             for passages in walked:
                 sums[passages] = 0
         else:
             sums.fill(0)
-        return Ranking(found[best], scores[best])
+        return ranking
 
     def _rank_small(self, terms: Sequence[_Term], depth: int, sums: NDArray[np.int32]) -> Ranking:
         """`_rank` without pruning."""
         for term in terms:
-            column = self._column(term)
-            if column is not None:
-                sums += column if term.weight == 1 else column * term.weight
-            else:
-                impacts = self.impacts[term.start : term.stop]
-                sums[self.passages[term.start : term.stop]] += impacts if term.weight == 1 else impacts * term.weight
+            self._walk(term, sums)
         # A result is at least as good as the depth-th best passage with some word.
         enough = next((term for term in terms if term.length >= depth), None)
         least = 0 if enough is None else _kth_best(sums[self.passages[enough.start : enough.stop][:_PROBE]], depth)
         found = (sums >= max(least, 1)).nonzero()[0]
-        scores = sums[found]
         if len(found) > _FEW:
-            kept = scores >= _kth_best(scores, depth)
-            found, scores = found[kept], scores[kept]
-        best = (-scores).argsort(kind="stable")[:depth]
+            reached = sums[found]
+            found = found[reached >= _kth_best(reached, depth)]
+        ranking = _top(found, sums, depth)
         sums.fill(0)
-        return Ranking(found[best], scores[best])
+        return ranking
 
     def _terms(self, query: str) -> list[_Term]:
         """The known words of a query, that with the largest possible contribution first."""
@@ -307,6 +300,13 @@ def _probe(lists: Sequence[NDArray[Any]], sums: NDArray[np.int32], least: int) -
     if len(probe) > 4 * least:
         probe = probe[sums[probe].argpartition(-4 * least)[-4 * least :]]
     return probe
+
+
+def _top(found: NDArray[np.intp], sums: NDArray[np.int32], depth: int) -> Ranking:
+    """The `depth` best of some passages in ascending order; the first of equally good ones."""
+    scores = sums[found]
+    best = (-scores).argsort(kind="stable")[:depth]
+    return Ranking(found[best], scores[best])
 
 
 def _kth_best(values: NDArray[np.int32], rank: int) -> int:

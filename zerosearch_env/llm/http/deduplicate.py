@@ -19,6 +19,9 @@ class _Flight(Generic[Value]):
 class Deduplicator(Generic[Value]):
     """Running tasks by key. Use it from one event loop at a time.
 
+    It forgets a result when the work is done. Results that are kept must be stored by the work itself, which must also
+    look for them first: another caller's may have been stored since this caller looked.
+
     If a caller is cancelled, the work continues for the others; when the last caller is cancelled, so is the work.
     """
 
