@@ -18,6 +18,7 @@ from zerosearch_agents.config.train import (
 from zerosearch_agents.policy.card import AgentCard
 from zerosearch_agents.policy.policy import Policy, new_model, save_policy, tiny_config
 from zerosearch_agents.tiny.tokenizer import build_tokenizer
+from zerosearch_agents.training import update as update_module
 from zerosearch_env.types import Dataset, Document, Question
 
 OPEN, WORDS, CLOSE = ("<search>", "<answer>"), ("k", "b"), ("</search>", "</answer>")
@@ -76,3 +77,14 @@ def tiny_train_config(folder: Path, **changes) -> TrainConfig:
         "files": OutputConfig(checkpoint_every=1, transcripts_every=2, transcripts=3),
     }
     return TrainConfig(**(values | changes))
+
+
+def spoil_loss(monkeypatch, value: float) -> None:
+    """Give every loss of `update` a term whose gradient is `value`: not a number, or infinite."""
+    original = update_module.loss_and_sums
+
+    def spoilt(model, *rest):
+        loss, sums = original(model, *rest)
+        return loss + value * next(model.parameters()).sum(), sums
+
+    monkeypatch.setattr(update_module, "loss_and_sums", spoilt)

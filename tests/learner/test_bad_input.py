@@ -115,15 +115,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_never_trained_on(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_updates_without_a_finite_gradient_are_counted_and_end_the_run(tmp_path, monkeypatch, value):
     config = tiny.tiny_train_config(tmp_path, steps=9, rollout=FEW, algorithm=AlgorithmConfig(kl_coefficient=0.01))
-    from zerosearch_agents.training import update as module
-
-    original = module.loss_and_sums
-
-    def not_finite(model, *rest):
-        loss, sums = original(model, *rest)
-        return loss + value * next(model.parameters()).sum(), sums
-
-    monkeypatch.setattr(module, "loss_and_sums", not_finite)
+    tiny.spoil_loss(monkeypatch, value)
     with pytest.raises(TrainingError, match="not finite in 5 updates in a row; lower the learning rate"):
         run(config)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
